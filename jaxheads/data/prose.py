@@ -1,0 +1,25 @@
+"""Plain prose to measure heads on: 64 short passages of many kinds, or the user's own text file."""
+
+import re
+from importlib.resources import files
+from os import PathLike
+from pathlib import Path
+
+
+def passages(path: str | PathLike[str] | None = None) -> list[str]:
+    """The passages of a UTF-8 text file, in order; by default the 64 that come with the package.
+
+    Passages are separated by blank lines; a line break inside one becomes a space. The packaged ones were
+    written for jaxheads: about 60 words each, of many genres, in English.
+    Raises FileNotFoundError, and ValueError where the file is not UTF-8 or holds no text.
+    """
+    source = files("jaxheads.data") / "prose.txt" if path is None else Path(path)
+    try:
+        text = source.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source} is not UTF-8 text: byte {error.start} cannot be decoded") from error
+    found = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text.replace("\r\n", "\n"))]
+    found = [part for part in found if part]
+    if not found:
+        raise ValueError(f"{source} holds no text: passages separated by blank lines were expected")
+    return found

@@ -1,0 +1,134 @@
+"""GPT-2 (Radford et al. 2019)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from flax import nnx
+from jax import Array
+
+from ..batch import Batch, Context
+from ..blocks import PreNormBlock
+from ..layers import Attention, Embed, PlainMLP, layer_norm
+from ..loading.weights import Rule, Table, fused_heads, norm, reshaped, same
+from ..model import Through
+from ..stack import Stack
+from .decoder import Decoder
+from .reading import head_of, refuse_unknown, required
+
+
+@dataclass(frozen=True)
+class GPT2Config:
+    """The fields of a Hugging Face `GPT2Config` that change what is computed; `head` is "lm" or "none"."""
+
+    model_type: ClassVar[str] = "gpt2"
+
+    vocab_size: int
+    n_positions: int
+    n_embd: int
+    n_layer: int
+    n_head: int
+    n_inner: int
+    activation_function: str
+    layer_norm_epsilon: float
+    scale_attn_weights: bool
+    tie_word_embeddings: bool
+    head: str
+
+    @property
+    def max_position_embeddings(self) -> int:
+        return self.n_positions
+
+    @classmethod
+    def from_hf(cls, given: Mapping[str, Any]) -> "GPT2Config":
+        """From the contents of a config.json.
+
+        Raises:
+            ValueError: for a missing field, or one that is not understood.
+        """
+        summary = {f"summary_{name}" for name in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout")}
+        own = set(cls.__dataclass_fields__) - {"head"}
+        # Scores are taken in float32 anyway, and n_ctx is an old name of n_positions.
+        refuse_unknown(
+            given,
+            own | summary | {"reorder_and_upcast_attn", "n_ctx"},
+            neutral={"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
+        )
+        vocab, positions, width, layers, heads = required(
+            given, "vocab_size", "n_positions", "n_embd", "n_layer", "n_head"
+        )
+        return cls(
+            vocab_size=vocab,
+            n_positions=positions,
+            n_embd=width,
+            n_layer=layers,
+            n_head=heads,
+            n_inner=given.get("n_inner") or 4 * width,
+            activation_function=given.get("activation_function", "gelu_new"),
+            layer_norm_epsilon=given.get("layer_norm_epsilon", 1e-5),
+            scale_attn_weights=given.get("scale_attn_weights", True),
+            tie_word_embeddings=given.get("tie_word_embeddings", True),
+            head=head_of(given, {"GPT2LMHeadModel": "lm", "GPT2Model": "none"}),
+        )
+
+
+class GPT2(Decoder):
+    """A pre-norm decoder with LayerNorm, learnt positions and a plain MLP."""
+
+    config_type = GPT2Config
+
+    def __init__(self, config: GPT2Config, *, rngs: nnx.Rngs):
+        c = config
+        self.config = c
+        head = c.n_embd // c.n_head
+
+        def block(rngs: nnx.Rngs) -> PreNormBlock:
+            return PreNormBlock(
+                layer_norm(c.n_embd, c.layer_norm_epsilon, rngs),
+                Attention(
+                    c.n_embd,
+                    c.n_head,
+                    head,
+                    bias=True,
+                    out_bias=True,
+                    scale=None if c.scale_attn_weights else 1.0,
+                    rngs=rngs,
+                ),
+                layer_norm(c.n_embd, c.layer_norm_epsilon, rngs),
+                PlainMLP(c.n_embd, c.n_inner, c.activation_function, rngs=rngs),
+            )
+
+        self.embed = Embed(c.vocab_size, c.n_embd, rngs=rngs)
+        self.embed_position = Embed(c.n_positions, c.n_embd, rngs=rngs)
+        self.decoder = Stack("decoder", c.n_layer, block, causal=True, rngs=rngs)
+        self.final_norm = layer_norm(c.n_embd, c.layer_norm_epsilon, rngs)
+        self.unembed = self.own_unembedding(c.vocab_size, c.n_embd, rngs)
+
+    def hidden(self, batch: Batch, through: Through) -> Array:
+        x_BTD = self.embed(batch.tokens) + self.embed_position(batch.positions)
+        return through(self.decoder, x_BTD, Context.over(batch, causal=True))
+
+    @staticmethod
+    def table(config: GPT2Config) -> Table:
+        """The tensors of a GPT-2 checkpoint; its `Conv1D` matrices are stored `[in, out]`."""
+        here, at = "decoder.blocks", "transformer.h.{layer}"
+        rules: list[Rule] = [
+            same("transformer.wte.weight", "embed.embedding"),
+            same("transformer.wpe.weight", "embed_position.embedding"),
+            *norm("transformer.ln_f", "final_norm"),
+            *norm(f"{at}.ln_1", f"{here}.attention_norm"),
+            *norm(f"{at}.ln_2", f"{here}.mlp_norm"),
+            fused_heads(f"{at}.attn.c_attn.weight", *(f"{here}.attention.W_{letter}" for letter in "QKV")),
+            fused_heads(f"{at}.attn.c_attn.bias", *(f"{here}.attention.b_{letter}" for letter in "QKV")),
+            reshaped(f"{at}.attn.c_proj.weight", f"{here}.attention.W_O"),
+            same(f"{at}.attn.c_proj.bias", f"{here}.attention.b_O"),
+        ]
+        for stored, part in (("c_fc", "up"), ("c_proj", "down")):
+            rules.append(same(f"{at}.mlp.{stored}.weight", f"{here}.mlp.{part}.kernel"))
+            rules.append(same(f"{at}.mlp.{stored}.bias", f"{here}.mlp.{part}.bias"))
+        passed_over = {r"transformer\.h\.\d+\.attn\.(bias|masked_bias)": "the causal mask, not a weight"}
+        if config.head == "lm" and not config.tie_word_embeddings:
+            rules.append(same("lm_head.weight", "unembed.embedding"))
+        else:
+            passed_over[r"lm_head\.weight"] = "the same as the embedding, or not used"
+        return Table(tuple(rules), passed_over, rename=((r"^(wte|wpe|ln_f|h)\.", r"transformer.\1."),))

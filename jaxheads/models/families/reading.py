@@ -1,0 +1,77 @@
+"""Reading a Hugging Face config: every field is understood, or known to change nothing here, or refused."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+HARMLESS = frozenset(
+    # names, files, versions
+    "model_type architectures _name_or_path name_or_path transformers_version torch_dtype dtype _commit_hash "
+    "auto_map _attn_implementation _attn_implementation_internal attn_implementation "
+    # generation and its special tokens
+    "use_cache bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id unk_token_id mask_token_id "
+    "decoder_start_token_id forced_bos_token_id forced_eos_token_id suppress_tokens begin_suppress_tokens "
+    "max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k "
+    "top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids "
+    "num_return_sequences output_scores return_dict_in_generate exponential_decay_length_penalty remove_invalid_values "
+    "tokenizer_class prefix task_specific_params "
+    # training: initialisation, dropout, losses, labels
+    "initializer_range initializer_factor attention_dropout hidden_dropout_prob attention_probs_dropout_prob "
+    "attn_pdrop embd_pdrop resid_pdrop classifier_dropout gradient_checkpointing finetuning_task problem_type "
+    "id2label label2id num_labels pruned_heads "
+    # what is returned, and how it is sharded or chunked
+    "output_attentions output_hidden_states return_dict use_return_dict torchscript use_bfloat16 tf_legacy_loss "
+    "chunk_size_feed_forward pretraining_tp is_encoder_decoder tie_encoder_decoder cross_attention_hidden_size".split()
+)
+
+
+def refuse_unknown(
+    given: Mapping[str, Any],
+    understood: Iterable[str],
+    *,
+    neutral: Mapping[str, Any] | None = None,
+) -> None:
+    """Raise ValueError unless every field is understood, harmless, or at the value that makes it so.
+
+    Args:
+        given: the config as read from its file.
+        understood: the fields that the family reads.
+        neutral: fields that are understood at one value only (`{"is_decoder": False}`).
+    """
+    neutral = {"pruned_heads": {}, "is_encoder_decoder": False, "pretraining_tp": 1, **(neutral or {})}
+    family = given.get("model_type", "?")
+    unknown = sorted(set(given) - set(understood) - HARMLESS - set(neutral))
+    if unknown:
+        raise ValueError(
+            f"the {family} config has fields that are not understood: {', '.join(unknown)}. A field may change what "
+            "the model computes, so none is passed over; remove it if it means nothing"
+        )
+    for name, value in neutral.items():
+        if name in given and given[name] != value and given[name] is not None:
+            raise ValueError(f"the {family} config says {name}={given[name]!r}; supported is {value!r} only")
+
+
+def required(given: Mapping[str, Any], *names: str) -> list[Any]:
+    """The values of these fields.
+
+    Raises:
+        ValueError: naming all that are missing.
+    """
+    missing = [name for name in names if given.get(name) is None]
+    if missing:
+        raise ValueError(f"the {given.get('model_type', '?')} config lacks {', '.join(missing)}")
+    return [given[name] for name in names]
+
+
+def head_of(given: Mapping[str, Any], heads: Mapping[str, str]) -> str:
+    """Which head the checkpoint has, by its `architectures`; the first in `heads` if it names none.
+
+    Args:
+        heads: from the architecture's class name to what the family calls that head.
+
+    Raises:
+        ValueError: for an architecture that is not covered.
+    """
+    named = list(given.get("architectures") or ()) or [next(iter(heads))]
+    if named[0] not in heads:
+        raise ValueError(f"architecture {named[0]} is not covered; of {given.get('model_type')}: {', '.join(heads)}")
+    return heads[named[0]]

@@ -1,0 +1,44 @@
+"""From a source of weights to a model that runs."""
+
+import difflib
+import os
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from .families import FAMILIES
+from .loading.checkpoint import Checkpoint
+from .loading.sources import open_checkpoint
+from .loading.weights import fill
+from .model import Model
+
+
+def load(source: str | os.PathLike, *, revision: str | None = None, dtype: Any = jnp.float32) -> Model:
+    """A model with its real weights.
+
+    Args:
+        source: a zoo name (`jaxheads zoo` lists them), a hub id "owner/name", a local Hugging Face directory, or a
+            `.gguf` file.
+        revision: of a hub id: branch, tag or commit.
+        dtype: what the weights are held and computed in, whatever they are stored in.
+
+    Raises:
+        ValueError: for a source, an architecture, a config field or a tensor that is not understood; for tensors
+            missing or misshapen (all in one message); for a file whose hash is wrong or that is broken.
+        OSError: where a file can't be fetched, read or written.
+    """
+    return build(open_checkpoint(source, revision=revision), dtype=dtype)
+
+
+def build(checkpoint: Checkpoint, *, dtype: Any = jnp.float32) -> Model:
+    """The model of an opened checkpoint; raises as `load` does."""
+    kind = checkpoint.config.get("model_type")
+    if kind not in FAMILIES:
+        near = difflib.get_close_matches(str(kind), FAMILIES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{checkpoint.name} is of the family {kind!r}; known are {', '.join(FAMILIES)}{hint}")
+    family = FAMILIES[kind]
+    config = family.config_type.from_hf(checkpoint.config)
+    network = fill(lambda: family(config, rngs=nnx.Rngs(0)), family.table(config), checkpoint, dtype)
+    return Model(network, checkpoint.tokenizer, checkpoint.no_tokenizer, checkpoint.name, checkpoint.identity)

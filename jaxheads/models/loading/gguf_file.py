@@ -1,0 +1,170 @@
+"""A GGUF file (llama.cpp's container): config from its metadata, tensors dequantised when read."""
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from gguf import GGUFReader, ReaderTensor
+from gguf.constants import GGMLQuantizationType
+from gguf.quants import dequantize
+
+from .checkpoint import Checkpoint, Tensor, files_identity
+from .gguf_architectures import ARCHITECTURES, Architecture
+from .gguf_rope import rope_scaling, scaling_of_factors
+from .gguf_tokenizer import gguf_tokenizer
+from .rotary import halves_from_pairs
+
+PLAIN = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+CHECKED = ("rope.dimension_count", "attention.value_length", "rope.scale_linear", "expert_count")
+FACTORS = "rope_freqs.weight"
+
+
+def gguf_checkpoint(path: Path, *, name: str) -> Checkpoint:
+    """Open a GGUF file.
+
+    Raises ValueError naming the file: where it is cut off or no GGUF, of an architecture that has no table
+    in `gguf_architectures`, or says anything its table doesn't translate.
+    """
+    reader = _open(path)
+    metadata = _metadata(path, reader)
+    kind = str(metadata.get("general.architecture"))
+    if kind not in ARCHITECTURES:
+        raise ValueError(f"{path} is of architecture {kind!r}; known are {', '.join(sorted(ARCHITECTURES))}")
+    if metadata.get("split.count", 1) > 1:
+        raise ValueError(f"{path} is one of {metadata['split.count']} parts: join them with llama-gguf-split")
+    architecture = ARCHITECTURES[kind]
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    try:
+        config = _config(architecture, kind, metadata, stored)
+        tensors = _tensors(architecture, config, stored)
+        tokenizer, no_tokenizer = gguf_tokenizer(metadata, config["max_position_embeddings"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Checkpoint(config, tensors, tokenizer, no_tokenizer, name, partial(files_identity, [path]))
+
+
+def _open(path: Path) -> GGUFReader:
+    with open(path, "rb") as file:
+        magic = file.read(4)
+    if magic != b"GGUF":
+        raise ValueError(f"{path} isn't a GGUF file: it starts with {magic!r}, expected b'GGUF'")
+    try:
+        return GGUFReader(path)
+    except Exception as error:  # a short file ends the reader in whatever it did at that point
+        raise ValueError(
+            f"{path} can't be read as GGUF: it is cut off ({path.stat().st_size:,} bytes) or corrupt "
+            f"({error}). Fetch it again."
+        ) from error
+
+
+def _metadata(path: Path, reader: GGUFReader) -> dict[str, Any]:
+    try:
+        return {key: _exact(field.contents()) for key, field in reader.fields.items()}
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{path} has metadata that can't be read: {error}. Fetch it again.") from error
+
+
+def _exact(value: Any) -> Any:
+    """Floats are stored in 32 bits: 9.99999974e-06 was 1e-05 in config.json."""
+    return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
+def _config(
+    architecture: Architecture, kind: str, metadata: dict[str, Any], stored: dict[str, ReaderTensor]
+) -> dict[str, Any]:
+    prefix = f"{kind}."
+    said = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
+    scaling = {key: said.pop(key) for key in list(said) if key.startswith("rope.scaling.")}
+    unknown = sorted(said.keys() - architecture.metadata.keys() - set(CHECKED))
+    lists = sorted(key for key in said.keys() & architecture.metadata.keys() if isinstance(said[key], list))
+    if unknown or lists:
+        raise ValueError(
+            f"metadata that the table of {kind!r} doesn't translate: {', '.join(unknown) or 'none'}; given "
+            f"for each layer where one number is expected: {', '.join(lists) or 'none'}"
+        )
+    config = {
+        **architecture.constants,
+        **{field: said[key] for key, field in architecture.metadata.items() if key in said},
+    }
+    config |= {field: tensor in stored for field, tensor in architecture.biases.items()}
+    config["tie_word_embeddings"] = "output.weight" not in stored
+    _fill(config, metadata, stored)
+    _check(config, said)
+    if "rope.scale_linear" in said:
+        scaling.setdefault("rope.scaling.factor", said["rope.scale_linear"])
+    config["rope_scaling"] = rope_scaling({key.rpartition(".")[2]: value for key, value in scaling.items()})
+    if FACTORS in stored:
+        factors = np.asarray(stored[FACTORS].data, np.float32)
+        config["rope_scaling"] = scaling_of_factors(factors, config["rope_theta"]) or config["rope_scaling"]
+    return config
+
+
+def _fill(config: dict[str, Any], metadata: dict[str, Any], stored: dict[str, ReaderTensor]) -> None:
+    """Say what a file may leave out because llama.cpp knows it."""
+    needed = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "rms_norm_eps")
+    missing = [field for field in (*needed, "max_position_embeddings") if field not in config]
+    if missing or "token_embd.weight" not in stored:
+        raise ValueError(f"the file says nothing of {', '.join(missing) or 'token_embd.weight'}")
+    config.setdefault("num_key_value_heads", config["num_attention_heads"])
+    config.setdefault("head_dim", config["hidden_size"] // config["num_attention_heads"])
+    config.setdefault("rope_theta", 10000.0)
+    config["vocab_size"] = int(stored["token_embd.weight"].shape[-1])
+    for token in ("bos", "eos"):
+        config[f"{token}_token_id"] = metadata.get(f"tokenizer.ggml.{token}_token_id")
+    config["pad_token_id"] = metadata.get("tokenizer.ggml.padding_token_id")
+
+
+def _check(config: dict[str, Any], said: dict[str, Any]) -> None:
+    for key in ("rope.dimension_count", "attention.value_length"):
+        if said.get(key, config["head_dim"]) != config["head_dim"]:
+            raise ValueError(f"{key} is {said[key]}, expected the head dimension, {config['head_dim']}")
+    if said.get("expert_count", 0):
+        raise ValueError(f"expert_count is {said['expert_count']}: mixtures of experts aren't supported")
+
+
+def _tensors(
+    architecture: Architecture, config: dict[str, Any], stored: dict[str, ReaderTensor]
+) -> dict[str, Tensor]:
+    tensors, unknown = {}, []
+    for name, tensor in stored.items():
+        stem, _, suffix = name.rpartition(".")
+        layer = re.match(r"blk\.(\d+)\.", stem)
+        pattern = stem.replace(layer[0], "blk.{n}.", 1) if layer else stem
+        target = (architecture.layer_tensors if layer else architecture.tensors).get(pattern)
+        if name == FACTORS:
+            continue
+        if target is None or suffix not in ("weight", "bias"):
+            unknown.append(name)
+            continue
+        heads = config.get(architecture.rotated.get(pattern, ""), 0)
+        tensors[f"{target.format(n=layer[1] if layer else '')}.{suffix}"] = _tensor(tensor, heads)
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} tensors that Hugging Face's {config['model_type']} hasn't: "
+            f"{', '.join(unknown[:20])}"
+        )
+    return tensors
+
+
+def _tensor(tensor: ReaderTensor, rotated_heads: int) -> Tensor:
+    """GGUF tells dimensions innermost first; the data lies as NumPy would have it, [out, in]."""
+    shape = tuple(int(size) for size in reversed(tensor.shape))
+    kind = tensor.tensor_type.name
+    return Tensor(shape, PLAIN.get(kind, kind), partial(_read, tensor, shape, rotated_heads))
+
+
+def _read(tensor: ReaderTensor, shape: tuple[int, ...], rotated_heads: int) -> np.ndarray:
+    if tensor.tensor_type == GGMLQuantizationType.BF16:
+        values = np.array(tensor.data).view(ml_dtypes.bfloat16)
+    elif tensor.tensor_type.name in PLAIN:
+        values = np.array(tensor.data)
+    else:
+        try:
+            values = dequantize(tensor.data, tensor.tensor_type)
+        except NotImplementedError as error:
+            raise ValueError(f"{tensor.name} is stored as {tensor.tensor_type.name}: {error}") from error
+    values = values.reshape(shape)
+    return np.ascontiguousarray(halves_from_pairs(values, rotated_heads)) if rotated_heads else values

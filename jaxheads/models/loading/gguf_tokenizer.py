@@ -1,0 +1,127 @@
+"""The tokenizer inside a GGUF file: byte-level BPE rebuilt from its tokens and merges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
+
+CONTROL, USER_DEFINED = 3, 4  # gguf.TokenType
+
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass(frozen=True)
+class PreTokenizer:
+    """How text is cut before BPE. `split` is a regular expression; None: GPT-2's, which ByteLevel has."""
+
+    split: str | None = None
+    single_digits: bool = False
+    nfc: bool = False
+    whole_words: bool = False  # a chunk that is a token needs no merges
+    adds_bos: bool = False  # where the file doesn't say
+
+
+PRE_TOKENIZERS: Mapping[str, PreTokenizer] = MappingProxyType(
+    {
+        "default": PreTokenizer(),
+        "gpt-2": PreTokenizer(),
+        "smollm": PreTokenizer(single_digits=True),
+        "llama-bpe": PreTokenizer(split=LLAMA3_SPLIT, whole_words=True, adds_bos=True),
+        "qwen2": PreTokenizer(split=LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}"), nfc=True),
+    }
+)
+"""By `tokenizer.ggml.pre`."""
+
+IDS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+
+
+def gguf_tokenizer(metadata: dict[str, Any], max_length: int) -> tuple[PreTrainedTokenizerBase | None, str]:
+    """Build the tokenizer a GGUF file describes: (tokenizer, "") or (None, why it can't be built exactly).
+
+    Raises ValueError where the description contradicts itself.
+    """
+    model = metadata.get("tokenizer.ggml.model")
+    pre = metadata.get("tokenizer.ggml.pre", "default")
+    if model is None:
+        return None, "the GGUF file has no tokenizer"
+    if model != "gpt2":
+        return (
+            None,
+            f"the GGUF file's tokenizer is {model!r}; only 'gpt2' (byte-level BPE) can be rebuilt",
+        )
+    if pre not in PRE_TOKENIZERS:
+        return None, (
+            f"the GGUF file's tokenizer cuts text as {pre!r}; known are {', '.join(PRE_TOKENIZERS)}"
+        )
+    try:
+        tokens, merges = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.merges"]
+        return _fast(metadata, tokens, merges, PRE_TOKENIZERS[pre], max_length), ""
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ValueError(f"the tokenizer inside can't be built: {error!r}") from error
+
+
+def _fast(
+    metadata: dict[str, Any], tokens: list[str], merges: list[str], cut: PreTokenizer, max_length: int
+) -> PreTrainedTokenizerBase:
+    from transformers import PreTrainedTokenizerFast
+
+    backend = _backend(tokens, merges, cut)
+    _add_tokens(backend, tokens, metadata.get("tokenizer.ggml.token_type", []))
+    ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in IDS.items()}
+    special = {f"{name}_token": tokens[index] for name, index in ids.items() if index is not None}
+    if metadata.get("tokenizer.ggml.add_bos_token", cut.adds_bos) and ids["bos"] is not None:
+        _prepend(backend, tokens[ids["bos"]], ids["bos"])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        clean_up_tokenization_spaces=False,
+        model_max_length=max_length,
+        chat_template=metadata.get("tokenizer.chat_template"),
+        **special,
+    )
+
+
+def _backend(tokens: list[str], merges: list[str], cut: PreTokenizer) -> Tokenizer:
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=cut.whole_words))
+    steps: list[pre_tokenizers.PreTokenizer] = []
+    if cut.single_digits:
+        steps.append(pre_tokenizers.Digits(individual_digits=True))
+    if cut.split is not None:
+        steps.append(pre_tokenizers.Split(Regex(cut.split), behavior="isolated"))
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=cut.split is None))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    backend.decoder = decoders.ByteLevel()
+    if cut.nfc:
+        backend.normalizer = normalizers.NFC()
+    return backend
+
+
+def _add_tokens(backend: Tokenizer, tokens: list[str], types: list[int]) -> None:
+    """Tokens found in text as they are, before anything cuts it; they keep the ids they have."""
+    from tokenizers import AddedToken
+
+    for token, kind in zip(tokens, types, strict=False):
+        if kind == CONTROL:
+            backend.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+        elif kind == USER_DEFINED:
+            backend.add_tokens([AddedToken(token, special=False, normalized=False)])
+
+
+def _prepend(backend: Tokenizer, token: str, index: int) -> None:
+    from tokenizers import processors
+
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{token} $A", pair=f"{token} $A {token}:1 $B:1", special_tokens=[(token, index)]
+    )

@@ -1,0 +1,92 @@
+"""A directory laid out as Hugging Face lays one out: config.json, weights whole or in shards, tokenizer."""
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import Checkpoint, Tensor, files_identity
+from .hf_tokenizer import directory_tokenizer
+from .pickles import pickle_tensors
+from .safetensors_file import safetensors_tensors
+
+Reader = Callable[[Path], dict[str, Tensor]]
+CONTAINERS: dict[str, Reader] = {
+    "model.safetensors": safetensors_tensors,
+    "pytorch_model.bin": pickle_tensors,
+}
+"""What is looked for, in this order; beside each, shards listed in NAME.index.json."""
+
+
+def directory_checkpoint(
+    directory: Path, *, name: str, identity: Callable[[], str] | None = None
+) -> Checkpoint:
+    """Open a Hugging Face directory; `identity` defaults to the hash of its weight files.
+
+    Raises FileNotFoundError where config.json, the weights or a shard are missing; ValueError where one of
+    them can't be read.
+    """
+    config = read_json(directory / "config.json")
+    tensors, paths = _weights(directory)
+    tokenizer, no_tokenizer = directory_tokenizer(directory)
+    return Checkpoint(
+        config, tensors, tokenizer, no_tokenizer, name, identity or partial(files_identity, paths)
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises FileNotFoundError or ValueError that names the file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        found = ", ".join(sorted(item.name for item in path.parent.iterdir())[:20]) or "nothing"
+        raise FileNotFoundError(
+            f"{path.parent} has no {path.name}: not a Hugging Face model directory. It holds {found}."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{path} isn't valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a JSON {type(content).__name__}, expected an object")
+    return content
+
+
+def _weights(directory: Path) -> tuple[Mapping[str, Tensor], list[Path]]:
+    for name, reader in CONTAINERS.items():
+        if (directory / name).is_file():
+            return reader(directory / name), [directory / name]
+        if (directory / f"{name}.index.json").is_file():
+            return _sharded(directory / f"{name}.index.json", reader)
+    found = ", ".join(sorted(item.name for item in directory.iterdir())[:20])
+    raise FileNotFoundError(
+        f"{directory} has no weights: expected {' or '.join(CONTAINERS)}, or one of them in shards with "
+        f"NAME.index.json. It holds {found}."
+    )
+
+
+def _sharded(index: Path, reader: Reader) -> tuple[dict[str, Tensor], list[Path]]:
+    where = read_json(index).get("weight_map")
+    if not isinstance(where, dict) or not all(isinstance(shard, str) for shard in where.values()):
+        raise ValueError(
+            f"{index} has no weight_map from tensors to files: it isn't the index of a checkpoint"
+        )
+    shards = sorted(set(where.values()))
+    outside = [shard for shard in shards if Path(shard).name != shard]
+    if outside:
+        raise ValueError(f"{index} names files that don't lie beside it: {', '.join(outside)}")
+    missing = [shard for shard in shards if not (index.parent / shard).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{index.parent} lacks {len(missing)} "
+            f"of {len(shards)} shards: {', '.join(missing)}. Fetch them too."
+        )
+    held = {shard: reader(index.parent / shard) for shard in shards}
+    absent = [f"{tensor} ({shard})" for tensor, shard in where.items() if tensor not in held[shard]]
+    if absent:
+        raise ValueError(
+            f"{index} promises tensors which their shard lacks: {', '.join(absent)}. Fetch the shards and "
+            "the index again: they're not of one version."
+        )
+    return {tensor: held[shard][tensor] for tensor, shard in where.items()}, [
+        index.parent / shard for shard in shards
+    ]

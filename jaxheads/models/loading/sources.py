@@ -1,0 +1,68 @@
+"""From what a user names to a checkpoint: a zoo name, a local path or a hub id."""
+
+import difflib
+import os
+import re
+from pathlib import Path
+
+from .checkpoint import Checkpoint
+from .fetch import fetch
+from .gguf_file import gguf_checkpoint
+from .glassllm import glassllm_checkpoint
+from .hf_directory import directory_checkpoint
+from .hub import hub_checkpoint
+from .zoo import ZOO
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+
+
+def open_checkpoint(source: str | os.PathLike[str], *, revision: str | None = None) -> Checkpoint:
+    """Open a zoo name, else an existing local path, else a hub id "owner/name" (at `revision`).
+
+    A local path is a directory laid out as Hugging Face's, or a .gguf file; one that has a zoo model's name
+    is written "./name". Raises ValueError for anything else, and FileNotFoundError, OSError or ValueError
+    where a source isn't there or can't be read.
+    """
+    name = os.fspath(source)
+    if revision is not None and (name in ZOO or Path(name).exists()):
+        raise ValueError(f"revision={revision!r} is for hub ids; {name!r} is a zoo model or a local path")
+    if isinstance(source, str) and name in ZOO:
+        return _zoo_checkpoint(name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return directory_checkpoint(path, name=name)
+    if path.is_file():
+        return _file_checkpoint(path, name)
+    if isinstance(source, str) and HUB_ID.fullmatch(name) and path.suffix != ".gguf":
+        return hub_checkpoint(name, revision=revision)
+    raise _unknown(name)
+
+
+def _zoo_checkpoint(name: str) -> Checkpoint:
+    entry, directory = ZOO[name], fetch(name)
+    files = [directory / Path(member).name for member in entry.files]
+    if entry.container == "gguf":
+        return gguf_checkpoint(files[0], name=name)
+    if entry.container == "glassllm":
+        return glassllm_checkpoint(*files, name=name)
+    return directory_checkpoint(directory, name=name)
+
+
+def _file_checkpoint(path: Path, name: str) -> Checkpoint:
+    if path.suffix == ".gguf":
+        return gguf_checkpoint(path, name=name)
+    if path.suffix in (".safetensors", ".bin", ".json"):
+        raise ValueError(f"{name!r} is one file of a model: name its directory, {str(path.parent)!r}")
+    raise ValueError(f"{name!r} is a file of an unknown kind: expected a directory or a .gguf file")
+
+
+def _unknown(name: str) -> Exception:
+    near = difflib.get_close_matches(name.lower(), ZOO, n=3, cutoff=0.4)
+    looks_local = name.startswith((".", "/", "~")) or name.endswith(".gguf")
+    message = (
+        f"no model {name!r}{': no such file or directory' if looks_local else ''}. "
+        f"{'Did you mean ' + ' or '.join(map(repr, near)) + '? ' if near else ''}"
+        f"A source is a zoo name ({', '.join(ZOO)}), an existing directory with config.json and weights, a "
+        '.gguf file, or a hub id with its owner ("openai-community/gpt2").'
+    )
+    return FileNotFoundError(message) if looks_local else ValueError(message)

@@ -1,0 +1,234 @@
+"""A port is a table: every tensor of the checkpoint to the parameters it fills, and back.
+
+Paths name parameters as `nnx` does, joined by dots. A path through a stack's `blocks` has a leading layer axis; its
+tensors are named with `{layer}`.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from .checkpoint import Checkpoint
+
+Arrays = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One tensor of the checkpoint and the parameters it fills (one layer's, where the name has `{layer}`).
+
+    Attributes:
+        name: the tensor's name.
+        paths: the parameters.
+        read: from the tensor and the parameters' shapes to their values.
+        write: from their values back to the tensor.
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    read: Callable[[Any, tuple[tuple[int, ...], ...]], Arrays]
+    write: Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rules of one network, and what else its checkpoints may carry.
+
+    Attributes:
+        rules: complete: every parameter and every tensor that is not passed over.
+        passed_over: patterns of tensors that hold nothing this network uses, with the reason.
+        rename: patterns and replacements that bring a checkpoint's older or shorter names to the rules' form.
+    """
+
+    rules: tuple[Rule, ...]
+    passed_over: Mapping[str, str] = field(default_factory=dict)
+    rename: tuple[tuple[str, str], ...] = ()
+
+
+def same(name: str, path: str) -> Rule:
+    """The tensor as it is."""
+    return Rule(name, (path,), lambda tensor, shapes: (tensor,), lambda value: value)
+
+
+def linear(name: str, path: str) -> Rule:
+    """A matrix stored `[out, in]` and used `[in, out]`."""
+    return Rule(name, (path,), lambda tensor, shapes: (tensor.T,), lambda value: value.T)
+
+
+def heads_in(name: str, path: str) -> Rule:
+    """A projection into heads: stored `[N*H, D]`, used `[D,N,H]`."""
+    return Rule(
+        name,
+        (path,),
+        lambda tensor, shapes: (tensor.T.reshape(shapes[0]),),
+        lambda value: value.reshape(value.shape[0], -1).T,
+    )
+
+
+def heads_bias(name: str, path: str) -> Rule:
+    """A bias of heads: stored `[N*H]`, used `[N,H]`."""
+    return Rule(
+        name, (path,), lambda tensor, shapes: (tensor.reshape(shapes[0]),), lambda value: value.reshape(-1)
+    )
+
+
+def heads_out(name: str, path: str) -> Rule:
+    """A projection out of heads: stored `[D, N*H]`, used `[N,H,D]`."""
+    return Rule(
+        name,
+        (path,),
+        lambda tensor, shapes: (tensor.T.reshape(shapes[0]),),
+        lambda value: value.reshape(-1, value.shape[-1]).T,
+    )
+
+
+def fused_heads(name: str, *paths: str) -> Rule:
+    """Projections (or biases) side by side on the last axis, stored `[(D,) sum of N*H]`, used `[(D,) N, H]` each."""
+
+    def read(tensor: Any, shapes: tuple[tuple[int, ...], ...]) -> Arrays:
+        widths = [shape[-2] * shape[-1] for shape in shapes]
+        edges = np.cumsum([0, *widths])
+        parts = [tensor[..., a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        return tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
+
+    def write(*values: Any) -> Any:
+        flat = [value.reshape(*value.shape[:-2], -1) for value in values]
+        join = np.concatenate if isinstance(values[0], np.ndarray) else jnp.concatenate
+        return join(flat, axis=-1)
+
+    return Rule(name, paths, read, write)
+
+
+def reshaped(name: str, path: str) -> Rule:
+    """A matrix stored in the order it is used, `[N*H, D]` for `[N,H,D]`."""
+    return Rule(
+        name,
+        (path,),
+        lambda tensor, shapes: (tensor.reshape(shapes[0]),),
+        lambda value: value.reshape(-1, value.shape[-1]),
+    )
+
+
+def norm(name: str, path: str, *, bias: bool = True) -> tuple[Rule, ...]:
+    """A norm's scale and, where it has one, bias."""
+    rules = (same(f"{name}.weight", f"{path}.scale"), same(f"{name}.bias", f"{path}.bias"))
+    return rules if bias else rules[:1]
+
+
+def dense(name: str, path: str, *, bias: bool = True) -> tuple[Rule, ...]:
+    """A `torch.nn.Linear`'s matrix and, where it has one, bias."""
+    rules = (linear(f"{name}.weight", f"{path}.kernel"), same(f"{name}.bias", f"{path}.bias"))
+    return rules if bias else rules[:1]
+
+
+def projections(names: Mapping[str, str], path: str, *, bias: bool) -> tuple[Rule, ...]:
+    """Queries, keys, values and output kept as four `torch.nn.Linear`: `names` by the letters Q, K, V and O."""
+    rules = [heads_in(f"{names[letter]}.weight", f"{path}.W_{letter}") for letter in "QKV"]
+    rules.append(heads_out(f"{names['O']}.weight", f"{path}.W_O"))
+    if bias:
+        rules += [heads_bias(f"{names[letter]}.bias", f"{path}.b_{letter}") for letter in "QKV"]
+        rules.append(same(f"{names['O']}.bias", f"{path}.b_O"))
+    return tuple(rules)
+
+
+def fill(build: Callable[[], Any], table: Table, checkpoint: Checkpoint, dtype: Any = jnp.float32) -> Any:
+    """The network that `build` describes, every parameter taken from the checkpoint, in `dtype`.
+
+    Raises:
+        ValueError: once, for everything that is wrong: tensors missing, unknown or misshapen, or holding NaN or inf.
+    """
+    abstract = nnx.eval_shape(build)
+    graph, state = nnx.split(abstract)
+    flat = {".".join(map(str, path)): variable for path, variable in nnx.to_flat_state(state)}
+    shapes = {path: tuple(variable.shape) for path, variable in flat.items()}
+    stored = _renamed(checkpoint, table)
+    _check(table, shapes, {name: tensor.shape for name, tensor in stored.items()}, checkpoint.name)
+
+    values = {path: np.empty(shape, jnp.dtype(dtype)) for path, shape in shapes.items()}
+    bad = []
+    for name, rule, layer, part_shapes in _entries(table, shapes):
+        tensor = stored[name].read()
+        if not np.isfinite(tensor.astype(np.float32, copy=False)).all():
+            bad.append(name)
+        for path, value in zip(rule.paths, rule.read(tensor, part_shapes), strict=True):
+            target = values[path] if layer is None else values[path][layer]
+            target[...] = value
+    if bad:
+        raise ValueError(f"the weights of {checkpoint.name} hold NaN or infinite values: {_some(bad)}")
+    filled = [
+        (path, variable.replace(jnp.asarray(values.pop(".".join(map(str, path))))))
+        for path, variable in nnx.to_flat_state(state)
+    ]
+    return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def export(network: Any, table: Table) -> dict[str, np.ndarray]:
+    """The network's parameters under the checkpoint's names and in its orientation: what `fill` reads, bit for bit."""
+    state = nnx.to_flat_state(nnx.state(network))
+    values = {".".join(map(str, path)): np.asarray(variable[...]) for path, variable in state}
+    shapes = {path: value.shape for path, value in values.items()}
+    tensors = {}
+    for name, rule, layer, _ in _entries(table, shapes):
+        parts = [values[path] if layer is None else values[path][layer] for path in rule.paths]
+        tensors[name] = np.ascontiguousarray(rule.write(*parts))
+    return tensors
+
+
+def _entries(
+    table: Table, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, Rule, int | None, tuple[tuple[int, ...], ...]]]:
+    """Each tensor by its full name, its rule, its layer, and its parameters' shapes in that layer."""
+    for rule in table.rules:
+        if any(path not in shapes for path in rule.paths):
+            raise KeyError(f"the table names parameters that the network lacks: {rule.paths}")
+        full = tuple(shapes[path] for path in rule.paths)
+        if "{layer}" not in rule.name:
+            yield rule.name, rule, None, full
+            continue
+        for layer in range(full[0][0]):
+            yield rule.name.format(layer=layer), rule, layer, tuple(shape[1:] for shape in full)
+
+
+def _renamed(checkpoint: Checkpoint, table: Table) -> dict[str, Any]:
+    stored = {}
+    for name, tensor in checkpoint.tensors.items():
+        for pattern, replacement in table.rename:
+            name = re.sub(pattern, replacement, name)
+        if not any(re.fullmatch(pattern, name) for pattern in table.passed_over):
+            stored[name] = tensor
+    return stored
+
+
+def _check(
+    table: Table, shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]], source: str
+) -> None:
+    expected = {}
+    filled = set()
+    for name, rule, _, part_shapes in _entries(table, shapes):
+        filled.update(rule.paths)
+        parts = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in part_shapes]
+        expected[name] = tuple(jax.eval_shape(rule.write, *parts).shape)
+    if filled != set(shapes):
+        raise KeyError(f"the table leaves parameters empty: {sorted(set(shapes) - filled)}")
+    problems = []
+    if missing := [name for name in expected if name not in stored]:
+        problems.append(f"{len(missing)} tensors are missing: {_some(missing)}")
+    if extra := sorted(set(stored) - set(expected)):
+        problems.append(f"{len(extra)} tensors are not known: {_some(extra)}")
+    wrong = [name for name in expected if name in stored and tuple(stored[name]) != expected[name]]
+    if wrong:
+        shown = [f"{name} is {tuple(stored[name])}, expected {expected[name]}" for name in wrong]
+        problems.append(f"{len(wrong)} tensors have another shape: {_some(shown)}")
+    if problems:
+        raise ValueError(f"{source} does not fit its config: " + "; ".join(problems))
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

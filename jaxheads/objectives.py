@@ -1,0 +1,176 @@
+"""What an intervention is judged by: a number for each example, and what it takes to compute it.
+
+An objective says beforehand which rows of the last layer and which columns of the unembedding it reads, so that a
+sweep computes no others.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from .models.batch import Batch
+from .models.model import Model
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Reads:
+    """What an objective needs of a batch's output; the leading axis is always the examples.
+
+    Attributes:
+        rows: positions read, `[B,R]`.
+        columns: vocabulary columns read, `[B,C]`, or None for all of them.
+        target: the token asked for at each row, `[B,R]`, or None.
+        weight: each row's share in its example's value, `[B,R]`, or None.
+    """
+
+    rows: Array
+    columns: Array | None = None
+    target: Array | None = None
+    weight: Array | None = None
+
+    def repeat(self, times: int) -> "Reads":
+        """The same for the batch `times` times over."""
+        return jax.tree.map(lambda field: jnp.tile(field, (times, *(1,) * (field.ndim - 1))), self)
+
+    def take(self, examples: ArrayLike) -> "Reads":
+        """The same for these examples of the batch."""
+        index = np.asarray(examples)
+        return jax.tree.map(lambda field: field[index], self)
+
+
+class Objective(Protocol):
+    """One number an example. `value` is static: it is compiled in, and all data reaches it through `reads`."""
+
+    @property
+    def name(self) -> str:
+        """For tables."""
+        ...
+
+    def reads(self, model: Model, batch: Batch) -> Reads:
+        """What is needed of this batch's output; raises ValueError if the model can't give it."""
+        ...
+
+    @staticmethod
+    def value(logits: Array, reads: Reads) -> Array:
+        """`[B]` from the logits at the rows and columns read, `[B,R,C]` (`[B,R,V]` if all columns are)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LogitDifference:
+    """logit(right) − logit(wrong) at one position of each example; see `logit_difference`."""
+
+    right: np.ndarray
+    wrong: np.ndarray
+    positions: np.ndarray | None
+    name: str
+
+    def reads(self, model: Model, batch: Batch) -> Reads:
+        _needs_logits(model, self.name)
+        B, T = batch.tokens.shape
+        columns_BC = np.stack([_each("right", self.right, B), _each("wrong", self.wrong, B)], axis=1)
+        vocabulary = model.config.vocab_size
+        if columns_BC.min() < 0 or columns_BC.max() >= vocabulary:
+            raise ValueError(f"right and wrong must be token ids in 0..{vocabulary - 1}, got {columns_BC.tolist()}")
+        rows_B = np.asarray(batch.last) if self.positions is None else _each("positions", self.positions, B)
+        if rows_B.min() < 0 or rows_B.max() >= T:
+            raise ValueError(f"positions must lie in 0..{T - 1}, got {rows_B.tolist()}")
+        padding = np.flatnonzero(~np.asarray(batch.mask)[np.arange(B), rows_B])
+        if padding.size:
+            raise ValueError(f"a logit difference can't be read at padding, as in examples {padding[:8].tolist()}")
+        return Reads(jnp.asarray(rows_B, jnp.int32)[:, None], jnp.asarray(columns_BC, jnp.int32))
+
+    @staticmethod
+    def value(logits: Array, reads: Reads) -> Array:
+        del reads
+        return (logits[:, 0, 0] - logits[:, 0, 1]).astype(jnp.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """Mean next-token cross-entropy of each example, in nats; see `loss`."""
+
+    where: np.ndarray | None
+    name: str
+
+    def reads(self, model: Model, batch: Batch) -> Reads:
+        _needs_logits(model, self.name)
+        if not model.causal:
+            raise ValueError(f"a next-token loss needs a causal decoder; {model.name} is an encoder")
+        mask_BT = np.asarray(batch.mask)
+        counted_BT = mask_BT[:, 1:] & mask_BT[:, :-1]
+        if self.where is not None:
+            if self.where.shape != mask_BT.shape:
+                raise ValueError(f"where must have the shape of tokens {mask_BT.shape}, got {self.where.shape}")
+            counted_BT &= self.where[:, 1:]
+        counts_B = counted_BT.sum(axis=1)
+        if not counts_B.all():
+            nothing = np.flatnonzero(counts_B == 0)[:8].tolist()
+            raise ValueError(f"a loss needs a token to predict after a real one; examples {nothing} have none")
+        rows_BR, weight_BR = _gathered(counted_BT)
+        target_BR = np.take_along_axis(np.asarray(batch.tokens), rows_BR + 1, axis=1)
+        return Reads(jnp.asarray(rows_BR), None, jnp.asarray(target_BR), jnp.asarray(weight_BR))
+
+    @staticmethod
+    def value(logits: Array, reads: Reads) -> Array:
+        assert reads.target is not None and reads.weight is not None
+        logits = logits.astype(jnp.float32)
+        right_BR = jnp.take_along_axis(logits, reads.target[..., None], axis=-1)[..., 0]
+        return ((jax.nn.logsumexp(logits, axis=-1) - right_BR) * reads.weight).sum(axis=1)
+
+
+def logit_difference(
+    right: ArrayLike, wrong: ArrayLike, positions: ArrayLike | None = None, *, name: str = "logit_difference"
+) -> LogitDifference:
+    """logit(right) − logit(wrong), the metric of Wang et al. 2022 (section 2).
+
+    Args:
+        right: token id of the right answer, one for all examples or one for each, `[B]`.
+        wrong: of the wrong answer, likewise.
+        positions: where the logits are read, an index into the padded batch, one for all or `[B]`; each example's
+            last real token when left out.
+    """
+    where = None if positions is None else _numbers("positions", positions)
+    return LogitDifference(_numbers("right", right), _numbers("wrong", wrong), where, name)
+
+
+def loss(where: ArrayLike | None = None, *, name: str = "loss") -> Loss:
+    """Next-token cross-entropy in nats, per example the mean over its predicted tokens.
+
+    Args:
+        where: which tokens count as predicted, bool `[B,T]`; every real token with a real one before it when left
+            out.
+    """
+    return Loss(None if where is None else np.asarray(where).astype(bool), name)
+
+
+def _gathered(counted_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices `[B,R]` of the counted positions, padded by repeating one with weight 0, and weights that sum to 1."""
+    counts_B = counted_BT.sum(axis=1)
+    rows_BR = np.argsort(~counted_BT, axis=1, kind="stable")[:, : counts_B.max()].astype(np.int32)
+    real_BR = np.arange(rows_BR.shape[1])[None] < counts_B[:, None]
+    return rows_BR, (real_BR / counts_B[:, None]).astype(np.float32)
+
+
+def _needs_logits(model: Model, name: str) -> None:
+    if not model.network.has_logits:
+        raise ValueError(f"{name} needs logits over a vocabulary; {model.name} has no such head")
+
+
+def _numbers(name: str, given: ArrayLike) -> np.ndarray:
+    array = np.atleast_1d(np.asarray(given))
+    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{name} must be a whole number or one for each example, got {given!r}")
+    return array
+
+
+def _each(name: str, numbers: np.ndarray, examples: int) -> np.ndarray:
+    if len(numbers) not in (1, examples):
+        raise ValueError(f"{name} must be one number or {examples}, one for each example; got {len(numbers)}")
+    return np.broadcast_to(numbers, (examples,))

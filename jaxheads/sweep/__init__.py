@@ -1,0 +1,1 @@
+"""Questions asked of every head: what changes if this were different?"""

@@ -1,0 +1,313 @@
+"""HeadTable: what every question about heads is answered with, one row a head.
+
+Dimension key: `L` layers, `N` heads, `E` examples, `M` metrics. A table lies on a grid; `[L, N]` stands for
+the grid's shape below, also where its axes are others than layer and head.
+"""
+
+import dataclasses
+import html
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from jaxheads import heatmaps, table_files
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_NAME = re.compile(r"(?!.*\.(?:per_example|parquet)$)[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Column:
+    """One metric over the grid: `mean`, `low`, `high` are `[L, N]`, `per_example` is `[E, L, N]` or None.
+
+    Leave `low` and `high` out for a number without doubt, one read off the weights: both are NaN then.
+    """
+
+    mean: ArrayLike
+    low: ArrayLike | None = None
+    high: ArrayLike | None = None
+    per_example: ArrayLike | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class HeadTable:
+    """A frozen result: numbers for every head, their intervals, and where they come from.
+
+    `frame`: tidy, indexed by ("stack", "layer", "head"); a metric `m` has the columns `m`, `m_low`, `m_high`;
+    columns without these two companions are extras (integers, words). `values`: float64, `[L, N]` for one
+    metric, `[M, L, N]` for several. `per_example`: float32, `[E, L, N]` or `[M, E, L, N]`, or None.
+    `provenance`: plain JSON values. `name`: the stem of the files it is saved as.
+
+    Arrays are copies that can't be written. A cell may be NaN (not measured), never infinite. Make one with
+    `from_columns`. Raises ValueError where the parts don't fit each other.
+    """
+
+    name: str
+    frame: pd.DataFrame
+    values: NDArray[np.float64]
+    per_example: NDArray[np.float32] | None
+    provenance: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"name: expected a file stem of letters, digits and ._+- "
+                f"(not ending in .parquet or .per_example), got {self.name!r}"
+            )
+        _check_frame(self.frame)
+        object.__setattr__(self, "frame", self.frame.copy())
+        object.__setattr__(self, "values", _frozen(self.values, np.float64, "values"))
+        means = self.frame[list(self.metrics)].to_numpy(dtype=np.float64).T.reshape(-1, *self.shape)
+        if len(means) == 1 and self.values.ndim == len(self.shape):
+            means = means[0]
+        if not np.array_equal(self.values, means, equal_nan=True):
+            raise ValueError(
+                f"values: expected the frame's metrics, of shape {list(means.shape)}, "
+                f"got other numbers, of shape {list(self.values.shape)}"
+            )
+        if self.per_example is not None:
+            self._take_examples(_frozen(self.per_example, np.float32, "per_example"))
+        object.__setattr__(self, "provenance", _plain(self.provenance))
+
+    def _take_examples(self, rows: NDArray[np.float32]) -> None:
+        before, grid = self.values.shape[: -len(self.shape)], self.shape
+        if rows.ndim != self.values.ndim + 1 or rows.shape != (*before, rows.shape[len(before)], *grid):
+            raise ValueError(
+                f"per_example: expected shape {[*before, 'E', *grid]}, got {list(rows.shape)}: examples lie "
+                f"just before the grid"
+            )
+        object.__setattr__(self, "per_example", rows)
+
+    @classmethod
+    def from_columns(
+        cls,
+        name: str,
+        stack: str,
+        columns: Mapping[str, Column],
+        provenance: Mapping[str, Any] | None = None,
+        *,
+        squeeze: bool = False,
+        extras: Mapping[str, ArrayLike] | None = None,
+        axes: Sequence[str] = ("layer", "head"),
+    ) -> Self:
+        """Put a table together from metrics over one grid.
+
+        `squeeze` leaves out the metric axis of `values` and `per_example`: a question with one answer.
+        `extras` are `[L, N]` columns without an interval, of any type (`positional_offset`, a role's name).
+        `axes` names the grid's axes after "stack". Examples are kept where every column has them.
+
+        Raises ValueError, naming the column, for shapes that differ, infinity, a name that comes twice,
+        examples in some columns only, or `squeeze` with several columns.
+        """
+        if not columns or (squeeze and len(columns) > 1):
+            raise ValueError(f"columns: expected {'one' if squeeze else 'at least one'}, got {list(columns)}")
+        shape = np.shape(next(iter(columns.values())).mean)
+        if len(shape) != len(axes) or 0 in shape:
+            raise ValueError(f"columns: expected arrays with axes {list(axes)}, not empty, got {list(shape)}")
+        if taken := {"example", "stack", *axes} & {*columns, *(extras or {})}:
+            raise ValueError(f"columns: expected names that no index has, got {sorted(taken)}: rename them")
+        flat = _flat_columns(columns, extras or {}, shape)
+        index = grid_index(stack, shape, axes)
+        values = np.stack([np.asarray(column.mean, dtype=np.float64) for column in columns.values()])
+        per_example = _stack_examples(columns, shape)
+        if squeeze:
+            values = values[0]
+            per_example = None if per_example is None else per_example[0]
+        return cls(name, pd.DataFrame(flat, index=index), values, per_example, dict(provenance or {}))
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The columns that have an interval, in the order of `values`."""
+        return _metrics(self.frame)
+
+    @property
+    def stack(self) -> str:
+        """The stack the heads belong to: "decoder", "encoder", "cross" ..."""
+        return self.frame.index[0][0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The grid's shape, `(L, N)`."""
+        return _shape(self.frame)
+
+    @property
+    def examples(self) -> int | None:
+        """How many examples `per_example` holds, `E`; None without it."""
+        return None if self.per_example is None else self.per_example.shape[-len(self.shape) - 1]
+
+    def grid(self, column: str) -> NDArray[Any]:
+        """One column of the frame, interval bounds and extras included, as an `[L, N]` array."""
+        return self.frame[self._known(column)].to_numpy(copy=True).reshape(self.shape)
+
+    def top(self, column: str | None = None, n: int = 10, *, absolute: bool = False) -> pd.DataFrame:
+        """The `n` rows with the largest `column` (the first metric unless told), largest first.
+
+        `absolute` goes by magnitude. Cells that are NaN come last; ties keep the order of the grid.
+        """
+        column = self._known(column)
+        ranked = self.frame.sort_values(
+            column, ascending=False, kind="stable", key=np.abs if absolute else None, na_position="last"
+        )
+        return ranked.head(n)
+
+    def plot(self, column: str | None = None, ax: "Axes | None" = None) -> "Axes":
+        """Draw a column (the first metric unless told) as a heatmap, layers down and heads across.
+
+        Values of both signs get a diverging colormap with white at 0; NaN is grey. Returns the Axes: the one
+        given, or that of a new figure, which pyplot doesn't know of. Show or save it by
+        `table.plot().figure`. Raises ValueError for a column of words, or a grid without two axes.
+        """
+        column = self._known(column)
+        if len(self.shape) != 2 or not pd.api.types.is_numeric_dtype(self.frame[column]):
+            raise ValueError(
+                f"plot: expected a column of numbers over two axes, got {column!r} "
+                f"({self.frame[column].dtype}) over {self.frame.index.names[1:]}"
+            )
+        grid = self.grid(column).astype(np.float64)
+        rows, columns = (str(axis) for axis in self.frame.index.names[1:])
+        return heatmaps.draw(grid, title=self.name, label=column, ylabel=rows, xlabel=columns, ax=ax)
+
+    def save(self, directory: str | os.PathLike[str]) -> list[Path]:
+        """Write the table into `directory`, made if it isn't there, and return the files' paths.
+
+        `NAME.parquet` (exact), `NAME.csv`, `NAME.md`, `NAME.provenance.json` and, where examples were kept,
+        `NAME.per_example.parquet` (tidy: example, stack, layer, head and one float32 column a metric). All
+        are put in place together; if one can't be written OSError says so and the old ones stay.
+        """
+        return table_files.save(self, Path(directory))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a saved table back, all of it; `path` is that of `NAME.parquet`, with or without the ending.
+
+        Raises FileNotFoundError for a missing file, ValueError for a parquet file that is no HeadTable.
+        """
+        return cls(**table_files.load(Path(str(path).removesuffix(".parquet"))))
+
+    def __repr__(self) -> str:
+        return f"<HeadTable {self._summary()}>\n{self.top(n=5).to_string()}"
+
+    def _repr_html_(self) -> str:
+        body = self.top(n=10).to_html(float_format=lambda number: f"{number:.4g}")
+        return f"<p><b>HeadTable</b> {html.escape(self._summary())}</p>\n{body}"
+
+    def _summary(self) -> str:
+        axes = self.frame.index.names[1:]
+        grid = " × ".join(f"{size} {axis}s" for size, axis in zip(self.shape, axes, strict=True))
+        examples = "" if self.examples is None else f", {self.examples} examples kept"
+        metrics = ", ".join(self.metrics)
+        return f"{self.name}: {metrics} ({self.stack}, {grid}{examples}); top by {self.metrics[0]}"
+
+    def _known(self, column: str | None) -> str:
+        if column is None:
+            return self.metrics[0]
+        if column not in self.frame:
+            raise ValueError(f"column: expected one of {list(self.frame)}, got {column!r}")
+        return column
+
+
+def grid_index(stack: str, shape: Sequence[int], axes: Sequence[str]) -> pd.MultiIndex:
+    """The index of a table: one row a cell, the last axis fastest."""
+    return pd.MultiIndex.from_product([[stack], *map(np.arange, shape)], names=["stack", *axes])
+
+
+def _metrics(frame: pd.DataFrame) -> tuple[str, ...]:
+    names = list(frame)
+    return tuple(name for name in names if {f"{name}_low", f"{name}_high"} <= set(names))
+
+
+def _shape(frame: pd.DataFrame) -> tuple[int, ...]:
+    return tuple(int(last) + 1 for last in frame.index[-1][1:])
+
+
+def _check_frame(frame: pd.DataFrame) -> None:
+    if not _metrics(frame):
+        raise ValueError(f"frame: expected a metric m with m_low and m_high, got {list(frame)}")
+    index = frame.index
+    fits = isinstance(index, pd.MultiIndex) and len(index) > 0 and index.names[0] == "stack"
+    if fits:
+        stack = str(index.get_level_values("stack")[0])
+        fits = index.equals(grid_index(stack, _shape(frame), index.names[1:]))
+    if not fits:
+        raise ValueError(
+            f"frame: expected an index stack, layer, head with one row a head, in the grid's order, "
+            f"got {list(index.names)} with {len(frame)} rows"
+        )
+
+
+def _flat_columns(
+    columns: Mapping[str, Column], extras: Mapping[str, ArrayLike], shape: tuple[int, ...]
+) -> dict[str, NDArray[Any]]:
+    flat: dict[str, NDArray[Any]] = {}
+    for name, column in columns.items():
+        nothing = np.full(shape, np.nan)
+        bounds = {"": column.mean, "_low": column.low, "_high": column.high}
+        for suffix, bound in bounds.items():
+            numbers = np.asarray(nothing if bound is None else bound, dtype=np.float64)
+            _put(flat, name + suffix, numbers, shape)
+    for name, extra in extras.items():
+        _put(flat, name, np.asarray(extra), shape)
+    return flat
+
+
+def _put(flat: dict[str, NDArray[Any]], name: str, cells: NDArray[Any], shape: tuple[int, ...]) -> None:
+    if name in flat:
+        raise ValueError(f"column {name!r} comes twice (a metric m also makes m_low and m_high): rename one")
+    if cells.shape != shape:
+        raise ValueError(f"column {name!r}: expected {list(shape)} like the first, got {list(cells.shape)}")
+    _refuse_infinity(cells, f"column {name!r}")
+    flat[name] = cells.reshape(-1)
+
+
+def _stack_examples(columns: Mapping[str, Column], shape: tuple[int, ...]) -> NDArray[Any] | None:
+    kept = {name: np.asarray(c.per_example) for name, c in columns.items() if c.per_example is not None}
+    if not kept:
+        return None
+    shapes = {name: rows.shape for name, rows in kept.items()}
+    expected = (*next(iter(shapes.values()))[:1], *shape)
+    if len(kept) < len(columns) or set(shapes.values()) != {expected}:
+        raise ValueError(
+            f"per_example: expected shape {list(expected)} in every column or None in all, "
+            f"got {shapes} for the columns {list(columns)}"
+        )
+    return np.stack(list(kept.values()))
+
+
+def _frozen(array: ArrayLike, dtype: Any, name: str) -> NDArray[Any]:
+    with np.errstate(over="ignore"):  # what overflows float32 is refused below
+        copy = np.array(array, dtype=dtype)
+    _refuse_infinity(copy, name)
+    copy.setflags(write=False)
+    return copy
+
+
+def _refuse_infinity(cells: NDArray[Any], name: str) -> None:
+    if cells.dtype.kind == "f" and np.isinf(cells).any():
+        raise ValueError(
+            f"{name}: expected finite numbers or NaN, got infinity in {np.isinf(cells).sum()} cells"
+        )
+
+
+def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy into plain JSON values: what is saved is what is loaded, and what can't be saved shows now."""
+
+    def convert(thing: Any) -> Any:
+        if isinstance(thing, PurePath):
+            return thing.name  # not where it lies on somebody's disk
+        if hasattr(thing, "tolist"):  # NumPy and JAX arrays and numbers
+            return thing.tolist()
+        raise TypeError(f"{thing!r} is a {type(thing).__name__}")
+
+    try:
+        return json.loads(json.dumps(dict(provenance), default=convert, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"provenance: expected finite JSON values, got something else: {error}") from error

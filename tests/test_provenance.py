@@ -1,0 +1,135 @@
+import hashlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import jax
+import pytest
+
+from jaxheads import provenance
+
+
+def git(directory, *arguments):
+    settings = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    settings |= {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_CONFIG_GLOBAL": os.devnull}
+    settings |= {"GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b", "GIT_CONFIG_NOSYSTEM": "1"}
+    done = subprocess.run(
+        ["git", "-C", str(directory), *arguments], env=settings, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path):
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "code.py").write_text("x = 1\n")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "first")
+    return tmp_path
+
+
+def test_environment_says_versions_device_flags_and_time():
+    found = provenance.environment()
+    assert found == json.loads(json.dumps(found))
+    assert found["versions"]["jax"] == jax.__version__
+    assert found["versions"]["numpy"] == importlib.metadata.version("numpy")
+    device = jax.devices()[0]
+    assert found["device"] == {
+        "platform": device.platform,
+        "kind": device.device_kind,
+        "count": jax.device_count(),
+    }
+    with jax.default_matmul_precision("bfloat16"), jax.enable_x64(True):
+        changed = provenance.environment()
+    assert (changed["matmul_precision"], changed["x64"]) == ("bfloat16", True)
+    assert found["x64"] is False
+    age = datetime.now(UTC) - datetime.fromisoformat(found["time_utc"])
+    assert timedelta(0) <= age < timedelta(minutes=2)
+
+
+def test_environment_does_not_import_what_it_names(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)  # an import would raise
+    monkeypatch.setitem(sys.modules, "flax", None)
+    versions = provenance.environment()["versions"]
+    assert versions["transformers"] == importlib.metadata.version("transformers")
+    assert versions["flax"] == importlib.metadata.version("flax")
+
+
+def test_a_package_that_is_not_there_has_no_version(monkeypatch):
+    monkeypatch.setattr(provenance, "PACKAGES", ("no-such-package-of-this-name",))
+    assert provenance.environment()["versions"] == {"no-such-package-of-this-name": None}
+
+
+def test_environment_tells_no_place_on_the_disk(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/home/me/bin/jaxheads", "atlas", "/home/me/m.gguf", "--out=/tmp/r s"])
+    found = provenance.environment()
+    assert found["command"] == ["jaxheads", "atlas", "m.gguf", "--out=r s"]
+    assert str(Path(provenance.__file__).parents[1]) not in json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/home/me/results", "results"),
+        ("/home/me/results/", "results"),
+        ("/home/john smith/a", "a"),
+        ("--out=/home/me/my results", "--out=my results"),
+        ("/home/john smith/a,/b/c", "a,c"),
+        (r"C:\Users\me\x", "x"),
+        ("see /home/me/a and '/b/c'", "see a and 'c'"),
+        ("file:///home/me/a", "a"),
+        ("relative/path", "relative/path"),
+        ("../results", "../results"),
+        ("https://example.org/a/b", "https://example.org/a/b"),
+        ("one / two", "one / two"),
+        ("gpt2", "gpt2"),
+    ],
+)
+def test_absolute_paths_keep_their_last_component(text, expected):
+    assert provenance.without_places(text) == expected
+
+
+def test_git_state_of_a_clean_tree(repository):
+    expected = {"revision": git(repository, "rev-parse", "HEAD"), "dirty": False}
+    assert provenance.git_state(repository / "package") == expected
+    (repository / "result.csv").write_text("1")
+    assert provenance.git_state(repository / "package") == expected
+
+
+@pytest.mark.parametrize(
+    "changed", ["package/code.py", "package/new.py", "elsewhere/new.py", "pyproject.toml"]
+)
+def test_git_state_is_dirty_when_code_differs(repository, changed):
+    (repository / changed).parent.mkdir(exist_ok=True)
+    (repository / changed).write_text("y = 2\n")
+    state = provenance.git_state(repository / "package")
+    assert state is not None
+    assert state["dirty"] is True
+
+
+def test_git_state_is_not_misled_by_a_hook_s_environment(repository, monkeypatch):
+    monkeypatch.setenv("GIT_DIR", str(repository / "nowhere"))
+    assert provenance.git_state(repository / "package") is not None
+
+
+def test_git_state_is_none_where_the_directory_is_nobody_s_source(repository, tmp_path_factory, monkeypatch):
+    (repository / "site-packages").mkdir()
+    (repository / "site-packages" / "installed.py").write_text("")
+    assert provenance.git_state(repository / "site-packages") is None
+    outside = tmp_path_factory.mktemp("outside")
+    assert provenance.git_state(outside) is None
+    git(outside, "init", "-q")
+    assert provenance.git_state(outside) is None
+    monkeypatch.setenv("PATH", "")
+    assert provenance.git_state(repository / "package") is None
+
+
+def test_file_sha256(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc" * 100_000)
+    assert provenance.file_sha256(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()

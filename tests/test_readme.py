@@ -1,0 +1,100 @@
+"""What the README shows can be done as it stands there."""
+
+import importlib.util
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+SHELL = ("bash", "sh", "shell", "console")
+
+
+class Block(NamedTuple):
+    """One fenced block: its language, the README line its text starts on, and the text."""
+
+    language: str
+    line: int
+    text: str
+
+
+def blocks(*languages: str) -> list[Block]:
+    text = README.read_text(encoding="utf-8") if README.exists() else ""
+    fences = re.finditer(r"^```(\w+)[^\n]*\n(.*?)^```[ \t]*$", text, re.MULTILINE | re.DOTALL)
+    found = [Block(f[1], text.count("\n", 0, f.start(2)) + 1, f[2]) for f in fences]
+    return [block for block in found if block.language in languages]
+
+
+def commands() -> list[list[str]]:
+    """The words of every shell command, without comments, prompts, variables and the venv's path."""
+    lines = [line for block in blocks(*SHELL) for line in block.text.replace("\\\n", " ").splitlines()]
+    found = []
+    for line in lines:
+        for command in re.split(r"\s(?:&&|\|\||\||;)\s", line.removeprefix("$ ")):
+            words = shlex.split(command, comments=True)
+            while words and re.fullmatch(r"\w+=\S*", words[0]):
+                words.pop(0)
+            if words:
+                found.append([words[0].removeprefix(".venv/bin/"), *words[1:]])
+    return found
+
+
+def starting(*names: str) -> list[list[str]]:
+    return [words for words in commands() if words[0] in names]
+
+
+def test_there_is_something_to_check():
+    assert blocks("python"), "README.md has no ```python block: nothing was checked"
+    assert starting("jaxheads"), "README.md shows no `jaxheads` command"
+    assert starting("make"), "README.md shows no `make` command"
+
+
+@pytest.mark.weights
+def test_the_python_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "readme"}
+    for block in blocks("python"):
+        # Blank lines in front make a traceback name the README's own line.
+        source = "\n" * (block.line - 1) + block.text
+        exec(compile(source, str(README), "exec"), namespace)
+
+
+def test_the_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE))
+    for _, *words in starting("make"):
+        named = [word for word in words if not word.startswith("-") and "=" not in word]
+        assert set(named) <= targets, f"make {' '.join(words)}: the Makefile has {sorted(targets)}"
+
+
+def test_the_modules_exist():
+    for words in starting("python", "python3"):
+        if "-m" in words:
+            module = words[words.index("-m") + 1]
+            assert importlib.util.find_spec(module), f"python -m {module}: there is no such module"
+
+
+def test_the_extras_exist():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = re.findall(r"(?:jaxheads|\.)\[([\w,]+)\]", " ".join(" ".join(words) for words in commands()))
+    for extra in ",".join(named).split(",") if named else []:
+        assert extra in project["optional-dependencies"], f"there is no extra {extra!r}"
+
+
+def test_the_jaxheads_commands_exist(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    from jaxheads.cli import main
+
+    monkeypatch.setenv("COLUMNS", "200")
+    for _, *words in starting("jaxheads"):
+        name = [word for word in words[:1] if not word.startswith("-")]
+        monkeypatch.setattr("sys.argv", ["jaxheads", *name, "--help"])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        shown = capsys.readouterr()
+        assert stop.value.code in (0, None), f"jaxheads {' '.join(words)}: {shown.out}{shown.err}"
+        for option in (word.split("=")[0] for word in words if word.startswith("--")):
+            assert option in shown.out, f"jaxheads {' '.join(words)}: --help does not name {option}"
