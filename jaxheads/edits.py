@@ -119,7 +119,7 @@ def freeze(model: Model, site: str, values: ArrayLike, *, layers: Sequence[int] 
     pattern-preserving ablation).
     """
     stack = model.stack(model.site(site)[0])
-    chosen = np.arange(stack.layers) if layers is None else np.asarray(layers)
+    chosen = np.arange(stack.layers) if layers is None else _within("layers", layers, stack.layers)
     values = jnp.asarray(values)
     if values.shape[0] != stack.layers:
         raise ValueError(f"values need a leading axis of all {stack.layers} layers, got shape {values.shape}")

@@ -1,24 +1,38 @@
-"""Progress bars: one look everywhere, on stderr, and only where somebody looks."""
+"""One progress bar for every long run: on the terminal if there is one, silent otherwise."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+Advance = Callable[..., None]
+"""`advance(n=1)`: n more pieces are done."""
 
 
 @contextmanager
-def progress(total: int | None, label: str, show: bool) -> Iterator[Callable[[int], None]]:
-    """A bar over `total` steps (None where nobody knows); calling what this gives advances it.
+def progress(total: int | None, label: str, show: bool, *, force: bool = False) -> Iterator[Advance]:
+    """Show how far a run is, on stderr, and give the function that says so.
 
-    Shown if `show` and stderr is a terminal; always gone from the screen when the work ends or fails.
+    Nothing is written where stderr is no terminal (a log file, a test) unless `force` says so, or rich's own
+    environment variables (`FORCE_COLOR`, `TTY_COMPATIBLE`). `total` is None where nobody knows it: the bar
+    then counts without an end.
     """
-    if not (show and sys.stderr.isatty()):
-        yield lambda steps=1: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
-    with bar:
+    console = Console(stderr=True, force_terminal=True if force else None)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not (force or (show and console.is_terminal))) as bar:
         task = bar.add_task(label, total=total)
-        yield lambda steps=1: bar.advance(task, steps)
+        yield lambda n=1: bar.advance(task, n)

@@ -127,8 +127,8 @@ class GroupedRows:
             self._sums[-1] = self._sums[-1] + row
             self._counts[-1] = self._counts[-1] + count
         else:
-            self._sums.append(row.copy())
-            self._counts.append(count.copy())
+            self._sums.append(row)
+            self._counts.append(count)
         self._examples += 1
 
     def _stacked(self) -> tuple[Floats, Floats]:

@@ -103,6 +103,20 @@ class TestBootstrapMean:
             bootstrap_mean(silent, counts=counts), bootstrap_mean(values, counts=counts)
         )
 
+        silent = np.where(counts[:, None] > 6, np.nan, values)
+        np.testing.assert_allclose(
+            bootstrap_mean(silent, counts=counts), bootstrap_mean(silent, counts=np.minimum(counts, 7))
+        )
+        first = np.average(values[:7], axis=0, weights=counts[:7])
+        np.testing.assert_allclose(bootstrap_mean(silent, counts=counts).mean, first, rtol=1e-12)
+
+    def test_a_narrow_interval_is_clipped_to_hold_the_mean(self):
+        # at level 0 the percentiles meet in the median of the resamples, beside the mean
+        mean, low, high = bootstrap_mean(noise(20, 30) ** 2, level=1e-9)
+        assert np.all((low <= mean) & (mean <= high))
+        assert np.any(low == mean)
+        assert np.any(high == mean)
+
     def test_no_resample_may_speak_for_a_rare_cell(self):
         values = np.full((1000, 1), np.nan)
         values[:2] = 1.0

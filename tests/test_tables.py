@@ -108,6 +108,10 @@ class TestMaking:
         for array in (made.values, made.per_example):
             with pytest.raises(ValueError, match="read-only"):
                 array[...] = 1
+        frame = made.frame.copy()
+        other = dataclasses.replace(made, frame=frame)
+        frame.iloc[0, 0] = 7.0
+        assert other.frame.iloc[0, 0] == 0.0
         with pytest.raises(dataclasses.FrozenInstanceError):
             made.name = "other"  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -263,6 +267,13 @@ class TestTop:
         heads = [index[1:] for index in self.signed().top(n=6).index]
         assert heads == [(1, 0), (1, 1), (0, 0), (1, 2), (0, 1), (0, 2)]
 
+    def test_ties_keep_the_order_of_the_grid(self):
+        numbers = np.arange(400.0).reshape(20, 20) % 2
+        heads = [
+            index[1:] for index in HeadTable.from_columns("t", "s", {"m": Column(numbers)}).top(n=200).index
+        ]
+        assert heads == sorted(heads)
+
     def test_by_magnitude(self):
         top = self.signed().top("m", n=2, absolute=True)
         assert list(top["m"]) == [-5.0, 3.0]
@@ -290,7 +301,7 @@ class TestPlot:
     def test_both_signs_are_symmetric_about_zero(self):
         image = HeadTable.from_columns("t", "s", {"m": Column([[-1.0, 4.0]])}).plot().images[0]
         assert image.get_clim() == (-4.0, 4.0)
-        red, green, blue, _ = image.cmap(image.norm(np.zeros(1)))[0]
+        red, green, blue, _ = np.asarray(image.cmap(image.norm(np.zeros(1))))[0]
         assert min(red, green, blue) > 0.95
 
     @pytest.mark.parametrize("numbers", [[[1.0, 4.0]], [[0.0, 2.0]], [[-3.0, -1.0]]])
@@ -302,7 +313,9 @@ class TestPlot:
     @pytest.mark.parametrize("numbers", [[[np.nan, np.nan]], [[2.0, np.nan]], [[0.0]], [[-2.0, np.nan, 1.0]]])
     def test_draws_missing_and_constant_cells(self, numbers, tmp_path):
         ax = HeadTable.from_columns("t", "s", {"m": Column(numbers)}).plot()
-        ax.get_figure(root=True).savefig(tmp_path / "t.png")
+        figure = ax.get_figure(root=True)
+        assert figure is not None
+        figure.savefig(tmp_path / "t.png")
         assert (tmp_path / "t.png").stat().st_size > 1000
         grey = matplotlib.colors.to_rgba("0.85")
         assert ax.images[0].cmap(np.ma.masked_invalid([np.nan]))[0] == pytest.approx(grey)

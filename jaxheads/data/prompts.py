@@ -52,7 +52,7 @@ PLACES = """
 OBJECTS = """
     bag ball basket basketball bed bell belt bone book bottle bowl box bracelet brush cake camera candle
     card chair chain clock coat coin computer cup doll drink drum dress flag flower football gift glass
-    guitar hammer hat jacket jar key kiss knife ladder lamp letter list map medal mirror necklace newspaper
+    guitar hammer hat jacket jar key knife ladder lamp letter list map medal mirror necklace newspaper
     note painting pen pencil phone photo picture plate poem present radio ring rope scarf shirt snack spoon
     stick stone sword ticket tool toy watch whistle
 """
@@ -104,9 +104,7 @@ class IOIPrompts:
         return replace(self, texts=tuple(texts), tokens=tokens)
 
 
-def ioi_prompts(
-    tokenizer: "PreTrainedTokenizerBase", *, examples: int, seed: int, bos: bool = False
-) -> IOIPrompts:
+def ioi_prompts(tokenizer: "PreTrainedTokenizerBase", *, examples: int, seed: int, bos: bool) -> IOIPrompts:
     """Draws `examples` indirect-object prompts, spread evenly over 10 frames in ABBA and BABA order.
 
     Names, places and objects are those that are one token of this tokenizer after a space. With `bos` the

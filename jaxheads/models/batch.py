@@ -33,7 +33,8 @@ class Batch:
     token_types: Array
 
     def __init__(self, tokens: ArrayLike, mask: ArrayLike | None = None, token_types: ArrayLike | None = None):
-        fields = _checked(tokens, mask, token_types)
+        traced = any(isinstance(part, jax.core.Tracer) for part in (tokens, mask, token_types))
+        fields = (_filled if traced else _checked)(tokens, mask, token_types)
         for name, value in zip(("tokens", "mask", "token_types"), fields, strict=True):
             object.__setattr__(self, name, value)
 
@@ -73,6 +74,14 @@ class Batch:
         """The batch of these examples, by index."""
         index = np.asarray(examples)
         return jax.tree.map(lambda field: field[index], self)
+
+
+def _filled(tokens: ArrayLike, mask: ArrayLike | None, token_types: ArrayLike | None) -> tuple[Array, Array, Array]:
+    """While tracing: nothing can be seen, so nothing is checked."""
+    ids = jnp.asarray(tokens, jnp.int32)
+    real = jnp.ones(ids.shape, bool) if mask is None else jnp.asarray(mask, bool)
+    types = jnp.zeros(ids.shape, jnp.int32) if token_types is None else jnp.asarray(token_types, jnp.int32)
+    return ids, real, types
 
 
 def _checked(tokens: ArrayLike, mask: ArrayLike | None, token_types: ArrayLike | None) -> tuple[Array, Array, Array]:

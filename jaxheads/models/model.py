@@ -145,8 +145,8 @@ class Model:
         return batch
 
     def check(self, batch: Batch) -> None:
-        """Raise ValueError if the batch can't go through: token ids outside the vocabulary, more real tokens than
-        the context holds. Does nothing while tracing, when values can't be seen."""
+        """Raise ValueError if the batch can't go through: token ids or types outside the vocabulary, more real
+        tokens than the context holds. Does nothing while tracing, when values can't be seen."""
         if isinstance(batch.tokens, jax.core.Tracer):
             return
         tokens, mask = np.asarray(batch.tokens), np.asarray(batch.mask)
@@ -157,6 +157,10 @@ class Model:
                 f"token ids of {self.name} lie in 0..{self.config.vocab_size - 1}; "
                 f"got {tokens[tuple(where)]} in example {where[0]} at position {where[1]}"
             )
+        types, kinds = np.asarray(batch.token_types), getattr(self.config, "type_vocab_size", None)
+        if kinds is not None and (types.min() < 0 or types.max() >= kinds):
+            wrong = types[(types < 0) | (types >= kinds)][0]
+            raise ValueError(f"token types of {self.name} lie in 0..{kinds - 1}; got {wrong}")
         longest, context = int(mask.sum(axis=1).max()), self.config.max_position_embeddings
         if longest > context:
             raise ValueError(f"{self.name} takes up to {context} tokens; got {longest}. Cut or split the text")

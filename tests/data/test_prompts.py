@@ -98,7 +98,7 @@ def test_corruption_puts_three_unrelated_names(prompts: IOIPrompts, tokenizer: P
 
 
 def test_the_seed_decides(tokenizer: PreTrainedTokenizerFast):
-    one, two, other = (ioi_prompts(tokenizer, examples=5, seed=seed) for seed in (3, 3, 4))
+    one, two, other = (ioi_prompts(tokenizer, examples=5, seed=seed, bos=False) for seed in (3, 3, 4))
     assert one.texts == two.texts
     assert one.texts != other.texts
     assert one.corrupted(1).texts == two.corrupted(1).texts
@@ -107,7 +107,7 @@ def test_the_seed_decides(tokenizer: PreTrainedTokenizerFast):
 
 def test_only_single_tokens_are_used():
     names, places, objects = NAMES.split()[:12], PLACES.split()[:3], OBJECTS.split()[:3]
-    prompts = ioi_prompts(word_tokenizer([*names, *places, *objects]), examples=40, seed=0)
+    prompts = ioi_prompts(word_tokenizer([*names, *places, *objects]), examples=40, seed=0, bos=False)
     assert set(prompts.names) == set(names)
     assert not (prompts.tokens == 1).any()
 
@@ -124,28 +124,28 @@ def test_only_single_tokens_are_used():
 def test_a_vocabulary_too_small_is_refused(names: int, places: int, objects: int, message: str):
     words = [*NAMES.split()[:names], *PLACES.split()[:places], *OBJECTS.split()[:objects]]
     with pytest.raises(ValueError, match=message):
-        ioi_prompts(word_tokenizer(words), examples=4, seed=0)
+        ioi_prompts(word_tokenizer(words), examples=4, seed=0, bos=False)
 
 
 def test_a_name_that_is_also_a_word_of_the_frames_is_left_out(
     tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("jaxheads.data.prompts.NAMES", NAMES + " Yesterday Friends")
-    assert set(ioi_prompts(tokenizer, examples=40, seed=0).names) == set(NAMES.split())
+    assert set(ioi_prompts(tokenizer, examples=40, seed=0, bos=False).names) == set(NAMES.split())
 
 
 def test_an_uncased_tokenizer_will_do():
     words = [*LITERAL, *NAMES.split(), *PLACES.split(), *OBJECTS.split()]
     lower = word_tokenizer([word.lower() for word in words])
     lower.backend_tokenizer.normalizer = normalizers.Lowercase()
-    prompts = ioi_prompts(lower, examples=40, seed=0)
+    prompts = ioi_prompts(lower, examples=40, seed=0, bos=False)
     assert set(prompts.names) == set(NAMES.split())
     assert set(lower.convert_ids_to_tokens(prompts.subject.tolist())) <= set(NAMES.lower().split())
 
 
 def test_wrong_arguments_are_refused(tokenizer: PreTrainedTokenizerFast):
     with pytest.raises(ValueError, match="examples must be at least 1, got 0"):
-        ioi_prompts(tokenizer, examples=0, seed=0)
+        ioi_prompts(tokenizer, examples=0, seed=0, bos=False)
     without = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, unk_token="<unk>")
     with pytest.raises(ValueError, match="no BOS token"):
         ioi_prompts(without, examples=4, seed=0, bos=True)

@@ -165,7 +165,9 @@ class Bert(nnx.Module):
             rules += _mlm_rules(config)
             if config.tie_word_embeddings:
                 passed_over[r"cls\.predictions\.decoder\.weight"] = "the same as the word embedding"
-            passed_over[r"cls\.predictions\.decoder\.bias"] = "the same as cls.predictions.bias"
+                passed_over[r"cls\.predictions\.decoder\.bias"] = "the same as cls.predictions.bias"
+            else:
+                passed_over[r"cls\.predictions\.bias"] = "not used: an untied decoder has its own"
         else:
             passed_over[r"cls\..*"] = "a bare model has no head"
         rename = (
@@ -180,7 +182,7 @@ def _mlm_rules(config: BertConfig) -> list[Rule]:
     rules = [
         *dense("cls.predictions.transform.dense", "head.dense"),
         *norm("cls.predictions.transform.LayerNorm", "head.norm"),
-        same("cls.predictions.bias", "head.bias"),
+        same("cls.predictions.bias" if config.tie_word_embeddings else "cls.predictions.decoder.bias", "head.bias"),
     ]
     if not config.tie_word_embeddings:
         rules.append(same("cls.predictions.decoder.weight", "head.unembed.embedding"))

@@ -51,16 +51,17 @@ SPACE = "▁"
 def glassllm_checkpoint(weights: Path, tokenizer: Path, *, name: str) -> Checkpoint:
     """Open one language of glassllm 0.1.0. Raises ValueError where a file isn't what that version wrote."""
     try:
-        with np.load(weights, allow_pickle=False) as data:
+        with open(weights, "rb") as file, np.load(file, allow_pickle=False) as data:
             settings = json.loads(str(data["__config__"]))
             arrays = {key: data[key] for key in data.files if key != "__config__"}
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{weights} isn't a whole file of glassllm: {error}") from error
     if settings.keys() != CONFIG.keys():
         raise ValueError(f"{weights} has settings {sorted(settings)}, expected {sorted(CONFIG)}")
+    tensors = _tensors(weights, settings, arrays)
     return Checkpoint(
         config=_config(settings, arrays),
-        tensors=_tensors(settings, arrays),
+        tensors=tensors,
         tokenizer=_tokenizer(tokenizer, settings["max_len"]),
         no_tokenizer="",
         name=name,
@@ -85,13 +86,13 @@ def _config(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str
     }
 
 
-def _tensors(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+def _tensors(path: Path, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
     names = {"E": "model.embed_tokens.weight", "norm_f.gamma": "model.norm.weight"}
     for layer in range(settings["n_layers"]):
         names |= {f"blocks.{layer}.{key}": f"model.layers.{layer}.{hf}" for key, hf in LAYER.items()}
     if names.keys() != arrays.keys():
         different = sorted(names.keys() ^ arrays.keys())
-        raise ValueError(f"a glassllm file lacks, or has too many, of its tensors: {', '.join(different)}")
+        raise ValueError(f"{path} lacks tensors of glassllm, or has others: {', '.join(different)}")
     heads = {"W_Q": settings["n_heads"], "W_K": settings["n_kv_heads"]}
 
     def converted(key: str) -> np.ndarray:

@@ -67,7 +67,7 @@ def _cached(repository: str, revision: str | None, cache_dir: Path | None, refus
         raise FileNotFoundError(
             f"no model {repository!r}{version}: there's no such local path, the hub gave none "
             f"({_first_line(refusal)}) and its cache has none ({_first_line(missing)}). Check the spelling "
-            f"and the network; for a private or gated model run `hf auth login`; to keep it for use without a "
+            f"and the network; for a private or gated model run `hf auth login`; to have it without a "
             f"network, run `hf download {repository}` where there is one."
         ) from refusal
 

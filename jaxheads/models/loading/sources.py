@@ -26,6 +26,8 @@ def open_checkpoint(source: str | os.PathLike[str], *, revision: str | None = No
     name = os.fspath(source)
     if revision is not None and (name in ZOO or Path(name).exists()):
         raise ValueError(f"revision={revision!r} is for hub ids; {name!r} is a zoo model or a local path")
+    if not name:
+        raise _unknown(name)  # as a path it would be the current directory
     if isinstance(source, str) and name in ZOO:
         return _zoo_checkpoint(name)
     path = Path(name).expanduser()

@@ -1,0 +1,234 @@
+"""Measuring every head of a model on any number of examples, in the memory of one layer.
+
+Dimension key: E examples, B examples of one batch, T positions, L layers, N heads, O entries of a vector
+metric.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..models.batch import Batch
+from ..models.model import Model, Network, check_edit, forward
+from ..models.sites import SiteEdit
+from ..models.stack import Stack
+from ..progress import progress as show_progress
+from ..provenance import environment
+from ..statistics import GroupedRows
+from ..tables import Column, HeadTable
+from .patterns import METRICS, Metric, Scored, evaluate, resolve
+
+PATTERN_BYTES = 256 * 2**20
+"""One layer's patterns, `[B,N,T,T]` float32, of so many bytes at once; more examples go through in turn."""
+
+Batches = Batch | Iterable[Batch]
+
+
+def measure(
+    model: Model,
+    batch: Batches,
+    metrics: str | Metric | Sequence[str | Metric] = tuple(METRICS),
+    *,
+    stack: str | None = None,
+    edits: Sequence[SiteEdit] | SiteEdit = (),
+    scored_as: Batches | None = None,
+    progress: bool = False,
+    seed: int = 0,
+    level: float = 0.95,
+) -> HeadTable:
+    """What every head's attention pattern looks like, one row a head.
+
+    Each number is computed inside its layer: patterns are never kept, and memory grows neither with the
+    layers nor with the batches. Large batches go through in pieces (`PATTERN_BYTES`); how they were cut
+    changes nothing.
+
+    Args:
+        batch: one batch or any iterable of batches, which is read once; those of one shape compile once.
+        metrics: names from `METRICS` or `VARIANTS`, or `Metric` values.
+        stack: whose heads; needed where the model has several stacks.
+        edits: measure the edited model. An edit with an axis of examples needs a single batch.
+        scored_as: tokens to score by in place of those the model sees, batch by batch, with the same masks.
+            This is how shuffled text makes a null for `induction`: its own tokens hold no repeat to count.
+        progress: show a progress bar.
+        seed: of the bootstrap.
+        level: of the intervals, over examples.
+
+    Returns: For each metric its mean and interval; `positional_share` also has the integers
+        `positional_offset` (key minus query). `.values` is `[M,L,N]`, `.per_example` `[M,E,L,N]`, or None
+        beyond 2048 examples; without the leading axis where `metrics` is a single name or value and not a
+        sequence. NaN where an example (or no example) has a query that counts. `.provenance` names the
+        metrics that no example counted for (`nothing_to_measure`), and says how many numbers were left out
+        because the model overflowed (`not_finite`).
+
+    Raises:
+        ValueError: for an unknown metric, none, or one twice; for no batch; for a batch, stack or edit that
+            does not fit the model; for `scored_as` that does not fit the batches.
+    """
+    chosen = resolve(metrics)
+    part = model.stack(stack)
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a number between 0 and 1, got {level}; 95 % is 0.95")
+    edits = (edits,) if isinstance(edits, SiteEdit) else tuple(edits)
+    tally = _Tally(chosen)
+    total = len(batch) if isinstance(batch, Batch) else None
+    with show_progress(
+        total, f"measuring {part.layers * part.heads} heads of {model.name}", progress
+    ) as advance:
+        for one, scored in _pairs(batch, scored_as):
+            model.check(one)
+            for edit in edits:
+                check_edit(model, one, edit)
+            for rows, kept in _in_pieces(model.network, part, one, scored, edits, chosen):
+                tally.add(one.take(rows), kept)
+                advance(len(rows))
+    columns, extras = tally.columns(level, seed)
+    about = {
+        "model": model.name,
+        "weights": model.identity(),
+        "stack": part.name,
+        "metrics": {metric.name: dict(metric.options) for metric in chosen},
+        "edits": [f"{edit.operation} at {edit.stack}.{edit.site}" for edit in edits],
+        "scored_as_other_tokens": scored_as is not None,
+        "level": level,
+        "seed": seed,
+        **tally.about(),
+    }
+    squeeze = isinstance(metrics, str | Metric)
+    provenance = {**about, **environment()}
+    return HeadTable.from_columns("measure", part.name, columns, provenance, squeeze=squeeze, extras=extras)
+
+
+class _Tally:
+    """The host's side: what was measured so far, in bounded memory."""
+
+    def __init__(self, metrics: tuple[Metric, ...]):
+        self.metrics = metrics
+        self.rows = {metric.name: GroupedRows() for metric in metrics}
+        self.tokens = 0
+        self.not_finite = 0
+        self.digest = hashlib.sha256()
+
+    def add(self, batch: Batch, kept: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+        for name, (value_LB, counts_LB) in kept.items():
+            finite_LB = np.isfinite(value_LB)
+            self.not_finite += int((counts_LB & ~finite_LB).sum())
+            self.rows[name].add(np.moveaxis(np.where(counts_LB & finite_LB, value_LB, np.nan), 1, 0))
+        for tokens, mask in zip(np.asarray(batch.tokens), np.asarray(batch.mask), strict=True):
+            self.tokens += int(mask.sum())
+            self.digest.update(np.int64(mask.sum()).tobytes() + tokens[mask].astype("<i4").tobytes())
+
+    def columns(self, level: float, seed: int) -> tuple[dict[str, Column], dict[str, np.ndarray]]:
+        columns: dict[str, Column] = {}
+        extras: dict[str, np.ndarray] = {}
+        for metric in self.metrics:
+            rows = self.rows[metric.name]
+            (mean, low, high), each = rows.interval(level=level, seed=seed), rows.per_example
+            if metric.best_of:
+                best_LN = np.argmax(np.nan_to_num(mean, nan=-np.inf), axis=-1)
+                mean, low, high = (_pick(field, best_LN) for field in (mean, low, high))
+                each = None if each is None else _pick(each, best_LN)
+                extras[metric.label] = np.asarray(metric.best_of)[best_LN]
+            columns[metric.name] = Column(mean, low, high, each)
+        return columns, extras
+
+    def about(self) -> dict[str, Any]:
+        return {
+            "examples": next(iter(self.rows.values())).examples,
+            "tokens": self.tokens,
+            "tokens_sha256": self.digest.hexdigest(),
+            "nothing_to_measure": [name for name, rows in self.rows.items() if np.isnan(rows.mean()).all()],
+            "not_finite": self.not_finite,
+        }
+
+
+def _pick(values: np.ndarray, best_LN: np.ndarray) -> np.ndarray:
+    """From `[…,L,N,O]` each head's own entry, `[…,L,N]`."""
+    index = best_LN.reshape(*[1] * (values.ndim - 3), *best_LN.shape, 1)
+    return np.take_along_axis(values, index, axis=-1)[..., 0]
+
+
+@partial(jax.jit, static_argnames=("stack", "metrics"))
+def _measured(
+    network: Network,
+    batch: Batch,
+    scored: Batch,
+    edits: tuple[SiteEdit, ...],
+    stack: str,
+    metrics: tuple[Metric, ...],
+) -> dict[str, Scored]:
+    """Value and counts of every metric, `[L,B,N]` or `[L,B,N,O]`; the unembedding is not computed."""
+    kept = forward(
+        network, batch, edits, lambda seen: evaluate(metrics, seen["pattern"], scored.tokens, scored.mask)
+    )
+    return kept[1][stack]
+
+
+def _in_pieces(
+    network: Network,
+    stack: Stack,
+    batch: Batch,
+    scored: Batch,
+    edits: tuple[SiteEdit, ...],
+    metrics: tuple[Metric, ...],
+) -> Iterator[tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]]:
+    """The examples of each piece, and what was measured of them.
+
+    Pieces have one size, so they compile once: the last is filled up with its last example over and over.
+    """
+    B, T = batch.tokens.shape
+    most = max(1, PATTERN_BYTES // (4 * stack.heads * T * T))
+    pieces = -(-B // most)
+    size = -(-B // pieces)
+    for start in range(0, B, size):
+        rows = np.arange(start, min(start + size, B))
+        filled = np.minimum(np.arange(start, start + size), B - 1)
+        given = (batch, scored, edits) if size == B else _take(filled, batch, scored, edits)
+        kept = jax.device_get(_measured(network, *given, stack.name, metrics))
+        yield (
+            rows,
+            {name: (value[:, : len(rows)], counts[:, : len(rows)]) for name, (value, counts) in kept.items()},
+        )
+
+
+def _take(
+    rows: np.ndarray, batch: Batch, scored: Batch, edits: tuple[SiteEdit, ...]
+) -> tuple[Batch, Batch, tuple[SiteEdit, ...]]:
+    """These examples alone, of the batches and of the edits that have an axis of examples."""
+
+    def part(array: jax.Array) -> jax.Array:
+        return array if array.shape[1] == 1 else array[:, rows]
+
+    own = tuple(replace(edit, weight=part(edit.weight), source=part(edit.source)) for edit in edits)
+    return batch.take(rows), scored.take(rows), own
+
+
+def _pairs(batch: Batches, scored_as: Batches | None) -> Iterator[tuple[Batch, Batch]]:
+    """Each batch with the one it is scored by."""
+    number = 0
+    others = None if scored_as is None else iter(_several(scored_as, "scored_as"))
+    for one in _several(batch, "batch"):
+        scored = one if others is None else next(others, None)
+        if scored is None or not np.array_equal(np.asarray(one.mask), np.asarray(scored.mask)):
+            raise ValueError(
+                f"scored_as: expected a batch for every batch, with the same mask; number {number} differs"
+            )
+        number += 1
+        yield one, scored
+    if not number:
+        raise ValueError(
+            "batch: expected at least one batch; the iterable gave none (a generator can be read once)"
+        )
+    if others is not None and next(others, None) is not None:
+        raise ValueError(f"scored_as: expected {number} batches like the batches measured; got more")
+
+
+def _several(batches: Batches, name: str) -> Iterator[Batch]:
+    for one in (batches,) if isinstance(batches, Batch) else batches:
+        if not isinstance(one, Batch):
+            raise ValueError(f"{name}: expected a Batch or an iterable of them, got a {type(one).__name__}")
+        yield one

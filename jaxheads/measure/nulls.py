@@ -1,0 +1,59 @@
+"""Models that do nothing on purpose: what a head's score must beat."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ..models.model import Model
+
+
+def random_weights(model: Model, seed: int) -> Model:
+    """The same architecture with every weight redrawn from a normal distribution of that tensor's own size.
+
+    The size is the root mean square about zero, for each layer by itself. Norm scales and all biases stay. So
+    the streams, the scores and the norms are about as large as the real model's, and attention is about as
+    sharp as chance alone can make it: a fresh initialisation, whose weights are far smaller, has nearly
+    uniform patterns, and that null is beaten by heads that are merely sharp. What is destroyed is all
+    agreement between weights: low rank, the match of queries with keys, composition between layers, and what
+    embeddings say of tokens and positions.
+
+    What the architecture does by itself stays, as it should: causal masks, rotary positions, and that a token
+    has the same embedding wherever it stands. The tokenizer is shared, not copied. The same seed gives the
+    same weights.
+    """
+
+    def drawn(index: int, path: tuple[Any, ...], weight: Array) -> Array:
+        if _is_kept(path, weight):
+            return weight
+        own = tuple(range(1 if _is_stacked(path) else 0, weight.ndim))
+        size = jnp.sqrt(jnp.mean(jnp.square(weight.astype(jnp.float32)), axis=own, keepdims=True))
+        noise = jax.random.normal(jax.random.fold_in(jax.random.key(seed), index), weight.shape, jnp.float32)
+        return (size * noise).astype(weight.dtype)
+
+    of_the_real = model.identity  # not the model: that would keep the real weights in memory
+    paths, structure = jax.tree_util.tree_flatten_with_path(model.network)
+    leaves = [drawn(index, path, weight) for index, (path, weight) in enumerate(paths)]
+    return replace(
+        model,
+        network=jax.tree.unflatten(structure, leaves),
+        name=f"{model.name} with random weights",
+        identity=lambda: f"random weights, seed {seed}, sizes of {of_the_real()}",
+    )
+
+
+def _names(path: tuple[Any, ...]) -> list[str]:
+    return [str(getattr(key, "name", getattr(key, "key", ""))) for key in path]
+
+
+def _is_kept(path: tuple[Any, ...], weight: Array) -> bool:
+    """Norm scales, biases, and what is no weight at all (the state of a random stream)."""
+    own = [name for name in _names(path) if name not in ("", "value")][-1]
+    return not jnp.issubdtype(weight.dtype, jnp.floating) or own in ("scale", "bias") or own.startswith("b_")
+
+
+def _is_stacked(path: tuple[Any, ...]) -> bool:
+    """Whether the leading axis is layers: the weights in a stack's blocks."""
+    return "blocks" in _names(path)

@@ -1,0 +1,165 @@
+"""Small random models of `transformers`, saved as it saves them and loaded as a user loads them.
+
+Weights are scaled up until a wrong epsilon or GELU shows far above TOLERANCE; biases and norm scales are random too.
+"""
+
+import copy
+import functools
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers.utils import logging
+
+import jaxheads as jh
+from jaxheads.edits import HeadList
+
+torch.set_num_threads(1)
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+
+TOLERANCE = 1e-5
+"""Of every comparison with transformers; relative to the largest value where that exceeds 1. Never loosened."""
+
+SIZES: dict[str, dict[str, Any]] = {
+    "Llama": {
+        "vocab_size": 37,
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+    },
+    "GPT2": {
+        "vocab_size": 37,
+        "n_embd": 24,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 64,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    },
+    "Bert": {
+        "vocab_size": 37,
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+    },
+}
+VOCABULARY = 37
+SMALL = {"llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel", "bert": "BertForMaskedLM"}
+"""One architecture a family, for the laws."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same weights in `transformers` and in jaxheads."""
+
+    theirs: Any
+    ours: jh.Model
+
+
+def build(architecture: str, seed: int = 0, **config: Any) -> Any:
+    """A random model of a class of `transformers`, with eager attention; sizes as in SIZES unless told otherwise."""
+    cls = getattr(transformers, architecture)
+    family = next(name for name in SIZES if architecture.startswith(name))
+    settings = cls.config_class(**{**SIZES[family], **config})
+    model = cls._from_config(settings, attn_implementation="eager").eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            noise = torch.randn(value.shape, generator=generator)
+            if name.endswith("bias"):
+                value.copy_(0.3 * noise)
+            elif value.ndim == 1:
+                value.copy_(1 + 0.3 * noise)
+            else:
+                value.copy_(0.2 * noise)
+    return model
+
+
+def loaded(model: Any, directory: Path | str, **arguments: Any) -> jh.Model:
+    """The model saved into `directory` and loaded from there."""
+    model.save_pretrained(directory)
+    return jh.load(str(directory), **arguments)
+
+
+def pair(architecture: str, **config: Any) -> Pair:
+    """A random model, and the same loaded from its files."""
+    theirs = build(architecture, **config)
+    with tempfile.TemporaryDirectory() as directory:
+        return Pair(theirs, loaded(theirs, directory))
+
+
+@functools.cache
+def small_model(family: str) -> jh.Model:
+    """A family's model for the laws: 2 layers of 4 heads, logits over 37 tokens (shared: nothing may change it)."""
+    return pair(SMALL[family]).ours
+
+
+def random_batch(lengths: tuple[int, ...], side: str = "right", *, types: int = 1, seed: int = 0) -> jh.Batch:
+    """Random tokens (also where there is padding: it must not matter), real ones at the left or right end."""
+    B, T = len(lengths), max(lengths)
+    places, lengths_B1 = np.arange(T)[None], np.array(lengths)[:, None]
+    mask = places < lengths_B1 if side == "right" else places >= T - lengths_B1
+    rng = np.random.default_rng(seed)
+    return jh.Batch(rng.integers(0, VOCABULARY, (B, T)), mask, rng.integers(0, types, (B, T)))
+
+
+def alone(batch: jh.Batch, example: int) -> jh.Batch:
+    """One example without its padding."""
+    real = np.asarray(batch.mask[example])
+    return jh.Batch(batch.tokens[example, real][None], None, batch.token_types[example, real][None])
+
+
+def their_run(model: Any, batch: jh.Batch) -> dict[str, np.ndarray]:
+    """Output, patterns `[L,B,N,T,S]`, the stream before each layer `[L,B,T,D]`, and pooled output where there is one."""
+    inputs = {
+        "input_ids": torch.tensor(np.asarray(batch.tokens)),
+        "attention_mask": torch.tensor(np.asarray(batch.mask, np.int64)),
+        "position_ids": torch.tensor(np.asarray(batch.positions)),
+    }
+    if model.config.model_type == "bert":
+        inputs["token_type_ids"] = torch.tensor(np.asarray(batch.token_types))
+    with torch.no_grad():
+        out = model(**inputs, output_attentions=True, output_hidden_states=True)
+    names = ("logits", "prediction_logits", "last_hidden_state")
+    found = {
+        "output": next(out[name] for name in names if name in out),
+        "pattern": torch.stack(out.attentions),
+        "resid_pre": torch.stack(out.hidden_states[:-1]),
+    }
+    if out.get("pooler_output") is not None:
+        found["pooled"] = out.pooler_output
+    return {name: value.numpy() for name, value in found.items()}
+
+
+def without_heads(model: Any, heads: HeadList) -> Any:
+    """A copy of the model whose output projections read nothing from these (layer, head) pairs."""
+    model = copy.deepcopy(model)
+    for layer, head in heads:
+        if model.config.model_type == "gpt2":
+            weight = model.base_model.h[layer].attn.c_proj.weight.T  # a Conv1D: [in, out]
+        elif model.config.model_type == "bert":
+            weight = model.base_model.encoder.layer[layer].attention.output.dense.weight
+        else:
+            weight = model.base_model.layers[layer].self_attn.o_proj.weight
+        size = weight.shape[1] // model.config.num_attention_heads
+        with torch.no_grad():
+            weight[:, head * size : (head + 1) * size] = 0
+    return model
+
+
+def assert_close(ours: Any, theirs: Any, tolerance: float = TOLERANCE) -> None:
+    """Equal within `tolerance`, relative to the largest value where that exceeds 1; neither may hold NaN."""
+    ours, theirs = np.asarray(ours), np.asarray(theirs)
+    assert ours.shape == theirs.shape
+    assert np.isfinite(ours).all()
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * max(1.0, float(np.abs(theirs).max())))

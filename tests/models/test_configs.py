@@ -1,0 +1,110 @@
+"""Configs: what is read from them, and what is refused."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import jaxheads as jh
+from jaxheads.models.families import FAMILIES
+from jaxheads.models.layers import activation
+from jaxheads.models.load import build as build_model
+from jaxheads.models.loading.checkpoint import Checkpoint
+
+from .huggingface import SMALL, assert_close, build, pair, random_batch, their_run
+
+REFUSED = [
+    ("llama", {"sliding_window": 4}, "not understood: sliding_window"),
+    ("llama", {"qk_norm": True, "logit_scale": 2.0}, "not understood: logit_scale, qk_norm"),
+    ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope type 'dynamic' is not covered"),
+    ("llama", {"rope_scaling": {"type": "longrope"}, "rope_parameters": None}, "rope type 'longrope' is not covered"),
+    ("llama", {"rope_parameters": {"rope_type": "linear"}}, r"'linear' lacks \['factor'\]"),
+    ("llama", {"rope_parameters": {"rope_type": "default", "factor": 2.0}}, r"does not know \['factor'\]"),
+    ("llama", {"pretraining_tp": 2}, "pretraining_tp=2; supported is 1 only"),
+    ("llama", {"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification is not covered"),
+    ("llama", {"num_key_value_heads": 3}, "multiple of key/value heads"),
+    ("llama", {"head_dim": 5}, "even number of dimensions, got 5"),
+    ("llama", {"hidden_act": "gelu_10"}, "activation 'gelu_10' is not known; known are gelu"),
+    ("llama", {"hidden_size": None}, "lacks hidden_size"),
+    ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True; supported is False"),
+    ("gpt2", {"add_cross_attention": True}, "add_cross_attention=True"),
+    ("gpt2", {"pruned_heads": {"0": [1]}}, "pruned_heads"),
+    ("gpt2", {"architectures": ["GPT2DoubleHeadsModel"]}, "GPT2DoubleHeadsModel is not covered"),
+    ("gpt2", {"activation_function": "mish"}, "activation 'mish' is not known"),
+    ("gpt2", {"attention_window": 3}, "not understood: attention_window"),
+    ("bert", {"is_decoder": True}, "is_decoder=True; supported is False only"),
+    ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
+    ("bert", {"architectures": ["BertForQuestionAnswering"]}, "BertForQuestionAnswering is not covered"),
+    ("bert", {"model_type": "bret"}, "family 'bret'; known are llama, gpt2, bert.*did you mean 'bert'"),
+]
+
+
+def config_of(family: str) -> dict[str, Any]:
+    config = build(SMALL[family]).config.to_dict()
+    return {**config, "architectures": [SMALL[family]], "model_type": family}
+
+
+@pytest.mark.parametrize(("family", "fields", "message"), REFUSED)
+def test_what_is_not_understood_is_refused(family: str, fields: dict[str, Any], message: str):
+    checkpoint = Checkpoint({**config_of(family), **fields}, {}, None, "", "a model", lambda: "")
+    with pytest.raises(ValueError, match=message):
+        build_model(checkpoint)
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_every_config_that_transformers_writes_is_understood(family: str):
+    config = FAMILIES[family].config_type.from_hf(config_of(family))
+    assert config.vocab_size == 37
+    assert config.max_position_embeddings == 64
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"rope_theta": 500.0, "rope_scaling": {"rope_type": "linear", "type": "linear", "factor": 2.0}},
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}},
+    ],
+)
+def test_rotary_positions_are_read_in_every_spelling(stated: dict[str, Any]):
+    config = {name: value for name, value in config_of("llama").items() if name != "rope_parameters"}
+    rotary = FAMILIES["llama"].config_type.from_hf({**config, **stated}).rotary
+    assert (rotary.base, rotary.kind, rotary.parameters) == (500.0, "linear", (("factor", 2.0),))
+
+
+def test_gelu_is_exact_and_gelu_new_the_approximation():
+    x = np.linspace(-3, 3, 7, dtype=np.float32)
+    torch_functional = pytest.importorskip("torch").nn.functional
+    tensor = pytest.importorskip("torch").tensor(x)
+    assert_close(activation("gelu")(x), torch_functional.gelu(tensor), 1e-6)
+    assert_close(activation("gelu_new")(x), torch_functional.gelu(tensor, approximate="tanh"), 1e-6)
+    assert np.abs(activation("gelu")(x) - activation("gelu_new")(x)).max() > 1e-4
+
+
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    kv_heads=st.sampled_from([1, 2]),
+    group=st.sampled_from([1, 3]),
+    head_dim=st.sampled_from([2, 6]),
+    layers=st.sampled_from([1, 3]),
+    options=st.fixed_dictionaries({n: st.booleans() for n in ("attention_bias", "mlp_bias", "tie_word_embeddings")}),
+    lengths=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    side=st.sampled_from(["left", "right"]),
+)
+def test_any_small_llama_is_that_of_transformers(
+    kv_heads: int, group: int, head_dim: int, layers: int, options: dict[str, bool], lengths: list[int], side: str
+):
+    both = pair(
+        "LlamaForCausalLM",
+        hidden_size=12,
+        num_attention_heads=kv_heads * group,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        num_hidden_layers=layers,
+        **options,
+    )
+    batch = random_batch(tuple(lengths), side)
+    real = np.asarray(batch.mask)
+    assert_close(jh.run(both.ours, batch).output[real], their_run(both.theirs, batch)["output"][real])

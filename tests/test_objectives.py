@@ -1,0 +1,137 @@
+"""Objectives against the full logits, and what they refuse to read."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxheads as jh
+from jaxheads.models.stack import take_rows
+
+from .models.huggingface import VOCABULARY, alone, assert_close, pair, random_batch, small_model
+
+BATCHES = {side: random_batch((5, 3), side) for side in ("right", "left")}
+sides = pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES.keys())
+DECODERS = ("llama", "gpt2")
+
+
+@pytest.fixture(scope="module", params=DECODERS)
+def model(request: pytest.FixtureRequest) -> jh.Model:
+    return small_model(request.param)
+
+
+def judged(model: jh.Model, batch: jh.Batch, objective: Any) -> np.ndarray:
+    """The objective's value by what it reads of the full logits."""
+    reads = objective.reads(model, batch)
+    rows_BRV = take_rows(jh.run(model, batch).output, reads.rows)
+    if reads.columns is not None:
+        rows_BRV = jax.vmap(lambda rows, columns: rows[:, columns])(rows_BRV, reads.columns)
+    return np.asarray(objective.value(rows_BRV, reads))
+
+
+@sides
+def test_a_logit_difference_is_read_at_the_last_real_token(model: jh.Model, batch: jh.Batch):
+    logits = np.asarray(jh.run(model, batch).output)
+    last = [4, 2] if batch.mask[1, 0] else [4, 4]
+    expected = [logits[b, last[b], right] - logits[b, last[b], 7] for b, right in enumerate((3, 36))]
+    assert_close(judged(model, batch, jh.logit_difference([3, 36], 7)), expected)
+
+
+@sides
+def test_a_logit_difference_is_read_where_it_is_told(model: jh.Model, batch: jh.Batch):
+    logits = np.asarray(jh.run(model, batch).output)
+    each = judged(model, batch, jh.logit_difference(3, [7, 8], positions=[1, 2]))
+    if batch.mask[1, 0]:
+        assert_close(each, [logits[0, 1, 3] - logits[0, 1, 7], logits[1, 2, 3] - logits[1, 2, 8]])
+    one = judged(model, batch, jh.logit_difference(3, 7, positions=2))
+    assert_close(one, logits[:, 2, 3] - logits[:, 2, 7])
+
+
+def test_a_logit_difference_reads_two_columns_of_one_row(model: jh.Model):
+    reads = jh.logit_difference(3, 7).reads(model, BATCHES["right"])
+    assert reads.rows.shape == (2, 1)
+    assert reads.columns is not None
+    assert reads.columns.tolist() == [[3, 7], [3, 7]]
+
+
+def test_a_masked_language_model_has_logit_differences_but_no_loss():
+    model, batch = small_model("bert"), BATCHES["right"]
+    logits = np.asarray(jh.run(model, batch).output)
+    ours = judged(model, batch, jh.logit_difference(3, 7, positions=1))
+    assert_close(ours, logits[:, 1, 3] - logits[:, 1, 7])
+    with pytest.raises(ValueError, match="needs a causal decoder"):
+        jh.loss().reads(model, batch)
+
+
+@pytest.mark.parametrize("architecture", ["BertModel", "GPT2Model"])
+def test_a_model_without_logits_has_no_objectives(architecture: str):
+    bare = pair(architecture).ours
+    for objective in (jh.logit_difference(1, 2, name="mine"), jh.loss(name="mine")):
+        with pytest.raises(ValueError, match="mine needs logits over a vocabulary"):
+            objective.reads(bare, BATCHES["right"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1, 2, 3], 4), "right must be one number or 2, one for each example; got 3"),
+        ((1, [2, 3, 4]), "wrong must be one number or 2"),
+        ((1, 2, [0, 1, 2]), "positions must be one number or 2"),
+        ((VOCABULARY, 2), r"token ids in 0\.\.36, got \[\[37, 2\]"),
+        ((1, -1), r"token ids in 0\.\.36"),
+        ((1, 2, 5), r"positions must lie in 0\.\.4, got \[5, 5\]"),
+        ((1, 2, -1), r"positions must lie in 0\.\.4"),
+        ((1, 2, 4), r"can't be read at padding, as in examples \[1\]"),
+        ((1.5, 2), "right must be a whole number"),
+        (([[1, 2]], 2), "right must be a whole number"),
+        (([], 2), "right must be a whole number"),
+    ],
+)
+def test_what_a_logit_difference_cannot_read_is_refused(arguments: tuple, message: str):
+    with pytest.raises(ValueError, match=message):
+        jh.logit_difference(*arguments).reads(small_model("llama"), BATCHES["right"])
+
+
+def plain_loss(model: jh.Model, batch: jh.Batch, where: np.ndarray | None = None) -> np.ndarray:
+    """By optax, one example at a time and without padding."""
+    losses = []
+    for example in range(len(batch)):
+        one = alone(batch, example)
+        each = optax.softmax_cross_entropy_with_integer_labels(jh.run(model, one).output[0, :-1], one.tokens[0, 1:])
+        kept = slice(None) if where is None else where[example][np.asarray(batch.mask[example])][1:]
+        losses.append(np.asarray(each)[kept].mean())
+    return np.array(losses)
+
+
+@sides
+def test_the_loss_is_the_mean_cross_entropy_of_each_example(model: jh.Model, batch: jh.Batch):
+    assert_close(judged(model, batch, jh.loss()), plain_loss(model, batch))
+    where = np.array([[0, 1, 0, 0, 1], [0, 1, 1, 1, 1]], bool)
+    assert_close(judged(model, batch, jh.loss(where)), plain_loss(model, batch, where))
+
+
+def test_a_loss_does_not_depend_on_the_examples_beside_it(model: jh.Model):
+    objective, batch = jh.loss(), BATCHES["right"]
+    reads = objective.reads(model, batch)
+    logits = take_rows(jh.run(model, batch).output, reads.rows)
+    whole = objective.value(logits, reads)
+    assert_close(objective.value(logits[1:], reads.take([1])), whole[1:])
+    doubled = objective.value(jnp.concatenate([logits, logits]), reads.repeat(2))
+    assert_close(doubled, np.tile(whole, 2))
+
+
+@pytest.mark.parametrize(
+    ("where", "lengths", "message"),
+    [
+        (np.ones((2, 4), bool), (5, 3), r"where must have the shape of tokens \(2, 5\), got \(2, 4\)"),
+        (np.eye(2, 5, dtype=bool), (5, 3), r"examples \[0\] have none"),
+        (None, (5, 1), r"a token to predict after a real one; examples \[1\] have none"),
+        (None, (1, 1), r"examples \[0, 1\] have none"),
+    ],
+)
+def test_a_loss_without_anything_to_predict_is_refused(where: Any, lengths: tuple[int, ...], message: str):
+    with pytest.raises(ValueError, match=message):
+        jh.loss(where).reads(small_model("llama"), random_batch(lengths))
