@@ -99,7 +99,7 @@ def replace_heads(
     layers, row = np.unique(chosen[:, 0], return_inverse=True)
     weight = np.zeros((len(layers), 1, 1, part.heads, 1), np.float32)
     weight[row, 0, 0, chosen[:, 1]] = 1
-    return SiteEdit(jnp.asarray(layers), jnp.asarray(weight) * amount, _finite("values", values), "z", part.name)
+    return SiteEdit(jnp.asarray(layers), jnp.asarray(weight) * jnp.asarray(amount, jnp.float32), _finite("values", values), "z", part.name)
 
 
 def patch(model: Model, heads: HeadList, seen: Mapping[str, Array], *, stack: str | None = None) -> SiteEdit:
@@ -157,7 +157,7 @@ def _edit(
             f"source at {site} needs {rank - 1} axes, after one of {len(chosen)} layers if there are several; "
             f"got shape {np.shape(source)}"
         )
-    weight = jnp.broadcast_to(jnp.reshape(amount, (1,) * rank), (len(chosen), *(1,) * (rank - 1)))
+    weight = jnp.broadcast_to(jnp.asarray(amount, jnp.float32).reshape((1,) * rank), (len(chosen), *(1,) * (rank - 1)))
     if heads is not None:
         weight = weight * _one_hot_heads(stack, site, heads, rank)
     if where is not None:

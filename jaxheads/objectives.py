@@ -14,7 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from .models.batch import Batch
-from .models.model import Model
+from .models.model import Model, Network
 
 
 @jax.tree_util.register_dataclass
@@ -24,8 +24,8 @@ class Reads:
 
     Attributes:
         rows: positions read, `[B,R]`.
-        columns: vocabulary columns read, `[B,C]`, or None for all of them.
-        target: the token asked for at each row, `[B,R]`, or None.
+        columns: vocabulary columns whose logits are read, `[B,C]`, or None for all of them.
+        target: the token whose log-probability is read at each row, `[B,R]`, or None for logits.
         weight: each row's share in its example's value, `[B,R]`, or None.
     """
 
@@ -57,8 +57,8 @@ class Objective(Protocol):
         ...
 
     @staticmethod
-    def value(logits: Array, reads: Reads) -> Array:
-        """`[B]` from the logits at the rows and columns read, `[B,R,C]` (`[B,R,V]` if all columns are)."""
+    def value(read: Array, reads: Reads) -> Array:
+        """`[B]` from what was read, in the form that `read_out` gives it."""
         ...
 
 
@@ -87,9 +87,9 @@ class LogitDifference:
         return Reads(jnp.asarray(rows_B, jnp.int32)[:, None], jnp.asarray(columns_BC, jnp.int32))
 
     @staticmethod
-    def value(logits: Array, reads: Reads) -> Array:
+    def value(read: Array, reads: Reads) -> Array:
         del reads
-        return (logits[:, 0, 0] - logits[:, 0, 1]).astype(jnp.float32)
+        return (read[:, 0, 0] - read[:, 0, 1]).astype(jnp.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,11 +118,20 @@ class Loss:
         return Reads(jnp.asarray(rows_BR), None, jnp.asarray(target_BR), jnp.asarray(weight_BR))
 
     @staticmethod
-    def value(logits: Array, reads: Reads) -> Array:
-        assert reads.target is not None and reads.weight is not None
-        logits = logits.astype(jnp.float32)
-        right_BR = jnp.take_along_axis(logits, reads.target[..., None], axis=-1)[..., 0]
-        return ((jax.nn.logsumexp(logits, axis=-1) - right_BR) * reads.weight).sum(axis=1)
+    def value(read: Array, reads: Reads) -> Array:
+        assert reads.weight is not None
+        return -(read * reads.weight).sum(axis=1)
+
+
+def read_out(network: Network, x_BRD: Array, reads: Reads) -> Array:
+    """What the objective reads of the stream at its rows: its targets' log-probabilities `[B,R]`, or its columns'
+    logits `[B,R,C]`, or all logits `[B,R,V]`."""
+    unembedding = network.unembedding
+    assert unembedding is not None, "objectives check for logits when they say what they read"
+    features = network.features(x_BRD)
+    if reads.target is not None:
+        return unembedding.log_probability(features, reads.target)
+    return unembedding.logits(features, reads.columns)
 
 
 def logit_difference(
@@ -159,7 +168,7 @@ def _gathered(counted_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _needs_logits(model: Model, name: str) -> None:
-    if not model.network.has_logits:
+    if model.network.unembedding is None:
         raise ValueError(f"{name} needs logits over a vocabulary; {model.name} has no such head")
 
 

@@ -12,7 +12,20 @@ from jaxheads.models import model as model_module
 
 from .models.huggingface import SMALL, assert_close, random_batch, small_model
 
-SITES = ("q", "k", "v", "scores", "pattern", "z", "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+SITES = (
+    "q",
+    "k",
+    "v",
+    "scores",
+    "pattern",
+    "z",
+    "resid_pre",
+    "attn_out",
+    "resid_mid",
+    "mlp_out",
+    "resid_post",
+)
+HEADLESS = SITES[6:]
 HEADS = [(layer, head) for layer in range(2) for head in range(4)]
 BATCH = random_batch((5, 3))
 REAL = np.asarray(BATCH.mask)
@@ -39,26 +52,54 @@ def noise(like: jax.Array, seed: int = 0) -> jax.Array:
     return jax.random.normal(jax.random.key(seed), like.shape)
 
 
-def test_no_edit_has_any_effect_at_weight_0_and_a_mix_is_its_source_at_1(model: jh.Model, plain: jh.Run):
-    edits = [jh.mix(model, site, noise(plain.seen[site]), layers=[0, 1], amount=0.0) for site in SITES]
-    edits += [jh.steer(model, site, noise(plain.seen[site]), layers=[0, 1], amount=0.0) for site in SITES]
-    assert same(jh.run(model, BATCH, SITES, edits), plain)
-    full = [jh.mix(model, site, noise(plain.seen[site]), layers=[0, 1]) for site in ("v", "z", "resid_mid")]
-    seen = jh.run(model, BATCH, SITES, full).seen
-    assert same([seen[site] for site in ("v", "z", "resid_mid")], [noise(plain.seen[s]) for s in ("v", "z", "resid_mid")])
+# Between two compilations XLA may fuse, and so round, differently. Bitwise laws compare runs of one compilation:
+# edits of the same structure, some of them at amount 0.
+
+
+@pytest.mark.parametrize("operation", ["mix", "add"])
+def test_an_edit_is_exact_at_both_ends_and_in_the_layers_it_does_not_name(operation: Any):
+    x, source = (100 * jax.random.normal(jax.random.key(seed), (3, 5)) for seed in (1, 2))
+
+    def applied(amount: float, layer: int) -> jax.Array:
+        weight = jnp.full((2, 1, 1), amount)
+        edit = jh.SiteEdit(jnp.array([3, 1]), weight, jnp.stack([-source, source]), "z", "decoder", operation)
+        return jax.jit(edit.apply)(x, jnp.int32(layer))
+
+    assert same(applied(0.0, 1), x)
+    assert same(applied(1.0, 1), source if operation == "mix" else x + source)
+    assert same(applied(1.0, 3), -source if operation == "mix" else x - source)
+    assert same(applied(1.0, 0), x)
+
+
+def test_no_edit_has_any_effect_at_weight_0(model: jh.Model, plain: jh.Run):
+    def idle(seed: int) -> jh.Run:
+        given = [(build, site) for build in (jh.mix, jh.steer) for site in SITES]
+        return jh.run(
+            model,
+            BATCH,
+            SITES,
+            [build(model, s, noise(plain.seen[s], seed), layers=[0, 1], amount=0.0) for build, s in given],
+        )
+
+    assert same(idle(0), idle(1))
+    assert_close(idle(0).output, plain.output)
 
 
 def test_a_run_patched_or_frozen_with_its_own_values_does_not_change(model: jh.Model, plain: jh.Run):
-    assert same(jh.run(model, BATCH, SITES, jh.patch(model, HEADS, plain.seen)), plain)
-    frozen = [jh.freeze(model, site, plain.seen[site]) for site in SITES if site != "scores"]
-    assert same(jh.run(model, BATCH, SITES, frozen), plain)
+    z = noise(plain.seen["z"])
+    run = jh.run(model, BATCH, SITES, jh.replace_heads(model, HEADS, z, amount=0.0))
+    assert same(jh.run(model, BATCH, SITES, jh.patch(model, HEADS, run.seen)), run)
+    sites = [site for site in SITES if site != "scores"]
+    idle = [jh.mix(model, site, noise(plain.seen[site]), layers=[0, 1], amount=0.0) for site in sites]
+    run = jh.run(model, BATCH, SITES, idle)
+    assert same(jh.run(model, BATCH, SITES, [jh.freeze(model, site, run.seen[site]) for site in sites]), run)
 
 
 def test_patching_carries_exactly_the_chosen_heads(model: jh.Model, plain: jh.Run):
     other = jh.run(model, random_batch((5, 3), seed=1), SITES).seen
     z = jh.run(model, BATCH, SITES, jh.patch(model, [(0, 1), (0, 3)], other)).seen["z"]
     assert same(z[0, :, :, [1, 3]], other["z"][0, :, :, [1, 3]])
-    assert same(z[0, :, :, [0, 2]], plain.seen["z"][0, :, :, [0, 2]])
+    assert_close(z[0, :, :, [0, 2]], plain.seen["z"][0, :, :, [0, 2]])
     assert not np.allclose(z[1], plain.seen["z"][1])
 
 
@@ -82,7 +123,9 @@ def test_the_gradient_by_an_amount_is_the_finite_difference(model: jh.Model):
     weight = noise(jnp.zeros((2, 5, 37)), seed=3)
 
     def objective(amount: jax.Array) -> jax.Array:
-        return (jh.run(model, BATCH, edits=jh.zero_heads(model, [(0, 1)], amount=amount)).output * weight).sum()
+        return (
+            jh.run(model, BATCH, edits=jh.zero_heads(model, [(0, 1)], amount=amount)).output * weight
+        ).sum()
 
     step = 2e-3
     difference = (objective(jnp.float32(0.4 + step)) - objective(jnp.float32(0.4 - step))) / (2 * step)
@@ -102,11 +145,11 @@ def test_a_zeroed_head_is_its_rows_of_W_O_at_zero_and_no_slice_of_the_output(mod
     assert np.abs(ours - sliced)[REAL].max() > 0.1
 
 
-def test_steering_adds_exactly(model: jh.Model, plain: jh.Run):
+def test_steering_adds_to_the_stream(model: jh.Model, plain: jh.Run):
     vector = noise(jnp.zeros((1, 1, 24)))
     seen = jh.run(model, BATCH, SITES, jh.steer(model, "resid_mid", vector, layers=1, amount=0.5)).seen
-    assert same(seen["resid_mid"][1], plain.seen["resid_mid"][1] + 0.5 * vector)
-    assert same(seen["resid_mid"][0], plain.seen["resid_mid"][0])
+    assert_close(seen["resid_mid"][1], plain.seen["resid_mid"][1] + 0.5 * vector)
+    assert_close(seen["resid_mid"][0], plain.seen["resid_mid"][0])
 
 
 def test_edits_are_applied_in_order(model: jh.Model, plain: jh.Run):
@@ -117,11 +160,13 @@ def test_edits_are_applied_in_order(model: jh.Model, plain: jh.Run):
 
 
 def test_gates_of_one_leave_and_of_zero_remove(model: jh.Model, plain: jh.Run):
-    assert same(jh.run(model, BATCH, SITES, jh.gate(model, jnp.ones((2, 4)))), plain)
+    assert_close(jh.run(model, BATCH, SITES, jh.gate(model, jnp.ones((2, 4)))).output, plain.output)
     gates = jnp.ones((2, 4)).at[1, 2].set(0).at[0, 3].set(0)
     gated = jh.run(model, BATCH, SITES, jh.gate(model, gates)).output
     assert same(gated, jh.run(model, BATCH, SITES, jh.zero_heads(model, [(1, 2), (0, 3)])).output)
-    slope = jax.grad(lambda g: jh.run(model, BATCH, edits=jh.gate(model, g)).output[0, 2, 5])(jnp.ones((2, 4)))
+    slope = jax.grad(lambda g: jh.run(model, BATCH, edits=jh.gate(model, g)).output[0, 2, 5])(
+        jnp.ones((2, 4))
+    )
     assert (np.abs(slope) > 0).all()
 
 
@@ -137,26 +182,35 @@ def test_a_frozen_pattern_stays_where_it_was_while_the_rest_moves(model: jh.Mode
 @pytest.mark.parametrize("site", SITES)
 def test_an_edit_hits_only_what_it_names(model: jh.Model, plain: jh.Run, site: str):
     """One example, one position, and one head where the site has heads; nothing else at that site and layer."""
-    head = {} if "resid" in site or "out" in site else {"heads": 1}
-    source = jnp.full((1,) * (plain.seen[site].ndim - 1), 3.0)
-    edit = jh.mix(model, site, source, layers=1, positions=2, examples=0, batch=BATCH, **head)
-    now, then = (np.asarray(run.seen[site][1]) for run in (jh.run(model, BATCH, SITES, edit), plain))
-    changed = now != then
+    edits, idle = [], []
+    for each in SITES:  # those of the other sites at amount 0: one compilation serves all
+        head = {} if each in HEADLESS else {"heads": 1}
+        where = {"layers": 1, "positions": 2, "examples": 0, "batch": BATCH, **head}
+        source = jnp.full((1,) * (plain.seen[each].ndim - 1), 3.0)
+        edits.append(jh.mix(model, each, source, amount=float(each == site), **where))
+        idle.append(jh.mix(model, each, source, amount=0.0, **where))
+    now, then = (np.asarray(jh.run(model, BATCH, SITES, given).seen[site]) for given in (edits, idle))
+    assert np.array_equal(now[0], then[0])
+    changed = now[1] != then[1]
     hit = np.zeros_like(changed)
     if site in ("scores", "pattern"):
         hit[0, 1, 2] = changed[0, 1, 2]  # masked entries of the scores stay masked
         assert changed[0, 1, 2, :3].all()
     else:
-        hit[(0, 2, 1) if head else (0, 2)] = True
+        hit[(0, 2) if site in HEADLESS else (0, 2, 1)] = True
     assert np.array_equal(changed, hit)
+
+
+def edits_of_keys_and_values(model: jh.Model, site: str) -> list[jh.SiteEdit]:
+    zero = jnp.zeros((1, 1, 1, 1))
+    return [jh.mix(model, each, zero, layers=1, heads=1, amount=float(each == site)) for each in ("k", "v")]
 
 
 def test_key_and_value_heads_are_the_few_of_a_grouped_query_model():
     model = small_model("llama")
-    plain = jh.run(model, BATCH, SITES)
+    plain = jh.run(model, BATCH, SITES, edits_of_keys_and_values(model, ""))
     for site in ("k", "v"):
-        edit = jh.mix(model, site, jnp.zeros((1, 1, 1, 1)), layers=1, heads=1)
-        seen = jh.run(model, BATCH, SITES, edit).seen
+        seen = jh.run(model, BATCH, SITES, edits_of_keys_and_values(model, site)).seen
         assert not seen[site][1][:, :, 1].any()
         changed = np.abs(seen["z"][1] - plain.seen["z"][1])[REAL].max(axis=(0, 2))
         assert (changed[2:] > 1e-3).all()
@@ -168,7 +222,11 @@ def test_key_and_value_heads_are_the_few_of_a_grouped_query_model():
 ONE = jnp.zeros((1, 1, 1))
 Z = jnp.zeros((1, 1, 1, 1))
 NOTHING = [
-    ("layer", lambda m: jh.zero_heads(m, [(2, 0)]), r"head \(2, 0\) hits nothing.*layers 0\.\.1 and heads 0\.\.3"),
+    (
+        "layer",
+        lambda m: jh.zero_heads(m, [(2, 0)]),
+        r"head \(2, 0\) hits nothing.*layers 0\.\.1 and heads 0\.\.3",
+    ),
     ("head", lambda m: jh.zero_heads(m, [(0, 0), (1, 4)]), r"head \(1, 4\) hits nothing"),
     ("negative", lambda m: jh.zero_heads(m, [(0, -1)]), r"head \(0, -1\) hits nothing"),
     ("no-heads", lambda m: jh.zero_heads(m, []), "at least one \\(layer, head\\) pair"),
@@ -179,14 +237,22 @@ NOTHING = [
     ("site", lambda m: jh.mix(m, "zz", Z, layers=0), "has the sites resid_pre, q, .*got 'zz'"),
     ("mix-layer", lambda m: jh.mix(m, "z", Z, layers=2), r"layers are 0\.\.1; an edit at \[2\] hits nothing"),
     ("no-layers", lambda m: jh.mix(m, "z", Z, layers=[]), "layers must be at least one whole number"),
-    ("freeze-no-layers", lambda m: jh.freeze(m, "z", jnp.zeros((2, 1, 1, 1, 1)), layers=[]), "at least one whole"),
+    (
+        "freeze-no-layers",
+        lambda m: jh.freeze(m, "z", jnp.zeros((2, 1, 1, 1, 1)), layers=[]),
+        "at least one whole",
+    ),
     ("freeze-layer", lambda m: jh.freeze(m, "z", jnp.zeros((2, 1, 1, 1, 1)), layers=[2]), "hits nothing"),
     ("freeze-short", lambda m: jh.freeze(m, "z", jnp.zeros((1, 1, 1, 1, 1))), "leading axis of all 2 layers"),
     ("twice", lambda m: jh.mix(m, "z", jnp.zeros((2, 1, 1, 1, 1)), layers=[1, 1]), "each be named once"),
     ("mix-head", lambda m: jh.mix(m, "z", Z, layers=0, heads=4), r"heads are 0\.\.3; an edit at \[4\]"),
     ("no-mix-heads", lambda m: jh.steer(m, "z", Z, layers=0, heads=[]), "heads must be at least one"),
     ("headless", lambda m: jh.mix(m, "mlp_out", ONE, layers=0, heads=1), "mlp_out has no heads"),
-    ("padding", lambda m: jh.mix(m, "z", Z, layers=0, positions=[3, 4], examples=1, batch=BATCH), "padding in every"),
+    (
+        "padding",
+        lambda m: jh.mix(m, "z", Z, layers=0, positions=[3, 4], examples=1, batch=BATCH),
+        "padding in every",
+    ),
     ("position", lambda m: jh.mix(m, "z", Z, layers=0, positions=5, batch=BATCH), r"positions are 0\.\.4"),
     ("example", lambda m: jh.mix(m, "z", Z, layers=0, examples=2, batch=BATCH), r"examples are 0\.\.1"),
     ("no-batch", lambda m: jh.mix(m, "z", Z, layers=0, positions=1), "give it as batch="),
@@ -200,14 +266,18 @@ NOTHING = [
 ]
 
 
-@pytest.mark.parametrize(("build", "message"), [(b, m) for _, b, m in NOTHING], ids=[name for name, *_ in NOTHING])
+@pytest.mark.parametrize(
+    ("build", "message"), [(b, m) for _, b, m in NOTHING], ids=[name for name, *_ in NOTHING]
+)
 def test_an_edit_that_can_hit_nothing_is_refused_when_it_is_made(build: Any, message: str):
     with pytest.raises(ValueError, match=message):
         build(small_model("llama"))
 
 
 def handmade(layers: list[int], shape: tuple[int, ...], site: str = "z") -> jh.SiteEdit:
-    return jh.SiteEdit(jnp.array(layers, int), jnp.ones((len(layers), 1, 1, 1, 1)), jnp.zeros(shape), site, "decoder")
+    return jh.SiteEdit(
+        jnp.array(layers, int), jnp.ones((len(layers), 1, 1, 1, 1)), jnp.zeros(shape), site, "decoder"
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,7 +286,10 @@ def handmade(layers: list[int], shape: tuple[int, ...], site: str = "z") -> jh.S
         (lambda m: handmade([2], (1, 1, 1, 1, 1)), r"layers \[2\] hits nothing: layers are 0\.\.1"),
         (lambda m: handmade([], (0, 1, 1, 1, 1)), r"layers \[\] hits nothing"),
         (lambda m: handmade([0], (1, 1, 1, 1, 1), "zz"), "at 'zz' hits nothing"),
-        (lambda m: handmade([0], (1, 3, 1, 1, 1)), r"source of an edit at z must broadcast to \(1, 2, 5, 4, 6\)"),
+        (
+            lambda m: handmade([0], (1, 3, 1, 1, 1)),
+            r"source of an edit at z must broadcast to \(1, 2, 5, 4, 6\)",
+        ),
         (lambda m: handmade([0], (1, 1, 1, 1)), "source of an edit at z must broadcast"),
         (lambda m: jh.mix(m, "z", jnp.zeros((1, 4, 1, 1)), layers=0), "must broadcast"),
         (lambda m: jh.replace_heads(m, [(0, 0)], jnp.zeros((2, 1, 1, 1, 1))), "must broadcast"),

@@ -129,7 +129,7 @@ class _Tally:
             rows = self.rows[metric.name]
             (mean, low, high), each = rows.interval(level=level, seed=seed), rows.per_example
             if metric.best_of:
-                best_LN = np.argmax(np.nan_to_num(mean, nan=-np.inf), axis=-1)
+                best_LN = _best(mean, metric.best_of)
                 mean, low, high = (_pick(field, best_LN) for field in (mean, low, high))
                 each = None if each is None else _pick(each, best_LN)
                 extras[metric.label] = np.asarray(metric.best_of)[best_LN]
@@ -144,6 +144,12 @@ class _Tally:
             "nothing_to_measure": [name for name, rows in self.rows.items() if np.isnan(rows.mean()).all()],
             "not_finite": self.not_finite,
         }
+
+
+def _best(mean_LNO: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    """Index of the largest entry of each head, `[L,N]`; of those equal up to float32, the one nearest to 0."""
+    order_O = np.argsort(np.abs(labels), kind="stable")
+    return order_O[np.argmax(np.nan_to_num(mean_LNO, nan=-np.inf).round(6)[..., order_O], axis=-1)]
 
 
 def _pick(values: np.ndarray, best_LN: np.ndarray) -> np.ndarray:

@@ -40,15 +40,16 @@ def attend(
     lowest = jnp.finfo(q_BTNH.dtype).min
     visible_B1TS = mask_BTS[:, None]
 
-    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
-    scores_BNTS = jnp.einsum("btkgh,bskh->bkgts", q_BTKGH, k_BSKH).reshape(B, N, T, S)
+    # The query heads of one key/value head side by side: one product a key/value head, R = (N // K) * T rows.
+    q_BKRH = jnp.moveaxis(q_BTNH.reshape(B, T, K, N // K, H), 1, 3).reshape(B, K, -1, H)
+    scores_BNTS = jnp.einsum("bkrh,bskh->bkrs", q_BKRH, k_BSKH).reshape(B, N, T, S)
     scores_BNTS = jnp.where(visible_B1TS, scores_BNTS * jnp.asarray(scale, q_BTNH.dtype), lowest)
     scores_BNTS = jnp.where(visible_B1TS, edit("scores", scores_BNTS), lowest)
 
     pattern_BNTS = jax.nn.softmax(scores_BNTS.astype(jnp.float32), axis=-1).astype(q_BTNH.dtype)
     pattern_BNTS = edit("pattern", pattern_BNTS)
-    pattern_BKGTS = pattern_BNTS.reshape(B, K, N // K, T, S)
-    z_BTNH = jnp.einsum("bkgts,bskh->btkgh", pattern_BKGTS, v_BSKH).reshape(B, T, N, H)
+    z_BKRH = jnp.einsum("bkrs,bskh->bkrh", pattern_BNTS.reshape(B, K, -1, S), v_BSKH)
+    z_BTNH = jnp.moveaxis(z_BKRH.reshape(B, N, T, H), 1, 2)
     z_BTNH = edit("z", z_BTNH)
     seen = {"q": q_BTNH, "k": k_BSKH, "v": v_BSKH, "scores": scores_BNTS, "pattern": pattern_BNTS, "z": z_BTNH}
     return z_BTNH, seen

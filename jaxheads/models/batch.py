@@ -92,6 +92,8 @@ def _checked(tokens: ArrayLike, mask: ArrayLike | None, token_types: ArrayLike |
         raise ValueError(f"tokens must be integers, got {ids.dtype}; use model.encode for text")
     real = np.ones(ids.shape, bool) if mask is None else np.asarray(mask).astype(bool)
     types = np.zeros(ids.shape, np.int32) if token_types is None else np.asarray(token_types)
+    if not np.issubdtype(types.dtype, np.integer):
+        raise ValueError(f"token_types must be integers, got {types.dtype}")
     for name, part in (("mask", real), ("token_types", types)):
         if part.shape != ids.shape:
             raise ValueError(f"{name} must have the shape of tokens {ids.shape}, got {part.shape}")

@@ -22,7 +22,7 @@ def encode(
         raise ValueError(f"texts must be strings, got {wrong[0]}; for token ids use jh.Batch(tokens=…)")
     encoded = [tokenizer(text) for text in texts]
     rows = [_with_bos(tokenizer, one["input_ids"], bos) for one in encoded]
-    types = [list(one.get("token_type_ids", ())) for one in encoded]
+    types = [_types(one.get("token_type_ids", ()), len(row)) for one, row in zip(encoded, rows, strict=True)]
     empty = [index for index, (text, row) in enumerate(zip(texts, rows, strict=True)) if not row or not text.strip()]
     if empty:
         raise ValueError(f"every text needs at least one token; these are empty: {empty[:8]}")
@@ -45,12 +45,16 @@ def _with_bos(tokenizer: Any, ids: Sequence[int], bos: bool | None) -> list[int]
     return [first, *rest] if bos else rest
 
 
+def _types(given: Sequence[int], count: int) -> list[int]:
+    """A type for each of a row's `count` tokens: a BOS put in front gets 0, one taken away takes its type along."""
+    return [0] * (count - len(given)) + list(given[max(len(given) - count, 0) :])
+
+
 def _pad(rows: list[list[int]], types: list[list[int]], *, pad: int, side: str) -> Batch:
     B, T = len(rows), max(map(len, rows))
     tokens, mask, segments = np.full((B, T), pad), np.zeros((B, T), bool), np.zeros((B, T), int)
     for index, row in enumerate(rows):
         where = slice(0, len(row)) if side == "right" else slice(T - len(row), T)
         tokens[index, where], mask[index, where] = row, True
-        if types[index]:
-            segments[index, where] = types[index][: len(row)]
+        segments[index, where] = types[index][: len(row)]
     return Batch(tokens, mask, segments)

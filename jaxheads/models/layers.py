@@ -1,4 +1,4 @@
-"""The parts that blocks are put together from: activations, attention projections, MLPs, unembedding."""
+"""The parts that blocks are put together from: activations, attention projections, MLPs, norms."""
 
 from collections.abc import Callable
 from functools import partial
@@ -144,12 +144,3 @@ def layer_norm(model: int, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
 def rms_norm(model: int, epsilon: float, rngs: nnx.Rngs) -> nnx.RMSNorm:
     """RMSNorm with a learnt scale (Zhang & Sennrich 2019)."""
     return nnx.RMSNorm(model, epsilon=epsilon, rngs=rngs)
-
-
-def unembed(x_BTD: Array, weight_VD: Array, bias_V: Array | None = None, columns_BC: Array | None = None) -> Array:
-    """Logits `[B,T,V]`, or only those of each example's own `columns` (token ids): `[B,T,C]`."""
-    if columns_BC is None:
-        logits_BTV = jnp.einsum("btd,vd->btv", x_BTD, weight_VD)
-        return logits_BTV if bias_V is None else logits_BTV + bias_V[None, None]
-    logits_BTC = jnp.einsum("btd,bcd->btc", x_BTD, weight_VD[columns_BC])
-    return logits_BTC if bias_V is None else logits_BTC + bias_V[columns_BC][:, None]

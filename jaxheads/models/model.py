@@ -13,6 +13,7 @@ from .batch import Batch, Context
 from .encoding import encode
 from .sites import SiteEdit
 from .stack import Reader, Stack, read_nothing
+from .unembedding import Unembedding
 
 Through = Callable[[Stack, Array, Context], Array]
 """How a network has its stacks run: it is given stack, stream and context, and gives the stream after the stack."""
@@ -41,13 +42,13 @@ class Network(Protocol):
         """Embed the batch and send it through the stacks: the residual stream `[B,T,D]` after the last."""
         ...
 
-    def output(self, x_BTD: Array, columns_BC: Array | None = None) -> Array:
-        """The checkpoint's own head on (rows of) the stream: logits, or the last hidden state where it has none."""
+    def features(self, x_BTD: Array) -> Array:
+        """What the checkpoint's own head reads of (rows of) the stream: normed, or transformed."""
         ...
 
     @property
-    def has_logits(self) -> bool:
-        """Whether `output` is over the vocabulary."""
+    def unembedding(self) -> Unembedding | None:
+        """The head's map from features to logits; None for a bare model, whose output the features are."""
         ...
 
 
@@ -179,6 +180,12 @@ def forward(
     return network.hidden(batch, through), kept
 
 
+def output(network: Network, x_BTD: Array) -> Array:
+    """Logits `[B,T,V]` from the stream after the last stack; the features of a model without a head."""
+    features = network.features(x_BTD)
+    return features if network.unembedding is None else network.unembedding.logits(features)
+
+
 def run(model: Model, batch: Batch, capture: Sequence[str] = (), edits: Sequence[SiteEdit] | SiteEdit = ()) -> Run:
     """One forward pass, with edits, keeping the sites named in `capture`.
 
@@ -202,7 +209,7 @@ def run(model: Model, batch: Batch, capture: Sequence[str] = (), edits: Sequence
 def _run(network: Network, batch: Batch, edits: tuple[SiteEdit, ...], sites: tuple[tuple[str, str, str], ...]) -> Run:
     wanted = {site for _, _, site in sites}
     x_BTD, kept = forward(network, batch, edits, lambda seen: {site: seen[site] for site in wanted})
-    return Run(network.output(x_BTD), {name: kept[stack][site] for name, stack, site in sites})
+    return Run(output(network, x_BTD), {name: kept[stack][site] for name, stack, site in sites})
 
 
 def check_edit(model: Model, batch: Batch, edit: SiteEdit) -> None:

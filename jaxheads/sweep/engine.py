@@ -18,7 +18,7 @@ from ..models.attention import unchanged
 from ..models.batch import Batch, Context
 from ..models.model import Network, forward
 from ..models.stack import Stack, take_rows
-from ..objectives import Reads
+from ..objectives import Reads, read_out
 
 Value = Callable[[Array, Reads], Array]
 
@@ -57,8 +57,7 @@ class Bank:
 def run_clean(network: Network, batch: Batch, reads: Reads, *, stack: str, value: Value) -> Clean:
     """The unedited run, with the cache that edited runs start from."""
     x_BTD, kept = forward(network, batch, read=lambda seen: {site: seen[site] for site in ("resid_pre", "z")})
-    logits = network.output(take_rows(x_BTD, reads.rows), reads.columns)
-    return Clean(value(logits, reads), **kept[stack])
+    return Clean(value(read_out(network, take_rows(x_BTD, reads.rows), reads), reads), **kept[stack])
 
 
 @partial(jax.jit, static_argnames=("stack", "value"))
@@ -91,8 +90,7 @@ def replace_each_head(
         x = here.run(x, context)[0]
         return take_rows(x, reads.rows) if final else x
 
-    logits = network.output(network.hidden(many, through), reads.columns)
-    return value(logits, reads).reshape(G, B)
+    return value(read_out(network, network.hidden(many, through), reads), reads).reshape(G, B)
 
 
 def _after_edit(

@@ -59,7 +59,10 @@ def _bytes_a_row(stack: Stack, positions: int, reads: Reads, vocabulary: int) ->
     model = stack.blocks.attention.W_O.shape[-1]
     widest = max((leaf.shape[-1] for leaf in jax.tree.leaves(stack.blocks)), default=model)
     layer = 4 * model + 3 * widest + 3 * stack.heads * (positions + stack.head_size)
-    columns = vocabulary if reads.columns is None else reads.columns.shape[1]
+    if reads.target is not None:
+        columns = 4096
+    else:
+        columns = vocabulary if reads.columns is None else reads.columns.shape[1]
     return 4 * max(layer, 2 * columns * reads.rows.shape[1] // positions)
 
 

@@ -18,17 +18,33 @@ from .huggingface import SMALL, assert_close, build, pair, random_batch, their_r
 REFUSED = [
     ("llama", {"sliding_window": 4}, "not understood: sliding_window"),
     ("llama", {"qk_norm": True, "logit_scale": 2.0}, "not understood: logit_scale, qk_norm"),
-    ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope type 'dynamic' is not covered"),
-    ("llama", {"rope_scaling": {"type": "longrope"}, "rope_parameters": None}, "rope type 'longrope' is not covered"),
+    (
+        "llama",
+        {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
+        "rope type 'dynamic' is not covered",
+    ),
+    (
+        "llama",
+        {"rope_scaling": {"type": "longrope"}, "rope_parameters": None},
+        "rope type 'longrope' is not covered",
+    ),
     ("llama", {"rope_parameters": {"rope_type": "linear"}}, r"'linear' lacks \['factor'\]"),
     ("llama", {"rope_parameters": {"rope_type": "default", "factor": 2.0}}, r"does not know \['factor'\]"),
     ("llama", {"pretraining_tp": 2}, "pretraining_tp=2; supported is 1 only"),
-    ("llama", {"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification is not covered"),
+    (
+        "llama",
+        {"architectures": ["LlamaForSequenceClassification"]},
+        "LlamaForSequenceClassification is not covered",
+    ),
     ("llama", {"num_key_value_heads": 3}, "multiple of key/value heads"),
     ("llama", {"head_dim": 5}, "even number of dimensions, got 5"),
     ("llama", {"hidden_act": "gelu_10"}, "activation 'gelu_10' is not known; known are gelu"),
     ("llama", {"hidden_size": None}, "lacks hidden_size"),
-    ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True; supported is False"),
+    (
+        "gpt2",
+        {"scale_attn_by_inverse_layer_idx": True},
+        "scale_attn_by_inverse_layer_idx=True; supported is False",
+    ),
     ("gpt2", {"add_cross_attention": True}, "add_cross_attention=True"),
     ("gpt2", {"pruned_heads": {"0": [1]}}, "pruned_heads"),
     ("gpt2", {"architectures": ["GPT2DoubleHeadsModel"]}, "GPT2DoubleHeadsModel is not covered"),
@@ -89,12 +105,20 @@ def test_gelu_is_exact_and_gelu_new_the_approximation():
     group=st.sampled_from([1, 3]),
     head_dim=st.sampled_from([2, 6]),
     layers=st.sampled_from([1, 3]),
-    options=st.fixed_dictionaries({n: st.booleans() for n in ("attention_bias", "mlp_bias", "tie_word_embeddings")}),
+    options=st.fixed_dictionaries(
+        {n: st.booleans() for n in ("attention_bias", "mlp_bias", "tie_word_embeddings")}
+    ),
     lengths=st.lists(st.integers(1, 5), min_size=1, max_size=3),
     side=st.sampled_from(["left", "right"]),
 )
 def test_any_small_llama_is_that_of_transformers(
-    kv_heads: int, group: int, head_dim: int, layers: int, options: dict[str, bool], lengths: list[int], side: str
+    kv_heads: int,
+    group: int,
+    head_dim: int,
+    layers: int,
+    options: dict[str, bool],
+    lengths: list[int],
+    side: str,
 ):
     both = pair(
         "LlamaForCausalLM",

@@ -13,7 +13,7 @@ import jaxheads as jh
 from jaxheads.models.families import FAMILIES
 from jaxheads.models.loading.weights import export
 
-from .huggingface import SMALL, assert_close, build, random_batch
+from .huggingface import SMALL, build
 
 Tensors = dict[str, np.ndarray]
 VARIANTS = [
@@ -56,7 +56,9 @@ def test_export_gives_back_every_tensor_bit_for_bit(architecture: str, config: d
 
 
 def test_weights_stored_in_bfloat16_are_read_as_they_are(tmp_path: Path):
-    tensors = {name: value.astype(ml_dtypes.bfloat16) for name, value in saved(SMALL["gpt2"], tmp_path).items()}
+    tensors = {
+        name: value.astype(ml_dtypes.bfloat16) for name, value in saved(SMALL["gpt2"], tmp_path).items()
+    }
     given = exported(rewritten(tmp_path, tensors))
     assert all(np.array_equal(given[name], value.astype(np.float32)) for name, value in tensors.items())
     assert given["transformer.wte.weight"].dtype == jnp.float32
@@ -89,7 +91,9 @@ def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path):
     for name in ("bert.embeddings.LayerNorm.bias", "bert.encoder.layer.1.output.dense.weight"):
         tensors[name] = tensors[name].copy()
         tensors[name].flat[3] = value
-    with pytest.raises(ValueError, match=r"NaN or infinite values: bert\.embeddings.*layer\.1\.output\.dense\.weight$"):
+    with pytest.raises(
+        ValueError, match=r"NaN or infinite values: bert\.embeddings.*layer\.1\.output\.dense\.weight$"
+    ):
         rewritten(tmp_path, tensors)
 
 
@@ -98,15 +102,25 @@ def without_prefix(prefix: str) -> Callable[[str], str]:
 
 
 OLDER = [
-    ("GPT2LMHeadModel", without_prefix("transformer."), {"h.0.attn.bias": (1, 1, 64, 64), "h.1.attn.masked_bias": ()}),
+    (
+        "GPT2LMHeadModel",
+        without_prefix("transformer."),
+        {"h.0.attn.bias": (1, 1, 64, 64), "h.1.attn.masked_bias": ()},
+    ),
     ("GPT2LMHeadModel", str, {"transformer.h.1.attn.bias": (1, 1, 64, 64), "lm_head.weight": (37, 24)}),
     ("LlamaModel", str, {"layers.0.self_attn.rotary_emb.inv_freq": (3,)}),
     ("LlamaModel", lambda name: f"model.{name}", {"lm_head.weight": (37, 24)}),
     ("BertModel", str, {"embeddings.position_ids": (1, 64)}),
-    ("BertModel", lambda name: f"bert.{name}", {"cls.predictions.bias": (37,), "cls.seq_relationship.bias": (2,)}),
+    (
+        "BertModel",
+        lambda name: f"bert.{name}",
+        {"cls.predictions.bias": (37,), "cls.seq_relationship.bias": (2,)},
+    ),
     (
         "BertForMaskedLM",
-        lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"),
+        lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ),
         {
             "bert.pooler.dense.bias": (24,),
             "cls.predictions.decoder.weight": (37, 24),
@@ -127,11 +141,3 @@ def test_older_names_and_buffers_load_to_the_same(
     assert {older(name) for name in tensors} != set(tensors) or older is str
     assert given.keys() == expected.keys()
     assert all(np.array_equal(given[name], value) for name, value in expected.items())
-
-
-def test_half_precision_weights_can_be_asked_for(tmp_path: Path):
-    saved(SMALL["gpt2"], tmp_path)
-    half, full = jh.load(str(tmp_path), dtype=jnp.float16), jh.load(str(tmp_path))
-    batch = random_batch((3,))
-    assert jh.run(half, batch).output.dtype == jnp.float16
-    assert_close(half.stack().weights.W_O.astype(jnp.float32), full.stack().weights.W_O, 1e-3)

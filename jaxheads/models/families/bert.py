@@ -10,10 +10,11 @@ from jax import Array
 
 from ..batch import Batch, Context
 from ..blocks import PostNormBlock
-from ..layers import Attention, Embed, PlainMLP, activation, layer_norm, unembed
+from ..layers import Attention, Embed, PlainMLP, activation, layer_norm
 from ..loading.weights import Rule, Table, dense, norm, projections, same
 from ..model import Through
 from ..stack import Stack
+from ..unembedding import Unembedding
 from .reading import head_of, refuse_unknown, required
 
 
@@ -67,7 +68,7 @@ class BertConfig:
 
 
 class MaskedLMHead(nnx.Module):
-    """Dense, activation, LayerNorm, then the word embedding (its own where untied) and a bias."""
+    """Dense, activation, LayerNorm; then comes an unembedding, its own where untied, and a bias."""
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
         self.dense = nnx.Linear(config.hidden_size, config.hidden_size, rngs=rngs)
@@ -77,10 +78,8 @@ class MaskedLMHead(nnx.Module):
         self.unembed = None if tied else Embed(config.vocab_size, config.hidden_size, rngs=rngs)
         self.act = activation(config.hidden_act)
 
-    def __call__(self, x_BTD: Array, words: Embed, columns_BC: Array | None) -> Array:
-        x_BTD = self.norm(self.act(self.dense(x_BTD)))
-        table = words if self.unembed is None else self.unembed
-        return unembed(x_BTD, table.embedding[...], self.bias[...], columns_BC)
+    def __call__(self, x_BTD: Array) -> Array:
+        return self.norm(self.act(self.dense(x_BTD)))
 
 
 class Bert(nnx.Module):
@@ -114,15 +113,20 @@ class Bert(nnx.Module):
         return (self.encoder,)
 
     @property
-    def has_logits(self) -> bool:
-        return self.head is not None
+    def unembedding(self) -> Unembedding | None:
+        """The MLM head's, or the word embedding it is tied to; None for a bare encoder."""
+        if self.head is None:
+            return None
+        words = self.embed if self.head.unembed is None else self.head.unembed
+        return Unembedding(words.embedding[...], self.head.bias[...])
 
     def hidden(self, batch: Batch, through: Through) -> Array:
         x_BTD = self.embed(batch.tokens) + self.embed_position(batch.positions) + self.embed_type(batch.token_types)
         return through(self.encoder, self.embed_norm(x_BTD), Context.over(batch, causal=False))
 
-    def output(self, x_BTD: Array, columns_BC: Array | None = None) -> Array:
-        return x_BTD if self.head is None else self.head(x_BTD, self.embed, columns_BC)
+    def features(self, x_BTD: Array) -> Array:
+        """The MLM head's transform of the stream; of a bare encoder the stream itself."""
+        return x_BTD if self.head is None else self.head(x_BTD)
 
     def pooled(self, x_BTD: Array, batch: Batch) -> Array:
         """The pooler's `[B,D]`: tanh of a dense layer on the stream at each example's first real token.

