@@ -52,8 +52,8 @@ def noise(like: jax.Array, seed: int = 0) -> jax.Array:
     return jax.random.normal(jax.random.key(seed), like.shape)
 
 
-# Between two compilations XLA may fuse, and so round, differently. Bitwise laws compare runs of one compilation:
-# edits of the same structure, some of them at amount 0.
+# Between two compilations XLA may fuse, and so round, differently. Bitwise laws compare runs of one
+# compilation: edits of the same structure, some of them at amount 0.
 
 
 @pytest.mark.parametrize("operation", ["mix", "add"])
@@ -123,9 +123,7 @@ def test_the_gradient_by_an_amount_is_the_finite_difference(model: jh.Model):
     weight = noise(jnp.zeros((2, 5, 37)), seed=3)
 
     def objective(amount: jax.Array) -> jax.Array:
-        return (
-            jh.run(model, BATCH, edits=jh.zero_heads(model, [(0, 1)], amount=amount)).output * weight
-        ).sum()
+        return (jh.run(model, BATCH, edits=jh.zero_heads(model, [(0, 1)], amount=amount)).output * weight).sum()
 
     step = 2e-3
     difference = (objective(jnp.float32(0.4 + step)) - objective(jnp.float32(0.4 - step))) / (2 * step)
@@ -164,9 +162,7 @@ def test_gates_of_one_leave_and_of_zero_remove(model: jh.Model, plain: jh.Run):
     gates = jnp.ones((2, 4)).at[1, 2].set(0).at[0, 3].set(0)
     gated = jh.run(model, BATCH, SITES, jh.gate(model, gates)).output
     assert same(gated, jh.run(model, BATCH, SITES, jh.zero_heads(model, [(1, 2), (0, 3)])).output)
-    slope = jax.grad(lambda g: jh.run(model, BATCH, edits=jh.gate(model, g)).output[0, 2, 5])(
-        jnp.ones((2, 4))
-    )
+    slope = jax.grad(lambda g: jh.run(model, BATCH, edits=jh.gate(model, g)).output[0, 2, 5])(jnp.ones((2, 4)))
     assert (np.abs(slope) > 0).all()
 
 
@@ -181,7 +177,7 @@ def test_a_frozen_pattern_stays_where_it_was_while_the_rest_moves(model: jh.Mode
 
 @pytest.mark.parametrize("site", SITES)
 def test_an_edit_hits_only_what_it_names(model: jh.Model, plain: jh.Run, site: str):
-    """One example, one position, and one head where the site has heads; nothing else at that site and layer."""
+    """One example, one position, and one head where the site has heads; nothing else at that site."""
     edits, idle = [], []
     for each in SITES:  # those of the other sites at amount 0: one compilation serves all
         head = {} if each in HEADLESS else {"heads": 1}
@@ -266,18 +262,14 @@ NOTHING = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("build", "message"), [(b, m) for _, b, m in NOTHING], ids=[name for name, *_ in NOTHING]
-)
+@pytest.mark.parametrize(("build", "message"), [(b, m) for _, b, m in NOTHING], ids=[name for name, *_ in NOTHING])
 def test_an_edit_that_can_hit_nothing_is_refused_when_it_is_made(build: Any, message: str):
     with pytest.raises(ValueError, match=message):
         build(small_model("llama"))
 
 
 def handmade(layers: list[int], shape: tuple[int, ...], site: str = "z") -> jh.SiteEdit:
-    return jh.SiteEdit(
-        jnp.array(layers, int), jnp.ones((len(layers), 1, 1, 1, 1)), jnp.zeros(shape), site, "decoder"
-    )
+    return jh.SiteEdit(jnp.array(layers, int), jnp.ones((len(layers), 1, 1, 1, 1)), jnp.zeros(shape), site, "decoder")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ LAYERS = (
     ("edits", "objectives"),
     ("models",),
     ("tables", "statistics"),
-    ("provenance", "files"),
+    ("provenance", "files", "progress"),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 MOST_LINES, MOST_FUNCTION_LINES = 400, 60

@@ -100,9 +100,7 @@ def plain_loss(model: jh.Model, batch: jh.Batch, where: np.ndarray | None = None
     losses = []
     for example in range(len(batch)):
         one = alone(batch, example)
-        each = optax.softmax_cross_entropy_with_integer_labels(
-            jh.run(model, one).output[0, :-1], one.tokens[0, 1:]
-        )
+        each = optax.softmax_cross_entropy_with_integer_labels(jh.run(model, one).output[0, :-1], one.tokens[0, 1:])
         kept = slice(None) if where is None else where[example][np.asarray(batch.mask[example])][1:]
         losses.append(np.asarray(each)[kept].mean())
     return np.array(losses)

@@ -76,9 +76,7 @@ def measure(
     edits = (edits,) if isinstance(edits, SiteEdit) else tuple(edits)
     tally = _Tally(chosen)
     total = len(batch) if isinstance(batch, Batch) else None
-    with show_progress(
-        total, f"measuring {part.layers * part.heads} heads of {model.name}", progress
-    ) as advance:
+    with show_progress(total, f"measuring {part.layers * part.heads} heads of {model.name}", progress) as advance:
         for one, scored in _pairs(batch, scored_as):
             model.check(one)
             for edit in edits:
@@ -168,9 +166,7 @@ def _measured(
     metrics: tuple[Metric, ...],
 ) -> dict[str, Scored]:
     """Value and counts of every metric, `[L,B,N]` or `[L,B,N,O]`; the unembedding is not computed."""
-    kept = forward(
-        network, batch, edits, lambda seen: evaluate(metrics, seen["pattern"], scored.tokens, scored.mask)
-    )
+    kept = forward(network, batch, edits, lambda seen: evaluate(metrics, seen["pattern"], scored.tokens, scored.mask))
     return kept[1][stack]
 
 
@@ -226,9 +222,7 @@ def _pairs(batch: Batches, scored_as: Batches | None) -> Iterator[tuple[Batch, B
         number += 1
         yield one, scored
     if not number:
-        raise ValueError(
-            "batch: expected at least one batch; the iterable gave none (a generator can be read once)"
-        )
+        raise ValueError("batch: expected at least one batch; the iterable gave none (a generator can be read once)")
     if others is not None and next(others, None) is not None:
         raise ValueError(f"scored_as: expected {number} batches like the batches measured; got more")
 

@@ -83,7 +83,8 @@ class Metric:
         function: `(pattern_TS, example, **options)` to value and counts, scalars, or `[O]` with `best_of`.
         options: of the function, as (name, value) pairs.
         best_of: labels of a vector's O entries. The table then has the entry whose mean over the examples is
-            largest, chosen for each head, and that entry's label in a column of integers called `label`.
+            largest, chosen for each head (of equal ones that with the label nearest to 0), and that entry's
+            label in a column of integers called `label`.
     """
 
     name: str
@@ -101,9 +102,7 @@ class Metric:
         return Metric(name, self.function, tuple(sorted(merged.items())), self.best_of, self.label)
 
 
-def evaluate(
-    metrics: Sequence[Metric], pattern_BNTS: Array, tokens_BT: Array, mask_BT: Array
-) -> dict[str, Scored]:
+def evaluate(metrics: Sequence[Metric], pattern_BNTS: Array, tokens_BT: Array, mask_BT: Array) -> dict[str, Scored]:
     """Every metric of one layer's heads and examples: value and counts `[B,N]`, or `[B,N,O]` with `best_of`."""
 
     def everywhere(metric: Metric) -> Scored:
@@ -118,9 +117,7 @@ def entropy(pattern_TS: Array, example: Example, smoothing: float = 0.0) -> Scor
 
     `smoothing` s takes (1 − s) A + s / n for A, over the example's n real keys: Clark's code has s = 1e-4.
     """
-    A_TS = jnp.where(
-        example.pairs, (1 - smoothing) * pattern_TS + smoothing / example.length.astype(jnp.float32), 0.0
-    )
+    A_TS = jnp.where(example.pairs, (1 - smoothing) * pattern_TS + smoothing / example.length.astype(jnp.float32), 0.0)
     return _mean(-(A_TS * jnp.log(jnp.where(A_TS > 0, A_TS, 1.0))).sum(axis=1), example.mask)
 
 
@@ -194,7 +191,8 @@ def positional_share(pattern_TS: Array, example: Example, offsets: tuple[int, ..
     At each offset those queries count where there is a key at that offset, whether the model may look there
     or not: the numbers of a causal model and of a bidirectional one are over the same queries. Of equal
     weights the first counts as the largest. The table has the best offset; Voita calls a head positional from
-    0.9 up. The best of eleven shares is somewhat too large by chance: a null gets the same choice.
+    0.9 up. The best of eleven shares is too large by chance, most where examples are so short that few
+    queries have a far key: give long ones, and give a null the same choice.
     """
     real_TS = jnp.where(example.mask[None, :], pattern_TS, -1.0)
     found_T = example.positions[jnp.argmax(real_TS, axis=1)] - example.positions
@@ -244,9 +242,7 @@ def resolve(metrics: str | Metric | Sequence[str | Metric]) -> tuple[Metric, ...
     found = tuple(one if isinstance(one, Metric) else _known(one) for one in given)
     names = [metric.name for metric in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(
-            f"metrics: each name may come once, got {', '.join(twice)} twice; use Metric.variant"
-        )
+        raise ValueError(f"metrics: each name may come once, got {', '.join(twice)} twice; use Metric.variant")
     return found
 
 

@@ -47,9 +47,7 @@ class Evidence:
         for name in ("scores", "null"):
             numbers = np.array(getattr(self, name), dtype=np.float64)
             if numbers.ndim != 3 or 0 in numbers.shape:
-                raise ValueError(
-                    f"{name} of {self.role!r}: expected [examples, layers, heads], got {numbers.shape}"
-                )
+                raise ValueError(f"{name} of {self.role!r}: expected [examples, layers, heads], got {numbers.shape}")
             known = numbers[~np.isnan(numbers)]
             if known.size and not (known.min() >= -1e-4 and known.max() <= 1 + 1e-4):
                 raise ValueError(
@@ -132,9 +130,7 @@ def name_heads(
     corrected_RLN = np.stack([one.corrected for one in tried])
     with np.errstate(invalid="ignore"):
         earned_RLN = (q_RLN <= level) & (corrected_RLN >= least)
-    chosen_RLN = np.where(
-        earned_RLN, np.nan_to_num(np.stack([one.chosen_by for one in tried]), nan=-1e9), -np.inf
-    )
+    chosen_RLN = np.where(earned_RLN, np.nan_to_num(np.stack([one.chosen_by for one in tried]), nan=-1e9), -np.inf)
     role_LN, any_LN = np.argmax(chosen_RLN, axis=0), earned_RLN.any(axis=0)
 
     def of_role(numbers: Sequence[ArrayLike]) -> Floats:
@@ -161,9 +157,7 @@ def name_heads(
         "least": least,
         "seed": seed,
     }
-    return HeadTable.from_columns(
-        "roles", evidence[0].stack, {"score": score}, about, squeeze=True, extras=extras
-    )
+    return HeadTable.from_columns("roles", evidence[0].stack, {"score": score}, about, squeeze=True, extras=extras)
 
 
 def _try(evidence: Evidence, seed: int, confidence: float) -> _Tried:
@@ -171,9 +165,7 @@ def _try(evidence: Evidence, seed: int, confidence: float) -> _Tried:
     choose, confirm = split_halves(len(scores_ELN), seed)
     hardest_LN = _means(null_ELN[choose])
     if np.isnan(hardest_LN).all():
-        raise ValueError(
-            f"null of {evidence.role!r}: no example of the half that chooses says anything; add examples"
-        )
+        raise ValueError(f"null of {evidence.role!r}: no example of the half that chooses says anything; add examples")
     layer, head = np.unravel_index(np.nanargmax(hardest_LN), hardest_LN.shape)
     null_E2 = null_ELN[confirm][:, layer, head]
     null_E2LN = np.broadcast_to(null_E2[:, None, None], scores_ELN[confirm].shape)

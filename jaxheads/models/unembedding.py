@@ -40,7 +40,9 @@ class Unembedding(NamedTuple):
 
         whole, rest = divmod(self.weight.shape[0], _PIECE)
         lowest = jnp.full((B * T,), jnp.finfo(jnp.float32).min)
-        so_far = jax.lax.fori_loop(0, whole, step, (lowest, jnp.zeros((B * T,))))
+        so_far = lowest, jnp.zeros((B * T,))
+        if whole:
+            so_far = jax.lax.fori_loop(0, whole, step, so_far)
         if rest:
             columns_C = whole * _PIECE + jnp.arange(rest)
             so_far = _accumulate(so_far, self._columns(x_ID, self.weight[columns_C], columns_C))

@@ -4,10 +4,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from ..models.batch import Batch
 from ..models.model import Model
@@ -20,7 +21,7 @@ from ..tables import Column, HeadTable
 from .engine import Bank, Clean, replace_each_head, run_clean
 from .plan import Chunks, choose_chunks
 from .runs import Journal, fingerprint
-from .stand_ins import Donors, StandIns, choose_donors, means, zeros
+from .stand_ins import Donors, Means, StandIns, choose_donors, means, zeros
 
 METHODS = ("zero", "mean", "resample")
 
@@ -33,6 +34,7 @@ def ablate(
     *,
     reference: Batch | None = None,
     per_position: bool = False,
+    groups: ArrayLike | None = None,
     donors: int = 1,
     stack: str | None = None,
     seed: int = 0,
@@ -52,6 +54,8 @@ def ablate(
             positions; "resample", that of another example of the reference at the same position.
         reference: for "mean" and "resample"; the batch itself when left out.
         per_position: take the mean for each position (counted over real tokens) by itself.
+        groups: labels `[B]`: take the mean for each group by itself (the template, in Wang et al. 2022). The
+            reference's examples then have the same labels in the same order.
         donors: for "resample", how many other examples each effect is averaged over.
         stack: which stack's heads; the only one when left out.
         seed: of donors and of the bootstrap.
@@ -70,91 +74,86 @@ def ablate(
         ValueError: for an unknown method or stack, an objective that the model can't give, or a reference that does
             not fit the batch.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
-    model.check(batch)
-    if reference is not None:
-        model.check(reference)
+    given = batch if reference is None else reference
+    choice = {"method": method, "per_position": per_position, "donors": donors, "seed": seed}
+    _check(model, batch, given, method, donors, groups)
     part = model.stack(stack)
     reads = objective.reads(model, batch)
     chunks = choose_chunks(part, batch, reads, vocabulary=model.config.vocab_size, memory=memory)
-    stand_ins = _stand_ins(model, part, batch, method, reference, per_position, donors, seed, chunks)
-    settings = (method, per_position, donors, seed, part.name, objective.name, chunks.examples, chunks.heads)
-    question = "" if resume is None else fingerprint(model, batch, reads, reference, settings)
-    journal = Journal(resume, f"ablate-{question}")
+    stand_ins = _stand_ins(model, part, batch, reference, chunks, groups, **choice)
+    journal = _journal(resume, model, (batch, reads, given, groups), {**choice, "own": reference is None}, objective)
+    question = _Question(model, part, batch, reads, objective, stand_ins, chunks)
     with show_progress(len(batch) * part.layers, f"ablating {part.layers * part.heads} heads", progress) as advance:
-        unedited_E, effects_ELN = _sweep(model, part, batch, reads, objective, stand_ins, chunks, journal, advance)
-
-    finite = np.isfinite(effects_ELN)
-    lost = [dict(zip(("example", "layer", "head"), map(int, where), strict=True)) for where in np.argwhere(~finite)]
-    effects_ELN = np.where(finite, effects_ELN, np.nan)
-    column = Column(*bootstrap_mean(effects_ELN, level=level, seed=seed), effects_ELN)
+        unedited_E, effects_ELN = question.sweep(journal, advance)
     about = {
         "model": model.name,
         "weights": model.identity(),
         "objective": objective.name,
-        "unedited": float(unedited_E.mean()),
         "examples": len(batch),
-        "method": method,
-        "per_position": per_position,
         "reference": "the batch" if reference is None else f"{len(reference)} examples",
-        "seed": seed,
-        "level": level,
-        "not_finite": lost,
+        **choice,
     }
-    return HeadTable.from_columns("ablate", part.name, {"effect": column}, {**about, **environment()}, squeeze=True)
+    return _table(part.name, unedited_E, effects_ELN, about, level=level, seed=seed)
+
+
+def _check(model: Model, batch: Batch, given: Batch, method: str, donors: int, groups: ArrayLike | None) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+    if donors < 1:
+        raise ValueError(f"resampling needs at least one donor, got {donors}")
+    if groups is not None and not len(np.asarray(groups)) == len(batch) == len(given):
+        raise ValueError(
+            f"groups must label each of {len(batch)} examples, and a reference of as many; "
+            f"got {len(np.asarray(groups))} labels and {len(given)} examples"
+        )
+    model.check(batch)
+    model.check(given)
 
 
 def _stand_ins(
     model: Model,
     part: Stack,
     batch: Batch,
-    method: str,
     reference: Batch | None,
+    chunks: Chunks,
+    groups: ArrayLike | None,
+    *,
+    method: str,
     per_position: bool,
     donors: int,
     seed: int,
-    chunks: Chunks,
 ) -> StandIns:
     if method == "zero":
-        return zeros(part)
+        return zeros(part, batch)
     given = batch if reference is None else reference
     if method == "mean":
-        pieces = list(chunks.example_pieces(len(given)))
-        return means(model, part, given, needed=batch, per_position=per_position, pieces=pieces)
-    if donors < 1:
-        raise ValueError(f"resampling needs at least one donor, got {donors}")
+        labels = None if groups is None else (np.asarray(groups), np.asarray(groups))
+        over = Means(per_position, labels)
+        return means(model, part, batch, given, over, chunks.example_pieces(len(given)))
     return Donors(model, part.name, given, choose_donors(batch, reference, donors=donors, seed=seed))
 
 
-def _sweep(
-    model: Model,
-    part: Stack,
-    batch: Batch,
-    reads: Reads,
-    objective: Objective,
-    stand_ins: StandIns,
-    chunks: Chunks,
-    journal: Journal,
-    advance: Callable[[int], None],
-) -> tuple[np.ndarray, np.ndarray]:
-    """The unedited objective `[E]` and the effects `[E,L,N]`."""
-    unedited_E = np.empty(len(batch))
-    edited_ELN = np.empty((len(batch), part.layers, part.heads))
-    for examples in chunks.example_pieces(len(batch)):
-        work = _Piece(model, part, batch.take(examples), reads.take(examples), objective, stand_ins, examples)
-        name = f"examples-{examples[0]}"
-        unedited_E[examples] = journal.piece(f"{name}-unedited", lambda work=work: np.asarray(work.clean.value))
-        for layer in range(part.layers):
-            compute = partial(work.layer, layer, list(chunks.head_pieces(part.heads)))
-            edited_ELN[examples, layer] = journal.piece(f"{name}-layer-{layer}", compute)
-            advance(len(np.unique(examples)))
-    return unedited_E, edited_ELN - unedited_E[:, None, None]
+def _journal(
+    resume: str | os.PathLike | None, model: Model, data: Any, choice: dict[str, Any], objective: Objective
+) -> Journal:
+    question = "" if resume is None else fingerprint(model, data, choice, objective.name)
+    return Journal(resume, f"ablate-{question}")
+
+
+def _table(
+    stack: str, unedited_E: np.ndarray, effects_ELN: np.ndarray, about: dict[str, Any], *, level: float, seed: int
+) -> HeadTable:
+    finite = np.isfinite(effects_ELN)
+    lost = [dict(zip(("example", "layer", "head"), map(int, where), strict=True)) for where in np.argwhere(~finite)]
+    effects_ELN = np.where(finite, effects_ELN, np.nan)
+    column = Column(*bootstrap_mean(effects_ELN, level=level, seed=seed), effects_ELN)
+    about = {**about, "unedited": float(np.mean(unedited_E)), "level": level, "not_finite": lost, **environment()}
+    return HeadTable.from_columns("ablate", stack, {"effect": column}, about, squeeze=True)
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """Some examples of the batch, with what their ablations share, computed when first asked for."""
+class _Question:
+    """All that is asked of the engine, for all examples or for some of them."""
 
     model: Model
     part: Stack
@@ -162,34 +161,62 @@ class _Piece:
     reads: Reads
     objective: Objective
     stand_ins: StandIns
+    chunks: Chunks
+
+    def sweep(self, journal: Journal, advance: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray]:
+        """The unedited objective `[E]` and the effects `[E,L,N]`."""
+        unedited_E = np.empty(len(self.batch))
+        edited_ELN = np.empty((len(self.batch), self.part.layers, self.part.heads))
+        for examples in self.chunks.example_pieces(len(self.batch)):
+            piece = _Piece(self, examples)
+            name = f"{self.chunks.examples}-from-{examples[0]}"
+            unedited_E[examples] = journal.piece(f"{name}-unedited", piece.unedited)
+            for layer in range(self.part.layers):
+                edited_ELN[examples, layer] = journal.piece(f"{name}-layer-{layer}", partial(piece.edited, layer))
+                advance(len(np.unique(examples)))
+        return unedited_E, edited_ELN - unedited_E[:, None, None]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some of the examples, with what their ablations share, computed when it is first asked for."""
+
+    question: _Question
     examples: np.ndarray
 
     @cached_property
+    def batch(self) -> Batch:
+        return self.question.batch.take(self.examples)
+
+    @cached_property
+    def reads(self) -> Reads:
+        return self.question.reads.take(self.examples)
+
+    @cached_property
+    def static(self) -> dict[str, Any]:
+        return {"stack": self.question.part.name, "value": self.question.objective.value}
+
+    @cached_property
     def clean(self) -> Clean:
-        return run_clean(
-            self.model.network, self.batch, self.reads, stack=self.part.name, value=self.objective.value
-        )
+        return run_clean(self.question.model.network, self.batch, self.reads, **self.static)
 
     @cached_property
     def banks(self) -> list[Bank]:
-        return list(self.stand_ins.banks(self.batch, self.examples))
+        return list(self.question.stand_ins.banks(self.batch, self.examples))
 
-    def layer(self, layer: int, head_pieces: list[np.ndarray]) -> np.ndarray:
-        """The edited objective `[B,N]` of every head of a layer, averaged over the stand-ins."""
-        values_BN = np.zeros((len(self.batch), self.part.heads))
+    def unedited(self) -> np.ndarray:
+        """The objective `[B]` of the unedited run."""
+        return np.asarray(self.clean.value, np.float64)
+
+    def edited(self, layer: int) -> np.ndarray:
+        """The objective `[B,N]` with each head of a layer replaced in turn, averaged over the stand-ins."""
+        network, N = self.question.model.network, self.question.part.heads
+        values_BN = np.zeros((len(self.batch), N))
         for bank in self.banks:
-            for heads in head_pieces:
+            for heads in self.question.chunks.head_pieces(N):
                 values_GB = replace_each_head(
-                    self.model.network,
-                    self.batch,
-                    self.reads,
-                    self.clean,
-                    bank,
-                    jnp.asarray(layer),
-                    jnp.asarray(heads),
-                    stack=self.part.name,
-                    value=self.objective.value,
+                    network, self.batch, self.reads, self.clean, bank, layer, jnp.asarray(heads), **self.static
                 )
                 kept = np.unique(heads, return_index=True)[1]
-                values_BN[:, heads[kept]] += np.asarray(values_GB, float).T[:, kept]
+                values_BN[:, heads[kept]] += np.asarray(values_GB, np.float64).T[:, kept]
         return values_BN / len(self.banks)

@@ -67,7 +67,7 @@ def replace_each_head(
     reads: Reads,
     clean: Clean,
     bank: Bank,
-    layer: Array,
+    layer: int | Array,
     heads_G: Array,
     *,
     stack: str,
@@ -94,7 +94,7 @@ def replace_each_head(
 
 
 def _after_edit(
-    stack: Stack, x_BTD: Array, z_BTNH: Array, context: Context, layer: Array, rows_BR: Array | None
+    stack: Stack, x_BTD: Array, z_BTNH: Array, context: Context, layer: int | Array, rows_BR: Array | None
 ) -> Array:
     """The stream after the stack, given layer `layer`'s input and edited `z`; only its `rows` if they are given."""
     edited, last = stack.block(layer), stack.layers - 1

@@ -1,6 +1,6 @@
 """What is put in a head's place when it is ablated: nothing, a mean, or another example's output."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -26,14 +26,14 @@ class StandIns(Protocol):
 
 @dataclass(frozen=True)
 class Fixed:
-    """The same stand-ins for all examples: zeros `[L,1,N,H]`, a mean, or a mean for each position `[L,P,N,H]`."""
+    """Stand-ins chosen beforehand: `values` `[L,P,N,H]`, and which of the P each position of the batch gets, `[B,T]`."""
 
     values: Array
+    index: np.ndarray
 
     def banks(self, chunk: Batch, examples: np.ndarray) -> Iterator[Bank]:
-        del examples
-        per_position = self.values.shape[1] > 1
-        yield Bank(self.values, chunk.positions if per_position else jnp.zeros_like(chunk.tokens))
+        del chunk
+        yield Bank(self.values, jnp.asarray(self.index[examples]))
 
 
 @dataclass(frozen=True)
@@ -60,40 +60,69 @@ class Donors:
             yield Bank(z_LBTNH.reshape(L, B * S, *z_LBTNH.shape[3:]), jnp.asarray(index_BT))
 
 
-def zeros(stack: Stack) -> Fixed:
+def zeros(stack: Stack, batch: Batch) -> Fixed:
     """Nothing in the head's place."""
-    return Fixed(jnp.zeros((stack.layers, 1, stack.heads, stack.head_size)))
+    return Fixed(jnp.zeros((stack.layers, 1, stack.heads, stack.head_size)), np.zeros(batch.tokens.shape, int))
+
+
+@dataclass(frozen=True)
+class Means:
+    """Over what a mean is taken: everything, or apart by position (counted over real tokens), by group, or by both.
+
+    Attributes:
+        groups: a label for each example of the batch `[B]`, and for each of the reference `[R]`; None for one group.
+    """
+
+    per_position: bool
+    groups: tuple[np.ndarray, np.ndarray] | None = None
+
+    def slots(self, batch: Batch, reference: Batch) -> tuple[np.ndarray, np.ndarray, int]:
+        """Which mean each position of the batch and of the reference belongs to, and how many there are.
+
+        Raises:
+            ValueError: if the reference has no token for a mean that the batch needs.
+        """
+        parts = (batch, reference)
+        width = max(int(np.asarray(part.lengths).max()) for part in parts) if self.per_position else 1
+        place = [np.asarray(part.positions) if self.per_position else np.zeros(part.tokens.shape, int) for part in parts]
+        labels = [np.zeros(len(part), int) for part in parts]
+        if self.groups is not None:
+            known, number = np.unique(np.concatenate(self.groups), return_inverse=True)
+            labels = np.split(number, [len(batch)])
+        else:
+            known = np.zeros(1)
+        wanted, given = (where + width * label[:, None] for where, label in zip(place, labels, strict=True))
+        lacking = np.setdiff1d(wanted[np.asarray(batch.mask)], given[np.asarray(reference.mask)])
+        if lacking.size:
+            group, position = divmod(int(lacking[0]), width)
+            raise ValueError(
+                f"the reference has no token for {lacking.size} of the means that are needed, such as position "
+                f"{position} of group {known[group]}; give a longer or larger reference, or per_position=False"
+            )
+        return wanted, given, width * len(known)
 
 
 def means(
-    model: Model, stack: Stack, reference: Batch, *, needed: Batch, per_position: bool, pieces: Sequence[np.ndarray]
+    model: Model, stack: Stack, batch: Batch, reference: Batch, over: Means, pieces: Iterable[np.ndarray]
 ) -> Fixed:
-    """Each head's mean output over the reference's examples and real positions, or over its examples only.
+    """Each head's mean output over the reference's real tokens, apart as `over` says.
 
     Args:
-        needed: the batch that will be ablated.
         pieces: the reference's examples in chunks that fit memory; repeats are counted once.
 
     Raises:
-        ValueError: if `per_position` and the reference has no token at a position that the batch has.
+        ValueError: if the reference has no token for a mean that the batch needs.
     """
-    length = int(np.asarray(reference.lengths).max())
-    wanted = int(np.asarray(needed.lengths).max())
-    if per_position and wanted > length:
-        raise ValueError(
-            f"a mean per position needs a reference with {wanted} positions, its longest example has {length}; "
-            "give a longer reference or per_position=False"
-        )
-    slots = length if per_position else 1
+    wanted_BT, given_RS, slots = over.slots(batch, reference)
     sums = np.zeros((stack.layers, slots, stack.heads, stack.head_size))
     counts = np.zeros(slots)
     for piece in pieces:
         piece = np.unique(piece)
-        part = reference.take(piece)
-        sums_LPNH, counts_P = _sums(model.network, part, stack=stack.name, slots=slots)
+        slot = jnp.asarray(given_RS[piece])
+        sums_LPNH, counts_P = _sums(model.network, reference.take(piece), slot, stack=stack.name, slots=slots)
         sums += np.asarray(sums_LPNH)
         counts += np.asarray(counts_P)
-    return Fixed(jnp.asarray(sums / counts[None, :, None, None], jnp.float32))
+    return Fixed(jnp.asarray(sums / np.maximum(counts, 1)[None, :, None, None], jnp.float32), wanted_BT)
 
 
 def choose_donors(batch: Batch, reference: Batch | None, *, donors: int, seed: int) -> np.ndarray:
@@ -124,12 +153,14 @@ def _all_z(network: Network, batch: Batch, *, stack: str) -> Array:
 
 
 @partial(jax.jit, static_argnames=("stack", "slots"))
-def _sums(network: Network, batch: Batch, *, stack: str, slots: int) -> tuple[Array, Array]:
-    """Sums `[L,P,N,H]` of z over real tokens, by position if there are several slots, and the tokens' counts `[P]`."""
-    slot_BT = batch.positions if slots > 1 else jnp.zeros_like(batch.tokens)
-    slot_BTP = (slot_BT[..., None] == jnp.arange(slots)[None, None]) & batch.mask[..., None]
+def _sums(network: Network, batch: Batch, slot_BT: Array, *, stack: str, slots: int) -> tuple[Array, Array]:
+    """Sums `[L,P,N,H]` of z over the real tokens of each slot, and their counts `[P]`."""
+    real_BT = batch.mask.astype(jnp.float32)
 
-    def read(seen):
-        return jnp.einsum("btp,btnh->pnh", slot_BTP.astype(jnp.float32), seen["z"].astype(jnp.float32))
+    def by_slot(x_BT: Array) -> Array:
+        return jax.ops.segment_sum(x_BT.reshape(-1, *x_BT.shape[2:]), slot_BT.reshape(-1), num_segments=slots)
 
-    return forward(network, batch, read=read)[1][stack], slot_BTP.sum(axis=(0, 1), dtype=jnp.int32)
+    def read(seen: Mapping[str, Array]) -> Array:
+        return by_slot(seen["z"].astype(jnp.float32) * real_BT[..., None, None])
+
+    return forward(network, batch, read=read)[1][stack], by_slot(real_BT)

@@ -1,6 +1,7 @@
 """Small models with sharp attention, one of each family."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import pytest
@@ -16,7 +17,7 @@ VOCABULARY = 13
 
 
 def gpt2(layers: int = 3, *, seed: int = 0, **changes) -> GPT2:
-    fields = dict(
+    config = GPT2Config(
         vocab_size=VOCABULARY,
         n_positions=64,
         n_embd=8,
@@ -29,7 +30,7 @@ def gpt2(layers: int = 3, *, seed: int = 0, **changes) -> GPT2:
         tie_word_embeddings=True,
         head="lm",
     )
-    return GPT2(GPT2Config(**(fields | changes)), rngs=nnx.Rngs(seed))
+    return GPT2(replace(config, **changes), rngs=nnx.Rngs(seed))
 
 
 def llama(layers: int = 3) -> Llama:

@@ -30,9 +30,7 @@ def test_shapes_and_sizes_stay_and_everything_else_goes(model: Model):
         redrawn.add(name)
         assert abs(np.corrcoef(real.ravel(), null.ravel())[0, 1]) < 0.35
         for a, b in zip(real, null, strict=True) if "blocks" in path else [(real, null)]:
-            assert np.sqrt((b**2).mean()) == pytest.approx(
-                np.sqrt((a**2).mean()), rel=5 / np.sqrt(2 * a.size)
-            )
+            assert np.sqrt((b**2).mean()) == pytest.approx(np.sqrt((a**2).mean()), rel=5 / np.sqrt(2 * a.size))
     assert redrawn == {"W_Q", "W_K", "W_V", "W_O", "kernel", "embedding"}
 
 

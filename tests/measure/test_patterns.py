@@ -105,8 +105,9 @@ def test_offsets_beyond_a_short_example_do_not_count():
         ("duplicate_token", 5),
         ("induction", 5),
         ("induction_literal", 5),
-    ]
-    + [("confidence_without_last", 1), ("distance_without_first", 1)],
+        ("confidence_without_last", 1),
+        ("distance_without_first", 1),
+    ],
 )
 def test_where_no_query_counts_the_value_is_zero_and_says_so(name: str, length: int):
     assert np.isnan(score(name, uniform(length)))
@@ -123,9 +124,7 @@ def test_padding_changes_nothing(name: str, where: str):
     """Whatever stands in padded rows, columns and tokens."""
     n, padded = 7, 11
     pattern, tokens = random_pattern(n, 0), np.array([3, 1, 3, 1, 2, 3, 1])
-    places = {"left": np.arange(4, 11), "right": np.arange(7), "between": np.array([0, 2, 3, 6, 7, 9, 10])}[
-        where
-    ]
+    places = {"left": np.arange(4, 11), "right": np.arange(7), "between": np.array([0, 2, 3, 6, 7, 9, 10])}[where]
     wide = np.full((padded, padded), 0.7, np.float32)
     wide[np.ix_(places, places)] = pattern
     more_tokens, mask = np.full(padded, 3), np.zeros(padded, bool)
@@ -152,9 +151,7 @@ def test_gradients_are_finite_also_at_zero_weights(name: str):
 
 
 def test_half_precision_is_measured_in_single():
-    value, _ = METRICS["entropy"](
-        jnp.full((8, 8), 1 / 8, jnp.bfloat16), Example(jnp.arange(8), jnp.ones(8, bool))
-    )
+    value, _ = METRICS["entropy"](jnp.full((8, 8), 1 / 8, jnp.bfloat16), Example(jnp.arange(8), jnp.ones(8, bool)))
     assert value.dtype == jnp.float32
     assert float(value) == pytest.approx(np.log(8), rel=1e-6)
 

@@ -15,9 +15,7 @@ def noise(examples: int, seed: int, *, layers: int = L, heads: int = N, mean: fl
 
 def planted(role: str, where: tuple[int, int], mean: float, *, examples: int = 40, seed: int = 0) -> Evidence:
     scores = noise(examples, seed)
-    scores[:, where[0], where[1]] = np.random.default_rng(seed + 50).beta(
-        20 * mean, 20 * (1 - mean), examples
-    )
+    scores[:, where[0], where[1]] = np.random.default_rng(seed + 50).beta(20 * mean, 20 * (1 - mean), examples)
     return Evidence(role, scores, noise(examples, seed + 100), "random weights")
 
 
@@ -60,10 +58,7 @@ def test_noise_earns_no_name():
     """Scores drawn from the null itself: a table with any false role is rarer than the level, even without a floor."""
     false = [
         (
-            name_heads([Evidence("x", noise(24, seed), noise(24, 10_000 + seed), "same")], least=0).grid(
-                "role"
-            )
-            != ""
+            name_heads([Evidence("x", noise(24, seed), noise(24, 10_000 + seed), "same")], least=0).grid("role") != ""
         ).any()
         for seed in range(200)
     ]
@@ -78,16 +73,18 @@ def test_a_sure_but_small_difference_earns_no_name():
 
 def test_more_heads_tried_ask_for_more():
     """The same lone head, just sure enough among twelve, is not among twelve thousand."""
-    scores, null = noise(8, 3), noise(8, 4)
-    scores[:, 1, 2] = 0.75 + 0.1 * np.linspace(-1, 1, 8)
-    null[:] = np.random.default_rng(5).beta(1, 4, null.shape)
-    alone = name_heads([Evidence("x", scores, null, "n")])
-    crowd = Evidence("x", np.tile(scores, (1, 1, 1000)), np.tile(null, (1, 1, 1000)), "n")
-    hidden = np.asarray(crowd.scores).copy()
-    hidden[:, :, N:] = noise(8, 6, heads=999 * N)
-    among_many = name_heads([Evidence("x", hidden, np.asarray(crowd.null), "n")])
-    assert alone.grid("role")[1, 2] == "x"
-    assert among_many.grid("role")[1, 2] == ""
+    _, confirm = split_halves(16, 0)
+    lone = np.full(16, 0.6)
+    lone[confirm] += 0.25 * np.linspace(-1, 1, 8)
+
+    def named(layers: int) -> bool:
+        scores = noise(16, 3, layers=layers, mean=0.3)
+        scores[:, 1, 2] = lone
+        evidence = Evidence("x", scores, np.full_like(scores, 0.3), "constant")
+        return name_heads([evidence]).grid("role")[1, 2] == "x"
+
+    assert named(3)
+    assert not named(3000)
 
 
 def test_the_order_within_a_half_is_irrelevant():
@@ -95,9 +92,7 @@ def test_the_order_within_a_half_is_irrelevant():
     choose, confirm = split_halves(40, 0)
     order = np.arange(40)
     order[choose], order[confirm] = choose[::-1], np.roll(confirm, 3)
-    shuffled = Evidence(
-        "induction", np.asarray(evidence.scores)[order], np.asarray(evidence.null)[order], "n"
-    )
+    shuffled = Evidence("induction", np.asarray(evidence.scores)[order], np.asarray(evidence.null)[order], "n")
     plain, other = name_heads([evidence]), name_heads([shuffled])
     assert (plain.grid("role") == other.grid("role")).all()
     for column in ("score", "null", "chance_corrected", "q_value"):

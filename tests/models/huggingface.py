@@ -1,6 +1,7 @@
 """Small random models of `transformers`, saved as it saves them and loaded as a user loads them.
 
-Weights are scaled up until a wrong epsilon or GELU shows far above TOLERANCE; biases and norm scales are random too.
+Weights are scaled up until a wrong epsilon or GELU shows far above TOLERANCE; biases and norm scales are
+random too.
 """
 
 import copy
@@ -23,7 +24,7 @@ logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 TOLERANCE = 1e-5
-"""Of every comparison with transformers; relative to the largest value where that exceeds 1. Never loosened."""
+"""Of every comparison; relative to the largest value where that exceeds 1. Never loosened."""
 
 SIZES: dict[str, dict[str, Any]] = {
     "Llama": {
@@ -67,7 +68,7 @@ class Pair:
 
 
 def build(architecture: str, seed: int = 0, **config: Any) -> Any:
-    """A random model of a class of `transformers`, with eager attention; sizes as in SIZES unless told otherwise."""
+    """A random `transformers` model with eager attention; sizes as in SIZES unless told otherwise."""
     cls = getattr(transformers, architecture)
     family = next(name for name in SIZES if architecture.startswith(name))
     settings = cls.config_class(**{**SIZES[family], **config})
@@ -100,7 +101,7 @@ def pair(architecture: str, **config: Any) -> Pair:
 
 @functools.cache
 def small_model(family: str) -> jh.Model:
-    """A family's model for the laws: 2 layers of 4 heads, logits over 37 tokens (shared: nothing may change it)."""
+    """A family's model for the laws: 2 layers of 4 heads, 37 tokens (shared: nothing may change it)."""
     return pair(SMALL[family]).ours
 
 
@@ -120,7 +121,7 @@ def alone(batch: jh.Batch, example: int) -> jh.Batch:
 
 
 def their_run(model: Any, batch: jh.Batch) -> dict[str, np.ndarray]:
-    """Output, patterns `[L,B,N,T,S]`, the stream before each layer `[L,B,T,D]`, and pooled output where there is one."""
+    """Output, patterns `[L,B,N,T,S]`, the stream before each layer `[L,B,T,D]`, pooled output if there is one."""
     inputs = {
         "input_ids": torch.tensor(np.asarray(batch.tokens)),
         "attention_mask": torch.tensor(np.asarray(batch.mask, np.int64)),

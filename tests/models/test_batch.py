@@ -62,9 +62,11 @@ def test_a_batch_is_a_pytree_of_whatever_jax_puts_in_it():
     assert jax.tree.map(lambda field: field.shape, BATCH).mask == (3, 4)
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(BATCH)]
     assert paths == [".tokens", ".mask", ".token_types"]
-    assert jax.vmap(lambda one, times: one.tokens.sum() * times, in_axes=(None, 0))(
-        BATCH, jnp.arange(3)
-    ).tolist() == [0, 66, 132]
+    assert jax.vmap(lambda one, times: one.tokens.sum() * times, in_axes=(None, 0))(BATCH, jnp.arange(3)).tolist() == [
+        0,
+        66,
+        132,
+    ]
     assert jax.eval_shape(lambda batch: batch, BATCH).tokens.shape == (3, 4)
 
 

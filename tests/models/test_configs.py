@@ -105,9 +105,7 @@ def test_gelu_is_exact_and_gelu_new_the_approximation():
     group=st.sampled_from([1, 3]),
     head_dim=st.sampled_from([2, 6]),
     layers=st.sampled_from([1, 3]),
-    options=st.fixed_dictionaries(
-        {n: st.booleans() for n in ("attention_bias", "mlp_bias", "tie_word_embeddings")}
-    ),
+    options=st.fixed_dictionaries({n: st.booleans() for n in ("attention_bias", "mlp_bias", "tie_word_embeddings")}),
     lengths=st.lists(st.integers(1, 5), min_size=1, max_size=3),
     side=st.sampled_from(["left", "right"]),
 )

@@ -44,7 +44,7 @@ def test_shapes_are_those_of_the_design(model: jh.Model):
     K = model.stack().kv_heads
     heads = {"q": (2, 2, 5, 4, 6), "k": (2, 2, 5, K, 6), "v": (2, 2, 5, K, 6), "z": (2, 2, 5, 4, 6)}
     pairs = {"scores": (2, 2, 4, 5, 5), "pattern": (2, 2, 4, 5, 5)}
-    streams = {site: (2, 2, 5, 24) for site in SITES[6:]}
+    streams = dict.fromkeys(SITES[6:], (2, 2, 5, 24))
     assert {site: value.shape for site, value in seen.items()} == {**heads, **pairs, **streams}
     assert jh.run(model, RIGHT, SITES).output.shape == (2, 5, VOCABULARY)
     named = f"{model.stack().name}.z"
@@ -90,8 +90,7 @@ def test_only_a_decoder_is_causal_as_its_gradient_shows(model: jh.Model):
 
     def logits(amount_T: jax.Array) -> jax.Array:
         edits = [
-            jh.mix(model, "resid_pre", source, layers=0, positions=t, batch=whole, amount=amount_T[t])
-            for t in range(5)
+            jh.mix(model, "resid_pre", source, layers=0, positions=t, batch=whole, amount=amount_T[t]) for t in range(5)
         ]
         return jh.run(model, whole, edits=edits).output[0].sum(axis=-1)
 
@@ -185,9 +184,7 @@ def test_bfloat16_is_held_and_computed_in_bfloat16(family: str, tmp_path):
         run = jh.run(model, RIGHT, SITES)
     assert {leaf.dtype for leaf in jax.tree.leaves(model.network)} == {jnp.dtype(jnp.bfloat16)}
     assert {leaf.dtype for leaf in jax.tree.leaves(run)} == {jnp.dtype(jnp.bfloat16)}
-    assert_close(
-        run.seen["z"].astype(jnp.float32)[0], jh.run(small_model(family), RIGHT, SITES).seen["z"][0], 0.05
-    )
+    assert_close(run.seen["z"].astype(jnp.float32)[0], jh.run(small_model(family), RIGHT, SITES).seen["z"][0], 0.05)
 
 
 @pytest.mark.parametrize(

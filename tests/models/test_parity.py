@@ -37,9 +37,7 @@ BIASES = {"attention_bias": True, "mlp_bias": True}
 
 CASES = [
     Case("llama", "LlamaForCausalLM", {"rms_norm_eps": 1e-5}),
-    Case(
-        "llama-multi-query-tied", "LlamaForCausalLM", {"num_key_value_heads": 1, "tie_word_embeddings": True}
-    ),
+    Case("llama-multi-query-tied", "LlamaForCausalLM", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
     Case("llama-all-kv-heads-gelu", "LlamaForCausalLM", {"num_key_value_heads": 4, "hidden_act": "gelu"}),
     Case("llama-head-dim", "LlamaForCausalLM", {"head_dim": 10, "hidden_act": "relu", "rms_norm_eps": 1e-2}),
     Case(
@@ -57,9 +55,7 @@ CASES = [
     Case("llama-yarn-in-full", "LlamaForCausalLM", {"rope_parameters": YARN_IN_FULL, "head_dim": 16}),
     Case("llama-bare", "LlamaModel", {"mlp_bias": True, "num_hidden_layers": 3}),
     Case("gpt2", "GPT2LMHeadModel", {}),
-    Case(
-        "gpt2-untied-gelu", "GPT2LMHeadModel", {"tie_word_embeddings": False, "activation_function": "gelu"}
-    ),
+    Case("gpt2-untied-gelu", "GPT2LMHeadModel", {"tie_word_embeddings": False, "activation_function": "gelu"}),
     Case(
         "gpt2-inner-relu",
         "GPT2LMHeadModel",

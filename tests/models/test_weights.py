@@ -56,9 +56,7 @@ def test_export_gives_back_every_tensor_bit_for_bit(architecture: str, config: d
 
 
 def test_weights_stored_in_bfloat16_are_read_as_they_are(tmp_path: Path):
-    tensors = {
-        name: value.astype(ml_dtypes.bfloat16) for name, value in saved(SMALL["gpt2"], tmp_path).items()
-    }
+    tensors = {name: value.astype(ml_dtypes.bfloat16) for name, value in saved(SMALL["gpt2"], tmp_path).items()}
     given = exported(rewritten(tmp_path, tensors))
     assert all(np.array_equal(given[name], value.astype(np.float32)) for name, value in tensors.items())
     assert given["transformer.wte.weight"].dtype == jnp.float32
@@ -91,9 +89,7 @@ def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path):
     for name in ("bert.embeddings.LayerNorm.bias", "bert.encoder.layer.1.output.dense.weight"):
         tensors[name] = tensors[name].copy()
         tensors[name].flat[3] = value
-    with pytest.raises(
-        ValueError, match=r"NaN or infinite values: bert\.embeddings.*layer\.1\.output\.dense\.weight$"
-    ):
+    with pytest.raises(ValueError, match=r"NaN or infinite values: bert\.embeddings.*layer\.1\.output\.dense\.weight$"):
         rewritten(tmp_path, tensors)
 
 
@@ -118,9 +114,7 @@ OLDER = [
     ),
     (
         "BertForMaskedLM",
-        lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
-            "LayerNorm.bias", "LayerNorm.beta"
-        ),
+        lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"),
         {
             "bert.pooler.dense.bias": (24,),
             "cls.predictions.decoder.weight": (37, 24),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from jaxheads.files import Content, write_together
 
 if TYPE_CHECKING:
-    from jaxheads.tables import HeadTable
+    from jaxheads.tables.table import HeadTable
 
 _LAYOUT = b"jaxheads"  # the key, in the parquet file's metadata, of what its columns don't say
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from jaxheads import heatmaps, table_files
+from jaxheads.tables import heatmaps, storage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -183,7 +183,7 @@ class HeadTable:
         `NAME.per_example.parquet` (tidy: example, stack, layer, head and one float32 column a metric). All
         are put in place together; if one can't be written OSError says so and the old ones stay.
         """
-        return table_files.save(self, Path(directory))
+        return storage.save(self, Path(directory))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -191,7 +191,7 @@ class HeadTable:
 
         Raises FileNotFoundError for a missing file, ValueError for a parquet file that is no HeadTable.
         """
-        return cls(**table_files.load(Path(str(path).removesuffix(".parquet"))))
+        return cls(**storage.load(Path(str(path).removesuffix(".parquet"))))
 
     def __repr__(self) -> str:
         return f"<HeadTable {self._summary()}>\n{self.top(n=5).to_string()}"
