@@ -1,30 +1,49 @@
 """jaxheads: what each attention head does, whether it matters, and how it came to do it."""
 
-from . import edits
-from .edits import freeze, gate, mix, patch, replace_heads, steer, zero_heads
+from . import edits, objectives
+from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
+from .measure.measure import measure
+from .measure.nulls import random_weights
+from .measure.patterns import METRICS, Metric
+from .measure.roles import Evidence, name_heads
 from .models.batch import Batch
 from .models.load import load
 from .models.model import Model, Run, run
 from .models.sites import SiteEdit
+from .objectives import Objective, logit_difference, loss
 from .sweep.ablate import ablate
-from .objectives import logit_difference, loss
+from .tables import HeadTable
 
 __all__ = [
-    "ablate",
+    # a model, its inputs, one run
     "Batch",
     "Model",
     "Run",
+    "load",
+    "run",
+    # edits are values
     "SiteEdit",
     "edits",
     "freeze",
     "gate",
-    "load",
-    "logit_difference",
-    "loss",
     "mix",
-    "patch",
+    "patch_heads",
     "replace_heads",
-    "run",
     "steer",
     "zero_heads",
+    # what heads do
+    "METRICS",
+    "Evidence",
+    "Metric",
+    "measure",
+    "name_heads",
+    "random_weights",
+    # whether they matter
+    "Objective",
+    "ablate",
+    "logit_difference",
+    "loss",
+    "objectives",
+    # answers
+    "HeadTable",
 ]

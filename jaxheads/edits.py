@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from numpy.typing import ArrayLike
 
 from .models.batch import Batch
@@ -102,7 +103,7 @@ def replace_heads(
     return SiteEdit(jnp.asarray(layers), jnp.asarray(weight) * jnp.asarray(amount, jnp.float32), _finite("values", values), "z", part.name)
 
 
-def patch(model: Model, heads: HeadList, seen: Mapping[str, Array], *, stack: str | None = None) -> SiteEdit:
+def patch_heads(model: Model, heads: HeadList, seen: Mapping[str, Array], *, stack: str | None = None) -> SiteEdit:
     """Put the `z` of another run of the same shape (`run.seen`, captured with "z") into these (layer, head) pairs."""
     part = model.stack(stack)
     layers = np.unique(_pairs(part, heads)[:, 0])
@@ -221,6 +222,6 @@ def _pairs(stack: Stack, heads: HeadList) -> np.ndarray:
 
 def _finite(name: str, values: ArrayLike) -> Array:
     array = jnp.asarray(values)
-    if not isinstance(array, jax.core.Tracer) and not np.isfinite(np.asarray(array, np.float32)).all():
+    if not isinstance(array, Tracer) and not np.isfinite(np.asarray(array, np.float32)).all():
         raise ValueError(f"{name} must be finite, got NaN or infinite entries")
     return array

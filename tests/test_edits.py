@@ -88,7 +88,7 @@ def test_no_edit_has_any_effect_at_weight_0(model: jh.Model, plain: jh.Run):
 def test_a_run_patched_or_frozen_with_its_own_values_does_not_change(model: jh.Model, plain: jh.Run):
     z = noise(plain.seen["z"])
     run = jh.run(model, BATCH, SITES, jh.replace_heads(model, HEADS, z, amount=0.0))
-    assert same(jh.run(model, BATCH, SITES, jh.patch(model, HEADS, run.seen)), run)
+    assert same(jh.run(model, BATCH, SITES, jh.patch_heads(model, HEADS, run.seen)), run)
     sites = [site for site in SITES if site != "scores"]
     idle = [jh.mix(model, site, noise(plain.seen[site]), layers=[0, 1], amount=0.0) for site in sites]
     run = jh.run(model, BATCH, SITES, idle)
@@ -97,7 +97,7 @@ def test_a_run_patched_or_frozen_with_its_own_values_does_not_change(model: jh.M
 
 def test_patching_carries_exactly_the_chosen_heads(model: jh.Model, plain: jh.Run):
     other = jh.run(model, random_batch((5, 3), seed=1), SITES).seen
-    z = jh.run(model, BATCH, SITES, jh.patch(model, [(0, 1), (0, 3)], other)).seen["z"]
+    z = jh.run(model, BATCH, SITES, jh.patch_heads(model, [(0, 1), (0, 3)], other)).seen["z"]
     assert same(z[0, :, :, [1, 3]], other["z"][0, :, :, [1, 3]])
     assert_close(z[0, :, :, [0, 2]], plain.seen["z"][0, :, :, [0, 2]])
     assert not np.allclose(z[1], plain.seen["z"][1])
@@ -111,12 +111,17 @@ def test_vmap_over_edits_is_the_loop(model: jh.Model):
     assert len(np.unique(np.asarray(looped)[:, 0, 1, 0])) == len(HEADS)
 
 
+def traces() -> int:
+    run: Any = model_module._run
+    return run._cache_size()
+
+
 def test_a_sweep_traces_once(model: jh.Model):
     jh.run(model, BATCH, edits=jh.zero_heads(model, [(0, 0)]))
-    before = model_module._run._cache_size()
+    before = traces()
     for pair in HEADS:
         jh.run(model, BATCH, edits=jh.zero_heads(model, [pair], amount=0.5))
-    assert model_module._run._cache_size() == before
+    assert traces() == before
 
 
 def test_the_gradient_by_an_amount_is_the_finite_difference(model: jh.Model):
@@ -217,6 +222,8 @@ def test_key_and_value_heads_are_the_few_of_a_grouped_query_model():
 
 ONE = jnp.zeros((1, 1, 1))
 Z = jnp.zeros((1, 1, 1, 1))
+FLOATS: Any = [(0.0, 1.0)]
+TRIPLES: Any = [(0, 1, 2)]
 NOTHING = [
     (
         "layer",
@@ -226,8 +233,8 @@ NOTHING = [
     ("head", lambda m: jh.zero_heads(m, [(0, 0), (1, 4)]), r"head \(1, 4\) hits nothing"),
     ("negative", lambda m: jh.zero_heads(m, [(0, -1)]), r"head \(0, -1\) hits nothing"),
     ("no-heads", lambda m: jh.zero_heads(m, []), "at least one \\(layer, head\\) pair"),
-    ("floats", lambda m: jh.zero_heads(m, [(0.0, 1.0)]), "at least one \\(layer, head\\) pair"),
-    ("triples", lambda m: jh.zero_heads(m, [(0, 1, 2)]), "at least one \\(layer, head\\) pair"),
+    ("floats", lambda m: jh.zero_heads(m, FLOATS), "at least one \\(layer, head\\) pair"),
+    ("triples", lambda m: jh.zero_heads(m, TRIPLES), "at least one \\(layer, head\\) pair"),
     ("stack", lambda m: jh.zero_heads(m, [(0, 0)], stack="vision"), "has the stacks .*coder; got 'vision'"),
     ("prefix", lambda m: jh.mix(m, "cross.z", Z, layers=0), "has the stacks .*coder; got 'cross'"),
     ("site", lambda m: jh.mix(m, "zz", Z, layers=0), "has the sites resid_pre, q, .*got 'zz'"),
@@ -257,7 +264,7 @@ NOTHING = [
     ("nan", lambda m: jh.mix(m, "z", Z * jnp.nan, layers=0), "source must be finite"),
     ("inf", lambda m: jh.steer(m, "resid_pre", ONE + jnp.inf, layers=0), "source must be finite"),
     ("nan-heads", lambda m: jh.replace_heads(m, [(0, 0)], Z[None] * jnp.nan), "values must be finite"),
-    ("no-z", lambda m: jh.patch(m, [(0, 0)], {"pattern": Z}), r"capture='z'; it has \['pattern'\]"),
+    ("no-z", lambda m: jh.patch_heads(m, [(0, 0)], {"pattern": Z}), r"capture='z'; it has \['pattern'\]"),
     ("gates", lambda m: jh.gate(m, jnp.ones((4, 2))), r"\[layers, heads\] = \(2, 4\), got \(4, 2\)"),
 ]
 

@@ -58,12 +58,12 @@ def measure(
         seed: of the bootstrap.
         level: of the intervals, over examples.
 
-    Returns: For each metric its mean and interval; `positional_share` also has the integers
-        `positional_offset` (key minus query). `.values` is `[M,L,N]`, `.per_example` `[M,E,L,N]`, or None
-        beyond 2048 examples; without the leading axis where `metrics` is a single name or value and not a
-        sequence. NaN where an example (or no example) has a query that counts. `.provenance` names the
-        metrics that no example counted for (`nothing_to_measure`), and says how many numbers were left out
-        because the model overflowed (`not_finite`).
+    Returns:
+        For each metric its mean and interval; `positional_share` also has the integers `positional_offset`
+        (key minus query). `.values` is `[M,L,N]`, `.per_example` `[M,E,L,N]`, or None beyond 2048 examples; a
+        single name or value, not in a sequence, leaves out M. NaN where no query counts.
+        `.provenance["nothing_to_measure"]` names the metrics that no example counted for, `["not_finite"]`
+        is how many numbers were left out because the model overflowed.
 
     Raises:
         ValueError: for an unknown metric, none, or one twice; for no batch; for a batch, stack or edit that
@@ -71,34 +71,23 @@ def measure(
     """
     chosen = resolve(metrics)
     part = model.stack(stack)
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a number between 0 and 1, got {level}; 95 % is 0.95")
+    _check_level(level)
     edits = (edits,) if isinstance(edits, SiteEdit) else tuple(edits)
     tally = _Tally(chosen)
     total = len(batch) if isinstance(batch, Batch) else None
     with show_progress(total, f"measuring {part.layers * part.heads} heads of {model.name}", progress) as advance:
         for one, scored in _pairs(batch, scored_as):
-            model.check(one)
-            for edit in edits:
-                check_edit(model, one, edit)
+            _check(model, one, edits)
             for rows, kept in _in_pieces(model.network, part, one, scored, edits, chosen):
                 tally.add(one.take(rows), kept)
                 advance(len(rows))
-    columns, extras = tally.columns(level, seed)
     about = {
         "model": model.name,
         "weights": model.identity(),
-        "stack": part.name,
-        "metrics": {metric.name: dict(metric.options) for metric in chosen},
         "edits": [f"{edit.operation} at {edit.stack}.{edit.site}" for edit in edits],
         "scored_as_other_tokens": scored_as is not None,
-        "level": level,
-        "seed": seed,
-        **tally.about(),
     }
-    squeeze = isinstance(metrics, str | Metric)
-    provenance = {**about, **environment()}
-    return HeadTable.from_columns("measure", part.name, columns, provenance, squeeze=squeeze, extras=extras)
+    return tally.table(part.name, about, level=level, seed=seed, squeeze=isinstance(metrics, str | Metric))
 
 
 class _Tally:
@@ -120,7 +109,24 @@ class _Tally:
             self.tokens += int(mask.sum())
             self.digest.update(np.int64(mask.sum()).tobytes() + tokens[mask].astype("<i4").tobytes())
 
-    def columns(self, level: float, seed: int) -> tuple[dict[str, Column], dict[str, np.ndarray]]:
+    def table(self, stack: str, about: dict[str, Any], *, level: float, seed: int, squeeze: bool) -> HeadTable:
+        columns, extras = self._columns(level, seed)
+        provenance = {
+            **about,
+            "stack": stack,
+            "metrics": {metric.name: dict(metric.options) for metric in self.metrics},
+            "examples": next(iter(self.rows.values())).examples,
+            "tokens": self.tokens,
+            "tokens_sha256": self.digest.hexdigest(),
+            "nothing_to_measure": [name for name, rows in self.rows.items() if np.isnan(rows.mean()).all()],
+            "not_finite": self.not_finite,
+            "level": level,
+            "seed": seed,
+            **environment(),
+        }
+        return HeadTable.from_columns("measure", stack, columns, provenance, squeeze=squeeze, extras=extras)
+
+    def _columns(self, level: float, seed: int) -> tuple[dict[str, Column], dict[str, np.ndarray]]:
         columns: dict[str, Column] = {}
         extras: dict[str, np.ndarray] = {}
         for metric in self.metrics:
@@ -133,15 +139,6 @@ class _Tally:
                 extras[metric.label] = np.asarray(metric.best_of)[best_LN]
             columns[metric.name] = Column(mean, low, high, each)
         return columns, extras
-
-    def about(self) -> dict[str, Any]:
-        return {
-            "examples": next(iter(self.rows.values())).examples,
-            "tokens": self.tokens,
-            "tokens_sha256": self.digest.hexdigest(),
-            "nothing_to_measure": [name for name, rows in self.rows.items() if np.isnan(rows.mean()).all()],
-            "not_finite": self.not_finite,
-        }
 
 
 def _best(mean_LNO: np.ndarray, labels: Sequence[int]) -> np.ndarray:
@@ -232,3 +229,14 @@ def _several(batches: Batches, name: str) -> Iterator[Batch]:
         if not isinstance(one, Batch):
             raise ValueError(f"{name}: expected a Batch or an iterable of them, got a {type(one).__name__}")
         yield one
+
+
+def _check(model: Model, batch: Batch, edits: Sequence[SiteEdit]) -> None:
+    model.check(batch)
+    for edit in edits:
+        check_edit(model, batch, edit)
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a number between 0 and 1, got {level}; 95 % is 0.95")

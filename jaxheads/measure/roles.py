@@ -148,10 +148,7 @@ def name_heads(
     }
     about = {
         "tried": {"heads": any_LN.size, "roles": len(tried), "tests": int((~np.isnan(q_RLN)).sum())},
-        "nulls": {
-            one.role: {"kind": one.null_kind, "head": list(result.null_head), "score": _plain(result.null)}
-            for one, result in zip(evidence, tried, strict=True)
-        },
+        "nulls": _nulls(evidence, tried),
         "examples": {one.role: len(np.asarray(one.scores)) for one in evidence},
         "level": level,
         "least": least,
@@ -201,8 +198,16 @@ def _joined(names: NDArray[Any], earned_RLN: NDArray[np.bool_], chosen_RLN: Floa
     return joined
 
 
-def _plain(number: float) -> float | None:
-    return None if np.isnan(number) else number
+def _nulls(evidence: Sequence[Evidence], tried: Sequence[_Tried]) -> dict[str, Any]:
+    """For the provenance: what each role had to beat."""
+    return {
+        one.role: {
+            "kind": one.null_kind,
+            "head": list(result.null_head),
+            "score": None if np.isnan(result.null) else result.null,
+        }
+        for one, result in zip(evidence, tried, strict=True)
+    }
 
 
 def _check(evidence: Sequence[Evidence], level: float, least: float) -> None:

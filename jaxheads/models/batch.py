@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from numpy.typing import ArrayLike
 
 from .positions import count_positions
@@ -33,12 +34,12 @@ class Batch:
     token_types: Array
 
     def __init__(self, tokens: ArrayLike, mask: ArrayLike | None = None, token_types: ArrayLike | None = None):
-        traced = any(isinstance(part, jax.core.Tracer) for part in (tokens, mask, token_types))
+        traced = any(isinstance(part, Tracer) for part in (tokens, mask, token_types))
         fields = (_filled if traced else _checked)(tokens, mask, token_types)
         for name, value in zip(("tokens", "mask", "token_types"), fields, strict=True):
             object.__setattr__(self, name, value)
 
-    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[jax.tree_util.GetAttrKey, Array], ...], None]:
+    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Array], ...], None]:
         """For JAX: the three arrays."""
         names = ("tokens", "mask", "token_types")
         return tuple((jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names), None

@@ -38,7 +38,7 @@ def build(checkpoint: Checkpoint, *, dtype: Any = jnp.float32) -> Model:
         near = difflib.get_close_matches(str(kind), FAMILIES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{checkpoint.name} is of the family {kind!r}; known are {', '.join(FAMILIES)}{hint}")
-    family = FAMILIES[kind]
+    family: Any = FAMILIES[kind]
     config = family.config_type.from_hf(checkpoint.config)
     network = fill(lambda: family(config, rngs=nnx.Rngs(0)), family.table(config), checkpoint, dtype)
     return Model(network, checkpoint.tokenizer, checkpoint.no_tokenizer, checkpoint.name, checkpoint.identity)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from .batch import Batch, Context
 from .encoding import encode
@@ -107,7 +108,7 @@ class Model:
         stacks = self.stacks
         if name is None and len(stacks) == 1:
             return next(iter(stacks.values()))
-        if name not in stacks:
+        if name is None or name not in stacks:
             raise ValueError(f"{self.name} has the stacks {', '.join(stacks)}; got {name!r}")
         return stacks[name]
 
@@ -148,7 +149,7 @@ class Model:
     def check(self, batch: Batch) -> None:
         """Raise ValueError if the batch can't go through: token ids or types outside the vocabulary, more real
         tokens than the context holds. Does nothing while tracing, when values can't be seen."""
-        if isinstance(batch.tokens, jax.core.Tracer):
+        if isinstance(batch.tokens, Tracer):
             return
         tokens, mask = np.asarray(batch.tokens), np.asarray(batch.mask)
         outside = (tokens < 0) | (tokens >= self.config.vocab_size)
@@ -218,7 +219,7 @@ def check_edit(model: Model, batch: Batch, edit: SiteEdit) -> None:
     stack = model.stack(edit.stack)
     if edit.site not in stack.sites:
         raise ValueError(f"an edit at {edit.site!r} hits nothing: the {stack.name} has {', '.join(stack.sites)}")
-    if not isinstance(edit.layers, jax.core.Tracer):
+    if not isinstance(edit.layers, Tracer):
         layers = np.asarray(edit.layers)
         if layers.size == 0 or layers.min() < 0 or layers.max() >= stack.layers:
             raise ValueError(f"an edit at layers {layers.tolist()} hits nothing: layers are 0..{stack.layers - 1}")

@@ -85,9 +85,10 @@ class Stack(nnx.Module):
     def weights(self) -> HeadWeights:
         """Views of every head's weights."""
         attention = self.blocks.attention
-        first = [jnp.moveaxis(getattr(attention, name)[...], 2, 1) for name in ("W_Q", "W_K", "W_V")]
+        W_Q, W_K, W_V = [jnp.moveaxis(getattr(attention, name)[...], 2, 1) for name in ("W_Q", "W_K", "W_V")]
         biases = [getattr(attention, name) for name in ("b_Q", "b_K", "b_V", "b_O")]
-        return HeadWeights(*first, attention.W_O[...], *(None if bias is None else bias[...] for bias in biases))
+        b_Q, b_K, b_V, b_O = [None if bias is None else bias[...] for bias in biases]
+        return HeadWeights(W_Q, W_K, W_V, attention.W_O[...], b_Q, b_K, b_V, b_O)
 
     def block(self, layer: int | Array) -> Block:
         """One layer's block; `layer` may be traced."""

@@ -35,6 +35,7 @@ def ablate(
     reference: Batch | None = None,
     per_position: bool = False,
     groups: ArrayLike | None = None,
+    reference_groups: ArrayLike | None = None,
     donors: int = 1,
     stack: str | None = None,
     seed: int = 0,
@@ -54,8 +55,9 @@ def ablate(
             positions; "resample", that of another example of the reference at the same position.
         reference: for "mean" and "resample"; the batch itself when left out.
         per_position: take the mean for each position (counted over real tokens) by itself.
-        groups: labels `[B]`: take the mean for each group by itself (the template, in Wang et al. 2022). The
-            reference's examples then have the same labels in the same order.
+        groups: labels `[B]`: take the mean for each group by itself (the template, in Wang et al. 2022).
+        reference_groups: labels of the reference's examples `[R]`; the same as `groups`, in the same order, when
+            left out.
         donors: for "resample", how many other examples each effect is averaged over.
         stack: which stack's heads; the only one when left out.
         seed: of donors and of the bootstrap.
@@ -71,17 +73,19 @@ def ablate(
         `.provenance["unedited"]` is the objective's mean in the unedited run.
 
     Raises:
-        ValueError: for an unknown method or stack, an objective that the model can't give, or a reference that does
-            not fit the batch.
+        ValueError: for an unknown method or stack, an objective that the model can't give, or a reference or groups
+            that do not fit the batch.
     """
     given = batch if reference is None else reference
     choice = {"method": method, "per_position": per_position, "donors": donors, "seed": seed}
-    _check(model, batch, given, method, donors, groups)
+    labels = _labels(groups, reference_groups)
+    _check(model, batch, given, method, donors, labels)
     part = model.stack(stack)
     reads = objective.reads(model, batch)
     chunks = choose_chunks(part, batch, reads, vocabulary=model.config.vocab_size, memory=memory)
-    stand_ins = _stand_ins(model, part, batch, reference, chunks, groups, **choice)
-    journal = _journal(resume, model, (batch, reads, given, groups), {**choice, "own": reference is None}, objective)
+    stand_ins = _stand_ins(model, part, batch, reference, chunks, labels, **choice)
+    words = {**choice, "own": reference is None, "stack": part.name}
+    journal = _journal(resume, model, (batch, reads, given, labels), words, objective)
     question = _Question(model, part, batch, reads, objective, stand_ins, chunks)
     with show_progress(len(batch) * part.layers, f"ablating {part.layers * part.heads} heads", progress) as advance:
         unedited_E, effects_ELN = question.sweep(journal, advance)
@@ -91,20 +95,43 @@ def ablate(
         "objective": objective.name,
         "examples": len(batch),
         "reference": "the batch" if reference is None else f"{len(reference)} examples",
+        "groups": 1 if labels is None else len(np.unique(labels[0])),
         **choice,
     }
     return _table(part.name, unedited_E, effects_ELN, about, level=level, seed=seed)
 
 
-def _check(model: Model, batch: Batch, given: Batch, method: str, donors: int, groups: ArrayLike | None) -> None:
+def _labels(groups: ArrayLike | None, reference_groups: ArrayLike | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """Labels of the batch `[B]` and of the reference `[R]`."""
+    if groups is None:
+        if reference_groups is not None:
+            raise ValueError("reference_groups label the reference by the batch's groups: give groups as well")
+        return None
+    ours = np.asarray(groups)
+    theirs = ours if reference_groups is None else np.asarray(reference_groups)
+    if ours.ndim != 1 or theirs.ndim != 1:
+        raise ValueError(f"groups must be one label for each example, got shapes {ours.shape} and {theirs.shape}")
+    return ours, theirs
+
+
+def _check(
+    model: Model,
+    batch: Batch,
+    given: Batch,
+    method: str,
+    donors: int,
+    labels: tuple[np.ndarray, np.ndarray] | None,
+) -> None:
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
     if donors < 1:
         raise ValueError(f"resampling needs at least one donor, got {donors}")
-    if groups is not None and not len(np.asarray(groups)) == len(batch) == len(given):
+    if labels is not None and method != "mean":
+        raise ValueError(f"groups are what means are taken over; method={method!r} takes none")
+    if labels is not None and (len(labels[0]), len(labels[1])) != (len(batch), len(given)):
         raise ValueError(
-            f"groups must label each of {len(batch)} examples, and a reference of as many; "
-            f"got {len(np.asarray(groups))} labels and {len(given)} examples"
+            f"groups must label each of {len(batch)} examples, and of the reference each of {len(given)} (by "
+            f"reference_groups, if these are others); got {len(labels[0])} and {len(labels[1])} labels"
         )
     model.check(batch)
     model.check(given)
@@ -116,7 +143,7 @@ def _stand_ins(
     batch: Batch,
     reference: Batch | None,
     chunks: Chunks,
-    groups: ArrayLike | None,
+    labels: tuple[np.ndarray, np.ndarray] | None,
     *,
     method: str,
     per_position: bool,
@@ -127,7 +154,6 @@ def _stand_ins(
         return zeros(part, batch)
     given = batch if reference is None else reference
     if method == "mean":
-        labels = None if groups is None else (np.asarray(groups), np.asarray(groups))
         over = Means(per_position, labels)
         return means(model, part, batch, given, over, chunks.example_pieces(len(given)))
     return Donors(model, part.name, given, choose_donors(batch, reference, donors=donors, seed=seed))
@@ -147,7 +173,9 @@ def _table(
     lost = [dict(zip(("example", "layer", "head"), map(int, where), strict=True)) for where in np.argwhere(~finite)]
     effects_ELN = np.where(finite, effects_ELN, np.nan)
     column = Column(*bootstrap_mean(effects_ELN, level=level, seed=seed), effects_ELN)
-    about = {**about, "unedited": float(np.mean(unedited_E)), "level": level, "not_finite": lost, **environment()}
+    known_E = unedited_E[np.isfinite(unedited_E)]
+    unedited = float(known_E.mean()) if known_E.size else None
+    about = {**about, "unedited": unedited, "level": level, "not_finite": lost, **environment()}
     return HeadTable.from_columns("ablate", stack, {"effect": column}, about, squeeze=True)
 
 

@@ -31,8 +31,8 @@ class Journal:
         if self.folder is None:
             return compute()
         path = self.folder / f"{name}.npy"
-        if path.exists():
-            return np.load(path, allow_pickle=False)
+        if (kept := _kept(path)) is not None:
+            return kept
         value = compute()
         self.folder.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
@@ -41,16 +41,27 @@ class Journal:
         return value
 
 
+def _kept(path: Path) -> np.ndarray | None:
+    """What was written there; None if nothing was, or if it is no longer whole (a disk may lose what it was given)."""
+    try:
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
 def fingerprint(model: Model, *parts: Any) -> str:
-    """A hash of the model's weights and of everything else a result depends on: pytrees of arrays, and words."""
-    digest = hashlib.sha256(model.identity().encode())
-    if model.identity() == "unknown":
-        parts = (*parts, model.network)
-    for leaf in jax.tree.leaves(parts):
+    """A hash of the model and of everything else a result depends on: pytrees of arrays, and words.
+
+    The weights are hashed as they are: a model whose weights were changed, or loaded in another dtype, may still be
+    called by the identity of its file.
+    """
+    digest = hashlib.sha256(repr(model.config).encode())
+    for leaf in jax.tree.leaves((model.network, parts)):
         if isinstance(leaf, str | int | float | bool):
             digest.update(repr(leaf).encode())
         else:
             array = np.asarray(leaf)
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
+            data = repr(array.tolist()).encode() if array.dtype == object else np.ascontiguousarray(array).tobytes()
+            digest.update(f"{array.dtype}{array.shape}".encode() + data)
     return digest.hexdigest()[:16]

@@ -26,6 +26,9 @@ logging.disable_progress_bar()
 TOLERANCE = 1e-5
 """Of every comparison; relative to the largest value where that exceeds 1. Never loosened."""
 
+EPSILON = 0.02
+"""Of the norms: large, so that any other would show."""
+
 SIZES: dict[str, dict[str, Any]] = {
     "Llama": {
         "vocab_size": 37,
@@ -34,6 +37,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
+        "rms_norm_eps": EPSILON,
         "max_position_embeddings": 64,
     },
     "GPT2": {
@@ -42,6 +46,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "n_layer": 2,
         "n_head": 4,
         "n_positions": 64,
+        "layer_norm_epsilon": EPSILON,
         "bos_token_id": 0,
         "eos_token_id": 0,
     },
@@ -52,6 +57,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "max_position_embeddings": 64,
+        "layer_norm_eps": EPSILON,
     },
 }
 VOCABULARY = 37

@@ -39,7 +39,7 @@ CASES = [
     Case("llama", "LlamaForCausalLM", {"rms_norm_eps": 1e-5}),
     Case("llama-multi-query-tied", "LlamaForCausalLM", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
     Case("llama-all-kv-heads-gelu", "LlamaForCausalLM", {"num_key_value_heads": 4, "hidden_act": "gelu"}),
-    Case("llama-head-dim", "LlamaForCausalLM", {"head_dim": 10, "hidden_act": "relu", "rms_norm_eps": 1e-2}),
+    Case("llama-head-dim", "LlamaForCausalLM", {"head_dim": 10, "hidden_act": "relu"}),
     Case(
         "llama-biases",
         "LlamaForCausalLM",
@@ -56,25 +56,17 @@ CASES = [
     Case("llama-bare", "LlamaModel", {"mlp_bias": True, "num_hidden_layers": 3}),
     Case("gpt2", "GPT2LMHeadModel", {}),
     Case("gpt2-untied-gelu", "GPT2LMHeadModel", {"tie_word_embeddings": False, "activation_function": "gelu"}),
-    Case(
-        "gpt2-inner-relu",
-        "GPT2LMHeadModel",
-        {"n_inner": 20, "activation_function": "relu", "layer_norm_epsilon": 1e-2},
-    ),
+    Case("gpt2-inner-relu", "GPT2LMHeadModel", {"n_inner": 20, "activation_function": "relu"}),
     Case("gpt2-unscaled", "GPT2LMHeadModel", {"scale_attn_weights": False, "reorder_and_upcast_attn": True}),
     Case("gpt2-bare", "GPT2Model", {"n_layer": 3, "activation_function": "quick_gelu"}),
     Case("bert-bare", "BertModel", {}),
-    Case("bert-mlm", "BertForMaskedLM", {"layer_norm_eps": 1e-3}),
+    Case("bert-mlm", "BertForMaskedLM", {"layer_norm_eps": 1e-12}),
     Case(
         "bert-mlm-untied-gelu-new",
         "BertForMaskedLM",
         {"tie_word_embeddings": False, "hidden_act": "gelu_new"},
     ),
-    Case(
-        "bert-pretraining",
-        "BertForPreTraining",
-        {"hidden_act": "relu", "layer_norm_eps": 1e-2, "type_vocab_size": 3},
-    ),
+    Case("bert-pretraining", "BertForPreTraining", {"hidden_act": "relu", "type_vocab_size": 3}),
 ]
 LENGTHS = (7, 4, 1)
 HEADS = [(1, 2), (0, 3)]

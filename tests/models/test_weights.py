@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -26,7 +27,7 @@ VARIANTS = [
 ]
 
 
-def saved(architecture: str, directory: Path, **config: object) -> Tensors:
+def saved(architecture: str, directory: Path, **config: Any) -> Tensors:
     """A random model's directory, and its tensors."""
     build(architecture, **config).save_pretrained(directory)
     return load_file(directory / "model.safetensors")
