@@ -91,9 +91,8 @@ def _zoo() -> None:
 
     from .models.loading.zoo import zoo_table
 
-    rows = pd.DataFrame(zoo_table())
-    rows["cached"] = rows["cached"].map({True: "yes", False: "no"})
-    print(rows.rename(columns={"megabytes": "MB"}).to_markdown(index=False))
+    rows = [{**row, "cached": "yes" if row["cached"] else "no"} for row in zoo_table()]
+    print(pd.DataFrame(rows).rename(columns={"megabytes": "MB"}).to_markdown(index=False))
 
 
 def _keep_compilations() -> None:

@@ -1,6 +1,12 @@
 """JAX made strict, and nothing asked of the model hub: what every test runs under."""
 
+import importlib.util
 import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import ModuleType
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -9,7 +15,25 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(scope="session")
+def glassllm(tmp_path_factory) -> ModuleType:
+    """The package's own NumPy model, imported from its unpacked wheel."""
+    directory = tmp_path_factory.mktemp("glassllm")
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", directory, "glassllm==0.1.0"]
+    subprocess.run(command, check=True, capture_output=True)
+    [wheel] = directory.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(directory)
+    spec = importlib.util.spec_from_file_location("glassllm", Path(directory, "glassllm", "__init__.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["glassllm"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

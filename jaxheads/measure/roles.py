@@ -113,12 +113,12 @@ def name_heads(
         evidence: one for each role. Roles may have examples of their own; heads are the same.
         level: the share of false roles that is put up with, among all that are given.
         least: the chance-corrected score that a role needs.
-        seed: of the split and the bootstrap.
-        confidence: level of the interval of the score.
+        seed: of the split and the bootstrap; `confidence` is the level of the score's interval.
 
-    Returns: One row a head: `score score_low score_high null chance_corrected q_value` of its `role`, and all
-        the `roles` it earned, joined by ", ". A head without a role has "" and NaN. `.provenance` says what
-        was tried, what the nulls were, and every role's null head.
+    Returns:
+        One row a head: `score score_low score_high null chance_corrected q_value` of its `role`, and all the
+        `roles` it earned, joined by ", ". A head without a role has "" and NaN. `.provenance` says what was
+        tried, what the nulls were, and every role's null head.
 
     Raises:
         ValueError: for no evidence, a role twice, heads that differ between roles, fewer than 4 examples, or

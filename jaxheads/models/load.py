@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from functools import cache
 from typing import Any
 
 import jax.numpy as jnp
@@ -41,4 +42,4 @@ def build(checkpoint: Checkpoint, *, dtype: Any = jnp.float32) -> Model:
     family: Any = FAMILIES[kind]
     config = family.config_type.from_hf(checkpoint.config)
     network = fill(lambda: family(config, rngs=nnx.Rngs(0)), family.table(config), checkpoint, dtype)
-    return Model(network, checkpoint.tokenizer, checkpoint.no_tokenizer, checkpoint.name, checkpoint.identity)
+    return Model(network, checkpoint.tokenizer, checkpoint.no_tokenizer, checkpoint.name, cache(checkpoint.identity))

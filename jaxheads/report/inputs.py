@@ -60,7 +60,8 @@ def prose(model: Model, path: str | os.PathLike | None) -> list[Batch]:
         ValueError: for a text without words, or too short to split into 8 windows of 4 tokens.
     """
     start = first_token(model)
-    rows = [list(model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in passages(path)]
+    encoded = [model.tokenizer(text, add_special_tokens=False, verbose=False) for text in passages(path)]
+    rows = [list(one["input_ids"]) for one in encoded]
     room = min(WINDOW, model.config.max_position_embeddings) - (start is not None)
     total = sum(map(len, rows))
     size = room if len(rows) >= 8 else min(room, total // 8)

@@ -19,12 +19,11 @@ LEADING = 6
 
 def roles_earned(table: HeadTable, metrics: tuple[str, ...]) -> dict[str, pd.DataFrame]:
     """For each role that some head earned, its leading heads by the role's own metric."""
-    earned = table.frame["roles"].str.split(", ")
     found = {}
     for metric in metrics:
-        heads = table.frame[earned.map(lambda roles, metric=metric: metric in roles)]
-        if len(heads):
-            found[metric] = heads.sort_values(metric, ascending=False)
+        has_it = [metric in roles.split(", ") for roles in table.frame["roles"]]
+        if any(has_it):
+            found[metric] = table.frame.loc[has_it].sort_values(by=[metric], ascending=False)
     return found
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
 import numpy as np
@@ -51,17 +52,30 @@ def _kept(path: Path) -> np.ndarray | None:
 
 
 def fingerprint(model: Model, *parts: Any) -> str:
-    """A hash of the model and of everything else a result depends on: pytrees of arrays, and words.
-
-    The weights are hashed as they are: a model whose weights were changed, or loaded in another dtype, may still be
-    called by the identity of its file.
-    """
-    digest = hashlib.sha256(repr(model.config).encode())
-    for leaf in jax.tree.leaves((model.network, parts)):
-        if isinstance(leaf, str | int | float | bool):
-            digest.update(repr(leaf).encode())
-        else:
-            array = np.asarray(leaf)
-            data = repr(array.tolist()).encode() if array.dtype == object else np.ascontiguousarray(array).tobytes()
-            digest.update(f"{array.dtype}{array.shape}".encode() + data)
+    """A hash of the model's weights and of everything else a result depends on: pytrees of arrays, and words."""
+    digest = hashlib.sha256(_weights_digest(model))
+    for leaf in jax.tree.leaves(parts):
+        _update(digest, leaf)
     return digest.hexdigest()[:16]
+
+
+_DIGESTS: WeakKeyDictionary[Model, bytes] = WeakKeyDictionary()
+
+
+def _weights_digest(model: Model) -> bytes:
+    """Of the parameters themselves: a name or a file may stand for weights that were changed since."""
+    if model not in _DIGESTS:
+        digest = hashlib.sha256(repr(model.config).encode())
+        for leaf in jax.tree.leaves(model.network):
+            _update(digest, leaf)
+        _DIGESTS[model] = digest.digest()
+    return _DIGESTS[model]
+
+
+def _update(digest: Any, leaf: Any) -> None:
+    if isinstance(leaf, str | int | float | bool):
+        digest.update(repr(leaf).encode())
+        return
+    array = np.asarray(leaf)
+    digest.update(f"{array.dtype}{array.shape}".encode())
+    digest.update(repr(array.tolist()).encode() if array.dtype == object else array.tobytes())

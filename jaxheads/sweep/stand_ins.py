@@ -26,7 +26,7 @@ class StandIns(Protocol):
 
 @dataclass(frozen=True)
 class Fixed:
-    """Stand-ins chosen beforehand: `values` `[L,P,N,H]`, and which of the P each position of the batch gets, `[B,T]`."""
+    """Stand-ins chosen beforehand: `values` `[L,P,N,H]`; which of the P each position of the batch gets, `[B,T]`."""
 
     values: Array
     index: np.ndarray
@@ -84,7 +84,9 @@ class Means:
         """
         parts = (batch, reference)
         width = max(int(np.asarray(part.lengths).max()) for part in parts) if self.per_position else 1
-        place = [np.asarray(part.positions) if self.per_position else np.zeros(part.tokens.shape, int) for part in parts]
+        place = [
+            np.asarray(part.positions) if self.per_position else np.zeros(part.tokens.shape, int) for part in parts
+        ]
         labels = [np.zeros(len(part), int) for part in parts]
         if self.groups is not None:
             known, number = np.unique(np.concatenate(self.groups), return_inverse=True)

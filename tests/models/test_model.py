@@ -63,7 +63,7 @@ def test_rows_of_patterns_sum_to_1_and_nothing_is_infinite(model: jh.Model, batc
 
 @sides
 def test_masked_entries_stay_exactly_0_even_if_scores_are_edited(model: jh.Model, batch: jh.Batch):
-    edit = jh.steer(model, "scores", 1e6 * jnp.arange(5.0)[None, None, None], layers=0)
+    edit = jh.mix(model, "scores", 1e6 * jnp.arange(5.0)[None, None, None], layers=0)
     pattern = np.asarray(jh.run(model, batch, SITES, edit).seen["pattern"])
     visible = np.asarray(Context.over(batch, causal=model.causal).mask)
     real = np.asarray(batch.mask)

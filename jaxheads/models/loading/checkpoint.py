@@ -48,8 +48,14 @@ class Checkpoint:
 
 
 def files_identity(paths: Sequence[Path]) -> str:
-    """Hash weight files: one file's SHA-256, or for several that of sha256sum's listing of them by name."""
-    digests = {path.name: file_sha256(path) for path in paths}
+    """Hash weight files: one file's SHA-256, or for several that of sha256sum's listing of them by name.
+
+    "unknown: ..." where a file has gone since it was read: what was computed from it is not lost for that.
+    """
+    try:
+        digests = {path.name: file_sha256(path) for path in paths}
+    except OSError as error:
+        return f"unknown: {Path(error.filename or paths[0]).name} can't be read any more"
     if len(digests) == 1:
         return f"sha256:{next(iter(digests.values()))}"
     listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))

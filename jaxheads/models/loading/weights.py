@@ -7,6 +7,7 @@ tensors are named with `{layer}`.
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -94,7 +95,7 @@ def fused_heads(name: str, *paths: str) -> Rule:
     def read(tensor: Any, shapes: tuple[tuple[int, ...], ...]) -> Arrays:
         widths = [shape[-2] * shape[-1] for shape in shapes]
         edges = np.cumsum([0, *widths])
-        parts = [tensor[..., a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        parts = [tensor[..., a:b] for a, b in pairwise(edges)]
         return tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
 
     def write(*values: Any) -> Any:

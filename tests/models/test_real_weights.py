@@ -1,0 +1,81 @@
+"""Real weights against their own references, and the heads that are known to be in them."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BertModel
+
+import jaxheads as jh
+from jaxheads.data import passages, repeated_tokens
+from jaxheads.models.loading.fetch import fetch
+
+pytestmark = pytest.mark.weights
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> jh.Model:
+    return jh.load("smollm2-135m")
+
+
+def test_smollm2_is_what_transformers_makes_of_the_same_file(smollm2):
+    path = fetch("smollm2-135m")
+    file = path if path.is_file() else next(path.glob("*.gguf"))
+    theirs = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
+    batch = smollm2.encode(passages()[:3], max_length=64)
+    mask = np.asarray(batch.mask)
+    ours = np.asarray(jh.run(smollm2, batch).output)[mask]
+    with torch.no_grad():
+        given = torch.tensor(np.asarray(batch.tokens, np.int64)), torch.tensor(mask).long()
+        expected = theirs(given[0], attention_mask=given[1]).logits.numpy()[mask]
+    assert np.abs(ours - expected).max() < 1e-3
+    assert (ours.argmax(axis=-1) == expected.argmax(axis=-1)).all()
+
+
+def test_smollm2_has_the_heads_it_is_known_for(smollm2):
+    made = repeated_tokens(49152, examples=4, shortest=30, longest=30, first=1, avoid=range(17), seed=0)
+    table = jh.measure(smollm2, jh.Batch(made.tokens, made.mask), metrics=("induction", "previous_token"))
+    induction, previous = (table.top(metric, 3).index for metric in table.metrics)
+    assert {index[1:] for index in induction} == {(18, 6), (17, 3), (17, 4)}
+    assert [index[1:] for index in previous[:2]] == [(16, 0), (11, 1)]
+    assert table.frame.loc[("decoder", 18, 6), "induction"] == pytest.approx(0.84, abs=0.04)
+    assert table.frame.loc[("decoder", 16, 0), "previous_token"] == pytest.approx(0.90, abs=0.04)
+
+
+def test_smollm2_gives_the_drink_to_mary(smollm2):
+    batch = smollm2.encode("When Mary and John went to the store, John gave a drink to")
+    mary, john = (smollm2.tokenizer(name)["input_ids"][0] for name in (" Mary", " John"))
+    logits = np.asarray(jh.run(smollm2, batch).output)[0, -1]
+    assert logits[mary] - logits[john] == pytest.approx(6.1, abs=0.1)
+
+
+def test_minilm_is_what_transformers_makes_of_the_same_directory():
+    model = jh.load("minilm-l6")
+    theirs = BertModel.from_pretrained(fetch("minilm-l6"), attn_implementation="eager").eval()
+    batch = model.encode(passages()[:4], max_length=100)
+    mask = np.asarray(batch.mask)
+    run = jh.run(model, batch, capture="pattern")
+    with torch.no_grad():
+        tokens, real = torch.tensor(np.asarray(batch.tokens, np.int64)), torch.tensor(mask).long()
+        expected = theirs(tokens, attention_mask=real, output_attentions=True)
+    largest = max(1.0, float(expected.last_hidden_state.abs().max()))
+    assert np.abs(np.asarray(run.output) - expected.last_hidden_state.numpy())[mask].max() < 1e-5 * largest
+    for ours, pattern in zip(run.seen["pattern"], expected.attentions, strict=True):
+        assert np.abs(np.asarray(ours) - pattern.numpy()).transpose(0, 2, 1, 3)[mask].max() < 1e-5
+
+
+def test_minilm_has_a_previous_token_head():
+    model = jh.load("minilm-l6")
+    table = jh.measure(model, model.encode(passages()[:8]), metrics=("previous_token", "next_token", "first_token"))
+    assert table.top("previous_token", 1).index[0][1:] == (0, 2)
+    assert table.frame.loc[("encoder", 0, 2), "previous_token"] > 0.95
+    assert table.top("next_token", 1).index[0][1:] == (1, 8)
+
+
+def test_glassllm_is_what_its_own_numpy_model_computes(glassllm):
+    own, _ = glassllm.load_pretrained("en")
+    ids = np.random.default_rng(0).integers(0, 1024, (2, 128))
+    with glassllm.no_grad():
+        expected = own.forward(ids).data
+    ours = jh.run(jh.load("glassllm-en"), jh.Batch(jnp.asarray(ids))).output
+    assert np.abs(np.asarray(ours) - expected).max() < 1e-4

@@ -1,0 +1,105 @@
+"""Ablation the slow way: one whole forward pass a head, stand-ins and objectives in NumPy from whole outputs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxheads as jh
+
+Judge = Callable[[np.ndarray, jh.Batch], np.ndarray]
+"""From logits `[B,T,V]` to the objective, `[B]`."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """An objective, and the same by hand."""
+
+    objective: Any
+    judge: Judge
+
+
+def loss() -> Question:
+    def judge(logits_BTV: np.ndarray, batch: jh.Batch) -> np.ndarray:
+        highest = logits_BTV.max(axis=-1, keepdims=True)
+        log_p_BTV = logits_BTV - highest - np.log(np.exp(logits_BTV - highest).sum(axis=-1, keepdims=True))
+        tokens, mask = np.asarray(batch.tokens), np.asarray(batch.mask)
+        nats = -np.take_along_axis(log_p_BTV[:, :-1], tokens[:, 1:, None], axis=2)[..., 0]
+        counted = mask[:, 1:] & mask[:, :-1]
+        return (nats * counted).sum(axis=1) / counted.sum(axis=1)
+
+    return Question(jh.loss(), judge)
+
+
+def logit_difference(right: np.ndarray, wrong: np.ndarray, rows: np.ndarray) -> Question:
+    def judge(logits_BTV: np.ndarray, batch: jh.Batch) -> np.ndarray:
+        each = np.arange(len(batch))
+        return logits_BTV[each, rows, right] - logits_BTV[each, rows, wrong]
+
+    return Question(jh.logit_difference(right, wrong, rows), judge)
+
+
+def effects(model: jh.Model, batch: jh.Batch, judge: Judge, sources: Sequence[np.ndarray]) -> np.ndarray:
+    """Effects `[E,L,N]`, averaged over `sources`: replacements for every head's output, `[L,B|1,T|1,N,H]` each."""
+    stack = model.stack()
+    before = judge(np.asarray(jh.run(model, batch).output, np.float64), batch)
+    found = np.zeros((len(batch), stack.layers, stack.heads))
+    for values in sources:
+        for layer in range(stack.layers):
+            for head in range(stack.heads):
+                edit = jh.replace_heads(model, [(layer, head)], values[layer][None].astype(np.float32))
+                logits = np.asarray(jh.run(model, batch, edits=edit).output, np.float64)
+                found[:, layer, head] += (judge(logits, batch) - before) / len(sources)
+    return found
+
+
+def all_z(model: jh.Model, batch: jh.Batch) -> np.ndarray:
+    """Every head's output, `[L,B,T,N,H]`."""
+    return np.asarray(jh.run(model, batch, capture="z").seen["z"], np.float64)
+
+
+def zeros(model: jh.Model) -> np.ndarray:
+    stack = model.stack()
+    return np.zeros((stack.layers, 1, 1, stack.heads, stack.head_size))
+
+
+def means(
+    model: jh.Model, batch: jh.Batch, reference: jh.Batch, *, per_position: bool, groups: Any = None, theirs: Any = None
+) -> np.ndarray:
+    """Means of the reference for each position of the batch, `[L,B,T,N,H]`; zero at padding."""
+    z = all_z(model, reference)
+    groups = np.zeros(len(batch)) if groups is None else np.asarray(groups)
+    theirs = np.zeros(len(reference)) if theirs is None else np.asarray(theirs)
+    mask, place = np.asarray(batch.mask), np.asarray(batch.positions)
+    given, given_place = np.asarray(reference.mask), np.asarray(reference.positions)
+    out = np.zeros((z.shape[0], *mask.shape, *z.shape[3:]))
+    for b, t in np.argwhere(mask):
+        same = given & (theirs == groups[b])[:, None]
+        if per_position:
+            same = same & (given_place == place[b, t])
+        out[:, b, t] = z[:, same].mean(axis=1)
+    return out
+
+
+def from_donors(model: jh.Model, batch: jh.Batch, reference: jh.Batch, donors: np.ndarray) -> np.ndarray:
+    """The output of one donor for each example, at the same place among its real tokens; zero at padding."""
+    z, mask = all_z(model, reference), np.asarray(batch.mask)
+    out = np.zeros((z.shape[0], *mask.shape, *z.shape[3:]))
+    for b, donor in enumerate(donors):
+        real = np.flatnonzero(mask[b])
+        out[:, b, real] = z[:, donor, np.flatnonzero(np.asarray(reference.mask)[donor])[: len(real)]]
+    return out
+
+
+def changed(model: jh.Model, change: Callable[[str, jax.Array], Any]) -> jh.Model:
+    """The model with every weight put through `change(path, weight)`; the path reads "decoder.blocks.mlp.up.kernel"."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(model.network)
+    new = [change(".".join(_names(path)), weight) for path, weight in leaves]
+    return replace(model, network=jax.tree.unflatten(structure, new))
+
+
+def _names(path: tuple[Any, ...]) -> list[str]:
+    words = [str(getattr(key, "name", getattr(key, "key", ""))) for key in path]
+    return [word for word in words if word not in ("", "value")]

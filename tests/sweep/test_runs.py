@@ -1,0 +1,148 @@
+"""A run that was stopped goes on where it was, and takes nothing for an answer to another question."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import jaxheads as jh
+from jaxheads.sweep import ablate as module
+from jaxheads.sweep.plan import Chunks
+from jaxheads.sweep.runs import Journal, fingerprint
+
+from ..models.huggingface import random_batch, small_model
+from . import naive
+
+BATCH = random_batch((5, 4, 3))
+CALLS = 4
+"""Engine calls of the sweep below: 2 pieces of examples in each of 2 layers."""
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every call of the engine so far; after as many as `calls.limit` says, the user presses Ctrl-C."""
+    calls = Calls()
+    real = module.replace_each_head
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        if len(calls) == calls.limit:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(module, "replace_each_head", counted)
+    monkeypatch.setattr(module, "choose_chunks", lambda *_, **__: Chunks(2, 4))
+    return calls
+
+
+class Calls(list):
+    limit: int | None = None
+
+
+def ask(directory: Path | None, **changes: Any) -> jh.tables.HeadTable:
+    arguments = {"model": small_model("gpt2"), "batch": BATCH, "objective": jh.loss(), "method": "zero", **changes}
+    return jh.ablate(**arguments, resume=directory)
+
+
+def assert_same_bytes(one: Any, other: Any) -> None:
+    assert one.values.tobytes() == other.values.tobytes()
+    assert one.per_example.tobytes() == other.per_example.tobytes()
+    assert one.frame.equals(other.frame)
+
+
+@pytest.mark.parametrize("done", [0, 1, 3])
+def test_a_stopped_run_goes_on(calls: Calls, tmp_path: Path, done: int):
+    whole = ask(None)
+    calls.clear()
+    calls.limit = done
+    with pytest.raises(KeyboardInterrupt):
+        ask(tmp_path)
+    calls.clear()
+    calls.limit = None
+    assert_same_bytes(ask(tmp_path), whole)
+    assert len(calls) == CALLS - done
+    calls.clear()
+    assert_same_bytes(ask(tmp_path), whole)
+    assert not calls
+
+
+def edited_weights() -> jh.Model:
+    return naive.changed(small_model("gpt2"), lambda path, weight: weight * 2 if path.endswith("W_O") else weight)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"batch": random_batch((5, 4, 3), seed=1)}),
+        ({}, {"batch": random_batch((5, 4, 3), "left")}),
+        ({}, {"method": "mean"}),
+        ({}, {"objective": jh.logit_difference(3, 7)}),
+        ({"objective": jh.logit_difference(3, 7)}, {"objective": jh.logit_difference(3, 8)}),
+        ({"method": "mean"}, {"method": "mean", "per_position": True}),
+        ({"method": "mean"}, {"method": "mean", "groups": [0, 1, 0]}),
+        ({"method": "mean", "groups": ["a", "b", "a"]}, {"method": "mean", "groups": ["a", "b", "b"]}),
+        ({"method": "mean"}, {"method": "mean", "reference": random_batch((5, 5, 5))}),
+        ({"method": "resample", "reference": random_batch((5,) * 6)},) * 2,
+        ({}, {"model": edited_weights}),
+    ],
+)
+def test_another_question_takes_none_of_its_pieces(calls: Calls, tmp_path: Path, before: Any, after: Any):
+    after = {**after, "seed": 3} if after is before else after
+    after = {key: value() if isinstance(value, Callable) else value for key, value in after.items()}
+    ask(tmp_path, **before)
+    calls.clear()
+    assert_same_bytes(ask(tmp_path, **after), ask(None, **after))
+    assert len(calls) == 2 * CALLS
+
+
+def test_a_piece_that_is_no_longer_whole_is_computed_again(calls: Calls, tmp_path: Path):
+    whole = ask(tmp_path)
+    pieces = sorted(tmp_path.rglob("*-layer-*.npy"))
+    assert len(pieces) == CALLS
+    for path, content in zip(
+        pieces, (b"", pieces[1].read_bytes()[:-3], b"\x93NUMPY\x01", b"PK\x03\x04..."), strict=True
+    ):
+        path.write_bytes(content)
+    calls.clear()
+    assert_same_bytes(ask(tmp_path), whole)
+    assert len(calls) == CALLS
+    assert_same_bytes(ask(tmp_path), whole)
+    assert len(calls) == CALLS
+
+
+def test_a_piece_of_another_shape_is_no_piece_of_this(tmp_path: Path):
+    journal = Journal(tmp_path, "q")
+    np.testing.assert_array_equal(journal.piece("a", lambda: np.arange(3)), np.arange(3))
+    np.testing.assert_array_equal(journal.piece("a", lambda: np.zeros(9)), np.arange(3))
+    assert [path.name for path in (tmp_path / "q").iterdir()] == ["a.npy"]
+
+
+def test_nothing_is_kept_without_a_directory():
+    journal, computed = Journal(None, "q"), []
+    for _ in range(2):
+        journal.piece("a", lambda: computed.append(1) or np.zeros(1))
+    assert len(computed) == 2
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_a_fingerprint_is_of_the_weights_as_they_are(family: str):
+    model = small_model(family)
+    assert fingerprint(model, "a", 1) == fingerprint(model, "a", 1)
+    half = naive.changed(model, lambda _, weight: weight.astype("bfloat16") if weight.dtype == "float32" else weight)
+    other_config = replace(model, network=jax.tree.map(lambda weight: weight, model.network))
+    other_config.network.config = replace(model.config, vocab_size=99)
+    prints = {
+        fingerprint(one, *parts) for one in (model, half, other_config) for parts in (("a",), ("b",), (1,), (True,))
+    }
+    assert len(prints) == 12
+
+
+def test_a_fingerprint_of_words_in_a_table_column_is_of_the_words():
+    model = small_model("gpt2")
+    one, other = (fingerprint(model, np.array(words, object)) for words in (["a", "b"], ["a", "c"]))
+    assert one != other
+    assert one == fingerprint(model, np.array(["a", "b"], object))
