@@ -5,11 +5,26 @@ to the subject (S) at the last token (END), which heads it needs for that, and w
 
     python -m experiments.ioi [--model NAME] [--examples N] [--quick] [--out DIR] [--seed S]
 
-Cost: COST
+Cost on SmolLM2-135M: 4 CPU minutes for the default 32 prompts (4 minutes on 2 cores that others use as well), about
+1 for --quick's 8.
 
-Found: FOUND
+Found on SmolLM2-135M (results/ioi-smollm2-135m; seed 0, 95 % bootstrap intervals over prompts):
 
-Against what was published: PUBLISHED
+- It solves the task: logit difference 4.52 [3.76, 5.29], IO above S in 31 of 32 prompts, P(IO) 0.42. With three
+  unrelated names (ABC) the same difference is -0.52 [-1.11, 0.16]: no preference.
+- Two heads look from END at the subject's second mention and cost most when they are replaced, on prompts that they
+  were not chosen on: 20.0 (effect -1.91 [-2.48, -1.39], attention to S2 0.76) and 23.3 (-1.76 [-2.29, -1.29], 0.54).
+  With 19.2 they are the leading heads that resemble S-inhibition.
+- A head that looks at IO works against the answer: 24.4 (+0.76 [0.04, 1.55], attention to IO 0.70), like the paper's
+  negative name movers. What resembles a name mover, 23.7 (attention to IO 0.54), does not hold up: chosen for an effect
+  of -0.67, its effect on the other prompts is -0.14 [-0.62, 0.28].
+- Four leading heads (29.1, 17.4, 29.0, 16.0) look from END at none of the names.
+
+Against what was published for GPT-2 small (all [P]): logit difference 3.56, P(IO) 0.49, S above IO in 0.7 % of prompts
+(here 1 of 32), name movers attend to IO with 0.59 (23.7: 0.54), S-inhibition heads to S2 with 0.51 (20.0, 23.3 and
+19.2: 0.52). Model, prompts and templates are others, and the paper found its heads by path patching, where here a
+head's kind is only its sign and where it looks: numbers of one size say that the pattern recurs, not that the circuit
+does.
 """
 
 import json
@@ -73,7 +88,9 @@ class Options:
     @property
     def directory(self) -> Path:
         """Where results go."""
-        return self.out if self.out is not None else Path("results") / f"ioi-{Path(self.model).stem}"
+        return (
+            self.out if self.out is not None else Path("results") / f"ioi-{Path(self.model).name.removesuffix('.gguf')}"
+        )
 
 
 @dataclass(frozen=True)
@@ -174,11 +191,8 @@ def head_effects(
 
 
 def _attention(effects: HeadTable, clean: Answers, model: jh.Model, seed: int) -> HeadTable:
-    columns = {
-        name: Column(*bootstrap_mean(clean.looks[..., place], seed=seed), clean.looks[..., place])
-        for place, name in enumerate(PLACES)
-    }
-    about = {"model": model.name, "weights": model.identity(), "seed": seed, **environment()}
+    columns = {name: Column(*bootstrap_mean(clean.looks[..., place], seed=seed)) for place, name in enumerate(PLACES)}
+    about = {"model": without_places(model.name), "weights": model.identity(), "seed": seed, **environment()}
     return HeadTable.from_columns("attention", effects.stack, columns, about)
 
 
@@ -249,7 +263,7 @@ def compare(clean: Answers, corrupt: Answers, leading: pd.DataFrame, held: np.nd
 def _row(
     quantity: str, published: float | None, mark: str, ours_E: np.ndarray | None, differs: str, seed: int
 ) -> dict[str, Any]:
-    found = Interval(*[np.float64(np.nan)] * 3) if ours_E is None else bootstrap_mean(ours_E, seed=seed)
+    found = Interval(*[np.asarray(np.nan)] * 3) if ours_E is None else bootstrap_mean(ours_E, seed=seed)
     return {
         "quantity": quantity,
         "paper, GPT-2 small": np.nan if published is None else published,
@@ -261,10 +275,8 @@ def _row(
 
 def _looks_of(name: str, place: int, leading: pd.DataFrame, looks_ELN3: np.ndarray) -> np.ndarray | None:
     """Attention of the leading heads of a kind, averaged over them, `[E]`; None if there are none."""
-    heads = leading.index[leading["kind"] == name]
-    if not len(heads):
-        return None
-    return np.mean([looks_ELN3[:, layer, head, place] for layer, head in heads], axis=0)
+    alike = leading.index[(leading["kind"] == name).to_numpy()].tolist()
+    return np.mean([looks_ELN3[:, layer, head, place] for layer, head in alike], axis=0) if alike else None
 
 
 def _check(model: jh.Model) -> None:

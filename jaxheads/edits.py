@@ -81,7 +81,9 @@ def zero_heads(model: Model, heads: HeadList, *, stack: str | None = None, amoun
     """
     part = model.stack(stack)
     chosen = _pairs(part, heads)
-    return replace_heads(model, heads, jnp.zeros((len(np.unique(chosen[:, 0])), 1, 1, 1, 1)), stack=stack, amount=amount)
+    return replace_heads(
+        model, heads, jnp.zeros((len(np.unique(chosen[:, 0])), 1, 1, 1, 1)), stack=stack, amount=amount
+    )
 
 
 def replace_heads(
@@ -100,7 +102,13 @@ def replace_heads(
     layers, row = np.unique(chosen[:, 0], return_inverse=True)
     weight = np.zeros((len(layers), 1, 1, part.heads, 1), np.float32)
     weight[row, 0, 0, chosen[:, 1]] = 1
-    return SiteEdit(jnp.asarray(layers), jnp.asarray(weight) * jnp.asarray(amount, jnp.float32), _finite("values", values), "z", part.name)
+    return SiteEdit(
+        jnp.asarray(layers),
+        jnp.asarray(weight) * jnp.asarray(amount, jnp.float32),
+        _finite("values", values),
+        "z",
+        part.name,
+    )
 
 
 def patch_heads(model: Model, heads: HeadList, seen: Mapping[str, Array], *, stack: str | None = None) -> SiteEdit:

@@ -235,8 +235,7 @@ def _resampled_means(sums_EC: Floats, counts_EC: Floats, resamples: int, seed: i
     if (counts_EC == counts_EC[:, :1]).all():  # the usual case, no NaN: one denominator serves every cell
         counts_EC = counts_EC[:, :1]
     blocks = [
-        _ratio(weights_RE @ sums_EC, weights_RE @ counts_EC)
-        for weights_RE in _resamples(len(sums_EC), resamples, seed)
+        _ratio(weights_RE @ sums_EC, weights_RE @ counts_EC) for weights_RE in _resamples(len(sums_EC), resamples, seed)
     ]
     return np.concatenate(blocks)
 

@@ -54,9 +54,7 @@ def imported(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
             names = [f"{base}.{part}" if part else base for part in parts]
         else:
             continue
-        yield from (
-            (node.lineno, name) for name in names if name.split(".")[0] in ("jaxheads", "experiments")
-        )
+        yield from ((node.lineno, name) for name in names if name.split(".")[0] in ("jaxheads", "experiments"))
 
 
 def violations(source: str, module: str, package: str) -> list[str]:
@@ -120,8 +118,7 @@ def test_the_check_itself(module: str, line: str, fine: bool):
 
 def test_files_are_short():
     counts = {
-        path: len(path.read_text(encoding="utf-8").splitlines())
-        for path in sources("jaxheads", "experiments", "tests")
+        path: len(path.read_text(encoding="utf-8").splitlines()) for path in sources("jaxheads", "experiments", "tests")
     }
     long = [f"{path.relative_to(ROOT)}: {n} lines" for path, n in counts.items() if n > MOST_LINES]
     assert not long, f"at most {MOST_LINES} lines a file\n" + "\n".join(long)

@@ -102,9 +102,7 @@ def test_git_state_of_a_clean_tree(repository):
     assert provenance.git_state(repository / "package") == expected
 
 
-@pytest.mark.parametrize(
-    "changed", ["package/code.py", "package/new.py", "elsewhere/new.py", "pyproject.toml"]
-)
+@pytest.mark.parametrize("changed", ["package/code.py", "package/new.py", "elsewhere/new.py", "pyproject.toml"])
 def test_git_state_is_dirty_when_code_differs(repository, changed):
     (repository / changed).parent.mkdir(exist_ok=True)
     (repository / changed).write_text("y = 2\n")

@@ -17,9 +17,7 @@ from jaxheads.statistics import (
 )
 
 numbers = st.floats(-1e6, 1e6, width=32)
-tables = hnp.arrays(
-    np.float64, st.tuples(st.integers(1, 12), st.integers(1, 4)), elements=numbers | st.just(np.nan)
-)
+tables = hnp.arrays(np.float64, st.tuples(st.integers(1, 12), st.integers(1, 4)), elements=numbers | st.just(np.nan))
 
 
 def noise(*shape, seed=0):
@@ -50,9 +48,7 @@ class TestBootstrapMean:
 
     def test_width_follows_the_level(self):
         values = noise(400, 5)
-        widths = [
-            np.ptp(bootstrap_mean(values, level=level, resamples=4000)[1:], axis=0) for level in (0.5, 0.9)
-        ]
+        widths = [np.ptp(bootstrap_mean(values, level=level, resamples=4000)[1:], axis=0) for level in (0.5, 0.9)]
         expected = stats.norm.ppf(0.75) / stats.norm.ppf(0.95)
         np.testing.assert_allclose(widths[0] / widths[1], expected, rtol=0.08)
 
@@ -95,13 +91,9 @@ class TestBootstrapMean:
         mean = bootstrap_mean(values, counts=counts).mean
         np.testing.assert_allclose(mean, np.average(values, axis=0, weights=counts), rtol=1e-12)
         per_cell = np.broadcast_to(counts[:, None], (10, 3))
-        np.testing.assert_array_equal(
-            bootstrap_mean(values, counts=per_cell), bootstrap_mean(values, counts=counts)
-        )
+        np.testing.assert_array_equal(bootstrap_mean(values, counts=per_cell), bootstrap_mean(values, counts=counts))
         silent = np.where(counts[:, None] == 0, np.nan, values)
-        np.testing.assert_array_equal(
-            bootstrap_mean(silent, counts=counts), bootstrap_mean(values, counts=counts)
-        )
+        np.testing.assert_array_equal(bootstrap_mean(silent, counts=counts), bootstrap_mean(values, counts=counts))
 
         silent = np.where(counts[:, None] > 6, np.nan, values)
         np.testing.assert_allclose(
@@ -152,9 +144,7 @@ class TestGroupedRows:
         rows = GroupedRows(limit=16)
         rows.add(values)
         np.testing.assert_array_equal(rows.per_example, values)
-        np.testing.assert_array_equal(
-            rows.interval(level=0.8, seed=3), bootstrap_mean(values, level=0.8, seed=3)
-        )
+        np.testing.assert_array_equal(rows.interval(level=0.8, seed=3), bootstrap_mean(values, level=0.8, seed=3))
         rows.add(values[:1])
         assert rows.per_example is None
 
@@ -229,9 +219,7 @@ class TestGroupedRows:
 class TestFalseDiscovery:
     def test_known_answer(self):
         # Benjamini & Hochberg by hand: p * m / rank, made monotone from the largest down
-        np.testing.assert_allclose(
-            false_discovery([[0.01, 0.04], [0.03, 0.5]]), [[0.04, 0.16 / 3], [0.16 / 3, 0.5]]
-        )
+        np.testing.assert_allclose(false_discovery([[0.01, 0.04], [0.03, 0.5]]), [[0.04, 0.16 / 3], [0.16 / 3, 0.5]])
 
     @given(hnp.arrays(np.float64, st.integers(0, 12), elements=st.floats(0, 1) | st.just(np.nan)))
     @settings(deadline=None)

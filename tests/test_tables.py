@@ -96,9 +96,7 @@ class TestMaking:
     def test_is_frozen_and_its_own(self):
         mean = np.zeros((L, N))
         provenance = {"list": [1]}
-        made = HeadTable.from_columns(
-            "f", "s", {"m": Column(mean, mean, mean, np.zeros((E, L, N)))}, provenance
-        )
+        made = HeadTable.from_columns("f", "s", {"m": Column(mean, mean, mean, np.zeros((E, L, N)))}, provenance)
         mean[:] = 7
         provenance["list"].append(2)
         assert np.all(made.values == 0)
@@ -173,9 +171,7 @@ class TestMaking:
             dataclasses.replace(table(), **change)
 
     def test_provenance_tells_no_path(self):
-        made = dataclasses.replace(
-            table(), provenance={"file": Path("/home/me/model.gguf"), "n": np.int64(3)}
-        )
+        made = dataclasses.replace(table(), provenance={"file": Path("/home/me/model.gguf"), "n": np.int64(3)})
         assert made.provenance == {"file": "model.gguf", "n": 3}
 
 
@@ -269,9 +265,7 @@ class TestTop:
 
     def test_ties_keep_the_order_of_the_grid(self):
         numbers = np.arange(400.0).reshape(20, 20) % 2
-        heads = [
-            index[1:] for index in HeadTable.from_columns("t", "s", {"m": Column(numbers)}).top(n=200).index
-        ]
+        heads = [index[1:] for index in HeadTable.from_columns("t", "s", {"m": Column(numbers)}).top(n=200).index]
         assert heads == sorted(heads)
 
     def test_by_magnitude(self):

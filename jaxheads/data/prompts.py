@@ -130,9 +130,7 @@ def ioi_prompts(tokenizer: "PreTrainedTokenizerBase", *, examples: int, seed: in
     io, s1, s2 = _positions(tokens, mask, indirect_object, subject, texts)
     end = mask.sum(1).astype(np.int32) - 1
     _check_lengths(template, end)
-    return IOIPrompts(
-        texts, tokens, mask, indirect_object, subject, io, s1, s2, end, template, skeletons, names
-    )
+    return IOIPrompts(texts, tokens, mask, indirect_object, subject, io, s1, s2, end, template, skeletons, names)
 
 
 def _skeleton(template: int, rng: np.random.Generator, places: list[str], objects: list[str]) -> str:
@@ -152,9 +150,7 @@ def _special(tokenizer: "PreTrainedTokenizerBase", which: str) -> int | None:
     return None if token is None else int(token)
 
 
-def _single_tokens(
-    tokenizer: "PreTrainedTokenizerBase", candidates: Iterable[str], what: str
-) -> dict[str, int]:
+def _single_tokens(tokenizer: "PreTrainedTokenizerBase", candidates: Iterable[str], what: str) -> dict[str, int]:
     """Those candidates that are one known token after a space and no word of the frames, with their ids."""
     blank = dict.fromkeys(("first", "second", "giver", "place", "object"), "")
     taken = {token for frame in FRAMES for token in _encode(tokenizer, frame.format(**blank))}
@@ -176,9 +172,7 @@ def _single_tokens(
     return found
 
 
-def _tokens(
-    tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str], bos: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _tokens(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str], bos: bool) -> tuple[np.ndarray, np.ndarray]:
     """tokens [B, T] and mask [B, T] of the texts, padded on the right."""
     start = _special(tokenizer, "bos") if bos else None
     if bos and start is None:

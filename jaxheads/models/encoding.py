@@ -8,9 +8,7 @@ import numpy as np
 from .batch import Batch
 
 
-def encode(
-    tokenizer: Any, texts: str | Sequence[str], *, bos: bool | None, max_length: int | None, side: str
-) -> Batch:
+def encode(tokenizer: Any, texts: str | Sequence[str], *, bos: bool | None, max_length: int | None, side: str) -> Batch:
     """A batch of texts, padded to the longest; `Model.encode` says what the arguments mean and what raises."""
     texts = [texts] if isinstance(texts, str) else list(texts)
     if not texts:

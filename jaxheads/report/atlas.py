@@ -152,9 +152,7 @@ class _Measuring:
         return table
 
 
-def _effect(
-    model: Model, question: Question, seed: int, progress: bool, resume: str | os.PathLike | None
-) -> HeadTable:
+def _effect(model: Model, question: Question, seed: int, progress: bool, resume: str | os.PathLike | None) -> HeadTable:
     table = ablate(
         model,
         question.batch,
@@ -180,4 +178,3 @@ def _together(
 
 def _column(table: HeadTable, metric: str) -> Column:
     return Column(*(np.asarray(table.grid(part), float) for part in (metric, f"{metric}_low", f"{metric}_high")))
-

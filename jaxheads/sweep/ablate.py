@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from ..models.batch import Batch
 from ..models.model import Model
@@ -20,10 +20,9 @@ from ..statistics import bootstrap_mean
 from ..tables import Column, HeadTable
 from .engine import Bank, Clean, replace_each_head, run_clean
 from .plan import Chunks, choose_chunks
+from .replacement import Replacement
 from .runs import Journal, fingerprint
-from .stand_ins import Donors, Means, StandIns, choose_donors, means, zeros
-
-METHODS = ("zero", "mean", "resample")
+from .stand_ins import StandIns
 
 
 def ablate(
@@ -76,94 +75,14 @@ def ablate(
         ValueError: for an unknown method or stack, an objective that the model can't give, or a reference or groups
             that do not fit the batch.
     """
-    given = batch if reference is None else reference
-    choice = {"method": method, "per_position": per_position, "donors": donors, "seed": seed}
-    labels = _labels(groups, reference_groups)
-    _check(model, batch, given, method, donors, labels)
+    replacement = Replacement.of(method, reference, per_position, groups, reference_groups, donors, seed)
+    replacement.check(model, batch)
     part = model.stack(stack)
-    reads = objective.reads(model, batch)
-    chunks = choose_chunks(part, batch, reads, vocabulary=model.config.vocab_size, memory=memory)
-    stand_ins = _stand_ins(model, part, batch, reference, chunks, labels, **choice)
-    words = {**choice, "own": reference is None, "stack": part.name}
-    journal = _journal(resume, model, (batch, reads, given, labels), words, objective)
-    question = _Question(model, part, batch, reads, objective, stand_ins, chunks)
+    question = _Question.asked(model, part, batch, objective, replacement, memory)
     with show_progress(len(batch) * part.layers, f"ablating {part.layers * part.heads} heads", progress) as advance:
-        unedited_E, effects_ELN = question.sweep(journal, advance)
-    about = {
-        "model": model.name,
-        "weights": model.identity(),
-        "objective": objective.name,
-        "examples": len(batch),
-        "reference": "the batch" if reference is None else f"{len(reference)} examples",
-        "groups": 1 if labels is None else len(np.unique(labels[0])),
-        **choice,
-    }
+        unedited_E, effects_ELN = question.sweep(question.journal(resume, replacement), advance)
+    about = {"model": model.name, "weights": model.identity(), "objective": objective.name, **replacement.about()}
     return _table(part.name, unedited_E, effects_ELN, about, level=level, seed=seed)
-
-
-def _labels(groups: ArrayLike | None, reference_groups: ArrayLike | None) -> tuple[np.ndarray, np.ndarray] | None:
-    """Labels of the batch `[B]` and of the reference `[R]`."""
-    if groups is None:
-        if reference_groups is not None:
-            raise ValueError("reference_groups label the reference by the batch's groups: give groups as well")
-        return None
-    ours = np.asarray(groups)
-    theirs = ours if reference_groups is None else np.asarray(reference_groups)
-    if ours.ndim != 1 or theirs.ndim != 1:
-        raise ValueError(f"groups must be one label for each example, got shapes {ours.shape} and {theirs.shape}")
-    return ours, theirs
-
-
-def _check(
-    model: Model,
-    batch: Batch,
-    given: Batch,
-    method: str,
-    donors: int,
-    labels: tuple[np.ndarray, np.ndarray] | None,
-) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
-    if donors < 1:
-        raise ValueError(f"resampling needs at least one donor, got {donors}")
-    if labels is not None and method != "mean":
-        raise ValueError(f"groups are what means are taken over; method={method!r} takes none")
-    if labels is not None and (len(labels[0]), len(labels[1])) != (len(batch), len(given)):
-        raise ValueError(
-            f"groups must label each of {len(batch)} examples, and of the reference each of {len(given)} (by "
-            f"reference_groups, if these are others); got {len(labels[0])} and {len(labels[1])} labels"
-        )
-    model.check(batch)
-    model.check(given)
-
-
-def _stand_ins(
-    model: Model,
-    part: Stack,
-    batch: Batch,
-    reference: Batch | None,
-    chunks: Chunks,
-    labels: tuple[np.ndarray, np.ndarray] | None,
-    *,
-    method: str,
-    per_position: bool,
-    donors: int,
-    seed: int,
-) -> StandIns:
-    if method == "zero":
-        return zeros(part, batch)
-    given = batch if reference is None else reference
-    if method == "mean":
-        over = Means(per_position, labels)
-        return means(model, part, batch, given, over, chunks.example_pieces(len(given)))
-    return Donors(model, part.name, given, choose_donors(batch, reference, donors=donors, seed=seed))
-
-
-def _journal(
-    resume: str | os.PathLike | None, model: Model, data: Any, choice: dict[str, Any], objective: Objective
-) -> Journal:
-    question = "" if resume is None else fingerprint(model, data, choice, objective.name)
-    return Journal(resume, f"ablate-{question}")
 
 
 def _table(
@@ -175,7 +94,14 @@ def _table(
     column = Column(*bootstrap_mean(effects_ELN, level=level, seed=seed), effects_ELN)
     known_E = unedited_E[np.isfinite(unedited_E)]
     unedited = float(known_E.mean()) if known_E.size else None
-    about = {**about, "unedited": unedited, "level": level, "not_finite": lost, **environment()}
+    about = {
+        **about,
+        "examples": len(unedited_E),
+        "unedited": unedited,
+        "level": level,
+        "not_finite": lost,
+        **environment(),
+    }
     return HeadTable.from_columns("ablate", stack, {"effect": column}, about, squeeze=True)
 
 
@@ -190,6 +116,23 @@ class _Question:
     objective: Objective
     stand_ins: StandIns
     chunks: Chunks
+
+    @classmethod
+    def asked(
+        cls, model: Model, part: Stack, batch: Batch, objective: Objective, replacement: Replacement, memory: int
+    ) -> "_Question":
+        """With what the objective reads, how the work is cut, and what replaces the heads."""
+        reads = objective.reads(model, batch)
+        chunks = choose_chunks(part, batch, reads, vocabulary=model.config.vocab_size, memory=memory)
+        stand_ins = replacement.stand_ins(model, part, batch, chunks)
+        return cls(model, part, batch, reads, objective, stand_ins, chunks)
+
+    def journal(self, resume: str | os.PathLike | None, replacement: Replacement) -> Journal:
+        """Where finished pieces of this very question are kept."""
+        if resume is None:
+            return Journal(None, "")
+        words = (self.objective.name, self.part.name, replacement.about())
+        return Journal(resume, f"ablate-{fingerprint(self.model, self.batch, self.reads, replacement.data(), words)}")
 
     def sweep(self, journal: Journal, advance: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray]:
         """The unedited objective `[E]` and the effects `[E,L,N]`."""

@@ -292,9 +292,7 @@ def _frozen(array: ArrayLike, dtype: Any, name: str) -> NDArray[Any]:
 
 def _refuse_infinity(cells: NDArray[Any], name: str) -> None:
     if cells.dtype.kind == "f" and np.isinf(cells).any():
-        raise ValueError(
-            f"{name}: expected finite numbers or NaN, got infinity in {np.isinf(cells).sum()} cells"
-        )
+        raise ValueError(f"{name}: expected finite numbers or NaN, got infinity in {np.isinf(cells).sum()} cells")
 
 
 def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:

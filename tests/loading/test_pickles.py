@@ -127,9 +127,7 @@ def test_flipped_bytes_of_a_storage_are_noticed(tmp_path):
     path = tmp_path / "x.bin"
     torch.save({"a": torch.full((2000,), 7.0)}, path)
     content = path.read_bytes()
-    path.write_bytes(
-        content.replace(np.full(9, 7, np.float32).tobytes(), np.full(9, 8, np.float32).tobytes(), 1)
-    )
+    path.write_bytes(content.replace(np.full(9, 7, np.float32).tobytes(), np.full(9, 8, np.float32).tobytes(), 1))
     with pytest.raises(ValueError, match=r"x\.bin is corrupt"):
         pickle_tensors(path)["a"].read()
 

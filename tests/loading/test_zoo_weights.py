@@ -15,9 +15,7 @@ pytestmark = pytest.mark.weights
 
 def torch_llama(checkpoint: Checkpoint) -> LlamaForCausalLM:
     model = LlamaForCausalLM(LlamaConfig(**checkpoint.config)).eval()
-    state = {
-        name: torch.tensor(tensor.read().astype(np.float32)) for name, tensor in checkpoint.tensors.items()
-    }
+    state = {name: torch.tensor(tensor.read().astype(np.float32)) for name, tensor in checkpoint.tensors.items()}
     assert model.load_state_dict(state, strict=False) == (["lm_head.weight"], [])
     return model
 

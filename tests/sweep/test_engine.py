@@ -92,12 +92,13 @@ def test_rows_of_the_last_layer_that_are_not_read_are_not_computed():
 def test_one_compilation_serves_every_layer_head_and_piece(monkeypatch: pytest.MonkeyPatch):
     batch = random_batch((7, 6, 5))  # a shape that nothing else here has
     monkeypatch.setattr("jaxheads.sweep.ablate.choose_chunks", lambda *_, **__: Chunks(2, 3))
-    before = replace_each_head._cache_size(), run_clean._cache_size()
+    engine: tuple[Any, ...] = (replace_each_head, run_clean)
+    before = [part._cache_size() for part in engine]
     jh.ablate(small_model("gpt2"), batch, jh.logit_difference(3, 7), "zero")
-    assert (replace_each_head._cache_size(), run_clean._cache_size()) == (before[0] + 1, before[1] + 1)
+    assert [part._cache_size() for part in engine] == [count + 1 for count in before]
 
 
-@pytest.mark.parametrize("chunks", [Chunks(1, 1), Chunks(2, 3), Chunks(3, 2)], ids=str)
+@pytest.mark.parametrize("chunks", [Chunks(2, 3), Chunks(1, 2)], ids=str)
 @pytest.mark.parametrize("method", ["mean", "resample"])
 def test_pieces_change_nothing(method: str, chunks: Chunks, monkeypatch: pytest.MonkeyPatch):
     model, batch, reference = small_model("llama"), random_batch((5, 4, 3)), random_batch((5, 5, 5), seed=3)

@@ -22,9 +22,15 @@ CALLS = 4
 """Engine calls of the sweep below: 2 pieces of examples in each of 2 layers."""
 
 
+class Calls(list):
+    """One entry a call; `limit`: at this many the user presses Ctrl-C."""
+
+    limit: int | None = None
+
+
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Every call of the engine so far; after as many as `calls.limit` says, the user presses Ctrl-C."""
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Every call of the engine so far."""
     calls = Calls()
     real = module.replace_each_head
 
@@ -37,10 +43,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(module, "replace_each_head", counted)
     monkeypatch.setattr(module, "choose_chunks", lambda *_, **__: Chunks(2, 4))
     return calls
-
-
-class Calls(list):
-    limit: int | None = None
 
 
 def ask(directory: Path | None, **changes: Any) -> jh.tables.HeadTable:
@@ -114,7 +116,7 @@ def test_a_piece_that_is_no_longer_whole_is_computed_again(calls: Calls, tmp_pat
     assert len(calls) == CALLS
 
 
-def test_a_piece_of_another_shape_is_no_piece_of_this(tmp_path: Path):
+def test_a_finished_piece_is_not_computed_again(tmp_path: Path):
     journal = Journal(tmp_path, "q")
     np.testing.assert_array_equal(journal.piece("a", lambda: np.arange(3)), np.arange(3))
     np.testing.assert_array_equal(journal.piece("a", lambda: np.zeros(9)), np.arange(3))

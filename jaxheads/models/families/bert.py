@@ -143,7 +143,9 @@ class Bert(nnx.Module):
     def table(config: BertConfig) -> Table:
         """The tensors of a BERT checkpoint."""
         here, at = "encoder.blocks", "bert.encoder.layer.{layer}"
-        names = {letter: f"{at}.attention.self.{word}" for letter, word in zip("QKV", ("query", "key", "value"), strict=True)}
+        names = {
+            letter: f"{at}.attention.self.{word}" for letter, word in zip("QKV", ("query", "key", "value"), strict=True)
+        }
         names["O"] = f"{at}.attention.output.dense"
         rules: list[Rule] = [
             *(

@@ -122,9 +122,7 @@ def _largest(directory: Path) -> int:
 
 def _whole(entry: ZooEntry, directory: Path) -> bool:
     files = {directory / Path(member).name: digest for member, digest in entry.files.items()}
-    return all(path.is_file() for path in files) and all(
-        file_sha256(path) == digest for path, digest in files.items()
-    )
+    return all(path.is_file() for path in files) and all(file_sha256(path) == digest for path, digest in files.items())
 
 
 def _wheel(directory: Path, entry: ZooEntry) -> Path:

@@ -38,12 +38,8 @@ LLAMA = Architecture(
             "vocab_size": "vocab_size",
         }
     ),
-    constants=MappingProxyType(
-        {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu"}
-    ),
-    tensors=MappingProxyType(
-        {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-    ),
+    constants=MappingProxyType({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu"}),
+    tensors=MappingProxyType({"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}),
     layer_tensors=MappingProxyType(
         {
             "blk.{n}.attn_norm": "model.layers.{n}.input_layernorm",
@@ -58,9 +54,7 @@ LLAMA = Architecture(
         }
     ),
     biases=MappingProxyType({"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"}),
-    rotated=MappingProxyType(
-        {"blk.{n}.attn_q": "num_attention_heads", "blk.{n}.attn_k": "num_key_value_heads"}
-    ),
+    rotated=MappingProxyType({"blk.{n}.attn_q": "num_attention_heads", "blk.{n}.attn_k": "num_key_value_heads"}),
 )
 
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({"llama": LLAMA})

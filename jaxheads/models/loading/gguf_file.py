@@ -125,9 +125,7 @@ def _check(config: dict[str, Any], said: dict[str, Any]) -> None:
         raise ValueError(f"expert_count is {said['expert_count']}: mixtures of experts aren't supported")
 
 
-def _tensors(
-    architecture: Architecture, config: dict[str, Any], stored: dict[str, ReaderTensor]
-) -> dict[str, Tensor]:
+def _tensors(architecture: Architecture, config: dict[str, Any], stored: dict[str, ReaderTensor]) -> dict[str, Tensor]:
     tensors, unknown = {}, []
     for name, tensor in stored.items():
         stem, _, suffix = name.rpartition(".")
@@ -143,8 +141,7 @@ def _tensors(
         tensors[f"{target.format(n=layer[1] if layer else '')}.{suffix}"] = _tensor(tensor, heads)
     if unknown:
         raise ValueError(
-            f"{len(unknown)} tensors that Hugging Face's {config['model_type']} hasn't: "
-            f"{', '.join(unknown[:20])}"
+            f"{len(unknown)} tensors that Hugging Face's {config['model_type']} hasn't: {', '.join(unknown[:20])}"
         )
     return tensors
 

@@ -59,9 +59,7 @@ def gguf_tokenizer(metadata: dict[str, Any], max_length: int) -> tuple[PreTraine
             f"the GGUF file's tokenizer is {model!r}; only 'gpt2' (byte-level BPE) can be rebuilt",
         )
     if pre not in PRE_TOKENIZERS:
-        return None, (
-            f"the GGUF file's tokenizer cuts text as {pre!r}; known are {', '.join(PRE_TOKENIZERS)}"
-        )
+        return None, (f"the GGUF file's tokenizer cuts text as {pre!r}; known are {', '.join(PRE_TOKENIZERS)}")
     try:
         tokens, merges = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.merges"]
         return _fast(metadata, tokens, merges, PRE_TOKENIZERS[pre], max_length), ""

@@ -80,9 +80,7 @@ def _config(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str
         "attention_bias": False,
         "mlp_bias": False,
         "tie_word_embeddings": True,
-        **{
-            f"{token.strip('<>')}_token_id": index for index, token in enumerate(SPECIALS) if token != "<unk>"
-        },
+        **{f"{token.strip('<>')}_token_id": index for index, token in enumerate(SPECIALS) if token != "<unk>"},
     }
 
 

@@ -19,9 +19,7 @@ CONTAINERS: dict[str, Reader] = {
 """What is looked for, in this order; beside each, shards listed in NAME.index.json."""
 
 
-def directory_checkpoint(
-    directory: Path, *, name: str, identity: Callable[[], str] | None = None
-) -> Checkpoint:
+def directory_checkpoint(directory: Path, *, name: str, identity: Callable[[], str] | None = None) -> Checkpoint:
     """Open a Hugging Face directory; `identity` defaults to the hash of its weight files.
 
     Raises FileNotFoundError where config.json, the weights or a shard are missing; ValueError where one of
@@ -30,9 +28,7 @@ def directory_checkpoint(
     config = read_json(directory / "config.json")
     tensors, paths = _weights(directory)
     tokenizer, no_tokenizer = directory_tokenizer(directory)
-    return Checkpoint(
-        config, tensors, tokenizer, no_tokenizer, name, identity or partial(files_identity, paths)
-    )
+    return Checkpoint(config, tensors, tokenizer, no_tokenizer, name, identity or partial(files_identity, paths))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -67,9 +63,7 @@ def _weights(directory: Path) -> tuple[Mapping[str, Tensor], list[Path]]:
 def _sharded(index: Path, reader: Reader) -> tuple[dict[str, Tensor], list[Path]]:
     where = read_json(index).get("weight_map")
     if not isinstance(where, dict) or not all(isinstance(shard, str) for shard in where.values()):
-        raise ValueError(
-            f"{index} has no weight_map from tensors to files: it isn't the index of a checkpoint"
-        )
+        raise ValueError(f"{index} has no weight_map from tensors to files: it isn't the index of a checkpoint")
     shards = sorted(set(where.values()))
     outside = [shard for shard in shards if Path(shard).name != shard]
     if outside:
@@ -77,8 +71,7 @@ def _sharded(index: Path, reader: Reader) -> tuple[dict[str, Tensor], list[Path]
     missing = [shard for shard in shards if not (index.parent / shard).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{index.parent} lacks {len(missing)} "
-            f"of {len(shards)} shards: {', '.join(missing)}. Fetch them too."
+            f"{index.parent} lacks {len(missing)} of {len(shards)} shards: {', '.join(missing)}. Fetch them too."
         )
     held = {shard: reader(index.parent / shard) for shard in shards}
     absent = [f"{tensor} ({shard})" for tensor, shard in where.items() if tensor not in held[shard]]
@@ -87,6 +80,4 @@ def _sharded(index: Path, reader: Reader) -> tuple[dict[str, Tensor], list[Path]
             f"{index} promises tensors which their shard lacks: {', '.join(absent)}. Fetch the shards and "
             "the index again: they're not of one version."
         )
-    return {tensor: held[shard][tensor] for tensor, shard in where.items()}, [
-        index.parent / shard for shard in shards
-    ]
+    return {tensor: held[shard][tensor] for tensor, shard in where.items()}, [index.parent / shard for shard in shards]

@@ -28,9 +28,7 @@ TEXT = (
 SHARDS = {"model.safetensors": "model-*.safetensors", "pytorch_model.bin": "pytorch_model-*.bin"}
 
 
-def hub_checkpoint(
-    repository: str, *, revision: str | None = None, cache_dir: Path | None = None
-) -> Checkpoint:
+def hub_checkpoint(repository: str, *, revision: str | None = None, cache_dir: Path | None = None) -> Checkpoint:
     """Open "owner/name" of the hub at a branch, tag or commit.
 
     Fetches config, tokenizer and one format of the weights, safetensors first. Where the hub can't be asked
@@ -45,9 +43,7 @@ def hub_checkpoint(
 def _snapshot(repository: str, revision: str | None, cache_dir: Path | None) -> Path:
     try:
         wanted = _wanted(repository, revision)
-        return Path(
-            snapshot_download(repository, revision=revision, cache_dir=cache_dir, allow_patterns=wanted)
-        )
+        return Path(snapshot_download(repository, revision=revision, cache_dir=cache_dir, allow_patterns=wanted))
     except Exception as refusal:  # whatever it is (the HTTP library's errors too), the cache may do
         if isinstance(refusal, OSError) and refusal.errno == errno.ENOSPC:
             raise
@@ -56,9 +52,7 @@ def _snapshot(repository: str, revision: str | None, cache_dir: Path | None) -> 
 
 def _cached(repository: str, revision: str | None, cache_dir: Path | None, refusal: Exception) -> Path:
     try:
-        return Path(
-            snapshot_download(repository, revision=revision, cache_dir=cache_dir, local_files_only=True)
-        )
+        return Path(snapshot_download(repository, revision=revision, cache_dir=cache_dir, local_files_only=True))
     except IncompleteSnapshotError as error:
         # the repository has more files than were asked for; where a needed one is missing its reader says so
         return Path(error.snapshot_path)

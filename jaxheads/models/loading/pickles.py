@@ -106,9 +106,7 @@ class _TensorReader(pickle.Unpickler):
     ) -> Tensor:
         last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
         if min((offset, *shape, *stride)) < 0 or (0 not in shape and last >= storage.length):
-            raise ValueError(
-                f"a tensor of shape {shape}, strides {stride}, offset {offset} leaves its storage"
-            )
+            raise ValueError(f"a tensor of shape {shape}, strides {stride}, offset {offset} leaves its storage")
         return Tensor(
             tuple(shape),
             storage.dtype,

@@ -43,10 +43,7 @@ def safetensors_tensors(path: Path) -> dict[str, Tensor]:
             f"{path} stores tensors as {', '.join(unknown)}; known are {', '.join(DTYPES)}. "
             "Save the model in one of these, for example with model.to(bfloat16).save_pretrained(…)."
         )
-    return {
-        name: Tensor(shape, DTYPES[dtype], partial(_read, path, name))
-        for name, (shape, dtype) in headers.items()
-    }
+    return {name: Tensor(shape, DTYPES[dtype], partial(_read, path, name)) for name, (shape, dtype) in headers.items()}
 
 
 def _read(path: Path, name: str) -> np.ndarray:

@@ -74,9 +74,7 @@ def heads_in(name: str, path: str) -> Rule:
 
 def heads_bias(name: str, path: str) -> Rule:
     """A bias of heads: stored `[N*H]`, used `[N,H]`."""
-    return Rule(
-        name, (path,), lambda tensor, shapes: (tensor.reshape(shapes[0]),), lambda value: value.reshape(-1)
-    )
+    return Rule(name, (path,), lambda tensor, shapes: (tensor.reshape(shapes[0]),), lambda value: value.reshape(-1))
 
 
 def heads_out(name: str, path: str) -> Rule:

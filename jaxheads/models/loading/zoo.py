@@ -59,18 +59,12 @@ ZOO: Mapping[str, ZooEntry] = MappingProxyType(
             version="0.1.0",
             files={
                 f"{_MINILM}config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-                f"{_MINILM}model.safetensors": (
-                    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-                ),
+                f"{_MINILM}model.safetensors": ("53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
                 f"{_MINILM}special_tokens_map.json": (
                     "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3"
                 ),
-                f"{_MINILM}tokenizer.json": (
-                    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
-                ),
-                f"{_MINILM}tokenizer_config.json": (
-                    "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"
-                ),
+                f"{_MINILM}tokenizer.json": ("be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
+                f"{_MINILM}tokenizer_config.json": ("acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"),
                 f"{_MINILM}vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
             },
             container="hf",
@@ -109,9 +103,7 @@ def zoo_table(cache: str | os.PathLike[str] | None = None) -> list[dict[str, Any
             "megabytes": entry.megabytes,
             "licence": entry.licence,
             "package": f"{entry.package}=={entry.version}",
-            "cached": all(
-                (zoo_directory(name, cache) / Path(member).name).is_file() for member in entry.files
-            ),
+            "cached": all((zoo_directory(name, cache) / Path(member).name).is_file() for member in entry.files),
         }
         for name, entry in ZOO.items()
     ]

@@ -1,0 +1,110 @@
+"""How a head is ablated: what a user asked for, checked, and turned into the values that replace it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..models.batch import Batch
+from ..models.model import Model
+from ..models.stack import Stack
+from .plan import Chunks
+from .stand_ins import Donors, Means, StandIns, choose_donors, means, zeros
+
+METHODS = ("zero", "mean", "resample")
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What replaces a head's output; `jaxheads.ablate` says what the fields mean.
+
+    Attributes:
+        labels: groups of the batch's examples `[B]` and of the reference's `[R]`, or None.
+    """
+
+    method: str
+    reference: Batch | None
+    per_position: bool
+    labels: tuple[np.ndarray, np.ndarray] | None
+    donors: int
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        method: str,
+        reference: Batch | None,
+        per_position: bool,
+        groups: ArrayLike | None,
+        reference_groups: ArrayLike | None,
+        donors: int,
+        seed: int,
+    ) -> "Replacement":
+        """From the arguments of `ablate`, as far as they can be checked by themselves.
+
+        Raises:
+            ValueError: for an unknown method, or arguments that don't belong to it.
+        """
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+        if donors < 1:
+            raise ValueError(f"resampling needs at least one donor, got {donors}")
+        labels = _labels(groups, reference_groups)
+        if labels is not None and method != "mean":
+            raise ValueError(f"groups are what means are taken over; method={method!r} takes none")
+        return cls(method, reference, per_position, labels, donors, seed)
+
+    def given(self, batch: Batch) -> Batch:
+        """The reference: the batch itself where there is no other."""
+        return batch if self.reference is None else self.reference
+
+    def check(self, model: Model, batch: Batch) -> None:
+        """Raise ValueError if the batch or the reference can't go through the model, or labels don't fit them."""
+        given = self.given(batch)
+        if self.labels is not None and tuple(map(len, self.labels)) != (len(batch), len(given)):
+            raise ValueError(
+                f"groups must label each of {len(batch)} examples, and of the reference each of {len(given)} (by "
+                f"reference_groups, if these are others); got {len(self.labels[0])} and {len(self.labels[1])} labels"
+            )
+        model.check(batch)
+        model.check(given)
+
+    def stand_ins(self, model: Model, part: Stack, batch: Batch, chunks: Chunks) -> StandIns:
+        """The values that replace heads; raises ValueError where the reference does not have them."""
+        given = self.given(batch)
+        if self.method == "zero":
+            return zeros(part, batch)
+        if self.method == "mean":
+            over = Means(self.per_position, self.labels)
+            return means(model, part, batch, given, over, chunks.example_pieces(len(given)))
+        donors = choose_donors(batch, self.reference, donors=self.donors, seed=self.seed)
+        return Donors(model, part.name, given, donors)
+
+    def data(self) -> tuple[Any, ...]:
+        """The arrays that the answer depends on."""
+        return self.reference, self.labels
+
+    def about(self) -> dict[str, Any]:
+        """The rest, for provenance."""
+        return {
+            "method": self.method,
+            "per_position": self.per_position,
+            "reference": "the batch" if self.reference is None else f"{len(self.reference)} examples",
+            "groups": 1 if self.labels is None else len(np.unique(self.labels[0])),
+            "donors": self.donors,
+            "seed": self.seed,
+        }
+
+
+def _labels(groups: ArrayLike | None, reference_groups: ArrayLike | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """Labels of the batch `[B]` and of the reference `[R]`."""
+    if groups is None:
+        if reference_groups is not None:
+            raise ValueError("reference_groups label the reference by the batch's groups: give groups as well")
+        return None
+    ours = np.asarray(groups)
+    theirs = ours if reference_groups is None else np.asarray(reference_groups)
+    if ours.ndim != 1 or theirs.ndim != 1:
+        raise ValueError(f"groups must be one label for each example, got shapes {ours.shape} and {theirs.shape}")
+    return ours, theirs
