@@ -7,7 +7,6 @@ arrays. So edits can be stacked and `vmap`ped over, differentiated through, and 
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
