@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 ATLAS ?=
-PYTEST ?= -q
+PYTEST ?= -q -n 2
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet

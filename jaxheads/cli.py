@@ -68,11 +68,11 @@ def _atlas(options: Atlas) -> None:
     from .report.atlas import atlas
     from .report.page import console
 
-    out = options.out or Path("results") / f"atlas-{Path(options.model).stem}"
-    out.mkdir(parents=True, exist_ok=True)
+    out = options.out or Path("results") / f"atlas-{Path(options.model).name.removesuffix('.gguf')}"
     unfinished = out / ".unfinished"
+    model = load(options.model)
     found = atlas(
-        load(options.model),
+        model,
         text=options.text,
         examples=options.examples,
         measured=options.measured,

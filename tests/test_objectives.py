@@ -10,6 +10,7 @@ import pytest
 
 import jaxheads as jh
 from jaxheads.models.stack import take_rows
+from jaxheads.objectives import Reads, read_out
 
 from .models.huggingface import VOCABULARY, alone, assert_close, pair, random_batch, small_model
 
@@ -23,13 +24,16 @@ def model(request: pytest.FixtureRequest) -> jh.Model:
     return small_model(request.param)
 
 
+def read(model: jh.Model, batch: jh.Batch, reads: Reads) -> jax.Array:
+    """What the objective reads of the stream after the last layer, as a sweep reads it."""
+    stream = jh.run(model, batch, capture="resid_post").seen["resid_post"][-1]
+    return read_out(model.network, take_rows(stream, reads.rows), reads)
+
+
 def judged(model: jh.Model, batch: jh.Batch, objective: Any) -> np.ndarray:
-    """The objective's value by what it reads of the full logits."""
+    """The objective's value of an unedited run."""
     reads = objective.reads(model, batch)
-    rows_BRV = take_rows(jh.run(model, batch).output, reads.rows)
-    if reads.columns is not None:
-        rows_BRV = jax.vmap(lambda rows, columns: rows[:, columns])(rows_BRV, reads.columns)
-    return np.asarray(objective.value(rows_BRV, reads))
+    return np.asarray(objective.value(read(model, batch, reads), reads))
 
 
 @sides
@@ -116,10 +120,10 @@ def test_the_loss_is_the_mean_cross_entropy_of_each_example(model: jh.Model, bat
 def test_a_loss_does_not_depend_on_the_examples_beside_it(model: jh.Model):
     objective, batch = jh.loss(), BATCHES["right"]
     reads = objective.reads(model, batch)
-    logits = take_rows(jh.run(model, batch).output, reads.rows)
-    whole = objective.value(logits, reads)
-    assert_close(objective.value(logits[1:], reads.take([1])), whole[1:])
-    doubled = objective.value(jnp.concatenate([logits, logits]), reads.repeat(2))
+    rows = read(model, batch, reads)
+    whole = objective.value(rows, reads)
+    assert_close(objective.value(rows[1:], reads.take([1])), whole[1:])
+    doubled = objective.value(jnp.concatenate([rows, rows]), reads.repeat(2))
     assert_close(doubled, np.tile(whole, 2))
 
 

@@ -1,0 +1,32 @@
+"""One token's log-probability, taken in pieces of the vocabulary, against the whole softmax."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxheads.models import unembedding
+from jaxheads.models.unembedding import Unembedding
+
+from .huggingface import assert_close
+
+
+@pytest.mark.parametrize("vocabulary", [5, 8, 16, 21])
+@pytest.mark.parametrize("biased", [True, False])
+def test_pieces_of_the_vocabulary_give_the_whole_softmax(
+    monkeypatch: pytest.MonkeyPatch, vocabulary: int, biased: bool
+):
+    monkeypatch.setattr(unembedding, "_PIECE", 8)
+    keys = jax.random.split(jax.random.key(vocabulary), 4)
+    x_BTD, weight_VD = jax.random.normal(keys[0], (2, 3, 4)), 5 * jax.random.normal(keys[1], (vocabulary, 4))
+    head = Unembedding(weight_VD, jax.random.normal(keys[2], (vocabulary,)) if biased else None)
+    target_BT = jax.random.randint(keys[3], (2, 3), 0, vocabulary)
+    whole = jax.nn.log_softmax(head.logits(x_BTD), axis=-1)
+    expected = jnp.take_along_axis(whole, target_BT[..., None], axis=-1)[..., 0]
+    assert_close(head.log_probability(x_BTD, target_BT), expected)
+
+
+def test_a_log_probability_survives_huge_logits():
+    head = Unembedding(jnp.array([[1000.0], [-1000.0], [999.0]]))
+    found = np.asarray(head.log_probability(jnp.ones((1, 3, 1)), jnp.array([[0, 1, 2]])))[0]
+    np.testing.assert_allclose(found, [-0.3132617, -2000.3132, -1.3132617], rtol=1e-5)

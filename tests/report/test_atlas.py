@@ -1,0 +1,207 @@
+"""The atlas, whole on small models: what it asks, what it leaves out, what it writes, and how it goes on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from flax import nnx
+
+import jaxheads as jh
+from jaxheads import cli
+from jaxheads.data.prompts import NAMES, OBJECTS, PLACES
+from jaxheads.models.families.bert import Bert, BertConfig
+from jaxheads.models.families.gpt2 import GPT2, GPT2Config
+from jaxheads.report.atlas import Atlas, atlas
+from jaxheads.report.inputs import prose
+from jaxheads.sweep import ablate as sweep
+from jaxheads.tables import HeadTable
+
+from ..data.test_prompts import word_tokenizer
+
+WORDS = [*NAMES.split(), *PLACES.split(), *OBJECTS.split()]
+TEXT = "\n\n".join(" ".join(WORDS[at : at + 20 + at // 20]) for at in range(0, 180, 20))
+"""Nine passages of 20 to 28 words."""
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "nine.txt"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def decoder() -> jh.Model:
+    tokenizer = word_tokenizer(WORDS)
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=64,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        n_inner=16,
+        activation_function="gelu_new",
+        layer_norm_epsilon=1e-5,
+        scale_attn_weights=True,
+        tie_word_embeddings=True,
+        head="lm",
+    )
+    return jh.Model(GPT2(config, rngs=nnx.Rngs(0)), tokenizer, name="small")
+
+
+@pytest.fixture(scope="module")
+def encoder(decoder: jh.Model) -> jh.Model:
+    config = BertConfig(
+        vocab_size=len(decoder.tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        hidden_act="gelu",
+        max_position_embeddings=64,
+        type_vocab_size=2,
+        layer_norm_eps=1e-12,
+        tie_word_embeddings=True,
+        head="none",
+        pooler=True,
+    )
+    return jh.Model(Bert(config, rngs=nnx.Rngs(0)), decoder.tokenizer, name="small encoder")
+
+
+@pytest.fixture(scope="module")
+def made(decoder: jh.Model, text: Path) -> Atlas:
+    return atlas(decoder, text=text, examples=3, measured=8)
+
+
+def test_a_decoder_is_asked_everything(made: Atlas):
+    assert [question.name for question in made.asked] == ["prose_loss", "repeat_loss", "ioi_logit_difference"]
+    assert made.left_out == ()
+    assert made.table.frame.index.names == ["stack", "layer", "head"]
+    assert len(made.table.frame) == 4
+    expected = {"entropy", "previous_token", "first_token", "induction", "duplicate_token", "prose_loss", "repeat_loss"}
+    assert expected <= set(made.table.metrics)
+    assert "next_token" not in made.table.metrics
+    assert {"role", "roles", "score", "null", "q_value", "positional_offset"} <= set(made.table.frame.columns)
+
+
+def test_random_heads_earn_no_role(made: Atlas):
+    assert (made.table.frame["role"] == "").all()
+
+
+def test_its_effects_are_those_of_ablate(made: Atlas, decoder: jh.Model):
+    question = made.asked[1]
+    table = jh.ablate(decoder, question.batch, question.objective, "mean")
+    np.testing.assert_array_equal(made.effects[1].per_example, table.per_example)
+    np.testing.assert_array_equal(made.table.grid("repeat_loss"), table.values)
+
+
+def test_repeats_are_scored_on_their_second_half_only(made: Atlas, decoder: jh.Model):
+    batch = made.asked[1].batch
+    reads = made.asked[1].objective.reads(decoder, batch)
+    assert reads.target is not None
+    assert reads.weight is not None
+    for example in range(3):
+        said = np.asarray(batch.tokens)[example][np.asarray(batch.mask)[example]]
+        segment = said[len(said) % 2 :][len(said) // 2 :]
+        np.testing.assert_array_equal(np.asarray(reads.target)[example][np.asarray(reads.weight)[example] > 0], segment)
+
+
+def test_every_token_of_the_text_is_measured_once(decoder: jh.Model, text: Path):
+    batches = prose(decoder, text)
+    words = sum(len(decoder.tokenizer(part)["input_ids"]) for part in TEXT.split("\n\n"))
+    lead = sum(len(batch) for batch in batches)
+    assert sum(int(np.asarray(batch.mask).sum()) for batch in batches) == words + lead
+
+
+def test_an_encoder_leaves_out_what_needs_a_decoder(encoder: jh.Model, text: Path, tmp_path: Path):
+    found = atlas(encoder, text=text, examples=3, measured=8)
+    assert found.asked == ()
+    assert "small encoder has no language-model head" in found.left_out[0]
+    assert "next_token" in found.table.metrics
+    assert not {"prose_loss", "repeat_loss"} & set(found.table.frame.columns)
+    found.save(tmp_path)
+    assert "## Left out" in (tmp_path / "summary.md").read_text()
+    assert not (tmp_path / "effects.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        (None, FileNotFoundError, "nowhere.txt"),
+        ("", ValueError, "holds no text"),
+        ("Ann went", ValueError, "too few to split into 8 examples"),
+    ],
+    ids=["missing", "empty", "short"],
+)
+def test_a_text_that_will_not_do(decoder: jh.Model, tmp_path: Path, content: str | None, error: Any, message: str):
+    path = tmp_path / "nowhere.txt"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(error, match=message):
+        atlas(decoder, text=path)
+
+
+def test_a_model_without_a_tokenizer_is_told_so(decoder: jh.Model):
+    with pytest.raises(ValueError, match="needs a tokenizer to read prose; bare has none"):
+        atlas(jh.Model(decoder.network, name="bare"))
+    with pytest.raises(ValueError, match="at least 2 examples and 8 measured"):
+        atlas(decoder, examples=1)
+
+
+def test_from_the_command_to_the_files(
+    decoder: jh.Model, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.setattr("jaxheads.models.load.load", lambda source: decoder)
+    monkeypatch.setattr(cli, "_keep_compilations", lambda: None)
+    command = ["atlas", "small", "--text", str(text), "--out", str(tmp_path), "--examples", "2", "--measured", "8"]
+    calls: list[int] = []
+    real = sweep.replace_each_head
+
+    def stopped(*arguments: Any, **options: Any):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(sweep, "replace_each_head", stopped)
+    assert cli.main(command) == 130
+    assert "goes on from there" in capsys.readouterr().err
+    assert not (tmp_path / "atlas.parquet").exists()
+
+    monkeypatch.setattr("jaxheads.report.atlas.measure", lambda *_, **__: pytest.fail("measured again"))
+    assert cli.main(command) == 0
+    assert len(calls) == 3 + 6 - 2, "6 layers are asked in 3 ablations; 2 were finished"
+    assert "## Roles" in capsys.readouterr().out
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"atlas.parquet", "atlas.csv", "atlas.md", "patterns.png", "effects.png", "summary.md"} <= names
+    assert ".unfinished" not in names
+    about = json.loads((tmp_path / "atlas.provenance.json").read_text())
+    assert {"model", "weights", "seed", "versions", "device", "command", "git"} <= set(about)
+    table = HeadTable.load(tmp_path / "atlas")
+    pd.testing.assert_frame_equal(table.frame.reset_index(), pd.read_parquet(tmp_path / "atlas.parquet").reset_index())
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["atlas", "no-such-model"], "no-such-model"),
+        (["atlas", "owner/absent"], "owner/absent"),
+    ],
+)
+def test_an_error_is_one_line(command: list[str], message: str, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_keep_compilations", lambda: None)
+    assert cli.main(command) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("jaxheads: ")
+    assert message in said
+    assert not list(tmp_path.iterdir()), "nothing is written for a model that is not there"
+
+
+def test_the_zoo_is_listed(capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cli, "_keep_compilations", lambda: None)
+    assert cli.main(["zoo"]) == 0
+    assert "| smollm2-135m |" in capsys.readouterr().out
