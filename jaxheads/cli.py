@@ -66,7 +66,6 @@ def main(arguments: list[str] | None = None) -> int:
 def _atlas(options: Atlas) -> None:
     from .models.load import load
     from .report.atlas import atlas
-    from .report.page import console
 
     out = options.out or Path("results") / f"atlas-{Path(options.model).name.removesuffix('.gguf')}"
     unfinished = out / ".unfinished"
@@ -82,8 +81,8 @@ def _atlas(options: Atlas) -> None:
     )
     written = found.save(out)
     shutil.rmtree(unfinished, ignore_errors=True)
-    print(console(found))
-    print(f"\n{len(written)} files in {out}")
+    print(found.text())
+    print(f"{len(written)} files in {out}")
 
 
 def _zoo() -> None:

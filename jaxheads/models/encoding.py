@@ -18,7 +18,7 @@ def encode(tokenizer: Any, texts: str | Sequence[str], *, bos: bool | None, max_
     wrong = [type(text).__name__ for text in texts if not isinstance(text, str)]
     if wrong:
         raise ValueError(f"texts must be strings, got {wrong[0]}; for token ids use jh.Batch(tokens=…)")
-    encoded = [tokenizer(text) for text in texts]
+    encoded = [tokenizer(text, verbose=False) for text in texts]
     rows = [_with_bos(tokenizer, one["input_ids"], bos) for one in encoded]
     types = [_types(one.get("token_type_ids", ()), len(row)) for one, row in zip(encoded, rows, strict=True)]
     empty = [index for index, (text, row) in enumerate(zip(texts, rows, strict=True)) if not row or not text.strip()]

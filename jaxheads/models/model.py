@@ -223,7 +223,7 @@ def check_edit(model: Model, batch: Batch, edit: SiteEdit) -> None:
         layers = np.asarray(edit.layers)
         if layers.size == 0 or layers.min() < 0 or layers.max() >= stack.layers:
             raise ValueError(f"an edit at layers {layers.tolist()} hits nothing: layers are 0..{stack.layers - 1}")
-    shape = site_shape(stack, edit.site, batch, model.network)
+    shape = stack.site_shape(edit.site, *batch.tokens.shape)
     for name, part in (("weight", edit.weight), ("source", edit.source)):
         expected = (edit.layers.shape[0], *shape)
         fits = len(part.shape) == len(expected) and all(
@@ -231,12 +231,3 @@ def check_edit(model: Model, batch: Batch, edit: SiteEdit) -> None:
         )
         if not fits or part.shape[0] != expected[0]:
             raise ValueError(f"{name} of an edit at {edit.site} must broadcast to {expected}, got {part.shape}")
-
-
-def site_shape(stack: Stack, site: str, batch: Batch, network: Network) -> tuple[int, ...]:
-    """The shape of a site in one layer, for this batch."""
-
-    def shapes(batch: Batch) -> Any:
-        return forward(network, batch, read=lambda seen: {site: seen[site]} if site in seen else {})[1][stack.name]
-
-    return jax.eval_shape(shapes, batch)[site].shape[1:]

@@ -81,6 +81,17 @@ class Stack(nnx.Module):
         """The sites that can be read and edited here."""
         return self.blocks.sites
 
+    def site_shape(self, site: str, examples: int, positions: int) -> tuple[int, ...]:
+        """The shape of a site in one layer, for inputs `[examples, positions]`."""
+        B, T, N, H = examples, positions, self.heads, self.head_size
+        if site in ("q", "z"):
+            return B, T, N, H
+        if site in ("k", "v"):
+            return B, T, self.kv_heads, H
+        if site in ("scores", "pattern"):
+            return B, N, T, T
+        return B, T, self.blocks.attention.W_O.shape[-1]
+
     @property
     def weights(self) -> HeadWeights:
         """Views of every head's weights."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files import write_atomically
 from ..measure.measure import measure
 from ..measure.nulls import random_weights
 from ..measure.roles import Evidence, name_heads
@@ -17,7 +18,7 @@ from ..sweep.ablate import ablate
 from ..sweep.runs import fingerprint
 from ..tables import Column, HeadTable
 from .inputs import Question, Repeats, prose, questions, repeats
-from .page import heatmaps, summary
+from .page import body, heatmaps, page
 
 ON_PROSE = (
     "entropy",
@@ -50,10 +51,15 @@ class Atlas:
     asked: tuple[Question, ...]
     left_out: tuple[str, ...]
 
+    def text(self) -> str:
+        """The leading heads of each role and of each ablation, and what was left out, as Markdown."""
+        return body(self.table, self.asked, self.effects, self.left_out)
+
     def save(self, directory: str | os.PathLike) -> list[Path]:
-        """Write tables, heatmaps, the summary and their provenance; returns the files."""
+        """Write tables, heatmaps, `summary.md` and their provenance; returns the files."""
         written = [path for table in (self.table, *self.effects) for path in table.save(directory)]
-        return [*written, *heatmaps(self.table, directory), summary(self, directory)]
+        summary = write_atomically(Path(directory) / "summary.md", page(self.table, self.text()).encode())
+        return [*written, *heatmaps(self.table, directory), summary]
 
 
 def atlas(

@@ -1,17 +1,15 @@
 """The atlas for people: the leading heads of each role, the heads that matter, and pictures of all."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from ..files import write_atomically
 from ..tables import HeadTable
-
-if TYPE_CHECKING:
-    from .atlas import Atlas
+from .inputs import Question
 
 LEADING = 6
 """Heads shown of each role and of each ablation."""
@@ -27,21 +25,23 @@ def roles_earned(table: HeadTable, metrics: tuple[str, ...]) -> dict[str, pd.Dat
     return found
 
 
-def summary(atlas: "Atlas", directory: str | os.PathLike) -> Path:
-    """Write `summary.md`: what was asked, who leads each role, who matters, what was left out."""
-    about = atlas.table.provenance
-    lines = [
-        f"# The heads of {about['model']}",
-        "",
-        f"{len(atlas.table.frame)} heads; measured on {about['prose']} windows of prose ({about['text']}) and "
-        f"{about['repeats']} sequences of random tokens said twice. Weights {about['weights']}; seed {about['seed']}.",
-        "",
-        *_role_lines(atlas.table),
-        *_effect_lines(atlas),
-    ]
-    if atlas.left_out:
-        lines += ["## Left out", "", *(f"- {reason}" for reason in atlas.left_out), ""]
-    return write_atomically(Path(directory) / "summary.md", "\n".join(lines).encode())
+def body(table: HeadTable, asked: Sequence[Question], effects: Sequence[HeadTable], left_out: Sequence[str]) -> str:
+    """Who leads each role, who matters, what was left out; Markdown that a terminal can show as well."""
+    lines = [*_role_lines(table), *_effect_lines(table, asked, effects)]
+    if left_out:
+        lines += ["## Left out", "", *(f"- {reason}" for reason in left_out)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def page(table: HeadTable, rest: str) -> str:
+    """A whole page: what was measured, then the rest."""
+    about = table.provenance
+    return f"""# The heads of {about["model"]}
+
+{len(table.frame)} heads; measured on {about["prose"]} windows of prose ({about["text"]}) and {about["repeats"]}
+sequences of random tokens said twice. Weights {about["weights"]}; seed {about["seed"]}.
+
+{rest}"""
 
 
 def heatmaps(table: HeadTable, directory: str | os.PathLike) -> list[Path]:
@@ -50,12 +50,6 @@ def heatmaps(table: HeadTable, directory: str | os.PathLike) -> list[Path]:
     patterns = [metric for metric in table.metrics if metric not in effects]
     pictures = {"patterns.png": patterns} | ({"effects.png": effects} if effects else {})
     return [_picture(table, names, Path(directory) / file) for file, names in pictures.items()]
-
-
-def console(atlas: "Atlas") -> str:
-    """The same tables for a terminal, as Markdown without headings of pages."""
-    left_out = [f"Left out: {reason}" for reason in atlas.left_out]
-    return "\n".join([*_role_lines(atlas.table), *_effect_lines(atlas), *left_out]).rstrip()
 
 
 def _role_lines(table: HeadTable) -> list[str]:
@@ -80,13 +74,13 @@ def _role_lines(table: HeadTable) -> list[str]:
     return lines
 
 
-def _effect_lines(atlas: "Atlas") -> list[str]:
-    lines = ["## What mean ablation changes", ""] if atlas.asked else []
-    for question, table in zip(atlas.asked, atlas.effects, strict=True):
+def _effect_lines(table: HeadTable, asked: Sequence[Question], effects: Sequence[HeadTable]) -> list[str]:
+    lines = ["## What mean ablation changes", ""] if asked else []
+    for question, effect in zip(asked, effects, strict=True):
         lines += [
-            f"**{question.name.replace('_', ' ')}**: {question.what}; unedited {table.provenance['unedited']:.3f}",
+            f"**{question.name.replace('_', ' ')}**: {question.what}; unedited {effect.provenance['unedited']:.3f}",
             "",
-            _markdown(atlas.table.top(question.name, LEADING, absolute=True), question.name),
+            _markdown(table.top(question.name, LEADING, absolute=True), question.name),
             "",
         ]
     return lines

@@ -46,7 +46,9 @@ class BertConfig:
         """
         own = set(cls.__dataclass_fields__) - {"head", "pooler"}
         neutral = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
-        refuse_unknown(given, own, neutral=neutral)
+        old_pooler = {f"pooler_{name}" for name in ("fc_size", "num_attention_heads", "num_fc_layers", "size_per_head")}
+        unused = old_pooler | {"pooler_type", "directionality"}  # of the first multilingual checkpoints
+        refuse_unknown(given, own | unused, neutral=neutral)
         vocab, width, layers, heads, inner = required(
             given, "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"
         )

@@ -59,7 +59,8 @@ class LlamaConfig:
             ValueError: for a missing field, one that is not understood, or a rope type that is not covered.
         """
         own = {name for name in cls.__dataclass_fields__ if name not in ("rotary", "head")}
-        refuse_unknown(given, own | {"rope_theta", "rope_scaling", "rope_parameters"})
+        neutral = {"is_llama_config": True, "rope_interleaved": False}  # written by the trainer of SmolLM
+        refuse_unknown(given, own | {"rope_theta", "rope_scaling", "rope_parameters"}, neutral=neutral)
         width, heads = required(given, "hidden_size", "num_attention_heads")
         vocab, inner, layers = required(given, "vocab_size", "intermediate_size", "num_hidden_layers")
         head_dim = given.get("head_dim") or width // heads

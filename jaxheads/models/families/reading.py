@@ -13,11 +13,11 @@ HARMLESS = frozenset(
     "max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k "
     "top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids "
     "num_return_sequences output_scores return_dict_in_generate exponential_decay_length_penalty remove_invalid_values "
-    "tokenizer_class prefix task_specific_params "
+    "tokenizer_class prefix task_specific_params transformers.js_config "
     # training: initialisation, dropout, losses, labels
     "initializer_range initializer_factor attention_dropout hidden_dropout_prob attention_probs_dropout_prob "
     "attn_pdrop embd_pdrop resid_pdrop classifier_dropout gradient_checkpointing finetuning_task problem_type "
-    "id2label label2id num_labels pruned_heads "
+    "id2label label2id num_labels _num_labels pruned_heads output_past "
     # what is returned, and how it is sharded or chunked
     "output_attentions output_hidden_states return_dict use_return_dict torchscript use_bfloat16 tf_legacy_loss "
     "chunk_size_feed_forward pretraining_tp is_encoder_decoder tie_encoder_decoder cross_attention_hidden_size".split()
