@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
+from ..provenance import without_places
 from .families import FAMILIES
 from .loading.checkpoint import Checkpoint
 from .loading.sources import open_checkpoint
@@ -42,4 +43,5 @@ def build(checkpoint: Checkpoint, *, dtype: Any = jnp.float32) -> Model:
     family: Any = FAMILIES[kind]
     config = family.config_type.from_hf(checkpoint.config)
     network = fill(lambda: family(config, rngs=nnx.Rngs(0)), family.table(config), checkpoint, dtype)
-    return Model(network, checkpoint.tokenizer, checkpoint.no_tokenizer, checkpoint.name, cache(checkpoint.identity))
+    name = without_places(checkpoint.name)  # a table that is shared says which model, not where it lay
+    return Model(network, checkpoint.tokenizer, checkpoint.no_tokenizer, name, cache(checkpoint.identity))

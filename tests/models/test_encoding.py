@@ -68,7 +68,7 @@ def test_token_types_follow_their_tokens():
 
         bos_token_id, pad_token_id = BOS, PAD
 
-        def __call__(self, text: str) -> dict[str, list[int]]:
+        def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
             ids = [BOS, *(WORDS.index(word) for word in text.split())]
             return {"input_ids": ids, "token_type_ids": [*[0] * (len(ids) - 1), 1]}
 
