@@ -102,6 +102,7 @@ def name_heads(
     least: float = 0.2,
     seed: int = 0,
     confidence: float = 0.95,
+    yielding: Sequence[str] = (),
 ) -> HeadTable:
     """The role of every head that earned one, with the numbers that earned it.
 
@@ -114,23 +115,22 @@ def name_heads(
         level: the share of false roles that is put up with, among all that are given.
         least: the chance-corrected score that a role needs.
         seed: of the split and the bootstrap; `confidence` is the level of the score's interval.
+        yielding: roles that are a head's own only where it earned no other; looking at the first token is what many
+            heads do when they have nothing else to do (the null attention of Vig & Belinkov 2019).
 
     Returns:
-        One row a head: `score score_low score_high null chance_corrected q_value` of its `role`, and all the
-        `roles` it earned, joined by ", ". A head without a role has "" and NaN. `.provenance` says what was
-        tried, what the nulls were, and every role's null head.
+        One row a head: `score score_low score_high null chance_corrected q_value` of its `role`, and all the `roles`
+        it earned ("" and NaN where none). `.provenance` has what was tried, the nulls, and every role's null head.
 
     Raises:
-        ValueError: for no evidence, a role twice, heads that differ between roles, fewer than 4 examples, or
-            options out of range.
+        ValueError: for no or double evidence, heads that differ, fewer than 4 examples, or options out of range.
     """
     _check(evidence, level, least)
     tried = [_try(one, seed, confidence) for one in evidence]
     q_RLN = false_discovery(np.stack([one.p_values for one in tried]))
     corrected_RLN = np.stack([one.corrected for one in tried])
-    with np.errstate(invalid="ignore"):
-        earned_RLN = (q_RLN <= level) & (corrected_RLN >= least)
-    chosen_RLN = np.where(earned_RLN, np.nan_to_num(np.stack([one.chosen_by for one in tried]), nan=-1e9), -np.inf)
+    earned_RLN = (q_RLN <= level) & (corrected_RLN >= least)
+    chosen_RLN = np.where(earned_RLN, _strength(tried, [one.role in yielding for one in evidence]), -np.inf)
     role_LN, any_LN = np.argmax(chosen_RLN, axis=0), earned_RLN.any(axis=0)
 
     def of_role(numbers: Sequence[ArrayLike]) -> Floats:
@@ -149,12 +149,19 @@ def name_heads(
     about = {
         "tried": {"heads": any_LN.size, "roles": len(tried), "tests": int((~np.isnan(q_RLN)).sum())},
         "nulls": _nulls(evidence, tried),
-        "examples": {one.role: len(np.asarray(one.scores)) for one in evidence},
+        "examples": {one.role: np.shape(one.scores)[0] for one in evidence},
         "level": level,
         "least": least,
         "seed": seed,
     }
     return HeadTable.from_columns("roles", evidence[0].stack, {"score": score}, about, squeeze=True, extras=extras)
+
+
+def _strength(tried: Sequence[_Tried], behind_R: Sequence[bool]) -> Floats:
+    """What a head's roles are ordered by, `[R,L,N]`: those that yield come behind all others."""
+    return np.stack(
+        [np.nan_to_num(one.chosen_by, nan=-1e6) - 1e9 * behind for one, behind in zip(tried, behind_R, strict=True)]
+    )
 
 
 def _try(evidence: Evidence, seed: int, confidence: float) -> _Tried:

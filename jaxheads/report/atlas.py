@@ -136,7 +136,7 @@ class _Measuring:
         )
         evidence = [Evidence.from_tables(on_prose, by_chance, "random weights", metric=role) for role in roles]
         evidence += [Evidence.from_tables(on_repeats, shuffled, "shuffled repeats", metric=role) for role in ON_REPEATS]
-        return on_prose, on_repeats, name_heads(evidence, seed=self.seed)
+        return on_prose, on_repeats, name_heads(evidence, seed=self.seed, yielding=("first_token",))
 
     def _visible(self, metrics: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in metrics if not (name == "next_token" and self.model.causal))

@@ -44,6 +44,15 @@ def test_a_head_with_two_roles_is_named_by_the_stronger():
     assert table.grid("roles")[1, 1] == "stronger, weaker"
 
 
+def test_a_role_that_yields_is_a_head_s_own_only_where_it_has_no_other():
+    sink, other = planted("sink", (1, 1), 0.9), planted("induction", (1, 1), 0.5, seed=1)
+    assert name_heads([sink, other]).grid("role")[1, 1] == "sink"
+    table = name_heads([sink, other], yielding=("sink",))
+    assert table.grid("role")[1, 1] == "induction"
+    assert table.grid("roles")[1, 1] == "induction, sink"
+    assert name_heads([sink], yielding=("sink",)).grid("role")[1, 1] == "sink"
+
+
 def test_every_number_comes_from_the_half_that_did_not_choose():
     evidence = planted("induction", (2, 1), 0.8)
     choose, confirm = split_halves(40, 0)
