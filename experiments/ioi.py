@@ -5,8 +5,8 @@ to the subject (S) at the last token (END), which heads it needs for that, and w
 
     python -m experiments.ioi [--model NAME] [--examples N] [--quick] [--out DIR] [--seed S]
 
-Cost on SmolLM2-135M: 4 CPU minutes for the default 32 prompts (4 minutes on 2 cores that others use as well), about
-1 for --quick's 8.
+Cost on SmolLM2-135M: a little over 2 minutes on 2 cores (3.5 CPU minutes) for the default 32 prompts, about 1 CPU
+minute for --quick's 8.
 
 Found on SmolLM2-135M (results/ioi-smollm2-135m; seed 0, 95 % bootstrap intervals over prompts):
 
