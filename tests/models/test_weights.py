@@ -136,3 +136,9 @@ def test_older_names_and_buffers_load_to_the_same(
     assert {older(name) for name in tensors} != set(tensors) or older is str
     assert given.keys() == expected.keys()
     assert all(np.array_equal(given[name], value) for name, value in expected.items())
+
+
+def test_a_tensor_under_two_names_is_refused(tmp_path: Path):
+    tensors = saved("GPT2LMHeadModel", tmp_path)
+    with pytest.raises(ValueError, match=r"has transformer\.ln_f\.bias twice, under this name and an older one"):
+        rewritten(tmp_path, {**tensors, "ln_f.bias": 1 + tensors["transformer.ln_f.bias"]})

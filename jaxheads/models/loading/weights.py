@@ -196,11 +196,15 @@ def _entries(
 
 def _renamed(checkpoint: Checkpoint, table: Table) -> dict[str, Any]:
     stored = {}
-    for name, tensor in checkpoint.tensors.items():
+    for given, tensor in checkpoint.tensors.items():
+        name = given
         for pattern, replacement in table.rename:
             name = re.sub(pattern, replacement, name)
-        if not any(re.fullmatch(pattern, name) for pattern in table.passed_over):
-            stored[name] = tensor
+        if any(re.fullmatch(pattern, name) for pattern in table.passed_over):
+            continue
+        if name in stored:
+            raise ValueError(f"{checkpoint.name} has {name} twice, under this name and an older one ({given})")
+        stored[name] = tensor
     return stored
 
 
