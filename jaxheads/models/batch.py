@@ -132,7 +132,3 @@ class Context:
         """The same keys, seen from the queries at these rows only."""
         mask_BRS = jnp.take_along_axis(self.mask, rows_BR[:, :, None], axis=1)
         return Context(mask_BRS, jnp.take_along_axis(self.queries, rows_BR, axis=1), self.keys)
-
-    def repeat(self, times: int) -> "Context":
-        """The batch `times` times over, as one batch: `[times * B, …]`, copies of the whole one after another."""
-        return jax.tree.map(lambda field: jnp.tile(field, (times, *(1,) * (field.ndim - 1))), self)

@@ -20,15 +20,6 @@ Through = Callable[[Stack, Array, Context], Array]
 """How a network has its stacks run: it is given stack, stream and context, and gives the stream after the stack."""
 
 
-class Config(Protocol):
-    """What is asked of every family's frozen config."""
-
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def max_position_embeddings(self) -> int: ...
-
-
 class Network(Protocol):
     """What is asked of every family's module."""
 

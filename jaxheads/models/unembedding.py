@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-_PIECE = 4096
+PIECE = 4096
 """Columns gone through at a time."""
 
 
@@ -34,17 +34,17 @@ class Unembedding(NamedTuple):
         right_I = self._one(x_ID, self.weight[target_BT.reshape(-1)], target_BT.reshape(-1))
 
         def step(piece: Array, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
-            columns_C = piece * _PIECE + jnp.arange(_PIECE)
-            weight_CD = jax.lax.dynamic_slice_in_dim(self.weight, piece * _PIECE, _PIECE)
+            columns_C = piece * PIECE + jnp.arange(PIECE)
+            weight_CD = jax.lax.dynamic_slice_in_dim(self.weight, piece * PIECE, PIECE)
             return _accumulate(so_far, self._columns(x_ID, weight_CD, columns_C))
 
-        whole, rest = divmod(self.weight.shape[0], _PIECE)
+        whole, rest = divmod(self.weight.shape[0], PIECE)
         lowest = jnp.full((B * T,), jnp.finfo(jnp.float32).min)
         so_far = lowest, jnp.zeros((B * T,))
         if whole:
             so_far = jax.lax.fori_loop(0, whole, step, so_far)
         if rest:
-            columns_C = whole * _PIECE + jnp.arange(rest)
+            columns_C = whole * PIECE + jnp.arange(rest)
             so_far = _accumulate(so_far, self._columns(x_ID, self.weight[columns_C], columns_C))
         return (right_I - so_far[0] - jnp.log(so_far[1])).reshape(B, T)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..models.batch import Batch
 from ..models.stack import Stack
+from ..models.unembedding import PIECE
 from ..objectives import Reads
 
 CPU_TOKENS = 1536
@@ -60,7 +61,7 @@ def _bytes_a_row(stack: Stack, positions: int, reads: Reads, vocabulary: int) ->
     widest = max((leaf.shape[-1] for leaf in jax.tree.leaves(stack.blocks)), default=model)
     layer = 4 * model + 3 * widest + 3 * stack.heads * (positions + stack.head_size)
     if reads.target is not None:
-        columns = 4096
+        columns = PIECE
     else:
         columns = vocabulary if reads.columns is None else reads.columns.shape[1]
     return 4 * max(layer, 2 * columns * reads.rows.shape[1] // positions)
