@@ -53,6 +53,25 @@ def bootstrap_mean(
     return _bootstrap(np.where(n > 0, x, 0.0) * n, n, level, resamples, seed)
 
 
+def bootstrap_ratio(
+    values: ArrayLike, whole: ArrayLike, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> Interval:
+    """Bootstrap the mean of `values` `[E, ...]` over the mean of `whole` `[E]`, examples resampled together.
+
+    For what is told as a share of something that is itself estimated: a patching effect of the effect of
+    patching everything. An example without `whole`, or a cell's without a value, is left out of both means. A
+    whole whose mean is 0 gives NaN; one whose sign is in doubt gives a wide interval, as it should.
+
+    Raises ValueError as `bootstrap_mean` does, and for a whole of another length.
+    """
+    x, w = _finite_or_nan(values, "values"), _finite_or_nan(whole, "whole")
+    if w.shape != x.shape[:1]:
+        raise ValueError(f"whole: expected one number for each of {len(x)} examples, got shape {list(w.shape)}")
+    w = np.broadcast_to(w.reshape(-1, *[1] * (x.ndim - 1)), x.shape)
+    says = ~np.isnan(x) & ~np.isnan(w)
+    return _bootstrap(np.where(says, x, 0.0), np.where(says, w, 0.0), level, resamples, seed)
+
+
 class GroupedRows:
     """Rows that come in batches without end, kept in bounded memory, with an exact mean and its interval.
 
@@ -208,7 +227,7 @@ def _bootstrap(sums: Floats, counts: Floats, level: float, resamples: int, seed:
     sums_EC, counts_EC = sums.reshape(len(sums), -1), counts.reshape(len(counts), -1)
     mean_C = _ratio(sums_EC.sum(axis=0), counts_EC.sum(axis=0))
     low_C, high_C = np.full_like(mean_C, np.nan), np.full_like(mean_C, np.nan)
-    doubtful_C = np.flatnonzero((counts_EC > 0).sum(axis=0) > 1)
+    doubtful_C = np.flatnonzero((counts_EC != 0).sum(axis=0) > 1)
     step = max(1, _BLOCK // max(resamples, len(sums)))
     for start in range(0, len(doubtful_C), step):
         cells = doubtful_C[start : start + step]
@@ -253,7 +272,7 @@ def _resamples(rows: int, resamples: int, seed: int) -> Iterator[Floats]:
 
 def _ratio(numerator: Any, denominator: Any) -> Floats:
     """Divide; NaN where the denominator is 0."""
-    return np.asarray(numerator / np.where(denominator > 0, denominator, np.nan), dtype=np.float64)
+    return np.asarray(numerator / np.where(denominator != 0, denominator, np.nan), dtype=np.float64)
 
 
 def _pairs(rows: list[Any]) -> list[Any]:

@@ -1,0 +1,75 @@
+"""From per-example numbers to the table a user gets: intervals, and what was not finite named and kept apart."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..models.model import Model
+from ..objectives import Objective
+from ..provenance import environment
+from ..statistics import bootstrap_mean, bootstrap_ratio
+from ..tables import Column, HeadTable
+
+
+def effect_table(
+    name: str,
+    stack: str,
+    effects: Mapping[str, np.ndarray],
+    about: Mapping[str, Any],
+    *,
+    axes: Sequence[str] = ("layer", "head"),
+    total: np.ndarray | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+    extras: Mapping[str, ArrayLike] | None = None,
+) -> HeadTable:
+    """A table of effects `[E, *grid]` by name, each a mean over examples with its bootstrap interval.
+
+    Args:
+        axes: of the grid.
+        total: for each example `[E]`, the effect that counts as 1: adds the column `normalised`, the mean of the
+            first effect over the mean of the total (Zhang & Nanda 2024, section 2), with the interval of that ratio.
+            A total whose mean is 0 gives NaN.
+
+    An effect that is not finite counts as missing and is named in `provenance["not_finite"]`.
+    """
+    lost: list[dict[str, Any]] = []
+    columns: dict[str, Column] = {}
+    for column, values in effects.items():
+        kept = _finite(column, values, axes, lost)
+        columns[column] = Column(*bootstrap_mean(kept, level=level, seed=seed), kept)
+    if total is not None:
+        first, per_one = next(iter(columns.values())).per_example, np.where(np.isfinite(total), total, np.nan)
+        columns["normalised"] = _normalised(np.asarray(first), per_one, level=level, seed=seed)
+    about = {**about, "level": level, "seed": seed, "not_finite": lost, **environment()}
+    return HeadTable.from_columns(
+        name, stack, columns, about, axes=axes, squeeze=len(columns) == 1, extras=extras
+    )
+
+
+def asked_of(model: Model, objective: Objective, unedited_E: np.ndarray) -> dict[str, Any]:
+    """What every answer says of its question; `unedited` is the objective's mean in the run that is edited."""
+    known_E = unedited_E[np.isfinite(unedited_E)]
+    return {
+        "model": model.name,
+        "weights": model.identity(),
+        "objective": objective.name,
+        "examples": len(unedited_E),
+        "unedited": float(known_E.mean()) if known_E.size else None,
+    }
+
+
+def _finite(column: str, values: np.ndarray, axes: Sequence[str], lost: list[dict[str, Any]]) -> np.ndarray:
+    """The values with NaN for what is not finite, and each such cell added to `lost`."""
+    finite = np.isfinite(values)
+    for where in np.argwhere(~finite):
+        lost.append({"column": column, **dict(zip(("example", *axes), map(int, where), strict=True))})
+    return np.where(finite, values, np.nan)
+
+
+def _normalised(effects: np.ndarray, total_E: np.ndarray, *, level: float, seed: int) -> Column:
+    interval = bootstrap_ratio(effects, total_E, level=level, seed=seed)
+    mean = np.nanmean(total_E) if np.isfinite(total_E).any() else np.nan
+    return Column(*interval, effects / mean if mean else np.full_like(effects, np.nan))
