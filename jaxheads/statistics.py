@@ -128,6 +128,11 @@ class GroupedRows:
         sums, counts = self._stacked()
         return np.where(counts > 0, sums, np.nan)
 
+    @property
+    def grouped(self) -> tuple[Floats, Floats]:
+        """Of each row that is kept, the sum over its examples and how many say something: `[rows, ...]` each."""
+        return self._stacked()
+
     def mean(self) -> Floats:
         """The mean over all examples that say something, `[...]`; NaN where none does."""
         sums, counts = self._stacked()

@@ -1,36 +1,37 @@
-"""Ablation: what happens to the objective when a head's output is taken away."""
+"""Ablation: what happens to the objective when heads' outputs are taken away."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
 from typing import Any, Literal
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..models.batch import Batch
 from ..models.model import Model
 from ..models.stack import Stack
-from ..objectives import Objective, Reads
-from ..progress import progress as show_progress
-from ..provenance import environment
+from ..objectives import Objective
 from ..statistics import bootstrap_mean
 from ..tables import Column, HeadTable
-from .engine import Bank, Clean, replace_each_head, run_clean
-from .plan import Chunks, choose_chunks
-from .replacement import Replacement
-from .runs import Journal, fingerprint
-from .stand_ins import StandIns
+from .ask import Asked, answer
+from .cells import Grid, Heads, check_by, grid, set_grid
+from .devices import Devices
+from .execute import Room, Sweep
+from .replacement import Replacement, StandIns
+
+Inputs = Batch | Iterable[Batch | tuple[Batch, Objective]]
 
 
 def ablate(
     model: Model,
-    batch: Batch,
-    objective: Objective,
+    batch: Inputs,
+    objective: Objective | None = None,
     method: Literal["zero", "mean", "resample"] = "mean",
     *,
+    by: Sequence[str] = ("layer", "head"),
+    sets: Mapping[str, Heads] | None = None,
     reference: Batch | None = None,
     per_position: bool = False,
     groups: ArrayLike | None = None,
@@ -40,19 +41,26 @@ def ablate(
     seed: int = 0,
     level: float = 0.95,
     memory: int = 1 << 30,
+    devices: jax.sharding.Mesh | None = None,
     progress: bool = False,
     resume: str | os.PathLike | None = None,
 ) -> HeadTable:
-    """The effect of ablating each head, one at a time, on every example.
+    """Replace heads' outputs and see how the objective changes, for every example.
 
     An effect is `objective(ablated) - objective(unedited)`, per example, then averaged; its interval is a bootstrap
-    over examples. Equal to a whole forward pass with `z` of that head replaced, but nothing is computed that the
+    over examples. Equal to a whole forward pass with `z` of those heads replaced, but nothing is computed that the
     replacement cannot change.
 
     Args:
-        method: what replaces the head's `z`: "zero"; "mean", its mean over the reference's examples and real
-            positions; "resample", that of another example of the reference at the same position.
-        reference: for "mean" and "resample"; the batch itself when left out.
+        batch: the inputs; or a stream of batches without end, each with an objective of its own if it needs one. Of a
+            stream's examples all are counted and few are kept (see `statistics.GroupedRows`): memory is bounded.
+        objective: may be left out where a stream brings its own.
+        method: what replaces a head's `z`: "zero"; "mean", its mean over the reference's examples and real positions;
+            "resample", that of another example of the reference at the same position.
+        by: what is ablated at once: ("layer", "head"), one head; ("layer",), all heads of a layer; ("layer", "head",
+            "position"), one head at one position, counted over real tokens.
+        sets: instead of `by`: named sets of (layer, head) pairs, each ablated as a whole; see `cumulative`.
+        reference: for "mean" and "resample"; the batch itself when left out (a stream needs one).
         per_position: take the mean for each position (counted over real tokens) by itself.
         groups: labels `[B]`: take the mean for each group by itself (the template, in Wang et al. 2022).
         reference_groups: labels of the reference's examples `[R]`; the same as `groups`, in the same order, when
@@ -61,133 +69,147 @@ def ablate(
         stack: which stack's heads; the only one when left out.
         seed: of donors and of the bootstrap.
         level: of the interval.
-        memory: bytes for the activations of one piece of work.
+        memory: bytes for the activations of one piece of work, on each device.
         progress: show a progress bar.
-        resume: a directory: finished pieces are written there, and a later call with the same question goes on from
-            them.
+        resume: a directory: finished parts are written there (parquet), and a later call with the same question goes
+            on from them.
 
     Returns:
-        One row a head, columns `effect effect_low effect_high`; `.values` `[L,N]`, `.per_example` `[E,L,N]`. An
-        effect that is not finite counts as missing and is named in `.provenance["not_finite"]`;
-        `.provenance["unedited"]` is the objective's mean in the unedited run.
+        One row a cell, columns `effect effect_low effect_high`; `.values` on the grid, `.per_example` `[E, *grid]`
+        (None beyond a stream's 2,048 examples). An effect that is not finite counts as missing and is named in
+        `.provenance["not_finite"]`; `.provenance["unedited"]` is the objective's mean in the unedited run.
 
     Raises:
-        ValueError: for an unknown method or stack, an objective that the model can't give, or a reference or groups
-            that do not fit the batch.
+        ValueError: for an unknown method, stack or axis, an objective that the model can't give, a head that is not
+            there, or a reference or groups that do not fit the batch.
     """
     replacement = Replacement.of(method, reference, per_position, groups, reference_groups, donors, seed)
-    replacement.check(model, batch)
     part = model.stack(stack)
-    question = _Question.asked(model, part, batch, objective, replacement, memory)
-    with show_progress(len(batch) * part.layers, f"ablating {part.layers * part.heads} heads", progress) as advance:
-        unedited_E, effects_ELN = question.sweep(question.journal(resume, replacement), advance)
-    about = {"model": model.name, "weights": model.identity(), "objective": objective.name, **replacement.about()}
-    return _table(part.name, unedited_E, effects_ELN, about, level=level, seed=seed)
+    stream = not isinstance(batch, Batch)
+    if stream:
+        replacement.check_stream()
+    stand_ins = replacement.sources(model, part, memory)
+    asking = _Asking(model, part, replacement, stand_ins, by, sets, memory, Devices.of(devices))
+    about = {**replacement.about(), "by": None if sets else list(by), "sets": None if sets is None else list(sets)}
+    return answer(
+        "ablate",
+        (asking.of(*each) for each in with_objectives(batch, objective)),
+        about,
+        stream=stream,
+        level=level,
+        seed=seed,
+        progress=progress,
+        resume=resume,
+        extras=None if sets is None else {"heads": _names(sets)},
+    )
 
 
-def _table(
-    stack: str, unedited_E: np.ndarray, effects_ELN: np.ndarray, about: dict[str, Any], *, level: float, seed: int
+def cumulative(order: Heads) -> dict[str, list[tuple[int, int]]]:
+    """Sets for `ablate` that grow by one head at a time, in the order given; the n-th is named "n"."""
+    heads = [(int(layer), int(head)) for layer, head in order]
+    return {str(count): heads[:count] for count in range(1, len(heads) + 1)}
+
+
+def interactions(
+    model: Model,
+    batch: Batch,
+    objective: Objective,
+    heads: Heads,
+    method: Literal["zero", "mean", "resample"] = "mean",
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+    **options: Any,
 ) -> HeadTable:
-    finite = np.isfinite(effects_ELN)
-    lost = [dict(zip(("example", "layer", "head"), map(int, where), strict=True)) for where in np.argwhere(~finite)]
-    effects_ELN = np.where(finite, effects_ELN, np.nan)
-    column = Column(*bootstrap_mean(effects_ELN, level=level, seed=seed), effects_ELN)
-    known_E = unedited_E[np.isfinite(unedited_E)]
-    unedited = float(known_E.mean()) if known_E.size else None
-    about = {
-        **about,
-        "examples": len(unedited_E),
-        "unedited": unedited,
-        "level": level,
-        "not_finite": lost,
-        **environment(),
+    """What two heads do together beyond what each does alone: effect(both) − effect(one) − effect(other).
+
+    0 for heads that add up. Backup heads (Wang et al. 2022, section 3.4) show here: removing both costs more than the
+    sum.
+
+    Args:
+        heads: at least two (layer, head) pairs, each once.
+        options: others of `ablate`, beside `by` and `sets`.
+
+    Returns:
+        Axes ("first", "second"), places in `heads`; columns `interaction` and `effect` (of both), and the heads' names
+        as extras. Symmetric; on the diagonal `effect` is that of the head alone and `interaction` is NaN.
+
+    Raises:
+        ValueError: for fewer than two heads or one named twice, and as `ablate` does.
+    """
+    names = [f"{layer}.{head}" for layer, head in heads]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"interactions are between at least two heads, each named once; got {names}")
+    count = len(names)
+    first, second = np.triu_indices(count)
+    sets = {
+        f"{names[a]} {names[b]}": [heads[a]] if a == b else [heads[a], heads[b]]
+        for a, b in zip(first.tolist(), second.tolist(), strict=True)
     }
-    return HeadTable.from_columns("ablate", stack, {"effect": column}, about, squeeze=True)
+    table = ablate(model, batch, objective, method, sets=sets, level=level, seed=seed, **options)
+    assert table.per_example is not None, "of one batch all examples are kept"
+    together_EHH = np.empty((len(batch), count, count))
+    together_EHH[:, first, second] = together_EHH[:, second, first] = table.per_example
+    alone_EH = np.diagonal(together_EHH, axis1=1, axis2=2)
+    beyond_EHH = together_EHH - alone_EH[:, :, None] - alone_EH[:, None, :]
+    beyond_EHH[:, np.arange(count), np.arange(count)] = np.nan
+    columns = {
+        name: Column(*bootstrap_mean(values, level=level, seed=seed), values)
+        for name, values in {"interaction": beyond_EHH, "effect": together_EHH}.items()
+    }
+    named = np.broadcast_to(np.array(names)[:, None], (count, count))
+    extras = {"first_head": named, "second_head": named.T}
+    axes = ("first", "second")
+    return HeadTable.from_columns("interactions", table.stack, columns, table.provenance, axes=axes, extras=extras)
+
+
+def with_objectives(inputs: Inputs, objective: Objective | None) -> Iterator[tuple[Batch, Objective]]:
+    """Each input with its objective: its own, if it brings one, else the common one.
+
+    Raises:
+        ValueError: where there is neither.
+    """
+    for each in [inputs] if isinstance(inputs, Batch) else inputs:
+        own = (
+            each if isinstance(each, tuple) and len(each) == 2 and not isinstance(each[1], Batch) else (each, objective)
+        )
+        if own[1] is None:
+            raise ValueError("an objective is needed: give one for all, or with each batch of a stream")
+        yield own
 
 
 @dataclass(frozen=True)
-class _Question:
-    """All that is asked of the engine, for all examples or for some of them."""
+class _Asking:
+    """All that is asked, but for the batch."""
 
     model: Model
     part: Stack
-    batch: Batch
-    reads: Reads
-    objective: Objective
+    replacement: Replacement
     stand_ins: StandIns
-    chunks: Chunks
+    by: Sequence[str]
+    sets: Mapping[str, Heads] | None
+    memory: int
+    devices: Devices
 
-    @classmethod
-    def asked(
-        cls, model: Model, part: Stack, batch: Batch, objective: Objective, replacement: Replacement, memory: int
-    ) -> "_Question":
-        """With what the objective reads, how the work is cut, and what replaces the heads."""
-        reads = objective.reads(model, batch)
-        chunks = choose_chunks(part, batch, reads, vocabulary=model.config.vocab_size, memory=memory)
-        stand_ins = replacement.stand_ins(model, part, batch, chunks)
-        return cls(model, part, batch, reads, objective, stand_ins, chunks)
+    def of(self, batch: Batch, objective: Objective) -> Asked:
+        """Of one batch; raises ValueError before anything runs."""
+        self.replacement.check(self.model, batch)
+        reads = objective.reads(self.model, batch)
+        cells = self._grid(batch)
+        room = Room(self.memory, self.devices)
+        prepared = self.stand_ins.of(batch)
+        sweep = Sweep.planned(self.model, self.part, batch, objective, reads, prepared, cells.steps, room)
+        words = (self.replacement.about(), repr(self.by), repr(self.sets))
+        return Asked(sweep, cells, (self.replacement.data(), words))
 
-    def journal(self, resume: str | os.PathLike | None, replacement: Replacement) -> Journal:
-        """Where finished pieces of this very question are kept."""
-        if resume is None:
-            return Journal(None, "")
-        words = (self.objective.name, self.part.name, replacement.about())
-        return Journal(resume, f"ablate-{fingerprint(self.model, self.batch, self.reads, replacement.data(), words)}")
-
-    def sweep(self, journal: Journal, advance: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray]:
-        """The unedited objective `[E]` and the effects `[E,L,N]`."""
-        unedited_E = np.empty(len(self.batch))
-        edited_ELN = np.empty((len(self.batch), self.part.layers, self.part.heads))
-        for examples in self.chunks.example_pieces(len(self.batch)):
-            piece = _Piece(self, examples)
-            name = f"{self.chunks.examples}-from-{examples[0]}"
-            unedited_E[examples] = journal.piece(f"{name}-unedited", piece.unedited)
-            for layer in range(self.part.layers):
-                edited_ELN[examples, layer] = journal.piece(f"{name}-layer-{layer}", partial(piece.edited, layer))
-                advance(len(np.unique(examples)))
-        return unedited_E, edited_ELN - unedited_E[:, None, None]
+    def _grid(self, batch: Batch) -> Grid:
+        if self.sets is not None:
+            return set_grid(self.part, "z", self.sets)
+        if "head" not in check_by("z", self.by) and "position" in self.by:
+            raise ValueError(f"ablation is by head, by layer, or by head and position; got {tuple(self.by)}")
+        return grid(self.part, "z", batch, self.by)
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """Some of the examples, with what their ablations share, computed when it is first asked for."""
-
-    question: _Question
-    examples: np.ndarray
-
-    @cached_property
-    def batch(self) -> Batch:
-        return self.question.batch.take(self.examples)
-
-    @cached_property
-    def reads(self) -> Reads:
-        return self.question.reads.take(self.examples)
-
-    @cached_property
-    def static(self) -> dict[str, Any]:
-        return {"stack": self.question.part.name, "value": self.question.objective.value}
-
-    @cached_property
-    def clean(self) -> Clean:
-        return run_clean(self.question.model.network, self.batch, self.reads, **self.static)
-
-    @cached_property
-    def banks(self) -> list[Bank]:
-        return list(self.question.stand_ins.banks(self.batch, self.examples))
-
-    def unedited(self) -> np.ndarray:
-        """The objective `[B]` of the unedited run."""
-        return np.asarray(self.clean.value, np.float64)
-
-    def edited(self, layer: int) -> np.ndarray:
-        """The objective `[B,N]` with each head of a layer replaced in turn, averaged over the stand-ins."""
-        network, N = self.question.model.network, self.question.part.heads
-        values_BN = np.zeros((len(self.batch), N))
-        for bank in self.banks:
-            for heads in self.question.chunks.head_pieces(N):
-                values_GB = replace_each_head(
-                    network, self.batch, self.reads, self.clean, bank, layer, jnp.asarray(heads), **self.static
-                )
-                kept = np.unique(heads, return_index=True)[1]
-                values_BN[:, heads[kept]] += np.asarray(values_GB, np.float64).T[:, kept]
-        return values_BN / len(self.banks)
+def _names(sets: Mapping[str, Heads]) -> np.ndarray:
+    """What is in each set, in words."""
+    return np.array([f"{name}: {' '.join(f'{layer}.{head}' for layer, head in heads)}" for name, heads in sets.items()])

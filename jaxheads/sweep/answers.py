@@ -41,12 +41,15 @@ def effect_table(
         kept = _finite(column, values, axes, lost)
         columns[column] = Column(*bootstrap_mean(kept, level=level, seed=seed), kept)
     if total is not None:
-        first, per_one = next(iter(columns.values())).per_example, np.where(np.isfinite(total), total, np.nan)
-        columns["normalised"] = _normalised(np.asarray(first), per_one, level=level, seed=seed)
+        first, per_one = (
+            np.asarray(next(iter(columns.values())).per_example),
+            np.where(np.isfinite(total), total, np.nan),
+        )
+        interval = bootstrap_ratio(first, per_one, level=level, seed=seed)
+        whole = np.nanmean(per_one) if np.isfinite(per_one).any() else np.nan
+        columns["normalised"] = Column(*interval, first / (whole if whole else np.nan))
     about = {**about, "level": level, "seed": seed, "not_finite": lost, **environment()}
-    return HeadTable.from_columns(
-        name, stack, columns, about, axes=axes, squeeze=len(columns) == 1, extras=extras
-    )
+    return HeadTable.from_columns(name, stack, columns, about, axes=axes, squeeze=len(columns) == 1, extras=extras)
 
 
 def asked_of(model: Model, objective: Objective, unedited_E: np.ndarray) -> dict[str, Any]:
@@ -67,9 +70,3 @@ def _finite(column: str, values: np.ndarray, axes: Sequence[str], lost: list[dic
     for where in np.argwhere(~finite):
         lost.append({"column": column, **dict(zip(("example", *axes), map(int, where), strict=True))})
     return np.where(finite, values, np.nan)
-
-
-def _normalised(effects: np.ndarray, total_E: np.ndarray, *, level: float, seed: int) -> Column:
-    interval = bootstrap_ratio(effects, total_E, level=level, seed=seed)
-    mean = np.nanmean(total_E) if np.isfinite(total_E).any() else np.nan
-    return Column(*interval, effects / mean if mean else np.full_like(effects, np.nan))

@@ -1,72 +1,244 @@
-"""How a sweep is cut into pieces: large enough to keep the matrix units busy, small enough for memory."""
+"""What a question needs recomputed, and what that costs: known before anything runs.
 
-import math
-from collections.abc import Iterator
+A plan is a pure description: the first layer that changes, the first position that can change, the copies that are
+edited there, and what the objective reads of them. The engine executes plans; a sweep is plans plus a reduction.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
 
 from ..models.batch import Batch
+from ..models.model import Model
 from ..models.stack import Stack
 from ..models.unembedding import PIECE
 from ..objectives import Reads
+from .chunks import Chunks, even, matmul_tokens
+from .engine import Site
 
-CPU_TOKENS = 1536
-"""Tokens a matmul on CPU: XLA's products are fastest near a thousand and slower for very large ones."""
+BUCKETS = 4
+"""Starting positions are rounded down to at most this many values: each is a compilation."""
 
-ACCELERATOR_TOKENS = 65_536
+FLOAT = 4
 
 
 @dataclass(frozen=True)
-class Chunks:
-    """How many examples and how many heads of one layer are run together.
+class Cost:
+    """What a sweep costs.
 
     Attributes:
-        examples: examples at a time, with one clean run for each piece.
-        heads: edited copies of that piece at a time.
+        flops: floating point operations of matrix products (a multiply and an add are two).
+        bytes: memory at the peak: weights, the clean run's cache, and the activations of one piece of work.
+        whole: floating point operations of as many whole forward passes, all logits read: what is saved.
     """
 
+    flops: float
+    bytes: int
+    whole: float
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """Of both, one after the other."""
+        return Cost(self.flops + other.flops, max(self.bytes, other.bytes), self.whole + other.whole)
+
+    def seconds(self, flops_a_second: float) -> float:
+        """How long it takes at this rate."""
+        return self.flops / flops_a_second
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Edited copies that share what need not be recomputed.
+
+    Attributes:
+        site: stack, site, first position that can change, and whether later layers are edited as well.
+        layer: the first layer that any copy edits.
+        heads: bool `[C,L,N]`, which heads each of C copies edits; see `engine.Cells`.
+        position: `[C]`, counted over real tokens; -1 for all.
+        cells: where each copy's result belongs among all of the sweep, `[C]`.
+    """
+
+    site: Site
+    layer: int
+    heads: np.ndarray
+    position: np.ndarray
+    cells: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def flops(self, sizes: "Sizes", examples: int) -> float:
+        """Of this plan's copies of so many examples, by what the copies change."""
+        tokens, rows = sizes.positions - self.site.first, min(sizes.rows, sizes.positions - self.site.first)
+        layers = sizes.layers - self.layer - 1
+        copies = len(self) * examples
+        if layers == 0:
+            return copies * (sizes.after(self.site.site) * rows + rows * sizes.columns)
+        inside = (layers - 1) * sizes.layer(tokens)
+        last = sizes.keys_values * tokens + (sizes.layer_of_one - sizes.keys_values) * rows
+        return copies * (sizes.after(self.site.site) * tokens + inside + last + rows * sizes.columns)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Floating point operations of a model's parts, of one token where nothing else is said.
+
+    Attributes:
+        layers, positions: of the edited stack and of the batch.
+        queries, keys_values, attention, output, mlp: of one layer; `attention` looks at all positions.
+        rows: positions that the objective reads; `columns`: what reading one costs.
+        vocabulary: what reading all logits of a position costs.
+        weights: bytes of all parameters.
+        cached: bytes of the clean run's cache, of one example.
+        copied: bytes of activations of one edited copy of one example.
+    """
+
+    layers: int
+    positions: int
+    queries: int
+    keys_values: int
+    attention: int
+    output: int
+    mlp: int
+    rows: int
+    columns: int
+    vocabulary: int
+    weights: int
+    cached: int
+    copied: int
+
+    @classmethod
+    def of(cls, model: Model, stack: Stack, batch: Batch, reads: Reads) -> "Sizes":
+        """Read off the parameters' shapes."""
+        T, N, K, H = batch.tokens.shape[1], stack.heads, stack.kv_heads, stack.head_size
+        D = stack.site_shape("resid_pre", 1, 1)[-1]
+        vocabulary = 0 if model.network.unembedding is None else model.network.unembedding.weight.shape[0]
+        if reads.target is not None or reads.columns is None:
+            columns = vocabulary
+        else:
+            columns = reads.columns.shape[1]
+        return cls(
+            layers=stack.layers,
+            positions=T,
+            queries=2 * D * N * H,
+            keys_values=4 * D * K * H,
+            attention=4 * N * H * T,
+            output=2 * N * H * D,
+            mlp=2 * sum(size for name, size in _kernels(stack) if not name.startswith("attention.")),
+            rows=reads.rows.shape[1],
+            columns=2 * D * columns,
+            vocabulary=2 * D * vocabulary,
+            weights=sum(leaf.nbytes for leaf in jax.tree.leaves(model.network)),
+            cached=FLOAT * stack.layers * T * (D + N * H),
+            copied=FLOAT * max(T * _floats_a_token(stack, T), _floats_read(reads, vocabulary)),
+        )
+
+    @property
+    def layer_of_one(self) -> int:
+        """A whole layer, one token."""
+        return self.queries + self.keys_values + self.attention + self.output + self.mlp
+
+    def layer(self, tokens: int) -> int:
+        """A whole layer."""
+        return tokens * self.layer_of_one
+
+    def after(self, site: str) -> int:
+        """What follows a site in its own layer, one token."""
+        attend, write = self.attention, self.output + self.mlp
+        parts = {
+            "resid_pre": self.layer_of_one,
+            "q": attend + write,
+            "k": attend + write,
+            "v": attend // 2 + write,
+            "scores": attend // 2 + write,
+            "pattern": attend // 2 + write,
+            "z": write,
+            "attn_out": self.mlp,
+            "resid_mid": self.mlp,
+        }
+        return parts.get(site, 0)
+
+    def forward(self, examples: int) -> float:
+        """Whole forward passes with all logits."""
+        return examples * self.positions * (self.layers * self.layer_of_one + self.vocabulary)
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """All that a sweep is going to do.
+
+    Attributes:
+        steps: each is a group of edited copies with one start.
+        sizes: of the model and the batch.
+        examples: of the batch.
+        pieces: examples and edited copies run together.
+    """
+
+    steps: tuple[Plan, ...]
+    sizes: Sizes
     examples: int
-    heads: int
+    pieces: Chunks
+    sources: int = 1
 
-    def example_pieces(self, count: int) -> Iterator[np.ndarray]:
-        """Indices of each piece, all of one length: the last repeats its last example."""
-        return _pieces(count, self.examples)
-
-    def head_pieces(self, count: int) -> Iterator[np.ndarray]:
-        """Head numbers of each piece, all of one length: the last repeats its last head."""
-        return _pieces(count, self.heads)
-
-
-def choose_chunks(stack: Stack, batch: Batch, reads: Reads, *, vocabulary: int, memory: int) -> Chunks:
-    """The largest pieces that fit the memory budget and the device's best matmul size; never less than one.
-
-    Args:
-        memory: bytes for the activations of one piece, the clean run's cache included.
-    """
-    examples, T = batch.tokens.shape
-    tokens = CPU_TOKENS if jax.default_backend() == "cpu" else ACCELERATOR_TOKENS
-    row_bytes = _bytes_a_row(stack, T, reads, vocabulary)
-    cache_bytes = 4 * stack.layers * T * (stack.blocks.attention.W_O.shape[-1] + stack.heads * stack.head_size)
-    copies = max(1, min(tokens // T, memory // (row_bytes * T + cache_bytes)))
-    heads = math.ceil(stack.heads / math.ceil(stack.heads / min(stack.heads, copies)))
-    most = max(1, min(examples, copies // heads))
-    return Chunks(math.ceil(examples / math.ceil(examples / most)), heads)
+    def cost(self) -> Cost:
+        """Floating point operations and peak memory, the clean runs included (one, and one a source)."""
+        clean = (1 + self.sources) * self.sizes.forward(self.examples)
+        flops = clean + self.sources * sum(step.flops(self.sizes, self.examples) for step in self.steps)
+        copies = self.pieces.examples * min(self.pieces.copies, max(map(len, self.steps)))
+        memory = self.sizes.weights + 2 * self.pieces.examples * self.sizes.cached + copies * self.sizes.copied
+        whole = self.sizes.forward(self.examples) * (1 + self.sources * sum(map(len, self.steps)))
+        return Cost(float(flops), int(memory), float(whole))
 
 
-def _bytes_a_row(stack: Stack, positions: int, reads: Reads, vocabulary: int) -> int:
-    """Bytes of activations a token needs at the widest point of a layer or of the unembedding."""
-    model = stack.blocks.attention.W_O.shape[-1]
+def first_columns(batch: Batch, causal: bool) -> np.ndarray:
+    """For each position (counted over real tokens), the first column of the batch at which any example has it, rounded
+    down to one of a few: from there on a causal stack can change. Zeros where it is not causal."""
+    T, positions = batch.tokens.shape[1], np.asarray(batch.positions)
+    if not causal:
+        return np.zeros(T, int)
+    there = np.asarray(batch.mask)[:, :, None] & (positions[:, :, None] == np.arange(T))
+    first = np.where(there.any(axis=(0, 1)), there.any(axis=0).argmax(axis=0), T - 1)
+    return bucket(first, T)
+
+
+def bucket(column: np.ndarray | int, positions: int) -> np.ndarray:
+    """Rounded down to a multiple of a width that leaves at most BUCKETS values."""
+    width = max(4, -(-positions // BUCKETS))
+    return np.asarray(column) // width * width
+
+
+def _kernels(stack: Stack) -> list[tuple[str, int]]:
+    """Names and sizes, in one layer, of what is multiplied by: weights of two axes or more."""
+    leaves = jax.tree_util.tree_leaves_with_path(stack.blocks)
+    named = [(".".join(_words(path)), leaf) for path, leaf in leaves]
+    return [(name, leaf.size // stack.layers) for name, leaf in named if leaf.ndim > 2]
+
+
+def _words(path: Sequence[Any]) -> list[str]:
+    words = [str(getattr(key, "name", getattr(key, "key", ""))) for key in path]
+    return [word for word in words if word not in ("", "value")]
+
+
+def forward_pieces(stack: Stack, batch: Batch, *, memory: int) -> Iterator[np.ndarray]:
+    """The batch's examples in pieces that whole runs of the model have room for."""
+    T = batch.tokens.shape[1]
+    together = max(1, min(matmul_tokens() // T, memory // (FLOAT * T * _floats_a_token(stack, T))))
+    return Chunks(even(len(batch), together), 1).example_pieces(len(batch))
+
+
+def _floats_a_token(stack: Stack, positions: int) -> int:
+    """Activations a token needs at the widest point of a layer."""
+    model = stack.site_shape("resid_pre", 1, 1)[-1]
     widest = max((leaf.shape[-1] for leaf in jax.tree.leaves(stack.blocks)), default=model)
-    layer = 4 * model + 3 * widest + 3 * stack.heads * (positions + stack.head_size)
+    return 4 * model + 3 * widest + 3 * stack.heads * (positions + stack.head_size)
+
+
+def _floats_read(reads: Reads, vocabulary: int) -> int:
+    """Activations that reading the output of one example needs."""
     if reads.target is not None:
-        columns = PIECE
+        columns = min(PIECE, vocabulary)
     else:
         columns = vocabulary if reads.columns is None else reads.columns.shape[1]
-    return 4 * max(layer, 2 * columns * reads.rows.shape[1] // positions)
-
-
-def _pieces(count: int, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, count, size):
-        yield np.minimum(np.arange(start, start + size), count - 1)
+    return 2 * columns * reads.rows.shape[1]

@@ -1,6 +1,7 @@
 """How a head is ablated: what a user asked for, checked, and turned into the values that replace it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ from numpy.typing import ArrayLike
 from ..models.batch import Batch
 from ..models.model import Model
 from ..models.stack import Stack
-from .plan import Chunks
-from .stand_ins import Donors, Means, StandIns, choose_donors, means, zeros
+from .execute import Prepared
+from .plan import forward_pieces
+from .stand_ins import Donors, Means, choose_donors, zeros
 
 METHODS = ("zero", "mean", "resample")
 
@@ -55,13 +57,16 @@ class Replacement:
             raise ValueError(f"groups are what means are taken over; method={method!r} takes none")
         return cls(method, reference, per_position, labels, donors, seed)
 
-    def given(self, batch: Batch) -> Batch:
-        """The reference: the batch itself where there is no other."""
-        return batch if self.reference is None else self.reference
+    def check_stream(self) -> None:
+        """Raise ValueError for what a stream of batches can't answer."""
+        if self.method != "zero" and self.reference is None:
+            raise ValueError(f"method={self.method!r} over a stream needs a reference: a batch to take values from")
+        if self.labels is not None:
+            raise ValueError("groups label the examples of one batch; a stream has no labels")
 
     def check(self, model: Model, batch: Batch) -> None:
         """Raise ValueError if the batch or the reference can't go through the model, or labels don't fit them."""
-        given = self.given(batch)
+        given = batch if self.reference is None else self.reference
         if self.labels is not None and tuple(map(len, self.labels)) != (len(batch), len(given)):
             raise ValueError(
                 f"groups must label each of {len(batch)} examples, and of the reference each of {len(given)} (by "
@@ -70,16 +75,9 @@ class Replacement:
         model.check(batch)
         model.check(given)
 
-    def stand_ins(self, model: Model, part: Stack, batch: Batch, chunks: Chunks) -> StandIns:
-        """The values that replace heads; raises ValueError where the reference does not have them."""
-        given = self.given(batch)
-        if self.method == "zero":
-            return zeros(part, batch)
-        if self.method == "mean":
-            over = Means(self.per_position, self.labels)
-            return means(model, part, batch, given, over, chunks.example_pieces(len(given)))
-        donors = choose_donors(batch, self.reference, donors=self.donors, seed=self.seed)
-        return Donors(model, part.name, given, donors)
+    def sources(self, model: Model, part: Stack, memory: int) -> "StandIns":
+        """What replaces heads, batch by batch; a reference is gone through once."""
+        return StandIns(self, model, part, memory)
 
     def data(self) -> tuple[Any, ...]:
         """The arrays that the answer depends on."""
@@ -95,6 +93,42 @@ class Replacement:
             "donors": self.donors,
             "seed": self.seed,
         }
+
+
+@dataclass(frozen=True)
+class StandIns:
+    """From a batch to the values that replace its heads."""
+
+    replacement: Replacement
+    model: Model
+    part: Stack
+    memory: int
+
+    def of(self, batch: Batch) -> "Prepared":
+        """For this batch; nothing runs yet, but what can be seen to be wrong raises ValueError."""
+        asked = self.replacement
+        if asked.method == "resample":
+            donors = choose_donors(batch, asked.reference, donors=asked.donors, seed=asked.seed)
+            given = batch if asked.reference is None else asked.reference
+            return Prepared(len(donors), lambda: Donors(given, donors))
+        if asked.method == "zero":
+            return Prepared(1, lambda: zeros(self.part, batch))
+        labels = None if asked.labels is None else asked.labels[0]
+        return Prepared(1, lambda: self._means(batch).stand_ins(batch, labels))
+
+    @cached_property
+    def _reference(self) -> Means:
+        assert self.replacement.reference is not None
+        return self._over(self.replacement.reference)
+
+    def _means(self, batch: Batch) -> Means:
+        return self._over(batch) if self.replacement.reference is None else self._reference
+
+    def _over(self, given: Batch) -> Means:
+        asked = self.replacement
+        labels = None if asked.labels is None else asked.labels[1]
+        pieces = forward_pieces(self.part, given, memory=self.memory)
+        return Means.over(self.model, self.part, given, labels, per_position=asked.per_position, pieces=pieces)
 
 
 def _labels(groups: ArrayLike | None, reference_groups: ArrayLike | None) -> tuple[np.ndarray, np.ndarray] | None:

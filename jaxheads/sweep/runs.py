@@ -1,18 +1,23 @@
 """Long runs: what is finished is on disk at once, and a run that was stopped goes on where it was."""
 
 import hashlib
-import io
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from weakref import WeakKeyDictionary
 
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..files import write_atomically
 from ..models.model import Model
+
+_SHAPE = b"jaxheads.shape"
 
 
 class Journal:
@@ -27,28 +32,41 @@ class Journal:
     def __init__(self, directory: str | os.PathLike | None, question: str):
         self.folder = None if directory is None else Path(directory) / question
 
-    def piece(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """The named piece: from disk if it is there and whole, else computed and written."""
+    def piece(
+        self, name: str, compute: Callable[[], np.ndarray], coordinates: Mapping[str, np.ndarray] | None = None
+    ) -> np.ndarray:
+        """The named piece: from disk if it is there and whole, else computed and written.
+
+        Args:
+            coordinates: columns of the parquet file that is written, beside `value`: each broadcasts to the piece's
+                shape. Numbers along each axis when left out.
+        """
         if self.folder is None:
             return compute()
-        path = self.folder / f"{name}.npy"
+        path = self.folder / f"{name}.parquet"
         if (kept := _kept(path)) is not None:
             return kept
         value = compute()
         self.folder.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        np.save(buffer, value, allow_pickle=False)
-        write_atomically(path, buffer.getvalue())
+        write_atomically(path, partial(_write, value, coordinates))
         return value
+
+
+def _write(value: np.ndarray, coordinates: Mapping[str, np.ndarray] | None, file: BinaryIO) -> None:
+    if coordinates is None:
+        coordinates = {f"axis_{axis}": each for axis, each in enumerate(np.indices(value.shape, sparse=True))}
+    columns = {name: np.broadcast_to(each, value.shape).reshape(-1) for name, each in coordinates.items()}
+    part = pa.table({**columns, "value": value.reshape(-1)})
+    pq.write_table(part.replace_schema_metadata({_SHAPE: json.dumps(value.shape)}), file)
 
 
 def _kept(path: Path) -> np.ndarray | None:
     """What was written there; None if nothing was, or if it is no longer whole (a disk may lose what it was given)."""
     try:
-        with path.open("rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except (FileNotFoundError, ValueError):
+        part = pq.read_table(path, columns=["value"])
+    except (FileNotFoundError, pa.ArrowException):
         return None
+    return part["value"].to_numpy().reshape(json.loads(part.schema.metadata[_SHAPE])).copy()
 
 
 def fingerprint(model: Model, *parts: Any) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +12,27 @@ from jax import Array
 from ..models.batch import Batch
 from ..models.model import Model, Network, forward
 from ..models.stack import Stack
-from .engine import Bank
+from .execute import Sweep
 
 
-class StandIns(Protocol):
-    """Where a sweep gets its replacements from, one chunk of examples at a time."""
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Bank:
+    """Stand-ins for heads' outputs: `values[layer, index[b, t], head]`.
 
-    def banks(self, chunk: Batch, examples: np.ndarray) -> Iterator[Bank]:
-        """The replacements for these examples of the batch; effects are averaged over what this yields."""
-        ...
+    Attributes:
+        values: `[L,P,N,H]`, of P stand-ins.
+        index: which of them each position gets, `[B,T]`.
+    """
+
+    values: Array
+    index: Array
+    where: None = None
+
+    def at(self, stack: Stack, site: str, layer: Array) -> Array:
+        """`[B,T,N,H]`."""
+        del stack, site
+        return self.values[layer][self.index]
 
 
 @dataclass(frozen=True)
@@ -31,9 +42,11 @@ class Fixed:
     values: Array
     index: np.ndarray
 
-    def banks(self, chunk: Batch, examples: np.ndarray) -> Iterator[Bank]:
-        del chunk
-        yield Bank(self.values, jnp.asarray(self.index[examples]))
+    def of(self, piece: Batch, examples: np.ndarray, sweep: Sweep) -> Iterator[Bank]:
+        """One bank, whatever the examples."""
+        del piece
+        devices = sweep.room.devices
+        yield Bank(devices.everywhere(self.values), devices.examples(jnp.asarray(self.index[examples])))
 
 
 @dataclass(frozen=True)
@@ -44,20 +57,21 @@ class Donors:
         donors: example numbers in the reference, `[donors, B]`.
     """
 
-    model: Model
-    stack: str
     reference: Batch
     donors: np.ndarray
 
-    def banks(self, chunk: Batch, examples: np.ndarray) -> Iterator[Bank]:
+    def of(self, piece: Batch, examples: np.ndarray, sweep: Sweep) -> Iterator[Bank]:
+        """A bank for each donor."""
+        devices = sweep.room.devices
         for donor_B in self.donors:
             given = self.reference.take(donor_B[examples])
-            z_LBTNH = _all_z(self.model.network, given, stack=self.stack)
+            z_LBTNH = _all_z(sweep.network, devices.examples(given), stack=sweep.stack.name)
             L, B, S = z_LBTNH.shape[:3]
             column_BS = np.argsort(~np.asarray(given.mask), axis=1, kind="stable")
-            column_BT = np.take_along_axis(column_BS, np.asarray(chunk.positions), axis=1)
+            column_BT = np.take_along_axis(column_BS, devices.fetch(piece.positions), axis=1)
             index_BT = np.arange(B)[:, None] * S + column_BT
-            yield Bank(z_LBTNH.reshape(L, B * S, *z_LBTNH.shape[3:]), jnp.asarray(index_BT))
+            bank_LPNH = z_LBTNH.reshape(L, B * S, *z_LBTNH.shape[3:])
+            yield Bank(bank_LPNH, devices.examples(jnp.asarray(index_BT)))
 
 
 def zeros(stack: Stack, batch: Batch) -> Fixed:
@@ -67,64 +81,81 @@ def zeros(stack: Stack, batch: Batch) -> Fixed:
 
 @dataclass(frozen=True)
 class Means:
-    """Over what a mean is taken: everything, or apart by position (counted over real tokens), by group, or by both.
+    """Each head's mean output over a reference's real tokens: over all of them, or apart by position (counted over
+    real tokens), by group, or by both.
 
     Attributes:
-        groups: a label for each example of the batch `[B]`, and for each of the reference `[R]`; None for one group.
+        values: `[L,P,N,H]`, of P means: `width` positions of each known group.
+        counts: how many tokens each is of, `[P]`.
+        known: the groups' labels, sorted.
     """
 
+    values: Array
+    counts: np.ndarray
     per_position: bool
-    groups: tuple[np.ndarray, np.ndarray] | None = None
+    width: int
+    known: np.ndarray
 
-    def slots(self, batch: Batch, reference: Batch) -> tuple[np.ndarray, np.ndarray, int]:
-        """Which mean each position of the batch and of the reference belongs to, and how many there are.
+    @classmethod
+    def over(
+        cls,
+        model: Model,
+        stack: Stack,
+        reference: Batch,
+        groups: np.ndarray | None,
+        *,
+        per_position: bool,
+        pieces: Iterable[np.ndarray],
+    ) -> "Means":
+        """The means of a reference.
+
+        Args:
+            groups: a label for each of its examples, `[R]`; None for one group.
+            pieces: its examples in chunks that fit memory; repeats are counted once.
+        """
+        width = int(np.asarray(reference.lengths).max()) if per_position else 1
+        known, group = np.unique(_one_group(groups, reference), return_inverse=True)
+        slots_RS = _places(reference, per_position) + width * group[:, None]
+        slots = width * len(known)
+        sums = np.zeros((stack.layers, slots, stack.heads, stack.head_size))
+        counts = np.zeros(slots)
+        for piece in pieces:
+            piece = np.unique(piece)
+            slot = jnp.asarray(slots_RS[piece])
+            sums_LPNH, counts_P = _sums(model.network, reference.take(piece), slot, stack=stack.name, slots=slots)
+            sums += np.asarray(sums_LPNH)
+            counts += np.asarray(counts_P)
+        values = jnp.asarray(sums / np.maximum(counts, 1)[None, :, None, None], jnp.float32)
+        return cls(values, counts, per_position, width, known)
+
+    def stand_ins(self, batch: Batch, groups: np.ndarray | None) -> Fixed:
+        """The mean that belongs to each position of a batch, whose examples have the labels `groups` `[B]`.
 
         Raises:
             ValueError: if the reference has no token for a mean that the batch needs.
         """
-        parts = (batch, reference)
-        width = max(int(np.asarray(part.lengths).max()) for part in parts) if self.per_position else 1
-        place = [
-            np.asarray(part.positions) if self.per_position else np.zeros(part.tokens.shape, int) for part in parts
-        ]
-        labels = [np.zeros(len(part), int) for part in parts]
-        if self.groups is not None:
-            known, number = np.unique(np.concatenate(self.groups), return_inverse=True)
-            labels = np.split(number, [len(batch)])
-        else:
-            known = np.zeros(1)
-        wanted, given = (where + width * label[:, None] for where, label in zip(place, labels, strict=True))
-        lacking = np.setdiff1d(wanted[np.asarray(batch.mask)], given[np.asarray(reference.mask)])
+        labels, places_BT = _one_group(groups, batch), _places(batch, self.per_position)
+        group = np.minimum(np.searchsorted(self.known, labels), len(self.known) - 1)
+        slots_BT = np.minimum(places_BT, self.width - 1) + self.width * group[:, None]
+        there_BT = (self.known[group] == labels)[:, None] & (places_BT < self.width) & (self.counts[slots_BT] > 0)
+        lacking = np.argwhere(np.asarray(batch.mask) & ~there_BT)
         if lacking.size:
-            group, position = divmod(int(lacking[0]), width)
+            example, column = lacking[0]
             raise ValueError(
-                f"the reference has no token for {lacking.size} of the means that are needed, such as position "
-                f"{position} of group {known[group]}; give a longer or larger reference, or per_position=False"
+                f"the reference has no token for means that {len(lacking)} tokens need, such as position "
+                f"{places_BT[example, column]} of group {labels[example]}; give a longer or larger reference, or "
+                "per_position=False"
             )
-        return wanted, given, width * len(known)
+        return Fixed(self.values, slots_BT)
 
 
-def means(
-    model: Model, stack: Stack, batch: Batch, reference: Batch, over: Means, pieces: Iterable[np.ndarray]
-) -> Fixed:
-    """Each head's mean output over the reference's real tokens, apart as `over` says.
+def _one_group(groups: np.ndarray | None, batch: Batch) -> np.ndarray:
+    return np.zeros(len(batch), int) if groups is None else groups
 
-    Args:
-        pieces: the reference's examples in chunks that fit memory; repeats are counted once.
 
-    Raises:
-        ValueError: if the reference has no token for a mean that the batch needs.
-    """
-    wanted_BT, given_RS, slots = over.slots(batch, reference)
-    sums = np.zeros((stack.layers, slots, stack.heads, stack.head_size))
-    counts = np.zeros(slots)
-    for piece in pieces:
-        piece = np.unique(piece)
-        slot = jnp.asarray(given_RS[piece])
-        sums_LPNH, counts_P = _sums(model.network, reference.take(piece), slot, stack=stack.name, slots=slots)
-        sums += np.asarray(sums_LPNH)
-        counts += np.asarray(counts_P)
-    return Fixed(jnp.asarray(sums / np.maximum(counts, 1)[None, :, None, None], jnp.float32), wanted_BT)
+def _places(batch: Batch, per_position: bool) -> np.ndarray:
+    """Which of a group's means each token belongs to: its position, or the only one there is."""
+    return np.asarray(batch.positions) if per_position else np.zeros(batch.tokens.shape, int)
 
 
 def choose_donors(batch: Batch, reference: Batch | None, *, donors: int, seed: int) -> np.ndarray:

@@ -5,9 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jaxheads as jh
+
+HEAD_AXIS = ("q", "k", "v", "scores", "pattern", "z")
 
 Judge = Callable[[np.ndarray, jh.Batch], np.ndarray]
 """From logits `[B,T,V]` to the objective, `[B]`."""
@@ -53,6 +56,37 @@ def effects(model: jh.Model, batch: jh.Batch, judge: Judge, sources: Sequence[np
                 logits = np.asarray(jh.run(model, batch, edits=edit).output, np.float64)
                 found[:, layer, head] += (judge(logits, batch) - before) / len(sources)
     return found
+
+
+def patched(model: jh.Model, base: jh.Batch, other: jh.Batch, judge: Judge, site: str, by: Sequence[str]) -> np.ndarray:
+    """Effects `[E, *grid]` of giving the base run the other run's values, cell by cell; NaN where there is no such
+    position."""
+    stack, places = model.stack(), np.asarray(base.positions)
+    values, real = jh.run(model, other, capture=site).seen[site], np.asarray(base.mask)
+    heads = 1 if site not in HEAD_AXIS else stack.kv_heads if site in ("k", "v") else stack.heads
+    sizes = {"layer": stack.layers, "head": heads, "position": int(np.asarray(base.lengths).max())}
+    before = judge(np.asarray(jh.run(model, base).output, np.float64), base)
+    found = np.full((len(base), *(sizes[axis] for axis in by)), np.nan)
+    for cell in np.ndindex(*found.shape[1:]):
+        at = dict(zip(by, cell, strict=True))
+        here = real & (places == at["position"]) if "position" in at else np.ones_like(real)
+        chosen = np.arange(heads) == at["head"] if "head" in at else np.ones(heads, bool)
+        weight = site_mask(site, here, chosen)[None].astype(np.float32)
+        layer = at["layer"]
+        edit = jh.SiteEdit(jnp.array([layer]), jnp.asarray(weight), values[layer][None], site, stack.name)
+        after = judge(np.asarray(jh.run(model, base, edits=edit).output, np.float64), base)
+        told = (real & here).any(axis=1)
+        found[(told, *cell)] = (after - before)[told]
+    return found
+
+
+def site_mask(site: str, here_BT: np.ndarray, heads_N: np.ndarray) -> np.ndarray:
+    """Positions and heads, with the site's axes."""
+    if site in ("scores", "pattern"):
+        return here_BT[:, None, :, None] & heads_N[None, :, None, None]
+    if site in HEAD_AXIS:
+        return here_BT[:, :, None, None] & heads_N[None, None, :, None]
+    return here_BT[:, :, None] & heads_N
 
 
 def all_z(model: jh.Model, batch: jh.Batch) -> np.ndarray:

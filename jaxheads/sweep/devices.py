@@ -1,0 +1,103 @@
+"""A sweep on many devices: which of its arrays are split over which axis of a mesh.
+
+The program stays the one that runs on a single device. Its inputs are put in place, and XLA splits the work to match:
+examples over the mesh's axis "data", edited copies over "questions". Each process of a distributed run makes the same
+calls with the same inputs, and every process can read every answer.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.experimental.multihost_utils import process_allgather
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ..models.sharding import automatic, put
+
+AXES = ("data", "questions", "model")
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Where a sweep's arrays go; without a mesh, wherever JAX puts them."""
+
+    mesh: Mesh | None = None
+
+    @classmethod
+    def of(cls, mesh: Mesh | None) -> "Devices":
+        """Of a user's mesh, any of whose axes "data" (examples), "questions" (edited copies) and "model" (weights;
+        see `jaxheads.shard`) may be missing.
+
+        Raises:
+            ValueError: for another axis, or devices that are not of JAX's default backend.
+        """
+        if mesh is None:
+            return cls()
+        if not isinstance(mesh, Mesh):
+            raise ValueError(f"devices must be a jax.sharding.Mesh, got a {type(mesh).__name__}")
+        if unknown := set(mesh.axis_names) - set(AXES):
+            raise ValueError(f"a mesh's axes may be {', '.join(AXES)}; got {', '.join(sorted(unknown))}")
+        platforms = {device.platform for device in mesh.devices.flat}
+        if platforms != {jax.devices()[0].platform}:
+            raise ValueError(
+                f"the mesh is made of {', '.join(sorted(platforms))} devices, but JAX computes on "
+                f"{jax.devices()[0].platform}; make it of jax.devices(), or choose by JAX_PLATFORMS"
+            )
+        return cls(automatic(mesh))
+
+    @property
+    def multiples(self) -> tuple[int, int]:
+        """What the numbers of examples and of edited copies must be multiples of."""
+        return self._parts("data"), self._parts("questions")
+
+    def examples(self, tree: Any, axis: int = 0) -> Any:
+        """Arrays with an axis of examples, split over "data"; all of what other axes of the mesh hold is the same."""
+        return self._split(tree, "data", axis)
+
+    def cells(self, tree: Any) -> Any:
+        """Arrays with a leading axis of edited copies, split over "questions"."""
+        return self._split(tree, "questions", 0)
+
+    def everywhere(self, tree: Any) -> Any:
+        """Arrays that every device has whole."""
+        return tree if self.mesh is None else self._put(tree, P())
+
+    def network(self, network: Any) -> Any:
+        """A network: as it is where `jaxheads.shard` split it over this very mesh, else on every device whole.
+
+        Raises:
+            ValueError: for one that is split over another mesh.
+        """
+        meshes = {leaf.sharding.mesh for leaf in jax.tree.leaves(network) if isinstance(leaf.sharding, NamedSharding)}
+        if not meshes or self.mesh is None:
+            return self.everywhere(network)
+        if meshes != {self.mesh}:
+            raise ValueError(
+                f"the model is split over {meshes.pop()}, the sweep over {self.mesh}: give both the same mesh"
+            )
+        return network
+
+    def fetch(self, array: Array) -> np.ndarray:
+        """The whole of an answer, on every process; where there are several, all of them must ask for it."""
+        whole = array.is_fully_addressable or array.is_fully_replicated
+        return np.asarray(array if whole else process_allgather(array, tiled=True))
+
+    def _parts(self, axis: str) -> int:
+        return 1 if self.mesh is None else self.mesh.shape.get(axis, 1)
+
+    def _split(self, tree: Any, name: str, axis: int) -> Any:
+        if self.mesh is None:
+            return tree
+        parts = self._parts(name)
+        for leaf in jax.tree.leaves(tree):
+            if leaf.shape[axis] % parts:
+                raise ValueError(f"{leaf.shape[axis]} can't be split evenly over the mesh's {parts} of {name!r}")
+        return self._put(tree, P(*(None,) * axis, name) if name in self.mesh.axis_names else P())
+
+    def _put(self, tree: Any, spec: P) -> Any:
+        assert self.mesh is not None
+        sharding = NamedSharding(self.mesh, spec)
+        return jax.tree.map(lambda leaf: put(leaf, sharding), tree)
