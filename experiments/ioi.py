@@ -50,7 +50,7 @@ from jaxheads.models.stack import take_rows
 from jaxheads.objectives import Reads, read_out
 from jaxheads.provenance import environment, without_places
 from jaxheads.statistics import Interval, bootstrap_mean, split_halves
-from jaxheads.sweep.plan import Chunks
+from jaxheads.sweep.chunks import Chunks
 from jaxheads.tables import Column, HeadTable
 
 EXAMPLES, QUICK_EXAMPLES = 32, 8

@@ -11,7 +11,10 @@ from .models.load import load
 from .models.model import Model, Run, run
 from .models.sites import SiteEdit
 from .objectives import Objective, logit_difference, loss
-from .sweep.ablate import ablate
+from .sweep.ablate import ablate, cumulative, interactions
+from .sweep.ask import plan
+from .sweep.knock_out import knock_out
+from .sweep.patch import patch
 from .tables import HeadTable
 
 __all__ = [
@@ -41,6 +44,11 @@ __all__ = [
     # whether they matter
     "Objective",
     "ablate",
+    "cumulative",
+    "interactions",
+    "knock_out",
+    "patch",
+    "plan",
     "logit_difference",
     "loss",
     "objectives",

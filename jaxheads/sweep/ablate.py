@@ -21,7 +21,7 @@ from .devices import Devices
 from .execute import Room, Sweep
 from .replacement import Replacement, StandIns
 
-Inputs = Batch | Iterable[Batch | tuple[Batch, Objective]]
+Inputs = Batch | Iterable[Batch] | Iterable[tuple[Batch, Objective]]
 
 
 def ablate(
@@ -170,12 +170,10 @@ def with_objectives(inputs: Inputs, objective: Objective | None) -> Iterator[tup
         ValueError: where there is neither.
     """
     for each in [inputs] if isinstance(inputs, Batch) else inputs:
-        own = (
-            each if isinstance(each, tuple) and len(each) == 2 and not isinstance(each[1], Batch) else (each, objective)
-        )
-        if own[1] is None:
+        batch, own = each if isinstance(each, tuple) else (each, objective)
+        if own is None:
             raise ValueError("an objective is needed: give one for all, or with each batch of a stream")
-        yield own
+        yield batch, own
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from ..progress import Advance
 from ..progress import progress as show_progress
 from ..provenance import environment
-from ..statistics import GroupedRows, bootstrap_ratio
+from ..statistics import GroupedRows, bootstrap_ratio, check_level
 from ..tables import Column, HeadTable
 from .cells import Grid
 from .execute import Sweep
@@ -93,6 +93,7 @@ def answer(
     extras: Mapping[str, ArrayLike] | None = None,
 ) -> HeadTable:
     """The table of one question, or, if `stream`, of the same question asked of one batch after the other."""
+    check_level(level)
     each = iter(asked)
     first = next(each, None)
     if first is None:

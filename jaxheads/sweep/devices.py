@@ -11,11 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
-from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ..models.sharding import automatic, put
+from ..models.sharding import automatic, fetch, put
 
 AXES = ("data", "questions", "model")
 
@@ -71,8 +70,10 @@ class Devices:
         Raises:
             ValueError: for one that is split over another mesh.
         """
+        if self.mesh is None:
+            return network
         meshes = {leaf.sharding.mesh for leaf in jax.tree.leaves(network) if isinstance(leaf.sharding, NamedSharding)}
-        if not meshes or self.mesh is None:
+        if not meshes:
             return self.everywhere(network)
         if meshes != {self.mesh}:
             raise ValueError(
@@ -82,8 +83,7 @@ class Devices:
 
     def fetch(self, array: Array) -> np.ndarray:
         """The whole of an answer, on every process; where there are several, all of them must ask for it."""
-        whole = array.is_fully_addressable or array.is_fully_replicated
-        return np.asarray(array if whole else process_allgather(array, tiled=True))
+        return fetch(array)
 
     def _parts(self, axis: str) -> int:
         return 1 if self.mesh is None else self.mesh.shape.get(axis, 1)

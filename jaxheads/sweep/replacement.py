@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from jax import Array
 from numpy.typing import ArrayLike
 
 from ..models.batch import Batch
@@ -12,7 +13,7 @@ from ..models.model import Model
 from ..models.stack import Stack
 from .execute import Prepared
 from .plan import forward_pieces
-from .stand_ins import Donors, Means, choose_donors, zeros
+from .stand_ins import Donors, Fixed, Slots, choose_donors, zeros
 
 METHODS = ("zero", "mean", "resample")
 
@@ -114,21 +115,29 @@ class StandIns:
         if asked.method == "zero":
             return Prepared(1, lambda: zeros(self.part, batch))
         labels = None if asked.labels is None else asked.labels[0]
-        return Prepared(1, lambda: self._means(batch).stand_ins(batch, labels))
+        slots = self._slots_of(batch) if asked.reference is None else self._slots
+        index_BT = slots.index(batch, labels)
+        return Prepared(1, lambda: Fixed(self._means(slots, batch), index_BT))
+
+    def _slots_of(self, given: Batch) -> Slots:
+        asked = self.replacement
+        return Slots.of(given, None if asked.labels is None else asked.labels[1], per_position=asked.per_position)
 
     @cached_property
-    def _reference(self) -> Means:
+    def _slots(self) -> Slots:
         assert self.replacement.reference is not None
-        return self._over(self.replacement.reference)
+        return self._slots_of(self.replacement.reference)
 
-    def _means(self, batch: Batch) -> Means:
-        return self._over(batch) if self.replacement.reference is None else self._reference
+    @cached_property
+    def _of_reference(self) -> Array:
+        assert self.replacement.reference is not None
+        return self._over(self._slots, self.replacement.reference)
 
-    def _over(self, given: Batch) -> Means:
-        asked = self.replacement
-        labels = None if asked.labels is None else asked.labels[1]
-        pieces = forward_pieces(self.part, given, memory=self.memory)
-        return Means.over(self.model, self.part, given, labels, per_position=asked.per_position, pieces=pieces)
+    def _means(self, slots: Slots, batch: Batch) -> Array:
+        return self._over(slots, batch) if self.replacement.reference is None else self._of_reference
+
+    def _over(self, slots: Slots, given: Batch) -> Array:
+        return slots.means(self.model, self.part, given, forward_pieces(self.part, given, memory=self.memory))
 
 
 def _labels(groups: ArrayLike | None, reference_groups: ArrayLike | None) -> tuple[np.ndarray, np.ndarray] | None:

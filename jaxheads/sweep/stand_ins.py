@@ -80,56 +80,33 @@ def zeros(stack: Stack, batch: Batch) -> Fixed:
 
 
 @dataclass(frozen=True)
-class Means:
-    """Each head's mean output over a reference's real tokens: over all of them, or apart by position (counted over
-    real tokens), by group, or by both.
+class Slots:
+    """Which mean each token of a reference belongs to: one for all, or apart by position (counted over real tokens),
+    by group, or by both.
 
     Attributes:
-        values: `[L,P,N,H]`, of P means: `width` positions of each known group.
-        counts: how many tokens each is of, `[P]`.
+        slots: of the reference's tokens, `[R,S]`; slot `position + width * group`.
+        counts: how many real tokens each slot has, `[P]`.
         known: the groups' labels, sorted.
     """
 
-    values: Array
+    slots: np.ndarray
     counts: np.ndarray
     per_position: bool
     width: int
     known: np.ndarray
 
     @classmethod
-    def over(
-        cls,
-        model: Model,
-        stack: Stack,
-        reference: Batch,
-        groups: np.ndarray | None,
-        *,
-        per_position: bool,
-        pieces: Iterable[np.ndarray],
-    ) -> "Means":
-        """The means of a reference.
-
-        Args:
-            groups: a label for each of its examples, `[R]`; None for one group.
-            pieces: its examples in chunks that fit memory; repeats are counted once.
-        """
+    def of(cls, reference: Batch, groups: np.ndarray | None, *, per_position: bool) -> "Slots":
+        """Of a reference whose examples have the labels `groups` `[R]`; None for one group."""
         width = int(np.asarray(reference.lengths).max()) if per_position else 1
         known, group = np.unique(_one_group(groups, reference), return_inverse=True)
         slots_RS = _places(reference, per_position) + width * group[:, None]
-        slots = width * len(known)
-        sums = np.zeros((stack.layers, slots, stack.heads, stack.head_size))
-        counts = np.zeros(slots)
-        for piece in pieces:
-            piece = np.unique(piece)
-            slot = jnp.asarray(slots_RS[piece])
-            sums_LPNH, counts_P = _sums(model.network, reference.take(piece), slot, stack=stack.name, slots=slots)
-            sums += np.asarray(sums_LPNH)
-            counts += np.asarray(counts_P)
-        values = jnp.asarray(sums / np.maximum(counts, 1)[None, :, None, None], jnp.float32)
-        return cls(values, counts, per_position, width, known)
+        counts = np.bincount(slots_RS[np.asarray(reference.mask)], minlength=width * len(known))
+        return cls(slots_RS, counts, per_position, width, known)
 
-    def stand_ins(self, batch: Batch, groups: np.ndarray | None) -> Fixed:
-        """The mean that belongs to each position of a batch, whose examples have the labels `groups` `[B]`.
+    def index(self, batch: Batch, groups: np.ndarray | None) -> np.ndarray:
+        """The slot of each position of a batch whose examples have the labels `groups` `[B]`: `[B,T]`.
 
         Raises:
             ValueError: if the reference has no token for a mean that the batch needs.
@@ -142,11 +119,23 @@ class Means:
         if lacking.size:
             example, column = lacking[0]
             raise ValueError(
-                f"the reference has no token for means that {len(lacking)} tokens need, such as position "
+                f"the reference has no token for the means of {len(lacking)} tokens, such as position "
                 f"{places_BT[example, column]} of group {labels[example]}; give a longer or larger reference, or "
                 "per_position=False"
             )
-        return Fixed(self.values, slots_BT)
+        return slots_BT
+
+    def means(self, model: Model, stack: Stack, reference: Batch, pieces: Iterable[np.ndarray]) -> Array:
+        """Each head's mean output in each slot, `[L,P,N,H]`; `pieces` are the reference's examples in chunks that fit
+        memory, repeats counted once."""
+        sums = np.zeros((stack.layers, len(self.counts), stack.heads, stack.head_size))
+        for piece in pieces:
+            piece = np.unique(piece)
+            slot = jnp.asarray(self.slots[piece])
+            sums += np.asarray(
+                _sums(model.network, reference.take(piece), slot, stack=stack.name, slots=len(self.counts))
+            )
+        return jnp.asarray(sums / np.maximum(self.counts, 1)[None, :, None, None], jnp.float32)
 
 
 def _one_group(groups: np.ndarray | None, batch: Batch) -> np.ndarray:
@@ -186,14 +175,12 @@ def _all_z(network: Network, batch: Batch, *, stack: str) -> Array:
 
 
 @partial(jax.jit, static_argnames=("stack", "slots"))
-def _sums(network: Network, batch: Batch, slot_BT: Array, *, stack: str, slots: int) -> tuple[Array, Array]:
-    """Sums `[L,P,N,H]` of z over the real tokens of each slot, and their counts `[P]`."""
+def _sums(network: Network, batch: Batch, slot_BT: Array, *, stack: str, slots: int) -> Array:
+    """Sums `[L,P,N,H]` of z over the real tokens of each slot."""
     real_BT = batch.mask.astype(jnp.float32)
 
-    def by_slot(x_BT: Array) -> Array:
-        return jax.ops.segment_sum(x_BT.reshape(-1, *x_BT.shape[2:]), slot_BT.reshape(-1), num_segments=slots)
-
     def read(seen: Mapping[str, Array]) -> Array:
-        return by_slot(seen["z"].astype(jnp.float32) * real_BT[..., None, None])
+        z_BTNH = seen["z"].astype(jnp.float32) * real_BT[..., None, None]
+        return jax.ops.segment_sum(z_BTNH.reshape(-1, *z_BTNH.shape[2:]), slot_BT.reshape(-1), num_segments=slots)
 
-    return forward(network, batch, read=read)[1][stack], by_slot(real_BT)
+    return forward(network, batch, read=read)[1][stack]

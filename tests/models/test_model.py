@@ -8,7 +8,7 @@ import pytest
 import jaxheads as jh
 from jaxheads.models.batch import Context
 from jaxheads.models.model import forward
-from jaxheads.models.stack import take_rows
+from jaxheads.models.stack import run_block, take_rows
 
 from .huggingface import SMALL, VOCABULARY, alone, assert_close, build, loaded, random_batch, small_model
 
@@ -103,20 +103,11 @@ def test_only_a_decoder_is_causal_as_its_gradient_shows(model: jh.Model):
 
 
 @sides
-def test_resuming_from_any_layer_is_the_full_run(model: jh.Model, batch: jh.Batch):
-    stack, run = model.stack(), jh.run(model, batch, SITES)
-    context = Context.over(batch, causal=stack.causal)
-    resume = jax.jit(lambda x, start: stack.resume(x, context, start, stack.layers))
-    for layer in range(stack.layers):
-        assert_close(resume(run.seen["resid_pre"][layer], layer), run.seen["resid_post"][-1])
-    assert_close(stack.resume(run.seen["resid_pre"][0], context, 0, 1), run.seen["resid_post"][0])
-
-
-@sides
 def test_a_few_rows_of_the_last_layer_are_those_of_the_full_run(model: jh.Model, batch: jh.Batch):
     stack, run = model.stack(), jh.run(model, batch, SITES)
     rows = jnp.array([[4, 0], [1, 2]])
-    ours = stack.last_rows(run.seen["resid_pre"][-1], Context.over(batch, causal=stack.causal), rows)
+    context, last = Context.over(batch, causal=stack.causal), stack.block(stack.layers - 1)
+    ours, _ = run_block(last, run.seen["resid_pre"][-1], context, rows_BR=rows)
     assert_close(ours, take_rows(run.seen["resid_post"][-1], rows))
     unembedding = model.network.unembedding
     if unembedding is None:

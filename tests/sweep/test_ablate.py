@@ -197,7 +197,10 @@ BATCH = random_batch((5, 4, 3))
         ({"method": "resample", "donors": 0}, "at least one donor, got 0"),
         ({"method": "resample"}, "example 0 has 5 tokens and 0 other examples at least as long"),
         ({"method": "resample", "donors": 3, "reference": random_batch((5, 5))}, "2 other examples .* 3 are needed"),
-        ({"per_position": True, "reference": random_batch((3, 4))}, "no token for 1 of the means .* position 4"),
+        (
+            {"per_position": True, "reference": random_batch((3, 4))},
+            "no token for the means of 1 tokens, .* position 4",
+        ),
         ({"groups": [0, 1, 1], "reference_groups": [0, 0], "reference": random_batch((5, 5))}, "of group 1"),
         ({"groups": [0, 1]}, "label each of 3 examples.* got 2 and 2 labels"),
         ({"groups": [0, 1, 1], "reference": random_batch((5, 5))}, r"the reference each of 2 .* got 3 and 3 labels"),

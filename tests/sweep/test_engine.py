@@ -1,16 +1,21 @@
 """What is not recomputed, not read and not compiled twice."""
 
+from dataclasses import replace
 from typing import Any
 
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
 
 import jaxheads as jh
 from jaxheads.objectives import Reads
-from jaxheads.sweep.engine import Bank, Clean, replace_each_head, run_clean
-from jaxheads.sweep.plan import Chunks, choose_chunks
+from jaxheads.sweep.chunks import Chunks, choose_chunks
+from jaxheads.sweep.engine import Cells, Clean, Site, edited, run_clean
+from jaxheads.sweep.plan import Sizes, bucket, first_columns
+from jaxheads.sweep.stand_ins import Bank
 
 from ..models.huggingface import VOCABULARY, assert_close, random_batch, small_model
 from . import naive
@@ -21,7 +26,8 @@ OBJECTIVE = jh.logit_difference([3, 4, 5], [7, 8, 9])
 
 def clean_of(model: jh.Model, batch: jh.Batch, objective: Any = OBJECTIVE) -> tuple[Reads, Clean]:
     reads = objective.reads(model, batch)
-    return reads, run_clean(model.network, batch, reads, stack=model.stack().name, value=objective.value)
+    site = Site(model.stack().name, "z")
+    return reads, run_clean(model.network, batch, reads, site=site, value=objective.value)
 
 
 def replaced(model: jh.Model, batch: jh.Batch, reads: Reads, clean: Clean, layer: int) -> np.ndarray:
@@ -29,9 +35,11 @@ def replaced(model: jh.Model, batch: jh.Batch, reads: Reads, clean: Clean, layer
     stack = model.stack()
     shape = (stack.layers, 1, stack.heads, stack.head_size)
     bank = Bank(jax.random.normal(jax.random.key(0), shape), jnp.zeros(batch.tokens.shape, int))
-    heads = jnp.arange(stack.heads)
-    names = {"stack": stack.name, "value": OBJECTIVE.value}
-    return np.asarray(replace_each_head(model.network, batch, reads, clean, bank, layer, heads, **names))
+    heads = np.zeros((stack.heads, stack.layers, stack.heads), bool)
+    heads[:, layer] = np.eye(stack.heads, dtype=bool)
+    cells = Cells(jnp.asarray(heads), jnp.full(stack.heads, -1))
+    site = Site(stack.name, "z")
+    return np.asarray(edited(model.network, batch, reads, clean, bank, cells, layer, site=site, value=OBJECTIVE.value))
 
 
 @pytest.mark.parametrize("layer", [0, 1])
@@ -81,18 +89,19 @@ def test_rows_of_the_last_layer_that_are_not_read_are_not_computed():
     reads, clean = clean_of(model, BATCH)
     unread = np.arange(5)[None] != np.asarray(reads.rows)
 
-    def poison(cache_LBT: jax.Array) -> jax.Array:
+    def poison(cache_LBT: jax.Array | None) -> jax.Array:
+        assert cache_LBT is not None
         return cache_LBT.at[1, *np.nonzero(unread)].set(jnp.nan)
 
-    poisoned = Clean(clean.value, poison(clean.resid_pre), poison(clean.z))
+    poisoned = replace(clean, resid_pre=poison(clean.resid_pre), z=poison(clean.z))
     found = replaced(model, BATCH, reads, poisoned, 1)
     np.testing.assert_array_equal(found, replaced(model, BATCH, reads, clean, 1))
 
 
 def test_one_compilation_serves_every_layer_head_and_piece(monkeypatch: pytest.MonkeyPatch):
     batch = random_batch((7, 6, 5))  # a shape that nothing else here has
-    monkeypatch.setattr("jaxheads.sweep.ablate.choose_chunks", lambda *_, **__: Chunks(2, 3))
-    engine: tuple[Any, ...] = (replace_each_head, run_clean)
+    monkeypatch.setattr("jaxheads.sweep.execute.choose_chunks", lambda *_, **__: Chunks(2, 3))
+    engine: tuple[Any, ...] = (edited, run_clean)
     before = [part._cache_size() for part in engine]
     jh.ablate(small_model("gpt2"), batch, jh.logit_difference(3, 7), "zero")
     assert [part._cache_size() for part in engine] == [count + 1 for count in before]
@@ -104,7 +113,7 @@ def test_pieces_change_nothing(method: str, chunks: Chunks, monkeypatch: pytest.
     model, batch, reference = small_model("llama"), random_batch((5, 4, 3)), random_batch((5, 5, 5), seed=3)
     arguments: dict[str, Any] = {"method": method, "reference": reference, "donors": 2}
     whole = jh.ablate(model, batch, jh.loss(), **arguments)
-    monkeypatch.setattr("jaxheads.sweep.ablate.choose_chunks", lambda *_, **__: chunks)
+    monkeypatch.setattr("jaxheads.sweep.execute.choose_chunks", lambda *_, **__: chunks)
     assert_close(jh.ablate(model, batch, jh.loss(), **arguments).per_example, whole.per_example)
 
 
@@ -117,21 +126,122 @@ def test_the_smallest_memory_still_does():
 @pytest.mark.parametrize("memory", [1, 1 << 16, 1 << 20, 1 << 30])
 @pytest.mark.parametrize("objective", [jh.loss(), jh.logit_difference(3, 7)], ids=lambda each: each.name)
 def test_pieces_fit_the_memory_they_are_given(memory: int, objective: Any):
-    model = small_model("llama")
-    batch = random_batch((9,) * 40)
-    stack, reads = model.stack(), objective.reads(model, batch)
-    chunks = choose_chunks(stack, batch, reads, vocabulary=VOCABULARY, memory=memory)
+    model, batch = small_model("llama"), random_batch((9,) * 40)
+    plan = jh.plan(jh.ablate, model, batch, objective, "zero", memory=memory)
+    stack, chunks = model.stack(), plan.pieces
     assert 1 <= chunks.examples <= 40
-    assert 1 <= chunks.heads <= stack.heads
-    copies = chunks.examples * chunks.heads
+    assert 1 <= chunks.copies <= stack.heads
+    copies = chunks.examples * chunks.copies
     floats = 9 * copies * (4 * 24 + 3 * 40) + chunks.examples * stack.layers * 9 * (24 + 4 * 6)
     assert copies == 1 or 4 * floats <= memory
     assert copies > 1 or memory < 1 << 20
 
 
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(
+    examples=st.integers(1, 50),
+    data=st.integers(1, 4),
+    questions=st.integers(1, 4),
+    memory=st.sampled_from([1, 1 << 22]),
+)
+def test_pieces_can_be_split_over_devices(examples: int, data: int, questions: int, memory: int):
+    model, batch = small_model("llama"), random_batch((9,))
+    steps = jh.plan(jh.ablate, model, batch, jh.loss(), "zero").steps
+    sizes = Sizes.of(model, model.stack(), batch, jh.loss().reads(model, batch))
+    chunks = choose_chunks(sizes, steps, examples, memory=memory, multiples=(data, questions))
+    assert chunks.examples % data == 0
+    for pieces, multiple, count in (
+        (list(chunks.example_pieces(examples)), data, examples), (list(chunks.copy_pieces(4)), questions, 4)
+    ):  # fmt: skip
+        assert all(len(piece) % multiple == 0 for piece in pieces)
+        assert np.unique(np.concatenate(pieces)).tolist() == list(range(count))
+    assert chunks.fewer(chunks.copies) % questions == 0
+
+
 @pytest.mark.parametrize(("size", "count"), [(1, 1), (3, 7), (4, 4), (5, 3)])
 def test_pieces_cover_all_and_have_one_length(size: int, count: int):
-    pieces = list(Chunks(size, size).example_pieces(count))
-    assert {len(piece) for piece in pieces} == {size}
-    assert np.unique(np.concatenate(pieces)).tolist() == list(range(count))
-    assert list(map(list, pieces)) == list(map(list, Chunks(size, size).head_pieces(count)))
+    for pieces in (list(Chunks(size, size).example_pieces(count)), list(Chunks(size, size).copy_pieces(count))):
+        assert len({len(piece) for piece in pieces}) == 1
+        assert max(map(len, pieces)) <= size
+        assert np.unique(np.concatenate(pieces)).tolist() == list(range(count))
+
+
+def out_of_memory(most: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A device that has room for so many copies of examples at once; the sizes that it was asked for."""
+    asked: list[int] = []
+
+    def limited(*arguments: Any, **named: Any) -> Any:
+        batch, cells = arguments[1], arguments[5]
+        asked.append(len(batch) * len(cells.position))
+        if asked[-1] > most:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating bytes")
+        return edited(*arguments, **named)
+
+    monkeypatch.setattr("jaxheads.sweep.execute.edited", limited)
+    return asked
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_where_memory_runs_out_pieces_are_halved(most: int, monkeypatch: pytest.MonkeyPatch):
+    model, batch = small_model("gpt2"), random_batch((5, 4, 3))
+    whole = jh.ablate(model, batch, jh.loss(), "zero")
+    asked = out_of_memory(most, monkeypatch)
+    assert_close(jh.ablate(model, batch, jh.loss(), "zero").per_example, whole.per_example)
+    assert max(asked) > most
+    assert asked[-1] <= most
+
+
+def test_a_device_too_small_for_anything_says_so(monkeypatch: pytest.MonkeyPatch):
+    out_of_memory(0, monkeypatch)
+    with pytest.raises(MemoryError, match="one edited copy of one example"):
+        jh.ablate(small_model("gpt2"), random_batch((5, 4)), jh.loss(), "zero")
+
+
+def test_other_errors_of_the_device_are_not_taken_for_want_of_memory(monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: Any, **__: Any) -> Any:
+        raise jax.errors.JaxRuntimeError("INTERNAL: it burns")
+
+    monkeypatch.setattr("jaxheads.sweep.execute.edited", broken)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="it burns"):
+        jh.ablate(small_model("gpt2"), random_batch((5, 4)), jh.loss(), "zero")
+
+
+def test_a_plan_says_what_a_sweep_costs():
+    """The small Llama: 2 layers, width 24, 4 heads of 6 (2 key/value heads), MLP 40, 37 tokens; T = 5, 3 examples."""
+    model = small_model("llama")
+    plan = jh.plan(jh.ablate, model, BATCH, OBJECTIVE, "zero")
+    queries, keys_values, attention, output, mlp = 2 * 24 * 24, 2 * 24 * 24, 4 * 24 * 5, 2 * 24 * 24, 6 * 24 * 40
+    layer, logits = queries + keys_values + attention + output + mlp, 2 * 24 * 37
+    write, two = output + mlp, 2 * 24 * 2
+    first = 5 * write + 5 * keys_values + (layer - keys_values) + two  # layer 0: later keys, one row of the last layer
+    last = write + two
+    clean = 5 * (2 * layer + logits)
+    assert plan.cost().flops == 3 * (2 * clean + 4 * (first + last))
+    assert plan.cost().whole == 3 * clean * 9
+    assert plan.cost().bytes > plan.sizes.weights
+    assert plan.cost().seconds(1e9) == plan.cost().flops / 1e9
+    assert jh.plan(jh.ablate, model, BATCH, OBJECTIVE, "zero", sets={"a": [(0, 1), (1, 2)]}).cost().flops > 0
+
+
+def test_planning_runs_nothing(monkeypatch: pytest.MonkeyPatch):
+    def no(*_: Any, **__: Any) -> Any:
+        raise AssertionError("something was run")
+
+    for name in ("execute.edited", "execute.run_clean", "stand_ins._sums", "stand_ins._all_z", "patch.other_run"):
+        monkeypatch.setattr(f"jaxheads.sweep.{name}", no)
+    model = small_model("gpt2")
+    batch = random_batch((5, 5, 5))
+    for method in ("zero", "mean", "resample"):
+        jh.plan(jh.ablate, model, batch, jh.loss(), method)
+    jh.plan(jh.patch, model, batch, random_batch((5, 5, 5), seed=1), jh.loss())
+    with pytest.raises(ValueError, match="only sweeps of the engine have a plan"):
+        jh.plan(jh.measure, model, batch)
+
+
+def test_first_columns_are_the_earliest_of_any_example():
+    batch = random_batch((8, 3), "left")
+    np.testing.assert_array_equal(first_columns(batch, True), bucket(np.arange(8), 8))
+    alone = batch.take([1])
+    np.testing.assert_array_equal(first_columns(alone, True)[:3], [4, 4, 4])
+    assert not first_columns(batch, False).any()
+    assert len(set(bucket(np.arange(1000), 1000).tolist())) <= 4

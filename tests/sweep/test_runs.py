@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
-from jaxheads.sweep import ablate as module
-from jaxheads.sweep.plan import Chunks
+from jaxheads.sweep import execute as module
+from jaxheads.sweep.chunks import Chunks
 from jaxheads.sweep.runs import Journal, fingerprint
 
 from ..models.huggingface import random_batch, small_model
@@ -32,7 +32,7 @@ class Calls(list):
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """Every call of the engine so far."""
     calls = Calls()
-    real = module.replace_each_head
+    real = module.edited
 
     def counted(*arguments: Any, **named: Any) -> Any:
         if len(calls) == calls.limit:
@@ -40,8 +40,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         calls.append(1)
         return real(*arguments, **named)
 
-    monkeypatch.setattr(module, "replace_each_head", counted)
+    monkeypatch.setattr(module, "edited", counted)
     monkeypatch.setattr(module, "choose_chunks", lambda *_, **__: Chunks(2, 4))
+    monkeypatch.setattr(module, "PART_FLOPS", {"cpu": 1})
     return calls
 
 
@@ -103,11 +104,9 @@ def test_another_question_takes_none_of_its_pieces(calls: Calls, tmp_path: Path,
 
 def test_a_piece_that_is_no_longer_whole_is_computed_again(calls: Calls, tmp_path: Path):
     whole = ask(tmp_path)
-    pieces = sorted(tmp_path.rglob("*-layer-*.npy"))
+    pieces = sorted(tmp_path.rglob("*-part-*.parquet"))
     assert len(pieces) == CALLS
-    for path, content in zip(
-        pieces, (b"", pieces[1].read_bytes()[:-3], b"\x93NUMPY\x01", b"PK\x03\x04..."), strict=True
-    ):
+    for path, content in zip(pieces, (b"", pieces[1].read_bytes()[:-3], b"PAR1", b"PK\x03\x04..."), strict=True):
         path.write_bytes(content)
     calls.clear()
     assert_same_bytes(ask(tmp_path), whole)
@@ -120,7 +119,7 @@ def test_a_finished_piece_is_not_computed_again(tmp_path: Path):
     journal = Journal(tmp_path, "q")
     np.testing.assert_array_equal(journal.piece("a", lambda: np.arange(3)), np.arange(3))
     np.testing.assert_array_equal(journal.piece("a", lambda: np.zeros(9)), np.arange(3))
-    assert [path.name for path in (tmp_path / "q").iterdir()] == ["a.npy"]
+    assert [path.name for path in (tmp_path / "q").iterdir()] == ["a.parquet"]
 
 
 def test_nothing_is_kept_without_a_directory():

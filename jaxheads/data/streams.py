@@ -1,0 +1,108 @@
+"""Inputs without end: batches made as they are needed, from texts, a text file or arrays, never all at once."""
+
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..models.batch import Batch
+from ..models.model import Model
+
+
+def text_batches(
+    model: Model, texts: str | os.PathLike | Iterable[str], *, length: int, examples: int, bos: bool | None = None
+) -> Iterator[Batch]:
+    """Texts in windows of at most `length` tokens, every token in one of them, `examples` windows a batch.
+
+    A text that is longer than a window is cut into windows of nearly the same length: none is left with a lonely token.
+    All batches have the shape `[examples, length]`, padded on the right (the last may have fewer examples), so that
+    one compilation serves them all.
+
+    Args:
+        texts: a UTF-8 file, one text a line, read line by line (blank lines are passed over); or any strings, such as
+            `(row["text"] for row in dataset)` of a Hugging Face dataset, which may be a streamed one.
+        bos: begin each window with the tokenizer's BOS (or [CLS]) token; None: where the tokenizer does so by itself.
+
+    Raises:
+        ValueError: for a model without a tokenizer or BOS, windows longer than its context, an empty text (with its
+            number), or no text at all.
+        FileNotFoundError: for a file that is not there.
+    """
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise ValueError(f"{model.name} has no tokenizer ({model.no_tokenizer}); give token ids: array_batches")
+    if examples < 1 or not 2 <= length <= model.config.max_position_embeddings:
+        raise ValueError(
+            f"needs at least 1 example of 2 to {model.config.max_position_embeddings} tokens, "
+            f"got {examples} of {length}"
+        )
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
+    if bos is None:
+        bos = first is not None and list(tokenizer("a")["input_ids"][:1]) == [first]
+    if bos and first is None:
+        raise ValueError("this tokenizer has no beginning-of-sequence token; leave bos out")
+    lead = [first] if bos else []
+    windows = _windows(_lines(texts) if isinstance(texts, str | os.PathLike) else texts, tokenizer, length, lead)
+    return _checked(model, _batched(windows, examples, length))
+
+
+def array_batches(tokens: ArrayLike, mask: ArrayLike | None = None, *, examples: int) -> Iterator[Batch]:
+    """Token ids `[E,T]`, with their mask if they are padded, `examples` at a time.
+
+    A memory-mapped array (`np.load(path, mmap_mode="r")`) is read piece by piece.
+
+    Raises:
+        ValueError: for arrays of another rank or of different shapes, or no examples.
+    """
+    rows = tokens if isinstance(tokens, np.ndarray) else np.asarray(tokens)
+    real = None if mask is None else mask if isinstance(mask, np.ndarray) else np.asarray(mask)
+    if rows.ndim != 2 or len(rows) == 0 or examples < 1 or (real is not None and real.shape != rows.shape):
+        raise ValueError(
+            "tokens must be [examples, positions], and the mask like them, in batches of at least 1; "
+            f"got {rows.shape}, {None if real is None else real.shape}, {examples}"
+        )
+    starts = range(0, len(rows), examples)
+    return (Batch(rows[at : at + examples], None if real is None else real[at : at + examples]) for at in starts)
+
+
+def _lines(path: str | os.PathLike) -> Iterator[str]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{Path(path).name} is not there: give a UTF-8 file, one text a line, or the texts")
+    return _read(Path(path))
+
+
+def _read(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8-sig") as file:
+        yield from (line.strip() for line in file if line.strip())
+
+
+def _windows(texts: Iterable[str], tokenizer: Any, length: int, lead: list[Any]) -> Iterator[list[int]]:
+    room, number = length - len(lead), -1
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"texts must be strings, got {type(text).__name__} (number {number})")
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        if not ids:
+            raise ValueError(f"text number {number} is empty: it has no token")
+        pieces = -(-len(ids) // room)
+        yield from (lead + list(part) for part in np.array_split(np.asarray(ids), pieces))
+    if number < 0:
+        raise ValueError("there is no text to make batches of")
+
+
+def _batched(windows: Iterator[list[int]], examples: int, length: int) -> Iterator[Batch]:
+    while rows := list(islice(windows, examples)):
+        tokens, mask = np.zeros((len(rows), length), np.int32), np.zeros((len(rows), length), bool)
+        for index, row in enumerate(rows):
+            tokens[index, : len(row)], mask[index, : len(row)] = row, True
+        yield Batch(tokens, mask)
+
+
+def _checked(model: Model, batches: Iterator[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+        model.check(batch)
+        yield batch

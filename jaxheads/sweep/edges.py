@@ -1,0 +1,327 @@
+"""A transformer as a graph: every node reads the stream by itself, so that every edge between two nodes can be changed.
+
+What a node reads is the stream, the sum of all that was written before it. An edge is one sender's share of what one
+receiver reads: receiver v reads `x + sum_u w[u,v] * (other_u - own_u)`, with x the stream of this run, `own_u` what
+sender u wrote in it, and `other_u` what it wrote in another (Elhage et al. 2021; Goldowsky-Dill et al. 2023).
+
+Letters beside the usual ones: U senders, V receivers, R = N + 2K + 1 receivers of one layer, C edges, G circuits.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ..models.attention import Edit, unchanged
+from ..models.batch import Batch, Context
+from ..models.blocks import AdditiveBlock
+from ..models.model import Network, forward
+from ..models.stack import Stack, run_block, take_rows
+from ..objectives import Reads, read_out
+
+Value = Callable[[Array, Reads], Array]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Senders, receivers, and which of their pairs are edges.
+
+    Senders: "embed", then layer by layer its heads ("head 3.0" is head 0 of layer 3) and its MLP ("mlp 3"). A bias of
+    the heads' common output belongs to none of them. Receivers: layer by layer the query inputs of its heads
+    ("q 3.0"), the key and the value inputs of its key/value heads ("k 3.0", "v 3.0") and the input of its MLP; last
+    "logits". Everyone hears everyone before; a layer's MLP also hears the heads of its own layer.
+    """
+
+    layers: int
+    heads: int
+    kv_heads: int
+
+    @classmethod
+    def of(cls, stack: Stack) -> "Graph":
+        """The graph of a stack.
+
+        Raises:
+            ValueError: if its stream is not the sum of what its nodes write.
+        """
+        if not stack.blocks.additive:
+            raise ValueError(
+                f"edges need a stream that is the sum of what heads and MLPs write; the {stack.name} normalises what "
+                f"it has added up (post-norm). Ask about its nodes instead: patch, ablate"
+            )
+        return cls(stack.layers, stack.heads, stack.kv_heads)
+
+    @property
+    def senders_a_layer(self) -> int:
+        """Heads and the MLP."""
+        return self.heads + 1
+
+    @property
+    def receivers_a_layer(self) -> int:
+        """R: query, key and value inputs, and the MLP's."""
+        return self.heads + 2 * self.kv_heads + 1
+
+    @cached_property
+    def senders(self) -> tuple[str, ...]:
+        """Names, `[U]`."""
+        names = ["embed"]
+        for layer in range(self.layers):
+            names += [*(f"head {layer}.{head}" for head in range(self.heads)), f"mlp {layer}"]
+        return tuple(names)
+
+    @cached_property
+    def receivers(self) -> tuple[str, ...]:
+        """Names, `[V]`."""
+        names, counts = [], {"q": self.heads, "k": self.kv_heads, "v": self.kv_heads}
+        for layer in range(self.layers):
+            names += [f"{kind} {layer}.{head}" for kind, count in counts.items() for head in range(count)]
+            names.append(f"mlp {layer}")
+        return (*names, "logits")
+
+    @cached_property
+    def exists(self) -> np.ndarray:
+        """Which pairs are edges, bool `[U,V]`."""
+        before_L = 1 + self.senders_a_layer * np.arange(self.layers)
+        heard_LR = np.repeat(before_L[:, None], self.receivers_a_layer, axis=1)
+        heard_LR[:, -1] += self.heads
+        heard_V = np.append(heard_LR, len(self.senders))
+        return np.arange(len(self.senders))[:, None] < heard_V[None]
+
+    def parts(self) -> Iterator[tuple[str, int, slice]]:
+        """Kinds of receivers, each with its layer and where they are among all: "attention", "mlp" or "logits"."""
+        R = self.receivers_a_layer
+        for layer in range(self.layers):
+            yield "attention", layer, slice(layer * R, (layer + 1) * R - 1)
+            yield "mlp", layer, slice((layer + 1) * R - 1, (layer + 1) * R)
+        yield "logits", self.layers, slice(self.layers * R, self.layers * R + 1)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Nodes:
+    """An ordinary run, and what every sender said in it.
+
+    Attributes:
+        said: what each sender wrote, `[U,B,T,D]`.
+        pre, mid: the stream before each layer's heads and before its MLP, `[L,B,T,D]`.
+        post: the stream after the last layer, `[B,T,D]`.
+    """
+
+    said: Array
+    pre: Array
+    mid: Array
+    post: Array
+
+
+@partial(jax.jit, static_argnames="stack")
+def run_nodes(network: Network, batch: Batch, *, stack: str) -> Nodes:
+    """The ordinary run."""
+    sites = ("resid_pre", "z", "resid_mid", "mlp_out")
+    post, seen = forward(network, batch, read=lambda seen: {site: seen[site] for site in sites})
+    kept, W_O = seen[stack], _stack(network, stack).weights.W_O
+    heads_LNBTD = jnp.einsum("lbtnh,lnhd->lnbtd", kept["z"], W_O)
+    layers_SBTD = jnp.concatenate([heads_LNBTD, kept["mlp_out"][:, None]], axis=1).reshape(-1, *post.shape)
+    said_UBTD = jnp.concatenate([kept["resid_pre"][:1], layers_SBTD])
+    return Nodes(said_UBTD, kept["resid_pre"], kept["resid_mid"], post)
+
+
+@partial(jax.jit, static_argnames="value")
+def judge(network: Network, post_BTD: Array, reads: Reads, *, value: Value) -> Array:
+    """The objective `[B]` of a stream after the last layer."""
+    return value(read_out(network, take_rows(post_BTD, reads.rows), reads), reads)
+
+
+@partial(jax.jit, static_argnames=("stack", "value"))
+def run_circuits(
+    network: Network, batch: Batch, reads: Reads, cut_GVU: Array, other_UBTD: Array, *, stack: str, value: Value
+) -> Array:
+    """The objective `[G,B]` with some edges carrying what the other run's senders said.
+
+    Args:
+        cut_GVU: each edge's share of the other run, 0 to 1; 0 where there is no edge.
+        other_UBTD: what the senders said there; its axes B and T may be 1.
+    """
+
+    def one(cut_VU: Array) -> Array:
+        def through(here: Stack, x_BTD: Array, context: Context) -> Array:
+            said_UBTD = jnp.broadcast_to(other_UBTD.astype(x_BTD.dtype), (other_UBTD.shape[0], *x_BTD.shape))
+            return _through_edges(here, x_BTD, context, cut_VU, said_UBTD, fixed=False)
+
+        return judge(network, network.hidden(batch, through), reads, value=value)
+
+    return jax.vmap(one)(cut_GVU)
+
+
+@partial(jax.jit, static_argnames=("stack", "value"))
+def edge_gradients(
+    network: Network, batch: Batch, reads: Reads, embedded: Array, change_UBTD: Array, *, stack: str, value: Value
+) -> Array:
+    """For each example and edge, how fast the objective changes as the edge takes on its sender's change, `[B,V,U]`.
+
+    That is `sum over positions of change_u · d objective / d in_v`, the score of edge attribution patching: the
+    derivative of a run whose receivers read `x + sum_u w[u,v] * change_u`, at w = 0. Meaningless where no edge is.
+
+    Args:
+        embedded: the stream that the run starts from, `[B,T,D]`.
+    """
+    graph = Graph.of(_stack(network, stack))
+    none_VU = jnp.zeros((len(graph.receivers), len(graph.senders)))
+
+    def of_one(batch: Batch, reads: Reads, x_TD: Array, change_UTD: Array) -> Array:
+        batch, reads = jax.tree.map(lambda field: field[None], (batch, reads))
+
+        def objective(weight_VU: Array) -> Array:
+            def through(here: Stack, x_BTD: Array, context: Context) -> Array:
+                return _through_edges(here, x_TD[None].astype(x_BTD.dtype), context, weight_VU, change, fixed=True)
+
+            change = change_UTD[:, None]
+            return judge(network, network.hidden(batch, through), reads, value=value)[0]
+
+        return jax.grad(objective)(none_VU)
+
+    return jax.vmap(of_one, in_axes=(0, 0, 0, 1))(batch, reads, embedded, change_UBTD)
+
+
+@partial(jax.jit, static_argnames=("kind", "stack", "value"))
+def patch_each_edge(
+    network: Network,
+    batch: Batch,
+    reads: Reads,
+    nodes: Nodes,
+    change_UBTD: Array,
+    layer: int | Array,
+    senders_C: Array,
+    receivers_C: Array,
+    *,
+    kind: str,
+    stack: str,
+    value: Value,
+) -> Array:
+    """The objective `[C,B]` with each of C edges into one layer changed in turn.
+
+    Layers before it are not run: their stream is the ordinary run's. Of the last layer only the rows that the
+    objective reads are.
+
+    Args:
+        layer: may be traced.
+        senders_C: among all senders.
+        receivers_C: among the layer's receivers of this kind.
+        kind: "attention" (inputs of heads), "mlp" or "logits".
+    """
+
+    def one(sender: Array, receiver: Array) -> Array:
+        def through(here: Stack, x_BTD: Array, context: Context) -> Array:
+            if kind == "logits":
+                return take_rows(nodes.post + change_UBTD[sender], reads.rows)
+            edge = _Edge(here, context, nodes, change_UBTD[sender], layer, receiver, kind)
+            return edge.run(reads.rows)
+
+        return value(read_out(network, network.hidden(batch, through), reads), reads)
+
+    return jax.vmap(one)(senders_C, receivers_C)
+
+
+@dataclass(frozen=True)
+class _Edge:
+    """One edge into a layer's heads or MLP, changed by `change_BTD`."""
+
+    stack: Stack
+    context: Context
+    nodes: Nodes
+    change_BTD: Array
+    layer: int | Array
+    receiver: Array
+    kind: str
+
+    def run(self, rows_BR: Array) -> Array:
+        """The stream after the stack, at these rows."""
+        last = self.stack.layers - 1
+
+        def later_layers(x_BTD: Array) -> Array:
+            x_BTD = jax.lax.fori_loop(self.layer + 1, last, self._later, x_BTD)
+            return run_block(self.stack.block(last), x_BTD, self.context, rows_BR=rows_BR)[0]
+
+        return jax.lax.cond(self.layer == last, lambda x: take_rows(x, rows_BR), later_layers, self._own_layer())
+
+    def _later(self, layer: Array, x_BTD: Array) -> Array:
+        return run_block(self.stack.block(layer), x_BTD, self.context)[0]
+
+    def _own_layer(self) -> Array:
+        block = _additive(self.stack.block(self.layer))
+        if self.kind == "mlp":
+            mid_BTD = self.nodes.mid[self.layer]
+            return mid_BTD + block.feed_forward(mid_BTD + self.change_BTD)
+        x_BTD = self.nodes.pre[self.layer]
+        return run_block(block, x_BTD, self.context, self._edit(block, x_BTD + self.change_BTD))[0]
+
+    def _edit(self, block: AdditiveBlock, x_BTD: Array) -> Edit:
+        """The receiving head's q, k or v made from this stream."""
+        N, K = self.stack.heads, self.stack.kv_heads
+        k_BTKH, v_BTKH = block.keys_values(x_BTD, self.context.keys)
+        q_BTNH = block.queries(x_BTD, self.context.queries)
+        made = {"q": (q_BTNH, jnp.arange(N)), "k": (k_BTKH, N + jnp.arange(K)), "v": (v_BTKH, N + K + jnp.arange(K))}
+
+        def edit(site: str, own: Array) -> Array:
+            if site not in made:
+                return own
+            changed, heads = made[site]
+            return jnp.where((heads == self.receiver)[None, None, :, None], changed, own)
+
+        return edit
+
+
+def _through_edges(
+    stack: Stack, x_BTD: Array, context: Context, weight_VU: Array, said_UBTD: Array, *, fixed: bool
+) -> Array:
+    """What the last receiver reads, `[B,T,D]`, where receiver v reads `x + sum_u weight[v,u] * change_u`.
+
+    Args:
+        said_UBTD: if `fixed`, the senders' changes; if not, what they said in another run, so that `change_u` is that
+            less what u says in this one.
+    """
+    graph = Graph.of(stack)
+    N, S, R = graph.heads, graph.senders_a_layer, graph.receivers_a_layer
+    weight_VU = weight_VU.astype(x_BTD.dtype)
+
+    def heard(x_BTD: Array, weight_RU: Array, change_UBTD: Array) -> Array:
+        return x_BTD[None] + jnp.einsum("ru,ubtd->rbtd", weight_RU, change_UBTD)
+
+    def spoken(change_UBTD: Array, first: int | Array, own_SBTD: Array) -> Array:
+        """What these senders said elsewhere becomes their change, now that they have spoken here."""
+        if fixed:
+            return change_UBTD
+        there_SBTD = jax.lax.dynamic_slice_in_dim(change_UBTD, first, own_SBTD.shape[0])
+        return jax.lax.dynamic_update_slice_in_dim(change_UBTD, there_SBTD - own_SBTD, first, axis=0)
+
+    def step(carry: tuple[Array, Array | None], at: tuple[Array, Any, Array]) -> tuple[Any, None]:
+        (x, carried), (layer, block, weight_RU) = carry, at
+        block, first = _additive(block), 1 + layer * S
+        change = said_UBTD if carried is None else carried
+        q_NBTD, k_KBTD, v_KBTD = jnp.split(heard(x, weight_RU[:-1], change), (N, N + graph.kv_heads))
+        q = block.queries_apart(q_NBTD, context.queries)
+        k, v = block.keys_values_apart(k_KBTD, v_KBTD, context.keys)
+        z, _ = block.attention.attend(q, k, v, context.mask, unchanged)
+        change = spoken(change, first, block.attention.output_apart(z))
+        mid = x + block.attention.output(z)
+        mlp_out = block.feed_forward(heard(mid, weight_RU[-1:], change)[0])
+        change = spoken(change, first + N, mlp_out[None])
+        return (mid + mlp_out, None if fixed else change), None
+
+    # What every receiver reads is large: gradients compute it anew in each layer, and a fixed change is not carried.
+    start = x_BTD, None if fixed else spoken(said_UBTD, 0, x_BTD[None])
+    layers = jnp.arange(stack.layers), stack.blocks, weight_VU[:-1].reshape(stack.layers, R, -1)
+    (x_BTD, carried), _ = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), start, layers)
+    return heard(x_BTD, weight_VU[-1:], said_UBTD if carried is None else carried)[0]
+
+
+def _stack(network: Network, name: str) -> Stack:
+    return next(stack for stack in network.stacks if stack.name == name)
+
+
+def _additive(block: Any) -> AdditiveBlock:
+    """For the type checker: `Graph.of` has seen to it."""
+    return cast(AdditiveBlock, block)

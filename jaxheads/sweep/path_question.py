@@ -1,0 +1,224 @@
+"""What path patching is asked: checked, cut into pieces, and run sender layer by sender layer."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..models.batch import Batch
+from ..models.model import Model
+from ..models.stack import Stack
+from ..objectives import Objective, Reads
+from ..progress import Advance
+from ..progress import progress as show_progress
+from ..tables import HeadTable
+from .answers import asked_of, effect_table
+from .chunks import Chunks, even, matmul_tokens
+from .patch import check_pair, first_difference
+from .path_ends import chosen_positions, places_of
+from .path_engine import Piece, run_both
+from .path_streams import Places, Way
+from .plan import Sizes
+from .runs import Journal, fingerprint
+
+AXES = ("layer", "head", "receiver_layer", "receiver_head")
+"""Of senders, and of receivers where these are not all one cell."""
+
+Direction = Literal["noising", "denoising"]
+MLPs = Literal["recomputed", "frozen"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """Two runs, what is read of them, where receivers receive, and how the work is cut.
+
+    Attributes:
+        base: the run that is edited.
+        other: the one that values come from.
+        words: all else that the answer depends on, for provenance.
+    """
+
+    model: Model
+    stack: Stack
+    base: Batch
+    other: Batch
+    objective: Objective
+    reads: Reads
+    places: Places
+    way: Way
+    memory: int
+    words: dict[str, Any]
+
+    @classmethod
+    def asked(
+        cls,
+        model: Model,
+        clean: Batch,
+        corrupt: Batch,
+        objective: Objective,
+        *,
+        direction: Direction,
+        mlps: MLPs,
+        positions: ArrayLike | None,
+        stack: str | None,
+        memory: int,
+    ) -> "Question":
+        """As `jaxheads.paths` explains; raises ValueError before anything runs."""
+        for name, given, known in (
+            ("direction", direction, ("noising", "denoising")),
+            ("mlps", mlps, ("recomputed", "frozen")),
+        ):
+            if given not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}; got {given!r}")
+        part = model.stack(stack)
+        if part.name != model.network.stacks[-1].name:
+            raise ValueError(f"paths end at the logits: ask about the last stack, not about the {part.name}")
+        check_pair(model, clean, corrupt)
+        base, other = (clean, corrupt) if direction == "noising" else (corrupt, clean)
+        chosen_BT = chosen_positions(positions, base)
+        places, first = places_of(chosen_BT, first_difference(clean, corrupt), causal=part.causal)
+        words = {"direction": direction, "mlps": mlps, "positions": "all" if positions is None else "some"}
+        way = Way(part.name, first, mlps == "frozen")
+        reads = objective.reads(model, base)
+        return cls(model, part, base, other, objective, reads, places, way, memory, words)
+
+    @property
+    def static(self) -> dict[str, Any]:
+        """What the engine is compiled for."""
+        return {"way": self.way, "value": self.objective.value}
+
+    @property
+    def changing(self) -> int:
+        """How many positions of a copy are run."""
+        return self.base.tokens.shape[1] - self.way.first
+
+    def check_rows(self) -> None:
+        """Raise ValueError if the objective reads some example nowhere that the logits receive."""
+        rows_BR = np.asarray(self.reads.rows)
+        hit_BR = np.take_along_axis(np.asarray(self.places.chosen), rows_BR, axis=1)
+        if self.reads.weight is not None:
+            hit_BR &= np.asarray(self.reads.weight) > 0
+        missed = np.flatnonzero(~hit_BR.any(axis=1))
+        if self.words["positions"] == "some" and missed.size:
+            raise ValueError(
+                f"{self.objective.name} reads the logits at none of the positions, or at none that can change, in "
+                f"examples {missed[:8].tolist()}"
+            )
+
+    def chunks(self, copies: int, positions: int) -> Chunks:
+        """The largest pieces that fit memory and the device's best matmul size, of so many copies of so long."""
+        sizes = Sizes.of(self.model, self.stack, self.base, self.reads)
+        fits = self.memory // (2 * (sizes.copied + sizes.cached))  # two streams, two runs
+        together = max(1, min(matmul_tokens() // positions, fits))
+        copies = even(copies, together)
+        return Chunks(even(len(self.base), max(1, together // copies)), copies)
+
+    def journal(self, resume: str | os.PathLike | None, name: str, words: Any) -> Journal:
+        """Where finished pieces of this very question are kept."""
+        if resume is None:
+            return Journal(None, "")
+        arrays = (self.base, self.other, self.reads, self.places)
+        told = (self.objective.name, self.stack.name, repr(sorted(self.words.items())), repr(words))
+        return Journal(resume, f"{name}-{fingerprint(self.model, arrays, told)}")
+
+    def answer(
+        self,
+        name: str,
+        ask: Callable[[Piece, int], np.ndarray],
+        path: np.ndarray,
+        *,
+        examples: int,
+        words: Mapping[str, Any],
+        level: float,
+        seed: int,
+        progress: bool,
+        resume: str | os.PathLike | None,
+    ) -> HeadTable:
+        """The table of all effects.
+
+        Args:
+            ask: gives the objectives of the copies that belong to the senders of one layer, `[B, *cells of a layer]`.
+            path: which cells `[L,N,…]` there is a path for; the others are NaN.
+            examples: at a time.
+            words: what else the answer depends on.
+        """
+        axes, layers = AXES[: path.ndim], np.flatnonzero(path.reshape(len(path), -1).any(axis=1))
+        journal, words = self._journal(resume, name, words), {**self.words, **words}
+        label = f"{name}: senders of {len(layers)} layers × {len(self.base)} examples"
+        with show_progress(len(layers) * len(self.base), label, progress) as advance:
+            ends_2E, values = self._run(ask, path.shape, layers, examples, journal, advance)
+        base_E, other_E = ends_2E
+        effects = {"effect": np.where(path, values - base_E.reshape(-1, *[1] * path.ndim), 0)}
+        about = {**asked_of(self.model, self.objective, base_E), **words}
+        table = effect_table(
+            name, self.stack.name, effects, about, axes=axes, total=other_E - base_E, level=level, seed=seed
+        )
+        return _without(table, ~path)
+
+    def _run(
+        self,
+        ask: Callable[[Piece, int], np.ndarray],
+        shape: tuple[int, ...],
+        layers: np.ndarray,
+        examples: int,
+        journal: Journal,
+        advance: Advance,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The objectives `[2,E]` of the run that is edited and of the other, and of all copies, `[E,*shape]`."""
+        ends_2E, values = np.empty((2, len(self.base))), np.full((len(self.base), *shape), np.nan)
+        for chosen in Chunks(examples, 1).example_pieces(len(self.base)):
+            kept, some = np.unique(chosen), _Some(self, chosen)
+            numbers = np.ix_(kept, *map(np.arange, shape[1:]))
+            name, cells = f"{examples}-from-{chosen[0]}", dict(zip(("example", *AXES[1:]), numbers, strict=False))
+            ends_2E[:, kept] = journal.piece(f"{name}-runs", some.ends)
+            for layer in map(int, layers):
+                values[kept, layer] = journal.piece(
+                    f"{name}-layer-{layer}", partial(some.asked, ask, layer), {"layer": np.array(layer), **cells}
+                )
+                advance(len(kept))
+        return ends_2E, values
+
+    def _journal(self, resume: str | os.PathLike | None, name: str, words: Any) -> Journal:
+        """Where finished pieces of this very question are kept."""
+        if resume is None:
+            return Journal(None, "")
+        arrays = (self.base, self.other, self.reads, self.places)
+        told = (self.objective.name, self.stack.name, repr((self.words, words)))
+        return Journal(resume, f"{name}-{fingerprint(self.model, arrays, told)}")
+
+
+@dataclass(frozen=True)
+class _Some:
+    """Some of the examples, the last perhaps repeated, with their runs, made when they are first asked for."""
+
+    question: Question
+    examples: np.ndarray
+
+    @cached_property
+    def piece(self) -> Piece:
+        asked, network = self.question, self.question.model.network
+        batch, other, reads = asked.base.take(self.examples), asked.other.take(self.examples), asked.reads
+        reads, places = reads.take(self.examples), asked.places.take(self.examples)
+        return Piece(network, batch, reads, run_both(network, batch, other, reads, **asked.static), places)
+
+    def ends(self) -> np.ndarray:
+        """The objectives of both runs, each example once."""
+        runs = self.piece.runs
+        return np.asarray([runs.value, runs.other], np.float64)[:, : len(np.unique(self.examples))]
+
+    def asked(self, ask: Callable[[Piece, int], np.ndarray], layer: int) -> np.ndarray:
+        """The objectives of a sender layer's copies, each example once."""
+        return ask(self.piece, layer)[: len(np.unique(self.examples))]
+
+
+def _without(table: HeadTable, absent: np.ndarray) -> HeadTable:
+    """The table with NaN in the cells that are absent."""
+    frame, values, per_example = table.frame.copy(), table.values.copy(), np.array(table.per_example)
+    frame.loc[absent.reshape(-1)] = np.nan
+    values[..., absent] = np.nan
+    per_example[..., absent] = np.nan
+    return replace(table, frame=frame, values=values, per_example=per_example)
