@@ -27,13 +27,12 @@ head's kind is only its sign and where it looks: numbers of one size say that th
 does.
 """
 
-import json
 import shutil
 import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +43,6 @@ import tyro
 import jaxheads as jh
 from jaxheads.data import IOIPrompts, ioi_prompts
 from jaxheads.data.prompts import FRAMES
-from jaxheads.files import Content, write_together
 from jaxheads.models.model import Network, forward
 from jaxheads.models.stack import take_rows
 from jaxheads.objectives import Reads, read_out
@@ -53,13 +51,12 @@ from jaxheads.statistics import Interval, bootstrap_mean, split_halves
 from jaxheads.sweep.chunks import Chunks
 from jaxheads.tables import Column, HeadTable
 
+from .ioi_page import LEADING, PLACES, SHARP, Findings, markdown, write
+from .ioi_paths import find_circuit
+
 EXAMPLES, QUICK_EXAMPLES = 32, 8
 REFERENCE_EACH = 5
 """Corrupted prompts of each template that a mean is taken over."""
-LEADING = 10
-SHARP = 0.2
-"""The least attention from END that a head is said to look somewhere with."""
-PLACES = ("end_to_io", "end_to_s1", "end_to_s2")
 
 
 @dataclass(frozen=True)
@@ -102,18 +99,6 @@ class Answers:
     looks: np.ndarray
 
 
-@dataclass(frozen=True)
-class Findings:
-    """All that is written down."""
-
-    prompts: IOIPrompts
-    corrupted: IOIPrompts
-    effects: HeadTable
-    attention: HeadTable
-    leading: pd.DataFrame
-    comparison: pd.DataFrame
-
-
 def study(model: jh.Model, count: int, seed: int, *, resume: Path | None = None, progress: bool = True) -> Findings:
     """Ask everything of one model.
 
@@ -130,8 +115,12 @@ def study(model: jh.Model, count: int, seed: int, *, resume: Path | None = None,
     other = draw(examples=REFERENCE_EACH * 2 * len(FRAMES), seed=seed + 1).corrupted(seed + 1)
     effects = head_effects(model, prompts, other, seed, resume=resume, progress=progress)
     leading = leading_heads(effects, clean.looks, chosen, held, seed)
+    found = find_circuit(
+        model, prompts, corrupted, clean.difference, reference_of(prompts, other), chosen, held, seed,
+        resume=resume, progress=progress,
+    )  # fmt: skip
     comparison = compare(clean, corrupt, leading, held, seed)
-    return Findings(prompts, corrupted, effects, _attention(effects, clean, model, seed), leading, comparison)
+    return Findings(prompts, corrupted, effects, _attention(effects, clean, model, seed), leading, found, comparison)
 
 
 def answers(model: jh.Model, prompts: IOIPrompts) -> Answers:
@@ -174,20 +163,27 @@ def head_effects(
 
     The ABC prompts are others than those asked: no head is ablated by a mean that its own example is part of.
     """
-    same = np.isin(other.template, prompts.template)
     return jh.ablate(
         model,
         batch_of(prompts),
         jh.logit_difference(prompts.indirect_object, prompts.subject),
         method="mean",
-        reference=batch_of(other).take(np.flatnonzero(same)),
         per_position=True,
-        groups=prompts.template,
-        reference_groups=other.template[same],
         seed=seed,
         resume=resume,
         progress=progress,
+        **reference_of(prompts, other),
     )
+
+
+def reference_of(prompts: IOIPrompts, other: IOIPrompts) -> dict[str, Any]:
+    """What means are taken over, as `jaxheads.ablate` takes it: the other prompts of the same templates."""
+    same = np.isin(other.template, prompts.template)
+    return {
+        "reference": batch_of(other).take(np.flatnonzero(same)),
+        "groups": prompts.template,
+        "reference_groups": other.template[same],
+    }
 
 
 def _attention(effects: HeadTable, clean: Answers, model: jh.Model, seed: int) -> HeadTable:
@@ -294,55 +290,6 @@ def _starts_with_bos(tokenizer: Any) -> bool:
     return tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
 
 
-def write(findings: Findings, options: Options, about: dict[str, Any]) -> list[Path]:
-    """Tables, pictures, summary and provenance into `options.directory`."""
-    directory = options.directory
-    paths = [path for table in (findings.effects, findings.attention) for path in table.save(directory)]
-    contents: dict[str, Content] = {
-        "summary.md": summary(findings, about).encode(),
-        "provenance.json": (json.dumps(about, indent=2) + "\n").encode(),
-        "effects.png": partial(_picture, findings.effects, "effect"),
-        "end_to_io.png": partial(_picture, findings.attention, "end_to_io"),
-    }
-    for name in ("comparison", "leading"):
-        frame: pd.DataFrame = getattr(findings, name)
-        contents[f"{name}.csv"] = frame.to_csv(lineterminator="\n").encode()
-        contents[f"{name}.md"] = (_markdown(frame) + "\n").encode()
-    return paths + write_together({directory / name: content for name, content in contents.items()})
-
-
-def summary(findings: Findings, about: dict[str, Any]) -> str:
-    """What was found, for a reader."""
-    count, chosen = len(findings.prompts.texts), len(findings.prompts.texts) // 2
-    return f"""# Indirect objects: {about["model"]}
-
-{count} prompts, such as "{findings.prompts.texts[0]}", and their ABC corruptions, such as
-"{findings.corrupted.texts[0]}". Intervals: 95 %, bootstrap over prompts.
-
-{_markdown(findings.comparison)}
-
-The paper's model, prompts and templates are others: the two columns are neighbours, not a replication.
-P(IO) and the attention of a kind of heads are means over prompts; NaN: no leading head is of that kind.
-
-## The {len(findings.leading)} heads with the largest effect
-
-Effect: what the logit difference becomes, less what it was, when a head's output is replaced by its mean over ABC
-prompts of the same template and position ({REFERENCE_EACH} a template). Chosen on {chosen} prompts, where `kind` was
-read off as well (the sign of the effect, and where the head looks most from END, with at least {SHARP} of its
-attention); all other columns are of the other {count - chosen} prompts.
-
-{_markdown(findings.leading)}
-"""
-
-
-def _markdown(frame: pd.DataFrame) -> str:
-    return frame.reset_index().to_markdown(index=False, floatfmt=".3g")
-
-
-def _picture(table: HeadTable, column: str, file: BinaryIO) -> None:
-    table.plot(column).get_figure(root=True).savefig(file, format="png", dpi=80)  # type: ignore[union-attr]
-
-
 def run(options: Options) -> Findings:
     """Load the model, ask, and write; a run that was stopped goes on where it was."""
     partial_results = options.directory / ".partial"
@@ -356,7 +303,7 @@ def run(options: Options) -> Findings:
         "reference": f"{REFERENCE_EACH} ABC prompts of each template",
         **environment(),
     }
-    write(findings, options, about)
+    write(findings, options.directory, about)
     shutil.rmtree(partial_results, ignore_errors=True)
     return findings
 
@@ -371,7 +318,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
     except (ValueError, OSError) as error:
         sys.exit(f"ioi: {error}")
-    print(_markdown(findings.comparison), _markdown(findings.leading), sep="\n\n")
+    print(markdown(findings.comparison), markdown(findings.leading), sep="\n\n")
     print(f"\nwritten to {options.directory}")
 
 

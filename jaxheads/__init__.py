@@ -15,6 +15,7 @@ from .sweep.ablate import ablate, cumulative, interactions
 from .sweep.ask import plan
 from .sweep.knock_out import knock_out
 from .sweep.patch import patch
+from .sweep.paths import all_paths, paths
 from .tables import HeadTable
 
 __all__ = [
@@ -48,6 +49,8 @@ __all__ = [
     "interactions",
     "knock_out",
     "patch",
+    "paths",
+    "all_paths",
     "plan",
     "logit_difference",
     "loss",

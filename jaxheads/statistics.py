@@ -161,6 +161,12 @@ class GroupedRows:
         return np.stack(self._sums), np.stack(self._counts).astype(np.float64)
 
 
+def check_level(level: float) -> None:
+    """Raise ValueError unless a level of confidence lies between 0 and 1: for those who compute long before."""
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a number between 0 and 1, got {level}; 95 % is 0.95")
+
+
 def false_discovery(p_values: ArrayLike) -> Floats:
     """Turn p-values of many heads into q-values, in the same shape (Benjamini & Hochberg 1995).
 
@@ -224,8 +230,7 @@ def split_halves(count: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.in
 
 def _bootstrap(sums: Floats, counts: Floats, level: float, resamples: int, seed: int) -> Interval:
     """Bootstrap the ratio of sums to counts, both `[E, ...]`, over rows."""
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a number between 0 and 1, got {level}; 95 % is 0.95")
+    check_level(level)
     if resamples < 1:
         raise ValueError(f"resamples: expected at least 1, got {resamples}")
     shape = sums.shape[1:]

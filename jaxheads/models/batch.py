@@ -128,6 +128,10 @@ class Context:
             mask_BTS = mask_BTS & jnp.tril(jnp.ones((T, T), bool))[None]
         return Context(mask_BTS, batch.positions, batch.positions)
 
+    def after(self, position: int) -> "Context":
+        """What the positions from this one on know: all keys to look at, but only their own to make."""
+        return Context(self.mask[:, position:], self.queries[:, position:], self.keys[:, position:])
+
     def rows(self, rows_BR: Array) -> "Context":
         """The same keys, seen from the queries at these rows only."""
         mask_BRS = jnp.take_along_axis(self.mask, rows_BR[:, :, None], axis=1)

@@ -19,6 +19,8 @@ class Block(Protocol):
 
     attention: Attention
     sites: tuple[str, ...]
+    additive: bool
+    """Whether the stream is the sum of what heads and MLPs write; if so the block is an `AdditiveBlock`."""
 
     def queries(self, x_BTD: Array, positions_BT: Array) -> Array:
         """Queries `[B,T,N,H]` of the positions in `x`."""
@@ -33,6 +35,22 @@ class Block(Protocol):
         ...
 
 
+class AdditiveBlock(Block, Protocol):
+    """A layer whose heads and MLP add to the stream, so that each may be asked to read another stream than the rest."""
+
+    def queries_apart(self, x_NBTD: Array, positions_BT: Array) -> Array:
+        """Queries `[B,T,N,H]`, every head's from a stream of its own."""
+        ...
+
+    def keys_values_apart(self, k_KBSD: Array, v_KBSD: Array, positions_BS: Array) -> tuple[Array, Array]:
+        """Keys and values `[B,S,K,H]`, every head's from two streams of its own."""
+        ...
+
+    def feed_forward(self, x_BTD: Array) -> Array:
+        """What the MLP writes, `[B,T,D]`, of the stream it reads."""
+        ...
+
+
 _SITES = ("resid_pre", *ATTENTION_SITES, "attn_out", "resid_mid", "mlp_out", "resid_post")
 
 
@@ -40,6 +58,7 @@ class PreNormBlock(nnx.Module):
     """`x + attention(norm(x))`, then `x + mlp(norm(x))`: GPT-2, Llama."""
 
     sites = _SITES
+    additive = True
 
     def __init__(self, attention_norm: nnx.Module, attention: Attention, mlp_norm: nnx.Module, mlp: nnx.Module):
         self.attention_norm = attention_norm
@@ -53,10 +72,20 @@ class PreNormBlock(nnx.Module):
     def keys_values(self, x_BSD: Array, positions_BS: Array) -> tuple[Array, Array]:
         return self.attention.keys_values(self.attention_norm(x_BSD), positions_BS)
 
+    def queries_apart(self, x_NBTD: Array, positions_BT: Array) -> Array:
+        return self.attention.queries_apart(self.attention_norm(x_NBTD), positions_BT)
+
+    def keys_values_apart(self, k_KBSD: Array, v_KBSD: Array, positions_BS: Array) -> tuple[Array, Array]:
+        k_KBSD, v_KBSD = self.attention_norm(k_KBSD), self.attention_norm(v_KBSD)
+        return self.attention.keys_values_apart(k_KBSD, v_KBSD, positions_BS)
+
+    def feed_forward(self, x_BTD: Array) -> Array:
+        return self.mlp(self.mlp_norm(x_BTD))
+
     def write(self, x_BTD: Array, z_BTNH: Array, edit: Edit) -> tuple[Array, Mapping[str, Array]]:
         attn_out = edit("attn_out", self.attention.output(z_BTNH))
         mid = edit("resid_mid", x_BTD + attn_out)
-        mlp_out = edit("mlp_out", self.mlp(self.mlp_norm(mid)))
+        mlp_out = edit("mlp_out", self.feed_forward(mid))
         post = edit("resid_post", mid + mlp_out)
         return post, {"attn_out": attn_out, "resid_mid": mid, "mlp_out": mlp_out, "resid_post": post}
 
@@ -65,6 +94,7 @@ class PostNormBlock(nnx.Module):
     """`norm(x + attention(x))`, then `norm(x + mlp(x))`: BERT. `resid_mid` and `resid_post` are after the norms."""
 
     sites = _SITES
+    additive = False
 
     def __init__(self, attention: Attention, attention_norm: nnx.Module, mlp: nnx.Module, mlp_norm: nnx.Module):
         self.attention = attention

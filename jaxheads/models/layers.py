@@ -83,6 +83,16 @@ class Attention(nnx.Module):
         """Keys (rotated where the family rotates) and values, each `[B,S,K,H]`."""
         return self._turn(_project(x_BSD, self.W_K, self.b_K), positions_BS), _project(x_BSD, self.W_V, self.b_V)
 
+    def queries_apart(self, x_NBTD: Array, positions_BT: Array) -> Array:
+        """Queries `[B,T,N,H]` of heads that each read an input of their own."""
+        return self._turn(_project_apart(x_NBTD, self.W_Q, self.b_Q), positions_BT)
+
+    def keys_values_apart(self, k_KBSD: Array, v_KBSD: Array, positions_BS: Array) -> tuple[Array, Array]:
+        """Keys and values, each `[B,S,K,H]`, of heads that read an input of their own for their keys, and another for
+        their values."""
+        keys_BSKH = self._turn(_project_apart(k_KBSD, self.W_K, self.b_K), positions_BS)
+        return keys_BSKH, _project_apart(v_KBSD, self.W_V, self.b_V)
+
     def attend(self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array, edit: Edit):
         """`attend` with this layer's scale."""
         return attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, scale=self.scale, edit=edit)
@@ -92,12 +102,21 @@ class Attention(nnx.Module):
         out_BTD = jnp.einsum("btnh,nhd->btd", z_BTNH, self.W_O[...])
         return out_BTD if self.b_O is None else out_BTD + self.b_O[...][None, None]
 
+    def output_apart(self, z_BTNH: Array) -> Array:
+        """What each head writes, `z_h @ W_O[h]`, `[N,B,T,D]`; b_O is no head's."""
+        return jnp.einsum("btnh,nhd->nbtd", z_BTNH, self.W_O[...])
+
     def _turn(self, x_BTNH: Array, positions_BT: Array) -> Array:
         return x_BTNH if self.rotary is None else self.rotary(x_BTNH, positions_BT)
 
 
 def _project(x_BTD: Array, weight_DNH: nnx.Param, bias_NH: nnx.Param | None) -> Array:
     y_BTNH = jnp.einsum("btd,dnh->btnh", x_BTD, weight_DNH[...])
+    return y_BTNH if bias_NH is None else y_BTNH + bias_NH[...][None, None]
+
+
+def _project_apart(x_NBTD: Array, weight_DNH: nnx.Param, bias_NH: nnx.Param | None) -> Array:
+    y_BTNH = jnp.einsum("nbtd,dnh->btnh", x_NBTD, weight_DNH[...])
     return y_BTNH if bias_NH is None else y_BTNH + bias_NH[...][None, None]
 
 

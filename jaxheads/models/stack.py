@@ -117,34 +117,32 @@ class Stack(nnx.Module):
 
         return jax.lax.scan(step, x_BTD, (jnp.arange(self.layers), self.blocks))
 
-    def resume(self, x_BTD: Array, context: Context, start: int | Array, stop: int) -> Array:
-        """Layers `start` (which may be traced) to `stop - 1`, from the stream before them to the stream after them."""
-
-        def step(layer: Array, x: Array) -> Array:
-            return run_block(self.block(layer), x, context)[0]
-
-        return jax.lax.fori_loop(start, stop, step, x_BTD)
-
-    def last_rows(self, x_BTD: Array, context: Context, rows_BR: Array) -> Array:
-        """The last layer, only for the positions at `rows`: `[B,R,D]`. Keys and values still come from everywhere."""
-        block = self.block(self.layers - 1)
-        x_BRD = take_rows(x_BTD, rows_BR)
-        seen_by_rows = context.rows(rows_BR)
-        q = block.queries(x_BRD, seen_by_rows.queries)
-        k, v = block.keys_values(x_BTD, context.keys)
-        z, _ = block.attention.attend(q, k, v, seen_by_rows.mask, unchanged)
-        return block.write(x_BRD, z, unchanged)[0]
-
 
 def run_block(
-    block: Block, x_BTD: Array, context: Context, edit: Edit = unchanged
+    block: Block,
+    x_BTD: Array,
+    context: Context,
+    edit: Edit = unchanged,
+    *,
+    before: tuple[Array, Array] | None = None,
+    rows_BR: Array | None = None,
 ) -> tuple[Array, Mapping[str, Array]]:
-    """One layer: the residual stream after it, and every site as it was used."""
+    """One layer: the residual stream after it, and every site as it was used.
+
+    Args:
+        before: keys and values `[B,P,K,H]` of positions before those in `x`, where `x` is the end of a sequence;
+            `context` is then `Context.after` them, and the edit sees all keys and values.
+        rows_BR: only these positions of `x` are carried on, `[B,R,D]`: keys and values still come from everywhere.
+            The edit sees the sites of queries at these rows.
+    """
     x_BTD = edit("resid_pre", x_BTD)
-    q = block.queries(x_BTD, context.queries)
     k, v = block.keys_values(x_BTD, context.keys)
-    z, attended = block.attention.attend(q, k, v, context.mask, edit)
-    post, written = block.write(x_BTD, z, edit)
+    if before is not None:
+        k, v = (jnp.concatenate([old, new], axis=1) for old, new in zip(before, (k, v), strict=True))
+    x, seen_by = (x_BTD, context) if rows_BR is None else (take_rows(x_BTD, rows_BR), context.rows(rows_BR))
+    q = block.queries(x, seen_by.queries)
+    z, attended = block.attention.attend(q, k, v, seen_by.mask, edit)
+    post, written = block.write(x, z, edit)
     return post, {"resid_pre": x_BTD, **attended, **written}
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 PIECE = 4096
-"""Columns gone through at a time."""
+"""Columns gone through at a time, at most."""
 
 
 class Unembedding(NamedTuple):
@@ -17,44 +17,60 @@ class Unembedding(NamedTuple):
     bias: Array | None = None
 
     def logits(self, x_BTD: Array, columns_BC: Array | None = None) -> Array:
-        """Logits `[B,T,V]`, or only those of each example's own `columns` (token ids): `[B,T,C]`."""
+        """Logits `[B,T,V]`, or only those of each example's own `columns` (token ids): `[B,T,C]`, in float32.
+
+        The few are there to be subtracted from each other: of two near 20, bfloat16 would tell no difference below
+        an eighth.
+        """
         if columns_BC is None:
             logits_BTV = jnp.einsum("btd,vd->btv", x_BTD, self.weight)
             return logits_BTV if self.bias is None else logits_BTV + self.bias[None, None]
-        logits_BTC = jnp.einsum("btd,bcd->btc", x_BTD, self.weight[columns_BC])
-        return logits_BTC if self.bias is None else logits_BTC + self.bias[columns_BC][:, None]
+        logits_BTC = _product("btd,bcd->btc", x_BTD, self.weight[columns_BC])
+        return logits_BTC if self.bias is None else logits_BTC + self.bias[columns_BC][:, None].astype(jnp.float32)
 
     def log_probability(self, x_BTD: Array, target_BT: Array) -> Array:
         """Log-probability of one token at each position, float32 `[B,T]`.
 
-        The vocabulary is gone through in pieces, so that no `[B,T,V]` is ever held: on CPU that is also faster.
+        The vocabulary is gone through in pieces, so that no `[B,T,V]` is ever held: on CPU that is also faster. A
+        piece is every n-th column, so that where devices each hold a part of the vocabulary (see `sharding`), each
+        does its share of every piece, and none needs the others' weights.
         """
         B, T, D = x_BTD.shape
         x_ID = x_BTD.reshape(B * T, D)
         right_I = self._one(x_ID, self.weight[target_BT.reshape(-1)], target_BT.reshape(-1))
+        pieces = _pieces(self.weight.shape[0])
+        size = self.weight.shape[0] // pieces
 
         def step(piece: Array, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
-            columns_C = piece * PIECE + jnp.arange(PIECE)
-            weight_CD = jax.lax.dynamic_slice_in_dim(self.weight, piece * PIECE, PIECE)
-            return _accumulate(so_far, self._columns(x_ID, weight_CD, columns_C))
+            weight_CPD = self.weight[: size * pieces].reshape(size, pieces, D)
+            weight_CD = jax.lax.dynamic_index_in_dim(weight_CPD, piece, axis=1, keepdims=False)
+            return _accumulate(so_far, self._columns(x_ID, weight_CD, piece + pieces * jnp.arange(size)))
 
-        whole, rest = divmod(self.weight.shape[0], PIECE)
         lowest = jnp.full((B * T,), jnp.finfo(jnp.float32).min)
-        so_far = lowest, jnp.zeros((B * T,))
-        if whole:
-            so_far = jax.lax.fori_loop(0, whole, step, so_far)
-        if rest:
-            columns_C = whole * PIECE + jnp.arange(rest)
+        so_far = jax.lax.fori_loop(0, pieces, step, (lowest, jnp.zeros((B * T,))))
+        if size * pieces < self.weight.shape[0]:
+            columns_C = jnp.arange(size * pieces, self.weight.shape[0])
             so_far = _accumulate(so_far, self._columns(x_ID, self.weight[columns_C], columns_C))
         return (right_I - so_far[0] - jnp.log(so_far[1])).reshape(B, T)
 
     def _columns(self, x_ID: Array, weight_CD: Array, columns_C: Array) -> Array:
-        logits_IC = jnp.einsum("id,cd->ic", x_ID, weight_CD).astype(jnp.float32)
+        logits_IC = _product("id,cd->ic", x_ID, weight_CD)
         return logits_IC if self.bias is None else logits_IC + self.bias[columns_C][None].astype(jnp.float32)
 
     def _one(self, x_ID: Array, weight_ID: Array, column_I: Array) -> Array:
-        logits_I = jnp.einsum("id,id->i", x_ID, weight_ID).astype(jnp.float32)
+        logits_I = _product("id,id->i", x_ID, weight_ID)
         return logits_I if self.bias is None else logits_I + self.bias[column_I].astype(jnp.float32)
+
+
+def _product(subscripts: str, x: Array, weight: Array) -> Array:
+    """In float32 from any dtype: summed and kept so."""
+    return jnp.einsum(subscripts, x, weight, preferred_element_type=jnp.float32)
+
+
+def _pieces(columns: int) -> int:
+    """Into how many pieces the columns go: the fewest that leave no rest, unless that takes far more than needed."""
+    fewest = -(-columns // PIECE)
+    return next((pieces for pieces in range(fewest, 4 * fewest) if columns % pieces == 0), fewest)
 
 
 def _accumulate(so_far: tuple[Array, Array], logits_IC: Array) -> tuple[Array, Array]:

@@ -109,21 +109,15 @@ class Question:
                 f"examples {missed[:8].tolist()}"
             )
 
-    def chunks(self, copies: int, positions: int) -> Chunks:
-        """The largest pieces that fit memory and the device's best matmul size, of so many copies of so long."""
+    def together(self, positions: int) -> int:
+        """How many copies of one example, each of so many positions, fit memory and the device's best matmul size."""
         sizes = Sizes.of(self.model, self.stack, self.base, self.reads)
-        fits = self.memory // (2 * (sizes.copied + sizes.cached))  # two streams, two runs
-        together = max(1, min(matmul_tokens() // positions, fits))
-        copies = even(copies, together)
-        return Chunks(even(len(self.base), max(1, together // copies)), copies)
+        return max(1, min(matmul_tokens() // positions, self.memory // (2 * (sizes.copied + sizes.cached))))
 
-    def journal(self, resume: str | os.PathLike | None, name: str, words: Any) -> Journal:
-        """Where finished pieces of this very question are kept."""
-        if resume is None:
-            return Journal(None, "")
-        arrays = (self.base, self.other, self.reads, self.places)
-        told = (self.objective.name, self.stack.name, repr(sorted(self.words.items())), repr(words))
-        return Journal(resume, f"{name}-{fingerprint(self.model, arrays, told)}")
+    def chunks(self, positions: int) -> Chunks:
+        """Examples, and senders of one layer, that are run together."""
+        senders = even(self.stack.heads, self.together(positions))
+        return Chunks(even(len(self.base), max(1, self.together(positions) // senders)), senders)
 
     def answer(
         self,

@@ -17,7 +17,6 @@ from ..models.batch import Batch
 from ..models.model import Model
 from ..objectives import Objective
 from ..tables import HeadTable
-from .chunks import Chunks
 from .path_ends import Receiver, receiver_masks, receiver_names
 from .path_engine import Piece, next_direct, to_each_head, to_logits, to_receivers
 from .path_question import Direction, MLPs, Question
@@ -86,13 +85,13 @@ def paths(
     masks = receiver_masks(question.stack, receivers)
     L, N = question.stack.layers, question.stack.heads
     if masks:
-        chunks = question.chunks(N, question.changing)
+        chunks = question.chunks(question.changing)
         *span, last = _layers(masks)
         given = {site: jnp.asarray(mask) for site, mask in masks.items()}
         engine = partial(to_receivers, receivers=given, span=tuple(span), **question.static)
     else:
         question.check_rows()
-        chunks, last = question.chunks(N, question.reads.rows.shape[1]), L - 1
+        chunks, last = question.chunks(question.reads.rows.shape[1]), L - 1
         engine = partial(to_logits, **question.static)
 
     def ask(piece: Piece, layer: int) -> np.ndarray:
@@ -149,13 +148,13 @@ def all_paths(
     R = N if kind == "q" else question.stack.kv_heads
     if L < 2:
         raise ValueError(f"paths from head to head need two layers; the {question.stack.name} has {L}")
-    chunks = question.chunks(N * R, question.changing)
-    senders = Chunks(1, min(N, chunks.copies))
-    together = max(number for number in range(1, R + 1) if R % number == 0 and number * senders.copies <= chunks.copies)
+    chunks = question.chunks(question.changing)
+    room = max(1, question.together(question.changing) // (chunks.examples * chunks.copies))
+    together = max(number for number in range(1, R + 1) if R % number == 0 and number <= room)
 
     def ask(piece: Piece, layer: int) -> np.ndarray:
         values = np.full((len(piece.batch), N, L, R), np.nan)
-        for heads in senders.copy_pieces(N):
+        for heads in chunks.copy_pieces(N):
             direct: Array | None = None
             for receiver in range(layer + 1, L):
                 direct = next_direct(piece, direct, layer, jnp.asarray(heads), receiver - 1, way=question.way)

@@ -147,7 +147,7 @@ def test_a_stopped_run_keeps_its_pieces_and_says_how_to_go_on(tmp_path: Path, mo
         quick(tmp_path, monkeypatch)
     assert exit.value.code == 130
     assert "goes on from here" in capsys.readouterr().err
-    assert list((tmp_path / ".partial").rglob("*.npy"))
+    assert list((tmp_path / ".partial").rglob("*.parquet"))
 
 
 @pytest.mark.parametrize(

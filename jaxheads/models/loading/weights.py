@@ -5,9 +5,10 @@ tensors are named with `{layer}`.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -15,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, Tensor
 
 Arrays = tuple[Any, ...]
+Place = Callable[[str, np.ndarray], jax.Array]
+"""Puts the parameter of a path onto its device or devices."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,10 @@ class Rule:
     paths: tuple[str, ...]
     read: Callable[[Any, tuple[tuple[int, ...], ...]], Arrays]
     write: Callable[..., Any]
+
+
+Entry = tuple[str, Rule, int | None, tuple[tuple[int, ...], ...]]
+"""A tensor's full name, its rule, its layer if it has one, and the shapes that its parameters have in that layer."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +143,24 @@ def projections(names: Mapping[str, str], path: str, *, bias: bool) -> tuple[Rul
     return tuple(rules)
 
 
-def fill(build: Callable[[], Any], table: Table, checkpoint: Checkpoint, dtype: Any = jnp.float32) -> Any:
+def _one_device(shapes: Mapping[str, tuple[int, ...]]) -> Place:
+    del shapes
+    return lambda path, value: jnp.asarray(value)
+
+
+def fill(
+    build: Callable[[], Any],
+    table: Table,
+    checkpoint: Checkpoint,
+    dtype: Any = jnp.float32,
+    arrange: Callable[[Mapping[str, tuple[int, ...]]], Place] = _one_device,
+) -> Any:
     """The network that `build` describes, every parameter taken from the checkpoint, in `dtype`.
+
+    Parameters are put in place as they are read: the host holds those of one rule at a time.
+
+    Args:
+        arrange: is told all parameters' shapes before anything is read, and gives what puts each in its place.
 
     Raises:
         ValueError: once, for everything that is wrong: tensors missing, unknown or misshapen, or holding NaN or inf.
@@ -149,22 +172,33 @@ def fill(build: Callable[[], Any], table: Table, checkpoint: Checkpoint, dtype: 
     stored = _renamed(checkpoint, table)
     _check(table, shapes, {name: tensor.shape for name, tensor in stored.items()}, checkpoint.name)
 
+    place, placed, bad = arrange(shapes), {}, []
+    for rule, entries in groupby(_entries(table, shapes), key=itemgetter(1)):
+        own = {path: shapes[path] for path in rule.paths}
+        placed |= {path: place(path, value) for path, value in _values(own, entries, stored, dtype, bad).items()}
+    if bad:
+        raise ValueError(f"the weights of {checkpoint.name} hold NaN or infinite values: {_some(bad)}")
+    filled = [(path, variable.replace(placed[".".join(map(str, path))])) for path, variable in nnx.to_flat_state(state)]
+    return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def _values(
+    shapes: Mapping[str, tuple[int, ...]],
+    entries: Iterable[Entry],
+    stored: Mapping[str, Tensor],
+    dtype: Any,
+    bad: list[str],
+) -> dict[str, np.ndarray]:
+    """The parameters of one rule; names of tensors that are not finite are added to `bad`."""
     values = {path: np.empty(shape, jnp.dtype(dtype)) for path, shape in shapes.items()}
-    bad = []
-    for name, rule, layer, part_shapes in _entries(table, shapes):
+    for name, rule, layer, part_shapes in entries:
         tensor = stored[name].read()
         if not np.isfinite(tensor.astype(np.float32, copy=False)).all():
             bad.append(name)
         for path, value in zip(rule.paths, rule.read(tensor, part_shapes), strict=True):
             target = values[path] if layer is None else values[path][layer]
             target[...] = value
-    if bad:
-        raise ValueError(f"the weights of {checkpoint.name} hold NaN or infinite values: {_some(bad)}")
-    filled = [
-        (path, variable.replace(jnp.asarray(values.pop(".".join(map(str, path))))))
-        for path, variable in nnx.to_flat_state(state)
-    ]
-    return nnx.merge(graph, nnx.from_flat_state(filled))
+    return values
 
 
 def export(network: Any, table: Table) -> dict[str, np.ndarray]:
@@ -179,10 +213,8 @@ def export(network: Any, table: Table) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _entries(
-    table: Table, shapes: Mapping[str, tuple[int, ...]]
-) -> Iterator[tuple[str, Rule, int | None, tuple[tuple[int, ...], ...]]]:
-    """Each tensor by its full name, its rule, its layer, and its parameters' shapes in that layer."""
+def _entries(table: Table, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Entry]:
+    """Every tensor, those of one rule together."""
     for rule in table.rules:
         if any(path not in shapes for path in rule.paths):
             raise KeyError(f"the table names parameters that the network lacks: {rule.paths}")
@@ -194,7 +226,7 @@ def _entries(
             yield rule.name.format(layer=layer), rule, layer, tuple(shape[1:] for shape in full)
 
 
-def _renamed(checkpoint: Checkpoint, table: Table) -> dict[str, Any]:
+def _renamed(checkpoint: Checkpoint, table: Table) -> dict[str, Tensor]:
     stored = {}
     for given, tensor in checkpoint.tensors.items():
         name = given
