@@ -96,7 +96,7 @@ def _file_name(step: Step) -> str:
 
 def markdown(frame: pd.DataFrame) -> str:
     """A table for readers."""
-    return frame.reset_index().tomarkdown(index=False, floatfmt=".3g")
+    return frame.reset_index().to_markdown(index=False, floatfmt=".3g")
 
 
 def _picture(table: HeadTable, column: str, file: BinaryIO) -> None:

@@ -39,7 +39,8 @@ def load(
 
     Raises:
         ValueError: for a source, an architecture, a config field or a tensor that is not understood; for tensors
-            missing or misshapen (all in one message); for a file whose hash is wrong or that is broken.
+            missing or misshapen (all in one message); for a file whose hash is wrong or that is broken; for a mesh
+            without that axis, or rules that don't fit.
         OSError: where a file can't be fetched, read or written.
     """
     return build(open_checkpoint(source, revision=revision), dtype=dtype, mesh=mesh, rules=rules)

@@ -87,7 +87,7 @@ def arrange(
     """From all parameters' shapes to what puts one of them in its place; raises as `shard` does, before any is put."""
     mesh = automatic(mesh)
     if axis not in mesh.axis_names:
-        raise ValueError(f"the mesh has the axes {', '.join(mesh.axis_names)}; got axis={axis!r}")
+        raise ValueError(f"weights are split over the axis {axis!r}; the mesh has {', '.join(mesh.axis_names)}")
     every = (*rules, *default_rules(axis))
 
     def over(shapes: Shapes) -> Callable[[str, np.ndarray | Array], Array]:
@@ -104,7 +104,10 @@ def arrange(
 
 
 def put(value: np.ndarray | Array, sharding: NamedSharding) -> Array:
-    """A value that every process has, each device getting its own part of it only."""
+    """A value that every process has, each device getting its own part of it only.
+
+    A NumPy array must not be changed afterwards: on CPU its memory may be what the devices use.
+    """
     if isinstance(value, Array) and not value.is_fully_addressable:
         return jax.device_put(value, sharding)
     host = np.asarray(value)

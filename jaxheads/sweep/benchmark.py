@@ -83,37 +83,29 @@ def faithfulness_curve(
     Raises:
         ValueError: for a table that ranks neither all heads nor all edges, shares that don't ascend, and as `circuit`.
     """
-    kept = np.asarray(shares, np.float64)
-    if kept.ndim != 1 or len(kept) < 2 or not (kept[0] > 0 and kept[-1] <= 1 and (np.diff(kept) > 0).all()):
-        raise ValueError(f"shares must be at least two, ascending, above 0 and up to 1; got {list(shares)}")
+    kept = _checked(shares)
     parts = Parts.ranked(model.stack(stack), ranking)
     first = np.argsort(-scores(ranking, parts, column, order), kind="stable")
     ablated = Ablated(ablation, **options)
     keeper = Keeper.of(model, batch, objective, parts, ablated, level=level, progress=progress, resume=resume)
     sizes = np.floor(kept * len(parts) + 1e-9).astype(int)
-    circuits_SP = np.argsort(first)[None] < sizes[:, None]
     with show_progress(len(kept) + 2, f"keeping {parts.kind} by rank", progress) as advance:
-        nothing_E, everything_E = keeper.ends
-        advance(2)
-        values_ES = keeper.values(circuits_SP, advance).T
-    gains_ES, whole_E = values_ES - nothing_E[:, None], everything_E - nothing_E
-    cpr, cmd = _areas(gains_ES, whole_E, kept, level, ablated.seed)
-    told = {"cpr": cpr, "cmd": cmd}
-    about = {
-        "ranking": ranking.name,
-        "column": column or ranking.metrics[0],
-        "order": order,
-        **{name: [_plain(number) for number in area] for name, area in told.items()},
-    }
+        nothing_E, everything_E, values_SE = keeper.with_ends(np.argsort(first)[None] < sizes[:, None], advance)
+    gains_ES = (values_SE - nothing_E).T
+    cpr, cmd = _areas(gains_ES, everything_E - nothing_E, kept, level, ablated.seed)
+    about = {"ranking": ranking.name, "column": column or ranking.metrics[0], "order": order}
     table = keeper.table(
-        "faithfulness_curve",
-        {"faithfulness": gains_ES, "circuit": values_ES},
-        ("step",),
-        share=True,
-        about=about,
-        extras={"share": kept, "size": sizes},
-    )
+        "faithfulness_curve", {"faithfulness": gains_ES, "circuit": values_SE.T}, ("step",), share=True,
+        about={**about, "cpr": _plain(cpr), "cmd": _plain(cmd)}, extras={"share": kept, "size": sizes},
+    )  # fmt: skip
     return FaithfulnessCurve(table, cpr, cmd)
+
+
+def _checked(shares: Sequence[float]) -> np.ndarray:
+    kept = np.asarray(shares, np.float64)
+    if kept.ndim != 1 or len(kept) < 2 or not (kept[0] > 0 and kept[-1] <= 1 and (np.diff(kept) > 0).all()):
+        raise ValueError(f"shares must be at least two, ascending, above 0 and up to 1; got {list(shares)}")
+    return kept
 
 
 def auroc(ranking: HeadTable, known: Chosen, *, column: str | None = None, order: str = "signed") -> float:
@@ -131,7 +123,7 @@ def auroc(ranking: HeadTable, known: Chosen, *, column: str | None = None, order
         ValueError: if the known circuit holds all or nothing of what is ranked.
     """
     frame = ranking.frame
-    numbers_P = turned(frame[column or ranking.metrics[0]].to_numpy(np.float64), order)
+    numbers_P = turned(np.asarray(ranking.grid(column or ranking.metrics[0]), np.float64).reshape(-1), order)
     nodes = ["sender_node", "receiver_node"]
     named = frame[nodes] if set(nodes) <= set(frame) else frame.index.droplevel(0).to_frame()
     inside_P = _inside([tuple(row) for row in named.to_numpy().tolist()], ranking.shape, known)
@@ -141,9 +133,9 @@ def auroc(ranking: HeadTable, known: Chosen, *, column: str | None = None, order
             f"a known circuit must hold some, and not all, of what {ranking.name} ranks; it holds "
             f"{inside_P[ranked_P].sum()} of {ranked_P.sum()}, and {(inside_P & ~ranked_P).sum()} that are not ranked"
         )
-    return float(stats.mannwhitneyu(numbers_P[ranked_P & inside_P], numbers_P[ranked_P & ~inside_P]).statistic) / (
-        float(inside_P[ranked_P].sum()) * float((~inside_P[ranked_P]).sum())
-    )
+    ranks_P, inside_P = stats.rankdata(numbers_P[ranked_P]), inside_P[ranked_P]
+    inside, outside = int(inside_P.sum()), int((~inside_P).sum())
+    return float((ranks_P[inside_P].sum() - inside * (inside + 1) / 2) / (inside * outside))
 
 
 def _inside(rows: list[tuple[Any, ...]], shape: tuple[int, ...], known: Chosen) -> np.ndarray:
@@ -183,6 +175,6 @@ def _areas(
     return Interval(means[0], low[0], high[0]), Interval(means[1], low[1], high[1])
 
 
-def _plain(number: np.ndarray) -> float | None:
+def _plain(area: Interval) -> list[float | None]:
     """For JSON, which has no NaN."""
-    return float(number) if np.isfinite(number) else None
+    return [float(number) if np.isfinite(number) else None for number in area]

@@ -19,7 +19,7 @@ from ..progress import Advance
 from ..progress import progress as show_progress
 from ..tables import HeadTable
 from .columns import finite_mean, on_the_grid
-from .keep import A_PIECE, Ablated, Keeper
+from .keep import PIECES, Ablated, Keeper
 from .parts import Chosen, Parts
 
 
@@ -68,24 +68,13 @@ def circuit(
         ValueError: for a head or edge that is not there, an ablation that these parts don't have, or a batch,
             reference or objective that doesn't fit.
     """
-    part = model.stack(stack)
-    parts = Parts.like(part, kept)
-    given: Any = kept if isinstance(kept, Mapping) else {"circuit": kept}
-    classes = {name: parts.mask(some, f"class {name!r}") for name, some in given.items()}
-    ablated = Ablated(
-        ablation, reference, per_position, groups, reference_groups, donors, seed, memory, devices
-    )  # fmt: skip
-    keeper = Keeper.of(
-        model, batch, objective, parts, ablated, level=level, progress=progress, resume=resume
-    )  # fmt: skip
+    parts = Parts.like(model.stack(stack), kept)
+    classes = _classes(parts, kept)
+    ablated = Ablated(ablation, reference, per_position, groups, reference_groups, donors, seed, memory, devices)
+    keeper = Keeper.of(model, batch, objective, parts, ablated, level=level, progress=progress, resume=resume)
     mask_P = np.any(list(classes.values()), axis=0)
-    return Circuit(
-        parts.grid(mask_P, elsewhere=False),
-        _faithfulness(keeper, mask_P),
-        classes if isinstance(kept, Mapping) else {},
-        mask_P,
-        keeper,
-    )
+    named = classes if isinstance(kept, Mapping) else {}
+    return Circuit(parts.grid(mask_P, elsewhere=False), _faithfulness(keeper, mask_P), named, mask_P, keeper)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -98,6 +87,7 @@ class Circuit:
             1 if the circuit does as well as the model, 0 if no better than nothing. `unfaithfulness` is what Wang et
             al. measure it by, |F(M) − F(C)|: 0 at best, in units of the objective. And the means themselves: `circuit`
             F(C), `model` F(M), `ablated` F(∅).
+        classes: the sets that the circuit was given as, by name, `[P]` each.
     """
 
     kept: np.ndarray
@@ -202,8 +192,8 @@ class Circuit:
         """For each part v and set K, F(C∖(K∪{v})) − F(C∖K), `[K,E]`."""
         keeper, changes = self._keeper, []
         with show_progress(2 * len(each), f"removing each of {self}", keeper.progress) as advance:
-            for start in range(0, len(each), A_PIECE):
-                some = each[start : start + A_PIECE]
+            for start in range(0, len(each), PIECES[-1]):
+                some = each[start : start + PIECES[-1]]
                 before = np.stack([self._mask & ~_but(v, K) for v, K in some])
                 after = np.stack([_but(v, mask) for (v, _), mask in zip(some, before, strict=True)])
                 changes.append(np.subtract(*np.split(keeper.values(np.concatenate([after, before]), advance), 2)))
@@ -255,6 +245,14 @@ class Circuit:
         return [mask for mask in self.classes.values() if mask[v]]
 
 
+def _classes(parts: Parts, kept: Any) -> dict[str, np.ndarray]:
+    """Parts by name; of one class if they were given as none."""
+    given = kept if isinstance(kept, Mapping) else {"circuit": kept}
+    if not given:
+        raise ValueError("kept must name at least one set of heads or edges, got none")
+    return {name: parts.mask(some, f"class {name!r}") for name, some in given.items()}
+
+
 def _but(v: int, mask: np.ndarray) -> np.ndarray:
     """The mask without v."""
     return mask & (np.arange(len(mask)) != v)
@@ -262,9 +260,7 @@ def _but(v: int, mask: np.ndarray) -> np.ndarray:
 
 def _faithfulness(keeper: Keeper, mask_P: np.ndarray) -> HeadTable:
     with show_progress(3, "running the circuit, the model and nothing", keeper.progress) as advance:
-        nothing_E, everything_E = keeper.ends
-        advance(2)
-        [circuit_E] = keeper.values(mask_P[None], advance)
+        nothing_E, everything_E, [circuit_E] = keeper.with_ends(mask_P[None], advance)
     values = {
         "faithfulness": circuit_E - nothing_E,
         "unfaithfulness": everything_E - circuit_E,

@@ -17,6 +17,7 @@ from ..objectives import Objective, Reads
 from ..progress import progress as show_progress
 from ..tables import Column, HeadTable
 from .answers import asked_of, effect_table
+from .ask import MOST_NAMED
 from .chunks import Chunks, even, matmul_tokens
 from .edges import Graph, Nodes, edge_gradients, judge, patch_each_edge, run_circuits, run_nodes
 from .patch import DIRECTIONS, check_pair
@@ -61,13 +62,12 @@ def edge_attribution(
         rule: which points "eap-ig" takes, from the corrupted end: "left" k/steps for k from 0, as the authors' code
             does; "right" the same from 1; "midpoint" (k + 1/2)/steps, whose error falls with steps².
         exact: patch every edge as well: adds the column `exact`, and to the provenance `spearman`, the rank
-            correlation of the two over edges. Costs about a forward pass an edge and example.
+            correlation of the two over edges. Costs part of a forward pass for each edge and example.
         memory: bytes for the activations of one piece of work.
 
     Returns:
-        A table over senders and receivers, NaN where no edge is, with their names as `sender_node` and
-        `receiver_node`. Columns `effect` and `normalised`, the share of the objective's whole change from the run that
-        is edited to the other.
+        A table over senders and receivers (named in `sender_node`, `receiver_node`), NaN where no edge is: `effect`,
+        and `normalised`, the share of the objective's whole change from the run that is edited to the other.
 
     Raises:
         ValueError: for a model whose stream is no sum (post-norm), batches that don't fit each other, an objective
@@ -149,15 +149,14 @@ def keep_edges(
     streams = senders + 6 * graph.receivers_a_layer
     chunks = _chunks(part, clean, len(kept), streams, 2 * senders, memory)
     instead = _instead(model, part, graph, corrupt, ablation, chunks)
-    cut_GVU = np.swapaxes(~kept & graph.exists, 1, 2).astype(np.float32)
     found_GE = np.empty((len(kept), len(clean)))
     with show_progress(found_GE.size, f"running {len(kept)} circuits", progress) as advance:
         for examples in chunks.example_pieces(len(clean)):
             some = model.network, clean.take(examples), reads.take(examples)
             other_UBTD = instead(examples)
             for circuits in _pieces(len(kept), chunks.copies):
-                cut = jnp.asarray(cut_GVU[circuits])
-                values = run_circuits(*some, cut, other_UBTD, stack=part.name, value=objective.value)
+                cut_GVU = jnp.asarray(np.swapaxes(~kept[circuits] & graph.exists, 1, 2), jnp.float32)
+                values = run_circuits(*some, cut_GVU, other_UBTD, stack=part.name, value=objective.value)
                 found_GE[np.ix_(circuits, examples)] = np.asarray(values)
                 advance(len(np.unique(circuits)) * len(np.unique(examples)))
     return found_GE
@@ -257,12 +256,13 @@ class _Pair:
             mean, low, high = (grid(flat.grid(metric + end)) for end in ("", "_low", "_high"))
             columns[metric] = Column(mean, low, high, grid(examples))
         edges_C2, lost = np.argwhere(exists), []
-        for cell in flat.provenance["not_finite"]:
+        for cell in flat.provenance["not_finite"][:MOST_NAMED]:
             sender, receiver = edges_C2[cell.pop("edge")]
             lost.append({**cell, "sender": sender, "receiver": receiver})
+        told = {**flat.provenance, "not_finite": lost, "not_finite_count": len(flat.provenance["not_finite"])}
         names = np.meshgrid(self.graph.senders, self.graph.receivers, indexing="ij")
         return HeadTable.from_columns(
-            name, self.part.name, columns, {**flat.provenance, "not_finite": lost}, axes=("sender", "receiver"),
+            name, self.part.name, columns, told, axes=("sender", "receiver"),
             extras=dict(zip(("sender_node", "receiver_node"), names, strict=True)),
         )  # fmt: skip
 
@@ -296,9 +296,10 @@ def _chunks(part: Stack, batch: Batch, copies: int, streams: int, shared: int, m
     D = part.site_shape("resid_pre", 1, 1)[-1]
     widest = max(leaf.shape[-1] for leaf in jax.tree.leaves(part.blocks))
     layer = 6 * D + 3 * widest + 3 * part.heads * (T + part.head_size)
-    together = max(1, min(matmul_tokens() // T, memory // (4 * T * ((streams + shared) * D + layer))))
-    copies = even(copies, together)
-    return Chunks(even(examples, max(1, together // copies)), copies)
+    of_example, of_copy = 4 * T * shared * D, 4 * T * (streams * D + layer)
+    most = max(1, min(matmul_tokens() // T, (memory - of_example) // of_copy))
+    copies = even(copies, most)
+    return Chunks(even(examples, min(most // copies, memory // (of_example + copies * of_copy))), copies)
 
 
 def _pieces(count: int, size: int) -> Iterator[np.ndarray]:

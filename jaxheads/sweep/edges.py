@@ -169,21 +169,16 @@ def edge_gradients(
         embedded: the stream that the run starts from, `[B,T,D]`.
     """
     graph = Graph.of(_stack(network, stack))
-    none_VU = jnp.zeros((len(graph.receivers), len(graph.senders)))
+    change_BUTD = jnp.moveaxis(change_UBTD, 1, 0)
+    none_VBU = jnp.zeros((len(graph.receivers), *change_BUTD.shape[:2]))
 
-    def of_one(batch: Batch, reads: Reads, x_TD: Array, change_UTD: Array) -> Array:
-        batch, reads = jax.tree.map(lambda field: field[None], (batch, reads))
+    def objective(weight_VBU: Array) -> Array:
+        def through(here: Stack, x_BTD: Array, context: Context) -> Array:
+            return _through_edges(here, embedded.astype(x_BTD.dtype), context, weight_VBU, change_BUTD, fixed=True)
 
-        def objective(weight_VU: Array) -> Array:
-            def through(here: Stack, x_BTD: Array, context: Context) -> Array:
-                return _through_edges(here, x_TD[None].astype(x_BTD.dtype), context, weight_VU, change, fixed=True)
+        return judge(network, network.hidden(batch, through), reads, value=value).sum()
 
-            change = change_UTD[:, None]
-            return judge(network, network.hidden(batch, through), reads, value=value)[0]
-
-        return jax.grad(objective)(none_VU)
-
-    return jax.vmap(of_one, in_axes=(0, 0, 0, 1))(batch, reads, embedded, change_UBTD)
+    return jnp.moveaxis(jax.grad(objective)(none_VBU), 1, 0)
 
 
 @partial(jax.jit, static_argnames=("kind", "stack", "value"))
@@ -274,48 +269,67 @@ class _Edge:
         return edit
 
 
-def _through_edges(
-    stack: Stack, x_BTD: Array, context: Context, weight_VU: Array, said_UBTD: Array, *, fixed: bool
-) -> Array:
+def _through_edges(stack: Stack, x_BTD: Array, context: Context, weight: Array, said: Array, *, fixed: bool) -> Array:
     """What the last receiver reads, `[B,T,D]`, where receiver v reads `x + sum_u weight[v,u] * change_u`.
 
     Args:
-        said_UBTD: if `fixed`, the senders' changes; if not, what they said in another run, so that `change_u` is that
-            less what u says in this one.
+        weight: `[V,U]`; if `fixed`, `[V,B,U]` and 0.
+        said: what the senders said in another run, `[U,B,T,D]`: `change_u` is that less what u says in this one; if
+            `fixed` it is the changes themselves, `[B,U,T,D]`.
     """
     graph = Graph.of(stack)
     N, S, R = graph.heads, graph.senders_a_layer, graph.receivers_a_layer
-    weight_VU = weight_VU.astype(x_BTD.dtype)
+    hear, weight = _hear_as_it_is if fixed else _hear, weight.astype(x_BTD.dtype)
 
-    def heard(x_BTD: Array, weight_RU: Array, change_UBTD: Array) -> Array:
-        return x_BTD[None] + jnp.einsum("ru,ubtd->rbtd", weight_RU, change_UBTD)
-
-    def spoken(change_UBTD: Array, first: int | Array, own_SBTD: Array) -> Array:
+    def speak(change: Array, first: int | Array, own_SBTD: Array) -> Array:
         """What these senders said elsewhere becomes their change, now that they have spoken here."""
         if fixed:
-            return change_UBTD
-        there_SBTD = jax.lax.dynamic_slice_in_dim(change_UBTD, first, own_SBTD.shape[0])
-        return jax.lax.dynamic_update_slice_in_dim(change_UBTD, there_SBTD - own_SBTD, first, axis=0)
+            return change
+        there_SBTD = jax.lax.dynamic_slice_in_dim(change, first, own_SBTD.shape[0])
+        return jax.lax.dynamic_update_slice_in_dim(change, there_SBTD - own_SBTD, first, axis=0)
 
     def step(carry: tuple[Array, Array | None], at: tuple[Array, Any, Array]) -> tuple[Any, None]:
-        (x, carried), (layer, block, weight_RU) = carry, at
+        (x, carried), (layer, block, weight_R) = carry, at
         block, first = _additive(block), 1 + layer * S
-        change = said_UBTD if carried is None else carried
-        q_NBTD, k_KBTD, v_KBTD = jnp.split(heard(x, weight_RU[:-1], change), (N, N + graph.kv_heads))
+        change = said if carried is None else carried
+        q_NBTD, k_KBTD, v_KBTD = jnp.split(hear(x, weight_R[:-1], change), (N, N + graph.kv_heads))
         q = block.queries_apart(q_NBTD, context.queries)
         k, v = block.keys_values_apart(k_KBTD, v_KBTD, context.keys)
         z, _ = block.attention.attend(q, k, v, context.mask, unchanged)
-        change = spoken(change, first, block.attention.output_apart(z))
+        change = speak(change, first, block.attention.output_apart(z))
         mid = x + block.attention.output(z)
-        mlp_out = block.feed_forward(heard(mid, weight_RU[-1:], change)[0])
-        change = spoken(change, first + N, mlp_out[None])
+        mlp_out = block.feed_forward(hear(mid, weight_R[-1:], change)[0])
+        change = speak(change, first + N, mlp_out[None])
         return (mid + mlp_out, None if fixed else change), None
 
     # What every receiver reads is large: gradients compute it anew in each layer, and a fixed change is not carried.
-    start = x_BTD, None if fixed else spoken(said_UBTD, 0, x_BTD[None])
-    layers = jnp.arange(stack.layers), stack.blocks, weight_VU[:-1].reshape(stack.layers, R, -1)
+    start = x_BTD, None if fixed else speak(said, 0, x_BTD[None])
+    layers = jnp.arange(stack.layers), stack.blocks, weight[:-1].reshape(stack.layers, R, *weight.shape[1:])
     (x_BTD, carried), _ = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), start, layers)
-    return heard(x_BTD, weight_VU[-1:], said_UBTD if carried is None else carried)[0]
+    return hear(x_BTD, weight[-1:], said if carried is None else carried)[0]
+
+
+def _hear(x_BTD: Array, weight_RU: Array, change_UBTD: Array) -> Array:
+    """What each receiver reads, `[R,B,T,D]`."""
+    return x_BTD[None] + jnp.einsum("ru,ubtd->rbtd", weight_RU, change_UBTD)
+
+
+@jax.custom_vjp
+def _hear_as_it_is(x_BTD: Array, weight_RBU: Array, change_BUTD: Array) -> Array:
+    """The same for weights that are 0, each example's its own: for their gradient, which alone costs anything."""
+    del change_BUTD
+    return jnp.broadcast_to(x_BTD[None], (len(weight_RBU), *x_BTD.shape))
+
+
+def _heard(x_BTD: Array, weight_RBU: Array, change_BUTD: Array) -> tuple[Array, Array]:
+    return _hear_as_it_is(x_BTD, weight_RBU, change_BUTD), change_BUTD
+
+
+def _gradient_of_hearing(change_BUTD: Array, gradient_RBTD: Array) -> tuple[Array, Array, None]:
+    return gradient_RBTD.sum(axis=0), jnp.einsum("rbtd,butd->rbu", gradient_RBTD, change_BUTD), None
+
+
+_hear_as_it_is.defvjp(_heard, _gradient_of_hearing)
 
 
 def _stack(network: Network, name: str) -> Stack:

@@ -33,11 +33,14 @@ from .plan import Plan, bucket
 from .replacement import METHODS, Replacement
 from .runs import Journal, fingerprint
 
-TOGETHER = 8
-"""Circuits of one compilation; of fewer than that 1, 2 or 4."""
+PIECES = (1, 4, 16, 64)
+"""How many circuits are asked for together, and then written to disk. Few numbers: each is a compilation."""
 
-A_PIECE = 64
-"""Circuits written to disk together, and between two steps of a progress bar."""
+COPIES = 16
+"""The most of them in one step of the engine."""
+
+MOST_KNOWN = 4096
+"""Circuits whose objective is remembered, until they are too many."""
 
 Run = Callable[[np.ndarray], np.ndarray]
 """From what is kept, bool `[G, *grid]`, to the objective `[G,E]`."""
@@ -69,6 +72,8 @@ class Ablated:
         if self.ablation == "patching":
             if self.reference is None:
                 raise ValueError("patching takes what is not kept from a corrupt run: give its inputs as reference=")
+            if self.per_position or self.groups is not None:
+                raise ValueError("patching takes each example's own counterpart; positions and groups are for means")
             check_pair(model, batch, self.reference)
         if parts.graph is not None:
             return self._edges(model, parts.stack, batch, objective)
@@ -161,31 +166,34 @@ class Keeper:
 
     def values(self, kept_GP: np.ndarray, advance: Advance = lambda _: None) -> np.ndarray:
         """The objective `[G,E]` of each circuit."""
+        if len(self.known) > MOST_KNOWN:
+            self.known.clear()
         keys = [np.packbits(kept_P).tobytes() for kept_P in kept_GP]
         new = {key: kept_P for key, kept_P in zip(keys, kept_GP, strict=True) if key not in self.known}
         advance(len(keys) - len(new))
         waiting = list(new)
         while waiting:
-            some, waiting = waiting[:A_PIECE], waiting[A_PIECE:]
+            size = _piece(len(waiting))
+            some, waiting = waiting[:size], waiting[size:]
             kept = np.stack([new[key] for key in some])
             name = hashlib.sha256(b"".join(some)).hexdigest()[:16]
-            found_GE = self.journal.piece(name, lambda kept=kept: self._run(kept))
+            found_GE = self.journal.piece(name, lambda kept=kept, size=size: self._run(kept, size))
             self.known.update(zip(some, found_GE, strict=True))
             advance(len(some))
         return np.stack([self.known[key] for key in keys])
 
-    @property
-    def ends(self) -> tuple[np.ndarray, np.ndarray]:
-        """The objective `[E]` when nothing is kept, and when everything is."""
-        nothing_E, everything_E = self.values(np.array([[False], [True]]) & np.ones(len(self.parts), bool))
-        return nothing_E, everything_E
+    def with_ends(
+        self, kept_GP: np.ndarray, advance: Advance = lambda _: None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The objective `[E]` when nothing is kept, and when everything is; and that of each circuit, `[G,E]`."""
+        ends_2P = np.repeat([[False], [True]], len(self.parts), axis=1)
+        nothing_E, everything_E, *each_GE = self.values(np.concatenate([ends_2P, kept_GP]), advance)
+        return nothing_E, everything_E, np.reshape(each_GE, (-1, len(nothing_E)))
 
-    def _run(self, kept_GP: np.ndarray) -> np.ndarray:
-        """The last circuit is repeated until their number is one of few: each number is a compilation."""
-        G = len(kept_GP)
-        wanted = -(-G // TOGETHER) * TOGETHER if G > TOGETHER else 1 << (G - 1).bit_length()
-        kept = self.parts.grid(kept_GP[np.minimum(np.arange(wanted), G - 1)], elsewhere=False)
-        return np.asarray(self.run(kept), np.float64)[:G]
+    def _run(self, kept_GP: np.ndarray, size: int) -> np.ndarray:
+        """Run so many circuits, repeating the last."""
+        filled = kept_GP[np.minimum(np.arange(size), len(kept_GP) - 1)]
+        return np.asarray(self.run(self.parts.grid(filled, elsewhere=False)), np.float64)[: len(kept_GP)]
 
     def table(
         self,
@@ -204,7 +212,7 @@ class Keeper:
             magnitudes: columns of which the mean's size is told, without its sign.
             share: the first column is told as a share of F(everything) - F(nothing), both means.
         """
-        nothing_E, everything_E = self.ends
+        nothing_E, everything_E, _ = self.with_ends(np.empty((0, len(self.parts)), bool))
         told = {**asked_of(self.model, self.objective, everything_E), **self.about, **(about or {})}
         total = everything_E - nothing_E if share else None
         flat = effect_table(
@@ -217,6 +225,12 @@ class Keeper:
         return HeadTable.from_columns(name, flat.stack, columns, flat.provenance, axes=axes, extras=extras)
 
 
+def _piece(count: int) -> int:
+    """How many to run next, of so many: rather some too many than a small rest, but never twice as many."""
+    above = next((size for size in PIECES if count <= size), PIECES[-1])
+    return above if 2 * count > above else max(size for size in PIECES if size <= count)
+
+
 def _steps(stack: Stack, ablated_GLN: np.ndarray, first: int) -> tuple[Plan, ...]:
     """Copies in steps of one size, so that one compilation serves them all; those that start alike are together."""
     layers_GL = np.any(ablated_GLN, axis=2)
@@ -224,5 +238,5 @@ def _steps(stack: Stack, ablated_GLN: np.ndarray, first: int) -> tuple[Plan, ...
     order, site = np.argsort(start_G, kind="stable"), Site(stack.name, "z", first, later=True)
     return tuple(
         Plan(site, int(start_G[some[0]]), ablated_GLN[some], np.full(len(some), -1, np.int32), some)
-        for some in np.split(order, range(TOGETHER, len(order), TOGETHER))
+        for some in np.split(order, range(COPIES, len(order), COPIES))
     )

@@ -110,7 +110,7 @@ class Parts:
 
     def grid(self, values: np.ndarray, elsewhere: Any = np.nan) -> np.ndarray:
         """`[…,P]` spread over the grid."""
-        whole = np.full((*values.shape[:-1], *self.exists.shape), elsewhere)
+        whole = np.full((*values.shape[:-1], *self.exists.shape), elsewhere, values.dtype)
         whole[..., self.exists] = values
         return whole
 

@@ -71,7 +71,7 @@ def _checked(stack: Stack, receiver: Any) -> tuple[str, int, int]:
         )
     if layer == 0 and kind != "mlp":
         raise ValueError(f"no path leads to receiver {receiver!r}: no head comes before layer 0")
-    return kind, layer, head
+    return kind, int(layer), int(head)
 
 
 def _count(stack: Stack, kind: str) -> int:

@@ -39,6 +39,8 @@ class Question:
     Attributes:
         base: the run that is edited.
         other: the one that values come from.
+        positions: where receivers receive, bool `[B,T]`.
+        places: the same for the engine, less what can't change.
         words: all else that the answer depends on, for provenance.
     """
 
@@ -48,6 +50,7 @@ class Question:
     other: Batch
     objective: Objective
     reads: Reads
+    positions: np.ndarray
     places: Places
     way: Way
     memory: int
@@ -84,7 +87,7 @@ class Question:
         words = {"direction": direction, "mlps": mlps, "positions": "all" if positions is None else "some"}
         way = Way(part.name, first, mlps == "frozen")
         reads = objective.reads(model, base)
-        return cls(model, part, base, other, objective, reads, places, way, memory, words)
+        return cls(model, part, base, other, objective, reads, chosen_BT, places, way, memory, words)
 
     @property
     def static(self) -> dict[str, Any]:
@@ -97,16 +100,15 @@ class Question:
         return self.base.tokens.shape[1] - self.way.first
 
     def check_rows(self) -> None:
-        """Raise ValueError if the objective reads some example nowhere that the logits receive."""
-        rows_BR = np.asarray(self.reads.rows)
-        hit_BR = np.take_along_axis(np.asarray(self.places.chosen), rows_BR, axis=1)
+        """Raise ValueError if the objective reads some example at none of the positions: the logits then receive
+        nothing that shows."""
+        read_BR = np.take_along_axis(self.positions, np.asarray(self.reads.rows), axis=1)
         if self.reads.weight is not None:
-            hit_BR &= np.asarray(self.reads.weight) > 0
-        missed = np.flatnonzero(~hit_BR.any(axis=1))
-        if self.words["positions"] == "some" and missed.size:
+            read_BR &= np.asarray(self.reads.weight) > 0
+        missed = np.flatnonzero(~read_BR.any(axis=1))
+        if missed.size:
             raise ValueError(
-                f"{self.objective.name} reads the logits at none of the positions, or at none that can change, in "
-                f"examples {missed[:8].tolist()}"
+                f"{self.objective.name} reads the logits at none of the positions in examples {missed[:8].tolist()}"
             )
 
     def together(self, positions: int) -> int:
@@ -122,57 +124,44 @@ class Question:
     def answer(
         self,
         name: str,
-        ask: Callable[[Piece, int], np.ndarray],
-        path: np.ndarray,
+        ways: "Ways",
         *,
-        examples: int,
         words: Mapping[str, Any],
         level: float,
         seed: int,
         progress: bool,
         resume: str | os.PathLike | None,
     ) -> HeadTable:
-        """The table of all effects.
-
-        Args:
-            ask: gives the objectives of the copies that belong to the senders of one layer, `[B, *cells of a layer]`.
-            path: which cells `[L,N,…]` there is a path for; the others are NaN.
-            examples: at a time.
-            words: what else the answer depends on.
-        """
-        axes, layers = AXES[: path.ndim], np.flatnonzero(path.reshape(len(path), -1).any(axis=1))
+        """The table of all effects; `words` are what else the answer depends on."""
         journal, words = self._journal(resume, name, words), {**self.words, **words}
-        label = f"{name}: senders of {len(layers)} layers × {len(self.base)} examples"
-        with show_progress(len(layers) * len(self.base), label, progress) as advance:
-            ends_2E, values = self._run(ask, path.shape, layers, examples, journal, advance)
+        label = f"{name}: senders of {len(ways.layers)} layers × {len(self.base)} examples"
+        with show_progress(len(ways.layers) * len(self.base), label, progress) as advance:
+            ends_2E, values = self._run(ways, journal, advance)
         base_E, other_E = ends_2E
-        effects = {"effect": np.where(path, values - base_E.reshape(-1, *[1] * path.ndim), 0)}
-        about = {**asked_of(self.model, self.objective, base_E), **words}
+        changes = values - base_E.reshape(-1, *[1] * ways.there.ndim)
         table = effect_table(
-            name, self.stack.name, effects, about, axes=axes, total=other_E - base_E, level=level, seed=seed
+            name,
+            self.stack.name,
+            {"effect": np.where(ways.there, changes, 0)},
+            {**asked_of(self.model, self.objective, base_E), **words},
+            axes=AXES[: ways.there.ndim],
+            total=other_E - base_E,
+            level=level,
+            seed=seed,
         )
-        return _without(table, ~path)
+        return _without(table, ~ways.there)
 
-    def _run(
-        self,
-        ask: Callable[[Piece, int], np.ndarray],
-        shape: tuple[int, ...],
-        layers: np.ndarray,
-        examples: int,
-        journal: Journal,
-        advance: Advance,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The objectives `[2,E]` of the run that is edited and of the other, and of all copies, `[E,*shape]`."""
-        ends_2E, values = np.empty((2, len(self.base))), np.full((len(self.base), *shape), np.nan)
-        for chosen in Chunks(examples, 1).example_pieces(len(self.base)):
-            kept, some = np.unique(chosen), _Some(self, chosen)
-            numbers = np.ix_(kept, *map(np.arange, shape[1:]))
-            name, cells = f"{examples}-from-{chosen[0]}", dict(zip(("example", *AXES[1:]), numbers, strict=False))
+    def _run(self, ways: "Ways", journal: Journal, advance: Advance) -> tuple[np.ndarray, np.ndarray]:
+        """The objectives `[2,E]` of the run that is edited and of the other, and of all copies, `[E,L,N,…]`."""
+        ends_2E, values = np.empty((2, len(self.base))), np.full((len(self.base), *ways.there.shape), np.nan)
+        for chosen in Chunks(ways.examples, 1).example_pieces(len(self.base)):
+            kept, some, name = np.unique(chosen), _Some(self, chosen), f"{ways.examples}-from-{chosen[0]}"
             ends_2E[:, kept] = journal.piece(f"{name}-runs", some.ends)
-            for layer in map(int, layers):
-                values[kept, layer] = journal.piece(
-                    f"{name}-layer-{layer}", partial(some.asked, ask, layer), {"layer": np.array(layer), **cells}
-                )
+            numbers = np.ix_(kept, *map(np.arange, ways.there.shape[1:]))
+            cells = dict(zip(("example", *AXES[1:]), numbers, strict=False))
+            for layer in ways.layers:
+                part, coordinates = f"{name}-layer-{layer}", {"layer": np.array(layer), **cells}
+                values[kept, layer] = journal.piece(part, partial(some.asked, ways.ask, layer), coordinates)
                 advance(len(kept))
         return ends_2E, values
 
@@ -183,6 +172,26 @@ class Question:
         arrays = (self.base, self.other, self.reads, self.places)
         told = (self.objective.name, self.stack.name, repr((self.words, words)))
         return Journal(resume, f"{name}-{fingerprint(self.model, arrays, told)}")
+
+
+@dataclass(frozen=True)
+class Ways:
+    """Which paths are asked about, and how.
+
+    Attributes:
+        ask: from some examples and a sender layer to the objectives of its copies, `[B,N,…]`.
+        there: bool `[L,N,…]`, which cells have a path; the others are NaN.
+        examples: at a time.
+    """
+
+    ask: Callable[[Piece, int], np.ndarray]
+    there: np.ndarray
+    examples: int
+
+    @property
+    def layers(self) -> list[int]:
+        """Those with a sender."""
+        return np.flatnonzero(self.there.reshape(len(self.there), -1).any(axis=1)).tolist()
 
 
 @dataclass(frozen=True)

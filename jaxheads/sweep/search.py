@@ -17,10 +17,10 @@ from ..progress import progress as show_progress
 from ..tables import HeadTable
 from .columns import finite_mean
 from .edges import Graph
-from .keep import TOGETHER, Ablated, Keeper
+from .keep import Ablated, Keeper
 from .parts import Kind, Parts
 
-LONGEST = 32
+LONGEST = 64
 """Removals that are tried ahead, in the hope that none of them will be taken back."""
 
 
@@ -62,9 +62,9 @@ def search_circuits(
 
     Receivers are visited from the logits back to the first layer's inputs, in the reverse of `Graph.receivers`, and of
     each the edges into it; heads from the last layer back. A part is taken away, for good, if the objective's mean
-    then loses less than the threshold, compared with what is left without it. Edges into a node that no kept edge
-    leaves are taken away unasked: nobody hears it. What is found depends on the order, also among the edges of one
-    receiver, and on the examples.
+    then loses less than the threshold, compared with what is left without it: whatever changes nothing goes at any
+    threshold above 0. Edges into a node that no kept edge leaves are taken away unasked, since nobody hears it. What is
+    found depends on the order, also among the edges of one receiver, and on the examples.
 
     The search is exact: every decision is made on circuits that were run. Several are run at once, those of all
     thresholds and those of the next decisions should nothing be kept; what was tried in vain is dropped.
@@ -88,29 +88,12 @@ def search_circuits(
         raise ValueError(f"thresholds must be at least one finite number, got {thresholds!r}")
     if better not in ("higher", "lower"):
         raise ValueError(f"better must be higher or lower; got {better!r}")
-    made_of = Parts.of(model.stack(stack), parts)
-    keeper = Keeper.of(
-        model, batch, objective, made_of, Ablated(ablation, **options), level=level, progress=progress, resume=resume
-    )  # fmt: skip
-    nothing_E, everything_E = keeper.ends
-    sign, order_P, whole_P = 1.0 if better == "lower" else -1.0, _order(made_of, backwards), np.ones(len(made_of), bool)
-    walks = [_Walk(limit, whole_P, everything_E, 0, 1) for limit in limits.tolist()]
-    rules = _Rules(_Heard.of(made_of), order_P, sign, absolute)
-    with show_progress(len(limits) * len(made_of), f"taking away {made_of.kind}", progress) as advance:
-        while any(walk.next < len(order_P) for walk in walks):
-            walks = _further(walks, rules, keeper, advance)
-    kept_TP, values_ET = np.stack([walk.kept for walk in walks]), np.stack([walk.values for walk in walks], axis=1)
-    values = {
-        "faithfulness": values_ET - nothing_E[:, None],
-        "unfaithfulness": everything_E[:, None] - values_ET,
-        "circuit": values_ET,
-    }
-    table = keeper.table(
-        "search_circuits", values, ("step",), magnitudes=("unfaithfulness",), share=True,
-        about={"better": better, "absolute": absolute, "backwards": backwards},
-        extras={"threshold": limits, "size": kept_TP.sum(axis=1)},
-    )  # fmt: skip
-    return FoundCircuits(made_of.grid(kept_TP, elsewhere=False), table)
+    made_of, ablated = Parts.of(model.stack(stack), parts), Ablated(ablation, **options)
+    keeper = Keeper.of(model, batch, objective, made_of, ablated, level=level, progress=progress, resume=resume)
+    rules = _Rules(_Heard.of(made_of), _order(made_of, backwards), 1.0 if better == "lower" else -1.0, absolute)
+    found = _search(keeper, rules, limits.tolist())
+    ways = {"better": better, "absolute": absolute, "backwards": backwards}
+    return FoundCircuits(made_of.grid(np.stack([walk.kept for walk in found]), False), _table(keeper, found, ways))
 
 
 @dataclass(frozen=True)
@@ -169,6 +152,31 @@ class _Rules:
         return replace(walk, kept=kept, values=current_E, next=end, ahead=min(LONGEST, 2 * walk.ahead))
 
 
+def _search(keeper: Keeper, rules: _Rules, thresholds: Sequence[float]) -> list[_Walk]:
+    """Every threshold's walk, to its end."""
+    whole_P = np.ones(len(keeper.parts), bool)
+    _, everything_E, _ = keeper.with_ends(whole_P[None])
+    walks = [_Walk(threshold, whole_P, everything_E, 0, 1) for threshold in thresholds]
+    with show_progress(len(walks) * len(whole_P), f"taking away {keeper.parts.kind}", keeper.progress) as advance:
+        while any(walk.next < len(whole_P) for walk in walks):
+            walks = _further(walks, rules, keeper, advance)
+    return walks
+
+
+def _table(keeper: Keeper, found: Sequence[_Walk], ways: dict[str, Any]) -> HeadTable:
+    nothing_E, everything_E, _ = keeper.with_ends(np.empty((0, len(keeper.parts)), bool))
+    values_ET = np.stack([walk.values for walk in found], axis=1)
+    values = {
+        "faithfulness": values_ET - nothing_E[:, None],
+        "unfaithfulness": everything_E[:, None] - values_ET,
+        "circuit": values_ET,
+    }
+    sizes = {"threshold": [walk.threshold for walk in found], "size": [int(walk.kept.sum()) for walk in found]}
+    return keeper.table(
+        "search_circuits", values, ("step",), magnitudes=("unfaithfulness",), share=True, about=ways, extras=sizes
+    )
+
+
 def _further(walks: Sequence[_Walk], rules: _Rules, keeper: Keeper, advance: Advance) -> list[_Walk]:
     """Every walk as far as what is run at once decides."""
     tried = [rules.tries(walk) for walk in walks]
@@ -180,3 +188,52 @@ def _further(walks: Sequence[_Walk], rules: _Rules, keeper: Keeper, advance: Adv
         after.append(rules.decided(walk, one, values))
         advance(after[-1].next - walk.next)
     return after
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """Who is still heard.
+
+    Attributes:
+        leaving: for each part, those that have to be kept, one at least, for it to reach anyone; None where it always
+            does.
+    """
+
+    leaving: Sequence[np.ndarray | None]
+
+    @classmethod
+    def of(cls, parts: Parts) -> "_Heard":
+        """Edges into a node need an edge that leaves it; heads, and edges into the logits, need none."""
+        graph = parts.graph
+        if graph is None:
+            return cls([None] * len(parts))
+        sender_P, receiver_P = parts.places.T
+        leaving_V = [np.flatnonzero(np.isin(sender_P, senders)) for senders in _fed(graph)]
+        into_V = [*leaving_V, None]
+        return cls([into_V[v] for v in receiver_P])
+
+    def into(self, kept_P: np.ndarray, part: int) -> bool:
+        """Whether this part would be heard, if these are kept."""
+        leaving = self.leaving[part]
+        return leaving is None or bool(kept_P[leaving].any())
+
+
+def _fed(graph: Graph) -> Iterator[range]:
+    """For each receiver but the logits, the senders that its input goes into."""
+    N, K = graph.heads, graph.kv_heads
+    for v in range(len(graph.receivers) - 1):
+        layer, place = divmod(v, graph.receivers_a_layer)
+        first = 1 + layer * graph.senders_a_layer
+        if place < N or place == graph.receivers_a_layer - 1:
+            own = place if place < N else N
+            yield range(first + own, first + own + 1)
+        else:
+            k = (place - N) % K
+            yield range(first + k * N // K, first + (k + 1) * N // K)
+
+
+def _order(parts: Parts, backwards: bool) -> np.ndarray:
+    """The parts in the order they are visited in, `[P]`."""
+    one, other = parts.places.T
+    later, within = (one, other) if parts.graph is None else (other, one)
+    return np.lexsort((-within if backwards else within, -later))

@@ -1,0 +1,82 @@
+"""jaxheads as a side of `experiments.speed`."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxheads as jh
+from experiments.speed_worker import Way, fastest_product
+from experiments.speed_works import COLUMNS_COMPARED, Inputs, Work
+
+
+class JaxHeads:
+    """Each work is one call."""
+
+    devices: jax.sharding.Mesh | None = None
+
+    def __init__(self, weights: Path):
+        self.model = jh.load(str(weights))
+
+    def ways(self, work: Work, inputs: Inputs) -> Mapping[str, Way]:
+        """The one way."""
+        ask = {"ablate": self._sweep, "patch": self._sweep, "importance": self._importance, "forward": self._forward}
+        return {"one call": partial(ask[work.kind], work, inputs)}
+
+    def about(self, work: Work, inputs: Inputs) -> Mapping[str, Any]:
+        """FLOPs: those that the plan says are needed, and those of one whole run after the other, last logits only."""
+        if work.kind == "importance":
+            return {}
+        plan, examples = jh.plan(self._asked(work, inputs)), len(inputs.tokens)
+        if work.kind == "forward":
+            return {"needed": plan.sizes.forward(examples), "loop": plan.sizes.forward(examples)}
+        layers = plan.sizes.positions * plan.sizes.layers * plan.sizes.layer_of_one
+        one = examples * (layers + plan.sizes.rows * plan.sizes.vocabulary)
+        runs = 1 + plan.sources + sum(map(len, plan.steps))
+        return {"needed": plan.cost().flops, "loop": float(one * runs), "planned_memory": plan.cost().bytes}
+
+    def matmul(self) -> float:
+        """Of `jnp.matmul`, compiled."""
+
+        def multiply(a: np.ndarray, b: np.ndarray) -> Callable[[], object]:
+            product, on_device = jax.jit(jnp.matmul), (jnp.asarray(a), jnp.asarray(b))
+            return lambda: product(*on_device).block_until_ready()
+
+        return fastest_product(multiply)
+
+    def _asked(self, work: Work, inputs: Inputs) -> Callable[[], jh.HeadTable]:
+        batch, objective = jh.Batch(inputs.tokens), jh.logit_difference(inputs.right, inputs.wrong)
+        if work.kind != "patch":
+            return partial(jh.ablate, self.model, batch, objective, "zero", devices=self.devices)
+        assert inputs.source is not None
+        by = ("layer", work.by)
+        return partial(jh.patch, self.model, jh.Batch(inputs.source), batch, objective, site=work.site, by=by)
+
+    def _sweep(self, work: Work, inputs: Inputs) -> np.ndarray:
+        table = self._asked(work, inputs)()
+        assert table.per_example is not None
+        return table.per_example if work.kind == "ablate" else table.per_example[table.metrics.index("effect")]
+
+    def _importance(self, work: Work, inputs: Inputs) -> np.ndarray:
+        del work
+        objective = jh.logit_difference(inputs.right, inputs.wrong)
+        table = jh.importance(self.model, jh.Batch(inputs.tokens), objective)
+        assert table.per_example is not None
+        return table.per_example
+
+    def _forward(self, work: Work, inputs: Inputs) -> np.ndarray:
+        del work
+        logits = jh.run(self.model, jh.Batch(inputs.tokens)).output.block_until_ready()
+        return np.asarray(logits[:, :, ::COLUMNS_COMPARED])
+
+
+class JaxHeadsOnDevices(JaxHeads):
+    """Edited copies split over all devices that there are."""
+
+    def __init__(self, weights: Path):
+        super().__init__(weights)
+        self.devices = jax.make_mesh((jax.device_count(),), ("questions",))

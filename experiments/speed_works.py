@@ -1,0 +1,136 @@
+"""What is done in `experiments.speed`, and on which weights and inputs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+from transformers import GPT2Config
+
+INITIAL = 0.06
+"""Standard deviation of the weights: three times GPT-2's, so that heads matter to the objective."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of the model, of the prompts, and of the pairs that are patched."""
+
+    layers: int = 12
+    heads: int = 12
+    width: int = 768
+    vocabulary: int = 50257
+    context: int = 1024
+    prompts: int = 16
+    length: int = 64
+    pairs: int = 8
+    pair_length: int = 32
+    prefix: int = 16
+
+
+@dataclass(frozen=True)
+class Work:
+    """One thing that all sides do.
+
+    Attributes:
+        title: for tables.
+        kind: "ablate", "patch", "importance" or "forward".
+        inputs: which of the inputs it is done on.
+        site: "z" or "resid_pre", for ablation and patching.
+        by: what the columns of its table are, "head" or "position"; the rows are layers.
+    """
+
+    title: str
+    kind: str
+    inputs: str
+    site: str = "z"
+    by: str = "head"
+
+
+WORKS = {
+    "ablate": Work("ablation of all heads, zero", "ablate", "prompts"),
+    "patch_z": Work("patching z of all heads", "patch", "pairs"),
+    "patch_z_shared_prefix": Work("patching z of all heads, pairs that share a prefix", "patch", "prefixed"),
+    "patch_resid_pre": Work("patching resid_pre by layer × position", "patch", "pairs", "resid_pre", "position"),
+    "importance": Work("importance of all heads (gradient)", "importance", "prompts"),
+    "forward": Work("forward pass, all logits", "forward", "prompts"),
+}
+
+COLUMNS_COMPARED = 97
+"""Of the forward pass's logits every 97th column is compared."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Token ids `[E,T]`, those that values are patched in from (or None), and the tokens told apart, `[E]` each."""
+
+    tokens: np.ndarray
+    source: np.ndarray | None
+    right: np.ndarray
+    wrong: np.ndarray
+
+    def save(self, path: Path) -> None:
+        """To one file."""
+        fields = {name: value for name, value in vars(self).items() if value is not None}
+        np.savez(path, **fields)
+
+    @classmethod
+    def load(cls, path: Path) -> "Inputs":
+        """From that file."""
+        with np.load(path) as kept:
+            return cls(kept["tokens"], kept.get("source"), kept["right"], kept["wrong"])
+
+
+def save_weights(sizes: Sizes, seed: int, directory: Path) -> Path:
+    """Random weights as `transformers` saves a GPT-2, in a folder of their own under `directory`, written once."""
+    folder = directory / f"gpt2-{sizes.layers}-{sizes.heads}"
+    if folder.exists():
+        return folder
+    D, rng = sizes.width, np.random.default_rng(seed)
+
+    def random(*shape: int) -> np.ndarray:
+        return INITIAL * rng.standard_normal(shape, dtype=np.float32)
+
+    tensors = {"wte.weight": random(sizes.vocabulary, D), "wpe.weight": random(sizes.context, D)}
+    linear = {"attn.c_attn": (D, 3 * D), "attn.c_proj": (D, D), "mlp.c_fc": (D, 4 * D), "mlp.c_proj": (4 * D, D)}
+    norms = ["ln_f", *(f"h.{layer}.{norm}" for layer in range(sizes.layers) for norm in ("ln_1", "ln_2"))]
+    for layer in range(sizes.layers):
+        for name, shape in linear.items():
+            tensors[f"h.{layer}.{name}.weight"], tensors[f"h.{layer}.{name}.bias"] = random(*shape), random(shape[1])
+    for norm in norms:
+        tensors[f"{norm}.weight"], tensors[f"{norm}.bias"] = 1 + random(D), random(D)
+    GPT2Config(
+        vocab_size=sizes.vocabulary,
+        n_positions=sizes.context,
+        n_embd=D,
+        n_layer=sizes.layers,
+        n_head=sizes.heads,
+        bos_token_id=0,
+        eos_token_id=0,
+        architectures=["GPT2LMHeadModel"],
+    ).save_pretrained(folder)
+    named = {f"transformer.{name}": tensor for name, tensor in tensors.items()}
+    save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def save_inputs(sizes: Sizes, seed: int, directory: Path) -> dict[str, Path]:
+    """Random prompts, and pairs of them, without and with a prefix in common."""
+    rng = np.random.default_rng(seed + 1)
+
+    def draw(examples: int, length: int, shared: int | None = None) -> Inputs:
+        tokens, source = rng.integers(0, sizes.vocabulary, (2, examples, length))
+        right, wrong = rng.permuted(np.tile(np.arange(sizes.vocabulary), (examples, 1)), axis=1)[:, :2].T
+        if shared is None:
+            return Inputs(tokens, None, right, wrong)
+        source[:, :shared] = tokens[:, :shared]
+        return Inputs(tokens, source, right, wrong)
+
+    drawn = {
+        "prompts": draw(sizes.prompts, sizes.length),
+        "pairs": draw(sizes.pairs, sizes.pair_length, 0),
+        "prefixed": draw(sizes.pairs, sizes.pair_length, sizes.prefix),
+    }
+    paths = {name: directory / f"{name}.npz" for name in drawn}
+    for name, inputs in drawn.items():
+        inputs.save(paths[name])
+    return paths

@@ -1,0 +1,88 @@
+"""Sweeps on eight devices. `test_devices` runs this file in a process that has them."""
+
+import re
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+import jaxheads as jh
+from jaxheads.models.sharding import shard
+from jaxheads.sweep import execute
+from jaxheads.sweep.devices import Devices
+
+from ..models.networks import assert_same, batch_of, random_model
+
+BATCH = batch_of((6, 4, 5, 6, 3))
+
+
+def mesh_of(**axes: int) -> Mesh:
+    return jax.make_mesh(tuple(axes.values()), tuple(axes))
+
+
+@pytest.mark.parametrize(
+    ("family", "axes"), [("gpt2", {"data": 8}), ("llama", {"data": 2, "questions": 2, "model": 2})]
+)
+def test_an_ablation_on_eight_devices_gives_what_it_gives_on_one(family: str, axes: dict[str, int]):
+    model, mesh = random_model(family), mesh_of(**axes)
+    expected = jh.ablate(model, BATCH, jh.loss())
+    there = shard(model, mesh) if "model" in axes else model
+    table = jh.ablate(there, BATCH, jh.loss(), devices=mesh)
+    assert np.abs(expected.values).max() > 0.1
+    assert_same((table.per_example, table.values), (expected.per_example, expected.values))
+    assert table.provenance["unedited"] == pytest.approx(expected.provenance["unedited"], abs=1e-5)
+
+
+def test_examples_and_questions_need_no_word_between_devices(monkeypatch: pytest.MonkeyPatch):
+    programs: list[str] = []
+    original = execute.edited
+
+    def watched(*arguments: Any, **static: Any) -> jax.Array:
+        if not programs:
+            programs.append(str(original.lower(*arguments, **static).compile().as_text()))
+        return original(*arguments, **static)
+
+    ask = partial(jh.ablate, random_model("bert"), BATCH, jh.logit_difference(3, 7))
+    expected = ask()
+    monkeypatch.setattr(execute, "edited", watched)
+    assert_same(ask(devices=mesh_of(data=4, questions=2)).per_example, expected.per_example)
+    assert "num_partitions=8" in programs[0]
+    assert not re.findall(r" (?:all-gather|all-reduce|all-to-all|collective-permute)\(", programs[0])
+
+
+def test_work_is_split_over_examples_and_questions():
+    devices = Devices.of(mesh_of(questions=2, data=4))
+    assert devices.multiples == (4, 2)
+    x_BD, y_DB = devices.examples(jnp.arange(24.0).reshape(8, 3)), devices.examples(np.ones((3, 8)), axis=1)
+    w_GD, one = devices.cells(np.arange(12.0).reshape(4, 3)), devices.everywhere(jnp.float32(2))
+    assert [a.sharding.spec for a in (x_BD, y_DB, w_GD, one)] == [P("data"), P(None, "data"), P("questions"), P()]
+    assert {shard.data.shape for shard in y_DB.addressable_shards} == {(3, 2)}
+    found_GB = jax.jit(lambda x, w, one: one * jnp.einsum("bd,gd->gb", x, w))(x_BD, w_GD, one)
+    assert found_GB.sharding.spec == P("questions", "data")
+    expected = 2 * np.arange(12.0).reshape(4, 3) @ np.arange(24.0).reshape(8, 3).T
+    np.testing.assert_array_equal(devices.fetch(found_GB), expected)
+    with pytest.raises(ValueError, match="6 can't be split evenly over the mesh's 4 of 'data'"):
+        devices.examples((jnp.ones(8), jnp.ones(6)))
+
+
+def test_axes_that_a_mesh_lacks_split_nothing():
+    devices = Devices.of(mesh_of(data=8))
+    assert devices.multiples == (8, 1)
+    assert devices.cells(jnp.ones((3, 2))).sharding.is_fully_replicated
+    assert Devices.of(mesh_of(model=8)).multiples == (1, 1)
+
+
+def test_a_network_stays_as_it_was_split():
+    mesh = mesh_of(data=4, model=2)
+    model, devices = random_model("bert"), Devices.of(mesh)
+    split = shard(model, mesh)
+    assert devices.network(split.network) is split.network
+    spread = jax.tree.leaves(devices.network(model.network))
+    assert all(leaf.sharding.is_fully_replicated and len(leaf.sharding.device_set) == 8 for leaf in spread)
+    with pytest.raises(ValueError, match=r"split over Mesh\(.*'model': 8.*the sweep over Mesh\(.*give both the same"):
+        devices.network(shard(model, mesh_of(model=8)).network)

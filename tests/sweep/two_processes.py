@@ -1,0 +1,38 @@
+"""One of two processes with two devices each: `python -m tests.sweep.two_processes PORT NUMBER`; see `test_devices`."""
+
+import sys
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+import jaxheads as jh
+from jaxheads.models.sharding import fetch, shard
+
+from ..models.networks import assert_same, batch_of, random_model
+
+
+def check() -> None:
+    """Every process asks the same, and gets all of what one device gives."""
+    by_process = np.array(jax.devices()).reshape(2, 2)
+    assert [device.process_index for device in by_process[:, 0]] == [0, 1]
+    assert len(jax.local_devices()) == 2
+    model, batch = random_model("llama"), batch_of((6, 4, 5))
+
+    expected = jh.ablate(model, batch, jh.loss())
+    table = jh.ablate(model, batch, jh.loss(), devices=Mesh(by_process, ("data", "questions")))
+    assert_same(table.per_example, expected.per_example)
+
+    across = Mesh(by_process.T, ("questions", "model"))  # each process has one half of the weights
+    split = shard(model, across)
+    assert not split.network.embed.embedding[...].is_fully_addressable
+    expected = jh.ablate(model, batch, jh.loss(), "zero")
+    table = jh.ablate(split, batch, jh.loss(), "zero", devices=across)
+    assert_same(table.per_example, expected.per_example)
+    run, whole = jh.run(split, batch, "z"), jh.run(model, batch, "z")
+    assert_same((fetch(run.output), fetch(run.seen["z"])), (whole.output, whole.seen["z"]))
+
+
+if __name__ == "__main__":
+    jax.distributed.initialize(f"127.0.0.1:{sys.argv[1]}", 2, int(sys.argv[2]))
+    check()
