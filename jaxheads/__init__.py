@@ -9,13 +9,21 @@ from .measure.roles import Evidence, name_heads
 from .models.batch import Batch
 from .models.load import load
 from .models.model import Model, Run, run
+from .models.sharding import placement, shard
 from .models.sites import SiteEdit
 from .objectives import Objective, logit_difference, loss
 from .sweep.ablate import ablate, cumulative, interactions
 from .sweep.ask import plan
+from .sweep.attribute import attribute
+from .sweep.benchmark import auroc, faithfulness_curve
+from .sweep.circuit import circuit
+from .sweep.edge_attribution import keep_edges, patch_edges
+from .sweep.edges import Graph
+from .sweep.importance import importance
 from .sweep.knock_out import knock_out
 from .sweep.patch import patch
 from .sweep.paths import all_paths, paths
+from .sweep.search import search_circuits
 from .tables import HeadTable
 
 __all__ = [
@@ -25,6 +33,8 @@ __all__ = [
     "Run",
     "load",
     "run",
+    "placement",
+    "shard",
     # edits are values
     "SiteEdit",
     "edits",
@@ -45,16 +55,26 @@ __all__ = [
     # whether they matter
     "Objective",
     "ablate",
+    "attribute",
     "cumulative",
+    "importance",
     "interactions",
     "knock_out",
-    "patch",
-    "paths",
-    "all_paths",
-    "plan",
     "logit_difference",
     "loss",
     "objectives",
+    "patch",
+    "plan",
+    # by which ways
+    "Graph",
+    "all_paths",
+    "auroc",
+    "circuit",
+    "faithfulness_curve",
+    "keep_edges",
+    "patch_edges",
+    "paths",
+    "search_circuits",
     # answers
     "HeadTable",
 ]

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import jax
+import numpy as np
 import tyro
+from jax.sharding import Mesh
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Atlas:
 
     seed: int = 0
     """Of everything random."""
+
+    distributed: bool = False
+    """One of several processes, each started with this same command (see the README)."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,10 @@ def _atlas(options: Atlas) -> None:
     from .models.load import load
     from .report.atlas import atlas
 
+    if options.distributed:
+        jax.distributed.initialize()
+    devices = Mesh(np.array(jax.devices()), ("data",)) if jax.device_count() > 1 else None
+    first = jax.process_index() == 0
     out = options.out or Path("results") / f"atlas-{Path(options.model).name.removesuffix('.gguf')}"
     unfinished = out / ".unfinished"
     model = load(options.model)
@@ -76,9 +85,12 @@ def _atlas(options: Atlas) -> None:
         examples=options.examples,
         measured=options.measured,
         seed=options.seed,
-        progress=True,
+        devices=devices,
+        progress=first,
         resume=unfinished,
     )
+    if not first:
+        return
     written = found.save(out)
     shutil.rmtree(unfinished, ignore_errors=True)
     print(found.text())

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..models.batch import Batch
 from ..models.model import Model, Network, check_edit, forward
+from ..models.sharding import fetch
 from ..models.sites import SiteEdit
 from ..models.stack import Stack
 from ..progress import progress as show_progress
@@ -187,7 +188,7 @@ def _in_pieces(
         rows = np.arange(start, min(start + size, B))
         filled = np.minimum(np.arange(start, start + size), B - 1)
         given = (batch, scored, edits) if size == B else _take(filled, batch, scored, edits)
-        kept = jax.device_get(_measured(network, *given, stack.name, metrics))
+        kept = jax.tree.map(fetch, _measured(network, *given, stack.name, metrics))
         yield (
             rows,
             {name: (value[:, : len(rows)], counts[:, : len(rows)]) for name, (value, counts) in kept.items()},

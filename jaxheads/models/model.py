@@ -173,9 +173,9 @@ def forward(
 
 
 def output(network: Network, x_BTD: Array) -> Array:
-    """Logits `[B,T,V]` from the stream after the last stack; the features of a model without a head."""
+    """Logits `[B,T,V]` from the stream after the last stack; the features of a model without a head. In its dtype."""
     features = network.features(x_BTD)
-    return features if network.unembedding is None else network.unembedding.logits(features)
+    return features if network.unembedding is None else network.unembedding.logits(features).astype(features.dtype)
 
 
 def run(model: Model, batch: Batch, capture: Sequence[str] = (), edits: Sequence[SiteEdit] | SiteEdit = ()) -> Run:

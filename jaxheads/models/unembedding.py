@@ -19,12 +19,12 @@ class Unembedding(NamedTuple):
     def logits(self, x_BTD: Array, columns_BC: Array | None = None) -> Array:
         """Logits `[B,T,V]`, or only those of each example's own `columns` (token ids): `[B,T,C]`, in float32.
 
-        The few are there to be subtracted from each other: of two near 20, bfloat16 would tell no difference below
+        They are there to be subtracted from each other: of two near 20, bfloat16 would tell no difference below
         an eighth.
         """
         if columns_BC is None:
-            logits_BTV = jnp.einsum("btd,vd->btv", x_BTD, self.weight)
-            return logits_BTV if self.bias is None else logits_BTV + self.bias[None, None]
+            logits_BTV = _product("btd,vd->btv", x_BTD, self.weight)
+            return logits_BTV if self.bias is None else logits_BTV + self.bias[None, None].astype(jnp.float32)
         logits_BTC = _product("btd,bcd->btc", x_BTD, self.weight[columns_BC])
         return logits_BTC if self.bias is None else logits_BTC + self.bias[columns_BC][:, None].astype(jnp.float32)
 

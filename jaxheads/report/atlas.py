@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from ..files import write_atomically
@@ -69,6 +70,7 @@ def atlas(
     examples: int = 8,
     measured: int = 32,
     seed: int = 0,
+    devices: jax.sharding.Mesh | None = None,
     progress: bool = False,
     resume: str | os.PathLike | None = None,
 ) -> Atlas:
@@ -79,6 +81,7 @@ def atlas(
         examples: of each ablation. One token costs about two forward passes' arithmetic for every head.
         measured: sequences of repeated random tokens that are measured.
         seed: of random tokens, prompts, nulls, splits and bootstraps.
+        devices: a mesh to spread the ablations over; see `jaxheads.ablate`.
         progress: show progress bars.
         resume: a directory that keeps finished work until the atlas is done; a second run goes on from there.
 
@@ -95,7 +98,7 @@ def atlas(
     asked, left_out = questions(model, shown, examples=examples, seed=seed)
     measuring = _Measuring(model, seed, progress, None if resume is None else Path(resume))
     on_prose, on_repeats, roles = measuring.all(shown, said)
-    effects = tuple(_effect(model, question, seed, progress, resume) for question in asked)
+    effects = tuple(_effect(model, question, seed, devices, progress, resume) for question in asked)
     about = {
         "model": model.name,
         "weights": model.identity(),
@@ -158,7 +161,14 @@ class _Measuring:
         return table
 
 
-def _effect(model: Model, question: Question, seed: int, progress: bool, resume: str | os.PathLike | None) -> HeadTable:
+def _effect(
+    model: Model,
+    question: Question,
+    seed: int,
+    devices: jax.sharding.Mesh | None,
+    progress: bool,
+    resume: str | os.PathLike | None,
+) -> HeadTable:
     table = ablate(
         model,
         question.batch,
@@ -166,6 +176,7 @@ def _effect(model: Model, question: Question, seed: int, progress: bool, resume:
         "mean",
         reference=question.reference,
         seed=seed,
+        devices=devices,
         progress=progress,
         resume=resume,
     )

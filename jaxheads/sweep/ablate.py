@@ -32,19 +32,12 @@ def ablate(
     *,
     by: Sequence[str] = ("layer", "head"),
     sets: Mapping[str, Heads] | None = None,
-    reference: Batch | None = None,
-    per_position: bool = False,
-    groups: ArrayLike | None = None,
-    reference_groups: ArrayLike | None = None,
-    donors: int = 1,
-    stack: str | None = None,
-    seed: int = 0,
-    level: float = 0.95,
-    memory: int = 1 << 30,
-    devices: jax.sharding.Mesh | None = None,
-    progress: bool = False,
-    resume: str | os.PathLike | None = None,
-) -> HeadTable:
+    reference: Batch | None = None, per_position: bool = False,
+    groups: ArrayLike | None = None, reference_groups: ArrayLike | None = None,
+    donors: int = 1, stack: str | None = None, seed: int = 0, level: float = 0.95,
+    memory: int = 1 << 30, devices: jax.sharding.Mesh | None = None,
+    progress: bool = False, resume: str | os.PathLike | None = None,
+) -> HeadTable:  # fmt: skip
     """Replace heads' outputs and see how the objective changes, for every example.
 
     An effect is `objective(ablated) - objective(unedited)`, per example, then averaged; its interval is a bootstrap
@@ -52,23 +45,20 @@ def ablate(
     replacement cannot change.
 
     Args:
-        batch: the inputs; or a stream of batches without end, each with an objective of its own if it needs one. Of a
-            stream's examples all are counted and few are kept (see `statistics.GroupedRows`): memory is bounded.
-        objective: may be left out where a stream brings its own.
-        method: what replaces a head's `z`: "zero"; "mean", its mean over the reference's examples and real positions;
+        batch: the inputs; or a stream of batches without end, each with an objective of its own if it needs one. All
+            of a stream's examples count and few are kept (see `statistics.GroupedRows`): memory is bounded.
+        method: what replaces a head's `z`: "zero"; "mean", over the reference's examples and real positions;
             "resample", that of another example of the reference at the same position.
-        by: what is ablated at once: ("layer", "head"), one head; ("layer",), all heads of a layer; ("layer", "head",
-            "position"), one head at one position, counted over real tokens.
+        by: ("layer", "head"), one head at a time; ("layer",), all heads of a layer; ("layer", "head", "position"), one
+            head at one position, counted over real tokens.
         sets: instead of `by`: named sets of (layer, head) pairs, each ablated as a whole; see `cumulative`.
         reference: for "mean" and "resample"; the batch itself when left out (a stream needs one).
         per_position: take the mean for each position (counted over real tokens) by itself.
         groups: labels `[B]`: take the mean for each group by itself (the template, in Wang et al. 2022).
-        reference_groups: labels of the reference's examples `[R]`; the same as `groups`, in the same order, when
-            left out.
+        reference_groups: labels of the reference's examples `[R]`; those in `groups`, in their order, when left out.
         donors: for "resample", how many other examples each effect is averaged over.
         stack: which stack's heads; the only one when left out.
-        seed: of donors and of the bootstrap.
-        level: of the interval.
+        seed, level: of donors and of the bootstrap; of the interval.
         memory: bytes for the activations of one piece of work, on each device.
         progress: show a progress bar.
         resume: a directory: finished parts are written there (parquet), and a later call with the same question goes
@@ -84,24 +74,16 @@ def ablate(
             there, or a reference or groups that do not fit the batch.
     """
     replacement = Replacement.of(method, reference, per_position, groups, reference_groups, donors, seed)
-    part = model.stack(stack)
-    stream = not isinstance(batch, Batch)
+    part, stream = model.stack(stack), not isinstance(batch, Batch)
     if stream:
         replacement.check_stream()
-    stand_ins = replacement.sources(model, part, memory)
-    asking = _Asking(model, part, replacement, stand_ins, by, sets, memory, Devices.of(devices))
+    asking = _Asking(model, part, replacement, replacement.sources(part), by, sets, Room(memory, Devices.of(devices)))
     about = {**replacement.about(), "by": None if sets else list(by), "sets": None if sets is None else list(sets)}
     return answer(
-        "ablate",
-        (asking.of(*each) for each in with_objectives(batch, objective)),
-        about,
-        stream=stream,
-        level=level,
-        seed=seed,
-        progress=progress,
-        resume=resume,
+        "ablate", (asking.of(*each) for each in with_objectives(batch, objective)), about,
+        stream=stream, level=level, seed=seed, progress=progress, resume=resume,
         extras=None if sets is None else {"heads": _names(sets)},
-    )
+    )  # fmt: skip
 
 
 def cumulative(order: Heads) -> dict[str, list[tuple[int, int]]]:
@@ -186,17 +168,15 @@ class _Asking:
     stand_ins: StandIns
     by: Sequence[str]
     sets: Mapping[str, Heads] | None
-    memory: int
-    devices: Devices
+    room: Room
 
     def of(self, batch: Batch, objective: Objective) -> Asked:
         """Of one batch; raises ValueError before anything runs."""
         self.replacement.check(self.model, batch)
         reads = objective.reads(self.model, batch)
         cells = self._grid(batch)
-        room = Room(self.memory, self.devices)
         prepared = self.stand_ins.of(batch)
-        sweep = Sweep.planned(self.model, self.part, batch, objective, reads, prepared, cells.steps, room)
+        sweep = Sweep.planned(self.model, self.part, batch, objective, reads, prepared, cells.steps, self.room)
         words = (self.replacement.about(), repr(self.by), repr(self.sets))
         return Asked(sweep, cells, (self.replacement.data(), words))
 

@@ -16,24 +16,14 @@ METHODS = ("atp", "atp+qk", "atp+graddrop", "atp*", "ig")
 
 
 def attribute(
-    model: Model,
-    clean: Batch,
-    corrupt: Batch,
-    objective: Objective,
+    model: Model, clean: Batch, corrupt: Batch, objective: Objective,
     method: Literal["atp", "atp+qk", "atp+graddrop", "atp*", "ig", "eap", "eap-ig"] = "atp",
     *,
-    site: str = "z",
-    by: Sequence[str] = ("layer", "head"),
-    direction: Literal["denoising", "noising"] = "denoising",
-    stack: str | None = None,
-    rule: Literal["left", "midpoint", "right"] | None = None,
-    steps: int | None = None,
-    exact: bool = False,
-    level: float = 0.95,
-    seed: int = 0,
-    memory: int = 1 << 30,
-    progress: bool = False,
-) -> HeadTable:
+    site: str = "z", by: Sequence[str] = ("layer", "head"),
+    direction: Literal["denoising", "noising"] = "denoising", stack: str | None = None,
+    rule: Literal["left", "midpoint", "right"] | None = None, steps: int | None = None, exact: bool = False,
+    level: float = 0.95, seed: int = 0, memory: int = 1 << 30, progress: bool = False,
+) -> HeadTable:  # fmt: skip
     """Estimate `patch` from gradients, all cells at once: the same arguments, the same table, the same signs.
 
     With a the values of a cell and m the objective, both in the run that is edited, and a' the other run's values:

@@ -37,7 +37,7 @@ class Chunks:
 
     def copy_pieces(self, count: int) -> Iterator[np.ndarray]:
         """Numbers of the copies of each piece, all of one length: the last repeats its last copy."""
-        return _pieces(count, _up(even(count, self.copies), self.multiples[1]))
+        return _pieces(count, up(even(count, self.copies), self.multiples[1]))
 
     def filled(self, examples: np.ndarray) -> np.ndarray:
         """These examples, the last repeated until they can be split evenly."""
@@ -46,7 +46,7 @@ class Chunks:
 
     def fewer(self, copies: int) -> int:
         """About half as many copies; the same where fewer can't be split evenly."""
-        return _up(max(1, copies // 2), self.multiples[1]) if copies > self.multiples[1] else copies
+        return up(max(1, copies // 2), self.multiples[1]) if copies > self.multiples[1] else copies
 
 
 def choose_chunks(
@@ -62,8 +62,8 @@ def choose_chunks(
     tokens = sum(len(step) * (sizes.positions - step.site.first) for step in steps) / copies_in_all
     room = min(matmul_tokens() // max(1, round(tokens)), memory // (sizes.copied + sizes.cached))
     together = math.prod(multiples) * max(1, room)
-    copies = _up(even(most, together), multiples[1])
-    return Chunks(_up(even(examples, max(1, together // copies)), multiples[0]), copies, multiples)
+    copies = up(even(most, together), multiples[1])
+    return Chunks(up(even(examples, max(1, together // copies)), multiples[0]), copies, multiples)
 
 
 def matmul_tokens() -> int:
@@ -76,7 +76,8 @@ def even(count: int, most: int) -> int:
     return math.ceil(count / math.ceil(count / max(1, min(count, most))))
 
 
-def _up(count: int, multiple: int) -> int:
+def up(count: int, multiple: int) -> int:
+    """The next multiple."""
     return -(-count // multiple) * multiple
 
 

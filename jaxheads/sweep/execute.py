@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
@@ -26,18 +26,26 @@ PART_FLOPS = {"cpu": 2e12}
 PART_FLOPS_ELSEWHERE = 1e15
 
 
-class Room(NamedTuple):
+@dataclass(frozen=True)
+class Room:
     """What a sweep may use: bytes for the activations of one piece of work on each device, and the devices."""
 
     memory: int
     devices: Devices
+    _networks: dict[int, Network] = field(default_factory=dict, repr=False)
+
+    def network(self, model: Model) -> Network:
+        """The model's network on the devices, put there once."""
+        if id(model) not in self._networks:
+            self._networks[id(model)] = self.devices.network(model.network)
+        return self._networks[id(model)]
 
 
 class Prepared(NamedTuple):
     """Sources that are computed when they are needed: planning a sweep runs nothing."""
 
     count: int
-    make: Callable[[], "Sources"]
+    make: Callable[["Sweep"], "Sources"]
 
 
 class Sources(Protocol):
@@ -82,12 +90,12 @@ class Sweep:
     @cached_property
     def network(self) -> Network:
         """The network, on the devices."""
-        return self.room.devices.network(self.model.network)
+        return self.room.network(self.model)
 
     @cached_property
     def sources(self) -> Sources:
         """What edits put in place, computed once."""
-        return self.prepared.make()
+        return self.prepared.make(self)
 
     @property
     def cells(self) -> int:
@@ -250,6 +258,6 @@ def _memory_runs_out() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
+        if "RESOURCE_EXHAUSTED" not in str(error) or jax.process_count() > 1:
+            raise  # one process that went on with smaller pieces would leave the others waiting
         raise _OutOfMemory from error

@@ -3,7 +3,6 @@
 Letters beside the usual ones: P parts (heads or edges), G circuits.
 """
 
-import functools
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,7 @@ from .columns import columns_of, magnitude
 from .devices import Devices
 from .edge_attribution import ABLATIONS, keep_edges
 from .engine import Site
-from .execute import Prepared, Room, Sweep
+from .execute import Prepared, Room, Sources, Sweep
 from .parts import Parts
 from .patch import Others, check_pair, first_difference
 from .plan import Plan, bucket
@@ -79,7 +78,7 @@ class Ablated:
             return self._edges(model, parts.stack, batch, objective)
         prepared, first, about, data = self._stand_ins(model, parts.stack, batch)
         reads, room = objective.reads(model, batch), Room(self.memory, Devices.of(self.devices))
-        prepared = Prepared(prepared.count, functools.cache(prepared.make))
+        prepared = Prepared(prepared.count, _once(prepared.make))
 
         def run(kept_GLN: np.ndarray) -> np.ndarray:
             steps = _steps(parts.stack, ~kept_GLN, first)
@@ -94,14 +93,14 @@ class Ablated:
             given, T = self.reference, batch.tokens.shape[1]
             assert given is not None
             first = int(bucket(min(first_difference(batch, given), T - 1), T)) if stack.causal else 0
-            return Prepared(1, lambda: Others(given)), first, {"ablation": self.ablation}, given
+            return Prepared(1, lambda _: Others(given)), first, {"ablation": self.ablation}, given
         asked = Replacement.of(
             self.ablation, self.reference, self.per_position, self.groups, self.reference_groups, self.donors, self.seed
         )
         asked.check(model, batch)
         about = asked.about()
         about = {"ablation": about.pop("method"), **about}
-        return asked.sources(model, stack, self.memory).of(batch), 0, about, asked.data()
+        return asked.sources(stack).of(batch), 0, about, asked.data()
 
     def _edges(self, model: Model, stack: Stack, batch: Batch, objective: Objective) -> tuple[Run, dict[str, Any], Any]:
         if self.per_position or self.groups is not None or self.devices is not None:
@@ -223,6 +222,18 @@ class Keeper:
             columns[flat.metrics[0]] = columns.pop("normalised")
         columns |= {column: magnitude(columns[column]) for column in magnitudes}
         return HeadTable.from_columns(name, flat.stack, columns, flat.provenance, axes=axes, extras=extras)
+
+
+def _once(make: Callable[[Sweep], Sources]) -> Callable[[Sweep], Sources]:
+    """All sweeps have the sources of the first."""
+    made: list[Sources] = []
+
+    def sources(sweep: Sweep) -> Sources:
+        if not made:
+            made.append(make(sweep))
+        return made[0]
+
+    return sources
 
 
 def _piece(count: int) -> int:

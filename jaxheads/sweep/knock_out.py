@@ -64,7 +64,7 @@ def knock_out(
     reads, T = objective.reads(model, batch), batch.tokens.shape[1]
     first = int(bucket(int(edges_BTS.any(axis=(0, 2)).argmax()), T)) if part.causal else 0
     cells = grid(part, "scores", batch, by, first) if sets is None else set_grid(part, "scores", sets)
-    prepared, room = Prepared(1, lambda: _Forbidden(edges_BTS)), Room(memory, Devices.of(devices))
+    prepared, room = Prepared(1, lambda _: _Forbidden(edges_BTS)), Room(memory, Devices.of(devices))
     sweep = Sweep.planned(model, part, batch, objective, reads, prepared, cells.steps, room)
     asked = Asked(sweep, cells, (edges_BTS, repr(by), repr(sets)))
     about = {"by": list(by), "sets": None if sets is None else list(sets), "edges": int(edges_BTS.sum())}

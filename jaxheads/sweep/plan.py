@@ -16,7 +16,7 @@ from ..models.model import Model
 from ..models.stack import Stack
 from ..models.unembedding import PIECE
 from ..objectives import Reads
-from .chunks import Chunks, even, matmul_tokens
+from .chunks import Chunks, even, matmul_tokens, up
 from .engine import Site
 
 BUCKETS = 4
@@ -221,11 +221,11 @@ def _words(path: Sequence[Any]) -> list[str]:
     return [word for word in words if word not in ("", "value")]
 
 
-def forward_pieces(stack: Stack, batch: Batch, *, memory: int) -> Iterator[np.ndarray]:
-    """The batch's examples in pieces that whole runs of the model have room for."""
+def forward_pieces(stack: Stack, batch: Batch, *, memory: int, multiple: int = 1) -> Iterator[np.ndarray]:
+    """The batch's examples in pieces that whole runs of the model have room for, each split over `multiple` devices."""
     T = batch.tokens.shape[1]
     together = max(1, min(matmul_tokens() // T, memory // (FLOAT * T * _floats_a_token(stack, T))))
-    return Chunks(even(len(batch), together), 1).example_pieces(len(batch))
+    return Chunks(up(even(len(batch), multiple * together), multiple), 1).example_pieces(len(batch))
 
 
 def _floats_a_token(stack: Stack, positions: int) -> int:

@@ -1,6 +1,6 @@
 """How a head is ablated: what a user asked for, checked, and turned into the values that replace it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -11,8 +11,7 @@ from numpy.typing import ArrayLike
 from ..models.batch import Batch
 from ..models.model import Model
 from ..models.stack import Stack
-from .execute import Prepared
-from .plan import forward_pieces
+from .execute import Prepared, Sweep
 from .stand_ins import Donors, Fixed, Slots, choose_donors, zeros
 
 METHODS = ("zero", "mean", "resample")
@@ -76,9 +75,9 @@ class Replacement:
         model.check(batch)
         model.check(given)
 
-    def sources(self, model: Model, part: Stack, memory: int) -> "StandIns":
+    def sources(self, part: Stack) -> "StandIns":
         """What replaces heads, batch by batch; a reference is gone through once."""
-        return StandIns(self, model, part, memory)
+        return StandIns(self, part)
 
     def data(self) -> tuple[Any, ...]:
         """The arrays that the answer depends on."""
@@ -101,9 +100,8 @@ class StandIns:
     """From a batch to the values that replace its heads."""
 
     replacement: Replacement
-    model: Model
     part: Stack
-    memory: int
+    _kept: dict[str, Array] = field(default_factory=dict)
 
     def of(self, batch: Batch) -> "Prepared":
         """For this batch; nothing runs yet, but what can be seen to be wrong raises ValueError."""
@@ -111,13 +109,13 @@ class StandIns:
         if asked.method == "resample":
             donors = choose_donors(batch, asked.reference, donors=asked.donors, seed=asked.seed)
             given = batch if asked.reference is None else asked.reference
-            return Prepared(len(donors), lambda: Donors(given, donors))
+            return Prepared(len(donors), lambda _: Donors(given, donors))
         if asked.method == "zero":
-            return Prepared(1, lambda: zeros(self.part, batch))
+            return Prepared(1, lambda _: zeros(self.part, batch))
         labels = None if asked.labels is None else asked.labels[0]
         slots = self._slots_of(batch) if asked.reference is None else self._slots
         index_BT = slots.index(batch, labels)
-        return Prepared(1, lambda: Fixed(self._means(slots, batch), index_BT))
+        return Prepared(1, lambda sweep: Fixed(self._means(sweep, slots, batch), index_BT))
 
     def _slots_of(self, given: Batch) -> Slots:
         asked = self.replacement
@@ -128,16 +126,12 @@ class StandIns:
         assert self.replacement.reference is not None
         return self._slots_of(self.replacement.reference)
 
-    @cached_property
-    def _of_reference(self) -> Array:
-        assert self.replacement.reference is not None
-        return self._over(self._slots, self.replacement.reference)
-
-    def _means(self, slots: Slots, batch: Batch) -> Array:
-        return self._over(slots, batch) if self.replacement.reference is None else self._of_reference
-
-    def _over(self, slots: Slots, given: Batch) -> Array:
-        return slots.means(self.model, self.part, given, forward_pieces(self.part, given, memory=self.memory))
+    def _means(self, sweep: Sweep, slots: Slots, batch: Batch) -> Array:
+        if (given := self.replacement.reference) is None:
+            return slots.means(sweep, batch)
+        if "means" not in self._kept:
+            self._kept["means"] = slots.means(sweep, given)
+        return self._kept["means"]
 
 
 def _labels(groups: ArrayLike | None, reference_groups: ArrayLike | None) -> tuple[np.ndarray, np.ndarray] | None:

@@ -13,9 +13,11 @@ import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jax.experimental.multihost_utils import broadcast_one_to_all
 
 from ..files import write_atomically
 from ..models.model import Model
+from ..models.sharding import fetch
 
 _SHAPE = b"jaxheads.shape"
 
@@ -44,9 +46,11 @@ class Journal:
         if self.folder is None:
             return compute()
         path = self.folder / f"{name}.parquet"
-        if (kept := _kept(path)) is not None:
+        if (kept := _first_process(_kept(path))) is not None:
             return kept
         value = compute()
+        if jax.process_index() > 0:
+            return value
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, partial(_write, value, coordinates))
         return value
@@ -67,6 +71,18 @@ def _kept(path: Path) -> np.ndarray | None:
     except (FileNotFoundError, pa.ArrowException):
         return None
     return part["value"].to_numpy().reshape(json.loads(part.schema.metadata[_SHAPE])).copy()
+
+
+def _first_process(kept: np.ndarray | None) -> np.ndarray | None:
+    """What the first of several processes has: all go on with the same, or all compute."""
+    if jax.process_count() == 1:
+        return kept
+    shape = np.zeros(9, np.int64) if kept is None else np.array([1, kept.ndim, *kept.shape, *[0] * (7 - kept.ndim)])
+    there, axes, *sizes = np.asarray(broadcast_one_to_all(shape.astype(np.int32)))
+    if not there:
+        return None
+    words = np.zeros(2 * int(np.prod(sizes[:axes])), np.int32) if kept is None else kept.reshape(-1).view(np.int32)
+    return np.asarray(broadcast_one_to_all(words)).view(np.float64).reshape(sizes[:axes])
 
 
 def fingerprint(model: Model, *parts: Any) -> str:
@@ -94,6 +110,6 @@ def _update(digest: Any, leaf: Any) -> None:
     if isinstance(leaf, str | int | float | bool):
         digest.update(repr(leaf).encode())
         return
-    array = np.asarray(leaf)
+    array = fetch(leaf) if isinstance(leaf, jax.Array) else np.asarray(leaf)
     digest.update(f"{array.dtype}{array.shape}".encode())
     digest.update(repr(array.tolist()).encode() if array.dtype == object else array.tobytes())

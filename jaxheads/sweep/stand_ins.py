@@ -1,6 +1,6 @@
 """What is put in a head's place when it is ablated: nothing, a mean, or another example's output."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,9 +10,10 @@ import numpy as np
 from jax import Array
 
 from ..models.batch import Batch
-from ..models.model import Model, Network, forward
+from ..models.model import Network, forward
 from ..models.stack import Stack
 from .execute import Sweep
+from .plan import forward_pieces
 
 
 @jax.tree_util.register_dataclass
@@ -125,16 +126,14 @@ class Slots:
             )
         return slots_BT
 
-    def means(self, model: Model, stack: Stack, reference: Batch, pieces: Iterable[np.ndarray]) -> Array:
-        """Each head's mean output in each slot, `[L,P,N,H]`; `pieces` are the reference's examples in chunks that fit
-        memory, repeats counted once."""
+    def means(self, sweep: Sweep, reference: Batch) -> Array:
+        """Each head's mean output in each slot over the reference's real tokens, `[L,P,N,H]`."""
+        stack, devices = sweep.stack, sweep.room.devices
         sums = np.zeros((stack.layers, len(self.counts), stack.heads, stack.head_size))
-        for piece in pieces:
-            piece = np.unique(piece)
-            slot = jnp.asarray(self.slots[piece])
-            sums += np.asarray(
-                _sums(model.network, reference.take(piece), slot, stack=stack.name, slots=len(self.counts))
-            )
+        for piece in forward_pieces(stack, reference, memory=sweep.room.memory, multiple=devices.multiples[0]):
+            counted_B = np.arange(len(piece)) < len(np.unique(piece))  # the last is repeated to fill the piece
+            given = devices.examples((reference.take(piece), jnp.asarray(self.slots[piece]), jnp.asarray(counted_B)))
+            sums += devices.fetch(_sums(sweep.network, *given, stack=stack.name, slots=len(self.counts)))
         return jnp.asarray(sums / np.maximum(self.counts, 1)[None, :, None, None], jnp.float32)
 
 
@@ -175,9 +174,9 @@ def _all_z(network: Network, batch: Batch, *, stack: str) -> Array:
 
 
 @partial(jax.jit, static_argnames=("stack", "slots"))
-def _sums(network: Network, batch: Batch, slot_BT: Array, *, stack: str, slots: int) -> Array:
-    """Sums `[L,P,N,H]` of z over the real tokens of each slot."""
-    real_BT = batch.mask.astype(jnp.float32)
+def _sums(network: Network, batch: Batch, slot_BT: Array, counted_B: Array, *, stack: str, slots: int) -> Array:
+    """Sums `[L,P,N,H]` of z over the real tokens of each slot, in the examples that are counted."""
+    real_BT = (batch.mask & counted_B[:, None]).astype(jnp.float32)
 
     def read(seen: Mapping[str, Array]) -> Array:
         z_BTNH = seen["z"].astype(jnp.float32) * real_BT[..., None, None]

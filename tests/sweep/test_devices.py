@@ -30,7 +30,7 @@ def test_on_eight_devices():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_in_two_processes():
+def test_in_two_processes(tmp_path: Path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -38,7 +38,7 @@ def test_in_two_processes():
     environment = {**ENVIRONMENT, "JAX_NUM_CPU_DEVICES": "2", "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
     processes = [
         subprocess.Popen(
-            [*command, str(number)],
+            [*command, str(number), str(tmp_path / str(number))],  # each has a disk of its own
             cwd=HERE.parents[1],
             env=environment,
             stdout=subprocess.PIPE,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import hypothesis.strategies as st
 import numpy as np
@@ -102,7 +102,7 @@ def assert_paths(table: jh.HeadTable, effects: np.ndarray, before_L: np.ndarray)
 
 
 CASES: dict[str, dict[str, Any]] = {
-    "queries at the end": {"kinds": "qq", "positions": "last", "side": "left", "shared": 5, "by_loss": True},
+    "queries at one position": {"kinds": "qq", "positions": "one", "side": "left", "shared": 5, "by_loss": True},
     "everything": {"kinds": "qkvm", "direction": "denoising", "mlps": "frozen", "by_loss": True},
     "values and an MLP at some positions": {"kinds": "vm", "positions": "some", "direction": "denoising"},
     "logits": {"side": "left"},
@@ -126,7 +126,7 @@ def draw_receivers(draw: Any, stack: Any, kinds: str) -> list[Any]:
     ("family", "case"),
     [(f, c) for i, f in enumerate(SMALL) for j, c in enumerate(CASES) if (i + j) % 3 or c == "logits"],
 )
-@settings(QUICK, max_examples=4)
+@settings(QUICK, max_examples=3)
 @given(data=st.data())
 def test_equals_two_whole_runs(family: str, case: str, data: Any):
     model, draw = deep_model(family), data.draw
@@ -136,13 +136,13 @@ def test_equals_two_whole_runs(family: str, case: str, data: Any):
     corrupt = other_tokens(clean, case_of["shared"])
     last = np.asarray(clean.last)
     where = {
-        "last": np.arange(8) == last[:, None],
+        "one": np.arange(8) == last[:, None] - 1,
         "some": np.isin(np.arange(8) - last[:, None], draw(st.sampled_from([[0, -2], [-5, 0]]))),
     }.get(case_of["positions"])
     receivers = draw_receivers(draw, model.stack(), case_of["kinds"])
     base = corrupt if case_of.get("direction") == "denoising" else clean  # whose tokens a loss is about
     objective, judge = question(base, case_of["by_loss"] and model.causal)
-    positions = last if case_of["positions"] == "last" else where
+    positions = last - 1 if case_of["positions"] == "one" else where
     table = paths(model, clean, corrupt, objective, receivers, positions=positions, **how)
     effects = slow(model, clean, corrupt, judge, receivers, where=where, **how)
     assert_paths(table, effects, comes_before(model, receivers))
@@ -176,10 +176,10 @@ OBJECTIVE, JUDGE = question(CLEAN)
 
 
 def test_a_run_patched_with_itself_does_not_change():
-    model = deep_model("llama")
-    for receivers in ("logits", [("q", 2, 1)]):
+    model, asked = deep_model("llama"), cast(list[Any], ["logits", [("q", 2, 1)]])
+    for receivers, layers in zip(asked, (4, 2), strict=True):
         table = paths(model, CLEAN, CLEAN, OBJECTIVE, receivers)
-        np.testing.assert_allclose(table.grid("effect"), 0, atol=1e-5)
+        np.testing.assert_allclose(table.grid("effect")[:layers], 0, atol=1e-5)
         assert np.isnan(table.grid("normalised")).all()
 
 

@@ -1,4 +1,4 @@
-"""One of two processes with two devices each: `python -m tests.sweep.two_processes PORT NUMBER`; see `test_devices`."""
+"""One of two processes with two devices each: `python -m tests.sweep.two_processes PORT NUMBER DIRECTORY`."""
 
 import sys
 
@@ -29,6 +29,10 @@ def check() -> None:
     expected = jh.ablate(model, batch, jh.loss(), "zero")
     table = jh.ablate(split, batch, jh.loss(), "zero", devices=across)
     assert_same(table.per_example, expected.per_example)
+    expected = jh.ablate(model, batch, jh.loss(), "mean")
+    for _ in range(2):  # the second time from the parts that the first process wrote
+        table = jh.ablate(split, batch, jh.loss(), "mean", devices=across, resume=sys.argv[3])
+        assert_same(table.per_example, expected.per_example)
     run, whole = jh.run(split, batch, "z"), jh.run(model, batch, "z")
     assert_same((fetch(run.output), fetch(run.seen["z"])), (whole.output, whole.seen["z"]))
 
