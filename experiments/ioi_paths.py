@@ -98,7 +98,7 @@ def find_circuit(
         heads = [(layer, head) for layer, head in found.get(receives, []) if layer > 0]
         if not heads:
             break
-        receivers = sorted({(kind, layer, head if kind == "q" else head // shared) for layer, head in heads})
+        receivers: Any = sorted({(kind, layer, head if kind == "q" else head // shared) for layer, head in heads})
         steps.append(Step(role, patch(receivers, positions=positions), sign))
         found[role] = pick(steps[-1])
     circuit = sorted({head for heads in found.values() for head in heads})

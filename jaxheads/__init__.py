@@ -15,15 +15,15 @@ from .objectives import Objective, logit_difference, loss
 from .sweep.ablate import ablate, cumulative, interactions
 from .sweep.ask import plan
 from .sweep.attribute import attribute
-from .sweep.benchmark import auroc, faithfulness_curve
-from .sweep.circuit import circuit
-from .sweep.edge_attribution import keep_edges, patch_edges
-from .sweep.edges import Graph
+from .sweep.circuits.attribution import keep_edges, patch_edges
+from .sweep.circuits.benchmark import auroc, faithfulness_curve
+from .sweep.circuits.circuit import circuit
+from .sweep.circuits.edges import Graph
+from .sweep.circuits.search import search_circuits
 from .sweep.importance import importance
 from .sweep.knock_out import knock_out
 from .sweep.patch import patch
 from .sweep.paths import all_paths, paths
-from .sweep.search import search_circuits
 from .tables import HeadTable
 
 __all__ = [

@@ -7,9 +7,9 @@ from ..models.batch import Batch
 from ..models.model import Model
 from ..objectives import Objective
 from ..tables import HeadTable
-from .atp_question import RULES, Question
-from .edge_attribution import METHODS as EDGE_METHODS
-from .edge_attribution import edge_attribution
+from .circuits.attribution import METHODS as EDGE_METHODS
+from .circuits.attribution import edge_attribution
+from .gradient.question import RULES, Question
 from .patch import patch
 
 METHODS = ("atp", "atp+qk", "atp+graddrop", "atp*", "ig")

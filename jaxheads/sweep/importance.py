@@ -12,7 +12,7 @@ from ..objectives import Objective
 from ..progress import progress as show_progress
 from ..tables import HeadTable
 from .answers import asked_of, effect_table
-from .gradients import amount_gradient, amounts, choose_pieces, per_cell
+from .gradient.pieces import amount_gradient, amounts, choose_pieces, per_cell
 
 GRANULARITIES = ("example", "token")
 

@@ -21,9 +21,9 @@ from ..models.model import Model
 from ..objectives import Objective
 from ..tables import HeadTable
 from .chunks import Chunks
-from .path_ends import Receiver, receiver_masks, receiver_names
-from .path_engine import Piece, next_direct, to_each_head, to_logits, to_receivers
-from .path_question import Direction, MLPs, Question, Ways
+from .path.ends import Receiver, receiver_masks, receiver_names
+from .path.engine import Piece, next_direct, to_each_head, to_logits, to_receivers
+from .path.question import Direction, MLPs, Question, Ways
 
 KINDS = ("q", "k", "v")
 

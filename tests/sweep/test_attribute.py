@@ -14,11 +14,11 @@ from scipy import stats
 
 import jaxheads as jh
 from jaxheads.objectives import LogitDifference, Reads
-from jaxheads.sweep.atp_cells import fold
-from jaxheads.sweep.atp_pattern import keys_moved, rows_moved
 from jaxheads.sweep.attribute import attribute
-from jaxheads.sweep.edge_attribution import edge_attribution
-from jaxheads.sweep.gradients import amount_gradient
+from jaxheads.sweep.circuits.attribution import edge_attribution
+from jaxheads.sweep.gradient.cells import fold
+from jaxheads.sweep.gradient.pattern import keys_moved, rows_moved
+from jaxheads.sweep.gradient.pieces import amount_gradient
 from jaxheads.sweep.patch import patch
 
 from ..models.huggingface import VOCABULARY, alone, assert_close, pair, random_batch, small_model

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 
 import jaxheads as jh
-from jaxheads.sweep.benchmark import SHARES, _areas, auroc, faithfulness_curve
-from jaxheads.sweep.circuit import circuit
-from jaxheads.sweep.edge_attribution import edge_attribution
+from jaxheads.sweep.circuits.attribution import edge_attribution
+from jaxheads.sweep.circuits.benchmark import SHARES, _areas, auroc, faithfulness_curve
+from jaxheads.sweep.circuits.circuit import circuit
 from jaxheads.tables import Column
 
 from ..models.huggingface import assert_close, small_model

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
-from jaxheads.sweep.circuit import Circuit, circuit
-from jaxheads.sweep.edge_attribution import keep_edges
-from jaxheads.sweep.edges import Graph
+from jaxheads.sweep.circuits.attribution import keep_edges
+from jaxheads.sweep.circuits.circuit import Circuit, circuit
+from jaxheads.sweep.circuits.edges import Graph
+from jaxheads.sweep.circuits.keep import PIECES, _piece
 from jaxheads.sweep.execute import Sweep
-from jaxheads.sweep.keep import PIECES, _piece
 
 from ..models.huggingface import assert_close, random_batch, small_model
 from . import naive

@@ -16,8 +16,8 @@ from scipy import stats
 import jaxheads as jh
 from jaxheads.models.batch import Context
 from jaxheads.sweep.chunks import Chunks
-from jaxheads.sweep.edge_attribution import _chunks, edge_attribution, keep_edges, patch_edges
-from jaxheads.sweep.edges import Graph, edge_gradients, patch_each_edge, run_circuits
+from jaxheads.sweep.circuits.attribution import _chunks, edge_attribution, keep_edges, patch_edges
+from jaxheads.sweep.circuits.edges import Graph, edge_gradients, patch_each_edge, run_circuits
 
 from ..models.huggingface import TOLERANCE, VOCABULARY, alone, assert_close, random_batch, small_model
 from . import naive
@@ -309,7 +309,7 @@ def test_pieces_change_nothing_and_share_what_is_compiled(monkeypatch: pytest.Mo
         return [of_edges(table, graph), of_edges(table, graph, "exact"), circuits, means]
 
     whole, before = asked(), [part._cache_size() for part in compiled]
-    monkeypatch.setattr("jaxheads.sweep.edge_attribution._chunks", lambda *_: Chunks(2, 1))
+    monkeypatch.setattr("jaxheads.sweep.circuits.attribution._chunks", lambda *_: Chunks(2, 1))
     for pieces, at_once in zip(asked(), whole, strict=True):
         assert_close(pieces, at_once)
     # All layers and pieces share one; but there are three kinds of receivers, and what is heard instead is one for all

@@ -11,7 +11,7 @@ import pytest
 
 import jaxheads as jh
 from jaxheads.objectives import Reads
-from jaxheads.sweep.gradients import amount_gradient, amounts, choose_pieces, gradient_floats
+from jaxheads.sweep.gradient.pieces import amount_gradient, amounts, choose_pieces, gradient_floats
 from jaxheads.sweep.importance import importance
 
 from ..models.huggingface import alone, assert_close, pair, random_batch, small_model

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 import jaxheads as jh
 from jaxheads.models.model import output
-from jaxheads.sweep import path_engine
 from jaxheads.sweep import paths as module
-from jaxheads.sweep.path_engine import Piece
-from jaxheads.sweep.path_question import Question
+from jaxheads.sweep.path import engine as path_engine
+from jaxheads.sweep.path.engine import Piece
+from jaxheads.sweep.path.question import Question
 from jaxheads.sweep.paths import all_paths, paths
 
 from ..models.huggingface import SMALL, VOCABULARY, assert_close, pair, random_batch, small_model
@@ -348,6 +348,7 @@ OBJECTIVE_OF_ALL = jh.logit_difference(3, 7)
         ({"positions": 8}, r"must lie in 0\.\.7, got 8"),
         ({"positions": 7}, r"a real token of every example; examples \[1, 2\] have none"),
         ({"positions": 3}, r"reads the logits at none of the positions in examples \[0, 1, 2\]"),
+        ({"level": 95}, "level: expected a number between 0 and 1, got 95"),
         ({"stack": "encoder"}, "has the stacks decoder; got 'encoder'"),
         ({"objective": jh.logit_difference(3, VOCABULARY)}, r"token ids in 0\.\.36"),
     ],

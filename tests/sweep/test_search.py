@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxheads.sweep import search
-from jaxheads.sweep.circuit import circuit
-from jaxheads.sweep.edge_attribution import keep_edges
-from jaxheads.sweep.edges import Graph
-from jaxheads.sweep.keep import Keeper
-from jaxheads.sweep.search import search_circuits
+from jaxheads.sweep.circuits import search
+from jaxheads.sweep.circuits.attribution import keep_edges
+from jaxheads.sweep.circuits.circuit import circuit
+from jaxheads.sweep.circuits.edges import Graph
+from jaxheads.sweep.circuits.keep import Keeper
+from jaxheads.sweep.circuits.search import search_circuits
 
 from ..models.huggingface import assert_close, small_model
 from . import naive

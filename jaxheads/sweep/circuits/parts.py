@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..models.stack import Stack
-from ..tables import HeadTable
-from .cells import Heads, head_mask
+from ...models.stack import Stack
+from ...tables import HeadTable
+from ..cells import Heads, head_mask
 from .edges import Graph
 
 Kind = Literal["heads", "edges"]

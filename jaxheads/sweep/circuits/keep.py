@@ -13,24 +13,24 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..models.batch import Batch
-from ..models.model import Model
-from ..models.stack import Stack
-from ..objectives import Objective
-from ..progress import Advance
-from ..statistics import check_level
-from ..tables import HeadTable
-from .answers import asked_of, effect_table
+from ...models.batch import Batch
+from ...models.model import Model
+from ...models.stack import Stack
+from ...objectives import Objective
+from ...progress import Advance
+from ...statistics import check_level
+from ...tables import HeadTable
+from ..answers import asked_of, effect_table
+from ..devices import Devices
+from ..engine import Site
+from ..execute import Prepared, Room, Sources, Sweep
+from ..patch import Others, check_pair, first_difference
+from ..plan import Plan, bucket
+from ..replacement import METHODS, Replacement
+from ..runs import Journal, fingerprint
+from .attribution import ABLATIONS, keep_edges
 from .columns import columns_of, magnitude
-from .devices import Devices
-from .edge_attribution import ABLATIONS, keep_edges
-from .engine import Site
-from .execute import Prepared, Room, Sources, Sweep
 from .parts import Parts
-from .patch import Others, check_pair, first_difference
-from .plan import Plan, bucket
-from .replacement import METHODS, Replacement
-from .runs import Journal, fingerprint
 
 PIECES = (1, 4, 16, 64)
 """How many circuits are asked for together, and then written to disk. Few numbers: each is a compilation."""

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..models.batch import Batch
-from ..models.model import Network, forward
-from ..models.stack import take_rows
-from ..objectives import Reads, read_out
-from .path_streams import Places, Receivers, Runs, Sender, Streams, Way
+from ...models.batch import Batch
+from ...models.model import Network, forward
+from ...models.stack import take_rows
+from ...objectives import Reads, read_out
+from .streams import Places, Receivers, Runs, Sender, Streams, Way
 
 Value = Callable[[Array, Reads], Array]
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..models.batch import Batch
-from ..models.stack import Stack
-from .path_streams import Places
-from .plan import bucket
+from ...models.batch import Batch
+from ...models.stack import Stack
+from ..plan import bucket
+from .streams import Places
 
 Receiver = Literal["logits"] | tuple[Literal["q", "k", "v"], int, int] | tuple[Literal["mlp"], int]
 SITES = {"q": "q", "k": "k", "v": "v", "mlp": "mlp_out"}

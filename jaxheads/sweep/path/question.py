@@ -9,21 +9,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..models.batch import Batch
-from ..models.model import Model
-from ..models.stack import Stack
-from ..objectives import Objective, Reads
-from ..progress import Advance
-from ..progress import progress as show_progress
-from ..tables import HeadTable
-from .answers import asked_of, effect_table
-from .chunks import Chunks, even, matmul_tokens
-from .patch import check_pair, first_difference
-from .path_ends import chosen_positions, places_of
-from .path_engine import Piece, run_both
-from .path_streams import Places, Way
-from .plan import Sizes
-from .runs import Journal, fingerprint
+from ...models.batch import Batch
+from ...models.model import Model
+from ...models.stack import Stack
+from ...objectives import Objective, Reads
+from ...progress import Advance
+from ...progress import progress as show_progress
+from ...tables import HeadTable
+from ..answers import asked_of, effect_table
+from ..chunks import Chunks, even, matmul_tokens
+from ..patch import check_pair, first_difference
+from ..plan import Sizes
+from ..runs import Journal, fingerprint
+from .ends import chosen_positions, places_of
+from .engine import Piece, run_both
+from .streams import Places, Way
 
 AXES = ("layer", "head", "receiver_layer", "receiver_head")
 """Of senders, and of receivers where these are not all one cell."""
@@ -133,6 +133,8 @@ class Question:
         resume: str | os.PathLike | None,
     ) -> HeadTable:
         """The table of all effects; `words` are what else the answer depends on."""
+        if not 0 < level < 1:
+            raise ValueError(f"level: expected a number between 0 and 1, got {level}; 95 % is 0.95")
         journal, words = self._journal(resume, name, words), {**self.words, **words}
         label = f"{name}: senders of {len(ways.layers)} layers × {len(self.base)} examples"
         with show_progress(len(ways.layers) * len(self.base), label, progress) as advance:

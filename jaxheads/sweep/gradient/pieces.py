@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..models.batch import Batch, Context
-from ..models.blocks import Block
-from ..models.model import Network, forward
-from ..models.sites import SiteEdit, editor
-from ..models.stack import Stack, run_block, take_rows
-from ..objectives import Reads, read_out
-from .chunks import Chunks, even, matmul_tokens
-from .engine import HEAD_SITES, PATTERN_SITES, Value
+from ...models.batch import Batch, Context
+from ...models.blocks import Block
+from ...models.model import Network, forward
+from ...models.sites import SiteEdit, editor
+from ...models.stack import Stack, run_block, take_rows
+from ...objectives import Reads, read_out
+from ..chunks import Chunks, even, matmul_tokens
+from ..engine import HEAD_SITES, PATTERN_SITES, Value
 
 
 @partial(jax.jit, static_argnames=("stack", "sites", "value"))

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ..models.batch import Batch
-from ..models.model import Model
-from ..objectives import Objective
-from ..progress import Advance
-from ..progress import progress as show_progress
-from ..tables import HeadTable
+from ...models.batch import Batch
+from ...models.model import Model
+from ...objectives import Objective
+from ...progress import Advance
+from ...progress import progress as show_progress
+from ...tables import HeadTable
 from .columns import finite_mean
 from .edges import Graph
 from .keep import Ablated, Keeper

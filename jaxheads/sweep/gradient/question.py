@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from ..models.batch import Batch
-from ..models.model import Model
-from ..models.stack import Stack
-from ..objectives import Objective, Reads
-from ..progress import progress as show_progress
-from ..tables import HeadTable
-from .answers import asked_of, effect_table
-from .atp_cells import fold, mean_size, rank_correlation
-from .atp_slopes import Piece
-from .cells import check_by
-from .gradients import choose_pieces
-from .patch import DIRECTIONS, check_pair
+from ...models.batch import Batch
+from ...models.model import Model
+from ...models.stack import Stack
+from ...objectives import Objective, Reads
+from ...progress import progress as show_progress
+from ...tables import HeadTable
+from ..answers import asked_of, effect_table
+from ..cells import check_by
+from ..patch import DIRECTIONS, check_pair
+from .cells import fold, mean_size, rank_correlation
+from .pieces import choose_pieces
+from .slopes import Piece
 
 RULES = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
 """Where in each step of a path the gradient is taken."""

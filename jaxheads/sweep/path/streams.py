@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..models.attention import Edit, unchanged
-from ..models.batch import Batch, Context
-from ..models.model import Network
-from ..models.stack import Stack, run_block, take_rows
+from ...models.attention import Edit, unchanged
+from ...models.batch import Batch, Context
+from ...models.model import Network
+from ...models.stack import Stack, run_block, take_rows
 
 Receivers = Mapping[str, Array]
 """Which receivers there are, bool by site: `q` `[L,N]`, `k` and `v` `[L,K]`, `mlp_out` `[L,1]`."""

@@ -10,17 +10,17 @@ import numpy as np
 from jax import Array
 from scipy import stats
 
-from ..models.batch import Batch
-from ..models.model import Model
-from ..models.stack import Stack
-from ..objectives import Objective, Reads
-from ..progress import progress as show_progress
-from ..tables import Column, HeadTable
-from .answers import asked_of, effect_table
-from .ask import MOST_NAMED
-from .chunks import Chunks, even, matmul_tokens
+from ...models.batch import Batch
+from ...models.model import Model
+from ...models.stack import Stack
+from ...objectives import Objective, Reads
+from ...progress import progress as show_progress
+from ...tables import Column, HeadTable
+from ..answers import asked_of, effect_table
+from ..ask import MOST_NAMED
+from ..chunks import Chunks, even, matmul_tokens
+from ..patch import DIRECTIONS, check_pair
 from .edges import Graph, Nodes, edge_gradients, judge, patch_each_edge, run_circuits, run_nodes
-from .patch import DIRECTIONS, check_pair
 
 METHODS = ("eap", "eap-ig")
 RULES = {"left": 0.0, "midpoint": 0.5, "right": 1.0}

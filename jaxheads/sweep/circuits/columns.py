@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..tables import Column, HeadTable
+from ...tables import Column, HeadTable
 from .parts import Parts
 
 

@@ -10,14 +10,14 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
-from ..models.batch import Batch
-from ..models.model import Network
-from ..models.sites import SiteEdit
-from ..models.stack import Stack
-from ..objectives import Reads
-from .atp_pattern import keys_moved, rows_moved
-from .engine import Value
-from .gradients import amount_gradient, amounts, capture, per_cell
+from ...models.batch import Batch
+from ...models.model import Network
+from ...models.sites import SiteEdit
+from ...models.stack import Stack
+from ...objectives import Reads
+from ..engine import Value
+from .pattern import keys_moved, rows_moved
+from .pieces import amount_gradient, amounts, capture, per_cell
 
 WRITES = ("attn_out", "mlp_out")
 """A layer's contributions to the stream."""

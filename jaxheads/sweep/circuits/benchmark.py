@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from ..models.batch import Batch
-from ..models.model import Model
-from ..objectives import Objective
-from ..progress import progress as show_progress
-from ..statistics import Interval
-from ..tables import HeadTable
+from ...models.batch import Batch
+from ...models.model import Model
+from ...objectives import Objective
+from ...progress import progress as show_progress
+from ...statistics import Interval
+from ...tables import HeadTable
 from .keep import Ablated, Keeper
 from .parts import Chosen, Parts, scores, turned
 

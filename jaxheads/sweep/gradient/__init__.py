@@ -1,0 +1,1 @@
+"""Attribution: cells, slopes and the pieces that backward passes fit into."""
