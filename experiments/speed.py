@@ -12,8 +12,8 @@ Also: compilation apart, peak memory, the share of the matmul peak that this mac
 of the lead over PyTorch is FLOPs not spent and how much this CPU's matrix products, and jaxheads' time against heads,
 layers, examples, length and devices.
 
-Cost: a good hour on a quiet machine of 2 cores, most of it the peers'; half a minute with --quick, whose model is so
-small that its times say nothing.
+Cost: almost all of it is the peers' whole forward passes, in the first call in every way that is tried. A run that was
+stopped goes on where it was. --quick takes a model so small that its times say nothing: it shows that all agree.
 """
 
 import hashlib
@@ -84,6 +84,7 @@ class Options:
         sides: who takes part: jaxheads, pytorch, transformer_lens, nnsight.
         works: what they do: ablate, patch_z, patch_z_shared_prefix, patch_resid_pre, importance, forward.
         repeats: how often each side does each work, after a first call; 3 when left out, 1 with --quick.
+        prompts, pairs: how many, to ablate and to patch; 16 and 8 when left out. Times are about proportional.
         curves: also jaxheads' time against heads, layers, examples, length and devices.
         out: where results go.
         seed: of weights and inputs.
@@ -93,6 +94,8 @@ class Options:
     sides: tuple[str, ...] = tuple(SIDES)
     works: tuple[str, ...] = tuple(WORKS)
     repeats: int | None = None
+    prompts: int | None = None
+    pairs: int | None = None
     curves: bool = True
     out: Path = Path("results/speed")
     seed: int = 0
@@ -100,7 +103,8 @@ class Options:
     @property
     def sizes(self) -> Sizes:
         """Of the works."""
-        return QUICK if self.quick else FULL
+        sizes = QUICK if self.quick else FULL
+        return replace(sizes, prompts=self.prompts or sizes.prompts, pairs=self.pairs or sizes.pairs)
 
     @property
     def count(self) -> int:

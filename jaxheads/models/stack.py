@@ -1,4 +1,4 @@
-"""A stack of layers: run whole, from the middle, or only for some rows of its last layer.
+"""A stack of layers, run in one scan; and one layer by itself, whole, or for its last positions or some rows only.
 
 Weights carry a leading layer axis and layers are scanned, so one compilation serves every layer. What is read is a
 function of one layer's sites, evaluated in that layer: memory grows with one layer, not with their number.

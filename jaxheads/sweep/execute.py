@@ -42,10 +42,12 @@ class Room:
 
 
 class Prepared(NamedTuple):
-    """Sources that are computed when they are needed: planning a sweep runs nothing."""
+    """Sources that are computed when they are needed: planning a sweep runs nothing. `runs` says how many times the
+    model is run on as many examples for them."""
 
     count: int
     make: Callable[["Sweep"], "Sources"]
+    runs: int = 0
 
 
 class Sources(Protocol):
@@ -84,7 +86,7 @@ class Sweep:
         """With its work cut into pieces."""
         sizes = Sizes.of(model, stack, batch, reads)
         pieces = choose_chunks(sizes, steps, len(batch), memory=room.memory, multiples=room.devices.multiples)
-        plan = SweepPlan(tuple(steps), sizes, len(batch), pieces, prepared.count)
+        plan = SweepPlan(tuple(steps), sizes, len(batch), pieces, prepared.count, prepared.runs)
         return cls(model, stack, batch, objective, reads, prepared, plan, room)
 
     @cached_property

@@ -179,7 +179,7 @@ class _Asking:
         T = base.tokens.shape[1]
         first = int(bucket(min(first_difference(clean, corrupt), T - 1), T)) if self.stack.causal else 0
         cells = grid(self.stack, self.site, base, self.by, first)
-        others = Prepared(1, lambda _: Others(given))
+        others = Prepared(1, lambda _: Others(given), 2)
         sweep = Sweep.planned(self.model, self.stack, base, objective, reads, others, cells.steps, self.room)
         identity = (given, self.site, repr(self.by), self.swapped)
         return Asked(sweep, cells, identity, partial(self._unpatched, sweep, given))

@@ -160,6 +160,10 @@ class Sizes:
         }
         return parts.get(site, 0)
 
+    def unedited(self, examples: int) -> float:
+        """Unedited runs, read as the objective does."""
+        return examples * (self.positions * self.layers * self.layer_of_one + self.rows * self.columns)
+
     def forward(self, examples: int) -> float:
         """Whole forward passes with all logits."""
         return examples * self.positions * (self.layers * self.layer_of_one + self.vocabulary)
@@ -174,6 +178,8 @@ class SweepPlan:
         sizes: of the model and the batch.
         examples: of the batch.
         pieces: examples and edited copies run together.
+        sources: how many values each copy is given, one after the other.
+        runs: how many times the examples are run to have them, beside the unedited run.
     """
 
     steps: tuple[Plan, ...]
@@ -181,10 +187,11 @@ class SweepPlan:
     examples: int
     pieces: Chunks
     sources: int = 1
+    runs: int = 0
 
     def cost(self) -> Cost:
-        """Floating point operations and peak memory, the clean runs included (one, and one a source)."""
-        clean = (1 + self.sources) * self.sizes.forward(self.examples)
+        """Floating point operations and peak memory, the unedited run and those that give the sources included."""
+        clean = (1 + self.runs) * self.sizes.unedited(self.examples)
         flops = clean + self.sources * sum(step.flops(self.sizes, self.examples) for step in self.steps)
         copies = self.pieces.examples * min(self.pieces.copies, max(map(len, self.steps)))
         memory = self.sizes.weights + 2 * self.pieces.examples * self.sizes.cached + copies * self.sizes.copied

@@ -109,13 +109,13 @@ class StandIns:
         if asked.method == "resample":
             donors = choose_donors(batch, asked.reference, donors=asked.donors, seed=asked.seed)
             given = batch if asked.reference is None else asked.reference
-            return Prepared(len(donors), lambda _: Donors(given, donors))
+            return Prepared(len(donors), lambda _: Donors(given, donors), len(donors))
         if asked.method == "zero":
             return Prepared(1, lambda _: zeros(self.part, batch))
         labels = None if asked.labels is None else asked.labels[0]
         slots = self._slots_of(batch) if asked.reference is None else self._slots
         index_BT = slots.index(batch, labels)
-        return Prepared(1, lambda sweep: Fixed(self._means(sweep, slots, batch), index_BT))
+        return Prepared(1, lambda sweep: Fixed(self._means(sweep, slots, batch), index_BT), 1)
 
     def _slots_of(self, given: Batch) -> Slots:
         asked = self.replacement

@@ -215,9 +215,9 @@ def test_a_plan_says_what_a_sweep_costs():
     write, two = output + mlp, 2 * 24 * 2
     first = 5 * write + 5 * keys_values + (layer - keys_values) + two  # layer 0: later keys, one row of the last layer
     last = write + two
-    clean = 5 * (2 * layer + logits)
-    assert plan.cost().flops == 3 * (2 * clean + 4 * (first + last))
-    assert plan.cost().whole == 3 * clean * 9
+    assert plan.cost().flops == 3 * (5 * 2 * layer + two + 4 * (first + last))
+    assert plan.cost().whole == 3 * 5 * (2 * layer + logits) * 9
+    assert jh.plan(jh.ablate, model, BATCH, OBJECTIVE).cost().flops == plan.cost().flops + 3 * (5 * 2 * layer + two)
     assert plan.cost().bytes > plan.sizes.weights
     assert plan.cost().seconds(1e9) == plan.cost().flops / 1e9
     assert jh.plan(jh.ablate, model, BATCH, OBJECTIVE, "zero", sets={"a": [(0, 1), (1, 2)]}).cost().flops > 0

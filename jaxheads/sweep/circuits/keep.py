@@ -93,7 +93,7 @@ class Ablated:
             given, T = self.reference, batch.tokens.shape[1]
             assert given is not None
             first = int(bucket(min(first_difference(batch, given), T - 1), T)) if stack.causal else 0
-            return Prepared(1, lambda _: Others(given)), first, {"ablation": self.ablation}, given
+            return Prepared(1, lambda _: Others(given), 1), first, {"ablation": self.ablation}, given
         asked = Replacement.of(
             self.ablation, self.reference, self.per_position, self.groups, self.reference_groups, self.donors, self.seed
         )
