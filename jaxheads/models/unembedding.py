@@ -24,9 +24,9 @@ class Unembedding(NamedTuple):
         """
         if columns_BC is None:
             logits_BTV = _product("btd,vd->btv", x_BTD, self.weight)
-            return logits_BTV if self.bias is None else logits_BTV + self.bias[None, None].astype(jnp.float32)
+            return logits_BTV if self.bias is None else logits_BTV + self.bias[None, None].astype(logits_BTV.dtype)
         logits_BTC = _product("btd,bcd->btc", x_BTD, self.weight[columns_BC])
-        return logits_BTC if self.bias is None else logits_BTC + self.bias[columns_BC][:, None].astype(jnp.float32)
+        return logits_BTC if self.bias is None else logits_BTC + self.bias[columns_BC][:, None].astype(logits_BTC.dtype)
 
     def log_probability(self, x_BTD: Array, target_BT: Array) -> Array:
         """Log-probability of one token at each position, float32 `[B,T]`.
@@ -46,8 +46,8 @@ class Unembedding(NamedTuple):
             weight_CD = jax.lax.dynamic_index_in_dim(weight_CPD, piece, axis=1, keepdims=False)
             return _accumulate(so_far, self._columns(x_ID, weight_CD, piece + pieces * jnp.arange(size)))
 
-        lowest = jnp.full((B * T,), jnp.finfo(jnp.float32).min)
-        so_far = jax.lax.fori_loop(0, pieces, step, (lowest, jnp.zeros((B * T,))))
+        lowest = jnp.full_like(right_I, jnp.finfo(right_I.dtype).min)
+        so_far = jax.lax.fori_loop(0, pieces, step, (lowest, jnp.zeros_like(right_I)))
         if size * pieces < self.weight.shape[0]:
             columns_C = jnp.arange(size * pieces, self.weight.shape[0])
             so_far = _accumulate(so_far, self._columns(x_ID, self.weight[columns_C], columns_C))
@@ -55,16 +55,16 @@ class Unembedding(NamedTuple):
 
     def _columns(self, x_ID: Array, weight_CD: Array, columns_C: Array) -> Array:
         logits_IC = _product("id,cd->ic", x_ID, weight_CD)
-        return logits_IC if self.bias is None else logits_IC + self.bias[columns_C][None].astype(jnp.float32)
+        return logits_IC if self.bias is None else logits_IC + self.bias[columns_C][None].astype(logits_IC.dtype)
 
     def _one(self, x_ID: Array, weight_ID: Array, column_I: Array) -> Array:
         logits_I = _product("id,id->i", x_ID, weight_ID)
-        return logits_I if self.bias is None else logits_I + self.bias[column_I].astype(jnp.float32)
+        return logits_I if self.bias is None else logits_I + self.bias[column_I].astype(logits_I.dtype)
 
 
 def _product(subscripts: str, x: Array, weight: Array) -> Array:
-    """In float32 from any dtype: summed and kept so."""
-    return jnp.einsum(subscripts, x, weight, preferred_element_type=jnp.float32)
+    """In float32 from any shorter dtype: summed and kept so."""
+    return jnp.einsum(subscripts, x, weight, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _pieces(columns: int) -> int:
