@@ -167,6 +167,14 @@ def check_level(level: float) -> None:
         raise ValueError(f"level: expected a number between 0 and 1, got {level}; 95 % is 0.95")
 
 
+def rank_correlation(one: np.ndarray, other: np.ndarray) -> float | None:
+    """Spearman's, over the cells that both have; None where one of them is the same everywhere."""
+    known = np.isfinite(one) & np.isfinite(other)
+    if not known.any() or np.ptp(one[known]) == 0 or np.ptp(other[known]) == 0:
+        return None
+    return float(np.corrcoef(stats.rankdata(one[known]), stats.rankdata(other[known]))[0, 1])
+
+
 def false_discovery(p_values: ArrayLike) -> Floats:
     """Turn p-values of many heads into q-values, in the same shape (Benjamini & Hochberg 1995).
 

@@ -14,13 +14,11 @@ from ..progress import progress as show_progress
 from ..provenance import environment
 from ..statistics import GroupedRows, bootstrap_ratio, check_level
 from ..tables import Column, HeadTable
+from .answers import MOST_NAMED
 from .cells import Grid
 from .execute import Sweep
 from .plan import SweepPlan
 from .runs import Journal, fingerprint
-
-MOST_NAMED = 1000
-"""Cells that are not finite and named one by one; more are only counted."""
 
 _planning: ContextVar[bool] = ContextVar("planning", default=False)
 

@@ -8,16 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy import stats
 
 from ...models.batch import Batch
 from ...models.model import Model
 from ...models.stack import Stack
 from ...objectives import Objective, Reads
 from ...progress import progress as show_progress
-from ...tables import Column, HeadTable
+from ...statistics import rank_correlation
+from ...tables import HeadTable
 from ..answers import asked_of, effect_table
-from ..ask import MOST_NAMED
 from ..chunks import Chunks, even, matmul_tokens
 from ..patch import DIRECTIONS, check_pair
 from .edges import Graph, Nodes, edge_gradients, judge, patch_each_edge, run_circuits, run_nodes
@@ -87,7 +86,7 @@ def edge_attribution(
     effects = {"effect": pair.scores(shares, memory, progress)}
     if exact:
         effects["exact"] = pair.exact(memory, progress)
-        ways["spearman"] = _rank_correlation(*(values.mean(axis=0) for values in effects.values()))
+        ways["spearman"] = rank_correlation(*(values.mean(axis=0) for values in effects.values()))
     return pair.table("edge_attribution", effects, ways, level=level, seed=seed)
 
 
@@ -241,30 +240,18 @@ class _Pair:
         exists = self.graph.exists
         unedited_E, other_E = self.values
         about = {**asked_of(self.model, self.objective, unedited_E), **ways, "edges": int(exists.sum())}
-        flat = effect_table(
-            name, self.part.name, effects, about, axes=("edge",), total=other_E - unedited_E, level=level, seed=seed
-        )
-
-        def grid(cells: np.ndarray) -> np.ndarray:
-            whole = np.full((*cells.shape[:-1], *exists.shape), np.nan)
-            whole[..., exists] = cells
-            return whole
-
-        assert flat.per_example is not None
-        columns = {}
-        for metric, examples in zip(flat.metrics, flat.per_example, strict=True):
-            mean, low, high = (grid(flat.grid(metric + end)) for end in ("", "_low", "_high"))
-            columns[metric] = Column(mean, low, high, grid(examples))
-        edges_C2, lost = np.argwhere(exists), []
-        for cell in flat.provenance["not_finite"][:MOST_NAMED]:
-            sender, receiver = edges_C2[cell.pop("edge")]
-            lost.append({**cell, "sender": sender, "receiver": receiver})
-        told = {**flat.provenance, "not_finite": lost, "not_finite_count": len(flat.provenance["not_finite"])}
         names = np.meshgrid(self.graph.senders, self.graph.receivers, indexing="ij")
-        return HeadTable.from_columns(
-            name, self.part.name, columns, told, axes=("sender", "receiver"),
+        return effect_table(
+            name, self.part.name, {metric: self._grid(cells_EC) for metric, cells_EC in effects.items()}, about,
+            axes=("sender", "receiver"), total=other_E - unedited_E, there=exists, level=level, seed=seed,
             extras=dict(zip(("sender_node", "receiver_node"), names, strict=True)),
         )  # fmt: skip
+
+    def _grid(self, cells_EC: np.ndarray) -> np.ndarray:
+        """Edges over all senders and receivers, `[E,U,V]`, NaN where there is none."""
+        whole_EUV = np.full((len(cells_EC), *self.graph.exists.shape), np.nan)
+        whole_EUV[:, self.graph.exists] = cells_EC
+        return whole_EUV
 
     @property
     def _static(self) -> dict[str, Any]:
@@ -370,11 +357,3 @@ def _check_ablation(model: Model, clean: Batch, corrupt: Batch | None, ablation:
 def _one_of(name: str, given: str, known: tuple[str, ...]) -> None:
     if given not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}; got {given!r}")
-
-
-def _rank_correlation(one_C: np.ndarray, other_C: np.ndarray) -> float | None:
-    """Spearman's; None where one of them is the same everywhere."""
-    known = np.isfinite(one_C) & np.isfinite(other_C)
-    if not known.any() or np.ptp(one_C[known]) == 0 or np.ptp(other_C[known]) == 0:
-        return None
-    return float(np.corrcoef(stats.rankdata(one_C[known]), stats.rankdata(other_C[known]))[0, 1])

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 
 def fold(found_BLTN: np.ndarray, mask_BT: np.ndarray, by: Sequence[str], positions: int) -> np.ndarray:
@@ -34,11 +33,3 @@ def mean_size(effects: np.ndarray) -> np.ndarray:
     known = np.isfinite(effects)
     total = np.where(known, np.abs(effects), 0.0).sum(axis=0)
     return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan)
-
-
-def rank_correlation(one: np.ndarray, other: np.ndarray) -> float | None:
-    """Spearman's, over the cells that both have; None where one of them is the same everywhere."""
-    known = np.isfinite(one) & np.isfinite(other)
-    if not known.any() or np.ptp(one[known]) == 0 or np.ptp(other[known]) == 0:
-        return None
-    return float(np.corrcoef(stats.rankdata(one[known]), stats.rankdata(other[known]))[0, 1])

@@ -13,11 +13,12 @@ from ...models.model import Model
 from ...models.stack import Stack
 from ...objectives import Objective, Reads
 from ...progress import progress as show_progress
+from ...statistics import rank_correlation
 from ...tables import HeadTable
 from ..answers import asked_of, effect_table
 from ..cells import check_by
 from ..patch import DIRECTIONS, check_pair
-from .cells import fold, mean_size, rank_correlation
+from .cells import fold, mean_size
 from .pieces import choose_pieces
 from .slopes import Piece
 
@@ -119,6 +120,12 @@ class Question:
         return int(np.asarray(self.this.lengths).max())
 
     @property
+    def there(self) -> np.ndarray:
+        """Which cells each example has, `[E, *by]` (1 where it broadcasts): positions within its length."""
+        lengths_E = np.asarray(self.this.lengths).reshape(-1, *[1] * len(self.by))
+        return np.arange(self.positions) < lengths_E if "position" in self.by else lengths_E > 0
+
+    @property
     def _floats_beside(self) -> int:
         """Numbers that are held for each layer and example beside a gradient's own."""
         T = self.this.tokens.shape[1]
@@ -147,18 +154,15 @@ class Answer:
             {**asked_of(asked.model, asked.objective, self.unedited), **about},
             axes=asked.by,
             total=np.abs(total_E) if asked.drop else total_E,
+            there=asked.there,
             level=level,
             seed=seed,
             extras={} if exact is None else {"exact": self._comparable(exact)},
         )
-        lengths_E = np.asarray(asked.this.lengths)
-        lost = [
-            cell for cell in table.provenance["not_finite"] if cell.get("position", -1) < lengths_E[cell["example"]]
-        ]
-        more: dict[str, Any] = {"not_finite": lost}
-        if exact is not None:
-            more["spearman"] = rank_correlation(table.grid("effect"), table.grid("exact"))
-        return replace(table, provenance=table.provenance | more)
+        if exact is None:
+            return table
+        agreement = rank_correlation(table.grid("effect"), table.grid("exact"))
+        return replace(table, provenance=table.provenance | {"spearman": agreement})
 
     def _comparable(self, exact: HeadTable) -> np.ndarray:
         """Exact effects as the estimates are given: with their sign, or their mean size."""

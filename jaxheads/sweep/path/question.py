@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -141,17 +141,17 @@ class Question:
             ends_2E, values = self._run(ways, journal, advance)
         base_E, other_E = ends_2E
         changes = values - base_E.reshape(-1, *[1] * ways.there.ndim)
-        table = effect_table(
+        return effect_table(
             name,
             self.stack.name,
-            {"effect": np.where(ways.there, changes, 0)},
+            {"effect": changes},
             {**asked_of(self.model, self.objective, base_E), **words},
             axes=AXES[: ways.there.ndim],
             total=other_E - base_E,
+            there=ways.there,
             level=level,
             seed=seed,
         )
-        return _without(table, ~ways.there)
 
     def _run(self, ways: "Ways", journal: Journal, advance: Advance) -> tuple[np.ndarray, np.ndarray]:
         """The objectives `[2,E]` of the run that is edited and of the other, and of all copies, `[E,L,N,…]`."""
@@ -218,12 +218,3 @@ class _Some:
     def asked(self, ask: Callable[[Piece, int], np.ndarray], layer: int) -> np.ndarray:
         """The objectives of a sender layer's copies, each example once."""
         return ask(self.piece, layer)[: len(np.unique(self.examples))]
-
-
-def _without(table: HeadTable, absent: np.ndarray) -> HeadTable:
-    """The table with NaN in the cells that are absent."""
-    frame, values, per_example = table.frame.copy(), table.values.copy(), np.array(table.per_example)
-    frame.loc[absent.reshape(-1)] = np.nan
-    values[..., absent] = np.nan
-    per_example[..., absent] = np.nan
-    return replace(table, frame=frame, values=values, per_example=per_example)
