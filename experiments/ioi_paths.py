@@ -126,7 +126,7 @@ def _rows(step: Step, heads: Heads, held: np.ndarray, seed: int) -> list[dict[st
     for layer, head in heads:
         interval = bootstrap_mean(effects_ELN[:, layer, head], seed=seed)
         bounds = dict(zip(("effect", "effect_low", "effect_high"), map(float, interval), strict=True))
-        rows.append({"role": step.role, "head": f"{layer}.{head}", **bounds})
+        rows.append({"role": step.role, "layer": layer, "head": head, **bounds})
     return rows
 
 

@@ -14,12 +14,27 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+# The suite compiles thousands of small programs and runs most of them once: what LLVM would win, it never earns back.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+
 import jax
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+MAPPINGS = 30_000
+"""Every compiled program maps some 45 pieces of memory, and Linux allows a process 65,530: one more is a crash."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_mappings():
+    """Compiled programs are forgotten between files before their mappings run out."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_text().count("\n") > MAPPINGS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
