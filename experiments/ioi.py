@@ -144,7 +144,9 @@ def _answers(
     def looks(pattern_NTS: jax.Array, end_1: jax.Array, places_3: jax.Array) -> jax.Array:
         return pattern_NTS[:, end_1[0]][:, places_3]
 
-    x_BTD, kept = forward(network, batch, read=lambda seen: jax.vmap(looks)(seen["pattern"], end_B1, places_B3))
+    x_BTD, kept = forward(
+        network, batch, read={stack: lambda seen: jax.vmap(looks)(seen["pattern"], end_B1, places_B3)}
+    )
     x_B1D = take_rows(x_BTD, end_B1)
     logits_B12 = read_out(network, x_B1D, Reads(end_B1, columns=names_B2))
     log_p_B1 = read_out(network, x_B1D, Reads(end_B1, target=names_B2[:, :1]))

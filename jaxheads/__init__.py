@@ -6,9 +6,12 @@ from .measure.measure import measure
 from .measure.nulls import random_weights
 from .measure.patterns import METRICS, Metric
 from .measure.roles import Evidence, name_heads
+from .measure.words import pool_words
 from .models.batch import Batch
-from .models.load import load
+from .models.families.attention_only import by_hand
+from .models.load import init, load
 from .models.model import Model, Run, run
+from .models.saving import to_hf, to_orbax
 from .models.sharding import placement, shard
 from .models.sites import SiteEdit
 from .objectives import Objective, logit_difference, loss
@@ -31,10 +34,14 @@ __all__ = [
     "Batch",
     "Model",
     "Run",
+    "by_hand",
+    "init",
     "load",
     "run",
     "placement",
     "shard",
+    "to_hf",
+    "to_orbax",
     # edits are values
     "SiteEdit",
     "edits",
@@ -51,6 +58,7 @@ __all__ = [
     "Metric",
     "measure",
     "name_heads",
+    "pool_words",
     "random_weights",
     # whether they matter
     "Objective",

@@ -53,7 +53,8 @@ def mix(
         ValueError: for a site, layer or head that the model does not have, an empty selection, positions that are
             padding in every chosen example, or a source that is not finite.
     """
-    return _edit(model, site, source, "mix", layers, heads, _where(site, positions, examples, batch), amount)
+    where = _where(model, site, positions, examples, batch)
+    return _edit(model, site, source, "mix", layers, heads, where, amount)
 
 
 def steer(
@@ -69,7 +70,8 @@ def steer(
     amount: ArrayLike = 1.0,
 ) -> SiteEdit:
     """`x + amount * vector` at a site; arguments and errors as in `mix`."""
-    return _edit(model, site, vector, "add", layers, heads, _where(site, positions, examples, batch), amount)
+    where = _where(model, site, positions, examples, batch)
+    return _edit(model, site, vector, "add", layers, heads, where, amount)
 
 
 def zero_heads(model: Model, heads: HeadList, *, stack: str | None = None, amount: ArrayLike = 1.0) -> SiteEdit:
@@ -183,22 +185,29 @@ def _one_hot_heads(stack: Stack, site: str, heads: int | Sequence[int], rank: in
 
 
 def _where(
-    site: str, positions: int | Sequence[int] | None, examples: int | Sequence[int] | None, batch: Batch | None
+    model: Model,
+    name: str,
+    positions: int | Sequence[int] | None,
+    examples: int | Sequence[int] | None,
+    batch: Batch | None,
 ) -> Array | None:
     """1 at the chosen examples and positions, 0 elsewhere, with the site's axes; None if neither is restricted."""
     if positions is None and examples is None:
         return None
     if batch is None:
         raise ValueError("positions and examples are those of a batch: give it as batch=")
-    B, T = batch.tokens.shape
+    stack, site = model.site(name)
+    part = model.stack(stack)
+    side = (part.keys if site in ("k", "v") else part.queries).of(batch)
+    B, T = side.shape
     chosen_B = np.arange(B) if examples is None else _within("examples", examples, B)
     chosen_T = np.arange(T) if positions is None else _within("positions", positions, T)
     where_BT = np.zeros((B, T), np.float32)
     where_BT[np.ix_(chosen_B, chosen_T)] = 1
-    if not (where_BT * np.asarray(batch.mask)).any():
+    if not (where_BT * np.asarray(side.mask)).any():
         raise ValueError(f"an edit at positions {chosen_T.tolist()} hits nothing: they are padding in every example")
-    axes = [1] * (4 if site.rpartition(".")[2] in _HEAD_AXIS else 3)
-    axes[0], axes[_POSITION_AXIS.get(site.rpartition(".")[2], 1)] = B, T
+    axes = [1] * (4 if site in _HEAD_AXIS else 3)
+    axes[0], axes[_POSITION_AXIS.get(site, 1)] = B, T
     return jnp.asarray(where_BT.reshape(axes))
 
 

@@ -73,15 +73,18 @@ class LogitDifference:
 
     def reads(self, model: Model, batch: Batch) -> Reads:
         _needs_logits(model, self.name)
-        B, T = batch.tokens.shape
+        side = model.network.streams[-1].queries.of(batch)
+        B, T = side.shape
         columns_BC = np.stack([_each("right", self.right, B), _each("wrong", self.wrong, B)], axis=1)
-        vocabulary = model.config.vocab_size
+        vocabulary = model.network.unembedding.weight.shape[0]
         if columns_BC.min() < 0 or columns_BC.max() >= vocabulary:
             raise ValueError(f"right and wrong must be token ids in 0..{vocabulary - 1}, got {columns_BC.tolist()}")
-        rows_B = np.asarray(batch.last) if self.positions is None else _each("positions", self.positions, B)
+        rows_B = np.asarray(model.network.answer(batch))
+        if self.positions is not None:
+            rows_B = _each("positions", self.positions, B)
         if rows_B.min() < 0 or rows_B.max() >= T:
             raise ValueError(f"positions must lie in 0..{T - 1}, got {rows_B.tolist()}")
-        padding = np.flatnonzero(~np.asarray(batch.mask)[np.arange(B), rows_B])
+        padding = np.flatnonzero(~np.asarray(side.mask)[np.arange(B), rows_B])
         if padding.size:
             raise ValueError(f"a logit difference can't be read at padding, as in examples {padding[:8].tolist()}")
         return Reads(jnp.asarray(rows_B, jnp.int32)[:, None], jnp.asarray(columns_BC, jnp.int32))
@@ -103,7 +106,8 @@ class Loss:
         _needs_logits(model, self.name)
         if not model.causal:
             raise ValueError(f"a next-token loss needs a causal decoder; {model.name} is an encoder")
-        mask_BT = np.asarray(batch.mask)
+        side = model.network.streams[-1].queries.of(batch)
+        mask_BT = np.asarray(side.mask)
         counted_BT = mask_BT[:, 1:] & mask_BT[:, :-1]
         if self.where is not None:
             if self.where.shape != mask_BT.shape:
@@ -114,7 +118,7 @@ class Loss:
             nothing = np.flatnonzero(counts_B == 0)[:8].tolist()
             raise ValueError(f"a loss needs a token to predict after a real one; examples {nothing} have none")
         rows_BR, weight_BR = _gathered(counted_BT)
-        target_BR = np.take_along_axis(np.asarray(batch.tokens), rows_BR + 1, axis=1)
+        target_BR = np.take_along_axis(np.asarray(side.ids), rows_BR + 1, axis=1)
         return Reads(jnp.asarray(rows_BR), None, jnp.asarray(target_BR), jnp.asarray(weight_BR))
 
     @staticmethod

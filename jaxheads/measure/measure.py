@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..models.axes import Side
 from ..models.batch import Batch
 from ..models.model import Model, Network, check_edit, forward
 from ..models.sharding import fetch
@@ -22,7 +23,7 @@ from ..progress import progress as show_progress
 from ..provenance import environment
 from ..statistics import GroupedRows
 from ..tables import Column, HeadTable
-from .patterns import METRICS, Metric, Scored, evaluate, resolve
+from .patterns import METRICS, Metric, Scored, evaluate, examples_of, fits, resolve
 
 PATTERN_BYTES = 256 * 2**20
 """One layer's patterns, `[B,N,T,T]` float32, of so many bytes at once; more examples go through in turn."""
@@ -33,7 +34,7 @@ Batches = Batch | Iterable[Batch]
 def measure(
     model: Model,
     batch: Batches,
-    metrics: str | Metric | Sequence[str | Metric] = tuple(METRICS),
+    metrics: str | Metric | Sequence[str | Metric] | None = None,
     *,
     stack: str | None = None,
     edits: Sequence[SiteEdit] | SiteEdit = (),
@@ -50,7 +51,8 @@ def measure(
 
     Args:
         batch: one batch or any iterable of batches, which is read once; those of one shape compile once.
-        metrics: names from `METRICS` or `VARIANTS`, or `Metric` values.
+        metrics: names from `METRICS` or `VARIANTS`, or `Metric` values; when left out, all `METRICS` that the stack's
+            positions allow.
         stack: whose heads; needed where the model has several stacks.
         edits: measure the edited model. An edit with an axis of examples needs a single batch.
         scored_as: tokens to score by in place of those the model sees, batch by batch, with the same masks.
@@ -67,11 +69,15 @@ def measure(
         is how many numbers were left out because the model overflowed.
 
     Raises:
-        ValueError: for an unknown metric, none, or one twice; for no batch; for a batch, stack or edit that
+        ValueError: for an unknown metric, none, one twice, or one that asks of positions what they have not (the
+            previous token of cross-attention, or of an image); for no batch; for a batch, stack or edit that
             does not fit the model; for `scored_as` that does not fit the batches.
     """
-    chosen = resolve(metrics)
     part = model.stack(stack)
+    chosen = _fitting(part) if metrics is None else resolve(metrics)
+    if lost := [metric.name for metric in chosen if not fits(metric, part)]:
+        seen = f"{part.queries.kind} look at {part.keys.kind}"
+        raise ValueError(f"{', '.join(lost)}: not defined where, as in the {part.name} of {model.name}, {seen}")
     _check_level(level)
     edits = (edits,) if isinstance(edits, SiteEdit) else tuple(edits)
     tally = _Tally(chosen)
@@ -80,7 +86,7 @@ def measure(
         for one, scored in _pairs(batch, scored_as):
             _check(model, one, edits)
             for rows, kept in _in_pieces(model.network, part, one, scored, edits, chosen):
-                tally.add(one.take(rows), kept)
+                tally.add(part.queries.of(one.take(rows)), kept)
                 advance(len(rows))
     about = {
         "model": model.name,
@@ -101,12 +107,13 @@ class _Tally:
         self.not_finite = 0
         self.digest = hashlib.sha256()
 
-    def add(self, batch: Batch, kept: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    def add(self, side: Side, kept: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
         for name, (value_LB, counts_LB) in kept.items():
             finite_LB = np.isfinite(value_LB)
             self.not_finite += int((counts_LB & ~finite_LB).sum())
             self.rows[name].add(np.moveaxis(np.where(counts_LB & finite_LB, value_LB, np.nan), 1, 0))
-        for tokens, mask in zip(np.asarray(batch.tokens), np.asarray(batch.mask), strict=True):
+        ids = np.zeros(side.shape, int) if side.ids is None else np.asarray(side.ids)
+        for tokens, mask in zip(ids, np.asarray(side.mask), strict=True):
             self.tokens += int(mask.sum())
             self.digest.update(np.int64(mask.sum()).tobytes() + tokens[mask].astype("<i4").tobytes())
 
@@ -164,8 +171,15 @@ def _measured(
     metrics: tuple[Metric, ...],
 ) -> dict[str, Scored]:
     """Value and counts of every metric, `[L,B,N]` or `[L,B,N,O]`; the unembedding is not computed."""
-    kept = forward(network, batch, edits, lambda seen: evaluate(metrics, seen["pattern"], scored.tokens, scored.mask))
+    [part] = [one for one in network.stacks if one.name == stack]
+    examples = examples_of(part, scored)
+    kept = forward(network, batch, edits, {stack: lambda seen: evaluate(metrics, seen["pattern"], examples)})
     return kept[1][stack]
+
+
+def _fitting(stack: Stack) -> tuple[Metric, ...]:
+    """All metrics that a stack's positions allow."""
+    return tuple(metric for metric in METRICS.values() if fits(metric, stack))
 
 
 def _in_pieces(
@@ -180,8 +194,8 @@ def _in_pieces(
 
     Pieces have one size, so they compile once: the last is filled up with its last example over and over.
     """
-    B, T = batch.tokens.shape
-    most = max(1, PATTERN_BYTES // (4 * stack.heads * T * T))
+    B, T = stack.queries.of(batch).shape
+    most = max(1, PATTERN_BYTES // (4 * stack.heads * T * stack.keys.count(batch)))
     pieces = -(-B // most)
     size = -(-B // pieces)
     for start in range(0, B, size):
@@ -213,7 +227,7 @@ def _pairs(batch: Batches, scored_as: Batches | None) -> Iterator[tuple[Batch, B
     others = None if scored_as is None else iter(_several(scored_as, "scored_as"))
     for one in _several(batch, "batch"):
         scored = one if others is None else next(others, None)
-        if scored is None or not np.array_equal(np.asarray(one.mask), np.asarray(scored.mask)):
+        if scored is None or (others is not None and not np.array_equal(np.asarray(one.mask), np.asarray(scored.mask))):
             raise ValueError(
                 f"scored_as: expected a batch for every batch, with the same mask; number {number} differs"
             )

@@ -49,9 +49,10 @@ def _names(path: tuple[Any, ...]) -> list[str]:
 
 
 def _is_kept(path: tuple[Any, ...], weight: Array) -> bool:
-    """Norm scales, biases, and what is no weight at all (the state of a random stream)."""
+    """Norm scales, gains, biases, and what is no weight at all (settings of layers, the state of a random stream)."""
     own = [name for name in _names(path) if name not in ("", "value")][-1]
-    return not jnp.issubdtype(weight.dtype, jnp.floating) or own in ("scale", "bias") or own.startswith("b_")
+    kept = ("scale", "bias", "gain", "frequencies")
+    return not jnp.issubdtype(weight.dtype, jnp.floating) or own in kept or own.startswith("b_")
 
 
 def _is_stacked(path: tuple[Any, ...]) -> bool:

@@ -1,11 +1,14 @@
 """What a head's attention pattern looks like, in numbers: written for one head of one example, vmapped once.
 
-Dimension key: B batch, T query positions, S key positions (T = S: self-attention), N query heads, O offsets.
+Dimension key: B batch, T query positions, S key positions, N query heads, O offsets.
 
 A metric is a function `(pattern_TS, example) -> (value, counts)`. `value` is a mean over the queries that
 count; `counts` says whether there are any, and where there are none the value is 0, never NaN. Only real
 queries and real keys count. Positions are those of the model, counted over real tokens: "the previous token"
 is the previous real one, also where padding lies between, and left padding equals no padding.
+
+A metric says what it `needs` of the positions, and is not asked of a stack that lacks it: in cross-attention queries
+and keys are different sequences, patches of an image have places but no order, and only tokens have ids.
 
 Every example weighs the same in a table's mean, however long it is (as in Clark et al. 2019; Vig & Belinkov
 2019 sum over the corpus, where long sentences weigh more).
@@ -13,24 +16,53 @@ Every example weighs the same in a table's mean, however long it is (as in Clark
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from ..models.batch import Batch
 from ..models.positions import count_positions
+from ..models.stack import Stack
 
 OFFSETS = tuple(range(-5, 6))
 """The relative positions, key minus query, among which `positional_share` looks for the best."""
 
 
-class Example(NamedTuple):
-    """One example: its tokens `[T]`, and which of them are real, `[T]`."""
+NEEDS = ("any", "places", "order", "ids")
+"""What a metric may need of the positions: nothing; that queries and keys are the same positions, with distances; that
+these have an order; that they have ids. Each includes those before it."""
 
-    tokens: Array
+
+class Example(NamedTuple):
+    """One example.
+
+    Attributes:
+        tokens: ids of the queries, `[T]`, where they have any.
+        mask: which queries are real, `[T]`.
+        seen: which keys are real, `[S]`, where they are other positions.
+        pixels: where patches are in an image, row and column in pixels, `[T,2]`.
+        patch: which positions are patches, not special tokens, `[T]`.
+    """
+
+    tokens: Array | None
     mask: Array
+    seen: Array | None = None
+    pixels: Array | None = None
+    patch: Array | None = None
+
+    @property
+    def keys(self) -> Array:
+        """Which keys are real, `[S]`."""
+        return self.mask if self.seen is None else self.seen
+
+    @property
+    def key_positions(self) -> Array:
+        """Places of the keys among the real ones, `[S]`."""
+        return count_positions(self.keys[None])[0]
 
     @property
     def positions(self) -> Array:
@@ -39,13 +71,16 @@ class Example(NamedTuple):
 
     @property
     def length(self) -> Array:
-        """How many tokens are real."""
-        return self.mask.sum(dtype=jnp.int32)
+        """How many keys are real."""
+        return self.keys.sum(dtype=jnp.int32)
 
     @property
     def steps(self) -> Array:
-        """How many real tokens apart query and key are, as a float, `[T,S]`."""
-        return jnp.abs(self.offsets).astype(jnp.float32)
+        """How far apart query and key are, `[T,S]`: in real tokens; between patches in pixels, centre to centre."""
+        if self.pixels is None:
+            return jnp.abs(self.offsets).astype(jnp.float32)
+        apart_TS2 = self.pixels[:, None] - self.pixels[None]
+        return jnp.sqrt(jnp.square(apart_TS2).sum(axis=-1))
 
     @property
     def offsets(self) -> Array:
@@ -55,15 +90,21 @@ class Example(NamedTuple):
     @property
     def pairs(self) -> Array:
         """Where both query and key are real, `[T,S]`."""
-        return self.mask[:, None] & self.mask[None, :]
+        return self.mask[:, None] & self.keys[None, :]
+
+    @property
+    def apart(self) -> Array:
+        """Where query and key are real and have a distance, `[T,S]`: special tokens of an image have no place."""
+        return self.pairs if self.patch is None else self.pairs & self.patch[:, None] & self.patch[None, :]
 
     @property
     def last(self) -> Array:
-        """Which one is the last real token, `[T]`."""
-        return self.mask & (self.positions == self.length - 1)
+        """Which key is the last real one, `[S]`."""
+        return self.keys & (self.key_positions == self.length - 1)
 
     def neighbours(self, offset: int) -> tuple[Array, Array]:
         """Of each place the token `offset` real positions on, and whether there is one; both `[T]`."""
+        assert self.tokens is not None
         place_T = jnp.argsort(~self.mask, stable=True)
         wanted_T = self.positions + offset
         there_T = self.mask & (wanted_T >= 0) & (wanted_T < self.length)
@@ -80,6 +121,7 @@ class Metric:
 
     Attributes:
         name: the column of the table.
+        needs: one of NEEDS.
         function: `(pattern_TS, example, **options)` to value and counts, scalars, or `[O]` with `best_of`.
         options: of the function, as (name, value) pairs.
         best_of: labels of a vector's O entries. The table then has the entry whose mean over the examples is
@@ -92,6 +134,7 @@ class Metric:
     options: tuple[tuple[str, Any], ...] = ()
     best_of: tuple[int, ...] = ()
     label: str = ""
+    needs: str = "any"
 
     def __call__(self, pattern_TS: Array, example: Example) -> Scored:
         return self.function(pattern_TS.astype(jnp.float32), example, **dict(self.options))
@@ -99,17 +142,40 @@ class Metric:
     def variant(self, name: str, **options: Any) -> "Metric":
         """The same metric with other options, under a name that tells them apart."""
         merged = {**dict(self.options), **options}
-        return Metric(name, self.function, tuple(sorted(merged.items())), self.best_of, self.label)
+        return replace(self, name=name, options=tuple(sorted(merged.items())))
 
 
-def evaluate(metrics: Sequence[Metric], pattern_BNTS: Array, tokens_BT: Array, mask_BT: Array) -> dict[str, Scored]:
-    """Every metric of one layer's heads and examples: value and counts `[B,N]`, or `[B,N,O]` with `best_of`."""
+def evaluate(metrics: Sequence[Metric], pattern_BNTS: Array, examples: Example) -> dict[str, Scored]:
+    """Every metric of one layer's heads and examples: value and counts `[B,N]`, or `[B,N,O]` with `best_of`.
+
+    Args:
+        examples: with a leading axis of the batch.
+    """
 
     def everywhere(metric: Metric) -> Scored:
         over_heads = jax.vmap(metric, in_axes=(0, None))
-        return jax.vmap(over_heads)(pattern_BNTS, Example(tokens_BT, mask_BT))
+        return jax.vmap(over_heads)(pattern_BNTS, examples)
 
     return {metric.name: everywhere(metric) for metric in metrics}
+
+
+def examples_of(stack: Stack, batch: Batch) -> Example:
+    """What a stack's positions are in each example, with a leading axis of the batch."""
+    queries, keys = stack.queries.of(batch), stack.keys.of(batch)
+    if stack.queries.kind != "patches":
+        return Example(queries.ids, queries.mask, keys.mask if stack.is_cross else None)
+    specials, (rows, columns) = len(stack.queries.specials), stack.queries.grid(batch)
+    centres_T2 = np.stack(np.indices((rows, columns)), axis=-1).reshape(-1, 2) * float(stack.queries.size)
+    pixels_T2 = np.concatenate([np.zeros((specials, 2)), centres_T2]).astype(np.float32)
+    patch_T = np.arange(len(pixels_T2)) >= specials
+    pixels_BT2, patch_BT = (jnp.broadcast_to(part, (len(batch), *part.shape)) for part in (pixels_T2, patch_T))
+    return Example(None, queries.mask, None, pixels_BT2, patch_BT)
+
+
+def fits(metric: Metric, stack: Stack) -> bool:
+    """Whether a stack's positions are what the metric needs."""
+    kind = {"tokens": "ids", "targets": "ids", "frames": "order", "patches": "places"}[stack.queries.kind]
+    return NEEDS.index(metric.needs) <= NEEDS.index("any" if stack.is_cross else kind)
 
 
 def entropy(pattern_TS: Array, example: Example, smoothing: float = 0.0) -> Scored:
@@ -127,17 +193,21 @@ def confidence(pattern_TS: Array, example: Example, without_last: bool = False) 
     Voita leaves out EOS: `without_last` leaves out the last real token as query and as key, without
     renormalising.
     """
-    real_T = example.mask & ~example.last if without_last else example.mask
-    return _mean(jnp.where(real_T[None, :], pattern_TS, 0.0).max(axis=1), real_T)
+    real_T, keys_S = example.mask, example.keys
+    if without_last:
+        keys_S = keys_S & ~example.last
+        real_T = real_T & (example.positions < real_T.sum() - 1)
+    return _mean(jnp.where(keys_S[None, :], pattern_TS, 0.0).max(axis=1), real_T)
 
 
 def distance(pattern_TS: Array, example: Example, without_first: bool = False) -> Scored:
-    """Σ A |i − j| / Σ A over queries i and keys j, in tokens; from 0 to n − 1 (Vig & Belinkov 2019).
+    """Σ A |i − j| / Σ A over queries i and keys j, in tokens; from 0 to n − 1 (Vig & Belinkov 2019). Of an image in
+    pixels between centres of patches, special tokens left out and the rest renormalised (Dosovitskiy et al. 2021).
 
     They leave out attention to the first token, where heads rest that have nothing to do: so does
     `without_first`, and the quotient renormalises what is left. Nothing counts where nothing is left.
     """
-    pairs_TS = example.pairs
+    pairs_TS = example.apart
     if without_first:
         pairs_TS = pairs_TS & (example.positions > 0)[None, :]
     A_TS = jnp.where(pairs_TS, pattern_TS, 0.0)
@@ -162,11 +232,12 @@ def self_token(pattern_TS: Array, example: Example) -> Scored:
 
 def first_token(pattern_TS: Array, example: Example) -> Scored:
     """Mean over all queries of the attention to the first real token: the sink's α_1 (Gu et al. 2025)."""
-    return _attention_to(pattern_TS, example.pairs & (example.positions == 0)[None, :])
+    return _attention_to(pattern_TS, example.pairs & (example.key_positions == 0)[None, :])
 
 
 def duplicate_token(pattern_TS: Array, example: Example) -> Scored:
     """Mean of Σ A[q, j] over the j < q with the same token, over queries that have one (Wang et al. 2022)."""
+    assert example.tokens is not None
     same_TS = example.tokens[:, None] == example.tokens[None, :]
     return _attention_to(pattern_TS, example.pairs & same_TS & (example.offsets < 0))
 
@@ -203,19 +274,19 @@ def positional_share(pattern_TS: Array, example: Example, offsets: tuple[int, ..
 
 
 METRICS: dict[str, Metric] = {
-    function.__name__: Metric(function.__name__, function)
-    for function in (
-        entropy,
-        confidence,
-        distance,
-        previous_token,
-        next_token,
-        self_token,
-        first_token,
-        duplicate_token,
-        induction,
+    function.__name__: Metric(function.__name__, function, needs=needs)
+    for function, needs in (
+        (entropy, "any"),
+        (confidence, "any"),
+        (distance, "places"),
+        (previous_token, "order"),
+        (next_token, "order"),
+        (self_token, "places"),
+        (first_token, "any"),
+        (duplicate_token, "ids"),
+        (induction, "ids"),
     )
-} | {"positional_share": Metric("positional_share", positional_share, (), OFFSETS, "positional_offset")}
+} | {"positional_share": Metric("positional_share", positional_share, (), OFFSETS, "positional_offset", "order")}
 """What is measured unless told otherwise, by name."""
 
 VARIANTS: dict[str, Metric] = {

@@ -23,13 +23,21 @@ def unchanged(site: str, value: Array) -> Array:
 
 
 def attend(
-    q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array, *, scale: float | Array, edit: Edit = unchanged
+    q_BTNH: Array,
+    k_BSKH: Array,
+    v_BSKH: Array,
+    mask_BTS: Array,
+    *,
+    scale: float | Array,
+    bias: Array | None = None,
+    cap: float | None = None,
+    edit: Edit = unchanged,
 ) -> tuple[Array, Mapping[str, Array]]:
     """Softmax attention of N query heads over K shared key/value heads, every intermediate value open to `edit`.
 
-    Query head n reads key/value head n // (N // K). Scores are scaled and masked, masked entries being
-    `finfo.min` (never -inf), also after an edit: no edit can look at a masked key. The softmax is taken in
-    float32. A row without a visible key (padding) is uniform, not NaN.
+    Query head n reads key/value head n // (N // K). Scores are scaled, capped (`cap * tanh(scores / cap)`), biased
+    (`[B|1,N,T,S]`) and masked, masked entries being `finfo.min` (never -inf), also after an edit: no edit can look at
+    a masked key. The softmax is taken in float32. A row without a visible key (padding) is uniform, not NaN.
 
     Returns:
         z `[B,T,N,H]`, and the values at ATTENTION_SITES as they were used, after their edits.
@@ -43,7 +51,12 @@ def attend(
     # The query heads of one key/value head side by side: one product a key/value head, R = (N // K) * T rows.
     q_BKRH = jnp.moveaxis(q_BTNH.reshape(B, T, K, N // K, H), 1, 3).reshape(B, K, -1, H)
     scores_BNTS = jnp.einsum("bkrh,bskh->bkrs", q_BKRH, k_BSKH).reshape(B, N, T, S)
-    scores_BNTS = jnp.where(visible_B1TS, scores_BNTS * jnp.asarray(scale, q_BTNH.dtype), lowest)
+    scores_BNTS = scores_BNTS * jnp.asarray(scale, q_BTNH.dtype)
+    if cap is not None:
+        scores_BNTS = jnp.tanh(scores_BNTS / cap) * cap
+    if bias is not None:
+        scores_BNTS = scores_BNTS + bias.astype(q_BTNH.dtype)
+    scores_BNTS = jnp.where(visible_B1TS, scores_BNTS, lowest)
     scores_BNTS = jnp.where(visible_B1TS, edit("scores", scores_BNTS), lowest)
 
     pattern_BNTS = jax.nn.softmax(scores_BNTS.astype(jnp.float32), axis=-1).astype(q_BTNH.dtype)

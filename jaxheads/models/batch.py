@@ -1,8 +1,8 @@
 """Inputs: what goes into a model, and what its layers need to know about it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -11,65 +11,96 @@ from jax import Array
 from jax.core import Tracer
 from numpy.typing import ArrayLike
 
-from .positions import count_positions
+from .axes import Axis, Side
+
+_FIELDS = ("tokens", "mask", "token_types", "words", "targets", "target_mask", "pixels", "features")
 
 
 @jax.tree_util.register_pytree_with_keys_class
 @dataclass(frozen=True)
 class Batch:
-    """Token sequences of one length, padded on either side.
+    """Examples of one shape: token sequences, images, or audio; padded on either side where they are sequences.
 
     Args:
         tokens: token ids, integers `[B,T]`.
         mask: which tokens are real, `[B,T]`; all of them when left out.
         token_types: segment ids `[B,T]` (BERT's `token_type_ids`); zeros when left out.
+        words: the number of the word that each token is a piece of, `[B,T]`; -1 for special tokens. No model reads it.
+        targets: the decoder's input of an encoder–decoder, token ids `[B,U]`.
+        target_mask: which of them are real, `[B,U]`; all of them when left out.
+        pixels: images, normalised as the model wants them, `[B,height,width,C]`.
+        features: log-mel spectrograms, `[B,mels,frames]`.
 
     Raises:
-        ValueError: for another rank or shape, for token ids that are not integers, an empty batch, or an example
-            without a single real token.
+        ValueError: for nothing at all, another rank or shape, token ids that are not integers, pixels or features that
+            are not finite, an empty batch, or an example without a single real token.
     """
 
     tokens: Array
     mask: Array
     token_types: Array
+    words: Array | None
+    targets: Array | None
+    target_mask: Array | None
+    pixels: Array | None
+    features: Array | None
 
-    def __init__(self, tokens: ArrayLike, mask: ArrayLike | None = None, token_types: ArrayLike | None = None):
-        traced = any(isinstance(part, Tracer) for part in (tokens, mask, token_types))
-        fields = (_filled if traced else _checked)(tokens, mask, token_types)
-        for name, value in zip(("tokens", "mask", "token_types"), fields, strict=True):
-            object.__setattr__(self, name, value)
+    def __init__(
+        self,
+        tokens: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        token_types: ArrayLike | None = None,
+        *,
+        words: ArrayLike | None = None,
+        targets: ArrayLike | None = None,
+        target_mask: ArrayLike | None = None,
+        pixels: ArrayLike | None = None,
+        features: ArrayLike | None = None,
+    ):
+        given = {
+            **_sequence("tokens", tokens, "mask", mask, token_types),
+            **_sequence("targets", targets, "target_mask", target_mask),
+            "words": _words(words, tokens),
+            "pixels": _numbers("pixels", pixels, "[examples, height, width, channels]"),
+            "features": _numbers("features", features, "[examples, mels, frames]"),
+        }
+        counts = {name: len(part) for name, part in given.items() if part is not None}
+        if not counts:
+            raise ValueError("a batch needs tokens, pixels or features; got none")
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"all parts of a batch must have the same number of examples, got {counts}")
+        for name in _FIELDS:
+            object.__setattr__(self, name, given.get(name))
 
-    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Array], ...], None]:
-        """For JAX: the three arrays."""
-        names = ("tokens", "mask", "token_types")
-        return tuple((jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names), None
+    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Array | None], ...], None]:
+        """For JAX: the arrays."""
+        return tuple((jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in _FIELDS), None
 
     @classmethod
-    def tree_unflatten(cls, _: None, fields: Iterable[Any]) -> "Batch":
+    def tree_unflatten(cls, _: None, fields: Iterable[Any]) -> Self:
         """For JAX: unchecked, for what JAX puts in an array's place (tracers, axes, shapes) is no array."""
         batch = object.__new__(cls)
-        for name, value in zip(("tokens", "mask", "token_types"), fields, strict=True):
+        for name, value in zip(_FIELDS, fields, strict=True):
             object.__setattr__(batch, name, value)
         return batch
 
     def __len__(self) -> int:
-        return self.tokens.shape[0]
+        return next(len(field) for name in _FIELDS if (field := getattr(self, name)) is not None)
 
     @property
     def lengths(self) -> Array:
         """How many real tokens each example has, `[B]`."""
-        return self.mask.sum(axis=1, dtype=jnp.int32)
+        return Axis().of(self).lengths
 
     @property
     def positions(self) -> Array:
         """Each token's place among its example's real tokens, from 0, `[B,T]`; padding gets 0."""
-        return count_positions(self.mask)
+        return Axis().of(self).positions
 
     @property
     def last(self) -> Array:
         """Index `[B]` of each example's last real token."""
-        T = self.tokens.shape[1]
-        return T - 1 - jnp.argmax(self.mask[:, ::-1], axis=1)
+        return Axis().of(self).last
 
     def take(self, examples: ArrayLike) -> "Batch":
         """The batch of these examples, by index."""
@@ -77,31 +108,64 @@ class Batch:
         return jax.tree.map(lambda field: field[index], self)
 
 
-def _filled(tokens: ArrayLike, mask: ArrayLike | None, token_types: ArrayLike | None) -> tuple[Array, Array, Array]:
+def _sequence(
+    name: str, ids: ArrayLike | None, mask_name: str, mask: ArrayLike | None, token_types: ArrayLike | None = None
+) -> dict[str, Array]:
+    """Ids, their mask and, of tokens, their types."""
+    if ids is None:
+        if mask is not None or token_types is not None:
+            raise ValueError(f"{mask_name} and token types belong to {name}: give these as well")
+        return {}
+    traced = any(isinstance(part, Tracer) for part in (ids, mask, token_types))
+    found = (_filled if traced else _checked)(name, ids, mask, token_types)
+    return dict(zip((name, mask_name, "token_types")[: 3 if name == "tokens" else 2], found, strict=False))
+
+
+def _filled(name: str, ids: ArrayLike, mask: ArrayLike | None, types: ArrayLike | None) -> tuple[Array, Array, Array]:
     """While tracing: nothing can be seen, so nothing is checked."""
-    ids = jnp.asarray(tokens, jnp.int32)
-    real = jnp.ones(ids.shape, bool) if mask is None else jnp.asarray(mask, bool)
-    types = jnp.zeros(ids.shape, jnp.int32) if token_types is None else jnp.asarray(token_types, jnp.int32)
-    return ids, real, types
+    del name
+    numbers = jnp.asarray(ids, jnp.int32)
+    real = jnp.ones(numbers.shape, bool) if mask is None else jnp.asarray(mask, bool)
+    kinds = jnp.zeros(numbers.shape, jnp.int32) if types is None else jnp.asarray(types, jnp.int32)
+    return numbers, real, kinds
 
 
-def _checked(tokens: ArrayLike, mask: ArrayLike | None, token_types: ArrayLike | None) -> tuple[Array, Array, Array]:
-    ids = np.asarray(tokens)
-    if ids.ndim != 2 or 0 in ids.shape:
-        raise ValueError(f"tokens must be [examples, positions] with at least one of each, got shape {ids.shape}")
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"tokens must be integers, got {ids.dtype}; use model.encode for text")
-    real = np.ones(ids.shape, bool) if mask is None else np.asarray(mask).astype(bool)
-    types = np.zeros(ids.shape, np.int32) if token_types is None else np.asarray(token_types)
-    if not np.issubdtype(types.dtype, np.integer):
-        raise ValueError(f"token_types must be integers, got {types.dtype}")
-    for name, part in (("mask", real), ("token_types", types)):
-        if part.shape != ids.shape:
-            raise ValueError(f"{name} must have the shape of tokens {ids.shape}, got {part.shape}")
+def _checked(name: str, ids: ArrayLike, mask: ArrayLike | None, types: ArrayLike | None) -> tuple[Array, Array, Array]:
+    numbers = np.asarray(ids)
+    if numbers.ndim != 2 or 0 in numbers.shape:
+        raise ValueError(f"{name} must be [examples, positions] with at least one of each, got shape {numbers.shape}")
+    if not np.issubdtype(numbers.dtype, np.integer):
+        raise ValueError(f"{name} must be integers, got {numbers.dtype}; use model.encode for text")
+    real = np.ones(numbers.shape, bool) if mask is None else np.asarray(mask).astype(bool)
+    kinds = np.zeros(numbers.shape, np.int32) if types is None else np.asarray(types)
+    if not np.issubdtype(kinds.dtype, np.integer):
+        raise ValueError(f"token_types must be integers, got {kinds.dtype}")
+    for part_name, part in (("mask", real), ("token_types", kinds)):
+        if part.shape != numbers.shape:
+            raise ValueError(f"{part_name} must have the shape of {name} {numbers.shape}, got {part.shape}")
     empty = np.flatnonzero(~real.any(axis=1))
     if empty.size:
         raise ValueError(f"every example needs a real token; the mask is empty for examples {empty[:8].tolist()}")
-    return jnp.asarray(ids, jnp.int32), jnp.asarray(real), jnp.asarray(types, jnp.int32)
+    return jnp.asarray(numbers, jnp.int32), jnp.asarray(real), jnp.asarray(kinds, jnp.int32)
+
+
+def _words(words: ArrayLike | None, tokens: ArrayLike | None) -> Array | None:
+    if words is None:
+        return None
+    if tokens is None or np.shape(words) != np.shape(tokens):
+        raise ValueError(f"words must have the shape of tokens, got {np.shape(words)}")
+    return jnp.asarray(words, jnp.int32)
+
+
+def _numbers(name: str, given: ArrayLike | None, axes: str) -> Array | None:
+    if given is None or isinstance(given, Tracer):
+        return None if given is None else jnp.asarray(given)
+    array = np.asarray(given)
+    if array.ndim != axes.count(",") + 1 or 0 in array.shape or not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"{name} must be {axes} of floating point numbers, got {array.dtype} of shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, got NaN or infinite entries")
+    return jnp.asarray(array, jnp.float32)
 
 
 @jax.tree_util.register_dataclass
@@ -112,27 +176,58 @@ class Context:
     Attributes:
         mask: `[B,T,S]`, True where query T may look at key S.
         queries: positions of the queries `[B,T]`.
-        keys: positions of the keys `[B,S]`.
+        keys: positions of the keys that are looked at, `[B,S]`.
+        made: positions of those that the layer makes, the last ones: all but in `after`.
+        bias: what is added to the scores, `[B|1,N,T,S]`, the same in all layers: relative positions, ALiBi.
+        memory: `[B,S,D]`, what keys and values are read from; None where it is the stream itself.
+        cross: of the cross-attention that follows in every layer, where there is one.
     """
 
     mask: Array
     queries: Array
     keys: Array
+    made: Array
+    bias: Array | None = None
+    memory: Array | None = None
+    cross: "Context | None" = None
 
     @staticmethod
-    def over(batch: Batch, *, causal: bool) -> "Context":
-        """Self-attention over a batch: real keys only and, if causal, none that comes later."""
-        B, T = batch.tokens.shape
-        mask_BTS = jnp.broadcast_to(batch.mask[:, None, :], (B, T, T))
+    def within(side: Side, *, causal: bool, bias: Array | None = None, cross: "Context | None" = None) -> "Context":
+        """Self-attention: real keys only and, if causal, none that comes later."""
+        B, T = side.shape
+        mask_BTS = jnp.broadcast_to(side.mask[:, None, :], (B, T, T))
         if causal:
             mask_BTS = mask_BTS & jnp.tril(jnp.ones((T, T), bool))[None]
-        return Context(mask_BTS, batch.positions, batch.positions)
+        at_BT = side.positions
+        return Context(mask_BTS, at_BT, at_BT, at_BT, bias, cross=cross)
+
+    @staticmethod
+    def over(batch: Batch, *, causal: bool, bias: Array | None = None) -> "Context":
+        """Self-attention over a batch's tokens."""
+        return Context.within(Axis().of(batch), causal=causal, bias=bias)
+
+    @staticmethod
+    def between(queries: Side, keys: Side, memory_BSD: Array) -> "Context":
+        """Cross-attention: every query sees every real key."""
+        mask_BTS = jnp.broadcast_to(keys.mask[:, None, :], (*queries.shape, keys.shape[1]))
+        return Context(mask_BTS, queries.positions, keys.positions, keys.positions, memory=memory_BSD)
 
     def after(self, position: int) -> "Context":
         """What the positions from this one on know: all keys to look at, but only their own to make."""
-        return Context(self.mask[:, position:], self.queries[:, position:], self.keys[:, position:])
+        bias = None if self.bias is None else self.bias[:, :, position:]
+        cross = None if self.cross is None else self.cross.after(position)
+        made = self.made[:, position:] if self.memory is None else self.made
+        return replace(
+            self, mask=self.mask[:, position:], queries=self.queries[:, position:], made=made, bias=bias, cross=cross
+        )
 
     def rows(self, rows_BR: Array) -> "Context":
         """The same keys, seen from the queries at these rows only."""
         mask_BRS = jnp.take_along_axis(self.mask, rows_BR[:, :, None], axis=1)
-        return Context(mask_BRS, jnp.take_along_axis(self.queries, rows_BR, axis=1), self.keys)
+        queries_BR = jnp.take_along_axis(self.queries, rows_BR, axis=1)
+        bias = self.bias
+        if bias is not None:
+            bias = jnp.broadcast_to(bias, (rows_BR.shape[0], *bias.shape[1:]))
+            bias = jnp.take_along_axis(bias, rows_BR[:, None, :, None], axis=2)
+        cross = None if self.cross is None else self.cross.rows(rows_BR)
+        return replace(self, mask=mask_BRS, queries=queries_BR, bias=bias, cross=cross)

@@ -1,11 +1,11 @@
-"""Blocks: read – attend – write, in the two orders of normalisation that the first families use.
+"""Blocks: read – attend – write, in the orders of normalisation that the families use.
 
 A block's `queries` and `keys_values` read the residual stream, its attention attends, and `write` carries `z` back
 into the stream. They are apart because a sweep may start at any of them: an edited `z` needs only `write`.
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from flax import nnx
 from jax import Array
@@ -20,14 +20,15 @@ class Block(Protocol):
     attention: Attention
     sites: tuple[str, ...]
     additive: bool
-    """Whether the stream is the sum of what heads and MLPs write; if so the block is an `AdditiveBlock`."""
+    """Whether the stream is the sum of what heads and MLPs write, each MLP reading its own layer's heads; if so the
+    block is an `AdditiveBlock`."""
 
     def queries(self, x_BTD: Array, positions_BT: Array) -> Array:
         """Queries `[B,T,N,H]` of the positions in `x`."""
         ...
 
     def keys_values(self, x_BSD: Array, positions_BS: Array) -> tuple[Array, Array]:
-        """Keys and values `[B,S,K,H]` of the positions in `x`."""
+        """Keys and values `[B,S,K,H]` of the positions in `x`, the memory in cross-attention."""
         ...
 
     def write(self, x_BTD: Array, z_BTNH: Array, edit: Edit) -> tuple[Array, Mapping[str, Array]]:
@@ -51,16 +52,17 @@ class AdditiveBlock(Block, Protocol):
         ...
 
 
-_SITES = ("resid_pre", *ATTENTION_SITES, "attn_out", "resid_mid", "mlp_out", "resid_post")
+_READ = ("resid_pre", *ATTENTION_SITES, "attn_out")
+_SITES = (*_READ, "resid_mid", "mlp_out", "resid_post")
 
 
 class PreNormBlock(nnx.Module):
-    """`x + attention(norm(x))`, then `x + mlp(norm(x))`: GPT-2, Llama."""
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`: GPT-2, Llama, T5, ViT."""
 
     sites = _SITES
     additive = True
 
-    def __init__(self, attention_norm: nnx.Module, attention: Attention, mlp_norm: nnx.Module, mlp: nnx.Module):
+    def __init__(self, attention_norm: Any, attention: Attention, mlp_norm: Any, mlp: Any):
         self.attention_norm = attention_norm
         self.attention = attention
         self.mlp_norm = mlp_norm
@@ -90,13 +92,82 @@ class PreNormBlock(nnx.Module):
         return post, {"attn_out": attn_out, "resid_mid": mid, "mlp_out": mlp_out, "resid_post": post}
 
 
+class PreNormCrossBlock(PreNormBlock):
+    """The same where keys and values are read off another stack's stream, as it is: T5's and Whisper's decoder."""
+
+    additive = False
+
+    def keys_values(self, x_BSD: Array, positions_BS: Array) -> tuple[Array, Array]:
+        return self.attention.keys_values(x_BSD, positions_BS)
+
+
+class SandwichBlock(PreNormBlock):
+    """`x + norm(attention(norm(x)))`, then `x + norm(mlp(norm(x)))`: Gemma 2 and 3. `attn_out` and `mlp_out` are what
+    is added, after their norms."""
+
+    additive = False
+
+    def __init__(
+        self,
+        attention_norm: Any,
+        attention: Attention,
+        attention_out_norm: Any,
+        mlp_norm: Any,
+        mlp: Any,
+        mlp_out_norm: Any,
+    ):
+        super().__init__(attention_norm, attention, mlp_norm, mlp)
+        self.attention_out_norm = attention_out_norm
+        self.mlp_out_norm = mlp_out_norm
+
+    def feed_forward(self, x_BTD: Array) -> Array:
+        return self.mlp_out_norm(super().feed_forward(x_BTD))
+
+    def write(self, x_BTD: Array, z_BTNH: Array, edit: Edit) -> tuple[Array, Mapping[str, Array]]:
+        attn_out = edit("attn_out", self.attention_out_norm(self.attention.output(z_BTNH)))
+        mid = edit("resid_mid", x_BTD + attn_out)
+        mlp_out = edit("mlp_out", self.feed_forward(mid))
+        post = edit("resid_post", mid + mlp_out)
+        return post, {"attn_out": attn_out, "resid_mid": mid, "mlp_out": mlp_out, "resid_post": post}
+
+
+class ParallelBlock(nnx.Module):
+    """`x + attention(norm(x)) + mlp(norm(x))`: GPT-NeoX with two norms, GPT-J with one (`mlp_norm` is None).
+
+    There is no `resid_mid`: the MLP does not read what its own layer's heads write.
+    """
+
+    sites = (*_READ, "mlp_out", "resid_post")
+    additive = False
+
+    def __init__(self, attention_norm: Any, attention: Attention, mlp_norm: Any, mlp: Any):
+        self.attention_norm = attention_norm
+        self.attention = attention
+        self.mlp_norm = mlp_norm
+        self.mlp = mlp
+
+    def queries(self, x_BTD: Array, positions_BT: Array) -> Array:
+        return self.attention.queries(self.attention_norm(x_BTD), positions_BT)
+
+    def keys_values(self, x_BSD: Array, positions_BS: Array) -> tuple[Array, Array]:
+        return self.attention.keys_values(self.attention_norm(x_BSD), positions_BS)
+
+    def write(self, x_BTD: Array, z_BTNH: Array, edit: Edit) -> tuple[Array, Mapping[str, Array]]:
+        norm = self.attention_norm if self.mlp_norm is None else self.mlp_norm
+        attn_out = edit("attn_out", self.attention.output(z_BTNH))
+        mlp_out = edit("mlp_out", self.mlp(norm(x_BTD)))
+        post = edit("resid_post", x_BTD + attn_out + mlp_out)
+        return post, {"attn_out": attn_out, "mlp_out": mlp_out, "resid_post": post}
+
+
 class PostNormBlock(nnx.Module):
-    """`norm(x + attention(x))`, then `norm(x + mlp(x))`: BERT. `resid_mid` and `resid_post` are after the norms."""
+    """`norm(x + attention(x))`, then `norm(x + mlp(x))`: BERT, BART, Marian. `resid_mid` and `resid_post` are after
+    the norms. In cross-attention keys and values are read off the memory as it is."""
 
     sites = _SITES
     additive = False
 
-    def __init__(self, attention: Attention, attention_norm: nnx.Module, mlp: nnx.Module, mlp_norm: nnx.Module):
+    def __init__(self, attention: Attention, attention_norm: Any, mlp: Any, mlp_norm: Any):
         self.attention = attention
         self.attention_norm = attention_norm
         self.mlp = mlp
@@ -114,3 +185,31 @@ class PostNormBlock(nnx.Module):
         mlp_out = edit("mlp_out", self.mlp(mid))
         post = edit("resid_post", self.mlp_norm(mid + mlp_out))
         return post, {"attn_out": attn_out, "resid_mid": mid, "mlp_out": mlp_out, "resid_post": post}
+
+
+class AttentionBlock(nnx.Module):
+    """Attention without an MLP, `x + attention(norm(x))` or, with `post`, `norm(x + attention(x))`: the half of a
+    decoder's layer that cross-attention follows, and attention-only transformers. `norm` may be None."""
+
+    sites = (*_READ, "resid_post")
+    additive = False
+
+    def __init__(self, attention: Attention, norm: Any, *, post: bool = False):
+        self.attention = attention
+        self.norm = norm
+        self.post = post
+
+    def queries(self, x_BTD: Array, positions_BT: Array) -> Array:
+        return self.attention.queries(self._read(x_BTD), positions_BT)
+
+    def keys_values(self, x_BSD: Array, positions_BS: Array) -> tuple[Array, Array]:
+        return self.attention.keys_values(self._read(x_BSD), positions_BS)
+
+    def write(self, x_BTD: Array, z_BTNH: Array, edit: Edit) -> tuple[Array, Mapping[str, Array]]:
+        attn_out = edit("attn_out", self.attention.output(z_BTNH))
+        summed = x_BTD + attn_out
+        post = edit("resid_post", self.norm(summed) if self.post and self.norm is not None else summed)
+        return post, {"attn_out": attn_out, "resid_post": post}
+
+    def _read(self, x_BTD: Array) -> Array:
+        return x_BTD if self.post or self.norm is None else self.norm(x_BTD)

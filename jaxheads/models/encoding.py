@@ -1,34 +1,96 @@
-"""From text to token ids."""
+"""From what users have to token ids: texts, pairs of texts, words; and for a decoder its own beginning."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .batch import Batch
 
+Text = str | tuple[str, str] | Sequence[str]
+"""A text; two texts that belong together, as a tuple; or a list of words."""
 
-def encode(tokenizer: Any, texts: str | Sequence[str], *, bos: bool | None, max_length: int | None, side: str) -> Batch:
-    """A batch of texts, padded to the longest; `Model.encode` says what the arguments mean and what raises."""
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    if not texts:
-        raise ValueError("there is no text to encode: give at least one string")
+
+@dataclass(frozen=True)
+class _Row:
+    """One example: ids, segment types, and for each piece the number of its word (-1: none)."""
+
+    ids: list[int]
+    types: list[int]
+    words: list[int]
+
+
+def encode(
+    tokenizer: Any,
+    texts: Text | Sequence[Text],
+    *,
+    bos: bool | None,
+    max_length: int | None,
+    side: str,
+    targets: str | Sequence[str] | None = None,
+    start: int | None = None,
+) -> Batch:
+    """A batch of texts, padded to the longest; `Model.encode` says what the arguments mean and what raises.
+
+    Args:
+        start: the token that a decoder's input begins with; None for models without a decoder of their own.
+    """
+    given = _several(texts)
     if side not in ("right", "left"):
         raise ValueError(f"side must be 'right' or 'left', got {side!r}")
-    wrong = [type(text).__name__ for text in texts if not isinstance(text, str)]
-    if wrong:
-        raise ValueError(f"texts must be strings, got {wrong[0]}; for token ids use jh.Batch(tokens=…)")
-    encoded = [tokenizer(text, verbose=False) for text in texts]
-    rows = [_with_bos(tokenizer, one["input_ids"], bos) for one in encoded]
-    types = [_types(one.get("token_type_ids", ()), len(row)) for one, row in zip(encoded, rows, strict=True)]
-    empty = [index for index, (text, row) in enumerate(zip(texts, rows, strict=True)) if not row or not text.strip()]
+    if max_length is not None and max_length < 1:
+        raise ValueError(f"max_length must be at least 1, got {max_length}")
+    rows = [_row(tokenizer, text, bos) for text in given]
+    empty = [index for index, (text, row) in enumerate(zip(given, rows, strict=True)) if not row.ids or _blank(text)]
     if empty:
         raise ValueError(f"every text needs at least one token; these are empty: {empty[:8]}")
-    if max_length is not None:
-        if max_length < 1:
-            raise ValueError(f"max_length must be at least 1, got {max_length}")
-        rows = [row[:max_length] for row in rows]
-    return _pad(rows, types, pad=tokenizer.pad_token_id or 0, side=side)
+    pad = tokenizer.pad_token_id or 0
+    ids, mask = _pad([row.ids[:max_length] for row in rows], pad, side)
+    types, _ = _pad([row.types[:max_length] for row in rows], 0, side)
+    words, _ = _pad([row.words[:max_length] for row in rows], -1, side)
+    has_words = any(isinstance(text, list) for text in given)
+    if start is None:
+        if targets is not None:
+            raise ValueError("targets are what a decoder is given; this model has no decoder beside an encoder")
+        return Batch(ids, mask, types, words=words if has_words else None)
+    wanted = _targets(tokenizer, targets, len(given), start)
+    target_ids, target_mask = _pad(wanted, pad, side)
+    return Batch(ids, mask, types, words=words if has_words else None, targets=target_ids, target_mask=target_mask)
+
+
+def _several(texts: Any) -> list[Any]:
+    """One example or several, checked: strings, pairs (tuples of two strings) or lists of words."""
+    many = [texts] if isinstance(texts, str | tuple) else list(texts)
+    if not many:
+        raise ValueError("there is no text to encode: give at least one string")
+    many = [list(text) if isinstance(text, list) else text for text in many]
+    for text in many:
+        parts = [text] if isinstance(text, str) else list(text) if isinstance(text, tuple | list) else None
+        if parts is None or not all(isinstance(part, str) for part in parts):
+            kind = type(text).__name__ if parts is None else next(type(p).__name__ for p in parts if type(p) is not str)
+            raise ValueError(f"texts must be strings, got {kind}; for token ids use jh.Batch(tokens=…)")
+        if isinstance(text, tuple) and len(text) != 2:
+            raise ValueError(f"a tuple is a pair of texts; got one of {len(text)}. Words go in a list")
+    return many
+
+
+def _blank(text: Any) -> bool:
+    parts = [text] if isinstance(text, str) else list(text)
+    return not parts or any(not part.strip() for part in parts)
+
+
+def _row(tokenizer: Any, text: Any, bos: bool | None) -> _Row:
+    if isinstance(text, list):
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError("words can be told apart by a fast tokenizer only; join them with spaces instead")
+        encoded = tokenizer(text, is_split_into_words=True, verbose=False)
+        words = [-1 if word is None else word for word in encoded.word_ids()]
+    else:
+        encoded = tokenizer(*text, verbose=False) if isinstance(text, tuple) else tokenizer(text, verbose=False)
+        words = [-1] * len(encoded["input_ids"])
+    ids = _with_bos(tokenizer, encoded["input_ids"], bos)
+    return _Row(ids, _fitted(encoded.get("token_type_ids", ()), len(ids), 0), _fitted(words, len(ids), -1))
 
 
 def _with_bos(tokenizer: Any, ids: Sequence[int], bos: bool | None) -> list[int]:
@@ -43,16 +105,25 @@ def _with_bos(tokenizer: Any, ids: Sequence[int], bos: bool | None) -> list[int]
     return [first, *rest] if bos else rest
 
 
-def _types(given: Sequence[int], count: int) -> list[int]:
-    """A type for each of a row's `count` tokens: a BOS put in front gets 0, one taken away takes its type along."""
-    return [0] * (count - len(given)) + list(given[max(len(given) - count, 0) :])
+def _fitted(given: Sequence[int], count: int, new: int) -> list[int]:
+    """One for each of a row's `count` tokens: a BOS put in front gets `new`, one taken away takes its own along."""
+    return [new] * (count - len(given)) + list(given[max(len(given) - count, 0) :])
 
 
-def _pad(rows: list[list[int]], types: list[list[int]], *, pad: int, side: str) -> Batch:
+def _targets(tokenizer: Any, targets: str | Sequence[str] | None, count: int, start: int) -> list[list[int]]:
+    """What the decoder is given: its start token, and the target as far as there is one, its end token included."""
+    if targets is None:
+        return [[start]] * count
+    given = [targets] if isinstance(targets, str) else list(targets)
+    if len(given) != count or not all(isinstance(text, str) and text.strip() for text in given):
+        raise ValueError(f"targets must be one text, not empty, for each of {count} examples; got {len(given)}")
+    return [[start, *tokenizer(text_target=text, verbose=False)["input_ids"]] for text in given]
+
+
+def _pad(rows: list[list[int]], pad: int, side: str) -> tuple[np.ndarray, np.ndarray]:
     B, T = len(rows), max(map(len, rows))
-    tokens, mask, segments = np.full((B, T), pad), np.zeros((B, T), bool), np.zeros((B, T), int)
+    ids, mask = np.full((B, T), pad), np.zeros((B, T), bool)
     for index, row in enumerate(rows):
         where = slice(0, len(row)) if side == "right" else slice(T - len(row), T)
-        tokens[index, where], mask[index, where] = row, True
-        segments[index, where] = types[index][: len(row)]
-    return Batch(tokens, mask, segments)
+        ids[index, where], mask[index, where] = row, True
+    return ids, mask

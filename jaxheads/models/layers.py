@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from flax import nnx
 from jax import Array
 
 from .attention import Edit, attend
+from .batch import Context
 from .positions import Rotary
 
 _gelu_exact = partial(jax.nn.gelu, approximate=False)
@@ -39,11 +41,25 @@ def activation(name: str) -> Callable[[Array], Array]:
     return ACTIVATIONS[name]
 
 
+class Setting(nnx.Variable):
+    """A number that differs from layer to layer and is no weight: the config has it, no checkpoint does."""
+
+
 class Attention(nnx.Module):
     """The projections of one layer's heads, in the one form that every family shares.
 
     W_Q `[D,N,H]`, W_K and W_V `[D,K,H]`, W_O `[N,H,D]`; biases b_Q `[N,H]`, b_K and b_V `[K,H]`, b_O `[D]`, or None.
-    `scale` multiplies the scores; `rotary`, where there is one, turns queries and keys.
+
+    Args:
+        rotary: turns queries and keys.
+        frequencies: of `rotary`, where they are this layer's own: `[F]`.
+        scale: multiplies the scores; one over the root of the head's size when left out.
+        cap: bounds the scores, see `attend`.
+        window: how many positions back a query sees, itself included; both ways that many less one where the stack is
+            not causal. A number, or an array where layers differ.
+        bias, out_bias: whether queries, keys and values have biases, and the output; `biases` names other letters.
+        q_norm, k_norm: over each head's queries and keys, before they turn.
+        gain: whether what the heads write is multiplied by a learnt `gain` `[D]` (LayerScale, Touvron et al. 2021).
     """
 
     def __init__(
@@ -56,8 +72,15 @@ class Attention(nnx.Module):
         kv_heads: int | None = None,
         bias: bool = False,
         out_bias: bool = False,
+        biases: str | None = None,
         rotary: Rotary | None = None,
+        frequencies: Array | None = None,
         scale: float | None = None,
+        cap: float | None = None,
+        window: int | Array | None = None,
+        q_norm: nnx.Module | None = None,
+        k_norm: nnx.Module | None = None,
+        gain: bool = False,
     ):
         kv_heads = heads if kv_heads is None else kv_heads
         if heads % kv_heads:
@@ -66,48 +89,66 @@ class Attention(nnx.Module):
         def weight(*shape: int) -> nnx.Param:
             return nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
 
+        own = ("QKV" if bias else "") + ("O" if out_bias else "") if biases is None else biases
+        shapes = {"Q": (heads, head), "K": (kv_heads, head), "V": (kv_heads, head), "O": (model,)}
         self.W_Q, self.W_O = weight(model, heads, head), weight(heads, head, model)
         self.W_K, self.W_V = weight(model, kv_heads, head), weight(model, kv_heads, head)
-        self.b_Q = nnx.Param(jnp.zeros((heads, head))) if bias else None
-        self.b_K = nnx.Param(jnp.zeros((kv_heads, head))) if bias else None
-        self.b_V = nnx.Param(jnp.zeros((kv_heads, head))) if bias else None
-        self.b_O = nnx.Param(jnp.zeros((model,))) if out_bias else None
-        self.rotary = rotary
+        self.b_Q, self.b_K, self.b_V, self.b_O = (
+            nnx.Param(jnp.zeros(shapes[letter])) if letter in own else None for letter in "QKVO"
+        )
+        self.gain = nnx.Param(jnp.ones((model,))) if gain else None
+        self.q_norm, self.k_norm = q_norm, k_norm
+        self.rotary, self.cap = rotary, cap
+        self.frequencies = None if frequencies is None else Setting(frequencies)
+        self.window = window if window is None or isinstance(window, int) else Setting(window)
         self.scale = head**-0.5 if scale is None else scale
 
     def queries(self, x_BTD: Array, positions_BT: Array) -> Array:
-        """Queries `[B,T,N,H]`, rotated where the family rotates."""
-        return self._turn(_project(x_BTD, self.W_Q, self.b_Q), positions_BT)
+        """Queries `[B,T,N,H]`, normed and rotated where the family does so."""
+        return self._turn(_normed(self.q_norm, _project(x_BTD, self.W_Q, self.b_Q)), positions_BT)
 
     def keys_values(self, x_BSD: Array, positions_BS: Array) -> tuple[Array, Array]:
-        """Keys (rotated where the family rotates) and values, each `[B,S,K,H]`."""
-        return self._turn(_project(x_BSD, self.W_K, self.b_K), positions_BS), _project(x_BSD, self.W_V, self.b_V)
+        """Keys (normed and rotated where the family does so) and values, each `[B,S,K,H]`."""
+        keys_BSKH = self._turn(_normed(self.k_norm, _project(x_BSD, self.W_K, self.b_K)), positions_BS)
+        return keys_BSKH, _project(x_BSD, self.W_V, self.b_V)
 
     def queries_apart(self, x_NBTD: Array, positions_BT: Array) -> Array:
         """Queries `[B,T,N,H]` of heads that each read an input of their own."""
-        return self._turn(_project_apart(x_NBTD, self.W_Q, self.b_Q), positions_BT)
+        return self._turn(_normed(self.q_norm, _project_apart(x_NBTD, self.W_Q, self.b_Q)), positions_BT)
 
     def keys_values_apart(self, k_KBSD: Array, v_KBSD: Array, positions_BS: Array) -> tuple[Array, Array]:
         """Keys and values, each `[B,S,K,H]`, of heads that read an input of their own for their keys, and another for
         their values."""
-        keys_BSKH = self._turn(_project_apart(k_KBSD, self.W_K, self.b_K), positions_BS)
+        keys_BSKH = self._turn(_normed(self.k_norm, _project_apart(k_KBSD, self.W_K, self.b_K)), positions_BS)
         return keys_BSKH, _project_apart(v_KBSD, self.W_V, self.b_V)
 
-    def attend(self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, mask_BTS: Array, edit: Edit):
-        """`attend` with this layer's scale."""
-        return attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, scale=self.scale, edit=edit)
+    def attend(self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, context: Context, edit: Edit):
+        """`attend` with this layer's scale, cap and window."""
+        mask_BTS = context.mask
+        if self.window is not None:
+            window = self.window if isinstance(self.window, int) else self.window[...]
+            mask_BTS = mask_BTS & (jnp.abs(context.queries[:, :, None] - context.keys[:, None, :]) < window)
+        return attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, scale=self.scale, bias=context.bias, cap=self.cap, edit=edit)
 
     def output(self, z_BTNH: Array) -> Array:
         """What the heads write, `[B,T,D]`: the sum over heads of `z_h @ W_O[h]`, plus b_O."""
         out_BTD = jnp.einsum("btnh,nhd->btd", z_BTNH, self.W_O[...])
-        return out_BTD if self.b_O is None else out_BTD + self.b_O[...][None, None]
+        out_BTD = out_BTD if self.b_O is None else out_BTD + self.b_O[...][None, None]
+        return out_BTD if self.gain is None else out_BTD * self.gain[...][None, None]
 
     def output_apart(self, z_BTNH: Array) -> Array:
         """What each head writes, `z_h @ W_O[h]`, `[N,B,T,D]`; b_O is no head's."""
-        return jnp.einsum("btnh,nhd->nbtd", z_BTNH, self.W_O[...])
+        out_NBTD = jnp.einsum("btnh,nhd->nbtd", z_BTNH, self.W_O[...])
+        return out_NBTD if self.gain is None else out_NBTD * self.gain[...][None, None, None]
 
     def _turn(self, x_BTNH: Array, positions_BT: Array) -> Array:
-        return x_BTNH if self.rotary is None else self.rotary(x_BTNH, positions_BT)
+        if self.rotary is None:
+            return x_BTNH
+        return self.rotary(x_BTNH, positions_BT, None if self.frequencies is None else self.frequencies[...])
+
+
+def _normed(norm: Any, x_BTNH: Array) -> Array:
+    return x_BTNH if norm is None else norm(x_BTNH)
 
 
 def _project(x_BTD: Array, weight_DNH: nnx.Param, bias_NH: nnx.Param | None) -> Array:

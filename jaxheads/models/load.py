@@ -2,9 +2,11 @@
 
 import difflib
 import os
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
@@ -29,8 +31,8 @@ def load(
     """A model with its real weights.
 
     Args:
-        source: a zoo name (`jaxheads zoo` lists them), a hub id "owner/name", a local Hugging Face directory, or a
-            `.gguf` file.
+        source: a zoo name (`jaxheads zoo` lists them), a hub id "owner/name", a local directory (Hugging
+            Face's, or one that `to_orbax` wrote), or a `.gguf` file.
         revision: of a hub id: branch, tag or commit.
         dtype: what the weights are held and computed in, whatever they are stored in.
         mesh: split the parameters over its axis "model" as they are read, so that no device ever holds the whole
@@ -46,16 +48,41 @@ def load(
     return build(open_checkpoint(source, revision=revision), dtype=dtype, mesh=mesh, rules=rules)
 
 
-def build(checkpoint: Checkpoint, *, dtype: Any = jnp.float32, mesh: Mesh | None = None, rules: Rules = ()) -> Model:
-    """The model of an opened checkpoint; raises as `load` does."""
-    kind = checkpoint.config.get("model_type")
+def init(config: Mapping[str, Any], *, seed: int = 0, dtype: Any = jnp.float32, name: str = "unnamed") -> Model:
+    """A model with random weights, of the architecture that a Hugging Face config describes.
+
+    Args:
+        config: what a config.json says: `model_type`, sizes, and `architectures` for the head.
+        seed: of the weights: matrices are normal with standard deviation 0.02, norms and biases neutral.
+        dtype: what they are held and computed in.
+
+    Raises:
+        ValueError: for a family or a field that is not understood.
+    """
+    family = family_of(config, name)
+    read = family.config_type.from_hf(config)
+    network = jax.jit(lambda key: family(read, rngs=nnx.Rngs(key)))(jax.random.key(seed))
+    graph, parameters, rest = nnx.split(network, nnx.Param, ...)
+    network = nnx.merge(graph, jax.tree.map(lambda weight: weight.astype(dtype), parameters), rest)
+    return Model(network, name=name, identity=lambda: f"random, seed {seed}", hf_config=dict(config))
+
+
+def family_of(config: Mapping[str, Any], name: str) -> Any:
+    """The network class of a config's family; raises ValueError for one that is not known."""
+    kind = config.get("model_type")
     if kind not in FAMILIES:
         near = difflib.get_close_matches(str(kind), FAMILIES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{checkpoint.name} is of the family {kind!r}; known are {', '.join(FAMILIES)}{hint}")
-    family: Any = FAMILIES[kind]
+        raise ValueError(f"{name} is of the family {kind!r}; known are {', '.join(FAMILIES)}{hint}")
+    return FAMILIES[kind]
+
+
+def build(checkpoint: Checkpoint, *, dtype: Any = jnp.float32, mesh: Mesh | None = None, rules: Rules = ()) -> Model:
+    """The model of an opened checkpoint; raises as `load` does."""
+    family = family_of(checkpoint.config, checkpoint.name)
     config = family.config_type.from_hf(checkpoint.config)
     where = {} if mesh is None else {"arrange": arrange(mesh, rules)}
     network = fill(lambda: family(config, rngs=nnx.Rngs(0)), family.table(config), checkpoint, dtype, **where)
     name = without_places(checkpoint.name)  # a table that is shared says which model, not where it lay
-    return Model(network, checkpoint.tokenizer, checkpoint.no_tokenizer, name, cache(checkpoint.identity))
+    identity = cache(checkpoint.identity)
+    return Model(network, checkpoint.tokenizer, checkpoint.no_tokenizer, name, identity, checkpoint.config)

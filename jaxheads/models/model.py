@@ -3,45 +3,65 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from jax import Array
 from jax.core import Tracer
 
+from .axes import Side
 from .batch import Batch, Context
-from .encoding import encode
+from .encoding import Text, encode
 from .sites import SiteEdit
-from .stack import Reader, Stack, read_nothing
+from .stack import Reader, Sites, Stack
 from .unembedding import Unembedding
 
 Through = Callable[[Stack, Array, Context], Array]
-"""How a network has its stacks run: it is given stack, stream and context, and gives the stream after the stack."""
+"""How a network has its stacks run: it is given stack, stream and context, and gives the stream after the stack, and
+after the cross-attention that goes with it."""
 
 
-class Network(Protocol):
-    """What is asked of every family's module."""
+class Network(nnx.Module):
+    """What every family's module is. Residual streams are run one after the other; the last one is read."""
 
     config: Any
 
     @property
+    def streams(self) -> tuple[Stack, ...]:
+        """The stacks in the order they run, but for those of cross-attention, which run within others."""
+        raise NotImplementedError
+
+    @property
     def stacks(self) -> tuple[Stack, ...]:
-        """The stacks in the order they run."""
-        ...
+        """All stacks, those of cross-attention after the stack that they go with."""
+        return tuple(member for stack in self.streams for member in stack.members)
 
     def hidden(self, batch: Batch, through: Through) -> Array:
         """Embed the batch and send it through the stacks: the residual stream `[B,T,D]` after the last."""
-        ...
+        raise NotImplementedError
 
     def features(self, x_BTD: Array) -> Array:
         """What the checkpoint's own head reads of (rows of) the stream: normed, or transformed."""
-        ...
+        raise NotImplementedError
 
     @property
     def unembedding(self) -> Unembedding | None:
         """The head's map from features to logits; None for a bare model, whose output the features are."""
-        ...
+        raise NotImplementedError
+
+    def output(self, x_BTD: Array) -> Array:
+        """From the last stream: logits `[B,T,V]`, or the features of a model without a head; in the stream's dtype."""
+        features = self.features(x_BTD)
+        return features if self.unembedding is None else self.unembedding.logits(features).astype(features.dtype)
+
+    def answer(self, batch: Batch) -> Array:
+        """Index `[B]` of the position that is read where nothing else is said: the last real one."""
+        return self.streams[-1].queries.of(batch).last
+
+    def check(self, batch: Batch) -> None:
+        """Raise ValueError for what only this family can know to be wrong with a batch."""
 
 
 @jax.tree_util.register_dataclass
@@ -67,6 +87,7 @@ class Model:
         tokenizer: the checkpoint's tokenizer, or None (`no_tokenizer` then says why).
         name: what the user asked for.
         identity: gives a hash or a revision of the weights, for provenance.
+        hf_config: the config as Hugging Face has it, from which `config` was read; None for networks made by hand.
     """
 
     network: Any
@@ -74,6 +95,7 @@ class Model:
     no_tokenizer: str = "the model was built without one"
     name: str = "unnamed"
     identity: Callable[[], str] = field(default=lambda: "unknown", repr=False)
+    hf_config: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @property
     def config(self) -> Any:
@@ -87,8 +109,8 @@ class Model:
 
     @property
     def causal(self) -> bool:
-        """Whether the last stack predicts the next token: its attention looks back only."""
-        return self.network.stacks[-1].causal
+        """Whether the last stream predicts the next token: its attention looks back only."""
+        return self.network.streams[-1].causal
 
     def stack(self, name: str | None = None) -> Stack:
         """A stack by name; without one, the only stack.
@@ -116,12 +138,21 @@ class Model:
         return stack.name, site
 
     def encode(
-        self, texts: str | Sequence[str], *, bos: bool | None = None, max_length: int | None = None, side: str = "right"
+        self,
+        texts: Text | Sequence[Text],
+        *,
+        targets: str | Sequence[str] | None = None,
+        bos: bool | None = None,
+        max_length: int | None = None,
+        side: str = "right",
     ) -> Batch:
         """A batch of texts, padded to the longest.
 
         Args:
-            texts: one text or several.
+            texts: one text or several: strings, tuples of two strings that belong together ("[CLS] a [SEP] b [SEP]"),
+                or lists of words (the batch then says which word each piece belongs to, see `jaxheads.pool_words`).
+            targets: of an encoder–decoder: what the decoder has written so far, after its start token, with the end
+                token; the start token alone when left out.
             bos: True puts the beginning-of-sequence token first unless the tokenizer did; False takes it away;
                 None leaves it to the tokenizer.
             max_length: cut texts to this many tokens. Without it nothing is ever cut.
@@ -133,49 +164,69 @@ class Model:
         """
         if self.tokenizer is None:
             raise ValueError(f"{self.name} has no tokenizer ({self.no_tokenizer}); give token ids: jh.Batch(tokens=…)")
-        batch = encode(self.tokenizer, texts, bos=bos, max_length=max_length, side=side)
+        start = None
+        if any(stack.queries.kind == "targets" for stack in self.network.streams):
+            start = (self.hf_config or {}).get("decoder_start_token_id")
+            if start is None:
+                raise ValueError(
+                    f"the config of {self.name} has no decoder_start_token_id; give ids: jh.Batch(targets=…)"
+                )
+        batch = encode(self.tokenizer, texts, bos=bos, max_length=max_length, side=side, targets=targets, start=start)
         self.check(batch)
         return batch
 
     def check(self, batch: Batch) -> None:
-        """Raise ValueError if the batch can't go through: token ids or types outside the vocabulary, more real
-        tokens than the context holds. Does nothing while tracing, when values can't be seen."""
-        if isinstance(batch.tokens, Tracer):
+        """Raise ValueError if the batch can't go through: parts that the model needs are missing, or it has some that
+        the model does not take; token ids or types outside the vocabulary; more real tokens than the context holds.
+        While tracing, values can't be seen, and only the parts are checked."""
+        axes = {axis.kind: axis for stack in self.network.stacks for axis in (stack.queries, stack.keys)}
+        needed = {_PARTS[kind] for kind in axes}
+        given = {part for part in _PARTS.values() if getattr(batch, part) is not None}
+        if given != needed:
+            raise ValueError(f"{self.name} takes {', '.join(sorted(needed))}; the batch has {', '.join(sorted(given))}")
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(batch)):
             return
-        tokens, mask = np.asarray(batch.tokens), np.asarray(batch.mask)
-        outside = (tokens < 0) | (tokens >= self.config.vocab_size)
+        for kind in ("tokens", "targets"):
+            if kind in axes:
+                self._check_ids(kind, axes[kind].of(batch))
+        if "tokens" in axes:
+            types, kinds = np.asarray(batch.token_types), getattr(self.config, "type_vocab_size", None)
+            if kinds is not None and (types.min() < 0 or types.max() >= kinds):
+                wrong = types[(types < 0) | (types >= kinds)][0]
+                raise ValueError(f"token types of {self.name} lie in 0..{kinds - 1}; got {wrong}")
+        self.network.check(batch)
+
+    def _check_ids(self, kind: str, side: Side) -> None:
+        tokens, mask = np.asarray(side.ids), np.asarray(side.mask)
+        vocabulary, context = self.config.vocab_size, self.config.max_position_embeddings
+        outside = (tokens < 0) | (tokens >= vocabulary)
         if outside.any():
             where = np.argwhere(outside)[0]
             raise ValueError(
-                f"token ids of {self.name} lie in 0..{self.config.vocab_size - 1}; "
-                f"got {tokens[tuple(where)]} in example {where[0]} at position {where[1]}"
+                f"token ids of {self.name} lie in 0..{vocabulary - 1}; "
+                f"got {tokens[tuple(where)]} in example {where[0]} at position {where[1]} of {kind}"
             )
-        types, kinds = np.asarray(batch.token_types), getattr(self.config, "type_vocab_size", None)
-        if kinds is not None and (types.min() < 0 or types.max() >= kinds):
-            wrong = types[(types < 0) | (types >= kinds)][0]
-            raise ValueError(f"token types of {self.name} lie in 0..{kinds - 1}; got {wrong}")
-        longest, context = int(mask.sum(axis=1).max()), self.config.max_position_embeddings
-        if longest > context:
-            raise ValueError(f"{self.name} takes up to {context} tokens; got {longest}. Cut or split the text")
+        longest = int(mask.sum(axis=1).max())
+        if context is not None and longest > context:
+            raise ValueError(f"{self.name} takes up to {context} {kind}; got {longest}. Cut or split the text")
+
+
+_PARTS = {"tokens": "tokens", "targets": "targets", "patches": "pixels", "frames": "features"}
+"""By an axis's kind, the part of the batch that it comes from."""
 
 
 def forward(
-    network: Network, batch: Batch, edits: Sequence[SiteEdit] = (), read: Reader = read_nothing
+    network: Network, batch: Batch, edits: Sequence[SiteEdit] = (), read: Mapping[str, Reader] | None = None
 ) -> tuple[Array, dict[str, Any]]:
-    """The stream `[B,T,D]` after the last stack, and by stack's name what `read` kept of its layers."""
+    """The stream `[B,T,D]` after the last stack, and by stack's name what its reader kept of each layer."""
     kept: dict[str, Any] = {}
 
     def through(stack: Stack, x_BTD: Array, context: Context) -> Array:
-        x_BTD, kept[stack.name] = stack.run(x_BTD, context, edits, read)
+        x_BTD, found = stack.run(x_BTD, context, edits, read)
+        kept.update(found)
         return x_BTD
 
     return network.hidden(batch, through), kept
-
-
-def output(network: Network, x_BTD: Array) -> Array:
-    """Logits `[B,T,V]` from the stream after the last stack; the features of a model without a head. In its dtype."""
-    features = network.features(x_BTD)
-    return features if network.unembedding is None else network.unembedding.logits(features).astype(features.dtype)
 
 
 def run(model: Model, batch: Batch, capture: Sequence[str] = (), edits: Sequence[SiteEdit] | SiteEdit = ()) -> Run:
@@ -199,9 +250,16 @@ def run(model: Model, batch: Batch, capture: Sequence[str] = (), edits: Sequence
 
 @partial(jax.jit, static_argnames="sites")
 def _run(network: Network, batch: Batch, edits: tuple[SiteEdit, ...], sites: tuple[tuple[str, str, str], ...]) -> Run:
-    wanted = {site for _, _, site in sites}
-    x_BTD, kept = forward(network, batch, edits, lambda seen: {site: seen[site] for site in wanted})
-    return Run(output(network, x_BTD), {name: kept[stack][site] for name, stack, site in sites})
+    wanted: dict[str, set[str]] = {}
+    for _, stack, site in sites:
+        wanted.setdefault(stack, set()).add(site)
+    readers = {stack: partial(_read_sites, own) for stack, own in wanted.items()}
+    x_BTD, kept = forward(network, batch, edits, readers)
+    return Run(network.output(x_BTD), {name: kept[stack][site] for name, stack, site in sites})
+
+
+def _read_sites(wanted: set[str], seen: Sites) -> dict[str, Array]:
+    return {site: seen[site] for site in wanted}
 
 
 def check_edit(model: Model, batch: Batch, edit: SiteEdit) -> None:
@@ -214,7 +272,7 @@ def check_edit(model: Model, batch: Batch, edit: SiteEdit) -> None:
         layers = np.asarray(edit.layers)
         if layers.size == 0 or layers.min() < 0 or layers.max() >= stack.layers:
             raise ValueError(f"an edit at layers {layers.tolist()} hits nothing: layers are 0..{stack.layers - 1}")
-    shape = stack.site_shape(edit.site, *batch.tokens.shape)
+    shape = stack.site_shape(edit.site, *stack.queries.of(batch).shape, stack.keys.count(batch))
     for name, part in (("weight", edit.weight), ("source", edit.source)):
         expected = (edit.layers.shape[0], *shape)
         fits = len(part.shape) == len(expected) and all(

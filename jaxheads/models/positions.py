@@ -1,10 +1,12 @@
-"""Where tokens are: positions counted over real tokens, and their rotary form."""
+"""Where tokens are: positions counted over real tokens, their rotary form, and biases by distance."""
 
 import math
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import Array
 
 
@@ -56,10 +58,15 @@ class Rotary:
             return 1.0
         return given.get("attention_factor", 0.1 * math.log(given["factor"]) + 1.0 if given["factor"] > 1 else 1.0)
 
-    def __call__(self, x_BTNH: Array, positions_BT: Array) -> Array:
-        """`x` with its first `dimensions` turned by each position's angle; same shape and dtype."""
+    def __call__(self, x_BTNH: Array, positions_BT: Array, frequencies_F: Array | None = None) -> Array:
+        """`x` with its first `dimensions` turned by each position's angle; same shape and dtype.
+
+        Args:
+            frequencies_F: radians a position, instead of `frequencies()`: of stacks whose layers differ.
+        """
         half = self.dimensions // 2
-        angles_BT1F = positions_BT[..., None, None].astype(jnp.float32) * self.frequencies()[None, None, None]
+        turns_F = self.frequencies() if frequencies_F is None else frequencies_F
+        angles_BT1F = positions_BT[..., None, None].astype(jnp.float32) * turns_F[None, None, None]
         cosine = (jnp.cos(angles_BT1F) * self.amplitude()).astype(x_BTNH.dtype)
         sine = (jnp.sin(angles_BT1F) * self.amplitude()).astype(x_BTNH.dtype)
         first, second, rest = jnp.split(x_BTNH, (half, self.dimensions), axis=-1)
@@ -87,3 +94,48 @@ def _yarn(plain: np.ndarray, given: dict[str, float], base: float, dimensions: i
     low, high = max(low, 0), min(high, dimensions - 1)
     ramp = np.clip((np.arange(len(plain)) - low) / max(high - low, 0.001), 0, 1)
     return (plain / given["factor"] * ramp + plain * (1 - ramp)).astype(np.float32)
+
+
+def sinusoids(count: int, dimensions: int) -> np.ndarray:
+    """The table of positions `[count, dimensions]` (Vaswani et al. 2017, section 3.5), float32: all sines, then all
+    cosines."""
+    exponents = 2 * (np.arange(dimensions) // 2) / dimensions
+    angles = np.arange(count)[:, None] / np.power(10000.0, exponents)[None]
+    return np.concatenate([np.sin(angles[:, 0::2]), np.cos(angles[:, 1::2])], axis=1).astype(np.float32)
+
+
+def relative_buckets(offsets_TS: Array, *, buckets: int, furthest: int, both_ways: bool) -> Array:
+    """T5's buckets of key position minus query position (Raffel et al. 2020, section 2.1; MPNet's as well).
+
+    Half of the buckets hold one distance each, the others grow logarithmically up to `furthest`. Where positions look
+    both ways, the buckets are shared out between those before and those after.
+    """
+    offsets_TS = offsets_TS.astype(jnp.int32)
+    side_TS = jnp.zeros_like(offsets_TS)
+    if both_ways:
+        buckets //= 2
+        side_TS = jnp.where(offsets_TS > 0, buckets, 0)
+        away_TS = jnp.abs(offsets_TS)
+    else:
+        away_TS = jnp.maximum(-offsets_TS, 0)
+    exact = buckets // 2
+    # Both logarithms are taken as transformers does: their quotient is cut to whole numbers, where a rounding shows.
+    scale = jnp.log(jnp.maximum(away_TS, 1).astype(jnp.float32) / exact) / math.log(furthest / exact)
+    far_TS = exact + (scale * (buckets - exact)).astype(jnp.int32)
+    return side_TS + jnp.where(away_TS < exact, away_TS, jnp.minimum(far_TS, buckets - 1))
+
+
+class RelativeBias(nnx.Module):
+    """A learnt bias for each head and bucket of distances, `[buckets, N]`, the same in all layers."""
+
+    def __init__(self, buckets: int, furthest: int, heads: int, *, both_ways: bool, rngs: nnx.Rngs):
+        self.embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (buckets, heads)))
+        self.buckets, self.furthest, self.both_ways = buckets, furthest, both_ways
+
+    def __call__(self, positions_BT: Array) -> Array:
+        """`[B,N,T,T]`."""
+        offsets_BTS = positions_BT[:, None, :] - positions_BT[:, :, None]
+        bucket_BTS = relative_buckets(
+            offsets_BTS, buckets=self.buckets, furthest=self.furthest, both_ways=self.both_ways
+        )
+        return jnp.moveaxis(jnp.take(self.embedding[...], bucket_BTS, axis=0), 3, 1)

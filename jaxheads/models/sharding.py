@@ -58,17 +58,17 @@ def shard(model: Model, mesh: Mesh, rules: Rules = (), *, axis: str = "model") -
         ValueError: for a parameter that no rule matches, one of `rules` that matches no parameter, a spec with more
             axes than a parameter it matches, or an axis that the mesh does not have.
     """
-    graph, state = nnx.split(model.network)
+    graph, state, settings = nnx.split(model.network, nnx.Param, ...)
     flat = {".".join(map(str, path)): (path, variable) for path, variable in nnx.to_flat_state(state)}
     place = arrange(mesh, rules, axis=axis)({name: variable.shape for name, (_, variable) in flat.items()})
     placed = [(path, variable.replace(place(name, variable[...]))) for name, (path, variable) in flat.items()]
-    return replace(model, network=nnx.merge(graph, nnx.from_flat_state(placed)))
+    return replace(model, network=nnx.merge(graph, nnx.from_flat_state(placed), settings))
 
 
 def placement(model: Model) -> pd.DataFrame:
     """Where the model's parameters are, one row a parameter: shape, dtype, spec, bytes in all and on a device."""
     rows = {}
-    for path, variable in nnx.to_flat_state(nnx.state(model.network)):
+    for path, variable in nnx.to_flat_state(nnx.state(model.network, nnx.Param)):
         array = variable[...]
         part = array.sharding.shard_shape(array.shape)
         rows[".".join(map(str, path))] = {

@@ -2,29 +2,30 @@
 
 Weights carry a leading layer axis and layers are scanned, so one compilation serves every layer. What is read is a
 function of one layer's sites, evaluated in that layer: memory grows with one layer, not with their number.
+
+A decoder with cross-attention is two stacks on one stream, layer by layer in turn: the self-attention's, and as its
+`cross` the cross-attention's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
 from .attention import Edit, unchanged
+from .axes import TOKENS, Axis
 from .batch import Context
 from .blocks import Block
 from .sites import SiteEdit, editor
 
-Reader = Callable[[Mapping[str, Array]], Any]
+Sites = Mapping[str, Array]
+Reader = Callable[[Sites], Any]
 """From one layer's sites to what is kept of them, any pytree of arrays."""
-
-
-def read_nothing(seen: Mapping[str, Array]) -> None:
-    """The reader that keeps nothing."""
-    del seen
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class HeadWeights:
     """Every head's weights in the form that all families share, layers first; biases are None where there are none.
 
     W_Q `[L,N,D,H]`, W_K and W_V `[L,K,D,H]`, W_O `[L,N,H,D]`; b_Q `[L,N,H]`, b_K and b_V `[L,K,H]`, b_O `[L,D]`.
+    What is done to all heads' sum on its way into the stream (LayerScale) is part of W_O and b_O.
     """
 
     W_Q: Array
@@ -44,22 +46,58 @@ class HeadWeights:
     b_O: Array | None
 
 
+class Layer(NamedTuple):
+    """One layer's block, and that of the cross-attention that follows it, if any."""
+
+    own: Block
+    cross: Block | None
+
+
 class Stack(nnx.Module):
     """L blocks of one kind under one name.
 
     Args:
-        name: "decoder", "encoder", …
+        name: "decoder", "encoder", "cross", …
         layers: how many.
-        make: builds one block from its random streams.
+        make: builds one block from its random streams, and from its part of `settings` if there are any.
+        causal: whether positions look back only.
+        queries, keys: what the positions are that ask, and those that are looked at (the same when left out).
+        settings: arrays with a leading axis of layers, one layer's part of which `make` is given.
+        sharing: for each layer the number of the block whose weights it uses, where layers share them (ALBERT).
+        cross: the stack of cross-attention that follows layer by layer.
+
+    Raises:
+        ValueError: for no layer, or a `cross` of another number of layers.
     """
 
-    def __init__(self, name: str, layers: int, make: Callable[[nnx.Rngs], Any], *, rngs: nnx.Rngs, causal: bool):
+    def __init__(
+        self,
+        name: str,
+        layers: int,
+        make: Callable[..., Any],
+        *,
+        rngs: nnx.Rngs,
+        causal: bool,
+        queries: Axis = TOKENS,
+        keys: Axis | None = None,
+        settings: Mapping[str, np.ndarray] | None = None,
+        sharing: tuple[int, ...] | None = None,
+        cross: "Stack | None" = None,
+    ):
         if layers < 1:
             raise ValueError(f"a stack needs at least one layer, got {layers}")
+        if cross is not None and cross.layers != layers:
+            raise ValueError(f"cross-attention follows layer by layer, but there are {layers} and {cross.layers}")
         self.name = name
         self.layers = layers
         self.causal = causal
-        self.blocks = nnx.split_rngs(splits=layers)(nnx.vmap(make))(rngs)
+        self.queries = queries
+        self.keys = queries if keys is None else keys
+        self.sharing = sharing
+        blocks = layers if sharing is None else max(sharing) + 1
+        given = () if settings is None else ({key: jnp.asarray(value) for key, value in settings.items()},)
+        self.blocks = nnx.split_rngs(splits=blocks)(nnx.vmap(make))(rngs, *given)
+        self.cross = cross
 
     @property
     def heads(self) -> int:
@@ -77,20 +115,36 @@ class Stack(nnx.Module):
         return self.blocks.attention.W_Q.shape[-1]
 
     @property
+    def width(self) -> int:
+        """D, the dimension of the stream."""
+        return self.blocks.attention.W_O.shape[-1]
+
+    @property
     def sites(self) -> tuple[str, ...]:
         """The sites that can be read and edited here."""
         return self.blocks.sites
 
-    def site_shape(self, site: str, examples: int, positions: int) -> tuple[int, ...]:
-        """The shape of a site in one layer, for inputs `[examples, positions]`."""
+    @property
+    def is_cross(self) -> bool:
+        """Whether queries look at another sequence than their own."""
+        return self.queries != self.keys
+
+    @property
+    def members(self) -> "tuple[Stack, ...]":
+        """This stack, and its cross-attention's if it has one."""
+        return (self,) if self.cross is None else (self, self.cross)
+
+    def site_shape(self, site: str, examples: int, positions: int, keys: int | None = None) -> tuple[int, ...]:
+        """The shape of a site in one layer, for so many examples, query positions and (if others) key positions."""
         B, T, N, H = examples, positions, self.heads, self.head_size
+        S = T if keys is None else keys
         if site in ("q", "z"):
             return B, T, N, H
         if site in ("k", "v"):
-            return B, T, self.kv_heads, H
+            return B, S, self.kv_heads, H
         if site in ("scores", "pattern"):
-            return B, N, T, T
-        return B, T, self.blocks.attention.W_O.shape[-1]
+            return B, N, T, S
+        return B, T, self.width
 
     @property
     def weights(self) -> HeadWeights:
@@ -99,23 +153,82 @@ class Stack(nnx.Module):
         W_Q, W_K, W_V = [jnp.moveaxis(getattr(attention, name)[...], 2, 1) for name in ("W_Q", "W_K", "W_V")]
         biases = [getattr(attention, name) for name in ("b_Q", "b_K", "b_V", "b_O")]
         b_Q, b_K, b_V, b_O = [None if bias is None else bias[...] for bias in biases]
-        return HeadWeights(W_Q, W_K, W_V, attention.W_O[...], b_Q, b_K, b_V, b_O)
+        W_O = attention.W_O[...]
+        if attention.gain is not None:
+            gain_LD = attention.gain[...]
+            W_O, b_O = W_O * gain_LD[:, None, None], None if b_O is None else b_O * gain_LD
+        views = (W_Q, W_K, W_V, W_O, b_Q, b_K, b_V, b_O)
+        if self.sharing is not None:
+            views = [None if view is None else view[np.asarray(self.sharing)] for view in views]
+        return HeadWeights(*views)
 
     def block(self, layer: int | Array) -> Block:
         """One layer's block; `layer` may be traced."""
+        if self.sharing is not None:
+            layer = jnp.asarray(self.sharing)[layer]
         return jax.tree.map(lambda weight: weight[layer], self.blocks)
 
+    def layer(self, layer: int | Array) -> Layer:
+        """One layer's block with that of the cross-attention; `layer` may be traced."""
+        return Layer(self.block(layer), None if self.cross is None else self.cross.block(layer))
+
     def run(
-        self, x_BTD: Array, context: Context, edits: Sequence[SiteEdit] = (), read: Reader = read_nothing
-    ) -> tuple[Array, Any]:
-        """All layers in order: the residual stream after them, and what `read` kept, with a leading layer axis."""
+        self,
+        x_BTD: Array,
+        context: Context,
+        edits: Sequence[SiteEdit] = (),
+        read: Mapping[str, Reader] | None = None,
+        *,
+        around: Callable[[Callable], Callable] = lambda step: step,
+    ) -> tuple[Array, dict[str, Any]]:
+        """All layers in order, with their cross-attention: the residual stream after them, and by stack's name what
+        its reader kept, with a leading layer axis.
 
-        def step(x: Array, layer_block: tuple[Array, Block]) -> tuple[Array, Any]:
-            layer, block = layer_block
-            x, seen = run_block(block, x, context, editor(edits, self.name, layer))
-            return x, read(seen)
+        Args:
+            around: wraps the function that is scanned, such as `jax.checkpoint`.
+        """
+        readers = {stack.name: (read or {})[stack.name] for stack in self.members if stack.name in (read or {})}
 
-        return jax.lax.scan(step, x_BTD, (jnp.arange(self.layers), self.blocks))
+        def step(x: Array, at: tuple[Array, Layer]) -> tuple[Array, dict[str, Any]]:
+            number, blocks = at
+            layer = blocks if self.sharing is None else self.layer(number)
+            edit_of = {stack.name: editor(edits, stack.name, number) for stack in self.members}
+            x, seen = self.run_layer(layer, x, context, edit_of)
+            return x, {name: reader(seen[name]) for name, reader in readers.items()}
+
+        stacked = Layer(self.blocks, None if self.cross is None else self.cross.blocks)
+        return jax.lax.scan(around(step), x_BTD, (jnp.arange(self.layers), stacked if self.sharing is None else None))
+
+    def run_layer(
+        self,
+        layer: Layer,
+        x_BTD: Array,
+        context: Context,
+        edit_of: Mapping[str, Edit] | None = None,
+        *,
+        before: tuple[Array, Array] | None = None,
+        rows_BR: Array | None = None,
+        cross_only: bool = False,
+    ) -> tuple[Array, dict[str, Sites]]:
+        """One layer and its cross-attention: the stream after them, and by stack's name every site as it was used.
+
+        Args:
+            before, rows_BR: as in `run_block`.
+            cross_only: begin after the layer's own attention: `x` is what the cross-attention reads.
+        """
+        edit_of, seen = edit_of or {}, {}
+        if not cross_only:
+            x_BTD, seen[self.name] = run_block(
+                layer.own, x_BTD, context, edit_of.get(self.name, unchanged), before=before, rows_BR=rows_BR
+            )
+        if self.cross is not None:
+            assert layer.cross is not None
+            assert context.cross is not None
+            name, own = self.cross.name, context.cross
+            if rows_BR is not None and not cross_only:  # the layer's own attention has left only these rows
+                own, rows_BR = own.rows(rows_BR), None
+            x_BTD, seen[name] = run_block(layer.cross, x_BTD, own, edit_of.get(name, unchanged), rows_BR=rows_BR)
+        return x_BTD, seen
 
 
 def run_block(
@@ -126,8 +239,8 @@ def run_block(
     *,
     before: tuple[Array, Array] | None = None,
     rows_BR: Array | None = None,
-) -> tuple[Array, Mapping[str, Array]]:
-    """One layer: the residual stream after it, and every site as it was used.
+) -> tuple[Array, Sites]:
+    """One block: the residual stream after it, and every site as it was used.
 
     Args:
         before: keys and values `[B,P,K,H]` of positions before those in `x`, where `x` is the end of a sequence;
@@ -136,12 +249,12 @@ def run_block(
             The edit sees the sites of queries at these rows.
     """
     x_BTD = edit("resid_pre", x_BTD)
-    k, v = block.keys_values(x_BTD, context.keys)
+    k, v = block.keys_values(x_BTD if context.memory is None else context.memory, context.made)
     if before is not None:
         k, v = (jnp.concatenate([old, new], axis=1) for old, new in zip(before, (k, v), strict=True))
     x, seen_by = (x_BTD, context) if rows_BR is None else (take_rows(x_BTD, rows_BR), context.rows(rows_BR))
     q = block.queries(x, seen_by.queries)
-    z, attended = block.attention.attend(q, k, v, seen_by.mask, edit)
+    z, attended = block.attention.attend(q, k, v, seen_by, edit)
     post, written = block.write(x, z, edit)
     return post, {"resid_pre": x_BTD, **attended, **written}
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..models.batch import Batch
 from ..models.stack import Stack
-from .engine import HEAD_SITES, KEY_SITES, Site
+from .engine import HEAD_SITES, KEY_SITES, Site, side_of
 from .plan import Plan, first_columns
 
 Heads = Sequence[tuple[int, int]]
@@ -48,10 +48,11 @@ def grid(stack: Stack, site: str, batch: Batch, by: Sequence[str], first: int = 
         ValueError: for axes that are not known, or heads at a site that has none.
     """
     by = check_by(site, by)
-    heads = count_heads(stack, site) if "head" in by else 1
-    positions = int(np.asarray(batch.lengths).max()) if "position" in by else 1
+    heads, side = count_heads(stack, site) if "head" in by else 1, side_of(stack, site, batch)
+    positions = int(np.asarray(side.lengths).max()) if "position" in by else 1
     shape = tuple({"layer": stack.layers, "head": heads, "position": positions}[axis] for axis in by)
-    columns = np.maximum(first_columns(batch, stack.causal), first) if "position" in by else np.array([first])
+    back_only = stack.causal and not (stack.is_cross and site in KEY_SITES)
+    columns = np.maximum(first_columns(side, back_only), first) if "position" in by else np.array([first])
     numbers = np.arange(stack.layers * heads * positions).reshape(stack.layers, heads, positions)
     steps = []
     for layer in range(stack.layers):
@@ -66,7 +67,7 @@ def grid(stack: Stack, site: str, batch: Batch, by: Sequence[str], first: int = 
             steps.append(Plan(where, layer, chosen, position.astype(np.int32), cells.reshape(-1)))
     missing = None
     if "position" in by:
-        absent_EP = np.arange(positions)[None] >= np.asarray(batch.lengths)[:, None]
+        absent_EP = np.arange(positions)[None] >= np.asarray(side.lengths)[:, None]
         missing = np.broadcast_to(absent_EP[:, None], (len(batch), numbers.size // positions, positions))
         missing = missing.reshape(len(batch), -1) if absent_EP.any() else None
     return Grid(by, shape, tuple(steps), missing)

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..models.attention import Edit, unchanged
+from ..models.axes import Side
 from ..models.batch import Batch, Context
-from ..models.model import Network, forward
-from ..models.stack import Stack, run_block, take_rows
+from ..models.model import Network
+from ..models.stack import Sites, Stack, take_rows
 from ..objectives import Reads, read_out
 
 Value = Callable[[Array, Reads], Array]
@@ -52,15 +53,17 @@ class Clean:
 
     Attributes:
         value: the objective `[B]`.
-        rows: the stream after the last stack at the rows that the objective reads, `[B,R,D]`.
-        resid_pre: the stream before each layer of the edited stack, `[L,B,T,D]`.
-        z: every head's output there, `[L,B,T,N,H]`, if `z` is what is edited.
+        rows: the last stream after its last layer at the rows that the objective reads, `[B,R,D]`.
+        resid_pre: by stack, of those on the edited stream, what each layer reads, `[L,B,T,D]`.
+        z: every head's output in the edited stack, `[L,B,T,N,H]`, if `z` is what is edited.
+        done: by stack, the streams `[B,T,D]` that were finished before the edited one began.
     """
 
     value: Array
     rows: Array
-    resid_pre: Array
+    resid_pre: dict[str, Array]
     z: Array | None
+    done: dict[str, Array]
 
 
 @jax.tree_util.register_dataclass
@@ -93,10 +96,30 @@ class Source(Protocol):
 @partial(jax.jit, static_argnames=("site", "value"))
 def run_clean(network: Network, batch: Batch, reads: Reads, *, site: Site, value: Value) -> Clean:
     """The unedited run, with the cache that edited runs start from."""
-    wanted = ("resid_pre", "z") if site.site == "z" else ("resid_pre",)
-    x_BTD, kept = forward(network, batch, read=lambda seen: {name: seen.get(name) for name in wanted})
-    rows_BRD, cache = take_rows(x_BTD, reads.rows), kept[site.stack]
-    return Clean(value(read_out(network, rows_BRD, reads), reads), rows_BRD, cache["resid_pre"], cache.get("z"))
+    stream = stream_of(network, site.stack)
+    done: dict[str, Array] = {}
+    cache: dict[str, dict[str, Array]] = {}
+
+    def read(seen: Sites, wanted: tuple[str, ...]) -> dict[str, Array]:
+        return {name: seen[name] for name in wanted}
+
+    wanted = {stack.name: ("resid_pre",) for stack in stream.members}
+    if site.site == "z":
+        wanted[site.stack] = ("resid_pre", "z")
+    readers = {name: partial(read, wanted=sites) for name, sites in wanted.items()}
+
+    def through(stack: Stack, x_BTD: Array, context: Context) -> Array:
+        x_BTD, kept = stack.run(x_BTD, context, read=readers)
+        if not cache and not kept:
+            done[stack.name] = x_BTD
+        cache.update(kept)
+        return x_BTD
+
+    rows_BRD = take_rows(network.hidden(batch, through), reads.rows)
+    resid_pre = {name: kept["resid_pre"] for name, kept in cache.items()}
+    return Clean(
+        value(read_out(network, rows_BRD, reads), reads), rows_BRD, resid_pre, cache[site.stack].get("z"), done
+    )
 
 
 @partial(jax.jit, static_argnames=("site", "value"))
@@ -116,8 +139,10 @@ def edited(
 
     def one(cell: Cells) -> Array:
         def through(stack: Stack, x: Array, context: Context) -> Array:
-            final = stack.name == network.stacks[-1].name
-            if stack.name == site.stack:
+            final = stack.name == network.streams[-1].name
+            if stack.name in clean.done:
+                return clean.done[stack.name]
+            if stack.name in clean.resid_pre:
                 copy = _Copy(stack, batch, context, clean, source, cell, site)
                 return copy.run(start, reads.rows if final else None)
             x = stack.run(x, context)[0]
@@ -128,8 +153,18 @@ def edited(
     return jax.vmap(one)(cells)
 
 
+def stream_of(network: Network, name: str) -> Stack:
+    """The stack on whose stream the named one is: itself, or the one that its cross-attention goes with."""
+    return next(stack for stack in network.streams if name in [member.name for member in stack.members])
+
+
+def side_of(stack: Stack, site: str, batch: Batch) -> Side:
+    """The positions that a site has: those of keys at `k` and `v`, else those that ask."""
+    return (stack.keys if site in KEY_SITES else stack.queries).of(batch)
+
+
 class _Copy(NamedTuple):
-    """One edited copy of the stack's run; `cell` has lost its leading axis."""
+    """One edited copy of a stream's run, with its cross-attention; `cell` has lost its leading axis."""
 
     stack: Stack
     batch: Batch
@@ -142,7 +177,7 @@ class _Copy(NamedTuple):
     def run(self, start: int | Array, rows_BR: Array | None) -> Array:
         """The stream after the stack; only at `rows`, if they are given."""
         first, last = self.site.first, self.stack.layers - 1
-        x_BtD = self.clean.resid_pre[start][:, first:]
+        x_BtD = self.clean.resid_pre[self.site.stack][start][:, first:]
         if rows_BR is None:
             return self._loop(self._start(x_BtD, start), start, last + 1)
         own_BR = jnp.maximum(rows_BR - first, 0)
@@ -159,7 +194,8 @@ class _Copy(NamedTuple):
     def _start(self, x_BtD: Array, layer: int | Array, rows_BR: Array | None = None) -> Array:
         """The first edited layer: what no edit touches is the clean run's, the same for all copies."""
         known = None if self.clean.z is None else self.clean.z[layer]
-        return self._layer(x_BtD, layer, self._edit(layer, rows_BR, known), rows_BR)
+        here = self.site.stack != self.stack.name
+        return self._layer(x_BtD, layer, self._edit(layer, rows_BR, known), rows_BR, cross_only=here)
 
     def _later(self, layer: int | Array, rows_BR: Array | None = None) -> Edit:
         return self._edit(layer, rows_BR) if self.site.later else unchanged
@@ -170,13 +206,18 @@ class _Copy(NamedTuple):
 
         return jax.lax.fori_loop(start + 1, stop, step, x_BtD)
 
-    def _layer(self, x_BtD: Array, layer: int | Array, edit: Edit, rows_BR: Array | None = None) -> Array:
-        block, first = self.stack.block(layer), self.site.first
+    def _layer(
+        self, x_BtD: Array, layer: int | Array, edit: Edit, rows_BR: Array | None = None, *, cross_only: bool = False
+    ) -> Array:
+        blocks, first = self.stack.layer(layer), self.site.first
         before = None
-        if first:
-            prefix_BPD = self.clean.resid_pre[layer][:, :first]
-            before = block.keys_values(prefix_BPD, self.context.keys[:, :first])
-        return run_block(block, x_BtD, self.context.after(first), edit, before=before, rows_BR=rows_BR)[0]
+        if first and not cross_only:
+            prefix_BPD = self.clean.resid_pre[self.stack.name][layer][:, :first]
+            before = blocks.own.keys_values(prefix_BPD, self.context.made[:, :first])
+        edits, context = {self.site.stack: edit}, self.context.after(first)
+        return self.stack.run_layer(
+            blocks, x_BtD, context, edits, before=before, rows_BR=rows_BR, cross_only=cross_only
+        )[0]
 
     def _edit(self, layer: int | Array, rows_BR: Array | None, known: Array | None = None) -> Edit:
         """The edit of one layer. `known` is the site's clean value, where it need not be computed."""
@@ -187,15 +228,20 @@ class _Copy(NamedTuple):
         def edit(name: str, x: Array) -> Array:
             if name != self.site.site:
                 return x
-            source = look(self.source.at(self.stack, name, jnp.asarray(layer)).astype(x.dtype))
+            source = look(self.source.at(self._edited, name, jnp.asarray(layer)).astype(x.dtype))
             return jnp.where(look(self._mask(layer)), source, x if known is None else look(known))
 
         return edit
 
+    @property
+    def _edited(self) -> Stack:
+        return next(stack for stack in self.stack.members if stack.name == self.site.stack)
+
     def _mask(self, layer: int | Array) -> Array:
         """Where this copy is edited, with the site's axes."""
         name, heads_N = self.site.site, self.cell.heads[layer]
-        here_BT = (self.cell.position < 0) | (self.batch.mask & (self.batch.positions == self.cell.position))
+        side = side_of(self._edited, name, self.batch)
+        here_BT = (self.cell.position < 0) | (side.mask & (side.positions == self.cell.position))
         if name in PATTERN_SITES:
             mask = here_BT[:, None, :, None] & heads_N[None, :, None, None]
         elif name in HEAD_SITES:

@@ -65,7 +65,8 @@ def importance(
         raise ValueError(f"normalise must be 'layer' or None; got {normalise!r}")
     model.check(batch)
     unedited_E, slope_ELTN = _slopes(model, batch, objective, stack, memory, progress)
-    slope_ELTN = np.where(np.asarray(batch.mask)[:, None, :, None], slope_ELTN, 0.0)
+    mask_ET = np.asarray(model.stack(stack).queries.of(batch).mask)
+    slope_ELTN = np.where(mask_ET[:, None, :, None], slope_ELTN, 0.0)
     found_ELN = np.abs(slope_ELTN).sum(axis=2) if granularity == "token" else np.abs(slope_ELTN.sum(axis=2))
     if normalise == "layer":
         found_ELN = found_ELN / _norms(found_ELN)[:, None]
@@ -83,7 +84,7 @@ def _slopes(
     """
     part, reads = model.stack(stack), objective.reads(model, batch)
     nothing = jnp.zeros((part.layers, 1, 1, 1, 1))
-    pieces = choose_pieces(part, batch, reads, vocabulary=model.config.vocab_size, memory=memory)
+    pieces = choose_pieces(model.network, part, batch, reads, memory)
     found: list[tuple[np.ndarray, np.ndarray]] = []
     with show_progress(len(batch), f"importance of {part.layers * part.heads} heads", progress) as advance:
         for examples in pieces.of(len(batch)):

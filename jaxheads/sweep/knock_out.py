@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
+from ..models.axes import Side
 from ..models.batch import Batch
 from ..models.model import Model
 from ..models.stack import Stack
@@ -43,8 +44,8 @@ def knock_out(
     "attention knockout": scores set to −∞ before the softmax, so that what is left still sums to 1).
 
     Args:
-        queries, keys: which positions may not look, and at which: bool `[B,T]`, or one index into the padded batch for
-            each example `[B]`, or one for all.
+        queries, keys: which positions may not look, and at which: bool `[B,T]` (keys of cross-attention `[B,S]`), or
+            one index into the padded batch for each example `[B]`, or one for all.
         by: ("layer", "head"), or ("layer",) for all heads of a layer at once.
         sets: instead of `by`: named sets of (layer, head) pairs, such as all heads of a window of layers.
         stack, seed, level, memory, devices, progress, resume: as in `ablate`.
@@ -60,8 +61,9 @@ def knock_out(
     model.check(batch)
     if "position" in by:
         raise ValueError(f"positions of a knock-out are in queries and keys; by is by head or layer, got {tuple(by)}")
-    edges_BTS = _edges(part, batch, _positions("queries", queries, batch), _positions("keys", keys, batch))
-    reads, T = objective.reads(model, batch), batch.tokens.shape[1]
+    asking, seen = part.queries.of(batch), part.keys.of(batch)
+    edges_BTS = _edges(part, asking, seen, _positions("queries", queries, asking), _positions("keys", keys, seen))
+    reads, T = objective.reads(model, batch), asking.shape[1]
     first = int(bucket(int(edges_BTS.any(axis=(0, 2)).argmax()), T)) if part.causal else 0
     cells = grid(part, "scores", batch, by, first) if sets is None else set_grid(part, "scores", sets)
     prepared, room = Prepared(1, lambda _: _Forbidden(edges_BTS)), Room(memory, Devices.of(devices))
@@ -96,9 +98,9 @@ class _Forbidden:
         yield Lowest(sweep.room.devices.examples(jnp.asarray(self.edges[examples][:, None])))
 
 
-def _positions(name: str, given: ArrayLike, batch: Batch) -> np.ndarray:
+def _positions(name: str, given: ArrayLike, side: Side) -> np.ndarray:
     """Bool `[B,T]`."""
-    array, (B, T) = np.asarray(given), batch.tokens.shape
+    array, (B, T) = np.asarray(given), side.shape
     if array.dtype == bool and array.shape == (B, T):
         return array
     if np.issubdtype(array.dtype, np.integer) and array.shape in ((), (1,), (B,)):
@@ -111,10 +113,11 @@ def _positions(name: str, given: ArrayLike, batch: Batch) -> np.ndarray:
     )
 
 
-def _edges(stack: Stack, batch: Batch, queries_BT: np.ndarray, keys_BS: np.ndarray) -> np.ndarray:
+def _edges(stack: Stack, asking: Side, seen: Side, queries_BT: np.ndarray, keys_BS: np.ndarray) -> np.ndarray:
     """The edges that are there to be knocked out, bool `[B,T,S]`."""
-    real_BT, T = np.asarray(batch.mask), batch.tokens.shape[1]
-    visible_BTS = real_BT[:, :, None] & real_BT[:, None] & (np.tri(T, dtype=bool) if stack.causal else True)
+    back_only = stack.causal and not stack.is_cross
+    visible_BTS = np.asarray(asking.mask)[:, :, None] & np.asarray(seen.mask)[:, None]
+    visible_BTS &= np.tri(asking.shape[1], dtype=bool) if back_only else True
     edges_BTS = visible_BTS & queries_BT[:, :, None] & keys_BS[:, None]
     none = np.flatnonzero(~edges_BTS.any(axis=(1, 2)))
     if none.size:

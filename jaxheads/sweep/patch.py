@@ -16,7 +16,7 @@ from jax import Array
 
 from ..models.batch import Batch, Context
 from ..models.model import Model, Network
-from ..models.stack import Stack, read_nothing, run_block
+from ..models.stack import Stack, run_block
 from ..objectives import Objective
 from ..tables import HeadTable
 from .ask import Asked, answer
@@ -96,29 +96,38 @@ def check_pair(model: Model, clean: Batch, corrupt: Batch) -> None:
     """Raise ValueError unless both runs can go through the model and differ in their tokens only."""
     model.check(clean)
     model.check(corrupt)
-    if clean.tokens.shape != corrupt.tokens.shape or not np.array_equal(clean.mask, corrupt.mask):
-        raise ValueError(
-            f"clean and corrupt must have the same shape and the same padding, so that each token has its counterpart; "
-            f"got {clean.tokens.shape} and {corrupt.tokens.shape} with {np.asarray(clean.lengths).tolist()[:8]} and "
-            f"{np.asarray(corrupt.lengths).tolist()[:8]} tokens"
-        )
+    for axis in {stack.queries for stack in model.network.streams}:
+        ours, theirs = axis.of(clean), axis.of(corrupt)
+        if ours.shape != theirs.shape or not np.array_equal(ours.mask, theirs.mask):
+            raise ValueError(
+                f"clean and corrupt must have the same shape and the same padding, so that each of the {axis.kind} "
+                f"has its counterpart; got {ours.shape} and {theirs.shape} with "
+                f"{np.asarray(ours.lengths).tolist()[:8]} and {np.asarray(theirs.lengths).tolist()[:8]} {axis.kind}"
+            )
 
 
-def first_difference(clean: Batch, corrupt: Batch) -> int:
-    """The first column at which any example's tokens differ; the number of columns where none does."""
-    differs_T = (np.asarray(clean.tokens) != np.asarray(corrupt.tokens)) & np.asarray(clean.mask)
-    differs_T |= (np.asarray(clean.token_types) != np.asarray(corrupt.token_types)) & np.asarray(clean.mask)
-    columns = np.flatnonzero(differs_T.any(axis=0))
-    return int(columns[0]) if columns.size else clean.tokens.shape[1]
+def first_difference(stack: Stack, clean: Batch, corrupt: Batch) -> int:
+    """The first position of a causal stack that any example's differences can reach; their number where there are
+    none. 0 where the stack sees more than its own tokens, and those differ."""
+    axis = stack.queries
+    others = [field for field in ("tokens", "targets", "pixels", "features") if field != axis.kind]
+    if any(not np.array_equal(getattr(clean, field), getattr(corrupt, field)) for field in others):
+        return 0
+    ours, theirs = axis.of(clean), axis.of(corrupt)
+    differs_BT = np.asarray(ours.ids) != np.asarray(theirs.ids)
+    if axis.kind == "tokens":
+        differs_BT |= np.asarray(clean.token_types) != np.asarray(corrupt.token_types)
+    columns = np.flatnonzero((differs_BT & np.asarray(ours.mask)).any(axis=0))
+    return int(columns[0]) if columns.size else ours.shape[1]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class OtherRun:
-    """Another run's values of any site: made from its stream, one layer at a time.
+    """Another run's values of any site of a stack: made from its stream, one layer at a time.
 
     Attributes:
-        resid_pre: its stream before each layer, `[L,B,T,D]`.
+        resid_pre: what each layer of the stack reads, `[L,B,T,D]`.
         context: what its layers know.
     """
 
@@ -137,10 +146,11 @@ def other_run(network: Network, batch: Batch, *, stack: str) -> OtherRun:
     kept: dict[str, OtherRun] = {}
 
     def through(here: Stack, x_BTD: Array, context: Context) -> Array:
-        read = (lambda seen: seen["resid_pre"]) if here.name == stack else read_nothing
-        x_BTD, stream = here.run(x_BTD, context, read=read)
-        if here.name == stack:
-            kept[stack] = OtherRun(stream, context)
+        x_BTD, found = here.run(x_BTD, context, read={stack: lambda seen: seen["resid_pre"]})
+        if found:
+            own = context if here.name == stack else context.cross
+            assert own is not None
+            kept[stack] = OtherRun(found[stack], own)
         return x_BTD
 
     network.hidden(batch, through)
@@ -176,8 +186,8 @@ class _Asking:
         check_pair(self.model, clean, corrupt)
         base, given = (clean, corrupt) if self.swapped else (corrupt, clean)
         reads = objective.reads(self.model, base)
-        T = base.tokens.shape[1]
-        first = int(bucket(min(first_difference(clean, corrupt), T - 1), T)) if self.stack.causal else 0
+        T = self.stack.queries.count(base)
+        first = int(bucket(min(first_difference(self.stack, clean, corrupt), T - 1), T)) if self.stack.causal else 0
         cells = grid(self.stack, self.site, base, self.by, first)
         others = Prepared(1, lambda _: Others(given), 2)
         sweep = Sweep.planned(self.model, self.stack, base, objective, reads, others, cells.steps, self.room)

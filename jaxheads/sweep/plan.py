@@ -11,13 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..models.axes import Side
 from ..models.batch import Batch
 from ..models.model import Model
 from ..models.stack import Stack
 from ..models.unembedding import PIECE
 from ..objectives import Reads
 from .chunks import Chunks, even, matmul_tokens, up
-from .engine import Site
+from .engine import Site, stream_of
 
 BUCKETS = 4
 """Starting positions are rounded down to at most this many values: each is a compilation."""
@@ -71,14 +72,16 @@ class Plan:
 
     def flops(self, sizes: "Sizes", examples: int) -> float:
         """Of this plan's copies of so many examples, by what the copies change."""
-        tokens, rows = sizes.positions - self.site.first, min(sizes.rows, sizes.positions - self.site.first)
+        tokens = sizes.positions - self.site.first
+        rows = min(sizes.rows, tokens) if sizes.final else tokens
         layers = sizes.layers - self.layer - 1
         copies = len(self) * examples
+        read = sizes.beyond + (rows if sizes.final else sizes.rows) * sizes.columns
         if layers == 0:
-            return copies * (sizes.after(self.site.site) * rows + rows * sizes.columns)
+            return copies * (sizes.after(self.site.site) * rows + read)
         inside = (layers - 1) * sizes.layer(tokens)
         last = sizes.keys_values * tokens + (sizes.layer_of_one - sizes.keys_values) * rows
-        return copies * (sizes.after(self.site.site) * tokens + inside + last + rows * sizes.columns)
+        return copies * (sizes.after(self.site.site) * tokens + inside + last + read)
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,12 @@ class Sizes:
     """Floating point operations of a model's parts, of one token where nothing else is said.
 
     Attributes:
-        layers, positions: of the edited stack and of the batch.
-        queries, keys_values, attention, output, mlp: of one layer; `attention` looks at all positions.
+        layers, positions: of the edited stack and of its queries.
+        queries, keys_values, attention, output, mlp: of one of its layers; `attention` looks at all positions. Keys and
+            values of cross-attention are made once for all copies, and not counted.
+        beside: of one layer of the other stack on the same stream, if there is one; `follows`: whether it comes after.
+        final: whether the edited stream is the last one.
+        earlier, beyond: of one example's streams before the edited one, and after it.
         rows: positions that the objective reads; `columns`: what reading one costs.
         vocabulary: what reading all logits of a position costs.
         weights: bytes of all parameters.
@@ -102,6 +109,11 @@ class Sizes:
     attention: int
     output: int
     mlp: int
+    beside: int
+    follows: bool
+    final: bool
+    earlier: int
+    beyond: int
     rows: int
     columns: int
     vocabulary: int
@@ -112,33 +124,42 @@ class Sizes:
     @classmethod
     def of(cls, model: Model, stack: Stack, batch: Batch, reads: Reads) -> "Sizes":
         """Read off the parameters' shapes."""
-        T, N, K, H = batch.tokens.shape[1], stack.heads, stack.kv_heads, stack.head_size
-        D = stack.site_shape("resid_pre", 1, 1)[-1]
-        vocabulary = 0 if model.network.unembedding is None else model.network.unembedding.weight.shape[0]
+        network = model.network
+        stream, T = stream_of(network, stack.name), stack.queries.count(batch)
+        place = [one.name for one in network.streams].index(stream.name)
+        others = [member for member in stream.members if member.name != stack.name]
+        vocabulary = 0 if network.unembedding is None else network.unembedding.weight.shape[0]
         if reads.target is not None or reads.columns is None:
             columns = vocabulary
         else:
             columns = reads.columns.shape[1]
+        queries, keys_values, attention, output, mlp = _parts(stack, batch)
+        widest = max(one.queries.count(batch) * _floats_a_token(one, batch) for one in network.streams[place:])
         return cls(
             layers=stack.layers,
             positions=T,
-            queries=2 * D * N * H,
-            keys_values=4 * D * K * H,
-            attention=4 * N * H * T,
-            output=2 * N * H * D,
-            mlp=2 * sum(size for name, size in _kernels(stack) if not name.startswith("attention.")),
+            queries=queries,
+            keys_values=keys_values,
+            attention=attention,
+            output=output,
+            mlp=mlp,
+            beside=sum(sum(_parts(other, batch)) for other in others),
+            follows=stack.name == stream.name,
+            final=place == len(network.streams) - 1,
+            earlier=sum(_stream(one, batch) for one in network.streams[:place]),
+            beyond=sum(_stream(one, batch) for one in network.streams[place + 1 :]),
             rows=reads.rows.shape[1],
-            columns=2 * D * columns,
-            vocabulary=2 * D * vocabulary,
-            weights=sum(leaf.nbytes for leaf in jax.tree.leaves(model.network)),
-            cached=FLOAT * stack.layers * T * (D + N * H),
-            copied=FLOAT * max(T * _floats_a_token(stack, T), _floats_read(reads, vocabulary)),
+            columns=2 * network.streams[-1].width * columns,
+            vocabulary=2 * network.streams[-1].width * vocabulary,
+            weights=sum(leaf.nbytes for leaf in jax.tree.leaves(network)),
+            cached=FLOAT * stack.layers * T * (len(stream.members) * stack.width + stack.heads * stack.head_size),
+            copied=FLOAT * max(widest, _floats_read(reads, vocabulary)),
         )
 
     @property
     def layer_of_one(self) -> int:
         """A whole layer, one token."""
-        return self.queries + self.keys_values + self.attention + self.output + self.mlp
+        return self.queries + self.keys_values + self.attention + self.output + self.mlp + self.beside
 
     def layer(self, tokens: int) -> int:
         """A whole layer."""
@@ -148,7 +169,7 @@ class Sizes:
         """What follows a site in its own layer, one token."""
         attend, write = self.attention, self.output + self.mlp
         parts = {
-            "resid_pre": self.layer_of_one,
+            "resid_pre": self.layer_of_one - self.beside,
             "q": attend + write,
             "k": attend + write,
             "v": attend // 2 + write,
@@ -158,15 +179,20 @@ class Sizes:
             "attn_out": self.mlp,
             "resid_mid": self.mlp,
         }
-        return parts.get(site, 0)
+        return parts.get(site, 0) + self.follows * self.beside
+
+    @property
+    def _run(self) -> int:
+        """One example's whole run, without its logits."""
+        return self.earlier + self.positions * self.layers * self.layer_of_one + self.beyond
 
     def unedited(self, examples: int) -> float:
         """Unedited runs, read as the objective does."""
-        return examples * (self.positions * self.layers * self.layer_of_one + self.rows * self.columns)
+        return examples * (self._run + self.rows * self.columns)
 
     def forward(self, examples: int) -> float:
-        """Whole forward passes with all logits."""
-        return examples * self.positions * (self.layers * self.layer_of_one + self.vocabulary)
+        """Whole forward passes with all logits (of a model that is read at all positions)."""
+        return examples * (self._run + self.positions * self.vocabulary)
 
 
 @dataclass(frozen=True)
@@ -199,13 +225,13 @@ class SweepPlan:
         return Cost(float(flops), int(memory), float(whole))
 
 
-def first_columns(batch: Batch, causal: bool) -> np.ndarray:
-    """For each position (counted over real tokens), the first column of the batch at which any example has it, rounded
-    down to one of a few: from there on a causal stack can change. Zeros where it is not causal."""
-    T, positions = batch.tokens.shape[1], np.asarray(batch.positions)
+def first_columns(side: Side, causal: bool) -> np.ndarray:
+    """For each position (counted over real ones), the first column at which any example has it, rounded down to one of
+    a few: from there on a causal stack can change. Zeros where it is not causal."""
+    T, positions = side.shape[1], np.asarray(side.positions)
     if not causal:
         return np.zeros(T, int)
-    there = np.asarray(batch.mask)[:, :, None] & (positions[:, :, None] == np.arange(T))
+    there = np.asarray(side.mask)[:, :, None] & (positions[:, :, None] == np.arange(T))
     first = np.where(there.any(axis=(0, 1)), there.any(axis=0).argmax(axis=0), T - 1)
     return bucket(first, T)
 
@@ -216,11 +242,28 @@ def bucket(column: np.ndarray | int, positions: int) -> np.ndarray:
     return np.asarray(column) // width * width
 
 
+def _parts(stack: Stack, batch: Batch) -> tuple[int, int, int, int, int]:
+    """Queries, keys and values, attention, output and MLP of one layer, one token."""
+    N, K, H, D = stack.heads, stack.kv_heads, stack.head_size, stack.width
+    mlp = 2 * sum(size for name, size in _kernels(stack) if not name.startswith("attention."))
+    keys_values = 0 if stack.is_cross else 4 * D * K * H
+    return 2 * D * N * H, keys_values, 4 * N * H * stack.keys.count(batch), 2 * N * H * D, mlp
+
+
+def _stream(stack: Stack, batch: Batch) -> int:
+    """A whole stream of one example, what cross-attention reads of another included."""
+    tokens = stack.layers * stack.queries.count(batch) * sum(sum(_parts(one, batch)) for one in stack.members)
+    read = [one for one in stack.members if one.is_cross]
+    return tokens + sum(
+        4 * one.width * one.kv_heads * one.head_size * one.keys.count(batch) * one.layers for one in read
+    )
+
+
 def _kernels(stack: Stack) -> list[tuple[str, int]]:
     """Names and sizes, in one layer, of what is multiplied by: weights of two axes or more."""
     leaves = jax.tree_util.tree_leaves_with_path(stack.blocks)
     named = [(".".join(_words(path)), leaf) for path, leaf in leaves]
-    return [(name, leaf.size // stack.layers) for name, leaf in named if leaf.ndim > 2]
+    return [(name, leaf.size // len(leaf)) for name, leaf in named if leaf.ndim > 2]
 
 
 def _words(path: Sequence[Any]) -> list[str]:
@@ -230,16 +273,17 @@ def _words(path: Sequence[Any]) -> list[str]:
 
 def forward_pieces(stack: Stack, batch: Batch, *, memory: int, multiple: int = 1) -> Iterator[np.ndarray]:
     """The batch's examples in pieces that whole runs of the model have room for, each split over `multiple` devices."""
-    T = batch.tokens.shape[1]
-    together = max(1, min(matmul_tokens() // T, memory // (FLOAT * T * _floats_a_token(stack, T))))
+    T = max(one.count(batch) for one in {stack.queries, stack.keys})
+    together = max(1, min(matmul_tokens() // T, memory // (FLOAT * T * _floats_a_token(stack, batch))))
     return Chunks(up(even(len(batch), multiple * together), multiple), 1).example_pieces(len(batch))
 
 
-def _floats_a_token(stack: Stack, positions: int) -> int:
+def _floats_a_token(stack: Stack, batch: Batch) -> int:
     """Activations a token needs at the widest point of a layer."""
-    model = stack.site_shape("resid_pre", 1, 1)[-1]
+    model = stack.width
     widest = max((leaf.shape[-1] for leaf in jax.tree.leaves(stack.blocks)), default=model)
-    return 4 * model + 3 * widest + 3 * stack.heads * (positions + stack.head_size)
+    keys = max(member.keys.count(batch) for member in stack.members)
+    return 4 * model + 3 * widest + 3 * stack.heads * (keys + stack.head_size)
 
 
 def _floats_read(reads: Reads, vocabulary: int) -> int:

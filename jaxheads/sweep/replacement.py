@@ -107,19 +107,21 @@ class StandIns:
         """For this batch; nothing runs yet, but what can be seen to be wrong raises ValueError."""
         asked = self.replacement
         if asked.method == "resample":
-            donors = choose_donors(batch, asked.reference, donors=asked.donors, seed=asked.seed)
-            given = batch if asked.reference is None else asked.reference
+            given, side = batch if asked.reference is None else asked.reference, self.part.queries.of
+            others = None if asked.reference is None else side(given)
+            donors = choose_donors(side(batch), others, donors=asked.donors, seed=asked.seed)
             return Prepared(len(donors), lambda _: Donors(given, donors), len(donors))
         if asked.method == "zero":
             return Prepared(1, lambda _: zeros(self.part, batch))
         labels = None if asked.labels is None else asked.labels[0]
         slots = self._slots_of(batch) if asked.reference is None else self._slots
-        index_BT = slots.index(batch, labels)
+        index_BT = slots.index(self.part.queries.of(batch), labels)
         return Prepared(1, lambda sweep: Fixed(self._means(sweep, slots, batch), index_BT), 1)
 
     def _slots_of(self, given: Batch) -> Slots:
         asked = self.replacement
-        return Slots.of(given, None if asked.labels is None else asked.labels[1], per_position=asked.per_position)
+        labels = None if asked.labels is None else asked.labels[1]
+        return Slots.of(self.part.queries.of(given), labels, per_position=asked.per_position)
 
     @cached_property
     def _slots(self) -> Slots:

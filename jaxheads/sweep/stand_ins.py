@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..models.axes import Side
 from ..models.batch import Batch
 from ..models.model import Network, forward
 from ..models.stack import Stack
@@ -68,8 +69,9 @@ class Donors:
             given = self.reference.take(donor_B[examples])
             z_LBTNH = _all_z(sweep.network, devices.examples(given), stack=sweep.stack.name)
             L, B, S = z_LBTNH.shape[:3]
-            column_BS = np.argsort(~np.asarray(given.mask), axis=1, kind="stable")
-            column_BT = np.take_along_axis(column_BS, devices.fetch(piece.positions), axis=1)
+            axis = sweep.stack.queries
+            column_BS = np.argsort(~np.asarray(axis.of(given).mask), axis=1, kind="stable")
+            column_BT = np.take_along_axis(column_BS, devices.fetch(axis.of(piece).positions), axis=1)
             index_BT = np.arange(B)[:, None] * S + column_BT
             bank_LPNH = z_LBTNH.reshape(L, B * S, *z_LBTNH.shape[3:])
             yield Bank(bank_LPNH, devices.examples(jnp.asarray(index_BT)))
@@ -77,7 +79,8 @@ class Donors:
 
 def zeros(stack: Stack, batch: Batch) -> Fixed:
     """Nothing in the head's place."""
-    return Fixed(jnp.zeros((stack.layers, 1, stack.heads, stack.head_size)), np.zeros(batch.tokens.shape, int))
+    nothing = jnp.zeros((stack.layers, 1, stack.heads, stack.head_size))
+    return Fixed(nothing, np.zeros(stack.queries.of(batch).shape, int))
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class Slots:
     known: np.ndarray
 
     @classmethod
-    def of(cls, reference: Batch, groups: np.ndarray | None, *, per_position: bool) -> "Slots":
+    def of(cls, reference: Side, groups: np.ndarray | None, *, per_position: bool) -> "Slots":
         """Of a reference whose examples have the labels `groups` `[R]`; None for one group."""
         width = int(np.asarray(reference.lengths).max()) if per_position else 1
         known, group = np.unique(_one_group(groups, reference), return_inverse=True)
@@ -106,7 +109,7 @@ class Slots:
         counts = np.bincount(slots_RS[np.asarray(reference.mask)], minlength=width * len(known))
         return cls(slots_RS, counts, per_position, width, known)
 
-    def index(self, batch: Batch, groups: np.ndarray | None) -> np.ndarray:
+    def index(self, batch: Side, groups: np.ndarray | None) -> np.ndarray:
         """The slot of each position of a batch whose examples have the labels `groups` `[B]`: `[B,T]`.
 
         Raises:
@@ -137,16 +140,16 @@ class Slots:
         return jnp.asarray(sums / np.maximum(self.counts, 1)[None, :, None, None], jnp.float32)
 
 
-def _one_group(groups: np.ndarray | None, batch: Batch) -> np.ndarray:
-    return np.zeros(len(batch), int) if groups is None else groups
+def _one_group(groups: np.ndarray | None, side: Side) -> np.ndarray:
+    return np.zeros(side.shape[0], int) if groups is None else groups
 
 
-def _places(batch: Batch, per_position: bool) -> np.ndarray:
+def _places(side: Side, per_position: bool) -> np.ndarray:
     """Which of a group's means each token belongs to: its position, or the only one there is."""
-    return np.asarray(batch.positions) if per_position else np.zeros(batch.tokens.shape, int)
+    return np.asarray(side.positions) if per_position else np.zeros(side.shape, int)
 
 
-def choose_donors(batch: Batch, reference: Batch | None, *, donors: int, seed: int) -> np.ndarray:
+def choose_donors(batch: Side, reference: Side | None, *, donors: int, seed: int) -> np.ndarray:
     """Random donors `[donors, B]`, distinct for each example, long enough for it, and never the example itself.
 
     Raises:
@@ -155,7 +158,7 @@ def choose_donors(batch: Batch, reference: Batch | None, *, donors: int, seed: i
     lengths_B = np.asarray(batch.lengths)
     given_R = lengths_B if reference is None else np.asarray(reference.lengths)
     rng = np.random.default_rng(seed)
-    chosen = np.empty((donors, len(batch)), int)
+    chosen = np.empty((donors, len(lengths_B)), int)
     for example, length in enumerate(lengths_B):
         fit = np.flatnonzero(given_R >= length)
         fit = fit[fit != example] if reference is None else fit
@@ -170,16 +173,17 @@ def choose_donors(batch: Batch, reference: Batch | None, *, donors: int, seed: i
 
 @partial(jax.jit, static_argnames="stack")
 def _all_z(network: Network, batch: Batch, *, stack: str) -> Array:
-    return forward(network, batch, read=lambda seen: seen["z"])[1][stack]
+    return forward(network, batch, read={stack: lambda seen: seen["z"]})[1][stack]
 
 
 @partial(jax.jit, static_argnames=("stack", "slots"))
 def _sums(network: Network, batch: Batch, slot_BT: Array, counted_B: Array, *, stack: str, slots: int) -> Array:
     """Sums `[L,P,N,H]` of z over the real tokens of each slot, in the examples that are counted."""
-    real_BT = (batch.mask & counted_B[:, None]).astype(jnp.float32)
+    [axis] = [one.queries for one in network.stacks if one.name == stack]
+    real_BT = (axis.of(batch).mask & counted_B[:, None]).astype(jnp.float32)
 
     def read(seen: Mapping[str, Array]) -> Array:
         z_BTNH = seen["z"].astype(jnp.float32) * real_BT[..., None, None]
         return jax.ops.segment_sum(z_BTNH.reshape(-1, *z_BTNH.shape[2:]), slot_BT.reshape(-1), num_segments=slots)
 
-    return forward(network, batch, read=read)[1][stack]
+    return forward(network, batch, read={stack: read})[1][stack]

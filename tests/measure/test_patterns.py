@@ -136,8 +136,8 @@ def test_permuting_heads_permutes_every_metric():
     pattern_BNTS = jnp.stack([jnp.stack([random_pattern(6, 3 * b + n) for n in range(3)]) for b in range(2)])
     tokens, mask = jnp.asarray([[1, 2, 1, 2, 1, 2]] * 2), jnp.ones((2, 6), bool)
     metrics, order = tuple(ALL.values()), np.array([2, 0, 1])
-    plain = evaluate(metrics, pattern_BNTS, tokens, mask)
-    permuted = evaluate(metrics, pattern_BNTS[:, order], tokens, mask)
+    plain = evaluate(metrics, pattern_BNTS, Example(tokens, mask))
+    permuted = evaluate(metrics, pattern_BNTS[:, order], Example(tokens, mask))
     for name in ALL:
         np.testing.assert_array_equal(permuted[name][0], plain[name][0][:, order])
         assert plain[name][1].shape == plain[name][0].shape

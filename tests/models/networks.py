@@ -52,13 +52,13 @@ def random_model(family: str, **config: Any) -> jh.Model:
     """Of weights with a standard deviation of 0.2, norm scales around 1."""
     kind: Any = FAMILIES[family]
     read = kind.config_type.from_hf({"model_type": family, **CONFIGS[family], **config})
-    graph, state = nnx.split(nnx.eval_shape(lambda: kind(read, rngs=nnx.Rngs(0))))
+    graph, state, settings = nnx.split(kind(read, rngs=nnx.Rngs(0)), nnx.Param, ...)
     rng = np.random.default_rng(0)
     drawn = []
     for path, variable in nnx.to_flat_state(state):
         value = 0.2 * rng.standard_normal(variable.shape, np.float32) + (path[-1] == "scale")
         drawn.append((path, variable.replace(jnp.asarray(value))))
-    return jh.Model(nnx.merge(graph, nnx.from_flat_state(drawn)))
+    return jh.Model(nnx.merge(graph, nnx.from_flat_state(drawn), settings))
 
 
 def saved(directory: Path, family: str, **config: Any) -> jh.Model:

@@ -162,9 +162,10 @@ def test_permuting_the_heads_of_the_weights_permutes_the_patterns(model: jh.Mode
 
 
 def test_what_is_read_stays_in_its_layer(model: jh.Model):
-    _, kept = forward(model.network, RIGHT, read=lambda seen: seen["pattern"].max(axis=(0, 2, 3)))
+    name = model.stack().name
+    _, kept = forward(model.network, RIGHT, read={name: lambda seen: seen["pattern"].max(axis=(0, 2, 3))})
     full = jh.run(model, RIGHT, SITES).seen["pattern"]
-    assert_close(kept[model.stack().name], full.max(axis=(1, 3, 4)))
+    assert_close(kept[name], full.max(axis=(1, 3, 4)))
 
 
 @pytest.mark.parametrize("family", SMALL)

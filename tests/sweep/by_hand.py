@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 import jaxheads as jh
-from jaxheads.models.model import forward, output
+from jaxheads.models.model import forward
 from jaxheads.models.sites import SiteEdit
 
 RIGHT, WRONG = 3, 7
@@ -31,11 +31,11 @@ def _numbers(
 ) -> Array:
     """What patching each cell does, or how fast that sets out: `[C,E]`."""
     stack, site = how["stack"], how["site"]
-    source = forward(network, other, read=lambda seen: seen[site])[1][stack]
+    source = forward(network, other, read={stack: lambda seen: seen[site]})[1][stack]
 
     def run(weight: Array) -> Array:
         edit = SiteEdit(jnp.arange(len(weight)), weight, source, site, stack)
-        return judge(output(network, forward(network, this, (edit, *held))[0]), this)
+        return judge(network.output(forward(network, this, (edit, *held))[0]), this)
 
     def one(cell: Array) -> Array:
         nothing = jnp.zeros_like(cell)

@@ -170,10 +170,10 @@ def test_an_example_that_overflows_is_named_and_left_out():
 def test_pieces_change_nothing():
     model = small_model("llama")
     assert_close(values(model, memory=1), values(model))
-    reads, stack = OBJECTIVE.reads(model, BATCH), model.stack()
-    one = 4 * gradient_floats(stack, 5, reads, vocabulary=37, thrifty=False)
+    reads, stack, network = OBJECTIVE.reads(model, BATCH), model.stack(), model.network
+    one = 4 * gradient_floats(network, BATCH, reads, thrifty=False)
     for memory, expected in ((3 * one, (3, False)), (2 * one, (2, False)), (one, (1, False)), (one - 1, (1, True))):
-        pieces = choose_pieces(stack, BATCH, reads, vocabulary=37, memory=memory)
+        pieces = choose_pieces(network, stack, BATCH, reads, memory)
         assert (pieces.examples, pieces.thrifty) == expected
 
 
@@ -188,7 +188,7 @@ def test_memory_is_what_was_said(thrifty: bool):
     compiled = amount_gradient.lower(
         model.network, batch, reads, edit, value=OBJECTIVE.value, thrifty=thrifty
     ).compile()
-    said = 4 * len(batch) * gradient_floats(stack, 96, reads, vocabulary=37, thrifty=thrifty)
+    said = 4 * len(batch) * gradient_floats(model.network, batch, reads, thrifty=thrifty)
     assert 0.5 < said / attrgetter("temp_size_in_bytes")(compiled.memory_analysis()) < 2
 
 

@@ -1,10 +1,13 @@
 """One file a family: a frozen config, its parts, and the table of its checkpoint's tensors."""
 
+from .attention_only import AttentionOnly
+from .bart import Bart, Marian
 from .bert import Bert
 from .gpt2 import GPT2
 from .llama import Llama
+from .t5 import T5
 
-FAMILIES = {family.config_type.model_type: family for family in (Llama, GPT2, Bert)}
+FAMILIES = {family.config_type.model_type: family for family in (Llama, GPT2, Bert, T5, Bart, Marian, AttentionOnly)}
 """Network classes by the `model_type` of a Hugging Face config."""
 
-__all__ = ["FAMILIES", "GPT2", "Bert", "Llama"]
+__all__ = ["FAMILIES", "GPT2", "T5", "AttentionOnly", "Bart", "Bert", "Llama", "Marian"]

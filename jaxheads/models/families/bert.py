@@ -12,7 +12,7 @@ from ..batch import Batch, Context
 from ..blocks import PostNormBlock
 from ..layers import Attention, Embed, PlainMLP, activation, layer_norm
 from ..loading.weights import Rule, Table, dense, norm, projections, same
-from ..model import Through
+from ..model import Network, Through
 from ..stack import Stack
 from ..unembedding import Unembedding
 from .reading import head_of, refuse_unknown, required
@@ -84,7 +84,7 @@ class MaskedLMHead(nnx.Module):
         return self.norm(self.act(self.dense(x_BTD)))
 
 
-class Bert(nnx.Module):
+class Bert(Network):
     """A post-norm encoder with learnt positions and token types."""
 
     config_type = BertConfig
@@ -111,7 +111,7 @@ class Bert(nnx.Module):
         self.head = MaskedLMHead(c, rngs=rngs) if c.head == "mlm" else None
 
     @property
-    def stacks(self) -> tuple[Stack, ...]:
+    def streams(self) -> tuple[Stack, ...]:
         return (self.encoder,)
 
     @property

@@ -6,11 +6,12 @@ from flax import nnx
 from jax import Array
 
 from ..layers import Embed
+from ..model import Network
 from ..stack import Stack
 from ..unembedding import Unembedding
 
 
-class Decoder(nnx.Module):
+class Decoder(Network):
     """A causal stack between an embedding and a final norm; the unembedding is its own or the embedding's.
 
     A family's `__init__` sets `config` (with `head`: "lm" or "none", and `tie_word_embeddings`), `embed`, `decoder`,
@@ -29,7 +30,7 @@ class Decoder(nnx.Module):
         return Embed(vocabulary, model, rngs=rngs) if untied else None
 
     @property
-    def stacks(self) -> tuple[Stack, ...]:
+    def streams(self) -> tuple[Stack, ...]:
         return (self.decoder,)
 
     @property
@@ -42,3 +43,8 @@ class Decoder(nnx.Module):
     def features(self, x_BTD: Array) -> Array:
         """The normed stream."""
         return self.final_norm(x_BTD)
+
+
+def unused_head(head: str) -> dict[str, str]:
+    """For a table: what is passed over of the unembedding that a bare model does not use."""
+    return {} if head == "lm" else {r"lm_head\..*": "a bare model has no head"}

@@ -13,7 +13,7 @@ from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.weights import Rule, Table, fused_heads, norm, reshaped, same
 from ..model import Through
 from ..stack import Stack
-from .decoder import Decoder
+from .decoder import Decoder, unused_head
 from .reading import head_of, refuse_unknown, required
 
 
@@ -129,6 +129,6 @@ class GPT2(Decoder):
         passed_over = {r"transformer\.h\.\d+\.attn\.(bias|masked_bias)": "the causal mask, not a weight"}
         if config.head == "lm" and not config.tie_word_embeddings:
             rules.append(same("lm_head.weight", "unembed.embedding"))
-        else:
-            passed_over[r"lm_head\.weight"] = "the same as the embedding, or not used"
-        return Table(tuple(rules), passed_over, rename=((r"^(wte|wpe|ln_f|h)\.", r"transformer.\1."),))
+        passed_over |= unused_head(config.head)
+        rename = ((r"^(wte|wpe|ln_f|h)\.", r"transformer.\1."),)
+        return Table(tuple(rules), passed_over, rename, {"lm_head.weight": "transformer.wte.weight"})

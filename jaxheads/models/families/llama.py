@@ -14,7 +14,7 @@ from ..loading.weights import Rule, Table, dense, projections, same
 from ..model import Through
 from ..positions import Rotary
 from ..stack import Stack
-from .decoder import Decoder
+from .decoder import Decoder, unused_head
 from .reading import head_of, refuse_unknown, required
 
 _ROPE = {
@@ -157,6 +157,6 @@ class Llama(Decoder):
         if config.head == "lm" and not config.tie_word_embeddings:
             rules.append(same("lm_head.weight", "unembed.embedding"))
         passed_over = {r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq": "computed from the config"}
-        if config.tie_word_embeddings or config.head == "none":
-            passed_over[r"lm_head\.weight"] = "the same as the embedding, or not used"
-        return Table(tuple(rules), passed_over, rename=((r"^(embed_tokens|layers|norm)\.", r"model.\1."),))
+        passed_over |= unused_head(config.head)
+        rename = ((r"^(embed_tokens|layers|norm)\.", r"model.\1."),)
+        return Table(tuple(rules), passed_over, rename, {"lm_head.weight": "model.embed_tokens.weight"})

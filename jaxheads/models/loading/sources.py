@@ -11,6 +11,7 @@ from .gguf_file import gguf_checkpoint
 from .glassllm import glassllm_checkpoint
 from .hf_directory import directory_checkpoint
 from .hub import hub_checkpoint
+from .orbax_directory import is_orbax_directory, orbax_checkpoint
 from .zoo import ZOO
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
@@ -19,8 +20,8 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 def open_checkpoint(source: str | os.PathLike[str], *, revision: str | None = None) -> Checkpoint:
     """Open a zoo name, else an existing local path, else a hub id "owner/name" (at `revision`).
 
-    A local path is a directory laid out as Hugging Face's, or a .gguf file; one that has a zoo model's name
-    is written "./name". Raises ValueError for anything else, and FileNotFoundError, OSError or ValueError
+    A local path is a directory laid out as Hugging Face's, or written by `to_orbax`, or a .gguf file; one that
+    has a zoo model's name is written "./name". Raises ValueError for anything else, and FileNotFoundError, OSError or ValueError
     where a source isn't there or can't be read.
     """
     name = os.fspath(source)
@@ -32,7 +33,7 @@ def open_checkpoint(source: str | os.PathLike[str], *, revision: str | None = No
         return _zoo_checkpoint(name)
     path = Path(name).expanduser()
     if path.is_dir():
-        return directory_checkpoint(path, name=name)
+        return orbax_checkpoint(path, name=name) if is_orbax_directory(path) else directory_checkpoint(path, name=name)
     if path.is_file():
         return _file_checkpoint(path, name)
     if isinstance(source, str) and HUB_ID.fullmatch(name) and path.suffix != ".gguf":

@@ -52,11 +52,14 @@ class Table:
         rules: complete: every parameter and every tensor that is not passed over.
         passed_over: patterns of tensors that hold nothing this network uses, with the reason.
         rename: patterns and replacements that bring a checkpoint's older or shorter names to the rules' form.
+        copies: tensors that, unless a rule names them, a checkpoint may hold a second time under another name: each
+            must equal the one named.
     """
 
     rules: tuple[Rule, ...]
     passed_over: Mapping[str, str] = field(default_factory=dict)
     rename: tuple[tuple[str, str], ...] = ()
+    copies: Mapping[str, str] = field(default_factory=dict)
 
 
 def same(name: str, path: str) -> Rule:
@@ -165,11 +168,11 @@ def fill(
     Raises:
         ValueError: once, for everything that is wrong: tensors missing, unknown or misshapen, or holding NaN or inf.
     """
-    abstract = nnx.eval_shape(build)
-    graph, state = nnx.split(abstract)
+    graph, state, settings = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
     flat = {".".join(map(str, path)): variable for path, variable in nnx.to_flat_state(state)}
     shapes = {path: tuple(variable.shape) for path, variable in flat.items()}
     stored = _renamed(checkpoint, table)
+    _drop_copies(stored, table, checkpoint.name)
     _check(table, shapes, {name: tensor.shape for name, tensor in stored.items()}, checkpoint.name)
 
     place, placed, bad = arrange(shapes), {}, []
@@ -179,7 +182,12 @@ def fill(
     if bad:
         raise ValueError(f"the weights of {checkpoint.name} hold NaN or infinite values: {_some(bad)}")
     filled = [(path, variable.replace(placed[".".join(map(str, path))])) for path, variable in nnx.to_flat_state(state)]
-    return nnx.merge(graph, nnx.from_flat_state(filled))
+    return nnx.merge(graph, nnx.from_flat_state(filled), _settings(build, settings))
+
+
+def _settings(build: Callable[[], Any], abstract: nnx.State) -> nnx.State:
+    """What a network has beside its parameters: compiled, so that no parameter is drawn for it."""
+    return jax.jit(lambda: nnx.split(build(), nnx.Param, ...)[2])() if jax.tree.leaves(abstract) else abstract
 
 
 def _values(
@@ -203,7 +211,7 @@ def _values(
 
 def export(network: Any, table: Table) -> dict[str, np.ndarray]:
     """The network's parameters under the checkpoint's names and in its orientation: what `fill` reads, bit for bit."""
-    state = nnx.to_flat_state(nnx.state(network))
+    state = nnx.to_flat_state(nnx.state(network, nnx.Param))
     values = {".".join(map(str, path)): np.asarray(variable[...]) for path, variable in state}
     shapes = {path: value.shape for path, value in values.items()}
     tensors = {}
@@ -238,6 +246,20 @@ def _renamed(checkpoint: Checkpoint, table: Table) -> dict[str, Tensor]:
             raise ValueError(f"{checkpoint.name} has {name} twice, under this name and an older one ({given})")
         stored[name] = tensor
     return stored
+
+
+def _drop_copies(stored: dict[str, Tensor], table: Table, source: str) -> None:
+    """Take tensors out that are there a second time; raise ValueError for one that differs from what it copies."""
+    differ, own = [], {rule.name for rule in table.rules}
+    for name, original in table.copies.items():
+        if name in own or (copy := stored.pop(name, None)) is None:
+            continue
+        if original not in stored:
+            stored[original] = copy  # the checkpoint holds it under this name alone
+        elif not np.array_equal(copy.read(), stored[original].read()):
+            differ.append(f"{name} and {original}")
+    if differ:
+        raise ValueError(f"{source} does not fit its config, by which these are the same: {'; '.join(differ)}")
 
 
 def _check(

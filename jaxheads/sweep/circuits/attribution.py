@@ -279,8 +279,7 @@ def _chunks(part: Stack, batch: Batch, copies: int, streams: int, shared: int, m
         copies: of each example, at most.
         streams: floats a token of a copy holds, in units of D; `shared` likewise, of an example.
     """
-    examples, T = batch.tokens.shape
-    D = part.site_shape("resid_pre", 1, 1)[-1]
+    (examples, T), D = part.queries.of(batch).shape, part.width
     widest = max(leaf.shape[-1] for leaf in jax.tree.leaves(part.blocks))
     layer = 6 * D + 3 * widest + 3 * part.heads * (T + part.head_size)
     of_example, of_copy = 4 * T * shared * D, 4 * T * (streams * D + layer)
@@ -314,11 +313,10 @@ def _instead(
 
     if ablation == "patching":
         return said
-    width = part.site_shape("resid_pre", 1, 1)[-1]
-    sums_UD, count = np.zeros((len(graph.senders), width)), 0.0
+    sums_UD, count = np.zeros((len(graph.senders), part.width)), 0.0
     if corrupt is not None and ablation == "mean":
         for piece in map(np.unique, chunks.example_pieces(len(corrupt))):
-            real_BT = corrupt.mask[piece].astype(jnp.float32)
+            real_BT = part.queries.of(corrupt.take(piece)).mask.astype(jnp.float32)
             said_UBTD = said(piece).astype(jnp.float32)
             sums_UD += np.asarray(jnp.einsum("ubtd,bt->ud", said_UBTD, real_BT))
             count += float(real_BT.sum())

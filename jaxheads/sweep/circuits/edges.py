@@ -50,8 +50,9 @@ class Graph:
         """
         if not stack.blocks.additive:
             raise ValueError(
-                f"edges need a stream that is the sum of what heads and MLPs write; the {stack.name} normalises what "
-                f"it has added up (post-norm). Ask about its nodes instead: patch, ablate"
+                f"edges need a stream that is the sum of what heads and MLPs write, each MLP reading its own layer's "
+                f"heads; a {type(stack.blocks).__name__} of the {stack.name} is none. Ask about its nodes instead: "
+                "patch, ablate"
             )
         return cls(stack.layers, stack.heads, stack.kv_heads)
 
@@ -121,7 +122,7 @@ class Nodes:
 def run_nodes(network: Network, batch: Batch, *, stack: str) -> Nodes:
     """The ordinary run."""
     sites = ("resid_pre", "z", "resid_mid", "mlp_out")
-    post, seen = forward(network, batch, read=lambda seen: {site: seen[site] for site in sites})
+    post, seen = forward(network, batch, read={stack: lambda seen: {site: seen[site] for site in sites}})
     kept, W_O = seen[stack], _stack(network, stack).weights.W_O
     heads_LNBTD = jnp.einsum("lbtnh,lnhd->lnbtd", kept["z"], W_O)
     layers_SBTD = jnp.concatenate([heads_LNBTD, kept["mlp_out"][:, None]], axis=1).reshape(-1, *post.shape)
@@ -256,7 +257,7 @@ class _Edge:
     def _edit(self, block: AdditiveBlock, x_BTD: Array) -> Edit:
         """The receiving head's q, k or v made from this stream."""
         N, K = self.stack.heads, self.stack.kv_heads
-        k_BTKH, v_BTKH = block.keys_values(x_BTD, self.context.keys)
+        k_BTKH, v_BTKH = block.keys_values(x_BTD, self.context.made)
         q_BTNH = block.queries(x_BTD, self.context.queries)
         made = {"q": (q_BTNH, jnp.arange(N)), "k": (k_BTKH, N + jnp.arange(K)), "v": (v_BTKH, N + K + jnp.arange(K))}
 
@@ -294,8 +295,8 @@ def _through_edges(stack: Stack, x_BTD: Array, context: Context, weight: Array, 
         change = said if carried is None else carried
         q_NBTD, k_KBTD, v_KBTD = jnp.split(hear(x, weight_R[:-1], change), (N, N + graph.kv_heads))
         q = block.queries_apart(q_NBTD, context.queries)
-        k, v = block.keys_values_apart(k_KBTD, v_KBTD, context.keys)
-        z, _ = block.attention.attend(q, k, v, context.mask, unchanged)
+        k, v = block.keys_values_apart(k_KBTD, v_KBTD, context.made)
+        z, _ = block.attention.attend(q, k, v, context, unchanged)
         change = speak(change, first, block.attention.output_apart(z))
         mid = x + block.attention.output(z)
         mlp_out = block.feed_forward(hear(mid, weight_R[-1:], change)[0])

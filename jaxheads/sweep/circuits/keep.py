@@ -90,9 +90,9 @@ class Ablated:
     def _stand_ins(self, model: Model, stack: Stack, batch: Batch) -> tuple[Prepared, int, dict[str, Any], Any]:
         """What heads are replaced by, the first column it may differ in, what to say of it, and its data."""
         if self.ablation == "patching":
-            given, T = self.reference, batch.tokens.shape[1]
+            given, T = self.reference, stack.queries.count(batch)
             assert given is not None
-            first = int(bucket(min(first_difference(batch, given), T - 1), T)) if stack.causal else 0
+            first = int(bucket(min(first_difference(stack, batch, given), T - 1), T)) if stack.causal else 0
             return Prepared(1, lambda _: Others(given), 1), first, {"ablation": self.ablation}, given
         asked = Replacement.of(
             self.ablation, self.reference, self.per_position, self.groups, self.reference_groups, self.donors, self.seed

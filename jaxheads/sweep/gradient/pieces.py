@@ -9,15 +9,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from ...models.batch import Batch, Context
-from ...models.blocks import Block
 from ...models.model import Network, forward
-from ...models.sites import SiteEdit, editor
-from ...models.stack import Stack, run_block, take_rows
+from ...models.sites import SiteEdit
+from ...models.stack import Stack, take_rows
 from ...objectives import Reads, read_out
 from ..chunks import Chunks, even, matmul_tokens
 from ..engine import HEAD_SITES, PATTERN_SITES, Value
@@ -35,7 +33,7 @@ def capture(
     value: Value,
 ) -> tuple[Array, dict[str, Array]]:
     """The objective `[B]` of a run, and some sites of a stack, each with a leading layer axis."""
-    x_BTD, kept = forward(network, batch, edits, lambda seen: {site: seen[site] for site in sites})
+    x_BTD, kept = forward(network, batch, edits, {stack: lambda seen: {site: seen[site] for site in sites}})
     return value(read_out(network, take_rows(x_BTD, reads.rows), reads), reads), kept[stack]
 
 
@@ -67,12 +65,7 @@ def amount_gradient(
         edits = (replace(edit, weight=weight), *held)
 
         def through(stack: Stack, x_BTD: Array, context: Context) -> Array:
-            def step(x: Array, layer_block: tuple[Array, Block]) -> tuple[Array, None]:
-                layer, block = layer_block
-                return run_block(block, x, context, editor(edits, stack.name, layer))[0], None
-
-            layers = jnp.arange(stack.layers), stack.blocks
-            return jax.lax.scan(jax.checkpoint(step, policy=policy, prevent_cse=False), x_BTD, layers)[0]
+            return stack.run(x_BTD, context, edits, around=partial(jax.checkpoint, policy=policy, prevent_cse=False))[0]
 
         rows_BRD = take_rows(network.hidden(batch, through), reads.rows)
         value_B = value(read_out(network, rows_BRD, reads), reads)
@@ -84,7 +77,7 @@ def amount_gradient(
 
 def amounts(stack: Stack, site: str, batch: Batch) -> np.ndarray:
     """For an edit's weight: one amount, 0, for each layer, example, position and head of a site."""
-    *axes, _ = stack.site_shape(site, *batch.tokens.shape)
+    *axes, _ = stack.site_shape(site, *stack.queries.of(batch).shape, stack.keys.count(batch))
     return np.zeros((stack.layers, *axes, 1), np.float32)
 
 
@@ -108,28 +101,32 @@ class Pieces:
         return Chunks(self.examples, 1).example_pieces(count)
 
 
-def choose_pieces(stack: Stack, batch: Batch, reads: Reads, *, vocabulary: int, memory: int, beside: int = 0) -> Pieces:
+def choose_pieces(network: Network, stack: Stack, batch: Batch, reads: Reads, memory: int, beside: int = 0) -> Pieces:
     """The largest pieces whose way there and back fits the budget; never less than one example.
 
     Args:
         memory: bytes.
         beside: numbers (of 4 bytes) that an example needs in each layer, beside the gradient's own.
     """
-    examples, T = batch.tokens.shape
+    T = max(one.queries.count(batch) for one in network.streams)
     for thrifty in (False, True):
-        floats = gradient_floats(stack, T, reads, vocabulary=vocabulary, thrifty=thrifty) + stack.layers * beside
+        floats = gradient_floats(network, batch, reads, thrifty=thrifty) + stack.layers * beside
         most = memory // (4 * floats)
         if most:
             break
-    return Pieces(even(examples, max(1, min(most, matmul_tokens() // T))), thrifty)
+    return Pieces(even(len(batch), max(1, min(most, matmul_tokens() // T))), thrifty)
 
 
-def gradient_floats(stack: Stack, positions: int, reads: Reads, *, vocabulary: int, thrifty: bool) -> int:
+def gradient_floats(network: Network, batch: Batch, reads: Reads, *, thrifty: bool) -> int:
     """The numbers that `amount_gradient` holds at once for one example, about."""
-    T, R, model = positions, reads.rows.shape[1], stack.site_shape("resid_pre", 1, 1)[-1]
-    products = model + (stack.heads + 2 * stack.kv_heads) * stack.head_size
-    products += sum(leaf.shape[-1] for leaf in jax.tree.leaves(stack.blocks) if leaf.ndim == 3)
-    kept = stack.layers * T * (model + (0 if thrifty else products))
-    layer = T * (6 * model + 3 * products + 4 * stack.heads * T)
-    columns = vocabulary if reads.columns is None else reads.columns.shape[1]
-    return kept + max(layer, 6 * R * columns)
+    R, unembedding = reads.rows.shape[1], network.unembedding
+    assert unembedding is not None, "objectives check for logits when they say what they read"
+    kept, widest = 0, 0
+    for stack in network.stacks:
+        T, S, model = stack.queries.count(batch), stack.keys.count(batch), stack.width
+        products = model + (stack.heads + 2 * stack.kv_heads) * stack.head_size
+        products += sum(leaf.shape[-1] for leaf in jax.tree.leaves(stack.blocks) if leaf.ndim == 3)
+        kept += stack.layers * T * (model + (0 if thrifty else products))
+        widest = max(widest, T * (6 * model + 3 * products + 4 * stack.heads * S))
+    columns = unembedding.weight.shape[0] if reads.columns is None else reads.columns.shape[1]
+    return kept + max(widest, 6 * R * columns)

@@ -17,6 +17,7 @@ from ...statistics import rank_correlation
 from ...tables import HeadTable
 from ..answers import asked_of, effect_table
 from ..cells import check_by
+from ..engine import side_of
 from ..patch import DIRECTIONS, check_pair
 from .cells import fold, mean_size
 from .pieces import choose_pieces
@@ -86,8 +87,7 @@ class Question:
 
     def answer(self, memory: int, progress: bool) -> "Answer":
         """Piece by piece."""
-        named = {"vocabulary": self.model.config.vocab_size, "memory": memory, "beside": self._floats_beside}
-        pieces = choose_pieces(self.part, self.this, self.reads, **named)
+        pieces = choose_pieces(self.model.network, self.part, self.this, self.reads, memory, self._floats_beside)
         found: list[tuple[np.ndarray, ...]] = []
         with show_progress(len(self.this), f"attributing {self.site}", progress) as advance:
             for examples in pieces.of(len(self.this)):
@@ -103,7 +103,8 @@ class Question:
 
     def _cells(self, piece: Piece) -> np.ndarray:
         """Estimates `[B, *by]`."""
-        to_cells = partial(fold, mask_BT=np.asarray(piece.this.mask), by=self.by, positions=self.positions)
+        mask_BT = np.asarray(side_of(self.part, self.site, piece.this).mask)
+        to_cells = partial(fold, mask_BT=mask_BT, by=self.by, positions=self.positions)
         if self.shares:
             return to_cells(piece.along(self.shares))
         estimate = piece.straight
@@ -117,20 +118,20 @@ class Question:
     @property
     def positions(self) -> int:
         """Of the longest example."""
-        return int(np.asarray(self.this.lengths).max())
+        return int(np.asarray(side_of(self.part, self.site, self.this).lengths).max())
 
     @property
     def there(self) -> np.ndarray:
         """Which cells each example has, `[E, *by]` (1 where it broadcasts): positions within its length."""
-        lengths_E = np.asarray(self.this.lengths).reshape(-1, *[1] * len(self.by))
+        lengths_E = np.asarray(side_of(self.part, self.site, self.this).lengths).reshape(-1, *[1] * len(self.by))
         return np.arange(self.positions) < lengths_E if "position" in self.by else lengths_E > 0
 
     @property
     def _floats_beside(self) -> int:
         """Numbers that are held for each layer and example beside a gradient's own."""
-        T = self.this.tokens.shape[1]
+        T, S = self.part.queries.count(self.this), self.part.keys.count(self.this)
         values, pattern, stream = (
-            math.prod(self.part.site_shape(site, 1, T)) for site in (self.site, "pattern", "resid_pre")
+            math.prod(self.part.site_shape(site, 1, T, S)) for site in (self.site, "pattern", "resid_pre")
         )
         return 4 * values + 10 * pattern * self.pattern + 2 * stream * self.drop
 

@@ -66,7 +66,9 @@ class Piece:
             one_by_one: patch one position's key at a time. Otherwise `k` is patched at all positions at once, and T
                 stands for the queries' positions: only the sum over them means something.
         """
-        zeros = np.zeros((self.stack.layers, *self.stack.site_shape("pattern", *self.this.tokens.shape)), np.float32)
+        asking, seen = self.stack.queries.of(self.this), self.stack.keys.of(self.this)
+        shape = self.stack.site_shape("pattern", *asking.shape, seen.shape[1])
+        zeros = np.zeros((self.stack.layers, *shape), np.float32)
         slope_LBNTS = self._gradient(self._edit("pattern", np.ones_like(zeros[:, :1, :1, :1, :1]), zeros, "add"), held)
         before, after = self._patterns
         if self.site == "k" and one_by_one:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ...models.batch import Batch
+from ...models.axes import Side
 from ...models.stack import Stack
 from ..plan import bucket
 from .streams import Places
@@ -78,9 +78,9 @@ def _count(stack: Stack, kind: str) -> int:
     return {"q": stack.heads, "mlp": 1}.get(kind, stack.kv_heads)
 
 
-def chosen_positions(positions: ArrayLike | None, batch: Batch) -> np.ndarray:
+def chosen_positions(positions: ArrayLike | None, side: Side) -> np.ndarray:
     """Bool `[B,T]`: the real ones among those that were asked for."""
-    mask_BT = np.asarray(batch.mask)
+    mask_BT = np.asarray(side.mask)
     B, T = mask_BT.shape
     if positions is None:
         return mask_BT

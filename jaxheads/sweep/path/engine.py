@@ -42,8 +42,8 @@ class Piece:
 def run_both(network: Network, batch: Batch, other: Batch, reads: Reads, *, way: Way, value: Value) -> Runs:
     """The run that is edited, and the one that values come from."""
     sites = ("resid_pre", "z", "mlp_out") if way.frozen else ("resid_pre", "z")
-    x_BTD, kept = forward(network, batch, read=lambda seen: {site: seen[site] for site in sites})
-    other_BTD, theirs = forward(network, other, read=lambda seen: seen["z"])
+    x_BTD, kept = forward(network, batch, read={way.stack: lambda seen: {site: seen[site] for site in sites}})
+    other_BTD, theirs = forward(network, other, read={way.stack: lambda seen: seen["z"]})
     x_BRD, other_BRD = take_rows(x_BTD, reads.rows), take_rows(other_BTD, reads.rows)
     return Runs(
         value=value(read_out(network, x_BRD, reads), reads),

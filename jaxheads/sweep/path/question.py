@@ -78,12 +78,15 @@ class Question:
             if given not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}; got {given!r}")
         part = model.stack(stack)
-        if part.name != model.network.stacks[-1].name:
-            raise ValueError(f"paths end at the logits: ask about the last stack, not about the {part.name}")
+        if part.name != model.network.streams[-1].name or part.cross is not None:
+            raise ValueError(
+                f"paths end at the logits, through a stream that one stack alone writes to; the {part.name} of "
+                f"{model.name} is not such a stack"
+            )
         check_pair(model, clean, corrupt)
         base, other = (clean, corrupt) if direction == "noising" else (corrupt, clean)
-        chosen_BT = chosen_positions(positions, base)
-        places, first = places_of(chosen_BT, first_difference(clean, corrupt), causal=part.causal)
+        chosen_BT = chosen_positions(positions, part.queries.of(base))
+        places, first = places_of(chosen_BT, first_difference(part, clean, corrupt), causal=part.causal)
         words = {"direction": direction, "mlps": mlps, "positions": "all" if positions is None else "some"}
         way = Way(part.name, first, mlps == "frozen")
         reads = objective.reads(model, base)
@@ -97,7 +100,7 @@ class Question:
     @property
     def changing(self) -> int:
         """How many positions of a copy are run."""
-        return self.base.tokens.shape[1] - self.way.first
+        return self.stack.queries.count(self.base) - self.way.first
 
     def check_rows(self) -> None:
         """Raise ValueError if the objective reads some example at none of the positions: the logits then receive

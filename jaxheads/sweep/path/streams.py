@@ -163,7 +163,7 @@ class Streams(NamedTuple):
     def _read(self, x_BPD: Array, layer: int | Array) -> dict[str, Array]:
         """Queries, keys and values of the direct stream."""
         block, at, columns_BP = self.stack.block(layer), self.context, self.places.columns
-        k, v = block.keys_values(x_BPD, jnp.take_along_axis(at.keys, columns_BP, axis=1))
+        k, v = block.keys_values(x_BPD, jnp.take_along_axis(at.made, columns_BP, axis=1))
         return {"q": block.queries(x_BPD, jnp.take_along_axis(at.queries, columns_BP, axis=1)), "k": k, "v": v}
 
     def _put(self, value: Array, new: Array, receivers_X: Array) -> Array:
@@ -179,11 +179,11 @@ class Streams(NamedTuple):
         No head's output depends on another's queries, keys and values: all may read at once, each for itself.
         """
         block, context, x_BTD = self.stack.block(layer), self.context.after(self.way.first), self.runs.resid_pre[layer]
-        k, v = block.keys_values(x_BTD, self.context.keys)
+        k, v = block.keys_values(x_BTD, self.context.made)
         read = {"q": block.queries(x_BTD[:, self.way.first :], context.queries), "k": k, "v": v}
         new = self._read(x_BPD, layer)[kind]
         read[kind] = self._put(read[kind], new, jnp.ones(new.shape[2], bool))
-        return block.attention.attend(read["q"], read["k"], read["v"], context.mask, unchanged)[0]
+        return block.attention.attend(read["q"], read["k"], read["v"], context, unchanged)[0]
 
     def rows_with(self, theirs_BtNH: Array, reads_N: Array, layer: int | Array, rows_BR: Array) -> Array:
         """The stream after the last layer, at `rows`, with some heads' output in `layer` replaced by `theirs`."""
@@ -221,7 +221,7 @@ class Streams(NamedTuple):
         """One layer of the whole stream; the positions before its first look as they do in the edited run."""
         block, first, before = self.stack.block(layer), self.way.first, None
         if first:
-            before = block.keys_values(self.runs.resid_pre[layer][:, :first], self.context.keys[:, :first])
+            before = block.keys_values(self.runs.resid_pre[layer][:, :first], self.context.made[:, :first])
         return run_block(block, x_BtD, self.context.after(first), edit, before=before, rows_BR=rows_BR)[0]
 
     def _own(self, rows_BR: Array) -> Array:

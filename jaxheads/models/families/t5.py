@@ -1,0 +1,188 @@
+"""T5 (Raffel et al. 2020), version 1.0, and 1.1 with a gated MLP and an unembedding of its own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from flax import nnx
+from jax import Array
+
+from ..axes import TARGETS, TOKENS
+from ..batch import Batch
+from ..blocks import AttentionBlock, PreNormBlock, PreNormCrossBlock
+from ..layers import Attention, Embed, GatedMLP, PlainMLP, rms_norm
+from ..loading.weights import Rule, Table, dense, projections, same
+from ..positions import RelativeBias
+from ..stack import Stack
+from ..unembedding import Unembedding
+from .encoder_decoder import EncoderDecoder, cross_stack, decoder_stack
+from .reading import head_of, refuse_unknown, required
+
+
+@dataclass(frozen=True)
+class T5Config:
+    """The fields of a Hugging Face `T5Config` that change what is computed; `head` is "lm" or "none"."""
+
+    model_type: ClassVar[str] = "t5"
+    max_position_embeddings: ClassVar[None] = None
+
+    vocab_size: int
+    d_model: int
+    d_kv: int
+    d_ff: int
+    num_layers: int
+    num_decoder_layers: int
+    num_heads: int
+    relative_attention_num_buckets: int
+    relative_attention_max_distance: int
+    layer_norm_epsilon: float
+    activation: str
+    gated: bool
+    tie_word_embeddings: bool
+    scale_decoder_outputs: bool
+    head: str
+
+    @classmethod
+    def from_hf(cls, given: Mapping[str, Any]) -> "T5Config":
+        """From the contents of a config.json.
+
+        Raises:
+            ValueError: for a missing field, or one that is not understood.
+        """
+        own = set(cls.__dataclass_fields__) - {"activation", "gated", "head"}
+        derived = {"feed_forward_proj", "dense_act_fn", "is_gated_act"}
+        unused = {"dropout_rate", "n_positions", "output_past"}
+        refuse_unknown(given, own | derived | unused, neutral={"is_encoder_decoder": True, "is_decoder": False})
+        vocab, width, size, inner, layers, heads = required(
+            given, "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"
+        )
+        projection = given.get("feed_forward_proj", "relu")
+        gated = projection.startswith("gated-")
+        act = "gelu_new" if projection == "gated-gelu" else projection.removeprefix("gated-")
+        tied = given.get("tie_word_embeddings", True)
+        return cls(
+            vocab_size=vocab,
+            d_model=width,
+            d_kv=size,
+            d_ff=inner,
+            num_layers=layers,
+            num_decoder_layers=given.get("num_decoder_layers") or layers,
+            num_heads=heads,
+            relative_attention_num_buckets=given.get("relative_attention_num_buckets", 32),
+            relative_attention_max_distance=given.get("relative_attention_max_distance", 128),
+            layer_norm_epsilon=given.get("layer_norm_epsilon", 1e-6),
+            activation=act,
+            gated=gated,
+            tie_word_embeddings=tied,
+            scale_decoder_outputs=given.get("scale_decoder_outputs", tied is not False),
+            head=head_of(given, {"T5ForConditionalGeneration": "lm", "T5Model": "none"}),
+        )
+
+
+class T5(EncoderDecoder):
+    """Pre-norm with RMSNorm, without biases; scores are not scaled but biased by distance."""
+
+    config_type = T5Config
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
+        c = config
+        self.config = c
+
+        def attention(rngs: nnx.Rngs) -> Attention:
+            return Attention(c.d_model, c.num_heads, c.d_kv, scale=1.0, rngs=rngs)
+
+        def norm(rngs: nnx.Rngs) -> nnx.RMSNorm:
+            return rms_norm(c.d_model, c.layer_norm_epsilon, rngs)
+
+        def mlp(rngs: nnx.Rngs) -> nnx.Module:
+            if c.gated:
+                return GatedMLP(c.d_model, c.d_ff, c.activation, rngs=rngs)
+            return PlainMLP(c.d_model, c.d_ff, c.activation, bias=False, rngs=rngs)
+
+        def bias(both_ways: bool) -> RelativeBias:
+            buckets, furthest = c.relative_attention_num_buckets, c.relative_attention_max_distance
+            return RelativeBias(buckets, furthest, c.num_heads, both_ways=both_ways, rngs=rngs)
+
+        def layer(kind: type, rngs: nnx.Rngs) -> Any:
+            return kind(norm(rngs), attention(rngs), norm(rngs), mlp(rngs))
+
+        self.embed = Embed(c.vocab_size, c.d_model, rngs=rngs)
+        self.encoder = Stack("encoder", c.num_layers, lambda r: layer(PreNormBlock, r), causal=False, rngs=rngs)
+        cross = cross_stack(c.num_decoder_layers, lambda r: layer(PreNormCrossBlock, r), rngs=rngs)
+        self.decoder = decoder_stack(
+            c.num_decoder_layers, lambda r: AttentionBlock(attention(r), norm(r)), cross, rngs=rngs
+        )
+        self.encoder_bias, self.decoder_bias = bias(both_ways=True), bias(both_ways=False)
+        self.encoder_norm, self.final_norm = norm(rngs), norm(rngs)
+        own = c.head == "lm" and not c.tie_word_embeddings
+        self.unembed = Embed(c.vocab_size, c.d_model, rngs=rngs) if own else None
+
+    def embed_source(self, batch: Batch) -> Array:
+        return self.embed(TOKENS.of(batch).ids)
+
+    def embed_targets(self, batch: Batch) -> Array:
+        return self.embed(TARGETS.of(batch).ids)
+
+    def memory(self, x_BSD: Array) -> Array:
+        return self.encoder_norm(x_BSD)
+
+    def biases(self, batch: Batch) -> tuple[Array, Array]:
+        return self.encoder_bias(TOKENS.of(batch).positions), self.decoder_bias(TARGETS.of(batch).positions)
+
+    def features(self, x_BTD: Array) -> Array:
+        """The normed stream; smaller by the root of its width where the unembedding is the embedding."""
+        normed = self.final_norm(x_BTD)
+        scaled = self.config.head == "lm" and self.config.scale_decoder_outputs
+        return normed * self.config.d_model**-0.5 if scaled else normed
+
+    @property
+    def unembedding(self) -> Unembedding | None:
+        """The unembedding, or the embedding it is tied to; None for a bare model."""
+        if self.config.head != "lm":
+            return None
+        return Unembedding((self.embed if self.unembed is None else self.unembed).embedding[...])
+
+    @staticmethod
+    def table(config: T5Config) -> Table:
+        """The tensors of a T5 checkpoint."""
+        rules: list[Rule] = [same("shared.weight", "embed.embedding")]
+        for side, final in (("encoder", "encoder_norm"), ("decoder", "final_norm")):
+            bias = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+            rules += [
+                same(bias, f"{side}_bias.embedding"),
+                same(f"{side}.final_layer_norm.weight", f"{final}.scale"),
+            ]
+        rules += _attention("encoder", 0, "SelfAttention", "encoder.blocks", "attention_norm")
+        rules += _mlp(config, "encoder", 1, "encoder.blocks")
+        rules += _attention("decoder", 0, "SelfAttention", "decoder.blocks", "norm")
+        rules += _attention("decoder", 1, "EncDecAttention", "decoder.cross.blocks", "attention_norm")
+        rules += _mlp(config, "decoder", 2, "decoder.cross.blocks")
+        copies = {f"{side}.embed_tokens.weight": "shared.weight" for side in ("encoder", "decoder")}
+        passed_over = {
+            r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight": "never used (T5 1.0)"
+        }
+        if config.head == "lm" and not config.tie_word_embeddings:
+            rules.append(same("lm_head.weight", "unembed.embedding"))
+        elif config.head == "lm":
+            copies["lm_head.weight"] = "shared.weight"
+        else:
+            passed_over[r"lm_head\.weight"] = "a bare model has no head"
+        return Table(tuple(rules), passed_over, copies=copies)
+
+
+def _attention(side: str, part: int, kind: str, path: str, norm: str) -> list[Rule]:
+    at = f"{side}.block.{{layer}}.layer.{part}"
+    names = {letter: f"{at}.{kind}.{letter.lower()}" for letter in "QKVO"}
+    return [
+        same(f"{at}.layer_norm.weight", f"{path}.{norm}.scale"),
+        *projections(names, f"{path}.attention", bias=False),
+    ]
+
+
+def _mlp(config: T5Config, side: str, part: int, path: str) -> list[Rule]:
+    at = f"{side}.block.{{layer}}.layer.{part}"
+    rules: list[Rule] = [same(f"{at}.layer_norm.weight", f"{path}.mlp_norm.scale")]
+    names = {"wi_0": "gate", "wi_1": "up", "wo": "down"} if config.gated else {"wi": "up", "wo": "down"}
+    for stored, own in names.items():
+        rules += dense(f"{at}.DenseReluDense.{stored}", f"{path}.mlp.{own}", bias=False)
+    return rules
