@@ -21,8 +21,8 @@ def open_checkpoint(source: str | os.PathLike[str], *, revision: str | None = No
     """Open a zoo name, else an existing local path, else a hub id "owner/name" (at `revision`).
 
     A local path is a directory laid out as Hugging Face's, or written by `to_orbax`, or a .gguf file; one that
-    has a zoo model's name is written "./name". Raises ValueError for anything else, and FileNotFoundError, OSError or ValueError
-    where a source isn't there or can't be read.
+    has a zoo model's name is written "./name". Raises ValueError for anything else, and FileNotFoundError,
+    OSError or ValueError where a source isn't there or can't be read.
     """
     name = os.fspath(source)
     if revision is not None and (name in ZOO or Path(name).exists()):

@@ -165,7 +165,7 @@ def _inputs(model: Any, batch: jh.Batch, example: int) -> dict[str, torch.Tensor
     ):
         if ids is not None:
             given[name] = np.asarray(ids[example])[np.asarray(mask[example])][None]
-    if batch.tokens is not None and "token_type_ids" in takes:
+    if batch.tokens is not None and "token_type_ids" in takes and hasattr(model.config, "type_vocab_size"):
         given["token_type_ids"] = np.asarray(batch.token_types[example])[np.asarray(batch.mask[example])][None]
     if batch.pixels is not None:
         given["pixel_values"] = np.moveaxis(np.asarray(batch.pixels[example]), -1, 0)[None]
