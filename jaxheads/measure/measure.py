@@ -74,10 +74,7 @@ def measure(
             does not fit the model; for `scored_as` that does not fit the batches.
     """
     part = model.stack(stack)
-    chosen = _fitting(part) if metrics is None else resolve(metrics)
-    if lost := [metric.name for metric in chosen if not fits(metric, part)]:
-        seen = f"{part.queries.kind} look at {part.keys.kind}"
-        raise ValueError(f"{', '.join(lost)}: not defined where, as in the {part.name} of {model.name}, {seen}")
+    chosen = _chosen(metrics, part, model.name)
     _check_level(level)
     edits = (edits,) if isinstance(edits, SiteEdit) else tuple(edits)
     tally = _Tally(chosen)
@@ -177,9 +174,15 @@ def _measured(
     return kept[1][stack]
 
 
-def _fitting(stack: Stack) -> tuple[Metric, ...]:
-    """All metrics that a stack's positions allow."""
-    return tuple(metric for metric in METRICS.values() if fits(metric, stack))
+def _chosen(metrics: str | Metric | Sequence[str | Metric] | None, stack: Stack, model: str) -> tuple[Metric, ...]:
+    """Those that were asked for; or all that the stack's positions allow."""
+    if metrics is None:
+        return tuple(metric for metric in METRICS.values() if fits(metric, stack))
+    chosen = resolve(metrics)
+    if lost := [metric.name for metric in chosen if not fits(metric, stack)]:
+        seen = f"{stack.queries.kind} look at {stack.keys.kind}"
+        raise ValueError(f"{', '.join(lost)}: not defined where, as in the {stack.name} of {model}, {seen}")
+    return chosen
 
 
 def _in_pieces(

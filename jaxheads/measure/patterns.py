@@ -165,7 +165,7 @@ def examples_of(stack: Stack, batch: Batch) -> Example:
     if stack.queries.kind != "patches":
         return Example(queries.ids, queries.mask, keys.mask if stack.is_cross else None)
     specials, (rows, columns) = len(stack.queries.specials), stack.queries.grid(batch)
-    centres_T2 = np.stack(np.indices((rows, columns)), axis=-1).reshape(-1, 2) * float(stack.queries.size)
+    centres_T2 = np.moveaxis(np.indices((rows, columns)), 0, -1).reshape(-1, 2) * float(stack.queries.size)
     pixels_T2 = np.concatenate([np.zeros((specials, 2)), centres_T2]).astype(np.float32)
     patch_T = np.arange(len(pixels_T2)) >= specials
     pixels_BT2, patch_BT = (jnp.broadcast_to(part, (len(batch), *part.shape)) for part in (pixels_T2, patch_T))
@@ -250,6 +250,7 @@ def induction(pattern_TS: Array, example: Example, after: int = 1) -> Scored:
     is the literal reading. A head that merely looks back by a fixed distance scores too where that is the
     period: vary it.
     """
+    assert example.tokens is not None
     token_T, there_T = example.neighbours(-after)
     back_TS = example.offsets - after
     match_TS = (example.tokens[:, None] == token_T[None, :]) & there_T[None, :]

@@ -66,6 +66,10 @@ class Axis:
             return Side(_given(batch.target_mask), batch.targets)
         return Side(jnp.ones((len(batch), self.count(batch)), bool))
 
+    def ids(self, batch: "Batch") -> Array:
+        """The ids of its positions, `[B,T]`."""
+        return _given(self.of(batch).ids)
+
     def count(self, batch: "Batch") -> int:
         """How many positions it has."""
         if self.kind == "patches":

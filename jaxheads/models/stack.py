@@ -157,7 +157,7 @@ class Stack(nnx.Module):
         if attention.gain is not None:
             gain_LD = attention.gain[...]
             W_O, b_O = W_O * gain_LD[:, None, None], None if b_O is None else b_O * gain_LD
-        views = (W_Q, W_K, W_V, W_O, b_Q, b_K, b_V, b_O)
+        views: Any = (W_Q, W_K, W_V, W_O, b_Q, b_K, b_V, b_O)
         if self.sharing is not None:
             views = [None if view is None else view[np.asarray(self.sharing)] for view in views]
         return HeadWeights(*views)

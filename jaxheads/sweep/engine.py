@@ -103,7 +103,7 @@ def run_clean(network: Network, batch: Batch, reads: Reads, *, site: Site, value
     def read(seen: Sites, wanted: tuple[str, ...]) -> dict[str, Array]:
         return {name: seen[name] for name in wanted}
 
-    wanted = {stack.name: ("resid_pre",) for stack in stream.members}
+    wanted: dict[str, tuple[str, ...]] = {stack.name: ("resid_pre",) for stack in stream.members}
     if site.site == "z":
         wanted[site.stack] = ("resid_pre", "z")
     readers = {name: partial(read, wanted=sites) for name, sites in wanted.items()}

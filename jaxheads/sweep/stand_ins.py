@@ -149,7 +149,7 @@ def _places(side: Side, per_position: bool) -> np.ndarray:
     return np.asarray(side.positions) if per_position else np.zeros(side.shape, int)
 
 
-def choose_donors(batch: Side, reference: Side | None, *, donors: int, seed: int) -> np.ndarray:
+def choose_donors(batch: Side | Batch, reference: Side | Batch | None, *, donors: int, seed: int) -> np.ndarray:
     """Random donors `[donors, B]`, distinct for each example, long enough for it, and never the example itself.
 
     Raises:

@@ -63,7 +63,7 @@ def test_whatever_its_config(name: str):
 
     @settings(
         max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
-        phases=[Phase.generate], suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate], suppress_health_check=list(HealthCheck),  # type: ignore[arg-type]
     )  # fmt: skip
     @given(spec.vary, st.sampled_from(["right", "left"]))
     def holds(config: dict[str, Any], side: str) -> None:

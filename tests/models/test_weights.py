@@ -104,7 +104,7 @@ OLDER = [
         without_prefix("transformer."),
         {"h.0.attn.bias": (1, 1, 64, 64), "h.1.attn.masked_bias": ()},
     ),
-    ("GPT2LMHeadModel", str, {"transformer.h.1.attn.bias": (1, 1, 64, 64), "lm_head.weight": (37, 24)}),
+    ("GPT2LMHeadModel", str, {"transformer.h.1.attn.bias": (1, 1, 64, 64)}),
     ("LlamaModel", str, {"layers.0.self_attn.rotary_emb.inv_freq": (3,)}),
     ("LlamaModel", lambda name: f"model.{name}", {"lm_head.weight": (37, 24)}),
     ("BertModel", str, {"embeddings.position_ids": (1, 64)}),
@@ -136,6 +136,16 @@ def test_older_names_and_buffers_load_to_the_same(
     assert {older(name) for name in tensors} != set(tensors) or older is str
     assert given.keys() == expected.keys()
     assert all(np.array_equal(given[name], value) for name, value in expected.items())
+
+
+def test_a_copy_must_be_one(tmp_path: Path):
+    tensors = saved("GPT2LMHeadModel", tmp_path)
+    words = tensors["transformer.wte.weight"]
+    expected = exported(jh.load(str(tmp_path)))
+    given = exported(rewritten(tmp_path, {**tensors, "lm_head.weight": words}))
+    assert all(np.array_equal(given[name], value) for name, value in expected.items())
+    with pytest.raises(ValueError, match=r"these are the same: lm_head\.weight and transformer\.wte\.weight"):
+        rewritten(tmp_path, {**tensors, "lm_head.weight": 2 * words})
 
 
 def test_a_tensor_under_two_names_is_refused(tmp_path: Path):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 import jaxheads as jh
+from jaxheads.models.axes import TOKENS
 from jaxheads.objectives import Reads
 from jaxheads.sweep.chunks import Chunks, choose_chunks
 from jaxheads.sweep.engine import Cells, Clean, Site, edited, run_clean
@@ -93,7 +94,8 @@ def test_rows_of_the_last_layer_that_are_not_read_are_not_computed():
         assert cache_LBT is not None
         return cache_LBT.at[1, *np.nonzero(unread)].set(jnp.nan)
 
-    poisoned = replace(clean, resid_pre=poison(clean.resid_pre), z=poison(clean.z))
+    resid_pre = {name: poison(cache) for name, cache in clean.resid_pre.items()}
+    poisoned = replace(clean, resid_pre=resid_pre, z=poison(clean.z))
     found = replaced(model, BATCH, reads, poisoned, 1)
     np.testing.assert_array_equal(found, replaced(model, BATCH, reads, clean, 1))
 
@@ -240,8 +242,8 @@ def test_planning_runs_nothing(monkeypatch: pytest.MonkeyPatch):
 
 def test_first_columns_are_the_earliest_of_any_example():
     batch = random_batch((8, 3), "left")
-    np.testing.assert_array_equal(first_columns(batch, True), bucket(np.arange(8), 8))
+    np.testing.assert_array_equal(first_columns(TOKENS.of(batch), True), bucket(np.arange(8), 8))
     alone = batch.take([1])
-    np.testing.assert_array_equal(first_columns(alone, True)[:3], [4, 4, 4])
-    assert not first_columns(batch, False).any()
+    np.testing.assert_array_equal(first_columns(TOKENS.of(alone), True)[:3], [4, 4, 4])
+    assert not first_columns(TOKENS.of(batch), False).any()
     assert len(set(bucket(np.arange(1000), 1000).tolist())) <= 4

@@ -204,21 +204,26 @@ def by_hand(
             "causal": causal,
         }
     )
-    graph, state = nnx.split(nnx.eval_shape(lambda: AttentionOnly(config, rngs=nnx.Rngs(0))))
     values = {"embed.embedding": tokens, "unembed.embedding": reads}
     if places is not None:
         values["embed_position.embedding"] = places
     for key, value in stacked.items():
         at = np.moveaxis(value, 1, 2) if key in ("W_Q", "W_K", "W_V") else value
         values[f"decoder.blocks.attention.{key}"] = at
+    hf_config = {"model_type": "attention_only", **{field: getattr(config, field) for field in _fields()}}
+    return Model(_filled(config, values), name=name, hf_config=hf_config)
+
+
+def _filled(config: AttentionOnlyConfig, values: Mapping[str, np.ndarray]) -> AttentionOnly:
+    """The network with these parameters, by path."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: AttentionOnly(config, rngs=nnx.Rngs(0))))
     filled = []
     for path, variable in nnx.to_flat_state(state):
         value = values[".".join(map(str, path))]
         if value.shape != variable.shape:
             raise ValueError(f"{path[-1]} must have the shape {variable.shape}, got {value.shape}")
         filled.append((path, variable.replace(jnp.asarray(value))))
-    hf_config = {"model_type": "attention_only", **{field: getattr(config, field) for field in _fields()}}
-    return Model(nnx.merge(graph, nnx.from_flat_state(filled)), name=name, hf_config=hf_config)
+    return nnx.merge(graph, nnx.from_flat_state(filled))
 
 
 def _fields() -> list[str]:

@@ -141,7 +141,7 @@ class _PostNorm(EncoderDecoder):
 
     def words(self, batch: Batch, axis: Axis) -> Array:
         """Embedded ids, `[B,T,D]`."""
-        x_BTD = self.embed(axis.of(batch).ids)
+        x_BTD = self.embed(axis.ids(batch))
         return x_BTD * self.config.d_model**0.5 if self.config.scale_embedding else x_BTD
 
     def features(self, x_BTD: Array) -> Array:

@@ -118,10 +118,10 @@ class T5(EncoderDecoder):
         self.unembed = Embed(c.vocab_size, c.d_model, rngs=rngs) if own else None
 
     def embed_source(self, batch: Batch) -> Array:
-        return self.embed(TOKENS.of(batch).ids)
+        return self.embed(TOKENS.ids(batch))
 
     def embed_targets(self, batch: Batch) -> Array:
-        return self.embed(TARGETS.of(batch).ids)
+        return self.embed(TARGETS.ids(batch))
 
     def memory(self, x_BSD: Array) -> Array:
         return self.encoder_norm(x_BSD)

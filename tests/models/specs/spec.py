@@ -163,7 +163,7 @@ def _inputs(model: Any, batch: jh.Batch, example: int) -> dict[str, torch.Tensor
         ("input_ids", batch.tokens, batch.mask),
         ("decoder_input_ids", batch.targets, batch.target_mask),
     ):
-        if ids is not None:
+        if ids is not None and mask is not None:
             given[name] = np.asarray(ids[example])[np.asarray(mask[example])][None]
     if batch.tokens is not None and "token_type_ids" in takes and hasattr(model.config, "type_vocab_size"):
         given["token_type_ids"] = np.asarray(batch.token_types[example])[np.asarray(batch.mask[example])][None]
