@@ -1,0 +1,195 @@
+"""Sweeps over encoder–decoders: every stack against whole forward passes."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxheads as jh
+from jaxheads.sweep.engine import HEAD_SITES, KEY_SITES
+
+from ..models.huggingface import assert_close
+from ..models.specs import SPECS
+from ..models.specs.spec import small
+
+FAMILIES = ("t5", "bart")
+STACKS = ("encoder", "decoder", "cross")
+families, stacks = pytest.mark.parametrize("family", FAMILIES), pytest.mark.parametrize("stack", STACKS)
+
+
+def a_batch(family: str, seed: int = 0) -> jh.Batch:
+    spec = SPECS[family]
+    return spec.batch(small(family).theirs, seed=seed)
+
+
+def judge(model: jh.Model, batch: jh.Batch, edits: Any = ()) -> np.ndarray:
+    """The loss of each example, by hand."""
+    logits = np.asarray(jh.run(model, batch, edits=edits).output, np.float64)
+    highest = logits.max(axis=-1, keepdims=True)
+    log_p = logits - highest - np.log(np.exp(logits - highest).sum(axis=-1, keepdims=True))
+    targets, mask = np.asarray(batch.targets), np.asarray(batch.target_mask)
+    nats = -np.take_along_axis(log_p[:, :-1], targets[:, 1:, None], axis=2)[..., 0]
+    counted = mask[:, 1:] & mask[:, :-1]
+    return (nats * counted).sum(axis=1) / counted.sum(axis=1)
+
+
+def patched(model: jh.Model, base: jh.Batch, other: jh.Batch, stack: str, site: str, by: tuple[str, ...]) -> np.ndarray:
+    """Effects `[E, *grid]`, one whole run a cell."""
+    part, name = model.stack(stack), f"{stack}.{site}"
+    side = (part.keys if site in KEY_SITES else part.queries).of(base)
+    values = np.asarray(jh.run(model, other, [name]).seen[name])
+    heads = 1 if site not in HEAD_SITES else part.kv_heads if site in KEY_SITES else part.heads
+    sizes = {"layer": part.layers, "head": heads, "position": int(side.lengths.max())}
+    before = judge(model, base)
+    found = np.full((len(base), *(sizes[axis] for axis in by)), np.nan)
+    for cell in np.ndindex(*found.shape[1:]):
+        at = dict(zip(by, cell, strict=True))
+        here = np.asarray(side.mask) & (np.asarray(side.positions) == at.get("position", np.asarray(side.positions)))
+        weight = here[:, :, None].astype(np.float32)
+        if site in HEAD_SITES:
+            chosen = np.arange(heads) == at.get("head", np.arange(heads))
+            weight = (here[:, :, None] & chosen)[..., None].astype(np.float32)
+        if site in ("scores", "pattern"):
+            weight = np.swapaxes(weight, 1, 2)
+        edit = jh.SiteEdit(jnp.array([at["layer"]]), jnp.asarray(weight)[None], values[at["layer"]][None], site, stack)
+        told = here.any(axis=1)
+        found[(told, *cell)] = (judge(model, base, [edit]) - before)[told]
+    return found
+
+
+@families
+@stacks
+@pytest.mark.parametrize("method", ["zero", "mean"])
+def test_ablation_equals_whole_forward_passes(family: str, stack: str, method: str):
+    model, batch = small(family).ours, a_batch(family)
+    part, name = model.stack(stack), f"{stack}.z"
+    z = np.asarray(jh.run(model, batch, [name]).seen[name], np.float64)
+    mean = z[:, np.asarray(part.queries.of(batch).mask)].mean(axis=1)[:, None, None].astype(np.float32)
+    before, expected = judge(model, batch), np.empty((len(batch), part.layers, part.heads))
+    for layer, head in np.ndindex(part.layers, part.heads):
+        values = np.zeros_like(mean[layer]) if method == "zero" else mean[layer]
+        edit = jh.replace_heads(model, [(layer, head)], values[None], stack=stack)
+        expected[:, layer, head] = judge(model, batch, [edit]) - before
+    table = jh.ablate(model, batch, jh.loss(), method, stack=stack)
+    assert table.stack == stack
+    assert_close(table.per_example, expected)
+    assert np.abs(expected).max() > 1e-2
+
+
+CASES = [
+    ("encoder", "z", ("layer", "head")),
+    ("encoder", "resid_pre", ("layer", "position")),
+    ("decoder", "z", ("layer", "head", "position")),
+    ("decoder", "k", ("layer", "head")),
+    ("decoder", "resid_pre", ("layer", "position")),
+    ("decoder", "attn_out", ("layer",)),
+    ("cross", "z", ("layer", "head", "position")),
+    ("cross", "q", ("layer", "head")),
+    ("cross", "k", ("layer", "head", "position")),
+    ("cross", "v", ("layer", "head")),
+    ("cross", "pattern", ("layer", "head")),
+    ("cross", "resid_pre", ("layer", "position")),
+    ("cross", "mlp_out", ("layer", "position")),
+]
+
+
+@families
+@pytest.mark.parametrize(("stack", "site", "by"), CASES)
+def test_patching_equals_whole_forward_passes(family: str, stack: str, site: str, by: tuple[str, ...]):
+    model, clean, corrupt = small(family).ours, a_batch(family), a_batch(family, seed=1)
+    table = jh.patch(model, clean, corrupt, jh.loss(), site=site, by=by, stack=stack)
+    expected = patched(model, corrupt, clean, stack, site, by)
+    effects = np.asarray(table.per_example)[table.metrics.index("effect")]
+    np.testing.assert_array_equal(np.isnan(effects), np.isnan(expected))
+    assert_close(np.nan_to_num(effects), np.nan_to_num(expected))
+    assert np.nanmax(np.abs(expected)) > 1e-2
+
+
+def test_where_only_the_targets_differ_positions_before_them_are_not_run():
+    model, clean = small("t5").ours, a_batch("t5")
+    targets = np.asarray(clean.targets).copy()
+    targets[:, 4] = 36 - targets[:, 4] % 30
+    corrupt = jh.Batch(clean.tokens, clean.mask, targets=targets, target_mask=clean.target_mask)
+    options = {"site": "z", "by": ("layer", "head"), "stack": "cross"}
+    plan = jh.plan(jh.patch, model, clean, corrupt, jh.logit_difference(5, 6), **options)
+    assert {step.site.first for step in plan.steps} == {4}
+    other = jh.plan(jh.patch, model, clean, a_batch("t5", seed=1), jh.logit_difference(5, 6), **options)
+    assert {step.site.first for step in other.steps} == {0}
+    assert plan.cost().flops < other.cost().flops < other.cost().whole
+
+
+@families
+def test_queries_that_may_not_look_at_the_source(family: str):
+    model, batch = small(family).ours, a_batch(family)
+    with pytest.raises(ValueError, match="would be left without any key"):  # an example of one token
+        jh.knock_out(model, batch, jh.loss(), queries=0, keys=0, stack="cross")
+    batch, part = batch.take([0, 1]), model.stack("cross")
+    table = jh.knock_out(model, batch, jh.loss(), queries=0, keys=0, stack="cross")
+    before, expected = judge(model, batch), np.empty((len(batch), part.layers, part.heads))
+    for layer, head in np.ndindex(part.layers, part.heads):
+        weight = np.zeros((1, 1, part.heads, part.queries.count(batch), part.keys.count(batch)), np.float32)
+        weight[0, 0, head, 0, 0] = 1
+        lowest = np.full((1, 1, 1, 1, 1), np.finfo(np.float32).min)
+        edit = jh.SiteEdit(jnp.array([layer]), jnp.asarray(weight), jnp.asarray(lowest), "scores", "cross")
+        expected[:, layer, head] = judge(model, batch, [edit]) - before
+    assert_close(table.per_example, expected)
+
+
+@families
+@stacks
+def test_importance_is_the_slope_of_a_gate(family: str, stack: str):
+    model, batch = small(family).ours, a_batch(family)
+    part, step = model.stack(stack), 2e-3
+    table = jh.importance(model, batch, jh.loss(), stack=stack)
+    for layer, head in ((0, 0), (part.layers - 1, part.heads - 1)):
+        ends = [
+            judge(model, batch, [jh.zero_heads(model, [(layer, head)], stack=stack, amount=sign * step)])
+            for sign in (1.0, -1.0)
+        ]
+        slope = np.abs(ends[0] - ends[1]) / (2 * step)
+        np.testing.assert_allclose(np.asarray(table.per_example)[:, layer, head], slope, atol=2e-3)
+
+
+@families
+@stacks
+def test_attribution_sets_out_as_patching_does(family: str, stack: str):
+    """Along integrated gradients a layer's cells sum to the effect of patching the layer."""
+    model, clean, corrupt = small(family).ours, a_batch(family), a_batch(family, seed=1)
+    ways = {"stack": stack, "site": "z"}
+    along = jh.attribute(model, clean, corrupt, jh.loss(), "ig", by=("layer", "head"), steps=64, **ways)
+    whole = jh.patch(model, clean, corrupt, jh.loss(), by=("layer",), **ways)
+    effects = np.asarray(along.per_example)[along.metrics.index("effect")].sum(axis=-1)
+    expected = np.asarray(whole.per_example)[whole.metrics.index("effect")]
+    np.testing.assert_allclose(effects, expected, atol=0.1 * np.abs(expected).max())
+
+
+@families
+def test_measures_know_that_queries_and_keys_differ(family: str):
+    model, batch = small(family).ours, a_batch(family)
+    table = jh.measure(model, batch, stack="cross")
+    assert set(table.metrics) == {"entropy", "confidence", "first_token"}
+    seen = np.asarray(jh.run(model, batch, ["cross.pattern"]).seen["cross.pattern"], np.float64)
+    rows = np.asarray(batch.target_mask)
+    entropy = -(seen * np.log(np.where(seen > 0, seen, 1))).sum(axis=-1)
+    expected = np.stack([entropy[:, b][:, :, rows[b]].mean(axis=-1) for b in range(len(batch))])
+    assert_close(np.asarray(table.per_example)[0], expected)
+    with pytest.raises(ValueError, match=r"previous_token: not defined where, .* targets look at tokens"):
+        jh.measure(model, batch, "previous_token", stack="cross")
+    assert "induction" in jh.measure(model, batch, stack="encoder").metrics
+
+
+def test_what_a_model_takes_is_checked_before_it_runs():
+    model, batch = small("t5").ours, a_batch("t5")
+    with pytest.raises(ValueError, match=r"takes targets, tokens; the batch has tokens"):
+        jh.run(model, jh.Batch(batch.tokens))
+    with pytest.raises(ValueError, match="in example 0 at position 0 of targets"):
+        jh.run(model, jh.Batch(batch.tokens, targets=np.full((3, 2), 37)))
+    with pytest.raises(ValueError, match="takes tokens; the batch has targets, tokens"):
+        jh.run(small("bert").ours, batch)
+    with pytest.raises(ValueError, match="paths end at the logits"):
+        jh.paths(model, batch, a_batch("t5", seed=1), jh.loss(), "logits", stack="decoder")
+    with pytest.raises(ValueError, match="edges are those of a model with one stack"):
+        jh.attribute(model, batch, a_batch("t5", seed=1), jh.loss(), "eap", stack="decoder")
+    with pytest.raises(ValueError, match="same number of examples"):
+        jh.Batch(batch.tokens, targets=np.zeros((2, 2), int))
