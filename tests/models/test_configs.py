@@ -17,6 +17,7 @@ from jaxheads.models.load import build as build_model
 from jaxheads.models.loading.checkpoint import Checkpoint
 
 from .huggingface import SMALL, assert_close, build, pair, random_batch, their_run
+from .specs import SPECS
 
 REFUSED = [
     ("llama", {"sliding_window": 4}, "not understood: sliding_window"),
@@ -57,12 +58,21 @@ REFUSED = [
     ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
     ("bert", {"architectures": ["BertForQuestionAnswering"]}, "BertForQuestionAnswering is not covered"),
     ("bert", {"model_type": "bret"}, "family 'bret'; known are llama, gpt2, bert.*did you mean 'bert'"),
+    ("mistral", {"sliding_window": 0}, "sliding_window must be at least 1, or null for none; got 0"),
+    ("mistral", {"attention_bias": True}, "not understood: attention_bias"),
+    ("qwen2", {"use_mrope": True}, "use_mrope=True; supported is False only"),
+    ("qwen2", {"layer_types": ["full_attention"]}, "must be 2 times 'full_attention' or 'sliding_attention'"),
+    ("qwen2", {"use_sliding_window": False}, "layers of 'sliding_attention' but no sliding_window for them"),
+    ("qwen3", {"layer_types": ["chunked_attention"] * 2}, r"got \['chunked_attention', 'chunked_attention'\]"),
+    ("qwen3", {"mlp_bias": True}, "not understood: mlp_bias"),
+    ("qwen3", {"architectures": ["Qwen3ForTokenClassification"]}, "Qwen3ForTokenClassification is not covered"),
 ]
 
 
 def config_of(family: str) -> dict[str, Any]:
-    config = build(SMALL[family]).config.to_dict()
-    return {**config, "architectures": [SMALL[family]], "model_type": family}
+    architecture = SMALL[family] if family in SMALL else SPECS[family].architectures[0]
+    config = (build(architecture) if family in SMALL else SPECS[family].build()).config.to_dict()
+    return {**config, "architectures": [architecture], "model_type": family}
 
 
 @pytest.mark.parametrize(("family", "fields", "message"), REFUSED)

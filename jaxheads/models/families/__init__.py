@@ -5,9 +5,15 @@ from .bart import Bart, Marian
 from .bert import Bert
 from .gpt2 import GPT2
 from .llama import Llama
+from .mistral import Mistral
+from .qwen2 import Qwen2
+from .qwen3 import Qwen3
 from .t5 import T5
 
-FAMILIES = {family.config_type.model_type: family for family in (Llama, GPT2, Bert, T5, Bart, Marian, AttentionOnly)}
+FAMILIES = {
+    family.config_type.model_type: family
+    for family in (Llama, GPT2, Bert, T5, Bart, Marian, Mistral, Qwen2, Qwen3, AttentionOnly)
+}
 """Network classes by the `model_type` of a Hugging Face config."""
 
-__all__ = ["FAMILIES", "GPT2", "T5", "AttentionOnly", "Bart", "Bert", "Llama", "Marian"]
+__all__ = ["FAMILIES", "GPT2", "T5", "AttentionOnly", "Bart", "Bert", "Llama", "Marian", "Mistral", "Qwen2", "Qwen3"]
