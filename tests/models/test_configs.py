@@ -66,6 +66,17 @@ REFUSED = [
     ("qwen3", {"layer_types": ["chunked_attention"] * 2}, r"got \['chunked_attention', 'chunked_attention'\]"),
     ("qwen3", {"mlp_bias": True}, "not understood: mlp_bias"),
     ("qwen3", {"architectures": ["Qwen3ForTokenClassification"]}, "Qwen3ForTokenClassification is not covered"),
+    ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True; supported is False"),
+    ("gemma2", {"sliding_window": None}, "layers of 'sliding_attention' but no sliding_window for them"),
+    ("gemma2", {"mlp_bias": True}, "not understood: mlp_bias"),
+    ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True; supported is False"),
+    ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0; supported is None"),
+    ("gemma3_text", {"rope_parameters": {"rope_type": "default"}}, r"given for .*; got \['rope_type'\]"),
+    (
+        "gemma3_text",
+        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+        "'yarn' is not covered where layers differ",
+    ),
 ]
 
 

@@ -3,6 +3,8 @@
 from .attention_only import AttentionOnly
 from .bart import Bart, Marian
 from .bert import Bert
+from .gemma2 import Gemma2
+from .gemma3_text import Gemma3Text
 from .gpt2 import GPT2
 from .llama import Llama
 from .mistral import Mistral
@@ -12,8 +14,22 @@ from .t5 import T5
 
 FAMILIES = {
     family.config_type.model_type: family
-    for family in (Llama, GPT2, Bert, T5, Bart, Marian, Mistral, Qwen2, Qwen3, AttentionOnly)
+    for family in (Llama, GPT2, Bert, T5, Bart, Marian, Mistral, Qwen2, Qwen3, Gemma2, Gemma3Text, AttentionOnly)
 }
 """Network classes by the `model_type` of a Hugging Face config."""
 
-__all__ = ["FAMILIES", "GPT2", "T5", "AttentionOnly", "Bart", "Bert", "Llama", "Marian", "Mistral", "Qwen2", "Qwen3"]
+__all__ = [
+    "FAMILIES",
+    "GPT2",
+    "T5",
+    "AttentionOnly",
+    "Bart",
+    "Bert",
+    "Gemma2",
+    "Gemma3Text",
+    "Llama",
+    "Marian",
+    "Mistral",
+    "Qwen2",
+    "Qwen3",
+]
