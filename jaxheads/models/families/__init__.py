@@ -4,6 +4,7 @@ from .attention_only import AttentionOnly
 from .bart import Bart, Marian
 from .bert import Bert
 from .gemma2 import Gemma2
+from .gemma3 import Gemma3
 from .gemma3_text import Gemma3Text
 from .gpt2 import GPT2
 from .llama import Llama
@@ -14,7 +15,21 @@ from .t5 import T5
 
 FAMILIES = {
     family.config_type.model_type: family
-    for family in (Llama, GPT2, Bert, T5, Bart, Marian, Mistral, Qwen2, Qwen3, Gemma2, Gemma3Text, AttentionOnly)
+    for family in (
+        Llama,
+        GPT2,
+        Bert,
+        T5,
+        Bart,
+        Marian,
+        Mistral,
+        Qwen2,
+        Qwen3,
+        Gemma2,
+        Gemma3,
+        Gemma3Text,
+        AttentionOnly,
+    )
 }
 """Network classes by the `model_type` of a Hugging Face config."""
 
@@ -26,6 +41,7 @@ __all__ = [
     "Bart",
     "Bert",
     "Gemma2",
+    "Gemma3",
     "Gemma3Text",
     "Llama",
     "Marian",

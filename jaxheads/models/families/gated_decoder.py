@@ -1,7 +1,7 @@
 """What the decoders built like Llama share: their configs' common fields, the network, and its tensors' names."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ class GatedConfig:
     @classmethod
     def fields_of_file(cls) -> set[str]:
         """The names of the fields that a config.json may have, those for rotary positions included."""
-        return {name for name in cls.__dataclass_fields__ if name not in ("rotary", "head")} | ROTARY_FIELDS
+        return {field.name for field in fields(cls)} - {"rotary", "head"} | ROTARY_FIELDS
 
 
 def common(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,19 +211,25 @@ HEAD_NORMS = {"self_attn.q_norm": "attention.q_norm", "self_attn.k_norm": "atten
 
 
 def gated_table(
-    config: GatedConfig, *, norms: Mapping[str, str] = PRE_NORMS, biases: str = "", mlp_bias: bool = False
+    config: GatedConfig,
+    *,
+    norms: Mapping[str, str] = PRE_NORMS,
+    biases: str = "",
+    mlp_bias: bool = False,
+    root: str = "model",
 ) -> Table:
     """The tensors of a checkpoint that is named like Llama's.
 
     Args:
         norms: by their names in the checkpoint, the paths of a layer's norms.
         biases: which of Q, K, V and O have one.
+        root: what all tensors' names but the head's begin with.
     """
-    here, at = "decoder.blocks", "model.layers.{layer}"
+    here, at = "decoder.blocks", f"{root}.layers.{{layer}}"
     names = {letter: f"{at}.self_attn.{letter.lower()}_proj" for letter in "QKVO"}
     rules: list[Rule] = [
-        same("model.embed_tokens.weight", "embed.embedding"),
-        same("model.norm.weight", "final_norm.scale"),
+        same(f"{root}.embed_tokens.weight", "embed.embedding"),
+        same(f"{root}.norm.weight", "final_norm.scale"),
         *(same(f"{at}.{name}.weight", f"{here}.{path}.scale") for name, path in norms.items()),
         *projections(names, f"{here}.attention", bias=False),
     ]
@@ -234,7 +240,7 @@ def gated_table(
         rules += dense(f"{at}.mlp.{part}_proj", f"{here}.mlp.{part}", bias=mlp_bias)
     if config.head == "lm" and not config.tie_word_embeddings:
         rules.append(same("lm_head.weight", "unembed.embedding"))
-    passed_over = {r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq": "computed from the config"}
+    passed_over = {rf"{root}\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq": "computed from the config"}
     passed_over |= unused_head(config.head)
-    rename = ((r"^(embed_tokens|layers|norm)\.", r"model.\1."),)
-    return Table(tuple(rules), passed_over, rename, {"lm_head.weight": "model.embed_tokens.weight"})
+    rename = ((r"^(embed_tokens|layers|norm)\.", rf"{root}.\1."),)
+    return Table(tuple(rules), passed_over, rename, {"lm_head.weight": f"{root}.embed_tokens.weight"})

@@ -1,4 +1,4 @@
-"""Gemma 3 (Gemma Team 2025): sandwich blocks, normed queries and keys, a rotary base of its own for each kind of layer."""
+"""Gemma 3 (Gemma Team 2025): sandwich blocks, normed queries and keys, a rotary base for each kind of layer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -143,4 +143,10 @@ class Gemma3Text(SandwichDecoder):
     @staticmethod
     def table(config: Gemma3TextConfig) -> Table:
         """The tensors of a Gemma 3 checkpoint."""
-        return gated_table(config, norms=SANDWICH_NORMS | HEAD_NORMS, biases="QKVO" if config.attention_bias else "")
+        return gemma3_table(config)
+
+
+def gemma3_table(config: Gemma3TextConfig, root: str = "model") -> Table:
+    """The tensors of the language model, whose names but the head's begin with `root`."""
+    biases = "QKVO" if config.attention_bias else ""
+    return gated_table(config, norms=SANDWICH_NORMS | HEAD_NORMS, biases=biases, root=root)
