@@ -8,7 +8,8 @@ from .spec import Spec
 GEMMA = {name: value for name, value in VARY.items() if name != "hidden_act"} | {
     "attention_bias": st.booleans(),
     "hidden_activation": st.sampled_from(["gelu_pytorch_tanh", "gelu", "silu"]),
-    "query_pre_attn_scalar": st.sampled_from([1, 6, 30]),
+    # Not below 4: the patterns would hang on the last digits of scores, in `transformers` too.
+    "query_pre_attn_scalar": st.sampled_from([4, 6, 30]),
     "sliding_window": st.sampled_from([1, 2, 3, 50]),
     "final_logit_softcapping": st.sampled_from([None, 0.7, 5.0]),
 }
