@@ -204,3 +204,17 @@ def layer_norm(model: int, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
 def rms_norm(model: int, epsilon: float, rngs: nnx.Rngs) -> nnx.RMSNorm:
     """RMSNorm with a learnt scale (Zhang & Sennrich 2019)."""
     return nnx.RMSNorm(model, epsilon=epsilon, rngs=rngs)
+
+
+class OffsetRMSNorm(nnx.Module):
+    """RMSNorm whose scale is 1 plus what is learnt, as Gemma stores it: `scale` begins at 0. In float32 throughout."""
+
+    def __init__(self, size: int, epsilon: float):
+        self.scale = nnx.Param(jnp.zeros((size,)))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Array) -> Array:
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.epsilon)
+        scale = 1 + self.scale[...].astype(jnp.float32)
+        return (wide * scale.reshape((1,) * (x.ndim - 1) + scale.shape)).astype(x.dtype)

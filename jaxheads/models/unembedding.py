@@ -11,10 +11,12 @@ PIECE = 4096
 
 
 class Unembedding(NamedTuple):
-    """The map from features to the vocabulary: weight `[V,D]`, bias `[V]` or None."""
+    """The map from features to the vocabulary: weight `[V,D]`, bias `[V]` or None; with a `cap`, logits are bounded to
+    `cap * tanh(logits / cap)` (Gemma 2)."""
 
     weight: Array
     bias: Array | None = None
+    cap: float | None = None
 
     def logits(self, x_BTD: Array, columns_BC: Array | None = None) -> Array:
         """Logits `[B,T,V]`, or only those of each example's own `columns` (token ids): `[B,T,C]`, in float32.
@@ -23,10 +25,10 @@ class Unembedding(NamedTuple):
         an eighth.
         """
         if columns_BC is None:
-            logits_BTV = _product("btd,vd->btv", x_BTD, self.weight)
-            return logits_BTV if self.bias is None else logits_BTV + self.bias[None, None].astype(logits_BTV.dtype)
-        logits_BTC = _product("btd,bcd->btc", x_BTD, self.weight[columns_BC])
-        return logits_BTC if self.bias is None else logits_BTC + self.bias[columns_BC][:, None].astype(logits_BTC.dtype)
+            bias_11V = None if self.bias is None else self.bias[None, None]
+            return self._finish(_product("btd,vd->btv", x_BTD, self.weight), bias_11V)
+        bias_B1C = None if self.bias is None else self.bias[columns_BC][:, None]
+        return self._finish(_product("btd,bcd->btc", x_BTD, self.weight[columns_BC]), bias_B1C)
 
     def log_probability(self, x_BTD: Array, target_BT: Array) -> Array:
         """Log-probability of one token at each position, float32 `[B,T]`.
@@ -54,12 +56,17 @@ class Unembedding(NamedTuple):
         return (right_I - so_far[0] - jnp.log(so_far[1])).reshape(B, T)
 
     def _columns(self, x_ID: Array, weight_CD: Array, columns_C: Array) -> Array:
-        logits_IC = _product("id,cd->ic", x_ID, weight_CD)
-        return logits_IC if self.bias is None else logits_IC + self.bias[columns_C][None].astype(logits_IC.dtype)
+        bias_1C = None if self.bias is None else self.bias[columns_C][None]
+        return self._finish(_product("id,cd->ic", x_ID, weight_CD), bias_1C)
 
     def _one(self, x_ID: Array, weight_ID: Array, column_I: Array) -> Array:
-        logits_I = _product("id,id->i", x_ID, weight_ID)
-        return logits_I if self.bias is None else logits_I + self.bias[column_I].astype(logits_I.dtype)
+        bias_I = None if self.bias is None else self.bias[column_I]
+        return self._finish(_product("id,id->i", x_ID, weight_ID), bias_I)
+
+    def _finish(self, products: Array, bias: Array | None) -> Array:
+        """Logits of products: their bias, which has as many axes, and the cap."""
+        logits = products if bias is None else products + bias.astype(products.dtype)
+        return logits if self.cap is None else self.cap * jnp.tanh(logits / self.cap)
 
 
 def _product(subscripts: str, x: Array, weight: Array) -> Array:

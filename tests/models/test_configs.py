@@ -11,12 +11,16 @@ from hypothesis import strategies as st
 
 import jaxheads as jh
 from jaxheads.models.families import FAMILIES
+from jaxheads.models.families.gemma3 import Gemma3Config
+from jaxheads.models.families.gemma3_text import Gemma3TextConfig
 from jaxheads.models.families.llama import LlamaConfig
+from jaxheads.models.families.qwen2 import Qwen2Config
 from jaxheads.models.layers import activation
 from jaxheads.models.load import build as build_model
 from jaxheads.models.loading.checkpoint import Checkpoint
 
 from .huggingface import SMALL, assert_close, build, pair, random_batch, their_run
+from .specs import SPECS
 
 REFUSED = [
     ("llama", {"sliding_window": 4}, "not understood: sliding_window"),
@@ -57,12 +61,32 @@ REFUSED = [
     ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
     ("bert", {"architectures": ["BertForQuestionAnswering"]}, "BertForQuestionAnswering is not covered"),
     ("bert", {"model_type": "bret"}, "family 'bret'; known are llama, gpt2, bert.*did you mean 'bert'"),
+    ("mistral", {"sliding_window": 0}, "sliding_window must be at least 1, or null for none; got 0"),
+    ("mistral", {"attention_bias": True}, "not understood: attention_bias"),
+    ("qwen2", {"use_mrope": True}, "use_mrope=True; supported is False only"),
+    ("qwen2", {"layer_types": ["full_attention"]}, "must be 2 times 'full_attention' or 'sliding_attention'"),
+    ("qwen2", {"use_sliding_window": False}, "layers of 'sliding_attention' but no sliding_window for them"),
+    ("qwen3", {"layer_types": ["chunked_attention"] * 2}, r"got \['chunked_attention', 'chunked_attention'\]"),
+    ("qwen3", {"mlp_bias": True}, "not understood: mlp_bias"),
+    ("qwen3", {"architectures": ["Qwen3ForTokenClassification"]}, "Qwen3ForTokenClassification is not covered"),
+    ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True; supported is False"),
+    ("gemma2", {"sliding_window": None}, "layers of 'sliding_attention' but no sliding_window for them"),
+    ("gemma2", {"mlp_bias": True}, "not understood: mlp_bias"),
+    ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True; supported is False"),
+    ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0; supported is None"),
+    ("gemma3_text", {"rope_parameters": {"rope_type": "default"}}, r"given for .*; got \['rope_type'\]"),
+    (
+        "gemma3_text",
+        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+        "'yarn' is not covered where layers differ",
+    ),
 ]
 
 
 def config_of(family: str) -> dict[str, Any]:
-    config = build(SMALL[family]).config.to_dict()
-    return {**config, "architectures": [SMALL[family]], "model_type": family}
+    architecture = SMALL[family] if family in SMALL else SPECS[family].architectures[0]
+    config = (build(architecture) if family in SMALL else SPECS[family].build()).config.to_dict()
+    return {**config, "architectures": [architecture], "model_type": family}
 
 
 @pytest.mark.parametrize(("family", "fields", "message"), REFUSED)
@@ -91,6 +115,52 @@ def test_rotary_positions_are_read_in_every_spelling(stated: dict[str, Any]):
     config = {name: value for name, value in config_of("llama").items() if name != "rope_parameters"}
     rotary = LlamaConfig.from_hf({**config, **stated}).rotary
     assert (rotary.base, rotary.kind, rotary.parameters) == (500.0, "linear", (("factor", 2.0),))
+
+
+GEMMA3 = {
+    "model_type": "gemma3_text",
+    "architectures": ["Gemma3ForCausalLM"],
+    "attn_logit_softcapping": None,
+    "cache_implementation": "hybrid",
+    "head_dim": 256,
+    "hidden_size": 1152,
+    "intermediate_size": 6912,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 13,
+    "num_key_value_heads": 1,
+    "query_pre_attn_scalar": 256,
+    "rope_local_base_freq": 20000,
+    "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+    "rope_theta": 2000000,
+    "sliding_window": 512,
+    "vocab_size": 262144,
+}
+"""As transformers 4 wrote it."""
+
+
+@pytest.mark.parametrize(("more", "every"), [({}, 6), ({"sliding_window_pattern": 4}, 4)])
+def test_an_old_gemma_3_has_its_layer_types_and_two_rotary_bases(more: dict[str, Any], every: int):
+    config = Gemma3TextConfig.from_hf({**GEMMA3, **more})
+    full = [layer for layer, kind in enumerate(config.layer_types) if kind == "full_attention"]
+    assert full == list(range(every - 1, 13, every))
+    assert (config.rotary.base, config.rotary.kind, config.rotary.parameters) == (2e6, "linear", (("factor", 8.0),))
+    assert (config.local_rotary.base, config.local_rotary.kind) == (2e4, "default")
+    assert config.tie_word_embeddings
+
+
+def test_a_gemma_that_sees_images_leaves_out_what_is_usual():
+    text = {"model_type": "gemma3_text", "hidden_size": 2560, "num_hidden_layers": 34, "sliding_window": 1024}
+    given = {"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "text_config": text}
+    config = Gemma3Config.from_hf({**given, "vision_config": {}, "image_token_index": 262144})
+    assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (8, 4, 256)
+    assert (config.vocab_size, config.hidden_size, config.head) == (262208, 2560, "lm")
+
+
+def test_the_last_layers_of_qwen_have_windows_where_windows_are_used():
+    given = {**config_of("qwen2"), "num_hidden_layers": 5, "layer_types": None, "max_window_layers": 3}
+    kinds = Qwen2Config.from_hf(given).layer_types
+    assert kinds == ("full_attention",) * 3 + ("sliding_attention",) * 2
+    assert set(Qwen2Config.from_hf({**given, "use_sliding_window": False}).layer_types) == {"full_attention"}
 
 
 def test_gelu_is_exact_and_gelu_new_the_approximation():

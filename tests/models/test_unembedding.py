@@ -13,13 +13,14 @@ from .huggingface import assert_close
 
 @pytest.mark.parametrize("vocabulary", [5, 8, 16, 21])
 @pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("cap", [None, 3.0])
 def test_pieces_of_the_vocabulary_give_the_whole_softmax(
-    monkeypatch: pytest.MonkeyPatch, vocabulary: int, biased: bool
+    monkeypatch: pytest.MonkeyPatch, vocabulary: int, biased: bool, cap: float | None
 ):
     monkeypatch.setattr(unembedding, "PIECE", 8)
     keys = jax.random.split(jax.random.key(vocabulary), 4)
     x_BTD, weight_VD = jax.random.normal(keys[0], (2, 3, 4)), 5 * jax.random.normal(keys[1], (vocabulary, 4))
-    head = Unembedding(weight_VD, jax.random.normal(keys[2], (vocabulary,)) if biased else None)
+    head = Unembedding(weight_VD, jax.random.normal(keys[2], (vocabulary,)) if biased else None, cap)
     target_BT = jax.random.randint(keys[3], (2, 3), 0, vocabulary)
     whole = jax.nn.log_softmax(head.logits(x_BTD), axis=-1)
     expected = jnp.take_along_axis(whole, target_BT[..., None], axis=-1)[..., 0]
@@ -30,3 +31,10 @@ def test_a_log_probability_survives_huge_logits():
     head = Unembedding(jnp.array([[1000.0], [-1000.0], [999.0]]))
     found = np.asarray(head.log_probability(jnp.ones((1, 3, 1)), jnp.array([[0, 1, 2]])))[0]
     np.testing.assert_allclose(found, [-0.3132617, -2000.3132, -1.3132617], rtol=1e-5)
+
+
+def test_a_cap_bounds_logits_whichever_are_asked_for():
+    head = Unembedding(jnp.array([[1.0], [-100.0], [0.5]]), jnp.array([0.5, 0.0, 0.0]), cap=2.0)
+    expected = 2 * np.tanh(np.array([1.5, -100.0, 0.5]) / 2)
+    assert_close(head.logits(jnp.ones((1, 1, 1)))[0, 0], expected)
+    assert_close(head.logits(jnp.ones((1, 1, 1)), jnp.array([[2, 0]]))[0, 0], expected[[2, 0]])

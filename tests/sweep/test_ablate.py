@@ -12,6 +12,8 @@ from jaxheads.sweep.replacement import METHODS
 from jaxheads.sweep.stand_ins import choose_donors
 
 from ..models.huggingface import VOCABULARY, alone, assert_close, pair, random_batch, small_model
+from ..models.specs import SPECS
+from ..models.specs.spec import small
 from . import naive
 
 METHOD_ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -70,6 +72,16 @@ def test_equals_whole_forward_passes(family: str, kind: str, lengths: list[int],
     table = jh.ablate(model, batch, asked.objective, reference=reference, seed=seed, **arguments)
     slow = naive.effects(model, batch, asked.judge, sources(model, batch, reference, seed, arguments))
     assert_close(table.per_example, slow)
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma2", "gemma3_text"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_windows_caps_and_norms_after_the_heads_change_nothing_of_that(family: str, side: str):
+    both = small(family)
+    batch = SPECS[family].batch(both.theirs, side).take([0, 1])
+    asked = naive.loss()
+    table = jh.ablate(both.ours, batch, asked.objective, method="zero")
+    assert_close(table.per_example, naive.effects(both.ours, batch, asked.judge, [naive.zeros(both.ours)]))
 
 
 def test_a_reference_may_have_more_examples_of_each_group():

@@ -3,11 +3,49 @@
 from .attention_only import AttentionOnly
 from .bart import Bart, Marian
 from .bert import Bert
+from .gemma2 import Gemma2
+from .gemma3 import Gemma3
+from .gemma3_text import Gemma3Text
 from .gpt2 import GPT2
 from .llama import Llama
+from .mistral import Mistral
+from .qwen2 import Qwen2
+from .qwen3 import Qwen3
 from .t5 import T5
 
-FAMILIES = {family.config_type.model_type: family for family in (Llama, GPT2, Bert, T5, Bart, Marian, AttentionOnly)}
+FAMILIES = {
+    family.config_type.model_type: family
+    for family in (
+        Llama,
+        GPT2,
+        Bert,
+        T5,
+        Bart,
+        Marian,
+        Mistral,
+        Qwen2,
+        Qwen3,
+        Gemma2,
+        Gemma3,
+        Gemma3Text,
+        AttentionOnly,
+    )
+}
 """Network classes by the `model_type` of a Hugging Face config."""
 
-__all__ = ["FAMILIES", "GPT2", "T5", "AttentionOnly", "Bart", "Bert", "Llama", "Marian"]
+__all__ = [
+    "FAMILIES",
+    "GPT2",
+    "T5",
+    "AttentionOnly",
+    "Bart",
+    "Bert",
+    "Gemma2",
+    "Gemma3",
+    "Gemma3Text",
+    "Llama",
+    "Marian",
+    "Mistral",
+    "Qwen2",
+    "Qwen3",
+]

@@ -6,7 +6,7 @@ from typing import Any
 HARMLESS = frozenset(
     # names, files, versions
     "model_type architectures _name_or_path name_or_path transformers_version torch_dtype dtype _commit_hash "
-    "auto_map _attn_implementation _attn_implementation_internal attn_implementation "
+    "auto_map unsloth_fixed _attn_implementation _attn_implementation_internal attn_implementation "
     # generation and its special tokens
     "use_cache bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id unk_token_id mask_token_id "
     "decoder_start_token_id forced_bos_token_id forced_eos_token_id suppress_tokens begin_suppress_tokens "

@@ -1,7 +1,7 @@
 """What each GGUF architecture's metadata and tensors are called in Hugging Face's words: tables only."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -10,17 +10,27 @@ from typing import Any
 class Architecture:
     """One GGUF architecture. Keys of `metadata` lack the prefix "<architecture>."; `{n}` is the layer.
 
-    `metadata` maps a key to the config field it fills; `constants` are config fields no key tells.
+    `metadata` maps a key to the config field it fills; `constants` are config fields no key tells, and `absent` maps
+    keys to the fields that follow where a file lacks them.
     `biases` maps a config field to the tensor of layer 0 whose presence makes it true. `rotated` maps
     tensors whose rows llama.cpp's converter reordered to the config field with their number of heads.
+    `shifted` are the tensors to which the converter added 1. `wide` is the number of layers of the release in
+    which queries are scaled by the width per head, not by the head dimension: llama.cpp, too, knows it by that.
     """
 
     metadata: Mapping[str, str]
     constants: Mapping[str, Any]
     tensors: Mapping[str, str]
     layer_tensors: Mapping[str, str]
-    biases: Mapping[str, str]
-    rotated: Mapping[str, str]
+    biases: Mapping[str, str] = field(default_factory=dict)
+    rotated: Mapping[str, str] = field(default_factory=dict)
+    absent: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    shifted: frozenset[str] = frozenset()
+    wide: int | None = None
+
+
+def _constants(model_type: str, architecture: str, **more: Any) -> Mapping[str, Any]:
+    return MappingProxyType({"model_type": model_type, "architectures": [architecture], **more})
 
 
 LLAMA = Architecture(
@@ -38,7 +48,7 @@ LLAMA = Architecture(
             "vocab_size": "vocab_size",
         }
     ),
-    constants=MappingProxyType({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu"}),
+    constants=_constants("llama", "LlamaForCausalLM", hidden_act="silu"),
     tensors=MappingProxyType({"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}),
     layer_tensors=MappingProxyType(
         {
@@ -57,4 +67,67 @@ LLAMA = Architecture(
     rotated=MappingProxyType({"blk.{n}.attn_q": "num_attention_heads", "blk.{n}.attn_k": "num_key_value_heads"}),
 )
 
-ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({"llama": LLAMA})
+QWEN2 = Architecture(
+    metadata=LLAMA.metadata,
+    constants=_constants("qwen2", "Qwen2ForCausalLM", hidden_act="silu"),
+    tensors=LLAMA.tensors,
+    layer_tensors=LLAMA.layer_tensors,
+)
+
+_HEAD_NORMS = {
+    "blk.{n}.attn_q_norm": "model.layers.{n}.self_attn.q_norm",
+    "blk.{n}.attn_k_norm": "model.layers.{n}.self_attn.k_norm",
+}
+
+QWEN3 = Architecture(
+    metadata=LLAMA.metadata,
+    constants=_constants("qwen3", "Qwen3ForCausalLM", hidden_act="silu"),
+    tensors=LLAMA.tensors,
+    layer_tensors=MappingProxyType({**LLAMA.layer_tensors, **_HEAD_NORMS}),
+    biases=MappingProxyType({"attention_bias": "blk.0.attn_q.bias"}),
+)
+
+_SANDWICH_NORMS = {
+    "blk.{n}.post_attention_norm": "model.layers.{n}.post_attention_layernorm",
+    "blk.{n}.ffn_norm": "model.layers.{n}.pre_feedforward_layernorm",
+    "blk.{n}.post_ffw_norm": "model.layers.{n}.post_feedforward_layernorm",
+}
+_SHIFTED = frozenset(("output_norm", "blk.{n}.attn_norm", *_SANDWICH_NORMS))
+
+GEMMA2 = Architecture(
+    metadata=MappingProxyType(
+        {
+            **LLAMA.metadata,
+            "attention.sliding_window": "sliding_window",
+            "attn_logit_softcapping": "attn_logit_softcapping",
+            "final_logit_softcapping": "final_logit_softcapping",
+        }
+    ),
+    constants=_constants("gemma2", "Gemma2ForCausalLM", hidden_activation="gelu_pytorch_tanh"),
+    tensors=LLAMA.tensors,
+    layer_tensors=MappingProxyType({**LLAMA.layer_tensors, **_SANDWICH_NORMS}),
+    shifted=_SHIFTED,
+    wide=46,
+)
+
+GEMMA3 = Architecture(
+    metadata=MappingProxyType(
+        {
+            **LLAMA.metadata,
+            "attention.sliding_window": "sliding_window",
+            "attention.sliding_window_pattern": "sliding_window_pattern",
+            "final_logit_softcapping": "final_logit_softcapping",
+            "rope.freq_base_swa": "rope_local_base_freq",
+        }
+    ),
+    constants=_constants("gemma3_text", "Gemma3ForCausalLM", hidden_activation="gelu_pytorch_tanh"),
+    tensors=LLAMA.tensors,
+    layer_tensors=MappingProxyType({**LLAMA.layer_tensors, **_SANDWICH_NORMS, **_HEAD_NORMS}),
+    absent=MappingProxyType({"attention.sliding_window": {"sliding_window_pattern": 1}}),
+    shifted=_SHIFTED | set(_HEAD_NORMS),
+    wide=62,
+)
+
+ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
+    {"llama": LLAMA, "qwen2": QWEN2, "qwen3": QWEN3, "gemma2": GEMMA2, "gemma3": GEMMA3}
+)

@@ -90,8 +90,10 @@ def _config(
         **{field: said[key] for key, field in architecture.metadata.items() if key in said},
     }
     config |= {field: tensor in stored for field, tensor in architecture.biases.items()}
+    for key, fields in architecture.absent.items():
+        config |= {} if key in said else fields
     config["tie_word_embeddings"] = "output.weight" not in stored
-    _fill(config, metadata, stored)
+    _fill(architecture, config, metadata, stored)
     _check(config, said)
     if "rope.scale_linear" in said:
         scaling.setdefault("rope.scaling.factor", said["rope.scale_linear"])
@@ -102,14 +104,20 @@ def _config(
     return config
 
 
-def _fill(config: dict[str, Any], metadata: dict[str, Any], stored: dict[str, ReaderTensor]) -> None:
+def _fill(
+    architecture: Architecture, config: dict[str, Any], metadata: dict[str, Any], stored: dict[str, ReaderTensor]
+) -> None:
     """Say what a file may leave out because llama.cpp knows it."""
     needed = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "rms_norm_eps")
     missing = [field for field in (*needed, "max_position_embeddings") if field not in config]
     if missing or "token_embd.weight" not in stored:
         raise ValueError(f"the file says nothing of {', '.join(missing) or 'token_embd.weight'}")
     config.setdefault("num_key_value_heads", config["num_attention_heads"])
-    config.setdefault("head_dim", config["hidden_size"] // config["num_attention_heads"])
+    per_head = config["hidden_size"] // config["num_attention_heads"]
+    config.setdefault("head_dim", per_head)
+    if architecture.wide is not None:
+        is_wide = config["num_hidden_layers"] == architecture.wide
+        config["query_pre_attn_scalar"] = per_head if is_wide else config["head_dim"]
     config.setdefault("rope_theta", 10000.0)
     config["vocab_size"] = int(stored["token_embd.weight"].shape[-1])
     for token in ("bos", "eos"):
@@ -138,7 +146,8 @@ def _tensors(architecture: Architecture, config: dict[str, Any], stored: dict[st
             unknown.append(name)
             continue
         heads = config.get(architecture.rotated.get(pattern, ""), 0)
-        tensors[f"{target.format(n=layer[1] if layer else '')}.{suffix}"] = _tensor(tensor, heads)
+        shift = int(pattern in architecture.shifted)
+        tensors[f"{target.format(n=layer[1] if layer else '')}.{suffix}"] = _tensor(tensor, heads, shift)
     if unknown:
         raise ValueError(
             f"{len(unknown)} tensors that Hugging Face's {config['model_type']} hasn't: {', '.join(unknown[:20])}"
@@ -146,14 +155,14 @@ def _tensors(architecture: Architecture, config: dict[str, Any], stored: dict[st
     return tensors
 
 
-def _tensor(tensor: ReaderTensor, rotated_heads: int) -> Tensor:
+def _tensor(tensor: ReaderTensor, rotated_heads: int, shift: int) -> Tensor:
     """GGUF tells dimensions innermost first; the data lies as NumPy would have it, [out, in]."""
     shape = tuple(int(size) for size in reversed(tensor.shape))
     kind = tensor.tensor_type.name
-    return Tensor(shape, PLAIN.get(kind, kind), partial(_read, tensor, shape, rotated_heads))
+    return Tensor(shape, PLAIN.get(kind, kind), partial(_read, tensor, shape, rotated_heads, shift))
 
 
-def _read(tensor: ReaderTensor, shape: tuple[int, ...], rotated_heads: int) -> np.ndarray:
+def _read(tensor: ReaderTensor, shape: tuple[int, ...], rotated_heads: int, shift: int) -> np.ndarray:
     if tensor.tensor_type == GGMLQuantizationType.BF16:
         values = np.array(tensor.data).view(ml_dtypes.bfloat16)
     elif tensor.tensor_type.name in PLAIN:
@@ -164,4 +173,6 @@ def _read(tensor: ReaderTensor, shape: tuple[int, ...], rotated_heads: int) -> n
         except NotImplementedError as error:
             raise ValueError(f"{tensor.name} is stored as {tensor.tensor_type.name}: {error}") from error
     values = values.reshape(shape)
+    if shift:
+        values = values.astype(np.float32) - np.float32(shift)
     return np.ascontiguousarray(halves_from_pairs(values, rotated_heads)) if rotated_heads else values

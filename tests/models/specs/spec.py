@@ -76,7 +76,7 @@ class Spec:
                 if (self.inputs == "pixels")
                 else self._audio(model, rng)
             )
-        vocabulary = model.config.vocab_size
+        vocabulary = model.config.get_text_config().vocab_size
         tokens, mask = _padded(rng, self.lengths[0], vocabulary, side)
         types = rng.integers(0, getattr(model.config, "type_vocab_size", None) or 1, tokens.shape)
         if self.inputs == "tokens":

@@ -1,0 +1,84 @@
+"""Qwen2 and Qwen2.5 (Yang et al. 2024): Llama with biases on queries, keys and values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+from flax import nnx
+
+from ..loading.weights import Table
+from .gated_decoder import (
+    GatedConfig,
+    GatedDecoder,
+    attention_of,
+    common,
+    gated_table,
+    layer_types_of,
+    rotary_of,
+    window_settings,
+)
+from .reading import head_of, refuse_unknown
+
+WINDOW_FIELDS = frozenset(("use_sliding_window", "max_window_layers"))
+"""What Qwen's configs say of windows, beside `sliding_window` and `layer_types`."""
+
+_DEFAULTS = {"num_key_value_heads": 32, "max_position_embeddings": 32768, "sliding_window": 4096}
+"""What transformers takes where a config says nothing."""
+
+
+@dataclass(frozen=True)
+class Qwen2Config(GatedConfig):
+    """The fields of a Hugging Face `Qwen2Config` that change what is computed; `head` is "lm" or "none"."""
+
+    model_type: ClassVar[str] = "qwen2"
+
+    hidden_act: str
+    sliding_window: int | None
+    layer_types: tuple[str, ...]
+
+    @classmethod
+    def from_hf(cls, given: Mapping[str, Any]) -> "Qwen2Config":
+        """From the contents of a config.json, in the spelling of transformers 4 or 5.
+
+        Raises:
+            ValueError: for a missing field, one that is not understood, a rope type that is not covered, or layer types
+                that don't fit the windows.
+        """
+        refuse_unknown(given, cls.fields_of_file() | WINDOW_FIELDS, neutral={"use_mrope": False})
+        given = windows_of({**_DEFAULTS, **given})
+        fields = common(given)
+        return cls(
+            **fields,
+            rotary=rotary_of(given, fields["head_dim"], fields["max_position_embeddings"]),
+            hidden_act=given.get("hidden_act", "silu"),
+            sliding_window=given["sliding_window"],
+            layer_types=given["layer_types"],
+            head=head_of(given, {"Qwen2ForCausalLM": "lm", "Qwen2Model": "none"}),
+        )
+
+
+def windows_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A Qwen config with `sliding_window` None unless it is used, and `layer_types` spelt out.
+
+    Where it is used, the first `max_window_layers` layers are those without a window.
+    """
+    window = given.get("sliding_window") if given.get("use_sliding_window") else None
+    stated = {**given, "sliding_window": window}
+    kinds = layer_types_of(stated, lambda layer: window is not None and layer >= given.get("max_window_layers", 28))
+    return {**stated, "layer_types": kinds}
+
+
+class Qwen2(GatedDecoder):
+    """A pre-norm decoder with RMSNorm, rotary positions, grouped queries with biases, and a gated MLP."""
+
+    config_type = Qwen2Config
+
+    def __init__(self, config: Qwen2Config, *, rngs: nnx.Rngs):
+        attention = partial(attention_of, config, bias=True)
+        super().__init__(config, attention, settings=window_settings(config), rngs=rngs)
+
+    @staticmethod
+    def table(config: Qwen2Config) -> Table:
+        """The tensors of a Qwen2 checkpoint."""
+        return gated_table(config, biases="QKV")

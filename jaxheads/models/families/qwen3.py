@@ -1,0 +1,79 @@
+"""Qwen3 (Yang et al. 2025): Llama with a norm over each head's queries and keys."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from flax import nnx
+from jax import Array
+
+from ..layers import Attention, rms_norm
+from ..loading.weights import Table
+from .gated_decoder import (
+    HEAD_NORMS,
+    PRE_NORMS,
+    GatedConfig,
+    GatedDecoder,
+    attention_of,
+    common,
+    gated_table,
+    rotary_of,
+    window_settings,
+)
+from .qwen2 import WINDOW_FIELDS, windows_of
+from .reading import head_of, refuse_unknown
+
+_DEFAULTS = {"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768, "sliding_window": 4096}
+"""What transformers takes where a config says nothing."""
+
+
+@dataclass(frozen=True)
+class Qwen3Config(GatedConfig):
+    """The fields of a Hugging Face `Qwen3Config` that change what is computed; `head` is "lm" or "none"."""
+
+    model_type: ClassVar[str] = "qwen3"
+
+    hidden_act: str
+    attention_bias: bool
+    sliding_window: int | None
+    layer_types: tuple[str, ...]
+
+    @classmethod
+    def from_hf(cls, given: Mapping[str, Any]) -> "Qwen3Config":
+        """From the contents of a config.json, in the spelling of transformers 4 or 5.
+
+        Raises:
+            ValueError: for a missing field, one that is not understood, a rope type that is not covered, or layer types
+                that don't fit the windows.
+        """
+        refuse_unknown(given, cls.fields_of_file() | WINDOW_FIELDS)
+        given = windows_of({**_DEFAULTS, **given})
+        fields = common(given)
+        return cls(
+            **fields,
+            rotary=rotary_of(given, fields["head_dim"], fields["max_position_embeddings"]),
+            hidden_act=given.get("hidden_act", "silu"),
+            attention_bias=given.get("attention_bias", False),
+            sliding_window=given["sliding_window"],
+            layer_types=given["layer_types"],
+            head=head_of(given, {"Qwen3ForCausalLM": "lm", "Qwen3Model": "none"}),
+        )
+
+
+class Qwen3(GatedDecoder):
+    """A pre-norm decoder with RMSNorm, normed queries and keys that then turn, grouped queries and a gated MLP."""
+
+    config_type = Qwen3Config
+
+    def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs):
+        def attention(rngs: nnx.Rngs, *own: Mapping[str, Array]) -> Attention:
+            norms = {name: rms_norm(config.head_dim, config.rms_norm_eps, rngs) for name in ("q_norm", "k_norm")}
+            bias = config.attention_bias
+            return attention_of(config, rngs, *own, bias=bias, out_bias=bias, **norms)
+
+        super().__init__(config, attention, settings=window_settings(config), rngs=rngs)
+
+    @staticmethod
+    def table(config: Qwen3Config) -> Table:
+        """The tensors of a Qwen3 checkpoint."""
+        return gated_table(config, norms=PRE_NORMS | HEAD_NORMS, biases="QKVO" if config.attention_bias else "")
