@@ -17,6 +17,7 @@ from jaxheads.models.load import build as build_model
 from jaxheads.models.loading.checkpoint import Checkpoint
 
 from .huggingface import SMALL, assert_close, build, pair, random_batch, their_run
+from .specs import SPECS
 
 REFUSED = [
     ("llama", {"sliding_window": 4}, "not understood: sliding_window"),
@@ -57,12 +58,19 @@ REFUSED = [
     ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
     ("bert", {"architectures": ["BertForQuestionAnswering"]}, "BertForQuestionAnswering is not covered"),
     ("bert", {"model_type": "bret"}, "family 'bret'; known are llama, gpt2, bert.*did you mean 'bert'"),
+    ("whisper", {"scale_embedding": True}, "scale_embedding=True; supported is False only"),
+    ("whisper", {"decoder_attention_heads": 5}, "d_model must be a multiple of decoder_attention_heads, got 24 and 5"),
+    ("whisper", {"architectures": ["WhisperForAudioClassification"]}, "WhisperForAudioClassification is not covered"),
+    ("whisper", {"conv_kernel": 5}, "not understood: conv_kernel"),
 ]
 
 
 def config_of(family: str) -> dict[str, Any]:
-    config = build(SMALL[family]).config.to_dict()
-    return {**config, "architectures": [SMALL[family]], "model_type": family}
+    if family in SMALL:
+        architecture, model = SMALL[family], build(SMALL[family])
+    else:
+        architecture, model = SPECS[family].architectures[0], SPECS[family].build()
+    return {**model.config.to_dict(), "architectures": [architecture], "model_type": family}
 
 
 @pytest.mark.parametrize(("family", "fields", "message"), REFUSED)

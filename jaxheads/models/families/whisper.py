@@ -156,10 +156,15 @@ class Whisper(EncoderDecoder):
             return None
         return Unembedding((self.embed if self.unembed is None else self.unembed).embedding[...])
 
+    @property
+    def spectrogram(self) -> tuple[int, int]:
+        """Mels and frames of every input: there are as many positions as `max_source_positions`, always."""
+        return self.config.num_mel_bins, FRAMES.size * self.config.max_source_positions
+
     def check(self, batch: Batch) -> None:
-        """Raise ValueError unless the spectrogram has the shape that all of this model's inputs have."""
-        expected = (self.config.num_mel_bins, 2 * self.config.max_source_positions)
-        if (found := np.shape(batch.features)[1:]) != expected:
+        """Raise ValueError for a spectrogram of another shape than all of this model's inputs have."""
+        found, expected = np.shape(batch.features)[1:], self.spectrogram
+        if found != expected:
             raise ValueError(
                 f"features must be [examples, {expected[0]} mels, {expected[1]} frames], got {found[0]} mels and "
                 f"{found[1]} frames; model.encode pads audio with silence"
