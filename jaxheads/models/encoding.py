@@ -1,4 +1,4 @@
-"""From what users have to token ids: texts, pairs of texts, words; and for a decoder its own beginning."""
+"""From what users have to a batch: texts, pairs of texts, words, audio; and for a decoder its own beginning."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .audio import Audio, audio_features
 from .batch import Batch
 
 Text = str | tuple[str, str] | Sequence[str]
@@ -37,8 +38,7 @@ def encode(
         start: the token that a decoder's input begins with; None for models without a decoder of their own.
     """
     given = _several(texts)
-    if side not in ("right", "left"):
-        raise ValueError(f"side must be 'right' or 'left', got {side!r}")
+    _check_side(side)
     if max_length is not None and max_length < 1:
         raise ValueError(f"max_length must be at least 1, got {max_length}")
     rows = [_row(tokenizer, text, bos) for text in given]
@@ -57,6 +57,31 @@ def encode(
     wanted = _targets(tokenizer, targets, len(given), start)
     target_ids, target_mask = _pad(wanted, pad, side)
     return Batch(ids, mask, types, words=words if has_words else None, targets=target_ids, target_mask=target_mask)
+
+
+def encode_audio(
+    tokenizer: Any,
+    audio: Audio,
+    *,
+    mels: int,
+    frames: int,
+    rate: int | None,
+    side: str,
+    targets: str | Sequence[str] | None,
+    start: int,
+) -> Batch:
+    """A batch of recordings for a model that reads `frames` frames of `mels` bands; `Model.encode` says what the other
+    arguments mean and what raises. The tokenizer may be None where there are no targets."""
+    _check_side(side)
+    features = audio_features(audio, mels=mels, frames=frames, rate=rate)
+    rows = _targets(tokenizer, targets, len(features), start)
+    ids, mask = _pad(rows, getattr(tokenizer, "pad_token_id", None) or 0, side)
+    return Batch(features=features, targets=ids, target_mask=mask)
+
+
+def _check_side(side: str) -> None:
+    if side not in ("right", "left"):
+        raise ValueError(f"side must be 'right' or 'left', got {side!r}")
 
 
 def _several(texts: Any) -> list[Any]:
@@ -111,13 +136,15 @@ def _fitted(given: Sequence[int], count: int, new: int) -> list[int]:
 
 
 def _targets(tokenizer: Any, targets: str | Sequence[str] | None, count: int, start: int) -> list[list[int]]:
-    """What the decoder is given: its start token, and the target as far as there is one, its end token included."""
+    """What the decoder is given: its start token, and the target as far as there is one, its end token included.
+    Some tokenizers (Whisper's) put the start token there themselves."""
     if targets is None:
         return [[start]] * count
     given = [targets] if isinstance(targets, str) else list(targets)
     if len(given) != count or not all(isinstance(text, str) and text.strip() for text in given):
         raise ValueError(f"targets must be one text, not empty, for each of {count} examples; got {len(given)}")
-    return [[start, *tokenizer(text_target=text, verbose=False)["input_ids"]] for text in given]
+    rows = [list(tokenizer(text_target=text, verbose=False)["input_ids"]) for text in given]
+    return [row if row[:1] == [start] else [start, *row] for row in rows]
 
 
 def _pad(rows: list[list[int]], pad: int, side: str) -> tuple[np.ndarray, np.ndarray]:

@@ -11,9 +11,10 @@ from flax import nnx
 from jax import Array
 from jax.core import Tracer
 
+from .audio import Audio
 from .axes import Side
 from .batch import Batch, Context
-from .encoding import Text, encode
+from .encoding import Text, encode, encode_audio
 from .sites import SiteEdit
 from .stack import Reader, Sites, Stack
 from .unembedding import Unembedding
@@ -139,41 +140,60 @@ class Model:
 
     def encode(
         self,
-        texts: Text | Sequence[Text],
+        texts: Text | Sequence[Text] | Audio,
         *,
         targets: str | Sequence[str] | None = None,
         bos: bool | None = None,
         max_length: int | None = None,
         side: str = "right",
+        sampling_rate: int | None = None,
     ) -> Batch:
-        """A batch of texts, padded to the longest.
+        """A batch of texts, padded to the longest; or of audio, padded with silence to what the model reads.
 
         Args:
             texts: one text or several: strings, tuples of two strings that belong together ("[CLS] a [SEP] b [SEP]"),
                 or lists of words (the batch then says which word each piece belongs to, see `jaxheads.pool_words`).
+                A model of audio takes a mono recording, an array of floats from -1 to 1, or several in a list.
             targets: of an encoder–decoder: what the decoder has written so far, after its start token, with the end
-                token; the start token alone when left out.
+                token; the start token alone when left out. Whisper's tokenizer says what comes between them
+                (`model.tokenizer.set_prefix_tokens(language="en", task="transcribe")`).
             bos: True puts the beginning-of-sequence token first unless the tokenizer did; False takes it away;
                 None leaves it to the tokenizer.
             max_length: cut texts to this many tokens. Without it nothing is ever cut.
-            side: where padding goes, "right" or "left".
+            side: where padding of texts goes, "right" or "left".
+            sampling_rate: of audio, samples a second: 16,000, which it is taken for when left out.
 
         Raises:
             ValueError: without a tokenizer, for no text or an empty one, for a text longer than the context, or if
-                `bos` is asked of a tokenizer that has none.
+                `bos` is asked of a tokenizer that has none; for audio of another rate, with several channels, not of
+                finite floats, empty or too long; for an argument that is not for what the model reads.
         """
-        if self.tokenizer is None:
+        kinds = {stack.queries.kind for stack in self.network.streams}
+        if self.tokenizer is None and ("frames" not in kinds or targets is not None):
             raise ValueError(f"{self.name} has no tokenizer ({self.no_tokenizer}); give token ids: jh.Batch(tokens=…)")
-        start = None
-        if any(stack.queries.kind == "targets" for stack in self.network.streams):
-            start = (self.hf_config or {}).get("decoder_start_token_id")
-            if start is None:
-                raise ValueError(
-                    f"the config of {self.name} has no decoder_start_token_id; give ids: jh.Batch(targets=…)"
-                )
-        batch = encode(self.tokenizer, texts, bos=bos, max_length=max_length, side=side, targets=targets, start=start)
+        start = self._start() if "targets" in kinds else None
+        if "frames" in kinds:
+            if bos is not None or max_length is not None:
+                raise ValueError(f"bos and max_length are for texts; {self.name} reads audio")
+            mels, frames = self.network.spectrogram
+            batch = encode_audio(
+                self.tokenizer, texts, mels=mels, frames=frames, rate=sampling_rate, side=side,
+                targets=targets, start=start,
+            )  # fmt: skip
+        else:
+            if sampling_rate is not None:
+                raise ValueError(f"sampling_rate is for audio; {self.name} reads texts")
+            batch = encode(
+                self.tokenizer, texts, bos=bos, max_length=max_length, side=side, targets=targets, start=start
+            )
         self.check(batch)
         return batch
+
+    def _start(self) -> int:
+        start = (self.hf_config or {}).get("decoder_start_token_id")
+        if start is None:
+            raise ValueError(f"the config of {self.name} has no decoder_start_token_id; give ids: jh.Batch(targets=…)")
+        return start
 
     def check(self, batch: Batch) -> None:
         """Raise ValueError if the batch can't go through: parts that the model needs are missing, or it has some that

@@ -41,7 +41,7 @@ def default_rules(axis: str = "model") -> Rules:
         (r".*\.(b_O|down\.bias)", P()),
         (r"(.*[._])?norm\.(scale|bias)", P()),
         (r"(.*\.)?embed_\w+\.embedding", P()),
-        (r"(head\.dense|pooler)\.(kernel|bias)", P()),
+        (r"(head\.dense|pooler|conv\d)\.(kernel|bias)", P()),
     )
 
 

@@ -12,6 +12,7 @@ from .mistral import Mistral
 from .qwen2 import Qwen2
 from .qwen3 import Qwen3
 from .t5 import T5
+from .whisper import Whisper
 
 FAMILIES = {
     family.config_type.model_type: family
@@ -28,6 +29,7 @@ FAMILIES = {
         Gemma2,
         Gemma3,
         Gemma3Text,
+        Whisper,
         AttentionOnly,
     )
 }
@@ -35,17 +37,18 @@ FAMILIES = {
 
 __all__ = [
     "FAMILIES",
-    "GPT2",
-    "T5",
-    "AttentionOnly",
-    "Bart",
-    "Bert",
-    "Gemma2",
-    "Gemma3",
-    "Gemma3Text",
     "Llama",
+    "GPT2",
+    "Bert",
+    "T5",
+    "Bart",
     "Marian",
     "Mistral",
     "Qwen2",
     "Qwen3",
+    "Gemma2",
+    "Gemma3",
+    "Gemma3Text",
+    "Whisper",
+    "AttentionOnly",
 ]

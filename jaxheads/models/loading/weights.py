@@ -136,12 +136,14 @@ def dense(name: str, path: str, *, bias: bool = True) -> tuple[Rule, ...]:
     return rules if bias else rules[:1]
 
 
-def projections(names: Mapping[str, str], path: str, *, bias: bool) -> tuple[Rule, ...]:
-    """Queries, keys, values and output kept as four `torch.nn.Linear`: `names` by the letters Q, K, V and O."""
+def projections(names: Mapping[str, str], path: str, *, bias: bool | str) -> tuple[Rule, ...]:
+    """Queries, keys, values and output kept as four `torch.nn.Linear`: `names` by the letters Q, K, V and O; `bias`
+    says whether they have biases, or the letters of those that do."""
+    biased = bias if isinstance(bias, str) else "QKVO" if bias else ""
     rules = [heads_in(f"{names[letter]}.weight", f"{path}.W_{letter}") for letter in "QKV"]
     rules.append(heads_out(f"{names['O']}.weight", f"{path}.W_O"))
-    if bias:
-        rules += [heads_bias(f"{names[letter]}.bias", f"{path}.b_{letter}") for letter in "QKV"]
+    rules += [heads_bias(f"{names[letter]}.bias", f"{path}.b_{letter}") for letter in "QKV" if letter in biased]
+    if "O" in biased:
         rules.append(same(f"{names['O']}.bias", f"{path}.b_O"))
     return tuple(rules)
 

@@ -38,7 +38,7 @@ class Spec:
         outputs: from their model to the modules that read each layer's z, by stack, in the order of layers.
         inputs: "tokens", "seq2seq" (tokens and targets), "pixels", "features" or "pairs" (of texts and images).
         lengths: of the examples: tokens, and targets.
-        image: height, width and channels of the images; mels and frames of the features.
+        image: height, width and channels of the images.
         spread: standard deviation of the weights: so large that a wrong epsilon or activation shows.
         skip: names of parameters that keep what `transformers` initialises them to (sinusoidal tables).
     """
@@ -70,12 +70,10 @@ class Spec:
     def batch(self, model: Any, side: str = "right", seed: int = 0) -> jh.Batch:
         """Random inputs of a `transformers` model, padded on one side."""
         rng = np.random.default_rng(seed)
-        if self.inputs in ("pixels", "features"):
-            return (
-                jh.Batch(**{self.inputs: rng.standard_normal((2, *self.image), np.float32)})
-                if (self.inputs == "pixels")
-                else self._audio(model, rng)
-            )
+        if self.inputs == "pixels":
+            return jh.Batch(pixels=rng.standard_normal((2, *self.image), np.float32))
+        if self.inputs == "features":
+            return self._audio(model, rng, side)
         vocabulary = model.config.get_text_config().vocab_size
         tokens, mask = _padded(rng, self.lengths[0], vocabulary, side)
         types = rng.integers(0, getattr(model.config, "type_vocab_size", None) or 1, tokens.shape)
@@ -84,9 +82,10 @@ class Spec:
         targets, target_mask = _padded(rng, self.lengths[1], vocabulary, side)
         return jh.Batch(tokens, mask, targets=targets, target_mask=target_mask)
 
-    def _audio(self, model: Any, rng: np.random.Generator) -> jh.Batch:
-        features = rng.standard_normal((len(self.lengths[1]), *self.image), np.float32)
-        targets, mask = _padded(rng, self.lengths[1], model.config.vocab_size, "right")
+    def _audio(self, model: Any, rng: np.random.Generator, side: str) -> jh.Batch:
+        shape = (len(self.lengths[1]), model.config.num_mel_bins, 2 * model.config.max_source_positions)
+        features = rng.standard_normal(shape, np.float32)
+        targets, mask = _padded(rng, self.lengths[1], model.config.vocab_size, side)
         return jh.Batch(features=features, targets=targets, target_mask=mask)
 
 

@@ -1,0 +1,219 @@
+"""Whisper (Radford et al. 2022): a pre-norm encoder–decoder from the log-mel spectrogram of 30 seconds to text."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from ..axes import TARGETS, Axis
+from ..batch import Batch
+from ..blocks import AttentionBlock, PreNormBlock, PreNormCrossBlock
+from ..layers import Attention, Embed, PlainMLP, activation, layer_norm
+from ..loading.weights import Rule, Table, dense, norm, projections, same
+from ..stack import Stack
+from ..unembedding import Unembedding
+from .encoder_decoder import EncoderDecoder, cross_stack, decoder_stack
+from .reading import head_of, refuse_unknown, required
+
+FRAMES = Axis("frames", 2)
+"""Two frames of the spectrogram become one position: the second convolution takes every other one."""
+
+_EPSILON = 1e-5
+"""Of all norms: no config says it."""
+
+_BIASES = "QVO"
+"""The projections that have biases: keys have none."""
+
+
+@dataclass(frozen=True)
+class WhisperConfig:
+    """The fields of a Hugging Face `WhisperConfig` that change what is computed; `head` is "lm" or "none"."""
+
+    model_type: ClassVar[str] = "whisper"
+
+    vocab_size: int
+    num_mel_bins: int
+    d_model: int
+    encoder_layers: int
+    encoder_ffn_dim: int
+    encoder_attention_heads: int
+    decoder_layers: int
+    decoder_ffn_dim: int
+    decoder_attention_heads: int
+    max_source_positions: int
+    max_target_positions: int
+    activation_function: str
+    tie_word_embeddings: bool
+    head: str
+
+    @property
+    def max_position_embeddings(self) -> int:
+        """Of the targets. Of frames there are always as many."""
+        return self.max_target_positions
+
+    @classmethod
+    def from_hf(cls, given: Mapping[str, Any]) -> "WhisperConfig":
+        """From the contents of a config.json.
+
+        Raises:
+            ValueError: for a missing field, one that is not understood, or a width that the heads don't divide.
+        """
+        sizes = (
+            "vocab_size d_model encoder_layers encoder_ffn_dim encoder_attention_heads decoder_layers decoder_ffn_dim "
+            "decoder_attention_heads"
+        ).split()
+        own = set(cls.__dataclass_fields__) - {"head"}
+        unused = set(
+            "dropout activation_dropout encoder_layerdrop decoder_layerdrop init_std num_hidden_layers "
+            "apply_spec_augment mask_time_prob mask_time_length mask_time_min_masks mask_feature_prob "
+            "mask_feature_length mask_feature_min_masks use_weighted_layer_sum classifier_proj_size "
+            "forced_decoder_ids median_filter_width alignment_heads lang_ids".split()
+        )
+        neutral = {"is_encoder_decoder": True, "is_decoder": False, "scale_embedding": False}
+        refuse_unknown(given, own | unused, neutral=neutral)
+        found = dict(zip(sizes, required(given, *sizes), strict=True))
+        for side in ("encoder", "decoder"):
+            if found["d_model"] % found[f"{side}_attention_heads"]:
+                raise ValueError(
+                    f"d_model must be a multiple of {side}_attention_heads, "
+                    f"got {found['d_model']} and {found[f'{side}_attention_heads']}"
+                )
+        return cls(
+            **found,
+            num_mel_bins=given.get("num_mel_bins", 80),
+            max_source_positions=given.get("max_source_positions", 1500),
+            max_target_positions=given.get("max_target_positions", 448),
+            activation_function=given.get("activation_function", "gelu"),
+            tie_word_embeddings=given.get("tie_word_embeddings", True),
+            head=head_of(given, {"WhisperForConditionalGeneration": "lm", "WhisperModel": "none"}),
+        )
+
+
+class Whisper(EncoderDecoder):
+    """Pre-norm with LayerNorm; the encoder reads two convolutions of the spectrogram."""
+
+    config_type = WhisperConfig
+    source = FRAMES
+
+    def __init__(self, config: WhisperConfig, *, rngs: nnx.Rngs):
+        c, D = config, config.d_model
+        self.config = c
+
+        def attention(heads: int, rngs: nnx.Rngs) -> Attention:
+            return Attention(D, heads, D // heads, biases=_BIASES, rngs=rngs)
+
+        def layer(kind: type, heads: int, inner: int, rngs: nnx.Rngs) -> Any:
+            mlp = PlainMLP(D, inner, c.activation_function, rngs=rngs)
+            return kind(_norm(D, rngs), attention(heads, rngs), _norm(D, rngs), mlp)
+
+        def encoder(rngs: nnx.Rngs) -> PreNormBlock:
+            return layer(PreNormBlock, c.encoder_attention_heads, c.encoder_ffn_dim, rngs)
+
+        def cross(rngs: nnx.Rngs) -> PreNormCrossBlock:
+            return layer(PreNormCrossBlock, c.decoder_attention_heads, c.decoder_ffn_dim, rngs)
+
+        def decoder(rngs: nnx.Rngs) -> AttentionBlock:
+            return AttentionBlock(attention(c.decoder_attention_heads, rngs), _norm(D, rngs))
+
+        self.conv1 = nnx.Conv(c.num_mel_bins, D, kernel_size=(3,), padding=1, rngs=rngs)
+        self.conv2 = nnx.Conv(D, D, kernel_size=(3,), strides=2, padding=1, rngs=rngs)
+        self.embed_position_encoder = Embed(c.max_source_positions, D, rngs=rngs)
+        self.embed = Embed(c.vocab_size, D, rngs=rngs)
+        self.embed_position_decoder = Embed(c.max_target_positions, D, rngs=rngs)
+        self.encoder = Stack("encoder", c.encoder_layers, encoder, causal=False, queries=FRAMES, rngs=rngs)
+        crossing = cross_stack(c.decoder_layers, cross, rngs=rngs, source=FRAMES)
+        self.decoder = decoder_stack(c.decoder_layers, decoder, crossing, rngs=rngs)
+        self.encoder_norm, self.final_norm = _norm(D, rngs), _norm(D, rngs)
+        own = c.head == "lm" and not c.tie_word_embeddings
+        self.unembed = Embed(c.vocab_size, D, rngs=rngs) if own else None
+
+    def embed_source(self, batch: Batch) -> Array:
+        """The convolved spectrogram at its positions, `[B,S,D]`; its activations are exact GELUs in every config."""
+        assert batch.features is not None
+        gelu, places_SD = activation("gelu"), self.embed_position_encoder.embedding[...]
+        x_BFM = jnp.moveaxis(batch.features, 1, 2).astype(places_SD.dtype)
+        return gelu(self.conv2(gelu(self.conv1(x_BFM)))) + places_SD[None]
+
+    def embed_targets(self, batch: Batch) -> Array:
+        side = TARGETS.of(batch)
+        return self.embed(side.ids) + self.embed_position_decoder(side.positions)
+
+    def memory(self, x_BSD: Array) -> Array:
+        return self.encoder_norm(x_BSD)
+
+    def features(self, x_BTD: Array) -> Array:
+        """The normed stream."""
+        return self.final_norm(x_BTD)
+
+    @property
+    def unembedding(self) -> Unembedding | None:
+        """The unembedding, or the embedding it is tied to; None for a bare model."""
+        if self.config.head != "lm":
+            return None
+        return Unembedding((self.embed if self.unembed is None else self.unembed).embedding[...])
+
+    @property
+    def spectrogram(self) -> tuple[int, int]:
+        """Mels and frames of every input: there are as many positions as `max_source_positions`, always."""
+        return self.config.num_mel_bins, FRAMES.size * self.config.max_source_positions
+
+    def check(self, batch: Batch) -> None:
+        """Raise ValueError for a spectrogram of another shape than all of this model's inputs have."""
+        found, expected = np.shape(batch.features)[1:], self.spectrogram
+        if found != expected:
+            raise ValueError(
+                f"features must be [examples, {expected[0]} mels, {expected[1]} frames], got {found[0]} mels and "
+                f"{found[1]} frames; model.encode pads audio with silence"
+            )
+
+    @staticmethod
+    def table(config: WhisperConfig) -> Table:
+        """The tensors of a Whisper checkpoint."""
+        rules: list[Rule] = [
+            *dense("model.encoder.conv1", "conv1"),  # a convolution's axes are reversed as a matrix's are
+            *dense("model.encoder.conv2", "conv2"),
+            same("model.encoder.embed_positions.weight", "embed_position_encoder.embedding"),
+            same("model.decoder.embed_tokens.weight", "embed.embedding"),
+            same("model.decoder.embed_positions.weight", "embed_position_decoder.embedding"),
+            *norm("model.encoder.layer_norm", "encoder_norm"),
+            *norm("model.decoder.layer_norm", "final_norm"),
+        ]
+        rules += _attention("model.encoder", "self_attn", "encoder.blocks", "attention_norm")
+        rules += _attention("model.decoder", "self_attn", "decoder.blocks", "norm")
+        rules += _attention("model.decoder", "encoder_attn", "decoder.cross.blocks", "attention_norm")
+        rules += _mlp("model.encoder", "encoder.blocks")
+        rules += _mlp("model.decoder", "decoder.cross.blocks")
+        copies, passed_over = {}, {}
+        if config.head != "lm":
+            passed_over = {r"proj_out\.weight": "a bare model has no head"}
+        elif config.tie_word_embeddings:
+            copies = {"proj_out.weight": "model.decoder.embed_tokens.weight"}
+        else:
+            rules.append(same("proj_out.weight", "unembed.embedding"))
+        return Table(tuple(rules), passed_over, ((r"^(encoder|decoder)\.", r"model.\1."),), copies)
+
+
+def _norm(model: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    return layer_norm(model, _EPSILON, rngs)
+
+
+def _attention(side: str, kind: str, path: str, norm_name: str) -> list[Rule]:
+    at = f"{side}.layers.{{layer}}.{kind}"
+    names = {**{letter: f"{at}.{letter.lower()}_proj" for letter in "QKV"}, "O": f"{at}.out_proj"}
+    return [
+        *norm(f"{at}_layer_norm", f"{path}.{norm_name}"),
+        *projections(names, f"{path}.attention", bias=_BIASES),
+    ]
+
+
+def _mlp(side: str, path: str) -> list[Rule]:
+    at = f"{side}.layers.{{layer}}"
+    return [
+        *norm(f"{at}.final_layer_norm", f"{path}.mlp_norm"),
+        *dense(f"{at}.fc1", f"{path}.mlp.up"),
+        *dense(f"{at}.fc2", f"{path}.mlp.down"),
+    ]
