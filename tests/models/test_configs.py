@@ -17,6 +17,7 @@ from jaxheads.models.load import build as build_model
 from jaxheads.models.loading.checkpoint import Checkpoint
 
 from .huggingface import SMALL, assert_close, build, pair, random_batch, their_run
+from .specs import SPECS
 
 REFUSED = [
     ("llama", {"sliding_window": 4}, "not understood: sliding_window"),
@@ -56,13 +57,21 @@ REFUSED = [
     ("bert", {"is_decoder": True}, "is_decoder=True; supported is False only"),
     ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
     ("bert", {"architectures": ["BertForQuestionAnswering"]}, "BertForQuestionAnswering is not covered"),
+    ("vit", {"patch_size": [4, 2]}, r"patches must be square, got patch_size=\[4, 2\]"),
+    ("vit", {"image_size": [8, 12, 3]}, "image_size must be one whole number or a height and a width"),
+    ("vit", {"num_labels": 0, "id2label": {}}, "a classifier needs at least one class"),
+    ("vit", {"architectures": ["ViTForMaskedImageModeling"]}, "ViTForMaskedImageModeling is not covered"),
+    ("vit", {"use_swiglu_ffn": True}, "not understood: use_swiglu_ffn"),
+    ("deit", {"intermediate_size": None}, "lacks intermediate_size"),
+    ("deit", {"architectures": ["ViTModel"]}, "ViTModel is not covered; of deit: DeiTModel"),
     ("bert", {"model_type": "bret"}, "family 'bret'; known are llama, gpt2, bert.*did you mean 'bert'"),
 ]
 
 
 def config_of(family: str) -> dict[str, Any]:
-    config = build(SMALL[family]).config.to_dict()
-    return {**config, "architectures": [SMALL[family]], "model_type": family}
+    architecture = SMALL[family] if family in SMALL else SPECS[family].architectures[0]
+    config = (build(architecture) if family in SMALL else SPECS[family].build()).config.to_dict()
+    return {**config, "architectures": [architecture], "model_type": family}
 
 
 @pytest.mark.parametrize(("family", "fields", "message"), REFUSED)

@@ -6,8 +6,15 @@ from .bert import Bert
 from .gpt2 import GPT2
 from .llama import Llama
 from .t5 import T5
+from .vit import DeiT, ViT
 
-FAMILIES = {family.config_type.model_type: family for family in (Llama, GPT2, Bert, T5, Bart, Marian, AttentionOnly)}
+FAMILIES = {
+    family.config_type.model_type: family
+    for family in (
+        *(Llama, GPT2, Bert, T5, Bart, Marian, AttentionOnly),
+        *(ViT, DeiT),
+    )
+}
 """Network classes by the `model_type` of a Hugging Face config."""
 
-__all__ = ["FAMILIES", "GPT2", "T5", "AttentionOnly", "Bart", "Bert", "Llama", "Marian"]
+__all__ = ["FAMILIES", "GPT2", "T5", "AttentionOnly", "Bart", "Bert", "DeiT", "Llama", "Marian", "ViT"]
