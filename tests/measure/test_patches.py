@@ -1,7 +1,5 @@
 """Heads of image models: distances in pixels whose answers are known, and what is not defined of patches."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,17 +13,16 @@ from ..models.specs import SPECS
 from ..models.specs.spec import small
 
 
-def uniform(side: int, patch: int, **config: Any) -> jh.Model:
-    """A ViT whose heads look at everything alike."""
+def uniform(side: int, patch: int, kind: str) -> jh.Model:
+    """A model whose heads look at everything alike."""
     given = {
-        "model_type": "vit",
+        "model_type": kind,
         "hidden_size": 4,
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
-        "intermediate_size": 4,
         "image_size": side,
         "patch_size": patch,
-        **config,
+        **({} if "dinov2" in kind else {"intermediate_size": 4}),
     }
     model = jh.init(given)
     attention = model.network.encoder.blocks.attention
@@ -37,13 +34,13 @@ def uniform(side: int, patch: int, **config: Any) -> jh.Model:
     ("side", "patch", "pixels"),
     [(224, 16, 116.49), (224, 14, 116.57), (224, 32, 115.50), (8, 2, 4.016), (8, 1, 4.137)],
 )
-@pytest.mark.parametrize("kind", ["vit", "deit"])
+@pytest.mark.parametrize("kind", ["vit", "deit", "dinov2_with_registers"])
 def test_distance_of_uniform_attention_in_pixels(side: int, patch: int, pixels: float, kind: str):
     """Special tokens have no place: they are left out, and the rest renormalised (Dosovitskiy et al. 2021)."""
-    model = uniform(side, patch, model_type=kind)
+    model = uniform(side, patch, kind)
     batch = jh.Batch(pixels=np.random.default_rng(0).random((2, side, side, 3), np.float32))
     table = jh.measure(model, batch, ("distance", "entropy", "self_token"))
-    T = (side // patch) ** 2 + (1 if kind == "vit" else 2)
+    T = (side // patch) ** 2 + {"vit": 1, "deit": 2, "dinov2_with_registers": 5}[kind]
     np.testing.assert_allclose(table.frame["distance"], pixels, rtol=2e-4)
     np.testing.assert_allclose(table.frame["entropy"], np.log(T), rtol=1e-5)
     np.testing.assert_allclose(table.frame["self_token"], 1 / T, rtol=1e-5)

@@ -64,6 +64,11 @@ REFUSED = [
     ("vit", {"use_swiglu_ffn": True}, "not understood: use_swiglu_ffn"),
     ("deit", {"intermediate_size": None}, "lacks intermediate_size"),
     ("deit", {"architectures": ["ViTModel"]}, "ViTModel is not covered; of deit: DeiTModel"),
+    ("dinov2", {"image_size": [20, 24]}, r"positions of dinov2 lie on a square; got image_size=\[20, 24\]"),
+    ("dinov2", {"num_register_tokens": 4}, "not understood: num_register_tokens"),
+    ("dinov2", {"architectures": ["Dinov2Backbone"]}, "Dinov2Backbone is not covered; of dinov2: Dinov2Model"),
+    ("dinov2_with_registers", {"hidden_act": "mish"}, "activation 'mish' is not known"),
+    ("dinov2_with_registers", {"intermediate_size": 40}, "not understood: intermediate_size"),
     ("bert", {"model_type": "bret"}, "family 'bret'; known are llama, gpt2, bert.*did you mean 'bert'"),
 ]
 

@@ -3,17 +3,20 @@
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 import transformers
 
 import jaxheads as jh
+from jaxheads.models.patches import resize_grid
 
 from .huggingface import assert_close
 from .specs import SPECS
 from .specs.spec import small, their_run
 
-MODELS = ("vit", "deit")
+MODELS = ("vit", "deit", "dinov2", "dinov2_with_registers")
 MESH = jax.make_mesh((1,), ("model",))
 
 
@@ -22,6 +25,30 @@ MESH = jax.make_mesh((1,), ("model",))
 def test_images_have_the_size_of_the_positions(name: str, shape: tuple[int, ...]):
     with pytest.raises(ValueError, match=r"pixels must be \[examples, 8, 12, 3\].*got .*Resize the images"):
         jh.run(small(name).ours, jh.Batch(pixels=np.zeros(shape, np.float32)))
+
+
+@pytest.mark.parametrize("shape", [(2, 10, 12, 3), (2, 12, 7, 3), (2, 8, 12, 4)])
+def test_images_are_whole_patches_where_positions_are_interpolated(shape: tuple[int, ...]):
+    with pytest.raises(ValueError, match=r"sides of whole patches of 4 pixels; got .*Resize or crop"):
+        jh.run(small("dinov2").ours, jh.Batch(pixels=np.zeros(shape, np.float32)))
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("size", [(5, 7), (16, 16), (37, 3), (9, 20), (1, 1), (50, 64)])
+def test_grids_are_resized_as_torch_does(size: tuple[int, int], antialias: bool):
+    grid = np.random.default_rng(0).standard_normal((16, 16, 6), np.float32)
+    theirs = torch.nn.functional.interpolate(
+        torch.tensor(grid).permute(2, 0, 1)[None], size, mode="bicubic", align_corners=False, antialias=antialias
+    )
+    assert_close(resize_grid(jnp.asarray(grid), *size, antialias=antialias), theirs[0].permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize("name", ["dinov2", "dinov2_with_registers"])
+@pytest.mark.parametrize("height", [4, 20, 36])
+def test_positions_fit_images_of_any_size(name: str, height: int):
+    both = small(name)
+    batch = jh.Batch(pixels=np.random.default_rng(0).standard_normal((1, height, 20, 3), np.float32))
+    assert_close(jh.run(both.ours, batch).output[0], their_run(both.theirs, batch, 0)["output"])
 
 
 def test_an_image_model_takes_no_tokens():

@@ -12,7 +12,8 @@ from ..models.specs import SPECS
 from ..models.specs.spec import small
 from . import naive
 
-FAMILIES = ("vit", "deit")
+FAMILIES = ("vit", "deit", "dinov2_with_registers")
+"""Their heads read CLS; CLS and the distillation token; CLS and all patches."""
 RIGHT, WRONG = np.array([1, 4]), np.array([0, 2])
 
 families = pytest.mark.parametrize("family", FAMILIES)

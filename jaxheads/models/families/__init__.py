@@ -3,6 +3,7 @@
 from .attention_only import AttentionOnly
 from .bart import Bart, Marian
 from .bert import Bert
+from .dinov2 import Dinov2, Dinov2WithRegisters
 from .gpt2 import GPT2
 from .llama import Llama
 from .t5 import T5
@@ -12,9 +13,22 @@ FAMILIES = {
     family.config_type.model_type: family
     for family in (
         *(Llama, GPT2, Bert, T5, Bart, Marian, AttentionOnly),
-        *(ViT, DeiT),
+        *(ViT, DeiT, Dinov2, Dinov2WithRegisters),
     )
 }
 """Network classes by the `model_type` of a Hugging Face config."""
 
-__all__ = ["FAMILIES", "GPT2", "T5", "AttentionOnly", "Bart", "Bert", "DeiT", "Llama", "Marian", "ViT"]
+__all__ = [
+    "FAMILIES",
+    "GPT2",
+    "T5",
+    "AttentionOnly",
+    "Bart",
+    "Bert",
+    "DeiT",
+    "Dinov2",
+    "Dinov2WithRegisters",
+    "Llama",
+    "Marian",
+    "ViT",
+]
