@@ -79,15 +79,17 @@ class LogitDifference:
         vocabulary = model.network.unembedding.weight.shape[0]
         if columns_BC.min() < 0 or columns_BC.max() >= vocabulary:
             raise ValueError(f"right and wrong must be token ids in 0..{vocabulary - 1}, got {columns_BC.tolist()}")
-        rows_B = np.asarray(model.network.answer(batch))
+        rows_BR = np.asarray(model.network.answer(batch)).reshape(B, -1)
         if self.positions is not None:
-            rows_B = _each("positions", self.positions, B)
-        if rows_B.min() < 0 or rows_B.max() >= T:
-            raise ValueError(f"positions must lie in 0..{T - 1}, got {rows_B.tolist()}")
-        padding = np.flatnonzero(~np.asarray(side.mask)[np.arange(B), rows_B])
+            if rows_BR.shape[1] > 1:
+                raise ValueError(f"the head of {model.name} reads {rows_BR.shape[1]} positions together: give none")
+            rows_BR = _each("positions", self.positions, B)[:, None]
+        if rows_BR.min() < 0 or rows_BR.max() >= T:
+            raise ValueError(f"positions must lie in 0..{T - 1}, got {rows_BR[:, 0].tolist()}")
+        padding = np.flatnonzero(~np.take_along_axis(np.asarray(side.mask), rows_BR, axis=1).all(axis=1))
         if padding.size:
             raise ValueError(f"a logit difference can't be read at padding, as in examples {padding[:8].tolist()}")
-        return Reads(jnp.asarray(rows_B, jnp.int32)[:, None], jnp.asarray(columns_BC, jnp.int32))
+        return Reads(jnp.asarray(rows_BR, jnp.int32), jnp.asarray(columns_BC, jnp.int32))
 
     @staticmethod
     def value(read: Array, reads: Reads) -> Array:
@@ -144,10 +146,10 @@ def logit_difference(
     """logit(right) − logit(wrong), the metric of Wang et al. 2022 (section 2).
 
     Args:
-        right: token id of the right answer, one for all examples or one for each, `[B]`.
+        right: token id of the right answer, or class, one for all examples or one for each, `[B]`.
         wrong: of the wrong answer, likewise.
-        positions: where the logits are read, an index into the padded batch, one for all or `[B]`; each example's
-            last real token when left out.
+        positions: where the logits are read, an index into the padded batch, one for all or `[B]`; where the model's
+            head reads when left out: a language model's at each example's last real token, a classifier's at CLS.
     """
     where = None if positions is None else _numbers("positions", positions)
     return LogitDifference(_numbers("right", right), _numbers("wrong", wrong), where, name)

@@ -172,28 +172,34 @@ class Embed(nnx.Module):
 
 
 class PlainMLP(nnx.Module):
-    """`down(act(up(x)))`."""
+    """`down(act(up(x)))`, with `gain` times a learnt `[D]` (LayerScale)."""
 
-    def __init__(self, model: int, hidden: int, act: str, *, rngs: nnx.Rngs, bias: bool = True):
+    def __init__(self, model: int, hidden: int, act: str, *, rngs: nnx.Rngs, bias: bool = True, gain: bool = False):
         self.up = nnx.Linear(model, hidden, use_bias=bias, rngs=rngs)
         self.down = nnx.Linear(hidden, model, use_bias=bias, rngs=rngs)
         self.act = activation(act)
+        self.gain = nnx.Param(jnp.ones((model,))) if gain else None
 
     def __call__(self, x_BTD: Array) -> Array:
-        return self.down(self.act(self.up(x_BTD)))
+        return _scaled(self.down(self.act(self.up(x_BTD))), self.gain)
 
 
 class GatedMLP(nnx.Module):
-    """`down(act(gate(x)) * up(x))` (Shazeer 2020)."""
+    """`down(act(gate(x)) * up(x))` (Shazeer 2020), with `gain` times a learnt `[D]` (LayerScale)."""
 
-    def __init__(self, model: int, hidden: int, act: str, *, rngs: nnx.Rngs, bias: bool = False):
+    def __init__(self, model: int, hidden: int, act: str, *, rngs: nnx.Rngs, bias: bool = False, gain: bool = False):
         self.gate = nnx.Linear(model, hidden, use_bias=bias, rngs=rngs)
         self.up = nnx.Linear(model, hidden, use_bias=bias, rngs=rngs)
         self.down = nnx.Linear(hidden, model, use_bias=bias, rngs=rngs)
         self.act = activation(act)
+        self.gain = nnx.Param(jnp.ones((model,))) if gain else None
 
     def __call__(self, x_BTD: Array) -> Array:
-        return self.down(self.act(self.gate(x_BTD)) * self.up(x_BTD))
+        return _scaled(self.down(self.act(self.gate(x_BTD)) * self.up(x_BTD)), self.gain)
+
+
+def _scaled(x: Array, gain_D: nnx.Param | None) -> Array:
+    return x if gain_D is None else x * gain_D[...].reshape(*[1] * (x.ndim - 1), -1)
 
 
 def layer_norm(model: int, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:

@@ -58,7 +58,8 @@ class Network(nnx.Module):
         return features if self.unembedding is None else self.unembedding.logits(features).astype(features.dtype)
 
     def answer(self, batch: Batch) -> Array:
-        """Index `[B]` of the position that is read where nothing else is said: the last real one."""
+        """Index `[B]` of the position that is read where nothing else is said: the last real one. `[B,R]` where the
+        head reads several together: of these `features` then makes one row, `[B,1,F]`."""
         return self.streams[-1].queries.of(batch).last
 
     def check(self, batch: Batch) -> None:
@@ -71,7 +72,8 @@ class Run:
     """What a forward pass gave.
 
     Attributes:
-        output: logits `[B,T,V]`, or the last hidden state `[B,T,D]` of a model without a head.
+        output: logits `[B,T,V]`, or of a classifier `[B,classes]`; the last hidden state `[B,T,D]` of a model without a
+            head.
         seen: the captured sites, each with a leading layer axis, by the names they were asked for.
     """
 

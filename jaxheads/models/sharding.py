@@ -42,6 +42,8 @@ def default_rules(axis: str = "model") -> Rules:
         (r"(.*[._])?norm\.(scale|bias)", P()),
         (r"(.*\.)?embed_\w+\.embedding", P()),
         (r"(head\.dense|pooler|conv\d)\.(kernel|bias)", P()),
+        (r"(.*\.)?(patches\.(kernel|bias)|cls|others|positions|gain)", P()),
+        (r"(classifier|distillation)\.(weight|bias)", P()),
     )
 
 

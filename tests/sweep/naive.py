@@ -44,6 +44,16 @@ def logit_difference(right: np.ndarray, wrong: np.ndarray, rows: np.ndarray) -> 
     return Question(jh.logit_difference(right, wrong, rows), judge)
 
 
+def class_difference(right: np.ndarray, wrong: np.ndarray) -> Question:
+    """Of a classifier, whose logits are `[B,classes]`."""
+
+    def judge(logits_BC: np.ndarray, batch: jh.Batch) -> np.ndarray:
+        each = np.arange(len(batch))
+        return logits_BC[each, right] - logits_BC[each, wrong]
+
+    return Question(jh.logit_difference(right, wrong), judge)
+
+
 def effects(model: jh.Model, batch: jh.Batch, judge: Judge, sources: Sequence[np.ndarray]) -> np.ndarray:
     """Effects `[E,L,N]`, averaged over `sources`: replacements for every head's output, `[L,B|1,T|1,N,H]` each."""
     stack = model.stack()
@@ -61,15 +71,16 @@ def effects(model: jh.Model, batch: jh.Batch, judge: Judge, sources: Sequence[np
 def patched(model: jh.Model, base: jh.Batch, other: jh.Batch, judge: Judge, site: str, by: Sequence[str]) -> np.ndarray:
     """Effects `[E, *grid]` of giving the base run the other run's values, cell by cell; NaN where there is no such
     position."""
-    stack, places = model.stack(), np.asarray(base.positions)
-    values, real = jh.run(model, other, capture=site).seen[site], np.asarray(base.mask)
+    stack = model.stack()
+    side = stack.queries.of(base)
+    values, real, places = jh.run(model, other, capture=site).seen[site], np.asarray(side.mask), side.positions
     heads = 1 if site not in HEAD_AXIS else stack.kv_heads if site in ("k", "v") else stack.heads
-    sizes = {"layer": stack.layers, "head": heads, "position": int(np.asarray(base.lengths).max())}
+    sizes = {"layer": stack.layers, "head": heads, "position": int(np.asarray(side.lengths).max())}
     before = judge(np.asarray(jh.run(model, base).output, np.float64), base)
     found = np.full((len(base), *(sizes[axis] for axis in by)), np.nan)
     for cell in np.ndindex(*found.shape[1:]):
         at = dict(zip(by, cell, strict=True))
-        here = real & (places == at["position"]) if "position" in at else np.ones_like(real)
+        here = real & (np.asarray(places) == at["position"]) if "position" in at else np.ones_like(real)
         chosen = np.arange(heads) == at["head"] if "head" in at else np.ones(heads, bool)
         weight = site_mask(site, here, chosen)[None].astype(np.float32)
         layer = at["layer"]
@@ -103,11 +114,12 @@ def means(
     model: jh.Model, batch: jh.Batch, reference: jh.Batch, *, per_position: bool, groups: Any = None, theirs: Any = None
 ) -> np.ndarray:
     """Means of the reference for each position of the batch, `[L,B,T,N,H]`; zero at padding."""
-    z = all_z(model, reference)
+    z, axis = all_z(model, reference), model.stack().queries
+    side, theirs_side = axis.of(batch), axis.of(reference)
     groups = np.zeros(len(batch)) if groups is None else np.asarray(groups)
     theirs = np.zeros(len(reference)) if theirs is None else np.asarray(theirs)
-    mask, place = np.asarray(batch.mask), np.asarray(batch.positions)
-    given, given_place = np.asarray(reference.mask), np.asarray(reference.positions)
+    mask, place = np.asarray(side.mask), np.asarray(side.positions)
+    given, given_place = np.asarray(theirs_side.mask), np.asarray(theirs_side.positions)
     out = np.zeros((z.shape[0], *mask.shape, *z.shape[3:]))
     for b, t in np.argwhere(mask):
         same = given & (theirs == groups[b])[:, None]

@@ -3,6 +3,7 @@
 from .attention_only import AttentionOnly
 from .bart import Bart, Marian
 from .bert import Bert
+from .dinov2 import Dinov2, Dinov2WithRegisters
 from .gemma2 import Gemma2
 from .gemma3 import Gemma3
 from .gemma3_text import Gemma3Text
@@ -12,6 +13,7 @@ from .mistral import Mistral
 from .qwen2 import Qwen2
 from .qwen3 import Qwen3
 from .t5 import T5
+from .vit import DeiT, ViT
 from .whisper import Whisper
 
 FAMILIES = {
@@ -30,6 +32,10 @@ FAMILIES = {
         Gemma3,
         Gemma3Text,
         Whisper,
+        ViT,
+        DeiT,
+        Dinov2,
+        Dinov2WithRegisters,
         AttentionOnly,
     )
 }
@@ -50,5 +56,9 @@ __all__ = [
     "Gemma3",
     "Gemma3Text",
     "Whisper",
+    "ViT",
+    "DeiT",
+    "Dinov2",
+    "Dinov2WithRegisters",
     "AttentionOnly",
 ]

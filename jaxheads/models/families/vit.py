@@ -1,0 +1,180 @@
+"""ViT (Dosovitskiy et al. 2021), and DeiT (Touvron et al. 2021), which has a distillation token beside CLS."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from ..blocks import PreNormBlock
+from ..layers import Attention, PlainMLP, layer_norm
+from ..loading.weights import Rule, Table, dense, norm
+from ..patches import without_first_axis
+from ..unembedding import Unembedding
+from .image_encoder import (
+    ClassHead,
+    ImageEncoder,
+    attention_rules,
+    class_rules,
+    embedding_rules,
+    image_size_of,
+    labels_of,
+    patch_size_of,
+)
+from .reading import head_of, refuse_unknown, required
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """The fields of a Hugging Face `ViTConfig` that change what is computed; `head` is "classes" or "none"."""
+
+    model_type: ClassVar[str] = "vit"
+    heads: ClassVar[Mapping[str, str]] = {"ViTModel": "none", "ViTForImageClassification": "classes"}
+    vocab_size: ClassVar[None] = None
+    max_position_embeddings: ClassVar[None] = None
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    hidden_act: str
+    layer_norm_eps: float
+    image_size: tuple[int, int]
+    patch_size: int
+    num_channels: int
+    qkv_bias: bool
+    num_labels: int
+    head: str
+
+    @classmethod
+    def from_hf(cls, given: Mapping[str, Any]) -> Self:
+        """From the contents of a config.json.
+
+        Raises:
+            ValueError: for a missing field, or one that is not understood.
+        """
+        own = set(cls.__dataclass_fields__) - {"head"}
+        unused = {"encoder_stride", "pooler_output_size", "pooler_act"}  # of a masked image model, and the pooler
+        refuse_unknown(given, own | unused)
+        width, layers, heads, inner = required(
+            given, "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"
+        )
+        return cls(
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=inner,
+            hidden_act=given.get("hidden_act", "gelu"),
+            layer_norm_eps=given.get("layer_norm_eps", 1e-12),
+            image_size=image_size_of(given, 224),
+            patch_size=patch_size_of(given, 16),
+            num_channels=given.get("num_channels", 3),
+            qkv_bias=given.get("qkv_bias", True),
+            num_labels=labels_of(given),
+            head=head_of(given, cls.heads),
+        )
+
+
+class DeiTConfig(ViTConfig):
+    """Of DeiT; `head` may also be "teacher": the mean of two classifiers, of CLS and of the distillation token."""
+
+    model_type = "deit"
+    heads: ClassVar = {
+        "DeiTModel": "none",
+        "DeiTForImageClassification": "classes",
+        "DeiTForImageClassificationWithTeacher": "teacher",
+    }
+
+
+class ViT(ImageEncoder):
+    """A pre-norm encoder of patches with learnt positions."""
+
+    config_type = ViTConfig
+    others_named: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+        c, D = config, config.hidden_size
+        self.config = c
+
+        def block(rngs: nnx.Rngs) -> PreNormBlock:
+            heads, biases = c.num_attention_heads, "QKVO" if c.qkv_bias else "O"
+            return PreNormBlock(
+                layer_norm(D, c.layer_norm_eps, rngs),
+                Attention(D, heads, D // heads, biases=biases, rngs=rngs),
+                layer_norm(D, c.layer_norm_eps, rngs),
+                PlainMLP(D, c.intermediate_size, c.hidden_act, rngs=rngs),
+            )
+
+        self._build(block, self.others_named, 1 + len(self.others_named), rngs)
+
+    @staticmethod
+    def table(config: ViTConfig) -> Table:
+        """The tensors of a ViT checkpoint."""
+        return _table(config, "vit", [])
+
+
+class DeiT(ViT):
+    """ViT with a distillation token."""
+
+    config_type = DeiTConfig
+    others_named = ("distillation",)
+
+    def __init__(self, config: DeiTConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        self.distillation = self._classifier(rngs) if config.head == "teacher" else None
+
+    def _classifier(self, rngs: nnx.Rngs) -> ClassHead | None:
+        c = self.config
+        return None if c.head == "none" else ClassHead(c.num_labels, c.hidden_size, rngs=rngs)
+
+    @property
+    def unembedding(self) -> Unembedding | None:
+        """The classifier; the mean of two is one that reads both their positions' features side by side."""
+        if self.classifier is None or self.distillation is None:
+            return super().unembedding
+        one, other = self.classifier, self.distillation
+        weight = jnp.concatenate([one.weight[...], other.weight[...]], axis=1) / 2
+        return Unembedding(weight, (one.bias[...] + other.bias[...]) / 2)
+
+    def reads(self, positions: int) -> list[int]:
+        """CLS, or CLS and the distillation token."""
+        del positions
+        return [0] if self.distillation is None else [0, 1]
+
+    def features(self, x_BTD: Array) -> Array:
+        """The normed stream; for two classifiers, of their two positions side by side, `[B,1,2D]`."""
+        normed_BRD = super().features(x_BTD)
+        return normed_BRD if self.distillation is None else normed_BRD.reshape(len(x_BTD), 1, -1)
+
+    @staticmethod
+    def table(config: DeiTConfig) -> Table:
+        """The tensors of a DeiT checkpoint."""
+        own = [without_first_axis("deit.embeddings.distillation_token", "others")]
+        if config.head == "teacher":
+            own += class_rules("cls_classifier", "classifier")
+            own += class_rules("distillation_classifier", "distillation")
+        return _table(config, "deit", own)
+
+
+def _table(config: ViTConfig, prefix: str, own: list[Rule]) -> Table:
+    here, at = "encoder.blocks", f"{prefix}.encoder.layer.{{layer}}"
+    rules: list[Rule] = [
+        *embedding_rules(prefix),
+        *own,
+        *attention_rules(config, at),
+        *norm(f"{at}.layernorm_before", f"{here}.attention_norm"),
+        *norm(f"{at}.layernorm_after", f"{here}.mlp_norm"),
+        *dense(f"{at}.intermediate.dense", f"{here}.mlp.up"),
+        *dense(f"{at}.output.dense", f"{here}.mlp.down"),
+    ]
+    passed_over = {
+        rf"{prefix}\.embeddings\.mask_token": "for training on masked patches",
+        rf"{prefix}\.pooler\..*": "the last hidden state does not pass through it",
+    }
+    if config.head == "classes":
+        rules += class_rules("classifier", "classifier")
+    elif config.head == "none":
+        passed_over[r"(cls_|distillation_)?classifier\..*"] = "a bare encoder has no head"
+    return Table(tuple(rules), passed_over, ((r"^(embeddings|encoder|layernorm|pooler)\.", rf"{prefix}.\1."),))
