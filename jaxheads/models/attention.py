@@ -36,7 +36,7 @@ def attend(
     """Softmax attention of N query heads over K shared key/value heads, every intermediate value open to `edit`.
 
     Query head n reads key/value head n // (N // K). Scores are scaled, capped (`cap * tanh(scores / cap)`), biased
-    (`[B|1,N,T,S]`) and masked, masked entries being `finfo.min` (never -inf), also after an edit: no edit can look at
+    (`[B|1,N,T|1,S]`) and masked, masked entries being `finfo.min` (never -inf), also after an edit: no edit can look at
     a masked key. The softmax is taken in float32. A row without a visible key (padding) is uniform, not NaN.
 
     Returns:

@@ -178,7 +178,7 @@ class Context:
         queries: positions of the queries `[B,T]`.
         keys: positions of the keys that are looked at, `[B,S]`.
         made: positions of those that the layer makes, the last ones: all but in `after`.
-        bias: what is added to the scores, `[B|1,N,T,S]`, the same in all layers: relative positions, ALiBi.
+        bias: what is added to the scores, `[B|1,N,T|1,S]`, the same in all layers: relative positions, ALiBi.
         memory: `[B,S,D]`, what keys and values are read from; None where it is the stream itself.
         cross: of the cross-attention that follows in every layer, where there is one.
     """
@@ -214,7 +214,9 @@ class Context:
 
     def after(self, position: int) -> "Context":
         """What the positions from this one on know: all keys to look at, but only their own to make."""
-        bias = None if self.bias is None else self.bias[:, :, position:]
+        bias = self.bias
+        if bias is not None and bias.shape[2] > 1:
+            bias = bias[:, :, position:]
         cross = None if self.cross is None else self.cross.after(position)
         made = self.made[:, position:] if self.memory is None else self.made
         return replace(
@@ -226,7 +228,7 @@ class Context:
         mask_BRS = jnp.take_along_axis(self.mask, rows_BR[:, :, None], axis=1)
         queries_BR = jnp.take_along_axis(self.queries, rows_BR, axis=1)
         bias = self.bias
-        if bias is not None:
+        if bias is not None and bias.shape[2] > 1:
             bias = jnp.broadcast_to(bias, (rows_BR.shape[0], *bias.shape[1:]))
             bias = jnp.take_along_axis(bias, rows_BR[:, None, :, None], axis=2)
         cross = None if self.cross is None else self.cross.rows(rows_BR)

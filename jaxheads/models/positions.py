@@ -104,6 +104,21 @@ def sinusoids(count: int, dimensions: int) -> np.ndarray:
     return np.concatenate([np.sin(angles[:, 0::2]), np.cos(angles[:, 1::2])], axis=1).astype(np.float32)
 
 
+def alibi_slopes(heads: int) -> np.ndarray:
+    """ALiBi's slope of each head, float32 `[N]` (Press et al. 2022, section 3, and their code).
+
+    `2^(-8n/N)` for n = 1 … N where N is a power of two; otherwise those of the power below, then every other one of
+    the power above.
+    """
+
+    def of_power(power: int, exponents: np.ndarray) -> np.ndarray:
+        return np.power(np.float32(2.0 ** (-8.0 / power)), exponents.astype(np.float32))
+
+    below = 1 << (heads.bit_length() - 1)
+    odd = np.arange(1, 2 * (heads - below), 2)
+    return np.concatenate([of_power(below, np.arange(1, below + 1)), of_power(2 * below, odd)])
+
+
 def relative_buckets(offsets_TS: Array, *, buckets: int, furthest: int, both_ways: bool) -> Array:
     """T5's buckets of key position minus query position (Raffel et al. 2020, section 2.1; MPNet's as well).
 

@@ -114,6 +114,22 @@ def fused_heads(name: str, *paths: str) -> Rule:
     return Rule(name, paths, read, write)
 
 
+def interleaved_heads(name: str, *paths: str) -> Rule:
+    """Projections (or biases) of one `torch.nn.Linear`, side by side within each head: stored `[N*P*H (,D)]` for P
+    paths, used `[(D,) N, H]` each."""
+
+    def read(tensor: Any, shapes: tuple[tuple[int, ...], ...]) -> Arrays:
+        parts = tensor.T.reshape(*tensor.shape[1:], shapes[0][-2], len(paths), shapes[0][-1])
+        return tuple(parts[..., part, :] for part in range(len(paths)))
+
+    def write(*values: Any) -> Any:
+        stack = np.stack if isinstance(values[0], np.ndarray) else jnp.stack
+        joined = stack(values, axis=-2)
+        return joined.reshape(*joined.shape[:-3], -1).T
+
+    return Rule(name, paths, read, write)
+
+
 def reshaped(name: str, path: str) -> Rule:
     """A matrix stored in the order it is used, `[N*H, D]` for `[N,H,D]`."""
     return Rule(

@@ -1,0 +1,148 @@
+"""GPT-NeoX (Black et al. 2022): Pythia, and others that EleutherAI trained."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from flax import nnx
+from jax import Array
+
+from ..batch import Batch, Context
+from ..blocks import ParallelBlock, PreNormBlock
+from ..layers import Attention, Embed, PlainMLP, layer_norm
+from ..loading.weights import Rule, Table, dense, heads_out, interleaved_heads, norm, same
+from ..model import Through
+from ..positions import Rotary
+from ..stack import Stack
+from .decoder import Decoder
+from .llama import rotary_of
+from .reading import head_of, refuse_unknown, required
+
+_SHARE = 0.25
+"""Of a head's dimensions that turn, where no config says it."""
+
+
+@dataclass(frozen=True)
+class GPTNeoXConfig:
+    """The fields of a Hugging Face `GPTNeoXConfig` that change what is computed; `head` is "lm" or "none"."""
+
+    model_type: ClassVar[str] = "gpt_neox"
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    max_position_embeddings: int
+    hidden_act: str
+    layer_norm_eps: float
+    rotary: Rotary
+    attention_bias: bool
+    use_parallel_residual: bool
+    tie_word_embeddings: bool
+    head: str
+
+    @classmethod
+    def from_hf(cls, given: Mapping[str, Any]) -> "GPTNeoXConfig":
+        """From the contents of a config.json, in the spelling of transformers 4 or 5.
+
+        Raises:
+            ValueError: for a missing field, one that is not understood, or a rope type that is not covered.
+        """
+        own = set(cls.__dataclass_fields__) - {"rotary", "head"}
+        rope = {"rotary_pct", "rotary_emb_base", "partial_rotary_factor", "rope_theta", "rope_scaling"}
+        refuse_unknown(given, own | rope | {"rope_parameters", "hidden_dropout"}, neutral={"is_decoder": False})
+        vocab, width, inner, layers, heads = required(
+            given, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"
+        )
+        context = given.get("max_position_embeddings", 2048)
+        return cls(
+            vocab_size=vocab,
+            hidden_size=width,
+            intermediate_size=inner,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=context,
+            hidden_act=given.get("hidden_act", "gelu"),
+            layer_norm_eps=given.get("layer_norm_eps", 1e-5),
+            rotary=_rotary(given, width // heads, context),
+            attention_bias=given.get("attention_bias", True),
+            use_parallel_residual=given.get("use_parallel_residual", True),
+            tie_word_embeddings=given.get("tie_word_embeddings", False),
+            head=head_of(given, {"GPTNeoXForCausalLM": "lm", "GPTNeoXModel": "none"}),
+        )
+
+
+def _rotary(given: Mapping[str, Any], head: int, context: int) -> Rotary:
+    """Rotary positions of a part of each head, in this family's own names or those common since transformers 5."""
+    stated = dict(given.get("rope_parameters") or given.get("rope_scaling") or {})
+    shares = (stated.pop("partial_rotary_factor", None), given.get("rotary_pct"), given.get("partial_rotary_factor"))
+    share = next((share for share in shares if share is not None), _SHARE)
+    base = given.get("rotary_emb_base") or given.get("rope_theta")
+    return rotary_of({"rope_theta": base, "rope_parameters": stated}, int(head * share), context)
+
+
+class GPTNeoX(Decoder):
+    """A decoder with LayerNorm whose heads and MLP read the same stream, or one after the other."""
+
+    config_type = GPTNeoXConfig
+
+    def __init__(self, config: GPTNeoXConfig, *, rngs: nnx.Rngs):
+        c = config
+        self.config = c
+        kind = ParallelBlock if c.use_parallel_residual else PreNormBlock
+
+        def block(rngs: nnx.Rngs) -> ParallelBlock | PreNormBlock:
+            return kind(
+                layer_norm(c.hidden_size, c.layer_norm_eps, rngs),
+                Attention(
+                    c.hidden_size,
+                    c.num_attention_heads,
+                    c.hidden_size // c.num_attention_heads,
+                    bias=c.attention_bias,
+                    out_bias=c.attention_bias,
+                    rotary=c.rotary,
+                    rngs=rngs,
+                ),
+                layer_norm(c.hidden_size, c.layer_norm_eps, rngs),
+                PlainMLP(c.hidden_size, c.intermediate_size, c.hidden_act, rngs=rngs),
+            )
+
+        self.embed = Embed(c.vocab_size, c.hidden_size, rngs=rngs)
+        self.decoder = Stack("decoder", c.num_hidden_layers, block, causal=True, rngs=rngs)
+        self.final_norm = layer_norm(c.hidden_size, c.layer_norm_eps, rngs)
+        self.unembed = self.own_unembedding(c.vocab_size, c.hidden_size, rngs)
+
+    def hidden(self, batch: Batch, through: Through) -> Array:
+        return through(self.decoder, self.embed(batch.tokens), Context.over(batch, causal=True))
+
+    @staticmethod
+    def table(config: GPTNeoXConfig) -> Table:
+        """The tensors of a GPT-NeoX checkpoint; a head's query, key and value are stored side by side."""
+        here, at = "decoder.blocks", "gpt_neox.layers.{layer}"
+        rules: list[Rule] = [
+            same("gpt_neox.embed_in.weight", "embed.embedding"),
+            *norm("gpt_neox.final_layer_norm", "final_norm"),
+            *norm(f"{at}.input_layernorm", f"{here}.attention_norm"),
+            *norm(f"{at}.post_attention_layernorm", f"{here}.mlp_norm"),
+            interleaved_heads(
+                f"{at}.attention.query_key_value.weight", *(f"{here}.attention.W_{letter}" for letter in "QKV")
+            ),
+            heads_out(f"{at}.attention.dense.weight", f"{here}.attention.W_O"),
+            *dense(f"{at}.mlp.dense_h_to_4h", f"{here}.mlp.up"),
+            *dense(f"{at}.mlp.dense_4h_to_h", f"{here}.mlp.down"),
+        ]
+        if config.attention_bias:
+            biases = (f"{here}.attention.b_{letter}" for letter in "QKV")
+            rules.append(interleaved_heads(f"{at}.attention.query_key_value.bias", *biases))
+            rules.append(same(f"{at}.attention.dense.bias", f"{here}.attention.b_O"))
+        if config.head == "lm" and not config.tie_word_embeddings:
+            rules.append(same("embed_out.weight", "unembed.embedding"))
+        passed_over = {
+            r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias)": "the causal mask, not a weight",
+            r"gpt_neox\.layers\.\d+\.attention\.rotary_emb\.inv_freq": "computed from the config",
+        }
+        if config.head != "lm":
+            passed_over[r"embed_out\.weight"] = "a bare model has no head"
+        rename = ((r"^(embed_in|layers|final_layer_norm)\.", r"gpt_neox.\1."), (r"^lm_head\.", "embed_out."))
+        return Table(tuple(rules), passed_over, rename, {"embed_out.weight": "gpt_neox.embed_in.weight"})

@@ -1,0 +1,156 @@
+"""GPT-J (Wang & Komatsuzaki 2021)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from ..batch import Batch, Context
+from ..blocks import ParallelBlock
+from ..layers import Attention, Embed, PlainMLP, layer_norm
+from ..loading.weights import Arrays, Rule, Table, dense, heads_in, heads_out, norm, same
+from ..model import Through
+from ..positions import Rotary
+from ..stack import Stack
+from ..unembedding import Unembedding
+from .decoder import Decoder, unused_head
+from .reading import head_of, refuse_unknown, required
+
+
+@dataclass(frozen=True)
+class GPTJConfig:
+    """The fields of a Hugging Face `GPTJConfig` that change what is computed; `head` is "lm" or "none"."""
+
+    model_type: ClassVar[str] = "gptj"
+
+    vocab_size: int
+    n_positions: int
+    n_embd: int
+    n_layer: int
+    n_head: int
+    n_inner: int
+    rotary_dim: int
+    activation_function: str
+    layer_norm_epsilon: float
+    tie_word_embeddings: bool
+    head: str
+
+    @property
+    def max_position_embeddings(self) -> int:
+        return self.n_positions
+
+    @classmethod
+    def from_hf(cls, given: Mapping[str, Any]) -> "GPTJConfig":
+        """From the contents of a config.json.
+
+        Raises:
+            ValueError: for a missing field, one that is not understood, or more dimensions that turn than a head has.
+        """
+        summary = {f"summary_{name}" for name in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout")}
+        own = set(cls.__dataclass_fields__) - {"head"}
+        refuse_unknown(given, own | summary, neutral={"rotary": True, "scale_attn_weights": True})
+        vocab, positions, width, layers, heads, turning = required(
+            given, "vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "rotary_dim"
+        )
+        if not 0 < turning <= width // heads:
+            raise ValueError(f"rotary_dim of GPT-J lies in 1..{width // heads}, the head's size; got {turning}")
+        return cls(
+            vocab_size=vocab,
+            n_positions=positions,
+            n_embd=width,
+            n_layer=layers,
+            n_head=heads,
+            n_inner=given.get("n_inner") or 4 * width,
+            rotary_dim=turning,
+            activation_function=given.get("activation_function", "gelu_new"),
+            layer_norm_epsilon=given.get("layer_norm_epsilon", 1e-5),
+            tie_word_embeddings=given.get("tie_word_embeddings", False),
+            head=head_of(given, {"GPTJForCausalLM": "lm", "GPTJModel": "none"}),
+        )
+
+
+class GPTJ(Decoder):
+    """A decoder whose heads and MLP read the same normed stream; its unembedding has a bias."""
+
+    config_type = GPTJConfig
+
+    def __init__(self, config: GPTJConfig, *, rngs: nnx.Rngs):
+        c = config
+        self.config = c
+
+        def block(rngs: nnx.Rngs) -> ParallelBlock:
+            rotary = Rotary(10000.0, c.rotary_dim)
+            return ParallelBlock(
+                layer_norm(c.n_embd, c.layer_norm_epsilon, rngs),
+                Attention(c.n_embd, c.n_head, c.n_embd // c.n_head, rotary=rotary, rngs=rngs),
+                None,
+                PlainMLP(c.n_embd, c.n_inner, c.activation_function, rngs=rngs),
+            )
+
+        self.embed = Embed(c.vocab_size, c.n_embd, rngs=rngs)
+        self.decoder = Stack("decoder", c.n_layer, block, causal=True, rngs=rngs)
+        self.final_norm = layer_norm(c.n_embd, c.layer_norm_epsilon, rngs)
+        self.unembed = self.own_unembedding(c.vocab_size, c.n_embd, rngs)
+        self.logits_bias = nnx.Param(jnp.zeros((c.vocab_size,))) if c.head == "lm" else None
+
+    def hidden(self, batch: Batch, through: Through) -> Array:
+        return through(self.decoder, self.embed(batch.tokens), Context.over(batch, causal=True))
+
+    @property
+    def unembedding(self) -> Unembedding | None:
+        """The unembedding, or the embedding it is tied to, with its bias; None for a bare model."""
+        plain = super().unembedding
+        return None if plain is None or self.logits_bias is None else plain._replace(bias=self.logits_bias[...])
+
+    @staticmethod
+    def table(config: GPTJConfig) -> Table:
+        """The tensors of a GPT-J checkpoint."""
+        here, at = "decoder.blocks", "transformer.h.{layer}"
+        rules: list[Rule] = [
+            same("transformer.wte.weight", "embed.embedding"),
+            *norm("transformer.ln_f", "final_norm"),
+            *norm(f"{at}.ln_1", f"{here}.attention_norm"),
+            _turning_in_pairs(f"{at}.attn.q_proj.weight", f"{here}.attention.W_Q", config.rotary_dim),
+            _turning_in_pairs(f"{at}.attn.k_proj.weight", f"{here}.attention.W_K", config.rotary_dim),
+            heads_in(f"{at}.attn.v_proj.weight", f"{here}.attention.W_V"),
+            heads_out(f"{at}.attn.out_proj.weight", f"{here}.attention.W_O"),
+            *dense(f"{at}.mlp.fc_in", f"{here}.mlp.up"),
+            *dense(f"{at}.mlp.fc_out", f"{here}.mlp.down"),
+        ]
+        passed_over = {
+            r"transformer\.h\.\d+\.attn\.(bias|masked_bias)": "the causal mask, not a weight",
+            r"transformer\.h\.\d+\.attn\.embed_positions": "computed from the config",
+            **unused_head(config.head),
+        }
+        if config.head == "lm":
+            rules.append(same("lm_head.bias", "logits_bias"))
+            if not config.tie_word_embeddings:
+                rules.append(same("lm_head.weight", "unembed.embedding"))
+        rename = ((r"^(wte|ln_f|h)\.", r"transformer.\1."),)
+        return Table(tuple(rules), passed_over, rename, {"lm_head.weight": "transformer.wte.weight"})
+
+
+def _turning_in_pairs(name: str, path: str, dimensions: int) -> Rule:
+    """A projection into heads whose first dimensions turn in pairs (2i, 2i+1) where it is stored.
+
+    Used with the pairs (i, i + dimensions/2) of `Rotary`: queries and keys change places alike, scores stay.
+    """
+    plain = heads_in(name, path)
+    order = np.concatenate([np.arange(0, dimensions, 2), np.arange(1, dimensions, 2)])
+
+    def read(tensor: Any, shapes: tuple[tuple[int, ...], ...]) -> Arrays:
+        (weight_DNH,) = plain.read(tensor, shapes)
+        return (weight_DNH[..., _with_rest(order, weight_DNH.shape[-1])],)
+
+    def write(weight_DNH: Any) -> Any:
+        return plain.write(weight_DNH[..., np.argsort(_with_rest(order, weight_DNH.shape[-1]))])
+
+    return Rule(name, (path,), read, write)
+
+
+def _with_rest(order: np.ndarray, size: int) -> np.ndarray:
+    return np.concatenate([order, np.arange(len(order), size)])
