@@ -17,6 +17,7 @@ from jaxheads.models.load import build as build_model
 from jaxheads.models.loading.checkpoint import Checkpoint
 
 from .huggingface import SMALL, assert_close, build, pair, random_batch, their_run
+from .specs import SPECS
 
 REFUSED = [
     ("llama", {"sliding_window": 4}, "not understood: sliding_window"),
@@ -56,13 +57,35 @@ REFUSED = [
     ("bert", {"is_decoder": True}, "is_decoder=True; supported is False only"),
     ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
     ("bert", {"architectures": ["BertForQuestionAnswering"]}, "BertForQuestionAnswering is not covered"),
+    ("roberta", {"is_decoder": True}, "is_decoder=True; supported is False only"),
+    ("roberta", {"pad_token_id": None}, "pad_token_id \\+ 1, so that must lie in 0..62 .*; got pad_token_id=None"),
+    ("roberta", {"architectures": ["RobertaForCausalLM"]}, "RobertaForCausalLM is not covered"),
+    ("xlm-roberta", {"architectures": ["RobertaModel"]}, "not covered; of xlm-roberta: XLMRobertaModel"),
+    ("camembert", {"position_embedding_type": "relative_key_query"}, "supported is 'absolute' only"),
+    ("distilbert", {"hidden_size": 24}, "not understood: hidden_size"),
+    ("distilbert", {"tie_weights_": False}, "tie_weights_=False; supported is True only"),
+    ("distilbert", {"dim": None}, "the distilbert config lacks dim"),
+    ("albert", {"inner_group_num": 2}, "inner_group_num=2; supported is 1 only"),
+    ("albert", {"num_hidden_groups": 4}, "num_hidden_groups of albert lies in 1..3.*; got 4"),
+    ("albert", {"net_structure_type": 1}, "net_structure_type=1; supported is 0 only"),
+    ("mpnet", {"relative_attention_num_buckets": 16}, "relative_attention_num_buckets=16; supported is 32 only"),
+    ("mpnet", {"max_position_embeddings": 2}, "must lie in 0..0"),
+    ("mpnet", {"type_vocab_size": 2}, "not understood: type_vocab_size"),
+    ("modernbert", {"layer_types": ["full_attention", "chunked_attention"]}, "layer_types of modernbert must say"),
+    (
+        "modernbert",
+        {"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 2.0}}},
+        "rope type 'yarn' of modernbert's full_attention is not covered",
+    ),
+    ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "dynamic"}}}, "'dynamic' is not covered"),
+    ("modernbert", {"sliding_window": 4}, "not understood: sliding_window"),
     ("bert", {"model_type": "bret"}, "family 'bret'; known are llama, gpt2, bert.*did you mean 'bert'"),
 ]
 
 
 def config_of(family: str) -> dict[str, Any]:
-    config = build(SMALL[family]).config.to_dict()
-    return {**config, "architectures": [SMALL[family]], "model_type": family}
+    model = build(SMALL[family]) if family in SMALL else SPECS[family.replace("-", "_")].build()
+    return {**model.config.to_dict(), "architectures": [type(model).__name__], "model_type": family}
 
 
 @pytest.mark.parametrize(("family", "fields", "message"), REFUSED)
