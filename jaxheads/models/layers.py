@@ -202,9 +202,20 @@ def _scaled(x: Array, gain_D: nnx.Param | None) -> Array:
     return x if gain_D is None else x * gain_D[...].reshape(*[1] * (x.ndim - 1), -1)
 
 
-def layer_norm(model: int, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def layer_norm(model: int, epsilon: float, rngs: nnx.Rngs, *, bias: bool = True) -> nnx.LayerNorm:
     """LayerNorm by the two-pass variance: the one-pass form loses digits where the mean is large."""
-    return nnx.LayerNorm(model, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
+    return nnx.LayerNorm(model, epsilon=epsilon, use_bias=bias, use_fast_variance=False, rngs=rngs)
+
+
+class SkippedNorm(nnx.Module):
+    """A norm that some layers of a stack do without: there `on` is False, and the stream passes as it is."""
+
+    def __init__(self, norm: Any, on: Array):
+        self.norm = norm
+        self.on = Setting(on)
+
+    def __call__(self, x_BTD: Array) -> Array:
+        return jnp.where(self.on[...], self.norm(x_BTD), x_BTD)
 
 
 def rms_norm(model: int, epsilon: float, rngs: nnx.Rngs) -> nnx.RMSNorm:

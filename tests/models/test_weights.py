@@ -116,11 +116,7 @@ OLDER = [
     (
         "BertForMaskedLM",
         lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"),
-        {
-            "bert.pooler.dense.bias": (24,),
-            "cls.predictions.decoder.weight": (37, 24),
-            "cls.predictions.decoder.bias": (37,),
-        },
+        {"bert.pooler.dense.bias": (24,), "bert.embeddings.position_ids": (1, 64)},
     ),
 ]
 

@@ -7,8 +7,7 @@ tensors are named with `{layer}`.
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, pairwise
-from operator import itemgetter
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -32,12 +31,14 @@ class Rule:
         paths: the parameters.
         read: from the tensor and the parameters' shapes to their values.
         write: from their values back to the tensor.
+        absent: layers without the tensor: their parameters are zero, and the network does not use them.
     """
 
     name: str
     paths: tuple[str, ...]
     read: Callable[[Any, tuple[tuple[int, ...], ...]], Arrays]
     write: Callable[..., Any]
+    absent: frozenset[int] = frozenset()
 
 
 Entry = tuple[str, Rule, int | None, tuple[tuple[int, ...], ...]]
@@ -99,17 +100,31 @@ def heads_out(name: str, path: str) -> Rule:
 
 def fused_heads(name: str, *paths: str) -> Rule:
     """Projections (or biases) side by side on the last axis, stored `[(D,) sum of N*H]`, used `[(D,) N, H]` each."""
+    return _fused(name, paths, lambda tensor: tensor, -2)
+
+
+def fused_linear(name: str, *paths: str) -> Rule:
+    """Matrices below each other, stored `[sum of out, in]` as one `torch.nn.Linear`, used `[in, out]` or `[D,N,H]`
+    each."""
+    return _fused(name, paths, lambda tensor: tensor.T, 1)
+
+
+def fused_bias(name: str, *paths: str) -> Rule:
+    """Their biases, stored `[sum of out]`, used `[out]` or `[N,H]` each."""
+    return _fused(name, paths, lambda tensor: tensor, 0)
+
+
+def _fused(name: str, paths: tuple[str, ...], turn: Callable[[Any], Any], kept: int) -> Rule:
+    """`turn` gives the parts side by side on the last axis, and the other way round; `kept` axes come before it."""
 
     def read(tensor: Any, shapes: tuple[tuple[int, ...], ...]) -> Arrays:
-        widths = [shape[-2] * shape[-1] for shape in shapes]
-        edges = np.cumsum([0, *widths])
-        parts = [tensor[..., a:b] for a, b in pairwise(edges)]
+        edges = np.cumsum([0, *(int(np.prod(shape[kept:])) for shape in shapes)])
+        parts = [turn(tensor)[..., a:b] for a, b in pairwise(edges)]
         return tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
 
     def write(*values: Any) -> Any:
-        flat = [value.reshape(*value.shape[:-2], -1) for value in values]
         join = np.concatenate if isinstance(values[0], np.ndarray) else jnp.concatenate
-        return join(flat, axis=-1)
+        return turn(join([value.reshape(*value.shape[:kept], -1) for value in values], axis=-1))
 
     return Rule(name, paths, read, write)
 
@@ -194,9 +209,10 @@ def fill(
     _check(table, shapes, {name: tensor.shape for name, tensor in stored.items()}, checkpoint.name)
 
     place, placed, bad = arrange(shapes), {}, []
-    for rule, entries in groupby(_entries(table, shapes), key=itemgetter(1)):
+    for rule in table.rules:
         own = {path: shapes[path] for path in rule.paths}
-        placed |= {path: place(path, value) for path, value in _values(own, entries, stored, dtype, bad).items()}
+        values = _values(own, _entries_of(rule, shapes), stored, dtype, bad)
+        placed |= {path: place(path, value) for path, value in values.items()}
     if bad:
         raise ValueError(f"the weights of {checkpoint.name} hold NaN or infinite values: {_some(bad)}")
     filled = [(path, variable.replace(placed[".".join(map(str, path))])) for path, variable in nnx.to_flat_state(state)]
@@ -216,7 +232,7 @@ def _values(
     bad: list[str],
 ) -> dict[str, np.ndarray]:
     """The parameters of one rule; names of tensors that are not finite are added to `bad`."""
-    values = {path: np.empty(shape, jnp.dtype(dtype)) for path, shape in shapes.items()}
+    values = {path: np.zeros(shape, jnp.dtype(dtype)) for path, shape in shapes.items()}
     for name, rule, layer, part_shapes in entries:
         tensor = stored[name].read()
         if not np.isfinite(tensor.astype(np.float32, copy=False)).all():
@@ -242,13 +258,18 @@ def export(network: Any, table: Table) -> dict[str, np.ndarray]:
 def _entries(table: Table, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Entry]:
     """Every tensor, those of one rule together."""
     for rule in table.rules:
-        if any(path not in shapes for path in rule.paths):
-            raise KeyError(f"the table names parameters that the network lacks: {rule.paths}")
-        full = tuple(shapes[path] for path in rule.paths)
-        if "{layer}" not in rule.name:
-            yield rule.name, rule, None, full
-            continue
-        for layer in range(full[0][0]):
+        yield from _entries_of(rule, shapes)
+
+
+def _entries_of(rule: Rule, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Entry]:
+    if any(path not in shapes for path in rule.paths):
+        raise KeyError(f"the table names parameters that the network lacks: {rule.paths}")
+    full = tuple(shapes[path] for path in rule.paths)
+    if "{layer}" not in rule.name:
+        yield rule.name, rule, None, full
+        return
+    for layer in range(full[0][0]):
+        if layer not in rule.absent:
             yield rule.name.format(layer=layer), rule, layer, tuple(shape[1:] for shape in full)
 
 
@@ -284,9 +305,8 @@ def _check(
     table: Table, shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]], source: str
 ) -> None:
     expected = {}
-    filled = set()
+    filled = {path for rule in table.rules for path in rule.paths}
     for name, rule, _, part_shapes in _entries(table, shapes):
-        filled.update(rule.paths)
         parts = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in part_shapes]
         expected[name] = tuple(jax.eval_shape(rule.write, *parts).shape)
     if filled != set(shapes):

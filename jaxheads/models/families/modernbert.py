@@ -1,0 +1,210 @@
+"""ModernBERT (Warner et al. 2024): a pre-norm encoder whose layers look near or far, turning with two bases."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from ..batch import Batch, Context
+from ..blocks import PreNormBlock
+from ..layers import Attention, Embed, GatedMLP, SkippedNorm, layer_norm
+from ..loading.weights import Rule, Table, dense, fused_bias, fused_linear, heads_out, norm, same
+from ..model import Through
+from ..positions import Rotary
+from ..stack import Stack
+from .llama import rotary_of
+from .masked_lm import HeadNames, MaskedLM, head_table
+from .reading import head_of, refuse_unknown, required
+
+_FAR, _NEAR = "full_attention", "sliding_attention"
+_EVERYWHERE = np.iinfo(np.int32).max
+_BASES = {_FAR: ("global_rope_theta", 160000.0), _NEAR: ("local_rope_theta", 10000.0)}
+"""By kind of layer, the field of transformers 4 that has the rotary base, and the base if it is absent."""
+
+
+@dataclass(frozen=True)
+class ModernBertConfig:
+    """The fields of a Hugging Face `ModernBertConfig` that change what is computed; `head` is "mlm" or "none".
+
+    `layer_types` says of each layer "full_attention", which turns by `rotary`, or "sliding_attention", which turns by
+    `local_rotary`.
+    """
+
+    model_type: ClassVar[str] = "modernbert"
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    hidden_activation: str
+    max_position_embeddings: int
+    norm_eps: float
+    norm_bias: bool
+    attention_bias: bool
+    mlp_bias: bool
+    decoder_bias: bool
+    classifier_bias: bool
+    classifier_activation: str
+    local_attention: int
+    layer_types: tuple[str, ...]
+    rotary: Rotary
+    local_rotary: Rotary
+    tie_word_embeddings: bool
+    head: str
+
+    @classmethod
+    def from_hf(cls, given: Mapping[str, Any]) -> "ModernBertConfig":
+        """From the contents of a config.json, in the spelling of transformers 4 or 5.
+
+        Raises:
+            ValueError: for a missing field, one that is not understood, a kind of layer or a rope type that is not
+                covered.
+        """
+        older = {"global_attn_every_n_layers", "global_rope_theta", "local_rope_theta"}
+        unused = set(
+            "embedding_dropout mlp_dropout initializer_cutoff_factor deterministic_flash_attn reference_compile "
+            "sparse_prediction sparse_pred_ignore_index repad_logits_with_grad classifier_pooling "
+            "layer_norm_eps".split()  # in the checkpoints' configs beside norm_eps, which counts
+        )
+        own = set(cls.__dataclass_fields__) - {"head", "rotary", "local_rotary"}
+        neutral = {"position_embedding_type": "absolute", "rope_scaling": None}
+        refuse_unknown(given, own | older | unused | {"rope_parameters"}, neutral=neutral)
+        vocab, width, inner, layers, heads = required(
+            given, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"
+        )
+        flags = {
+            f"{part}_bias": given.get(f"{part}_bias", False) for part in ("norm", "attention", "mlp", "classifier")
+        }
+        context = given.get("max_position_embeddings", 8192)
+        return cls(
+            vocab_size=vocab,
+            hidden_size=width,
+            intermediate_size=inner,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            hidden_activation=given.get("hidden_activation", "gelu"),
+            max_position_embeddings=context,
+            norm_eps=given.get("norm_eps", 1e-5),
+            decoder_bias=given.get("decoder_bias", True),
+            classifier_activation=given.get("classifier_activation", "gelu"),
+            local_attention=given.get("local_attention", 128),
+            layer_types=_layer_types(given, layers),
+            rotary=_rotary(given, _FAR, width // heads, context),
+            local_rotary=_rotary(given, _NEAR, width // heads, context),
+            tie_word_embeddings=given.get("tie_word_embeddings", True),
+            head=head_of(given, {"ModernBertModel": "none", "ModernBertForMaskedLM": "mlm"}),
+            **flags,
+        )
+
+    def settings(self) -> dict[str, np.ndarray]:
+        """What differs from layer to layer: a window that reaches half of `local_attention` to each side, radians a
+        position, and whether the attention's input is normed: not in the first, which follows the embeddings' norm."""
+        near = np.array([kind == _NEAR for kind in self.layer_types])
+        far_F, near_F = self.rotary.frequencies(), self.local_rotary.frequencies()
+        return {
+            "window": np.where(near, self.local_attention // 2 + 1, _EVERYWHERE).astype(np.int32),
+            "frequencies": np.where(near[:, None], near_F[None], far_F[None]),
+            "normed": np.arange(self.num_hidden_layers) > 0,
+        }
+
+
+def _layer_types(given: Mapping[str, Any], layers: int) -> tuple[str, ...]:
+    every = given.get("global_attn_every_n_layers") or 3
+    types = given.get("layer_types") or [_NEAR if layer % every else _FAR for layer in range(layers)]
+    if len(types) != layers or not set(types) <= set(_BASES):
+        raise ValueError(f"layer_types of modernbert must say {_FAR} or {_NEAR} of {layers} layers; got {types}")
+    return tuple(types)
+
+
+def _rotary(given: Mapping[str, Any], kind: str, dimensions: int, context: int) -> Rotary:
+    field, base = _BASES[kind]
+    stated = dict((given.get("rope_parameters") or {}).get(kind) or {})
+    # a base that is null is the other kind's, in transformers 4
+    own = given[field] or given.get("global_rope_theta") if field in given else None
+    rotary = rotary_of({"rope_parameters": {"rope_theta": own or base, **stated}}, dimensions, context)
+    if rotary.amplitude() != 1:
+        raise ValueError(f"rope type {rotary.kind!r} of modernbert's {kind} is not covered: it scales cosine and sine")
+    return rotary
+
+
+class ModernBert(MaskedLM):
+    """A pre-norm encoder with rotary positions and gated MLPs; without biases unless the config says so."""
+
+    config_type = ModernBertConfig
+
+    def __init__(self, config: ModernBertConfig, *, rngs: nnx.Rngs):
+        c = config
+        self.config = c
+        D, head = c.hidden_size, c.hidden_size // c.num_attention_heads
+
+        def make_norm(rngs: nnx.Rngs) -> nnx.LayerNorm:
+            return layer_norm(D, c.norm_eps, rngs, bias=c.norm_bias)
+
+        def block(rngs: nnx.Rngs, at: Mapping[str, Array]) -> PreNormBlock:
+            attention = Attention(
+                D,
+                c.num_attention_heads,
+                head,
+                bias=c.attention_bias,
+                out_bias=c.attention_bias,
+                rotary=c.rotary,
+                frequencies=at["frequencies"],
+                window=at["window"],
+                rngs=rngs,
+            )
+            mlp = GatedMLP(D, c.intermediate_size, c.hidden_activation, bias=c.mlp_bias, rngs=rngs)
+            return PreNormBlock(SkippedNorm(make_norm(rngs), at["normed"]), attention, make_norm(rngs), mlp)
+
+        self.embed = Embed(c.vocab_size, D, rngs=rngs)
+        self.embed_norm = make_norm(rngs)
+        self.encoder = Stack(
+            "encoder", c.num_hidden_layers, block, causal=False, settings=c.settings(), rngs=rngs
+        )  # fmt: skip
+        self.final_norm = make_norm(rngs)
+        biases = {"bias": c.classifier_bias, "norm_bias": c.norm_bias, "out_bias": c.decoder_bias}
+        self.head = self.own_head(D, c.classifier_activation, c.norm_eps, rngs=rngs, **biases)
+
+    def hidden(self, batch: Batch, through: Through) -> Array:
+        x_BTD = self.embed_norm(self.embed(batch.tokens))
+        return through(self.encoder, x_BTD, Context.over(batch, causal=False))
+
+    def features(self, x_BTD: Array) -> Array:
+        """The normed stream, and of a masked language model the head's transform of it."""
+        return super().features(self.final_norm(x_BTD))
+
+    @staticmethod
+    def table(config: ModernBertConfig) -> Table:
+        """The tensors of a ModernBERT checkpoint."""
+        c, here, at = config, "encoder.blocks", "model.layers.{layer}"
+        first = [
+            replace(rule, absent=frozenset({0}))
+            for rule in norm(f"{at}.attn_norm", f"{here}.attention_norm.norm", bias=c.norm_bias)
+        ]
+        words = "model.embeddings.tok_embeddings.weight"
+        names = HeadNames("head.dense", "head.norm", "decoder", "decoder.bias" if c.decoder_bias else None, words)
+        head = head_table(c, names, bias=c.classifier_bias, norm_bias=c.norm_bias)
+        heads = [f"{here}.attention.{{}}_{letter}" for letter in "QKV"]
+        halves = [f"{here}.mlp.{half}" for half in ("gate", "up")]
+        rules: list[Rule] = [
+            same(words, "embed.embedding"),
+            *norm("model.embeddings.norm", "embed_norm", bias=c.norm_bias),
+            *first,
+            fused_linear(f"{at}.attn.Wqkv.weight", *(path.format("W") for path in heads)),
+            heads_out(f"{at}.attn.Wo.weight", f"{here}.attention.W_O"),
+            *norm(f"{at}.mlp_norm", f"{here}.mlp_norm", bias=c.norm_bias),
+            fused_linear(f"{at}.mlp.Wi.weight", *(f"{half}.kernel" for half in halves)),
+            *dense(f"{at}.mlp.Wo", f"{here}.mlp.down", bias=c.mlp_bias),
+            *norm("model.final_norm", "final_norm", bias=c.norm_bias),
+            *head.rules,
+        ]
+        if c.attention_bias:
+            rules.append(fused_bias(f"{at}.attn.Wqkv.bias", *(path.format("b") for path in heads)))
+            rules.append(same(f"{at}.attn.Wo.bias", f"{here}.attention.b_O"))
+        if c.mlp_bias:
+            rules.append(fused_bias(f"{at}.mlp.Wi.bias", *(f"{half}.bias" for half in halves)))
+        rename = ((r"^(embeddings|layers|final_norm)\.", r"model.\1."),)
+        return Table(tuple(rules), head.passed_over, rename, head.copies)

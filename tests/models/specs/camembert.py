@@ -1,0 +1,5 @@
+"""CamemBERT."""
+
+from .roberta import spec
+
+SPEC = spec("Camembert")

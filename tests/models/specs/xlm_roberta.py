@@ -1,0 +1,5 @@
+"""XLM-RoBERTa."""
+
+from .roberta import spec
+
+SPEC = spec("XLMRoberta")
