@@ -46,8 +46,7 @@ def measure(
     """What every head's attention pattern looks like, one row a head.
 
     Each number is computed inside its layer: patterns are never kept, and memory grows neither with the
-    layers nor with the batches. Large batches go through in pieces (`PATTERN_BYTES`); how they were cut
-    changes nothing.
+    layers nor with the batches, which go through in pieces (`PATTERN_BYTES`).
 
     Args:
         batch: one batch or any iterable of batches, which is read once; those of one shape compile once.
