@@ -17,6 +17,7 @@ from jaxheads.models.load import build as build_model
 from jaxheads.models.loading.checkpoint import Checkpoint
 
 from .huggingface import SMALL, assert_close, build, pair, random_batch, their_run
+from .specs import SPECS
 
 REFUSED = [
     ("llama", {"sliding_window": 4}, "not understood: sliding_window"),
@@ -43,6 +44,20 @@ REFUSED = [
     ("llama", {"head_dim": 5}, "even number of dimensions, got 5"),
     ("llama", {"hidden_act": "gelu_10"}, "activation 'gelu_10' is not known; known are gelu"),
     ("llama", {"hidden_size": None}, "lacks hidden_size"),
+    ("gpt_neox", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope type 'dynamic' is not covered"),
+    ("gpt_neox", {"rope_parameters": {"partial_rotary_factor": 0.125}}, "even number of dimensions, got 1"),
+    ("gpt_neox", {"is_decoder": True}, "is_decoder=True; supported is False only"),
+    ("gpt_neox", {"architectures": ["GPTNeoXForTokenClassification"]}, "GPTNeoXForTokenClassification is not covered"),
+    ("gptj", {"rotary_dim": 10}, "rotary_dim of GPT-J lies in 1..8, the head's size; got 10"),
+    ("gptj", {"rotary_dim": None}, "lacks rotary_dim"),
+    ("gptj", {"rotary": False}, "rotary=False; supported is True only"),
+    ("gptj", {"architectures": ["GPTJForQuestionAnswering"]}, "GPTJForQuestionAnswering is not covered"),
+    ("opt", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine=False; supported is True only"),
+    ("opt", {"scale_embeddings": True}, "scale_embeddings=True; supported is False only"),
+    ("opt", {"ffn_dim": None}, "lacks ffn_dim"),
+    ("bloom", {"slow_but_exact": True, "pretraining_tp": 2}, "slow_but_exact=True; supported is False only"),
+    ("bloom", {"n_inner": 64}, "n_inner=64; supported is 96 only"),
+    ("bloom", {"n_head": None}, "lacks n_head"),
     (
         "gpt2",
         {"scale_attn_by_inverse_layer_idx": True},
@@ -61,8 +76,9 @@ REFUSED = [
 
 
 def config_of(family: str) -> dict[str, Any]:
-    config = build(SMALL[family]).config.to_dict()
-    return {**config, "architectures": [SMALL[family]], "model_type": family}
+    architecture = SMALL[family] if family in SMALL else SPECS[family].architectures[0]
+    config = (build(architecture) if family in SMALL else SPECS[family].build()).config.to_dict()
+    return {**config, "architectures": [architecture], "model_type": family}
 
 
 @pytest.mark.parametrize(("family", "fields", "message"), REFUSED)
