@@ -91,3 +91,11 @@ def test_a_context_can_be_narrowed_to_rows():
     assert rows.mask.tolist() == [context.mask[b, t][None].tolist() for b, t in enumerate((2, 3, 1))]
     assert rows.queries.tolist() == [[2], [1], [0]]
     assert np.array_equal(rows.keys, context.keys)
+
+
+def test_one_row_of_biases_serves_whatever_queries_are_left():
+    bias = jnp.arange(12.0).reshape(3, 1, 1, 4)
+    context = Context.over(BATCH, causal=True, bias=bias)
+    for narrowed in (context.after(2), context.rows(jnp.array([[2], [3], [1]]))):
+        assert narrowed.bias is not None
+        assert np.array_equal(narrowed.bias, bias)

@@ -15,6 +15,7 @@ from jaxheads.models.families import FAMILIES
 from jaxheads.models.loading.weights import export
 
 from .huggingface import SMALL, build
+from .specs import SPECS
 
 Tensors = dict[str, np.ndarray]
 VARIANTS = [
@@ -54,6 +55,15 @@ def test_export_gives_back_every_tensor_bit_for_bit(architecture: str, config: d
         assert np.array_equal(tensor, stored[name]), name
     again = exported(rewritten(tmp_path, given))
     assert all(np.array_equal(again[name], tensor) for name, tensor in given.items())
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "gptj", "opt", "bloom"])
+def test_what_is_fused_or_reordered_is_given_back_bit_for_bit(name: str, tmp_path: Path):
+    SPECS[name].build().save_pretrained(tmp_path)
+    stored, given = load_file(tmp_path / "model.safetensors"), exported(jh.load(str(tmp_path)))
+    assert set(given) == set(stored)
+    for tensor, value in given.items():
+        assert np.array_equal(value, stored[tensor]), tensor
 
 
 def test_weights_stored_in_bfloat16_are_read_as_they_are(tmp_path: Path):

@@ -13,6 +13,7 @@ import jaxheads as jh
 from jaxheads.sweep.engine import edited
 
 from ..models.huggingface import VOCABULARY, assert_close, random_batch, small_model
+from ..models.specs.spec import small
 from . import naive
 
 FAMILIES = ("llama", "gpt2", "bert")
@@ -66,6 +67,18 @@ def test_equals_whole_forward_passes(
     np.testing.assert_array_equal(~np.isnan(table.per_example[0]), there)
     assert np.abs(slow[there]).max() > 1e-2
     assert_close(table.per_example[0][there], slow[there])
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "gptj", "opt", "bloom"])
+@pytest.mark.parametrize(("site", "by"), [("z", ("layer", "head", "position")), ("resid_pre", ("layer", "position"))])
+def test_other_blocks_and_biases_equal_whole_forward_passes(family: str, site: str, by: Sequence[str]):
+    model, clean = small(family).ours, random_batch((9, 6), "left")
+    corrupt, asked = other_tokens(clean, 3, 0), question(clean, 0)
+    table = jh.patch(model, clean, corrupt, asked.objective, site, by)
+    slow = naive.patched(model, corrupt, clean, asked.judge, site, by)
+    assert table.per_example is not None
+    assert np.abs(np.nan_to_num(slow)).max() > 1e-2
+    assert_close(np.nan_to_num(table.per_example[0]), np.nan_to_num(slow))
 
 
 def test_a_loss_reads_rows_before_the_edit_too():

@@ -90,6 +90,7 @@ class OPT(Decoder):
     stream."""
 
     config_type = OPTConfig
+    final_norm: Any
 
     def __init__(self, config: OPTConfig, *, rngs: nnx.Rngs):
         c, D, E = config, config.hidden_size, config.word_embed_proj_dim
