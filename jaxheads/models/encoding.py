@@ -24,7 +24,7 @@ class _Row:
 
 def encode(
     tokenizer: Any,
-    texts: Text | Sequence[Text],
+    texts: Any,
     *,
     bos: bool | None,
     max_length: int | None,
@@ -51,8 +51,7 @@ def encode(
     words, _ = _pad([row.words[:max_length] for row in rows], -1, side)
     has_words = any(isinstance(text, list) for text in given)
     if start is None:
-        if targets is not None:
-            raise ValueError("targets are what a decoder is given; this model has no decoder beside an encoder")
+        _refuse_targets(targets)
         return Batch(ids, mask, types, words=words if has_words else None)
     wanted = _targets(tokenizer, targets, len(given), start)
     target_ids, target_mask = _pad(wanted, pad, side)
@@ -67,16 +66,24 @@ def encode_audio(
     frames: int,
     rate: int | None,
     side: str,
-    targets: str | Sequence[str] | None,
-    start: int,
+    targets: str | Sequence[str] | None = None,
+    start: int | None = None,
 ) -> Batch:
     """A batch of recordings for a model that reads `frames` frames of `mels` bands; `Model.encode` says what the other
     arguments mean and what raises. The tokenizer may be None where there are no targets."""
     _check_side(side)
     features = audio_features(audio, mels=mels, frames=frames, rate=rate)
+    if start is None:
+        _refuse_targets(targets)
+        return Batch(features=features)
     rows = _targets(tokenizer, targets, len(features), start)
     ids, mask = _pad(rows, getattr(tokenizer, "pad_token_id", None) or 0, side)
     return Batch(features=features, targets=ids, target_mask=mask)
+
+
+def _refuse_targets(targets: Any) -> None:
+    if targets is not None:
+        raise ValueError("targets are what a decoder is given; this model has no decoder beside an encoder")
 
 
 def _check_side(side: str) -> None:

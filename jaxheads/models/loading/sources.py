@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from .checkpoint import Checkpoint
+from .ctranslate2_file import ctranslate2_checkpoint, is_ctranslate2_directory
 from .fetch import fetch
 from .gguf_file import gguf_checkpoint
 from .glassllm import glassllm_checkpoint
@@ -20,9 +21,9 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 def open_checkpoint(source: str | os.PathLike[str], *, revision: str | None = None) -> Checkpoint:
     """Open a zoo name, else an existing local path, else a hub id "owner/name" (at `revision`).
 
-    A local path is a directory laid out as Hugging Face's, or written by `to_orbax`, or a .gguf file; one that
-    has a zoo model's name is written "./name". Raises ValueError for anything else, and FileNotFoundError,
-    OSError or ValueError where a source isn't there or can't be read.
+    A local path is a directory laid out as Hugging Face's, or CTranslate2's, or written by `to_orbax`, or a .gguf
+    file; one that has a zoo model's name is written "./name". Raises ValueError for anything else, and
+    FileNotFoundError, OSError or ValueError where a source isn't there or can't be read.
     """
     name = os.fspath(source)
     if revision is not None and (name in ZOO or Path(name).exists()):
@@ -33,7 +34,11 @@ def open_checkpoint(source: str | os.PathLike[str], *, revision: str | None = No
         return _zoo_checkpoint(name)
     path = Path(name).expanduser()
     if path.is_dir():
-        return orbax_checkpoint(path, name=name) if is_orbax_directory(path) else directory_checkpoint(path, name=name)
+        if is_orbax_directory(path):
+            return orbax_checkpoint(path, name=name)
+        if is_ctranslate2_directory(path):
+            return ctranslate2_checkpoint(path, name=name)
+        return directory_checkpoint(path, name=name)
     if path.is_file():
         return _file_checkpoint(path, name)
     if isinstance(source, str) and HUB_ID.fullmatch(name) and path.suffix != ".gguf":
@@ -48,6 +53,8 @@ def _zoo_checkpoint(name: str) -> Checkpoint:
         return gguf_checkpoint(files[0], name=name)
     if entry.container == "glassllm":
         return glassllm_checkpoint(*files, name=name)
+    if entry.container == "ctranslate2":
+        return ctranslate2_checkpoint(directory, name=name)
     return directory_checkpoint(directory, name=name)
 
 

