@@ -45,6 +45,8 @@ def default_rules(axis: str = "model") -> Rules:
         (r"(head\.dense|pooler|conv\d)\.(kernel|bias)", P()),
         (r"(.*\.)?(patches\.(kernel|bias)|cls|others|positions|gain)", P()),
         (r"(classifier|distillation)\.(weight|bias)", P()),
+        (r"(.*\.)?(embed_\w+|\w+_bias)\.embedding", P()),
+        (r"(head\.dense|pooler|widen)\.(kernel|bias)", P()),
     )
 
 
