@@ -41,12 +41,10 @@ def default_rules(axis: str = "model") -> Rules:
         (r"project_(in|out)\.kernel", P()),
         (r".*\.(b_O|down\.bias)", P()),
         (r"(.*[._])?norm\.(scale|bias)", P()),
-        (r"(.*\.)?embed_\w+\.embedding", P()),
-        (r"(head\.dense|pooler|conv\d)\.(kernel|bias)", P()),
         (r"(.*\.)?(patches\.(kernel|bias)|cls|others|positions|gain)", P()),
         (r"(classifier|distillation)\.(weight|bias)", P()),
         (r"(.*\.)?(embed_\w+|\w+_bias)\.embedding", P()),
-        (r"(head\.dense|pooler|widen)\.(kernel|bias)", P()),
+        (r"(head\.dense|pooler|widen|conv\d)\.(kernel|bias)", P()),
     )
 
 
