@@ -49,11 +49,11 @@ def test_distance_of_uniform_attention_in_pixels(side: int, patch: int, pixels: 
 def test_distances_by_hand_on_a_grid_that_is_not_square():
     model, batch = small("vit").ours, SPECS["vit"].batch(None)
     pattern = np.asarray(jh.run(model, batch, "pattern").seen["pattern"])[..., 1:, 1:]
-    places = 4.0 * np.stack(np.indices((2, 3)), axis=-1).reshape(-1, 2)
+    places = 4.0 * np.stack(np.indices((2, 3)), axis=-1).reshape(-1, 2)  # type: ignore
     apart = np.linalg.norm(places[:, None] - places[None], axis=-1)
     expected = (pattern * apart).sum(axis=(-1, -2)) / pattern.sum(axis=(-1, -2))
     found = jh.measure(model, batch, "distance").per_example
-    np.testing.assert_allclose(found, np.moveaxis(expected, 1, 0), rtol=1e-5)
+    np.testing.assert_allclose(found, np.moveaxis(expected, 1, 0), rtol=1e-5)  # type: ignore
 
 
 def test_what_is_measured_unless_told_otherwise():
@@ -73,5 +73,5 @@ def test_batches_are_cut_and_joined_alike(monkeypatch: pytest.MonkeyPatch):
     batch = jh.Batch(pixels=np.random.default_rng(0).standard_normal((5, 8, 12, 3), np.float32))
     whole = jh.measure(model, batch, "distance").per_example
     monkeypatch.setattr(measuring, "PATTERN_BYTES", 2 * 4 * 4 * 7 * 7)
-    np.testing.assert_allclose(jh.measure(model, batch, "distance").per_example, whole, rtol=1e-5)
+    np.testing.assert_allclose(jh.measure(model, batch, "distance").per_example, whole, rtol=1e-5)  # type: ignore
     assert jax.tree.leaves(batch.take([3, 1]))[0].shape == (2, 8, 12, 3)

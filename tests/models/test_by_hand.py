@@ -19,7 +19,7 @@ D = V + LENGTH + 2 * V
 def part(name: str) -> slice:
     """Where a part of the stream lies."""
     starts = dict(zip(("token", "position", "previous", "out"), np.cumsum([0, V, LENGTH, V]).tolist(), strict=True))
-    return slice(starts[name], starts[name] + (LENGTH if name == "position" else V))
+    return slice(starts[name], starts[name] + (LENGTH if name == "position" else V))  # type: ignore
 
 
 def reading(width: int, **parts: np.ndarray) -> np.ndarray:
@@ -100,7 +100,7 @@ def test_paths_lead_from_the_previous_token_head_to_the_keys_of_the_induction_he
     other = np.concatenate([tokens[:, :1], rng.integers(0, V - 1, (8, LENGTH - 1))], axis=1)
     objective = jh.loss(second(batch))
     for kind, expected in (("k", True), ("q", False), ("v", False)):
-        sent = jh.paths(model, batch, jh.Batch(other), objective, receivers=[(kind, 1, 0)]).grid("effect")
+        sent = jh.paths(model, batch, jh.Batch(other), objective, receivers=[(kind, 1, 0)]).grid("effect")  # type: ignore
         assert (np.abs(sent[0, 0]) > 1) == expected
         assert np.abs(sent[0, 1]) < 1e-5
 

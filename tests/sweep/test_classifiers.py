@@ -59,7 +59,7 @@ def test_ablating_a_head_at_one_position(family: str):
     for layer, head, position in ((0, 1, 0), (1, 3, 1), (0, 2, z.shape[2] - 1)):
         weight = np.zeros((1, 1, *z.shape[2:4], 1), np.float32)
         weight[0, 0, position, head] = 1
-        edit = jh.SiteEdit(np.array([layer]), weight, np.zeros((1, 1, 1, 1, 1), np.float32), "z", "encoder")
+        edit = jh.SiteEdit(np.array([layer]), weight, np.zeros((1, 1, 1, 1, 1), np.float32), "z", "encoder")  # type: ignore
         after = asked.judge(np.asarray(jh.run(model, batch, edits=edit).output), batch)
         assert_close(table.per_example[:, layer, head, position], after - before)
 

@@ -52,7 +52,7 @@ def patched(model: jh.Model, base: jh.Batch, other: jh.Batch, stack: str, site: 
             weight = (here[:, :, None] & chosen)[..., None].astype(np.float32)
         if site in ("scores", "pattern"):
             weight = np.swapaxes(weight, 1, 2)
-        edit = jh.SiteEdit(jnp.array([at["layer"]]), jnp.asarray(weight)[None], values[at["layer"]][None], site, stack)
+        edit = jh.SiteEdit(jnp.array([at["layer"]]), jnp.asarray(weight)[None], values[at["layer"]][None], site, stack)  # type: ignore
         told = here.any(axis=1)
         found[(told, *cell)] = (judge(model, base, [edit]) - before)[told]
     return found
@@ -71,7 +71,7 @@ def test_ablation_equals_whole_forward_passes(family: str, stack: str, method: s
         values = np.zeros_like(mean[layer]) if method == "zero" else mean[layer]
         edit = jh.replace_heads(model, [(layer, head)], values[None], stack=stack)
         expected[:, layer, head] = judge(model, batch, [edit]) - before
-    table = jh.ablate(model, batch, jh.loss(), method, stack=stack)
+    table = jh.ablate(model, batch, jh.loss(), method, stack=stack)  # type: ignore
     assert table.stack == stack
     assert_close(table.per_example, expected)
     assert np.abs(expected).max() > 1e-2
@@ -157,8 +157,8 @@ def test_attribution_sets_out_as_patching_does(family: str, stack: str):
     """Along integrated gradients a layer's cells sum to the effect of patching the layer."""
     model, clean, corrupt = small(family).ours, a_batch(family), a_batch(family, seed=1)
     ways = {"stack": stack, "site": "z"}
-    along = jh.attribute(model, clean, corrupt, jh.loss(), "ig", by=("layer", "head"), steps=64, **ways)
-    whole = jh.patch(model, clean, corrupt, jh.loss(), by=("layer",), **ways)
+    along = jh.attribute(model, clean, corrupt, jh.loss(), "ig", by=("layer", "head"), steps=64, **ways)  # type: ignore
+    whole = jh.patch(model, clean, corrupt, jh.loss(), by=("layer",), **ways)  # type: ignore
     effects = np.asarray(along.per_example)[along.metrics.index("effect")].sum(axis=-1)
     expected = np.asarray(whole.per_example)[whole.metrics.index("effect")]
     np.testing.assert_allclose(effects, expected, atol=0.1 * np.abs(expected).max())

@@ -89,7 +89,7 @@ class ImageEncoder(Network):
         if self.others is not None:
             specials_SD = jnp.concatenate([specials_SD, self.others[...]])
         specials_SD = specials_SD.at[: self.placed].add(self.positions[: self.placed])
-        x_BPD = self.patches(batch.pixels) + places_PD[None]
+        x_BPD = self.patches(batch.pixels) + places_PD[None]  # type: ignore
         specials_BSD = jnp.broadcast_to(specials_SD, (len(x_BPD), *specials_SD.shape))
         x_BTD = jnp.concatenate([specials_BSD, x_BPD], axis=1)
         return through(self.encoder, x_BTD, Context.within(axis.of(batch), causal=False))
