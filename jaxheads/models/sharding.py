@@ -43,7 +43,7 @@ def default_rules(axis: str = "model") -> Rules:
         (r"(.*\.)?embed_\w+\.embedding", P()),
         (r"(head\.dense|pooler)\.(kernel|bias)", P()),
         (r"(.*\.)?(patches\.(kernel|bias)|cls|others|positions|gain)", P()),
-        (r"(classifier|distillation)\.(weight|bias)", P()),
+        (r"(classifier|distillation)\.(weight|bias)|.*projection\.kernel|logit_scale", P()),
     )
 
 

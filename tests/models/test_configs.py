@@ -69,6 +69,12 @@ REFUSED = [
     ("dinov2", {"architectures": ["Dinov2Backbone"]}, "Dinov2Backbone is not covered; of dinov2: Dinov2Model"),
     ("dinov2_with_registers", {"hidden_act": "mish"}, "activation 'mish' is not known"),
     ("dinov2_with_registers", {"intermediate_size": 40}, "not understood: intermediate_size"),
+    ("clip", {"architectures": ["CLIPForImageClassification"]}, "CLIPForImageClassification is not covered"),
+    ("clip", {"text_config": {"rope_theta": 1.0}}, "the clip_text_model config has .* not understood: rope_theta"),
+    ("clip", {"vision_config": {"image_size": [8, 12]}}, r"images of CLIP are square; got image_size=\[8, 12\]"),
+    ("clip_text_model", {"eos_token_id": [2, 3]}, r"read at one end token; got eos_token_id=\[2, 3\]"),
+    ("clip_text_model", {"num_attention_heads": 5}, "must be a multiple of num_attention_heads, got 24 and 5"),
+    ("clip_vision_model", {"qkv_bias": False}, "not understood: qkv_bias"),
     ("bert", {"model_type": "bret"}, "family 'bret'; known are llama, gpt2, bert.*did you mean 'bert'"),
 ]
 

@@ -3,6 +3,8 @@
 from .attention_only import AttentionOnly
 from .bart import Bart, Marian
 from .bert import Bert
+from .clip import Clip
+from .clip_towers import ClipText, ClipVision
 from .dinov2 import Dinov2, Dinov2WithRegisters
 from .gpt2 import GPT2
 from .llama import Llama
@@ -13,7 +15,7 @@ FAMILIES = {
     family.config_type.model_type: family
     for family in (
         *(Llama, GPT2, Bert, T5, Bart, Marian, AttentionOnly),
-        *(ViT, DeiT, Dinov2, Dinov2WithRegisters),
+        *(ViT, DeiT, Dinov2, Dinov2WithRegisters, Clip, ClipText, ClipVision),
     )
 }
 """Network classes by the `model_type` of a Hugging Face config."""
@@ -25,6 +27,9 @@ __all__ = [
     "AttentionOnly",
     "Bart",
     "Bert",
+    "Clip",
+    "ClipText",
+    "ClipVision",
     "DeiT",
     "Dinov2",
     "Dinov2WithRegisters",
