@@ -14,6 +14,7 @@ from jax.core import Tracer
 from .axes import Side
 from .batch import Batch, Context
 from .encoding import Text, encode
+from .images import Picture, are_images, image_pixels
 from .sites import SiteEdit
 from .stack import Reader, Sites, Stack, take_rows
 from .unembedding import Unembedding
@@ -103,6 +104,7 @@ class Model:
         name: what the user asked for.
         identity: gives a hash or a revision of the weights, for provenance.
         hf_config: the config as Hugging Face has it, from which `config` was read; None for networks made by hand.
+        preprocessor: what the checkpoint says of how images become pixels, if it does.
     """
 
     network: Any
@@ -111,6 +113,7 @@ class Model:
     name: str = "unnamed"
     identity: Callable[[], str] = field(default=lambda: "unknown", repr=False)
     hf_config: Mapping[str, Any] | None = field(default=None, repr=False)
+    preprocessor: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @property
     def config(self) -> Any:
@@ -154,18 +157,22 @@ class Model:
 
     def encode(
         self,
-        texts: Text | Sequence[Text],
+        texts: Text | Sequence[Text] | Picture | Sequence[Picture] | None = None,
         *,
+        images: Picture | Sequence[Picture] | None = None,
         targets: str | Sequence[str] | None = None,
         bos: bool | None = None,
         max_length: int | None = None,
         side: str = "right",
     ) -> Batch:
-        """A batch of texts, padded to the longest.
+        """A batch of texts, padded to the longest, or of images, or of both.
 
         Args:
             texts: one text or several: strings, tuples of two strings that belong together ("[CLS] a [SEP] b [SEP]"),
                 or lists of words (the batch then says which word each piece belongs to, see `jaxheads.pool_words`).
+                Or images.
+            images: one image or several: Pillow's, or arrays (height, width, 3) of 8-bit integers or of floats from 0
+                to 1; resized, cropped and normalised as the checkpoint's preprocessor_config.json says.
             targets: of an encoder–decoder: what the decoder has written so far, after its start token, with the end
                 token; the start token alone when left out.
             bos: True puts the beginning-of-sequence token first unless the tokenizer did; False takes it away;
@@ -175,8 +182,18 @@ class Model:
 
         Raises:
             ValueError: without a tokenizer, for no text or an empty one, for a text longer than the context, or if
-                `bos` is asked of a tokenizer that has none.
+                `bos` is asked of a tokenizer that has none; for images without settings, or with some that are not
+                understood, or images that are none.
         """
+        if images is None and are_images(texts):
+            texts, images = None, texts
+        pixels = None if images is None else self._pixels(images)
+        if texts is None:
+            batch = Batch(pixels=pixels)
+            self.check(batch)
+            return batch
+        if all(stack.queries.kind == "patches" for stack in self.network.streams):
+            raise ValueError(f"{self.name} takes images, not texts")
         if self.tokenizer is None:
             raise ValueError(f"{self.name} has no tokenizer ({self.no_tokenizer}); give token ids: jh.Batch(tokens=…)")
         start = None
@@ -187,8 +204,20 @@ class Model:
                     f"the config of {self.name} has no decoder_start_token_id; give ids: jh.Batch(targets=…)"
                 )
         batch = encode(self.tokenizer, texts, bos=bos, max_length=max_length, side=side, targets=targets, start=start)
+        if pixels is not None:
+            batch = Batch(batch.tokens, batch.mask, batch.token_types, words=batch.words, pixels=pixels)
         self.check(batch)
         return batch
+
+    def _pixels(self, images: Any) -> np.ndarray:
+        if not any(stack.queries.kind == "patches" for stack in self.network.streams):
+            raise ValueError(f"{self.name} takes no images")
+        if self.preprocessor is None:
+            raise ValueError(
+                f"{self.name} has no preprocessor_config.json to say how images become pixels; give them normalised: "
+                "jh.Batch(pixels=…)"
+            )
+        return image_pixels(images, self.preprocessor)
 
     def check(self, batch: Batch) -> None:
         """Raise ValueError if the batch can't go through: parts that the model needs are missing, or it has some that
