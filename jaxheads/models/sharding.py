@@ -40,8 +40,8 @@ def default_rules(axis: str = "model") -> Rules:
         (r"head\.bias", P(axis)),
         (r".*\.(b_O|down\.bias)", P()),
         (r"(.*[._])?norm\.(scale|bias)", P()),
-        (r"(.*\.)?embed_\w+\.embedding", P()),
-        (r"(head\.dense|pooler)\.(kernel|bias)", P()),
+        (r"(.*\.)?(embed_\w+|\w+_bias)\.embedding", P()),
+        (r"(head\.dense|pooler|widen)\.(kernel|bias)", P()),
     )
 
 

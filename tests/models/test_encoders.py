@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 import jaxheads as jh
 from jaxheads.models.families import FAMILIES
+from jaxheads.models.families.modernbert import ModernBertConfig
 from jaxheads.models.loading.weights import export
 from jaxheads.models.positions import relative_buckets
+from jaxheads.models.sharding import placement, shard
 
 from .huggingface import assert_close
 from .specs import SPECS
@@ -158,7 +161,7 @@ def test_configs_of_the_hub_are_understood(family: str):
 
 
 def test_modernbert_s_layers_in_the_spelling_of_transformers_4():
-    config = FAMILIES["modernbert"].config_type.from_hf({**HUB["modernbert"], "model_type": "modernbert"})
+    config = ModernBertConfig.from_hf({**HUB["modernbert"], "model_type": "modernbert"})
     settings = config.settings()
     assert [layer for layer, kind in enumerate(config.layer_types) if kind == "full_attention"] == [*range(0, 22, 3)]
     assert (config.rotary.base, config.local_rotary.base) == (160000.0, 10000.0)
@@ -224,6 +227,12 @@ def test_the_context_ends_where_the_table_of_positions_does(name: str, tmp_path:
     assert np.isfinite(np.asarray(jh.run(model, jh.Batch(tokens)).output)).all()
     with pytest.raises(ValueError, match=f"takes up to {room} tokens; got {room + 1}"):
         model.check(jh.Batch(np.full((1, room + 1), 5)))
+
+
+@encoders
+def test_every_parameter_has_its_place_on_a_mesh(name: str):
+    mesh = jax.make_mesh((1,), ("model",))
+    assert len(placement(shard(small(name).ours, mesh)))
 
 
 @pytest.mark.parametrize("name", ["albert", "mpnet", "modernbert"])

@@ -104,7 +104,7 @@ OLDER = [
         without_prefix("transformer."),
         {"h.0.attn.bias": (1, 1, 64, 64), "h.1.attn.masked_bias": ()},
     ),
-    ("GPT2LMHeadModel", str, {"transformer.h.1.attn.bias": (1, 1, 64, 64), "lm_head.weight": (37, 24)}),
+    ("GPT2LMHeadModel", str, {"transformer.h.1.attn.bias": (1, 1, 64, 64)}),
     ("LlamaModel", str, {"layers.0.self_attn.rotary_emb.inv_freq": (3,)}),
     ("LlamaModel", lambda name: f"model.{name}", {"lm_head.weight": (37, 24)}),
     ("BertModel", str, {"embeddings.position_ids": (1, 64)}),

@@ -192,9 +192,8 @@ def fill(
 
     place, placed, bad = arrange(shapes), {}, []
     for rule in table.rules:
-        own = {path: shapes[path] for path in rule.paths}
-        values = _values(own, _entries_of(rule, shapes), stored, dtype, bad)
-        placed |= {path: place(path, value) for path, value in values.items()}
+        own, entries = {path: shapes[path] for path in rule.paths}, _entries_of(rule, shapes)
+        placed |= {path: place(path, value) for path, value in _values(own, entries, stored, dtype, bad).items()}
     if bad:
         raise ValueError(f"the weights of {checkpoint.name} hold NaN or infinite values: {_some(bad)}")
     filled = [(path, variable.replace(placed[".".join(map(str, path))])) for path, variable in nnx.to_flat_state(state)]
