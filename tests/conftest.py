@@ -28,9 +28,9 @@ MAPPINGS = 30_000
 """Every compiled program maps some 45 pieces of memory, and Linux allows a process 65,530: one more is a crash."""
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def _few_mappings():
-    """Compiled programs are forgotten between files before their mappings run out."""
+    """Compiled programs are forgotten between tests before their mappings run out: one file alone may use them up."""
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_text().count("\n") > MAPPINGS:
