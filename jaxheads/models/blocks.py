@@ -56,11 +56,8 @@ _READ = ("resid_pre", *ATTENTION_SITES, "attn_out")
 _SITES = (*_READ, "resid_mid", "mlp_out", "resid_post")
 
 
-class PreNormBlock(nnx.Module):
-    """`x + attention(norm(x))`, then `x + mlp(norm(x))`: GPT-2, Llama, T5, ViT."""
-
-    sites = _SITES
-    additive = True
+class _NormedBlock(nnx.Module):
+    """What blocks have in common whose heads and MLP read the stream through norms."""
 
     def __init__(self, attention_norm: Any, attention: Attention, mlp_norm: Any, mlp: Any):
         self.attention_norm = attention_norm
@@ -74,6 +71,13 @@ class PreNormBlock(nnx.Module):
     def keys_values(self, x_BSD: Array, positions_BS: Array) -> tuple[Array, Array]:
         return self.attention.keys_values(self.attention_norm(x_BSD), positions_BS)
 
+
+class PreNormBlock(_NormedBlock):
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`: GPT-2, Llama, T5, ViT."""
+
+    sites = _SITES
+    additive = True
+
     def queries_apart(self, x_NBTD: Array, positions_BT: Array) -> Array:
         return self.attention.queries_apart(self.attention_norm(x_NBTD), positions_BT)
 
@@ -81,11 +85,15 @@ class PreNormBlock(nnx.Module):
         k_KBSD, v_KBSD = self.attention_norm(k_KBSD), self.attention_norm(v_KBSD)
         return self.attention.keys_values_apart(k_KBSD, v_KBSD, positions_BS)
 
+    def from_heads(self, z_BTNH: Array) -> Array:
+        """What all heads together write, `[B,T,D]`."""
+        return self.attention.output(z_BTNH)
+
     def feed_forward(self, x_BTD: Array) -> Array:
         return self.mlp(self.mlp_norm(x_BTD))
 
     def write(self, x_BTD: Array, z_BTNH: Array, edit: Edit) -> tuple[Array, Mapping[str, Array]]:
-        attn_out = edit("attn_out", self.attention.output(z_BTNH))
+        attn_out = edit("attn_out", self.from_heads(z_BTNH))
         mid = edit("resid_mid", x_BTD + attn_out)
         mlp_out = edit("mlp_out", self.feed_forward(mid))
         post = edit("resid_post", mid + mlp_out)
@@ -120,18 +128,14 @@ class SandwichBlock(PreNormBlock):
         self.attention_out_norm = attention_out_norm
         self.mlp_out_norm = mlp_out_norm
 
+    def from_heads(self, z_BTNH: Array) -> Array:
+        return self.attention_out_norm(super().from_heads(z_BTNH))
+
     def feed_forward(self, x_BTD: Array) -> Array:
         return self.mlp_out_norm(super().feed_forward(x_BTD))
 
-    def write(self, x_BTD: Array, z_BTNH: Array, edit: Edit) -> tuple[Array, Mapping[str, Array]]:
-        attn_out = edit("attn_out", self.attention_out_norm(self.attention.output(z_BTNH)))
-        mid = edit("resid_mid", x_BTD + attn_out)
-        mlp_out = edit("mlp_out", self.feed_forward(mid))
-        post = edit("resid_post", mid + mlp_out)
-        return post, {"attn_out": attn_out, "resid_mid": mid, "mlp_out": mlp_out, "resid_post": post}
 
-
-class ParallelBlock(nnx.Module):
+class ParallelBlock(_NormedBlock):
     """`x + attention(norm(x)) + mlp(norm(x))`: GPT-NeoX with two norms, GPT-J with one (`mlp_norm` is None).
 
     There is no `resid_mid`: the MLP does not read what its own layer's heads write.
@@ -139,18 +143,6 @@ class ParallelBlock(nnx.Module):
 
     sites = (*_READ, "mlp_out", "resid_post")
     additive = False
-
-    def __init__(self, attention_norm: Any, attention: Attention, mlp_norm: Any, mlp: Any):
-        self.attention_norm = attention_norm
-        self.attention = attention
-        self.mlp_norm = mlp_norm
-        self.mlp = mlp
-
-    def queries(self, x_BTD: Array, positions_BT: Array) -> Array:
-        return self.attention.queries(self.attention_norm(x_BTD), positions_BT)
-
-    def keys_values(self, x_BSD: Array, positions_BS: Array) -> tuple[Array, Array]:
-        return self.attention.keys_values(self.attention_norm(x_BSD), positions_BS)
 
     def write(self, x_BTD: Array, z_BTNH: Array, edit: Edit) -> tuple[Array, Mapping[str, Array]]:
         norm = self.attention_norm if self.mlp_norm is None else self.mlp_norm

@@ -57,7 +57,7 @@ class Attention(nnx.Module):
         cap: bounds the scores, see `attend`.
         window: how many positions back a query sees, itself included; both ways that many less one where the stack is
             not causal. A number, or an array where layers differ.
-        bias, out_bias: whether queries, keys and values have biases, and the output; `biases` names other letters.
+        bias: whether queries, keys, values and output have biases, or the letters of those that do ("QKV").
         q_norm, k_norm: over each head's queries and keys, before they turn.
         gain: whether what the heads write is multiplied by a learnt `gain` `[D]` (LayerScale, Touvron et al. 2021).
     """
@@ -70,9 +70,7 @@ class Attention(nnx.Module):
         *,
         rngs: nnx.Rngs,
         kv_heads: int | None = None,
-        bias: bool = False,
-        out_bias: bool = False,
-        biases: str | None = None,
+        bias: bool | str = False,
         rotary: Rotary | None = None,
         frequencies: Array | None = None,
         scale: float | None = None,
@@ -89,7 +87,7 @@ class Attention(nnx.Module):
         def weight(*shape: int) -> nnx.Param:
             return nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
 
-        own = ("QKV" if bias else "") + ("O" if out_bias else "") if biases is None else biases
+        own = bias if isinstance(bias, str) else "QKVO" if bias else ""
         shapes = {"Q": (heads, head), "K": (kv_heads, head), "V": (kv_heads, head), "O": (model,)}
         self.W_Q, self.W_O = weight(model, heads, head), weight(heads, head, model)
         self.W_K, self.W_V = weight(model, kv_heads, head), weight(model, kv_heads, head)
@@ -133,13 +131,11 @@ class Attention(nnx.Module):
     def output(self, z_BTNH: Array) -> Array:
         """What the heads write, `[B,T,D]`: the sum over heads of `z_h @ W_O[h]`, plus b_O."""
         out_BTD = jnp.einsum("btnh,nhd->btd", z_BTNH, self.W_O[...])
-        out_BTD = out_BTD if self.b_O is None else out_BTD + self.b_O[...][None, None]
-        return out_BTD if self.gain is None else out_BTD * self.gain[...][None, None]
+        return _scaled(out_BTD if self.b_O is None else out_BTD + self.b_O[...][None, None], self.gain)
 
     def output_apart(self, z_BTNH: Array) -> Array:
         """What each head writes, `z_h @ W_O[h]`, `[N,B,T,D]`; b_O is no head's."""
-        out_NBTD = jnp.einsum("btnh,nhd->nbtd", z_BTNH, self.W_O[...])
-        return out_NBTD if self.gain is None else out_NBTD * self.gain[...][None, None, None]
+        return _scaled(jnp.einsum("btnh,nhd->nbtd", z_BTNH, self.W_O[...]), self.gain)
 
     def _turn(self, x_BTNH: Array, positions_BT: Array) -> Array:
         if self.rotary is None:

@@ -320,5 +320,5 @@ def test_sets_outside_the_circuit_are_refused():
 
 
 def test_bert_has_no_edges():
-    with pytest.raises(ValueError, match="the encoder normalises what it has added up"):
+    with pytest.raises(ValueError, match="a PostNormBlock of the encoder is none"):
         circuit(small_model("bert"), CLEAN, QUESTION.objective, EDGE)

@@ -388,7 +388,7 @@ def test_wrong_questions_are_refused(question: Any, arguments: dict[str, Any], m
 
 @pytest.mark.parametrize("question", [edge_attribution, patch_edges])
 def test_a_stream_that_is_no_sum_has_no_edges(question: Any):
-    with pytest.raises(ValueError, match="the encoder normalises what it has added up"):
+    with pytest.raises(ValueError, match="a PostNormBlock of the encoder is none"):
         question(small_model("bert"), CLEAN, CORRUPT, QUESTION.objective)
 
 

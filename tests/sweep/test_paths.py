@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import hypothesis.strategies as st
@@ -364,10 +363,3 @@ def test_pairs_that_are_not_there_are_refused():
         all_paths(deep_model("llama"), CLEAN, CORRUPT, OBJECTIVE, wrong)
     with pytest.raises(ValueError, match="need two layers; the decoder has 1"):
         all_paths(deep_model("gpt2", 1), CLEAN, CORRUPT, OBJECTIVE)
-
-
-def test_only_the_last_stack_ends_in_logits():
-    model, other = deep_model("llama"), deep_model("bert")
-    both = SimpleNamespace(config=model.config, stacks=(*other.network.stacks, *model.network.stacks))
-    with pytest.raises(ValueError, match="paths end at the logits: ask about the last stack, not about the encoder"):
-        paths(replace(model, network=both), CLEAN, CORRUPT, OBJECTIVE, "logits", stack="encoder")

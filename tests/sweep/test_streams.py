@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def patched(model: jh.Model, base: jh.Batch, other: jh.Batch, stack: str, site: 
     """Effects `[E, *grid]`, one whole run a cell."""
     part, name = model.stack(stack), f"{stack}.{site}"
     side = (part.keys if site in KEY_SITES else part.queries).of(base)
-    values = np.asarray(jh.run(model, other, [name]).seen[name])
+    values = jh.run(model, other, [name]).seen[name]
     heads = 1 if site not in HEAD_SITES else part.kv_heads if site in KEY_SITES else part.heads
     sizes = {"layer": part.layers, "head": heads, "position": int(side.lengths.max())}
     before = judge(model, base)
@@ -52,7 +53,8 @@ def patched(model: jh.Model, base: jh.Batch, other: jh.Batch, stack: str, site: 
             weight = (here[:, :, None] & chosen)[..., None].astype(np.float32)
         if site in ("scores", "pattern"):
             weight = np.swapaxes(weight, 1, 2)
-        edit = jh.SiteEdit(jnp.array([at["layer"]]), jnp.asarray(weight)[None], values[at["layer"]][None], site, stack)  # type: ignore
+        value = values[at["layer"]][None]
+        edit = jh.SiteEdit(jnp.array([at["layer"]]), jnp.asarray(weight)[None], value, site, stack)
         told = here.any(axis=1)
         found[(told, *cell)] = (judge(model, base, [edit]) - before)[told]
     return found
@@ -71,7 +73,7 @@ def test_ablation_equals_whole_forward_passes(family: str, stack: str, method: s
         values = np.zeros_like(mean[layer]) if method == "zero" else mean[layer]
         edit = jh.replace_heads(model, [(layer, head)], values[None], stack=stack)
         expected[:, layer, head] = judge(model, batch, [edit]) - before
-    table = jh.ablate(model, batch, jh.loss(), method, stack=stack)  # type: ignore
+    table = jh.ablate(model, batch, jh.loss(), method, stack=stack)  # type: ignore[arg-type]
     assert table.stack == stack
     assert_close(table.per_example, expected)
     assert np.abs(expected).max() > 1e-2
@@ -136,32 +138,51 @@ def test_queries_that_may_not_look_at_the_source(family: str):
     assert_close(table.per_example, expected)
 
 
+def losses(output_BUV: jax.Array, batch: jh.Batch) -> jax.Array:
+    """The loss of each example, differentiable."""
+    assert batch.targets is not None
+    assert batch.target_mask is not None
+    log_p_BUV = jax.nn.log_softmax(output_BUV[:, :-1])
+    nats_BU = -jnp.take_along_axis(log_p_BUV, batch.targets[:, 1:, None], axis=2)[..., 0]
+    counted_BU = (batch.target_mask[:, 1:] & batch.target_mask[:, :-1]).astype(nats_BU.dtype)
+    return (nats_BU * counted_BU).sum(axis=1) / counted_BU.sum(axis=1)
+
+
 @families
 @stacks
 def test_importance_is_the_slope_of_a_gate(family: str, stack: str):
+    """The derivative of whole runs by gates, taken by JAX."""
     model, batch = small(family).ours, a_batch(family)
-    part, step = model.stack(stack), 2e-3
+    part = model.stack(stack)
+
+    def gated(gates_LN: jax.Array) -> jax.Array:
+        return losses(jh.run(model, batch, edits=jh.gate(model, gates_LN, stack=stack)).output, batch)
+
+    slopes_BLN = jax.jacrev(gated)(jnp.ones((part.layers, part.heads)))
     table = jh.importance(model, batch, jh.loss(), stack=stack)
-    for layer, head in ((0, 0), (part.layers - 1, part.heads - 1)):
-        ends = [
-            judge(model, batch, [jh.zero_heads(model, [(layer, head)], stack=stack, amount=sign * step)])
-            for sign in (1.0, -1.0)
-        ]
-        slope = np.abs(ends[0] - ends[1]) / (2 * step)
-        np.testing.assert_allclose(np.asarray(table.per_example)[:, layer, head], slope, atol=2e-3)
+    assert_close(table.per_example, np.abs(slopes_BLN))
+    assert np.abs(slopes_BLN).max() > 1e-2
 
 
 @families
 @stacks
-def test_attribution_sets_out_as_patching_does(family: str, stack: str):
-    """Along integrated gradients a layer's cells sum to the effect of patching the layer."""
+def test_attribution_is_the_slope_of_patching(family: str, stack: str):
+    """The derivative of whole runs by how far each head's z has moved to the other run's, taken by JAX."""
     model, clean, corrupt = small(family).ours, a_batch(family), a_batch(family, seed=1)
-    ways = {"stack": stack, "site": "z"}
-    along = jh.attribute(model, clean, corrupt, jh.loss(), "ig", by=("layer", "head"), steps=64, **ways)  # type: ignore
-    whole = jh.patch(model, clean, corrupt, jh.loss(), by=("layer",), **ways)  # type: ignore
-    effects = np.asarray(along.per_example)[along.metrics.index("effect")].sum(axis=-1)
-    expected = np.asarray(whole.per_example)[whole.metrics.index("effect")]
-    np.testing.assert_allclose(effects, expected, atol=0.1 * np.abs(expected).max())
+    part, name = model.stack(stack), f"{stack}.z"
+    theirs, mine = (jh.run(model, batch, [name]).seen[name] for batch in (clean, corrupt))
+    moved = jnp.where(part.queries.of(corrupt).mask[None, :, :, None, None], theirs - mine, 0.0)
+
+    def patched_by(amounts_LN: jax.Array) -> jax.Array:
+        weight = amounts_LN[:, None, None, :, None]
+        edit = jh.SiteEdit(jnp.arange(part.layers), weight, moved, "z", stack, "add")
+        return losses(jh.run(model, corrupt, edits=edit).output, corrupt)
+
+    slopes_BLN = jax.jacrev(patched_by)(jnp.zeros((part.layers, part.heads)))
+    table = jh.attribute(model, clean, corrupt, jh.loss(), "atp", stack=stack)
+    assert table.per_example is not None
+    assert_close(table.per_example[table.metrics.index("effect")], slopes_BLN)
+    assert np.abs(slopes_BLN).max() > 1e-2
 
 
 @families
@@ -187,8 +208,9 @@ def test_what_a_model_takes_is_checked_before_it_runs():
         jh.run(model, jh.Batch(batch.tokens, targets=np.full((3, 2), 37)))
     with pytest.raises(ValueError, match="takes tokens; the batch has targets, tokens"):
         jh.run(small("bert").ours, batch)
-    with pytest.raises(ValueError, match="paths end at the logits"):
-        jh.paths(model, batch, a_batch("t5", seed=1), jh.loss(), "logits", stack="decoder")
+    for stack in STACKS:
+        with pytest.raises(ValueError, match=f"paths end at the logits.* the {stack} of"):
+            jh.paths(model, batch, a_batch("t5", seed=1), jh.loss(), "logits", stack=stack)
     with pytest.raises(ValueError, match="edges are those of a model with one stack"):
         jh.attribute(model, batch, a_batch("t5", seed=1), jh.loss(), "eap", stack="decoder")
     with pytest.raises(ValueError, match="same number of examples"):

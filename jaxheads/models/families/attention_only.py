@@ -104,7 +104,6 @@ class AttentionOnly(Decoder):
                 c.n_heads,
                 c.d_head,
                 bias=c.bias,
-                out_bias=c.bias,
                 rotary=rotary,
                 scale=c.scale,
                 rngs=rngs,

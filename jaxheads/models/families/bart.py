@@ -115,7 +115,7 @@ class _PostNorm(EncoderDecoder):
         self.config = c
 
         def attention(heads: int, rngs: nnx.Rngs) -> Attention:
-            return Attention(D, heads, D // heads, bias=True, out_bias=True, rngs=rngs)
+            return Attention(D, heads, D // heads, bias=True, rngs=rngs)
 
         def block(heads: int, inner: int, rngs: nnx.Rngs) -> PostNormBlock:
             mlp = PlainMLP(D, inner, c.activation_function, rngs=rngs)

@@ -95,7 +95,7 @@ class Bloom(Decoder):
         def block(rngs: nnx.Rngs) -> PreNormBlock:
             return kind(
                 layer_norm(D, c.layer_norm_epsilon, rngs),
-                Attention(D, c.n_head, D // c.n_head, bias=True, out_bias=True, rngs=rngs),
+                Attention(D, c.n_head, D // c.n_head, bias=True, rngs=rngs),
                 layer_norm(D, c.layer_norm_epsilon, rngs),
                 PlainMLP(D, 4 * D, _ACTIVATION, rngs=rngs),
             )

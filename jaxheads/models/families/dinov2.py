@@ -125,7 +125,7 @@ class Dinov2(ImageEncoder):
             heads, biases = c.num_attention_heads, "QKVO" if c.qkv_bias else "O"
             return PreNormBlock(
                 layer_norm(D, c.layer_norm_eps, rngs),
-                Attention(D, heads, D // heads, biases=biases, gain=True, rngs=rngs),
+                Attention(D, heads, D // heads, bias=biases, gain=True, rngs=rngs),
                 layer_norm(D, c.layer_norm_eps, rngs),
                 mlp(rngs),
             )

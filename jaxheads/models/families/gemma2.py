@@ -151,7 +151,6 @@ class Gemma2(SandwichDecoder):
             attention_of,
             config,
             bias=config.attention_bias,
-            out_bias=config.attention_bias,
             scale=config.query_pre_attn_scalar**-0.5,
             cap=config.attn_logit_softcapping,
         )

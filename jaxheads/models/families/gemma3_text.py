@@ -130,7 +130,6 @@ class Gemma3Text(SandwichDecoder):
                 rngs,
                 settings,
                 bias=c.attention_bias,
-                out_bias=c.attention_bias,
                 scale=c.query_pre_attn_scalar**-0.5,
                 q_norm=OffsetRMSNorm(c.head_dim, c.rms_norm_eps),
                 k_norm=OffsetRMSNorm(c.head_dim, c.rms_norm_eps),

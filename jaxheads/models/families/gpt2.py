@@ -90,7 +90,6 @@ class GPT2(Decoder):
                     c.n_head,
                     head,
                     bias=True,
-                    out_bias=True,
                     scale=None if c.scale_attn_weights else 1.0,
                     rngs=rngs,
                 ),

@@ -100,7 +100,6 @@ class GPTNeoX(Decoder):
                     c.num_attention_heads,
                     c.hidden_size // c.num_attention_heads,
                     bias=c.attention_bias,
-                    out_bias=c.attention_bias,
                     rotary=c.rotary,
                     rngs=rngs,
                 ),

@@ -49,7 +49,7 @@ class Llama(GatedDecoder):
 
     def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs):
         bias = config.attention_bias
-        attention = partial(attention_of, config, bias=bias, out_bias=bias)
+        attention = partial(attention_of, config, bias=bias)
         super().__init__(config, attention, mlp_bias=config.mlp_bias, rngs=rngs)
 
     @staticmethod

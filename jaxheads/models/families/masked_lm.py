@@ -157,7 +157,7 @@ class MaskedLM(Network):
 def post_norm_block(model: int, heads: int, hidden: int, act: str, epsilon: float, *, rngs: nnx.Rngs) -> PostNormBlock:
     """BERT's layer: biases everywhere, a norm after each sum."""
     return PostNormBlock(
-        Attention(model, heads, model // heads, bias=True, out_bias=True, rngs=rngs),
+        Attention(model, heads, model // heads, bias=True, rngs=rngs),
         layer_norm(model, epsilon, rngs),
         PlainMLP(model, hidden, act, rngs=rngs),
         layer_norm(model, epsilon, rngs),

@@ -150,7 +150,6 @@ class ModernBert(MaskedLM):
                 c.num_attention_heads,
                 head,
                 bias=c.attention_bias,
-                out_bias=c.attention_bias,
                 rotary=c.rotary,
                 frequencies=at["frequencies"],
                 window=at["window"],

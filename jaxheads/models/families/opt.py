@@ -99,7 +99,7 @@ class OPT(Decoder):
         def block(rngs: nnx.Rngs) -> PreNormBlock | PostNormBlock:
             head = D // c.num_attention_heads
             biased = c.enable_bias
-            attention = Attention(D, c.num_attention_heads, head, bias=biased, out_bias=biased, rngs=rngs)
+            attention = Attention(D, c.num_attention_heads, head, bias=biased, rngs=rngs)
             mlp = PlainMLP(D, c.ffn_dim, c.activation_function, bias=biased, rngs=rngs)
             if c.do_layer_norm_before:
                 return PreNormBlock(layer_norm(D, _EPSILON, rngs), attention, layer_norm(D, _EPSILON, rngs), mlp)

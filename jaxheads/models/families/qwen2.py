@@ -75,7 +75,7 @@ class Qwen2(GatedDecoder):
     config_type = Qwen2Config
 
     def __init__(self, config: Qwen2Config, *, rngs: nnx.Rngs):
-        attention = partial(attention_of, config, bias=True)
+        attention = partial(attention_of, config, bias="QKV")
         super().__init__(config, attention, settings=window_settings(config), rngs=rngs)
 
     @staticmethod

@@ -69,7 +69,7 @@ class Qwen3(GatedDecoder):
         def attention(rngs: nnx.Rngs, *own: Mapping[str, Array]) -> Attention:
             norms = {name: rms_norm(config.head_dim, config.rms_norm_eps, rngs) for name in ("q_norm", "k_norm")}
             bias = config.attention_bias
-            return attention_of(config, rngs, *own, bias=bias, out_bias=bias, **norms)
+            return attention_of(config, rngs, *own, bias=bias, **norms)
 
         super().__init__(config, attention, settings=window_settings(config), rngs=rngs)
 

@@ -102,7 +102,7 @@ class ViT(ImageEncoder):
             heads, biases = c.num_attention_heads, "QKVO" if c.qkv_bias else "O"
             return PreNormBlock(
                 layer_norm(D, c.layer_norm_eps, rngs),
-                Attention(D, heads, D // heads, biases=biases, rngs=rngs),
+                Attention(D, heads, D // heads, bias=biases, rngs=rngs),
                 layer_norm(D, c.layer_norm_eps, rngs),
                 PlainMLP(D, c.intermediate_size, c.hidden_act, rngs=rngs),
             )

@@ -103,7 +103,7 @@ class Whisper(EncoderDecoder):
         self.config = c
 
         def attention(heads: int, rngs: nnx.Rngs) -> Attention:
-            return Attention(D, heads, D // heads, biases=_BIASES, rngs=rngs)
+            return Attention(D, heads, D // heads, bias=_BIASES, rngs=rngs)
 
         def layer(kind: type, heads: int, inner: int, rngs: nnx.Rngs) -> Any:
             mlp = PlainMLP(D, inner, c.activation_function, rngs=rngs)
