@@ -81,15 +81,15 @@ def second(batch: jh.Batch) -> np.ndarray:
 def test_heads_do_what_they_were_made_for(model: jh.Model, batch: jh.Batch):
     found = jh.measure(model, batch, ("previous_token", "duplicate_token", "induction"))
     previous, duplicate, induction = found.values
-    assert previous[0, 0] == pytest.approx(1, abs=1e-4)
-    assert duplicate[0, 1] == pytest.approx(0.5, abs=1e-4)  # itself and the earlier one, half each
-    assert induction[1, 0] == pytest.approx(1, abs=1e-4)
+    assert previous[0, 0] == pytest.approx(1, abs=1e-6)
+    assert duplicate[0, 1] == pytest.approx(0.5, abs=1e-6)  # itself and the earlier one, half each
+    assert induction[1, 0] == pytest.approx(1, abs=1e-6)
 
 
 def test_ablation_returns_the_loss_to_that_of_knowing_nothing(model: jh.Model, batch: jh.Batch):
     effects = jh.ablate(model, batch, jh.loss(second(batch)), "zero")
-    assert effects.provenance["unedited"] == pytest.approx(0, abs=1e-3)
-    np.testing.assert_allclose(effects.values[1, 0], np.log(V), atol=1e-3)
+    assert effects.provenance["unedited"] == pytest.approx(0, abs=1e-5)
+    np.testing.assert_allclose(effects.values[1, 0], np.log(V), atol=1e-5)
     assert effects.values[0, 0] > 3
     np.testing.assert_allclose(effects.values[[0, 1], [1, 1]], 0, atol=1e-6)
 

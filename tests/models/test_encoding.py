@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 import jaxheads as jh
 
 from .huggingface import SMALL, build, loaded, small_model
+from .specs.spec import small
 
 WORDS = ["<pad>", "<s>", "<unk>", "the", "cat", "sat", "on", "a", "mat"]
 THE, CAT, SAT, BOS, PAD = 3, 4, 5, 1, 0
@@ -111,3 +112,56 @@ def test_a_model_without_tokenizer_says_why(tmp_path: Path):
     tiny = loaded(build(SMALL["gpt2"]), tmp_path)
     with pytest.raises(ValueError, match=r"has no tokenizer \(.*no tokenizer files.*give token ids: jh\.Batch"):
         tiny.encode("the cat")
+
+
+def test_a_pair_is_one_example_of_two_segments():
+    batch = model(adds_bos=True).encode([("the cat", "sat"), ("the", "cat sat")])
+    assert batch.tokens.tolist() == [[BOS, THE, CAT, SAT]] * 2
+    assert batch.token_types.tolist() == [[0, 0, 0, 1], [0, 0, 1, 1]]
+    assert model(adds_bos=True).encode(("the cat", "sat")).tokens.shape == (1, 4)
+
+
+@pytest.mark.parametrize(("side", "words"), [("right", [0, 1, 1]), ("left", [0, 1, 1])])
+def test_words_say_what_each_piece_belongs_to(side: str, words: list[int]):
+    tiny = model(adds_bos=True)
+    batch = tiny.encode([["the", "cat sat"], ["on"]], side=side)
+    assert batch.words is not None
+    assert batch.words[0].tolist() == [-1, *words]
+    assert batch.words[1].tolist() == ([-1, 0, -1, -1] if side == "right" else [-1, -1, -1, 0])
+    assert batch.mask[1].tolist() == ([True, True, False, False] if side == "right" else [False, False, True, True])
+    without = tiny.encode([["the", "cat"]], bos=False).words
+    assert without is not None
+    assert without.tolist() == [[0, 1]]
+    assert tiny.encode(["the cat"]).words is None
+
+
+def test_what_is_neither_text_nor_pair_nor_words_is_refused():
+    tiny = model(adds_bos=False)
+    for wrong, message in (
+        ([("the", "cat", "sat")], "a tuple is a pair of texts; got one of 3"),
+        ([["the", 3]], "texts must be strings, got int"),
+        ([["the", " "]], "these are empty"),
+        ([("the", "")], "these are empty"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tiny.encode(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="this model has no decoder beside an encoder"):
+        tiny.encode("the cat", targets="sat")
+
+
+def test_targets_follow_the_start_token():
+    pair = small("bart").ours
+    tiny = jh.Model(pair.network, tokenizer(adds_bos=True), name="tiny", hf_config=pair.hf_config)
+    batch = tiny.encode(["the cat sat", "the"], targets=["sat on", "a"])
+    assert batch.targets is not None
+    assert batch.target_mask is not None
+    assert batch.targets.tolist() == [[2, BOS, SAT, 6], [2, BOS, 7, PAD]]
+    assert batch.target_mask.tolist() == [[True] * 4, [True] * 3 + [False]]
+    alone = tiny.encode("the cat").targets
+    assert alone is not None
+    assert alone.tolist() == [[2]]
+    with pytest.raises(ValueError, match="for each of 2 examples; got 1"):
+        tiny.encode(["the", "cat"], targets=["sat"])
+    nameless = jh.Model(pair.network, tokenizer(adds_bos=True), name="tiny")
+    with pytest.raises(ValueError, match="has no decoder_start_token_id"):
+        nameless.encode("the cat")

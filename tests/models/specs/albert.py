@@ -15,7 +15,7 @@ def outputs(model):
 
 SPEC = Spec(
     architectures=("AlbertForMaskedLM", "AlbertModel", "AlbertForPreTraining"),
-    sizes={**bert.SIZES, "embedding_size": 10, "num_hidden_layers": 3},
+    sizes={**bert.SIZES, "embedding_size": 10, "num_hidden_layers": 3, "num_hidden_groups": 2},
     outputs=outputs,
     vary=st.fixed_dictionaries(
         {

@@ -1,0 +1,52 @@
+"""Patterns of pieces pooled to words."""
+
+import numpy as np
+import pytest
+
+import jaxheads as jh
+
+WORDS = np.array([[-1, 0, 0, 1, 2, 2, 2, -1], [-1, 0, 1, -1, -1, -1, -1, -1]])
+"""[CLS], a word of two pieces, one of one, one of three, [SEP]; and a shorter one, padded."""
+MASK = np.array([[True] * 8, [True] * 4 + [False] * 4])
+BATCH = jh.Batch(np.zeros((2, 8), int), MASK, words=WORDS)
+
+
+def patterns() -> np.ndarray:
+    """Random rows `[L,B,N,T,S]` that sum to 1 over the real keys."""
+    raw = np.random.default_rng(0).random((3, 2, 4, 8, 8)) * MASK[None, :, None, None, :]
+    return raw / raw.sum(axis=-1, keepdims=True)
+
+
+def test_to_a_word_the_sum_of_its_pieces_from_a_word_their_mean():
+    given = patterns()
+    first, second = jh.pool_words(given, BATCH)
+    assert first.words.tolist() == [-1, 0, 1, 2, -1]
+    assert second.words.tolist() == [-1, 0, 1, -1]
+    assert first.pattern.shape == (3, 4, 5, 5)
+    # from the word of two pieces (1, 2) to the word of three (4, 5, 6)
+    expected = given[:, 0][:, :, 1:3][..., 4:7].sum(axis=-1).mean(axis=-1)
+    np.testing.assert_allclose(first.pattern[:, :, 1, 3], expected, rtol=1e-12)
+    for pooled in (first, second):
+        np.testing.assert_allclose(pooled.pattern.sum(axis=-1), 1, rtol=1e-12)
+
+
+def test_words_of_one_piece_keep_their_patterns():
+    batch = jh.Batch(np.zeros((2, 4), int), words=[[-1, 0, 1, -1]] * 2)
+    given = patterns()[..., :4, :4]
+    for example, pooled in enumerate(jh.pool_words(given, batch)):
+        np.testing.assert_array_equal(pooled.pattern, given[:, example])
+
+
+def test_special_tokens_side_by_side_stay_apart():
+    [pooled] = jh.pool_words(np.full((1, 1, 1, 4, 4), 0.25), jh.Batch(np.zeros((1, 4), int), words=[[-1, -1, 0, 0]]))
+    assert pooled.words.tolist() == [-1, -1, 0]
+    np.testing.assert_allclose(pooled.pattern[0, 0], [[0.25, 0.25, 0.5]] * 3)
+
+
+def test_what_can_not_be_pooled_is_refused():
+    with pytest.raises(ValueError, match="does not say which word each token belongs to: encode lists of words"):
+        jh.pool_words(patterns(), jh.Batch(np.zeros((2, 8), int)))
+    with pytest.raises(ValueError, match=r"patterns must be \[layers, 2, heads, 8, 8\], got \(3, 2, 4, 8, 7\)"):
+        jh.pool_words(patterns()[..., :7], BATCH)
+    with pytest.raises(ValueError, match="words must have the shape of tokens"):
+        jh.Batch(np.zeros((2, 8), int), words=WORDS[:, :7])
