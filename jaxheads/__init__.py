@@ -9,6 +9,7 @@ from .measure.roles import Evidence, name_heads
 from .measure.words import pool_words
 from .models.batch import Batch
 from .models.families.attention_only import by_hand
+from .models.families.clip import zero_shot
 from .models.load import init, load
 from .models.model import Model, Run, run
 from .models.saving import to_hf, to_orbax
@@ -42,6 +43,7 @@ __all__ = [
     "shard",
     "to_hf",
     "to_orbax",
+    "zero_shot",
     # edits are values
     "SiteEdit",
     "edits",

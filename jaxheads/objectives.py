@@ -175,7 +175,7 @@ def _gathered(counted_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _needs_logits(model: Model, name: str) -> None:
     if model.network.unembedding is None:
-        raise ValueError(f"{name} needs logits over a vocabulary; {model.name} has no such head")
+        raise ValueError(f"{name} needs logits over a vocabulary; {model.name} {model.network.without_logits}")
 
 
 def _numbers(name: str, given: ArrayLike) -> np.ndarray:

@@ -77,10 +77,9 @@ def measure(
     _check_level(level)
     edits = (edits,) if isinstance(edits, SiteEdit) else tuple(edits)
     tally = _Tally(chosen)
-    total = len(batch) if isinstance(batch, Batch) else None
+    total = len(_own(model, part, batch)) if isinstance(batch, Batch) else None
     with show_progress(total, f"measuring {part.layers * part.heads} heads of {model.name}", progress) as advance:
-        for one, scored in _pairs(batch, scored_as):
-            _check(model, one, edits)
+        for one, scored in _checked(model, part, edits, _pairs(batch, scored_as)):
             for rows, kept in _in_pieces(model.network, part, one, scored, edits, chosen):
                 tally.add(part.queries.of(one.take(rows)), kept)
                 advance(len(rows))
@@ -248,10 +247,20 @@ def _several(batches: Batches, name: str) -> Iterator[Batch]:
         yield one
 
 
-def _check(model: Model, batch: Batch, edits: Sequence[SiteEdit]) -> None:
-    model.check(batch)
-    for edit in edits:
-        check_edit(model, batch, edit)
+def _checked(
+    model: Model, stack: Stack, edits: Sequence[SiteEdit], pairs: Iterable[tuple[Batch, Batch]]
+) -> Iterator[tuple[Batch, Batch]]:
+    """The same batches, checked, and of each what the stack's stream reads."""
+    for batch, scored in pairs:
+        model.check(batch)
+        model.check_runs(stack, batch)
+        for edit in edits:
+            check_edit(model, batch, edit)
+        yield _own(model, stack, batch), _own(model, stack, scored)
+
+
+def _own(model: Model, stack: Stack, batch: Batch) -> Batch:
+    return batch.only(stack.queries.kind) if model.network.apart else batch
 
 
 def _check_level(level: float) -> None:

@@ -64,7 +64,8 @@ class Axis:
             return Side(_given(batch.mask), batch.tokens)
         if self.kind == "targets":
             return Side(_given(batch.target_mask), batch.targets)
-        return Side(jnp.ones((len(batch), self.count(batch)), bool))
+        given = _given(batch.pixels if self.kind == "patches" else batch.features)
+        return Side(jnp.ones((len(given), self.count(batch)), bool))
 
     def ids(self, batch: "Batch") -> Array:
         """The ids of its positions, `[B,T]`."""

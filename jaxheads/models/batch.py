@@ -28,7 +28,8 @@ class Batch:
         words: the number of the word that each token is a piece of, `[B,T]`; -1 for special tokens. No model reads it.
         targets: the decoder's input of an encoder–decoder, token ids `[B,U]`.
         target_mask: which of them are real, `[B,U]`; all of them when left out.
-        pixels: images, normalised as the model wants them, `[B,height,width,C]`.
+        pixels: images, normalised as the model wants them, `[B,height,width,C]`. Beside texts there may be another
+            number of them: a model that compares the two takes each with each.
         features: log-mel spectrograms, `[B,mels,frames]`.
 
     Raises:
@@ -67,7 +68,7 @@ class Batch:
         counts = {name: len(part) for name, part in given.items() if part is not None}
         if not counts:
             raise ValueError("a batch needs tokens, pixels or features; got none")
-        if len(set(counts.values())) > 1:
+        if len({count for name, count in counts.items() if name != "pixels"}) > 1:
             raise ValueError(f"all parts of a batch must have the same number of examples, got {counts}")
         for name in _FIELDS:
             object.__setattr__(self, name, given.get(name))
@@ -85,7 +86,15 @@ class Batch:
         return batch
 
     def __len__(self) -> int:
-        return next(len(field) for name in _FIELDS if (field := getattr(self, name)) is not None)
+        numbers = {len(field) for name in _FIELDS if (field := getattr(self, name)) is not None}
+        if len(numbers) > 1:
+            assert self.pixels is not None, "no other part may have a number of its own"
+            [others] = numbers - {len(self.pixels)}
+            raise ValueError(
+                f"a batch of {others} texts and {len(self.pixels)} images has no examples of both; "
+                "give texts and images one by one, or in batches of their own"
+            )
+        return numbers.pop() if numbers else 0
 
     @property
     def lengths(self) -> Array:
@@ -102,8 +111,18 @@ class Batch:
         """Index `[B]` of each example's last real token."""
         return Axis().of(self).last
 
+    def only(self, kind: str) -> "Batch":
+        """The part of one kind of positions: of "patches" the images, of "tokens" the texts."""
+        names = {"tokens": _FIELDS[:4], "targets": _FIELDS[4:6], "patches": ("pixels",), "frames": ("features",)}[kind]
+        return self.tree_unflatten(None, (getattr(self, name) if name in names else None for name in _FIELDS))
+
     def take(self, examples: ArrayLike) -> "Batch":
-        """The batch of these examples, by index."""
+        """The batch of these examples, by index.
+
+        Raises:
+            ValueError: if it has another number of images than of texts.
+        """
+        len(self)  # raises
         index = np.asarray(examples)
         return jax.tree.map(lambda field: field[index], self)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from .axes import Side
 from .batch import Batch, Context
 from .encoding import Text, encode, encode_audio
 from .sites import SiteEdit
-from .stack import Reader, Sites, Stack
+from .stack import Reader, Sites, Stack, take_rows
 from .unembedding import Unembedding
 
 Through = Callable[[Stack, Array, Context], Array]
@@ -28,6 +28,10 @@ class Network(nnx.Module):
     """What every family's module is. Residual streams are run one after the other; the last one is read."""
 
     config: Any
+    apart: ClassVar[bool] = False
+    """Whether the streams read nothing of each other, so that each can run on its own part of a batch."""
+    without_logits: ClassVar[str] = "has no such head"
+    """What is said of a network without logits when an objective needs them."""
 
     @property
     def streams(self) -> tuple[Stack, ...]:
@@ -52,10 +56,19 @@ class Network(nnx.Module):
         """The head's map from features to logits; None for a bare model, whose output the features are."""
         raise NotImplementedError
 
-    def output(self, x_BTD: Array) -> Array:
-        """From the last stream: logits `[B,T,V]`, or the features of a model without a head; in the stream's dtype."""
+    @property
+    def at_every_position(self) -> bool:
+        """Whether the output is of every position, or only of what `answer` names (a classifier's)."""
+        return True
+
+    def output(self, x_BTD: Array, batch: Batch) -> Array:
+        """From the last stream: logits `[B,T,V]`, or the features of a model without a head; in the stream's dtype.
+        `[B,V]` where it is not of every position."""
+        if not self.at_every_position:
+            x_BTD = take_rows(x_BTD, self.answer(batch).reshape(len(x_BTD), -1))
         features = self.features(x_BTD)
-        return features if self.unembedding is None else self.unembedding.logits(features).astype(features.dtype)
+        out = features if self.unembedding is None else self.unembedding.logits(features).astype(features.dtype)
+        return out if self.at_every_position else out[:, 0]
 
     def answer(self, batch: Batch) -> Array:
         """Index `[B]` of the position that is read where nothing else is said: the last real one. `[B,R]` where the
@@ -73,7 +86,7 @@ class Run:
 
     Attributes:
         output: logits `[B,T,V]`, or of a classifier `[B,classes]`; the last hidden state `[B,T,D]` of a model without a
-            head.
+            head; `[images, texts]` of one that compares them.
         seen: the captured sites, each with a leading layer axis, by the names they were asked for.
     """
 
@@ -204,19 +217,26 @@ class Model:
         axes = {axis.kind: axis for stack in self.network.stacks for axis in (stack.queries, stack.keys)}
         needed = {_PARTS[kind] for kind in axes}
         given = {part for part in _PARTS.values() if getattr(batch, part) is not None}
-        if given != needed:
+        some = self.network.apart and given and given < needed
+        if given != needed and not some:
             raise ValueError(f"{self.name} takes {', '.join(sorted(needed))}; the batch has {', '.join(sorted(given))}")
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(batch)):
             return
         for kind in ("tokens", "targets"):
-            if kind in axes:
+            if kind in axes and kind in given:
                 self._check_ids(kind, axes[kind].of(batch))
-        if "tokens" in axes:
+        if "tokens" in axes and "tokens" in given:
             types, kinds = np.asarray(batch.token_types), getattr(self.config, "type_vocab_size", None)
             if kinds is not None and (types.min() < 0 or types.max() >= kinds):
                 wrong = types[(types < 0) | (types >= kinds)][0]
                 raise ValueError(f"token types of {self.name} lie in 0..{kinds - 1}; got {wrong}")
         self.network.check(batch)
+
+    def check_runs(self, stack: Stack, batch: Batch) -> None:
+        """Raise ValueError if the batch has nothing for this stack (where stacks are apart, it may have it for one)."""
+        part = _PARTS[stack.queries.kind]
+        if getattr(batch, part) is None:
+            raise ValueError(f"the batch has no {part}: the {stack.name} of {self.name} does not run")
 
     def _check_ids(self, kind: str, side: Side) -> None:
         tokens, mask = np.asarray(side.ids), np.asarray(side.mask)
@@ -267,6 +287,8 @@ def run(model: Model, batch: Batch, capture: Sequence[str] = (), edits: Sequence
     for edit in edits:
         check_edit(model, batch, edit)
     sites = tuple((name, *model.site(name)) for name in ((capture,) if isinstance(capture, str) else capture))
+    for _, stack, _ in sites:
+        model.check_runs(model.stack(stack), batch)
     return _run(model.network, batch, edits, sites)
 
 
@@ -277,7 +299,7 @@ def _run(network: Network, batch: Batch, edits: tuple[SiteEdit, ...], sites: tup
         wanted.setdefault(stack, set()).add(site)
     readers = {stack: partial(_read_sites, own) for stack, own in wanted.items()}
     x_BTD, kept = forward(network, batch, edits, readers)
-    return Run(network.output(x_BTD), {name: kept[stack][site] for name, stack, site in sites})
+    return Run(network.output(x_BTD, batch), {name: kept[stack][site] for name, stack, site in sites})
 
 
 def _read_sites(wanted: set[str], seen: Sites) -> dict[str, Array]:
@@ -294,6 +316,7 @@ def check_edit(model: Model, batch: Batch, edit: SiteEdit) -> None:
         layers = np.asarray(edit.layers)
         if layers.size == 0 or layers.min() < 0 or layers.max() >= stack.layers:
             raise ValueError(f"an edit at layers {layers.tolist()} hits nothing: layers are 0..{stack.layers - 1}")
+    model.check_runs(stack, batch)
     shape = stack.site_shape(edit.site, *stack.queries.of(batch).shape, stack.keys.count(batch))
     for name, part in (("weight", edit.weight), ("source", edit.source)):
         expected = (edit.layers.shape[0], *shape)

@@ -42,7 +42,7 @@ def default_rules(axis: str = "model") -> Rules:
         (r".*\.(b_O|down\.bias)", P()),
         (r"(.*[._])?norm\.(scale|bias)", P()),
         (r"(.*\.)?(patches\.(kernel|bias)|cls|others|positions|gain)", P()),
-        (r"(classifier|distillation)\.(weight|bias)", P()),
+        (r"(classifier|distillation)\.(weight|bias)|.*projection\.kernel|logit_scale", P()),
         (r"(.*\.)?(embed_\w+|\w+_bias)\.embedding", P()),
         (r"(head\.dense|pooler|widen|conv\d)\.(kernel|bias)", P()),
     )

@@ -35,7 +35,7 @@ def _numbers(
 
     def run(weight: Array) -> Array:
         edit = SiteEdit(jnp.arange(len(weight)), weight, source, site, stack)
-        return judge(network.output(forward(network, this, (edit, *held))[0]), this)
+        return judge(network.output(forward(network, this, (edit, *held))[0], this), this)
 
     def one(cell: Array) -> Array:
         nothing = jnp.zeros_like(cell)

@@ -189,7 +189,7 @@ def test_without_mlps_the_logits_receive_what_a_head_writes(layers: int):
     table = paths(model, CLEAN, CORRUPT, OBJECTIVE, "logits", mlps="frozen")
     for layer, head in np.ndindex(table.shape):
         stream = run.seen["resid_post"][-1] + written[layer, head]
-        effects = JUDGE(model.network.output(stream)) - JUDGE(run.output)
+        effects = JUDGE(model.network.output(stream, CLEAN)) - JUDGE(run.output)
         assert table.per_example is not None
         assert_close(table.per_example[0, :, layer, head], effects)
 
@@ -202,7 +202,7 @@ def test_an_mlp_reads_the_heads_of_its_own_layer():
     table = paths(model, CLEAN, CORRUPT, OBJECTIVE, [("mlp", 0)], mlps="frozen")
     for head in range(4):
         stream = run.seen["resid_mid"][0] + block.mlp(block.mlp_norm(run.seen["resid_mid"][0] + written[head]))
-        effects = JUDGE(model.network.output(stream)) - JUDGE(run.output)
+        effects = JUDGE(model.network.output(stream, CLEAN)) - JUDGE(run.output)
         assert table.per_example is not None
         assert_close(table.per_example[0, :, 0, head], effects)
 

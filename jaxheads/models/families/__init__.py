@@ -5,6 +5,8 @@ from .attention_only import AttentionOnly
 from .bart import Bart, Marian
 from .bert import Bert
 from .bloom import Bloom
+from .clip import Clip
+from .clip_towers import ClipText, ClipVision
 from .dinov2 import Dinov2, Dinov2WithRegisters
 from .distilbert import DistilBert
 from .gemma2 import Gemma2
@@ -34,6 +36,9 @@ FAMILIES = {
         Marian,
         Bert,
         Bloom,
+        Clip,
+        ClipText,
+        ClipVision,
         Dinov2,
         Dinov2WithRegisters,
         DistilBert,
@@ -50,12 +55,12 @@ FAMILIES = {
         OPT,
         Qwen2,
         Qwen3,
+        Camembert,
         Roberta,
         XLMRoberta,
-        Camembert,
         T5,
-        ViT,
         DeiT,
+        ViT,
         Whisper,
     )
 }
@@ -69,6 +74,9 @@ __all__ = [
     "Marian",
     "Bert",
     "Bloom",
+    "Clip",
+    "ClipText",
+    "ClipVision",
     "Dinov2",
     "Dinov2WithRegisters",
     "DistilBert",
@@ -85,11 +93,11 @@ __all__ = [
     "OPT",
     "Qwen2",
     "Qwen3",
+    "Camembert",
     "Roberta",
     "XLMRoberta",
-    "Camembert",
     "T5",
-    "ViT",
     "DeiT",
+    "ViT",
     "Whisper",
 ]

@@ -81,6 +81,10 @@ class ImageEncoder(Network):
             return None
         return Unembedding(self.classifier.weight[...], self.classifier.bias[...])
 
+    @property
+    def at_every_position(self) -> bool:
+        return self.classifier is None
+
     def hidden(self, batch: Batch, through: Through) -> Array:
         axis = self.encoder.queries
         rows, columns = axis.grid(batch)
@@ -113,13 +117,6 @@ class ImageEncoder(Network):
         B, T = self.encoder.queries.of(batch).shape
         rows_BR = jnp.broadcast_to(jnp.asarray(self.reads(T), jnp.int32), (B, len(self.reads(T))))
         return rows_BR[:, 0] if rows_BR.shape[1] == 1 else rows_BR
-
-    def output(self, x_BTD: Array) -> Array:
-        """Logits `[B,classes]`, or the normed stream of a bare encoder."""
-        if self.unembedding is None:
-            return self.features(x_BTD)
-        features_B1F = self.features(x_BTD[:, jnp.asarray(self.reads(x_BTD.shape[1]))])
-        return self.unembedding.logits(features_B1F)[:, 0].astype(features_B1F.dtype)
 
     def check(self, batch: Batch) -> None:
         check_image(batch, self.config.image_size, self.config.num_channels)

@@ -250,7 +250,7 @@ def export(network: Any, table: Table) -> dict[str, np.ndarray]:
     tensors = {}
     for name, rule, layer, _ in _entries(table, shapes):
         parts = [values[path] if layer is None else values[path][layer] for path in rule.paths]
-        tensors[name] = np.ascontiguousarray(rule.write(*parts))
+        tensors[name] = np.asarray(rule.write(*parts), order="C")  # ascontiguousarray gives a number an axis
     return tensors
 
 

@@ -38,6 +38,7 @@ class Spec:
         outputs: from their model to the modules that read each layer's z, by stack, in the order of layers.
         inputs: "tokens", "seq2seq" (tokens and targets), "pixels", "features" or "pairs" (of texts and images).
         lengths: of the examples: tokens, and targets.
+        ended: whether texts end with the config's end token.
         image: height, width and channels of the images.
         spread: standard deviation of the weights: so large that a wrong epsilon or activation shows.
         skip: names of parameters that keep what `transformers` initialises them to (sinusoidal tables).
@@ -49,6 +50,7 @@ class Spec:
     vary: st.SearchStrategy[dict[str, Any]] = field(default_factory=lambda: st.just({}))
     inputs: str = "tokens"
     lengths: tuple[tuple[int, ...], tuple[int, ...]] = ((7, 4, 1), (3, 5, 2))
+    ended: bool = False
     image: tuple[int, ...] = ()
     spread: float = 0.2
     skip: tuple[str, ...] = ()
@@ -74,8 +76,14 @@ class Spec:
             return jh.Batch(pixels=rng.standard_normal((2, *self.image), np.float32))
         if self.inputs == "features":
             return self._audio(model, rng, side)
-        vocabulary = model.config.get_text_config().vocab_size
+        texts = model.config.get_text_config()
+        vocabulary = texts.vocab_size
         tokens, mask = _padded(rng, self.lengths[0], vocabulary, side)
+        if self.ended:
+            ends = mask.shape[1] - 1 - np.argmax(mask[:, ::-1], axis=1)
+            tokens[np.arange(len(tokens)), ends] = texts.eos_token_id
+        if self.inputs == "pairs":
+            return jh.Batch(tokens, mask, pixels=rng.standard_normal((len(tokens), *self.image), np.float32))
         types = rng.integers(0, getattr(model.config, "type_vocab_size", None) or 1, tokens.shape)
         if self.inputs == "tokens":
             return jh.Batch(tokens, mask, types)
@@ -143,16 +151,22 @@ def their_run(model: Any, batch: jh.Batch, example: int) -> dict[str, Any]:
     `[L,T,D]`."""
     with torch.no_grad():
         out = model(**_inputs(model, batch, example), output_attentions=True, output_hidden_states=True)
-    names = ("logits", "prediction_logits", "last_hidden_state")
+    names = ("logits_per_image", "image_embeds", "text_embeds", "logits", "prediction_logits", "last_hidden_state")
     found: dict[str, Any] = {"output": next(out[name] for name in names if name in out)[0].numpy()}
-    stacks = (
-        {"encoder": "encoder_", "decoder": "decoder_", "cross": "cross_"} if "encoder_attentions" in out else {"": ""}
-    )
-    for stack, prefix in stacks.items():
-        found[f"{stack}.pattern"] = torch.stack([one[0] for one in out[f"{prefix}attentions"]]).numpy()
-        if f"{prefix}hidden_states" in out:
-            found[f"{stack}.resid_pre"] = torch.stack([one[0] for one in out[f"{prefix}hidden_states"][:-1]]).numpy()
+    for stack, given, prefix in _their_stacks(out):
+        found[f"{stack}.pattern"] = torch.stack([one[0] for one in given[f"{prefix}attentions"]]).numpy()
+        if f"{prefix}hidden_states" in given:
+            found[f"{stack}.resid_pre"] = torch.stack([one[0] for one in given[f"{prefix}hidden_states"][:-1]]).numpy()
     return found
+
+
+def _their_stacks(out: Any) -> list[tuple[str, Any, str]]:
+    """Of each stack its name, where its attentions are, and what their names there begin with."""
+    if "encoder_attentions" in out:
+        return [("encoder", out, "encoder_"), ("decoder", out, "decoder_"), ("cross", out, "cross_")]
+    if "text_model_output" in out:
+        return [(name, out[f"{name}_model_output"], "") for name in ("text", "vision")]
+    return [("", out, "")]
 
 
 def _inputs(model: Any, batch: jh.Batch, example: int) -> dict[str, torch.Tensor]:
@@ -178,6 +192,8 @@ def compare(ours: jh.Run, theirs: Mapping[str, Any], model: jh.Model, batch: jh.
     last = model.network.streams[-1].queries.of(batch)
     real = np.asarray(last.mask)[example]
     output = np.asarray(ours.output)[example]
+    if batch.tokens is not None and batch.pixels is not None:
+        output = output[example : example + 1]  # compared with its own text only, as theirs is
     assert_close(output[real] if output.ndim > 1 else output, theirs["output"])
     for name, stack in model.stacks.items():
         prefix = name if f"{name}.pattern" in theirs else ""

@@ -1,0 +1,211 @@
+"""CLIP (Radford et al. 2021): a tower for texts and one for images, whose embeddings are compared.
+
+The towers read nothing of each other. `zero_shot` fixes one side, which makes a classifier of the other.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from ..batch import Batch
+from ..loading.weights import Table, linear, same
+from ..model import Model, Network, Through, forward
+from ..stack import Stack
+from ..unembedding import Unembedding
+from .clip_towers import (
+    POSITION_IDS,
+    ClipTextConfig,
+    ClipVisionConfig,
+    OneTower,
+    TextTower,
+    Tower,
+    VisionTower,
+    projection_of,
+    text_rules,
+    vision_rules,
+)
+from .reading import head_of, refuse_unknown
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """The fields of a Hugging Face `CLIPConfig` that change what is computed."""
+
+    model_type: ClassVar[str] = "clip"
+
+    text: ClipTextConfig
+    vision: ClipVisionConfig
+    projection_dim: int
+
+    @property
+    def vocab_size(self) -> int:
+        """Of the texts."""
+        return self.text.vocab_size
+
+    @property
+    def max_position_embeddings(self) -> int:
+        """Of the texts."""
+        return self.text.max_position_embeddings
+
+    @classmethod
+    def from_hf(cls, given: Mapping[str, Any]) -> "ClipConfig":
+        """From the contents of a config.json. The first ones have each tower's fields twice, and `text_config_dict`
+        is the one that counts.
+
+        Raises:
+            ValueError: for a field, here or in a tower's config, that is not understood.
+        """
+        towers = {f"{tower}_config{suffix}" for tower in ("text", "vision") for suffix in ("", "_dict")}
+        unused = {"logit_scale_init_value", "tie_word_embeddings"}  # the checkpoint has the learnt scale
+        refuse_unknown(given, towers | unused | {"projection_dim"})
+        head_of(given, {"CLIPModel": "similarity"})
+
+        def tower(name: str) -> dict[str, Any]:
+            stated = given.get(f"{name}_config_dict")
+            stated = given.get(f"{name}_config") if stated is None else stated
+            return {**(stated or {}), "architectures": None, "model_type": f"clip_{name}_model"}
+
+        return cls(
+            ClipTextConfig.from_hf(tower("text")),
+            ClipVisionConfig.from_hf(tower("vision")),
+            given.get("projection_dim", 512),
+        )
+
+
+class Compared(OneTower):
+    """A tower and what it is compared with: unit embeddings of the other side, times the scale, `[classes,P]`."""
+
+    def __init__(self, config: Any, tower: Tower, projection: nnx.Linear, others: Array):
+        self.config, self.tower, self.projection = config, tower, projection
+        self.others = nnx.Param(others)
+
+    @property
+    def unembedding(self) -> Unembedding:
+        """What its embeddings are compared with."""
+        return Unembedding(self.others[...])
+
+    def features(self, x_BTD: Array) -> Array:
+        """Unit embeddings."""
+        return _unit(super().features(x_BTD))
+
+
+class Embedded(NamedTuple):
+    """Projected embeddings of the images and of the texts; None where a batch has none."""
+
+    images: Array | None
+    texts: Array | None
+
+
+class Clip(Network):
+    """Both towers: the scaled cosines `[images, texts]`; of a batch of one kind alone its embeddings, not normed."""
+
+    config_type = ClipConfig
+    apart = True
+    without_logits = "compares images with texts: fix one side with jh.zero_shot, and the other is classified"
+
+    def __init__(self, config: ClipConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.text, self.vision = TextTower(config.text, rngs=rngs), VisionTower(config.vision, rngs=rngs)
+        self.text_projection = projection_of(config.text, config.projection_dim, rngs)
+        self.visual_projection = projection_of(config.vision, config.projection_dim, rngs)
+        self.logit_scale = nnx.Param(jnp.asarray(np.log(1 / 0.07), jnp.float32))
+
+    @property
+    def streams(self) -> tuple[Stack, ...]:
+        return (self.text.stack, self.vision.stack)
+
+    @property
+    def unembedding(self) -> Unembedding | None:
+        return None
+
+    def hidden(self, batch: Batch, through: Through) -> Embedded:
+        """Embeddings of what there is."""
+
+        def embed(tower: Tower, projection: nnx.Linear) -> Array:
+            x_BTD = tower.hidden(batch, through)
+            read_BD = jnp.take_along_axis(x_BTD, tower.answer(batch)[:, None, None], axis=1)[:, 0]
+            return projection(tower.norm(read_BD))
+
+        return Embedded(
+            None if batch.pixels is None else embed(self.vision, self.visual_projection),
+            None if batch.tokens is None else embed(self.text, self.text_projection),
+        )
+
+    def output(self, x: Embedded, batch: Batch) -> Array:
+        """Scaled cosines `[images, texts]`, or the embeddings of one kind."""
+        del batch
+        if x.images is None or x.texts is None:
+            return x.texts if x.images is None else x.images
+        return _unit(x.images) @ self.scaled(x.texts).T
+
+    def scaled(self, embeddings: Array) -> Array:
+        """Unit embeddings times the learnt scale."""
+        return _unit(embeddings) * jnp.exp(self.logit_scale[...])
+
+    def check(self, batch: Batch) -> None:
+        if batch.tokens is not None:
+            self.text.check(batch)
+        if batch.pixels is not None:
+            self.vision.check(batch)
+
+    @staticmethod
+    def table(config: ClipConfig) -> Table:
+        """The tensors of a CLIP checkpoint."""
+        del config
+        rules = (
+            *text_rules("text"),
+            *vision_rules("vision"),
+            linear("text_projection.weight", "text_projection.kernel"),
+            linear("visual_projection.weight", "visual_projection.kernel"),
+            same("logit_scale", "logit_scale"),
+        )
+        return Table(rules, POSITION_IDS)
+
+
+def zero_shot(model: Model, classes: Batch) -> Model:
+    """A classifier of images by texts, or of texts by images: CLIP with one side fixed.
+
+    Its output is `[images, texts]` or `[texts, images]`, what the whole model gives; its one stack is the other
+    tower. All that can be asked of a classifier can be asked of it:
+    `jh.ablate(jh.zero_shot(model, texts), images, jh.logit_difference(right, wrong))`.
+
+    Args:
+        classes: what is fixed: texts, or images.
+
+    Raises:
+        ValueError: for another model than CLIP, or a batch that has not one of both.
+    """
+    network = model.network
+    if not isinstance(network, Clip):
+        raise ValueError(f"zero_shot needs a model that compares images with texts; {model.name} does not")
+    model.check(classes)
+    if classes.tokens is not None and classes.pixels is not None:
+        raise ValueError("classes must be texts or images, to classify the other; the batch has both")
+    others = _embeddings(network, classes)
+    if classes.tokens is None:
+        config, tower, projection = network.config.text, network.text, network.text_projection
+    else:
+        config, tower, projection = network.config.vision, network.vision, network.visual_projection
+    digest = hashlib.sha256(np.asarray(others).tobytes()).hexdigest()[:16]
+    return replace(
+        model,
+        network=Compared(replace(config, head="projection"), tower, projection, others),
+        identity=lambda: f"{model.identity()} against {digest}",
+        hf_config=None,
+    )
+
+
+@jax.jit
+def _embeddings(network: Clip, batch: Batch) -> Array:
+    return network.scaled(network.output(forward(network, batch)[0], batch))
+
+
+def _unit(x: Array) -> Array:
+    return x / jnp.sqrt(jnp.square(x).sum(axis=-1, keepdims=True))
