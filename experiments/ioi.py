@@ -43,7 +43,7 @@ import tyro
 import jaxheads as jh
 from jaxheads.data import IOIPrompts, ioi_prompts
 from jaxheads.data.prompts import FRAMES
-from jaxheads.models.model import Network, forward
+from jaxheads.models.network import Network, forward
 from jaxheads.models.stack import take_rows
 from jaxheads.objectives import Reads, read_out
 from jaxheads.provenance import environment, without_places

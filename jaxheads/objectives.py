@@ -14,7 +14,8 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from .models.batch import Batch
-from .models.model import Model, Network
+from .models.model import Model
+from .models.network import Network
 
 
 @jax.tree_util.register_dataclass

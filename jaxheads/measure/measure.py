@@ -15,7 +15,8 @@ import numpy as np
 
 from ..models.axes import Side
 from ..models.batch import Batch
-from ..models.model import Model, Network, check_edit, forward
+from ..models.model import Model, check_edit
+from ..models.network import Network, forward
 from ..models.sharding import fetch
 from ..models.sites import SiteEdit
 from ..models.stack import Stack

@@ -93,7 +93,7 @@ def _check_side(side: str) -> None:
 
 def _several(texts: Any) -> list[Any]:
     """One example or several, checked: strings, pairs (tuples of two strings) or lists of words."""
-    many = [texts] if isinstance(texts, str | tuple) else list(texts)
+    many = [texts] if isinstance(texts, str | tuple) else list(texts or ())
     if not many:
         raise ValueError("there is no text to encode: give at least one string")
     many = [list(text) if isinstance(text, list) else text for text in many]

@@ -85,4 +85,12 @@ def build(checkpoint: Checkpoint, *, dtype: Any = jnp.float32, mesh: Mesh | None
     network = fill(lambda: family(config, rngs=nnx.Rngs(0)), family.table(config), checkpoint, dtype, **where)
     name = without_places(checkpoint.name)  # a table that is shared says which model, not where it lay
     identity = cache(checkpoint.identity)
-    return Model(network, checkpoint.tokenizer, checkpoint.no_tokenizer, name, identity, checkpoint.config)
+    return Model(
+        network,
+        checkpoint.tokenizer,
+        checkpoint.no_tokenizer,
+        name,
+        identity,
+        checkpoint.config,
+        checkpoint.preprocessor,
+    )

@@ -1,82 +1,23 @@
-"""A model as its user holds it, and the one forward pass."""
+"""A model as its user holds it, and one run of it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from jax import Array
 from jax.core import Tracer
 
 from .audio import Audio
 from .axes import Side
-from .batch import Batch, Context
+from .batch import Batch
 from .encoding import Text, encode, encode_audio
+from .images import Picture, are_images, image_pixels
+from .network import Network, forward
 from .sites import SiteEdit
-from .stack import Reader, Sites, Stack, take_rows
-from .unembedding import Unembedding
-
-Through = Callable[[Stack, Array, Context], Array]
-"""How a network has its stacks run: it is given stack, stream and context, and gives the stream after the stack, and
-after the cross-attention that goes with it."""
-
-
-class Network(nnx.Module):
-    """What every family's module is. Residual streams are run one after the other; the last one is read."""
-
-    config: Any
-    apart: ClassVar[bool] = False
-    """Whether the streams read nothing of each other, so that each can run on its own part of a batch."""
-    without_logits: ClassVar[str] = "has no such head"
-    """What is said of a network without logits when an objective needs them."""
-
-    @property
-    def streams(self) -> tuple[Stack, ...]:
-        """The stacks in the order they run, but for those of cross-attention, which run within others."""
-        raise NotImplementedError
-
-    @property
-    def stacks(self) -> tuple[Stack, ...]:
-        """All stacks, those of cross-attention after the stack that they go with."""
-        return tuple(member for stack in self.streams for member in stack.members)
-
-    def hidden(self, batch: Batch, through: Through) -> Array:
-        """Embed the batch and send it through the stacks: the residual stream `[B,T,D]` after the last."""
-        raise NotImplementedError
-
-    def features(self, x_BTD: Array) -> Array:
-        """What the checkpoint's own head reads of (rows of) the stream: normed, or transformed."""
-        raise NotImplementedError
-
-    @property
-    def unembedding(self) -> Unembedding | None:
-        """The head's map from features to logits; None for a bare model, whose output the features are."""
-        raise NotImplementedError
-
-    @property
-    def at_every_position(self) -> bool:
-        """Whether the output is of every position, or only of what `answer` names (a classifier's)."""
-        return True
-
-    def output(self, x_BTD: Array, batch: Batch) -> Array:
-        """From the last stream: logits `[B,T,V]`, or the features of a model without a head; in the stream's dtype.
-        `[B,V]` where it is not of every position."""
-        if not self.at_every_position:
-            x_BTD = take_rows(x_BTD, self.answer(batch).reshape(len(x_BTD), -1))
-        features = self.features(x_BTD)
-        out = features if self.unembedding is None else self.unembedding.logits(features).astype(features.dtype)
-        return out if self.at_every_position else out[:, 0]
-
-    def answer(self, batch: Batch) -> Array:
-        """Index `[B]` of the position that is read where nothing else is said: the last real one. `[B,R]` where the
-        head reads several together: of these `features` then makes one row, `[B,1,F]`."""
-        return self.streams[-1].queries.of(batch).last
-
-    def check(self, batch: Batch) -> None:
-        """Raise ValueError for what only this family can know to be wrong with a batch."""
+from .stack import Sites, Stack
 
 
 @jax.tree_util.register_dataclass
@@ -104,6 +45,7 @@ class Model:
         name: what the user asked for.
         identity: gives a hash or a revision of the weights, for provenance.
         hf_config: the config as Hugging Face has it, from which `config` was read; None for networks made by hand.
+        preprocessor: what the checkpoint says of how images become pixels, if it does.
     """
 
     network: Any
@@ -112,6 +54,7 @@ class Model:
     name: str = "unnamed"
     identity: Callable[[], str] = field(default=lambda: "unknown", repr=False)
     hf_config: Mapping[str, Any] | None = field(default=None, repr=False)
+    preprocessor: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @property
     def config(self) -> Any:
@@ -155,20 +98,26 @@ class Model:
 
     def encode(
         self,
-        texts: Text | Sequence[Text] | Audio,
+        inputs: Text | Sequence[Text] | Picture | Sequence[Picture] | Audio | None = None,
         *,
+        images: Picture | Sequence[Picture] | None = None,
         targets: str | Sequence[str] | None = None,
         bos: bool | None = None,
         max_length: int | None = None,
         side: str = "right",
         sampling_rate: int | None = None,
     ) -> Batch:
-        """A batch of texts, padded to the longest; or of audio, padded with silence to what the model reads.
+        """A batch of texts, padded to the longest; of images; of both; or of audio, padded with silence to what the
+        model reads.
 
         Args:
-            texts: one text or several: strings, tuples of two strings that belong together ("[CLS] a [SEP] b [SEP]"),
+            inputs: one text or several: strings, tuples of two strings that belong together ("[CLS] a [SEP] b [SEP]"),
                 or lists of words (the batch then says which word each piece belongs to, see `jaxheads.pool_words`).
-                A model of audio takes a mono recording, an array of floats from -1 to 1, or several in a list.
+                Of a model that reads images alone, these; of one that reads audio, a mono recording, an array of floats
+                from -1 to 1, or several in a list.
+            images: one image or several, for a model that reads texts and images: Pillow's, or arrays (height, width,
+                3) of 8-bit integers or of floats from 0 to 1; resized, cropped and normalised as the checkpoint's
+                preprocessor_config.json says.
             targets: of an encoder–decoder: what the decoder has written so far, after its start token, with the end
                 token; the start token alone when left out. Whisper's tokenizer says what comes between them
                 (`model.tokenizer.set_prefix_tokens(language="en", task="transcribe")`).
@@ -180,31 +129,65 @@ class Model:
 
         Raises:
             ValueError: without a tokenizer, for no text or an empty one, for a text longer than the context, or if
-                `bos` is asked of a tokenizer that has none; for audio of another rate, with several channels, not of
-                finite floats, empty or too long; for an argument that is not for what the model reads.
+                `bos` is asked of a tokenizer that has none; for images without settings, or with some that are not
+                understood, or images that are none; for audio of another rate, with several channels, not of finite
+                floats, empty or too long; for an argument that is not for what the model reads.
         """
         kinds = {stack.queries.kind for stack in self.network.streams}
-        if self.tokenizer is None and ("frames" not in kinds or targets is not None):
-            raise ValueError(f"{self.name} has no tokenizer ({self.no_tokenizer}); give token ids: jh.Batch(tokens=…)")
-        start = self._start() if "targets" in kinds else None
+        if "patches" not in kinds and images is not None:
+            raise ValueError(f"{self.name} takes no images")
+        if "frames" not in kinds and sampling_rate is not None:
+            raise ValueError(f"sampling_rate is for audio; {self.name} reads {' and '.join(sorted(kinds))}")
         if "frames" in kinds:
             if bos is not None or max_length is not None:
                 raise ValueError(f"bos and max_length are for texts; {self.name} reads audio")
-            mels, frames = self.network.spectrogram
-            batch = encode_audio(
-                self.tokenizer, texts, mels=mels, frames=frames, rate=sampling_rate, side=side,
-                targets=targets, start=start,
-            )  # fmt: skip
+            batch = self._recordings(inputs, targets, sampling_rate, side)
+        elif "patches" in kinds:
+            batch = self._pictures(inputs, images, targets, bos=bos, max_length=max_length, side=side)
         else:
-            if sampling_rate is not None:
-                raise ValueError(f"sampling_rate is for audio; {self.name} reads texts")
-            batch = encode(
-                self.tokenizer, texts, bos=bos, max_length=max_length, side=side, targets=targets, start=start
-            )
+            batch = self._texts(inputs, targets, bos=bos, max_length=max_length, side=side)
         self.check(batch)
         return batch
 
-    def _start(self) -> int:
+    def _texts(self, texts: Any, targets: Any, **how: Any) -> Batch:
+        if self.tokenizer is None:
+            raise ValueError(f"{self.name} has no tokenizer ({self.no_tokenizer}); give token ids: jh.Batch(tokens=…)")
+        return encode(self.tokenizer, texts, targets=targets, start=self._start(), **how)
+
+    def _recordings(self, audio: Any, targets: Any, rate: int | None, side: str) -> Batch:
+        if self.tokenizer is None and targets is not None:
+            raise ValueError(f"{self.name} has no tokenizer ({self.no_tokenizer}); give token ids: jh.Batch(targets=…)")
+        mels, frames = self.network.spectrogram
+        start = self._start()
+        return encode_audio(
+            self.tokenizer, audio, mels=mels, frames=frames, rate=rate, side=side, targets=targets, start=start
+        )
+
+    def _pictures(self, inputs: Any, images: Any, targets: Any, **how: Any) -> Batch:
+        """Images, texts, or texts with images."""
+        if images is None and are_images(inputs):
+            inputs, images = None, inputs
+        if images is not None and self.preprocessor is None:
+            raise ValueError(
+                f"{self.name} has no preprocessor_config.json to say how images become pixels; give them normalised: "
+                "jh.Batch(pixels=…)"
+            )
+        pixels = None if images is None else image_pixels(images, self.preprocessor or {})
+        if inputs is None:
+            return Batch(pixels=pixels)
+        if all(stack.queries.kind == "patches" for stack in self.network.streams):
+            raise ValueError(f"{self.name} takes images, not texts")
+        batch = self._texts(inputs, targets, **how)
+        return (
+            batch
+            if pixels is None
+            else Batch(batch.tokens, batch.mask, batch.token_types, words=batch.words, pixels=pixels)
+        )
+
+    def _start(self) -> int | None:
+        """The token that a decoder beside an encoder begins with; None for models without one."""
+        if all(stack.queries.kind != "targets" for stack in self.network.streams):
+            return None
         start = (self.hf_config or {}).get("decoder_start_token_id")
         if start is None:
             raise ValueError(f"the config of {self.name} has no decoder_start_token_id; give ids: jh.Batch(targets=…)")
@@ -255,20 +238,6 @@ class Model:
 
 _PARTS = {"tokens": "tokens", "targets": "targets", "patches": "pixels", "frames": "features"}
 """By an axis's kind, the part of the batch that it comes from."""
-
-
-def forward(
-    network: Network, batch: Batch, edits: Sequence[SiteEdit] = (), read: Mapping[str, Reader] | None = None
-) -> tuple[Array, dict[str, Any]]:
-    """The stream `[B,T,D]` after the last stack, and by stack's name what its reader kept of each layer."""
-    kept: dict[str, Any] = {}
-
-    def through(stack: Stack, x_BTD: Array, context: Context) -> Array:
-        x_BTD, found = stack.run(x_BTD, context, edits, read)
-        kept.update(found)
-        return x_BTD
-
-    return network.hidden(batch, through), kept
 
 
 def run(model: Model, batch: Batch, capture: Sequence[str] = (), edits: Sequence[SiteEdit] | SiteEdit = ()) -> Run:

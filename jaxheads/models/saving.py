@@ -22,7 +22,8 @@ from .model import Model
 
 
 def to_hf(model: Model, directory: str | os.PathLike, *, overwrite: bool = False) -> Path:
-    """Write config.json, model.safetensors and the tokenizer's files; `transformers` and `jh.load` read them.
+    """Write config.json, model.safetensors, and the files of tokenizer and images; `transformers` and `jh.load` read
+    them.
 
     The tensors have the checkpoint's names and the model's dtype, bit for bit.
 
@@ -80,6 +81,9 @@ def _write(model: Model, directory: str | os.PathLike, write: Callable[[Path], N
         config = {**(model.hf_config or {}), "dtype": _dtype(model)}
         config.pop("torch_dtype", None)
         (place / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if model.preprocessor is not None:
+            settings = json.dumps(model.preprocessor, indent=2)
+            (place / "preprocessor_config.json").write_text(settings + "\n", encoding="utf-8")
         write(place)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(place)

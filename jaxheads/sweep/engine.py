@@ -20,7 +20,7 @@ from jax import Array
 from ..models.attention import Edit, unchanged
 from ..models.axes import Side
 from ..models.batch import Batch, Context
-from ..models.model import Network
+from ..models.network import Network
 from ..models.stack import Sites, Stack, take_rows
 from ..objectives import Reads, read_out
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..models.batch import Batch
-from ..models.model import Model, Network
+from ..models.model import Model
+from ..models.network import Network
 from ..models.stack import Stack
 from ..objectives import Objective, Reads
 from .chunks import choose_chunks

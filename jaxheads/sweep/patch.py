@@ -15,7 +15,8 @@ import numpy as np
 from jax import Array
 
 from ..models.batch import Batch, Context
-from ..models.model import Model, Network
+from ..models.model import Model
+from ..models.network import Network
 from ..models.stack import Stack, run_block
 from ..objectives import Objective
 from ..tables import HeadTable

@@ -11,7 +11,7 @@ from jax import Array
 
 from ..models.axes import Side
 from ..models.batch import Batch
-from ..models.model import Network, forward
+from ..models.network import Network, forward
 from ..models.stack import Stack
 from .execute import Sweep
 from .plan import forward_pieces

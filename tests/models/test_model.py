@@ -7,7 +7,7 @@ import pytest
 
 import jaxheads as jh
 from jaxheads.models.batch import Context
-from jaxheads.models.model import forward
+from jaxheads.models.network import forward
 from jaxheads.models.stack import run_block, take_rows
 
 from .huggingface import SMALL, VOCABULARY, alone, assert_close, build, loaded, random_batch, small_model

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 import jaxheads as jh
-from jaxheads.models.model import forward
+from jaxheads.models.network import forward
 from jaxheads.models.sites import SiteEdit
 
 RIGHT, WRONG = 3, 7

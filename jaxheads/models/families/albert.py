@@ -11,7 +11,7 @@ from ..batch import Batch, Context
 from ..blocks import PostNormBlock
 from ..layers import Embed, layer_norm
 from ..loading.weights import Table, dense
-from ..model import Through
+from ..network import Through
 from ..stack import Stack
 from .masked_lm import (
     ENCODER_ONLY,

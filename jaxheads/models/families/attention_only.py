@@ -14,7 +14,8 @@ from ..batch import Batch, Context
 from ..blocks import AttentionBlock
 from ..layers import Attention, Embed, Setting, layer_norm, rms_norm
 from ..loading.weights import Rule, Table, heads_bias, heads_in, heads_out, norm, same
-from ..model import Model, Through
+from ..model import Model
+from ..network import Through
 from ..positions import Rotary, sinusoids
 from ..stack import Stack
 from .decoder import Decoder

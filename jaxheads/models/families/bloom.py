@@ -13,7 +13,7 @@ from ..batch import Batch, Context
 from ..blocks import PreNormBlock
 from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.weights import Rule, Table, dense, heads_out, interleaved_heads, norm, same
-from ..model import Through
+from ..network import Through
 from ..positions import alibi_slopes
 from ..stack import Stack
 from .decoder import Decoder, unused_head

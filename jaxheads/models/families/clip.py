@@ -16,7 +16,8 @@ from jax import Array
 
 from ..batch import Batch
 from ..loading.weights import Table, linear, same
-from ..model import Model, Network, Through, forward
+from ..model import Model
+from ..network import Network, Through, forward
 from ..stack import Stack
 from ..unembedding import Unembedding
 from .clip_towers import (

@@ -15,7 +15,7 @@ from ..batch import Batch, Context
 from ..blocks import PreNormBlock
 from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.weights import Rule, Table, dense, linear, norm, projections, same
-from ..model import Network, Through
+from ..network import Network, Through
 from ..patches import Patches, patch_kernel
 from ..stack import Stack
 from ..unembedding import Unembedding

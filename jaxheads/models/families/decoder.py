@@ -6,7 +6,7 @@ from flax import nnx
 from jax import Array
 
 from ..layers import Embed
-from ..model import Network
+from ..network import Network
 from ..stack import Stack
 from ..unembedding import Unembedding
 

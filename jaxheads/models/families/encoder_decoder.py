@@ -7,7 +7,7 @@ from jax import Array
 
 from ..axes import TARGETS, TOKENS, Axis
 from ..batch import Batch, Context
-from ..model import Network, Through
+from ..network import Network, Through
 from ..stack import Stack
 
 

@@ -12,7 +12,7 @@ from ..batch import Batch, Context
 from ..blocks import PreNormBlock
 from ..layers import Attention, Embed, GatedMLP, rms_norm
 from ..loading.weights import Rule, Table, dense, heads_bias, projections, same
-from ..model import Through
+from ..network import Through
 from ..positions import Rotary
 from ..stack import Stack
 from .decoder import Decoder, unused_head

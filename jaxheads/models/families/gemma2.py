@@ -15,7 +15,7 @@ from ..batch import Batch, Context
 from ..blocks import SandwichBlock
 from ..layers import Attention, Embed, GatedMLP, OffsetRMSNorm
 from ..loading.weights import Table
-from ..model import Through
+from ..network import Through
 from ..stack import Stack
 from ..unembedding import Unembedding
 from .decoder import Decoder

@@ -13,7 +13,7 @@ from ..batch import Batch, Context
 from ..blocks import ParallelBlock
 from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.weights import Arrays, Rule, Table, dense, heads_in, heads_out, norm, same
-from ..model import Through
+from ..network import Through
 from ..positions import Rotary
 from ..stack import Stack
 from ..unembedding import Unembedding

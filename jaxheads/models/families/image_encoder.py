@@ -12,7 +12,7 @@ from ..axes import Axis
 from ..batch import Batch, Context
 from ..layers import layer_norm
 from ..loading.weights import Rule, norm, projections, same
-from ..model import Network, Through
+from ..network import Network, Through
 from ..patches import Patches, patch_kernel, without_first_axis
 from ..stack import Stack
 from ..unembedding import Unembedding

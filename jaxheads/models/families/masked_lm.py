@@ -13,7 +13,7 @@ from ..batch import Batch
 from ..blocks import PostNormBlock
 from ..layers import Attention, Embed, PlainMLP, activation, layer_norm
 from ..loading.weights import Rule, Table, dense, norm, projections, same
-from ..model import Network
+from ..network import Network
 from ..stack import Stack
 from ..unembedding import Unembedding
 from .reading import head_of, required

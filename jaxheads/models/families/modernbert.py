@@ -12,7 +12,7 @@ from ..batch import Batch, Context
 from ..blocks import PreNormBlock
 from ..layers import Attention, Embed, GatedMLP, SkippedNorm, layer_norm
 from ..loading.weights import Rule, Table, dense, fused_bias, fused_linear, heads_out, norm, same
-from ..model import Through
+from ..network import Through
 from ..positions import Rotary
 from ..stack import Stack
 from .llama import rotary_of

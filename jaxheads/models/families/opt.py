@@ -11,7 +11,7 @@ from ..batch import Batch, Context
 from ..blocks import PostNormBlock, PreNormBlock
 from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.weights import Rule, Table, dense, norm, projections, same
-from ..model import Through
+from ..network import Through
 from ..stack import Stack
 from .decoder import Decoder, unused_head
 from .reading import head_of, refuse_unknown, required

@@ -36,7 +36,8 @@ class Checkpoint:
     `config` has config.json's vocabulary; `tensors` have Hugging Face's names and orientation, and its
     rotary convention (rotate-half). Where `tokenizer` is None, `no_tokenizer` says why. `name` is what the
     user asked for. `identity()` is "sha256:<hex>" of the weight file, of the list of hashes where there are
-    several (see `files_identity`), or "hub:<owner>/<name>@<commit>"; it may read the files.
+    several (see `files_identity`), or "hub:<owner>/<name>@<commit>"; it may read the files. `preprocessor` is
+    what the checkpoint says of how images (or audio) become its input, if it does.
     """
 
     config: dict[str, Any]
@@ -45,6 +46,7 @@ class Checkpoint:
     no_tokenizer: str
     name: str
     identity: Callable[[], str]
+    preprocessor: dict[str, Any] | None = None
 
 
 def files_identity(paths: Sequence[Path]) -> str:

@@ -28,7 +28,18 @@ def directory_checkpoint(directory: Path, *, name: str, identity: Callable[[], s
     config = read_json(directory / "config.json")
     tensors, paths = _weights(directory)
     tokenizer, no_tokenizer = directory_tokenizer(directory)
-    return Checkpoint(config, tensors, tokenizer, no_tokenizer, name, identity or partial(files_identity, paths))
+    identity = identity or partial(files_identity, paths)
+    return Checkpoint(config, tensors, tokenizer, no_tokenizer, name, identity, read_preprocessor(directory))
+
+
+def read_preprocessor(directory: Path) -> dict[str, Any] | None:
+    """How images (or audio) become the model's input: preprocessor_config.json, or its place in the file that
+    transformers 5 writes for models of several inputs; None where there is neither."""
+    if (directory / "preprocessor_config.json").is_file():
+        return read_json(directory / "preprocessor_config.json")
+    if (directory / "processor_config.json").is_file():
+        return read_json(directory / "processor_config.json").get("image_processor")
+    return None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ TEXT = (
     "bpe.codes",
     "dict.txt",
     "preprocessor_config.json",
+    "processor_config.json",
 )
 SHARDS = {"model.safetensors": "model-*.safetensors", "pytorch_model.bin": "pytorch_model-*.bin"}
 

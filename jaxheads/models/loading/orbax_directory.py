@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from .checkpoint import Checkpoint, Tensor
-from .hf_directory import read_json
+from .hf_directory import read_json, read_preprocessor
 from .hf_tokenizer import directory_tokenizer
 
 WEIGHTS = "weights.orbax"
@@ -38,7 +38,8 @@ def orbax_checkpoint(directory: Path, *, name: str) -> Checkpoint:
         for key, one in described.items()
     }
     tokenizer, no_tokenizer = directory_tokenizer(directory)
-    return Checkpoint(config, tensors, tokenizer, no_tokenizer, name, cache(partial(_identity, tensors, config)))
+    identity, preprocessor = cache(partial(_identity, tensors, config)), read_preprocessor(directory)
+    return Checkpoint(config, tensors, tokenizer, no_tokenizer, name, identity, preprocessor)
 
 
 def _read(weights: Path, key: str) -> np.ndarray:

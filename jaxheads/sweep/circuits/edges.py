@@ -20,7 +20,7 @@ from jax import Array
 from ...models.attention import Edit, unchanged
 from ...models.batch import Batch, Context
 from ...models.blocks import AdditiveBlock
-from ...models.model import Network, forward
+from ...models.network import Network, forward
 from ...models.stack import Stack, run_block, take_rows
 from ...objectives import Reads, read_out
 

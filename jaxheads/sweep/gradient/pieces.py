@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from ...models.batch import Batch, Context
-from ...models.model import Network, forward
+from ...models.network import Network, forward
 from ...models.sites import SiteEdit
 from ...models.stack import Stack, take_rows
 from ...objectives import Reads, read_out

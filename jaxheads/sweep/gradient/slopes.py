@@ -11,7 +11,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from ...models.batch import Batch
-from ...models.model import Network
+from ...models.network import Network
 from ...models.sites import SiteEdit
 from ...models.stack import Stack
 from ...objectives import Reads

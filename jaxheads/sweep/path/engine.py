@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ...models.batch import Batch
-from ...models.model import Network, forward
+from ...models.network import Network, forward
 from ...models.stack import take_rows
 from ...objectives import Reads, read_out
 from .streams import Places, Receivers, Runs, Sender, Streams, Way

@@ -20,7 +20,7 @@ from jax import Array
 
 from ...models.attention import Edit, unchanged
 from ...models.batch import Batch, Context
-from ...models.model import Network
+from ...models.network import Network
 from ...models.stack import Stack, run_block, take_rows
 
 Receivers = Mapping[str, Array]
