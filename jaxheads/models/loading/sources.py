@@ -12,6 +12,7 @@ from .gguf_file import gguf_checkpoint
 from .glassllm import glassllm_checkpoint
 from .hf_directory import directory_checkpoint
 from .hub import hub_checkpoint
+from .onnx_file import onnx_checkpoint
 from .orbax_directory import is_orbax_directory, orbax_checkpoint
 from .zoo import ZOO
 
@@ -51,6 +52,8 @@ def _zoo_checkpoint(name: str) -> Checkpoint:
     files = [directory / Path(member).name for member in entry.files]
     if entry.container == "gguf":
         return gguf_checkpoint(files[0], name=name)
+    if entry.container == "onnx":
+        return onnx_checkpoint(files[0], name=name)
     if entry.container == "glassllm":
         return glassllm_checkpoint(*files, name=name)
     if entry.container == "ctranslate2":

