@@ -6,13 +6,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BertModel, MPNetModel
+from transformers import AutoModelForCausalLM, BertForMaskedLM, BertModel, MPNetModel
 
 import jaxheads as jh
 from jaxheads.data import passages, repeated_tokens
 from jaxheads.models.loading.fetch import fetch
 
 pytestmark = pytest.mark.weights
+
+HEAVY_CHAIN = (
+    "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNG"
+    "YTRYADSVKGRFTISADTSKNTAYLQMNSLRAEDTAVYYCSRWGGDGFYAMDYWGQGTLVTVSS"
+)
+"""The variable domain of trastuzumab (Carter et al. 1992)."""
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +88,24 @@ def test_mpnet_is_what_transformers_makes_of_the_same_directory():
     model = jh.load("mpnet-base")
     batch = model.encode("The capital of France is Paris, which lies on the Seine.")
     same_as_transformers(model, MPNetModel, batch, "last_hidden_state")
+
+
+def test_antiberty_is_what_transformers_makes_of_the_same_directory():
+    model = jh.load("antiberty")
+    batch = model.encode([list(HEAVY_CHAIN)])
+    assert model.tokenizer.convert_ids_to_tokens(batch.tokens[0].tolist()) == ["[CLS]", *HEAVY_CHAIN, "[SEP]"]
+    same_as_transformers(model, BertForMaskedLM, batch, "logits")
+
+
+def test_antiberty_knows_the_residue_that_is_masked():
+    model = jh.load("antiberty")
+    places = [21, 35, 95]  # the cysteines and the tryptophan that nearly all antibodies have
+    residues = [*HEAVY_CHAIN]
+    assert [residues[place] for place in places] == ["C", "W", "C"]
+    masked = [[*residues[:place], "[MASK]", *residues[place + 1 :]] for place in places]
+    logits = np.asarray(jh.run(model, model.encode(masked)).output)
+    guesses = [int(logits[example, place + 1].argmax()) for example, place in enumerate(places)]
+    assert model.tokenizer.convert_ids_to_tokens(guesses) == ["C", "W", "C"]
 
 
 def test_minilm_has_a_previous_token_head():

@@ -54,7 +54,7 @@ class AlbertConfig(EncoderConfig):
             "layers_to_keep": [],
         }
         refuse_unknown(given, cls.own() | {"classifier_dropout_prob"}, neutral=neutral)
-        common = common_fields(given, "Albert", act="gelu_new", pretraining=True)
+        common = common_fields(given, "Albert", act="gelu_new", pretraining=("AlbertForPreTraining",))
         [embedding] = required(given, "embedding_size")
         groups, layers = given.get("num_hidden_groups", 1), common["num_hidden_layers"]
         if not 1 <= groups <= layers:

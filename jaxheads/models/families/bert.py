@@ -44,7 +44,8 @@ class BertConfig(EncoderConfig):
         old_pooler = {f"pooler_{name}" for name in ("fc_size", "num_attention_heads", "num_fc_layers", "size_per_head")}
         unused = old_pooler | {"pooler_type", "directionality"}  # of the first multilingual checkpoints
         refuse_unknown(given, cls.own() | unused, neutral=ENCODER_ONLY)
-        return cls(**common_fields(given, "Bert", pretraining=True), type_vocab_size=given.get("type_vocab_size", 2))
+        common = common_fields(given, "Bert", pretraining=("BertForPreTraining", "AntiBERTy"))
+        return cls(**common, type_vocab_size=given.get("type_vocab_size", 2))
 
     @property
     def first_position(self) -> int:
@@ -93,5 +94,8 @@ class Bert(MaskedLM):
             bias="cls.predictions.bias",
             words="bert.embeddings.word_embeddings.weight",
         )
-        other = {r"cls\.seq_relationship\..*": "the next-sentence head, which is not ported"}
+        other = {
+            r"cls\.seq_relationship\..*": "the next-sentence head, which is not ported",
+            r"cls\.(species|chain|graft)\..*": "AntiBERTy's heads on its pooler (Ruffolo et al. 2021), not ported",
+        }
         return encoder_table(config, "bert", bert_layers("bert"), head, passed_over=other)

