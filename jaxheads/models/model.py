@@ -150,6 +150,8 @@ class Model:
         return batch
 
     def _texts(self, texts: Any, targets: Any, **how: Any) -> Batch:
+        if are_images(texts):
+            raise ValueError(f"{self.name} takes no images or audio; it reads texts")
         if self.tokenizer is None:
             raise ValueError(f"{self.name} has no tokenizer ({self.no_tokenizer}); give token ids: jh.Batch(tokens=…)")
         return encode(self.tokenizer, texts, targets=targets, start=self._start(), **how)

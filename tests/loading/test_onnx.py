@@ -88,7 +88,9 @@ def test_weights_are_known_by_the_nodes_that_use_them(tmp_path: Path):
     np.testing.assert_array_equal(network.encoder.blocks.mlp.down.kernel[...][0], stored["onnx::MatMul_5"])
     positions = np.concatenate([stored["onnx::Concat_1"], stored["onnx::Reshape_2"]], axis=1)[0]
     np.testing.assert_array_equal(network.positions[...], positions)
-    assert model.encode(np.zeros((9, 7, 3), np.uint8)).pixels.shape == (1, 224, 224, 3)
+    pixels = model.encode(np.zeros((9, 7, 3), np.uint8)).pixels
+    assert pixels is not None
+    assert pixels.shape == (1, 224, 224, 3)
     assert jh.run(model, jh.Batch(pixels=np.zeros((1, 6, 8, 3), np.float32))).output.shape == (1, 1 + 3 * 4, D)
 
 

@@ -154,7 +154,7 @@ def stored(name: str, directory: Path, **config: Any) -> tuple[jh.Model, dict[st
 
 @pytest.mark.parametrize("family", HUB)
 def test_configs_of_the_hub_are_understood(family: str):
-    config = FAMILIES[family].config_type.from_hf({**HUB[family], "model_type": family})
+    config: Any = FAMILIES[family].config_type.from_hf({**HUB[family], "model_type": family})
     assert config.head == "mlm"
     assert config.max_position_embeddings == (8192 if family == "modernbert" else 512)
     assert config.vocab_size == HUB[family]["vocab_size"]

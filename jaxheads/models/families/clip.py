@@ -143,7 +143,8 @@ class Clip(Network):
         """Scaled cosines `[images, texts]`, or the embeddings of one kind."""
         del batch
         if x.images is None or x.texts is None:
-            return x.texts if x.images is None else x.images
+            [alone] = [part for part in x if part is not None]
+            return alone
         return _unit(x.images) @ self.scaled(x.texts).T
 
     def scaled(self, embeddings: Array) -> Array:
@@ -205,7 +206,8 @@ def zero_shot(model: Model, classes: Batch) -> Model:
 
 @jax.jit
 def _embeddings(network: Clip, batch: Batch) -> Array:
-    return network.scaled(network.output(forward(network, batch)[0], batch))
+    embedded: Any = forward(network, batch)[0]
+    return network.scaled(network.output(embedded, batch))
 
 
 def _unit(x: Array) -> Array:

