@@ -4,7 +4,6 @@ Weights are scaled up until a wrong epsilon or GELU shows far above TOLERANCE; b
 random too.
 """
 
-import copy
 import functools
 import tempfile
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ import transformers
 from transformers.utils import logging
 
 import jaxheads as jh
-from jaxheads.edits import HeadList
 
 torch.set_num_threads(1)
 logging.set_verbosity_error()
@@ -124,44 +122,6 @@ def alone(batch: jh.Batch, example: int) -> jh.Batch:
     """One example without its padding."""
     real = np.asarray(batch.mask[example])
     return jh.Batch(batch.tokens[example, real][None], None, batch.token_types[example, real][None])
-
-
-def their_run(model: Any, batch: jh.Batch) -> dict[str, np.ndarray]:
-    """Output, patterns `[L,B,N,T,S]`, the stream before each layer `[L,B,T,D]`, pooled output if there is one."""
-    inputs = {
-        "input_ids": torch.tensor(np.asarray(batch.tokens)),
-        "attention_mask": torch.tensor(np.asarray(batch.mask, np.int64)),
-        "position_ids": torch.tensor(np.asarray(batch.positions)),
-    }
-    if model.config.model_type == "bert":
-        inputs["token_type_ids"] = torch.tensor(np.asarray(batch.token_types))
-    with torch.no_grad():
-        out = model(**inputs, output_attentions=True, output_hidden_states=True)
-    names = ("logits", "prediction_logits", "last_hidden_state")
-    found = {
-        "output": next(out[name] for name in names if name in out),
-        "pattern": torch.stack(out.attentions),
-        "resid_pre": torch.stack(out.hidden_states[:-1]),
-    }
-    if out.get("pooler_output") is not None:
-        found["pooled"] = out.pooler_output
-    return {name: value.numpy() for name, value in found.items()}
-
-
-def without_heads(model: Any, heads: HeadList) -> Any:
-    """A copy of the model whose output projections read nothing from these (layer, head) pairs."""
-    model = copy.deepcopy(model)
-    for layer, head in heads:
-        if model.config.model_type == "gpt2":
-            weight = model.base_model.h[layer].attn.c_proj.weight.T  # a Conv1D: [in, out]
-        elif model.config.model_type == "bert":
-            weight = model.base_model.encoder.layer[layer].attention.output.dense.weight
-        else:
-            weight = model.base_model.layers[layer].self_attn.o_proj.weight
-        size = weight.shape[1] // model.config.num_attention_heads
-        with torch.no_grad():
-            weight[:, head * size : (head + 1) * size] = 0
-    return model
 
 
 def assert_close(ours: Any, theirs: Any, tolerance: float = TOLERANCE) -> None:

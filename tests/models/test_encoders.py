@@ -257,7 +257,7 @@ def test_sweeps_take_layers_that_share_weights_a_bias_and_settings_of_each_layer
     assert np.isfinite(measured.frame["entropy"]).all()
 
 
-@pytest.mark.parametrize("name", ["roberta", "albert", "mpnet"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "albert", "mpnet"])
 def test_pooled_is_that_of_transformers(name: str, tmp_path: Path):
     spec = SPECS[name]
     theirs = spec.build(spec.architectures[1])

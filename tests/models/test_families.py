@@ -57,6 +57,11 @@ def test_output_patterns_streams_and_ablations_are_those_of_transformers(name: s
     check(SPECS[name], small(name), side)
 
 
+@pytest.mark.parametrize(("name", "config"), [(name, one) for name, spec in SPECS.items() for one in spec.named])
+def test_configs_that_no_draw_may_miss(name: str, config: str):
+    check(SPECS[name], pair(SPECS[name], **SPECS[name].named[config]), "left")
+
+
 @families
 def test_whatever_its_config(name: str):
     spec = SPECS[name]

@@ -17,6 +17,7 @@ SPEC = Spec(
         "eos_token_id": 0,
     },
     outputs=lambda model: {"decoder": [layer.attn.c_proj for layer in model.base_model.h]},
+    named={"unscaled": {"scale_attn_weights": False, "reorder_and_upcast_attn": True}},
     vary=st.fixed_dictionaries(
         {
             "n_head": st.sampled_from([2, 3, 8]),

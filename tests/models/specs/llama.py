@@ -12,6 +12,13 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+YARN_IN_FULL = {**YARN, "attention_factor": 1.3, "beta_fast": 8.0, "beta_slow": 2.0, "truncate": False}
 SIZES = {
     "vocab_size": 37,
     "hidden_size": 24,
@@ -41,6 +48,12 @@ SPEC = Spec(
     architectures=("LlamaForCausalLM", "LlamaModel"),
     sizes=SIZES,
     outputs=outputs,
+    named={
+        "llama3": {"rope_parameters": LLAMA3, "head_dim": 16},
+        "yarn": {"rope_parameters": YARN, "head_dim": 16},
+        "yarn-in-full": {"rope_parameters": YARN_IN_FULL, "head_dim": 16},
+        "biases": {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 1},
+    },
     vary=st.fixed_dictionaries(
         VARY,
         optional={

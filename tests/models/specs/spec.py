@@ -34,6 +34,7 @@ class Spec:
     Attributes:
         architectures: class names in `transformers`; the first is taken for the laws.
         sizes: config fields of a tiny model.
+        named: config fields that are always checked as well, by what they show.
         vary: draws other config fields, and perhaps "architecture"; what an option does must show.
         outputs: from their model to the modules that read each layer's z, by stack, in the order of layers.
         inputs: "tokens", "seq2seq" (tokens and targets), "pixels", "features" or "pairs" (of texts and images).
@@ -47,6 +48,7 @@ class Spec:
     architectures: tuple[str, ...]
     sizes: Settings
     outputs: Callable[[Any], Mapping[str, Sequence[Any]]]
+    named: Mapping[str, Settings] = field(default_factory=dict)
     vary: st.SearchStrategy[dict[str, Any]] = field(default_factory=lambda: st.just({}))
     inputs: str = "tokens"
     lengths: tuple[tuple[int, ...], tuple[int, ...]] = ((7, 4, 1), (3, 5, 2))
@@ -152,11 +154,13 @@ def their_run(model: Any, batch: jh.Batch, example: int) -> dict[str, Any]:
     with torch.no_grad():
         out = model(**_inputs(model, batch, example), output_attentions=True, output_hidden_states=True)
     names = ("logits_per_image", "image_embeds", "text_embeds", "logits", "prediction_logits", "last_hidden_state")
-    found: dict[str, Any] = {"output": next(out[name] for name in names if name in out)[0].numpy()}
+    found: dict[str, Any] = {"output": next(out[name] for name in names if name in out)[0].float().numpy()}
     for stack, given, prefix in _their_stacks(out):
-        found[f"{stack}.pattern"] = torch.stack([one[0] for one in given[f"{prefix}attentions"]]).numpy()
+        found[f"{stack}.pattern"] = torch.stack([one[0].float() for one in given[f"{prefix}attentions"]]).numpy()
         if f"{prefix}hidden_states" in given:
-            found[f"{stack}.resid_pre"] = torch.stack([one[0] for one in given[f"{prefix}hidden_states"][:-1]]).numpy()
+            found[f"{stack}.resid_pre"] = torch.stack(
+                [one[0].float() for one in given[f"{prefix}hidden_states"][:-1]]
+            ).numpy()
     return found
 
 
@@ -184,7 +188,8 @@ def _inputs(model: Any, batch: jh.Batch, example: int) -> dict[str, torch.Tensor
         given["pixel_values"] = np.moveaxis(np.asarray(batch.pixels[example]), -1, 0)[None]
     if batch.features is not None:
         given["input_features"] = np.asarray(batch.features[example])[None]
-    return {name: torch.tensor(value) for name, value in given.items()}
+    tensors = {name: torch.tensor(value) for name, value in given.items()}
+    return {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in tensors.items()}
 
 
 def compare(ours: jh.Run, theirs: Mapping[str, Any], model: jh.Model, batch: jh.Batch, example: int) -> None:
