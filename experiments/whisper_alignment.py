@@ -100,7 +100,7 @@ of mass, over the frames that have sound, of the attention at the position that 
 random orders of the tokens that agree as well; q: corrected over all {len(frame)} heads (Benjamini-Hochberg).
 
 - The {len(listed)} listed heads: median {listed.median():.2f}, least {listed.min():.2f}.
-- The {len(others)} others: median {others.median():.2f}; {int((follows & ~frame["listed"]).sum())} of them follow the sound too (q < 0.05).
+- The {len(others)} others: median {others.median():.2f}; {int((follows & ~frame["listed"]).sum())} of them follow it too (q < 0.05).
 
 {rows.to_markdown(floatfmt=".3g")}
 """
