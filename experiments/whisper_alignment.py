@@ -11,8 +11,9 @@ that predicts it, over the frames that have sound. The null puts the tokens in r
 that agree as well is the p-value, and those of all heads are corrected together (Benjamini-Hochberg). The default
 sentence is three seconds of eSpeak NG (tests/data/speech.md). Half a minute on 2 cores.
 
-Found (results/whisper-alignment): see the page. One sentence shows which heads follow sound at all; it is too short to
-rank those that do. Many heads that are not listed follow it too: the list was chosen for timestamps, by its authors.
+Found (results/whisper-alignment): the 8 listed heads agree with 0.85 to 1.00 (median 0.99), the 40 others with a median
+of 0.62, and 23 of these follow the sound too (q < 0.05). One sentence of 14 tokens shows which heads follow sound at
+all; it is too short to rank those that do. The list was chosen for timestamps, by Whisper's authors.
 """
 
 import sys
@@ -91,7 +92,7 @@ def page(table: HeadTable, tokens: int) -> str:
     """What was found, in words and numbers."""
     frame = table.frame
     listed, others = (frame[frame["listed"] == yes]["agreement"] for yes in (True, False))
-    follows = frame["q"] < 0.05
+    following = int((frame["q"] < 0.05).loc[~frame["listed"]].sum())
     rows = frame.sort_values("agreement", ascending=False)[["agreement", "p", "q", "listed"]].head(16)
     return f"""# Cross-attention of {table.provenance["model"]} and the order of what is said
 
@@ -100,7 +101,7 @@ of mass, over the frames that have sound, of the attention at the position that 
 random orders of the tokens that agree as well; q: corrected over all {len(frame)} heads (Benjamini-Hochberg).
 
 - The {len(listed)} listed heads: median {listed.median():.2f}, least {listed.min():.2f}.
-- The {len(others)} others: median {others.median():.2f}; {int((follows & ~frame["listed"]).sum())} of them follow it too (q < 0.05).
+- The {len(others)} others: median {others.median():.2f}; {following} of them follow it too (q < 0.05).
 
 {rows.to_markdown(floatfmt=".3g")}
 """

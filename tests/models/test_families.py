@@ -3,6 +3,7 @@
 Configs are drawn: hypothesis looks for one in which ours and theirs differ.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -76,6 +77,14 @@ def test_whatever_its_config(name: str):
         check(spec, pair(spec, config.pop("architecture", None), **config), side)
 
     holds()
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_t5_at_all_lengths_to_64(side: str):
+    """Its buckets grow with the distance, and are another function where the stack is causal."""
+    lengths = tuple(range(1, 65))
+    spec = replace(SPECS["t5"], lengths=(lengths, lengths[::-1]))
+    check(spec, pair(spec, relative_attention_num_buckets=32, relative_attention_max_distance=40), side)
 
 
 @families
