@@ -4,7 +4,7 @@ from . import edits, objectives
 from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
 from .measure.measure import measure
 from .measure.nulls import random_weights
-from .measure.patterns import METRICS, Metric
+from .measure.patterns import METRICS, Metric, head_detector, marked_share, register, retrieval, token_class
 from .measure.roles import Evidence, name_heads
 from .measure.words import pool_words
 from .models.batch import Batch
@@ -58,10 +58,15 @@ __all__ = [
     "METRICS",
     "Evidence",
     "Metric",
+    "head_detector",
+    "marked_share",
     "measure",
     "name_heads",
     "pool_words",
     "random_weights",
+    "register",
+    "retrieval",
+    "token_class",
     # whether they matter
     "Objective",
     "ablate",

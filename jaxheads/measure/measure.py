@@ -22,8 +22,9 @@ from ..models.sites import SiteEdit
 from ..models.stack import Stack
 from ..progress import progress as show_progress
 from ..provenance import environment
-from ..statistics import GroupedRows
+from ..statistics import GroupedRows, check_level
 from ..tables import Column, HeadTable
+from .norms import Of, check_of, gram, reading
 from .patterns import METRICS, Metric, Scored, evaluate, examples_of, fits, resolve
 
 PATTERN_BYTES = 256 * 2**20
@@ -37,6 +38,7 @@ def measure(
     batch: Batches,
     metrics: str | Metric | Sequence[str | Metric] | None = None,
     *,
+    of: Of = "weights",
     stack: str | None = None,
     edits: Sequence[SiteEdit] | SiteEdit = (),
     scored_as: Batches | None = None,
@@ -53,6 +55,8 @@ def measure(
         batch: one batch or any iterable of batches, which is read once; those of one shape compile once.
         metrics: names from `METRICS` or `VARIANTS`, or `Metric` values; when left out, all `METRICS` that the stack's
             positions allow.
+        of: "norms" reads ‖α f(x)‖, each query's divided by their sum, in place of the weights α, in every metric;
+            "raw_norms" does not divide (Kobayashi et al. 2020; see `jaxheads.measure.norms`).
         stack: whose heads; needed where the model has several stacks.
         edits: measure the edited model. An edit with an axis of examples needs a single batch.
         scored_as: tokens to score by in place of those the model sees, batch by batch, with the same masks.
@@ -71,26 +75,27 @@ def measure(
     Raises:
         ValueError: for an unknown metric, none, one twice, or one that asks of positions what they have not (the
             previous token of cross-attention, or of an image); for no batch; for a batch, stack or edit that
-            does not fit the model; for `scored_as` that does not fit the batches.
+            does not fit the model, or lacks a mark that a metric reads; for `scored_as` that does not fit the batches.
     """
     part = model.stack(stack)
     chosen = _chosen(metrics, part, model.name)
-    _check_level(level)
-    edits = (edits,) if isinstance(edits, SiteEdit) else tuple(edits)
-    tally = _Tally(chosen)
+    check_level(level)
+    check_of(of)
+    edits, tally = (edits,) if isinstance(edits, SiteEdit) else tuple(edits), _Tally(chosen)
     total = len(_own(model, part, batch)) if isinstance(batch, Batch) else None
     with show_progress(total, f"measuring {part.layers * part.heads} heads of {model.name}", progress) as advance:
         for one, scored in _checked(model, part, edits, _pairs(batch, scored_as)):
-            for rows, kept in _in_pieces(model.network, part, one, scored, edits, chosen):
+            _check_marks(part, scored, chosen)
+            for rows, kept in _in_pieces(model.network, part, one, scored, edits, chosen, of):
                 tally.add(part.queries.of(one.take(rows)), kept)
                 advance(len(rows))
-    about = {
-        "model": model.name,
-        "weights": model.identity(),
-        "edits": [f"{edit.operation} at {edit.stack}.{edit.site}" for edit in edits],
-        "scored_as_other_tokens": scored_as is not None,
-    }
+    about = {"of": of, "edits": _named(edits), "scored_as_other_tokens": scored_as is not None}
+    about |= {"model": model.name, "weights": model.identity()}
     return tally.table(part.name, about, level=level, seed=seed, squeeze=isinstance(metrics, str | Metric))
+
+
+def _named(edits: Sequence[SiteEdit]) -> list[str]:
+    return [f"{edit.operation} at {edit.stack}.{edit.site}" for edit in edits]
 
 
 class _Tally:
@@ -157,7 +162,7 @@ def _pick(values: np.ndarray, best_LN: np.ndarray) -> np.ndarray:
     return np.take_along_axis(values, index, axis=-1)[..., 0]
 
 
-@partial(jax.jit, static_argnames=("stack", "metrics"))
+@partial(jax.jit, static_argnames=("stack", "metrics", "of"))
 def _measured(
     network: Network,
     batch: Batch,
@@ -165,12 +170,14 @@ def _measured(
     edits: tuple[SiteEdit, ...],
     stack: str,
     metrics: tuple[Metric, ...],
+    of: Of,
 ) -> dict[str, Scored]:
     """Value and counts of every metric, `[L,B,N]` or `[L,B,N,O]`; the unembedding is not computed."""
     [part] = [one for one in network.stacks if one.name == stack]
     examples = examples_of(part, scored)
-    kept = forward(network, batch, edits, {stack: lambda seen: evaluate(metrics, seen["pattern"], examples)})
-    return kept[1][stack]
+    grams = None if of == "weights" else gram(part)
+    reader = {stack: lambda seen: evaluate(metrics, reading(of, seen, grams), examples)}
+    return forward(network, batch, edits, reader)[1][stack]
 
 
 def _chosen(metrics: str | Metric | Sequence[str | Metric] | None, stack: Stack, model: str) -> tuple[Metric, ...]:
@@ -191,6 +198,7 @@ def _in_pieces(
     scored: Batch,
     edits: tuple[SiteEdit, ...],
     metrics: tuple[Metric, ...],
+    of: Of,
 ) -> Iterator[tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]]:
     """The examples of each piece, and what was measured of them.
 
@@ -204,7 +212,7 @@ def _in_pieces(
         rows = np.arange(start, min(start + size, B))
         filled = np.minimum(np.arange(start, start + size), B - 1)
         given = (batch, scored, edits) if size == B else _take(filled, batch, scored, edits)
-        kept = jax.tree.map(fetch, _measured(network, *given, stack.name, metrics))
+        kept = jax.tree.map(fetch, _measured(network, *given, stack.name, metrics, of))
         yield (
             rows,
             {name: (value[:, : len(rows)], counts[:, : len(rows)]) for name, (value, counts) in kept.items()},
@@ -264,6 +272,14 @@ def _own(model: Model, stack: Stack, batch: Batch) -> Batch:
     return batch.only(stack.queries.kind) if model.network.apart else batch
 
 
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a number between 0 and 1, got {level}; 95 % is 0.95")
+def _check_marks(stack: Stack, batch: Batch, metrics: tuple[Metric, ...]) -> None:
+    B, T = stack.queries.of(batch).shape
+    S = stack.keys.count(batch)
+    marks = batch.marks or {}
+    for name in dict.fromkeys(name for metric in metrics for name in metric.marks):
+        if name not in marks:
+            raise ValueError(f"the batch has no mark {name!r}; it has {sorted(marks) or 'none'}: Batch(…, marks={{…}})")
+        if marks[name].shape not in ((B, S), (B, T, S)):
+            raise ValueError(
+                f"the mark {name!r} must be {[B, S]} or {[B, T, S]} for the {stack.name}, got {marks[name].shape}"
+            )

@@ -1,6 +1,6 @@
 """Inputs: what goes into a model, and what its layers need to know about it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from .axes import Axis, Side
 
-_FIELDS = ("tokens", "mask", "token_types", "words", "targets", "target_mask", "pixels", "features")
+_FIELDS = ("tokens", "mask", "token_types", "words", "targets", "target_mask", "pixels", "features", "marks")
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -31,6 +31,8 @@ class Batch:
         pixels: images, normalised as the model wants them, `[B,height,width,C]`. Beside texts there may be another
             number of them: a model that compares the two takes each with each.
         features: log-mel spectrograms, `[B,mels,frames]`.
+        marks: by name, what is known of each position, `[B,S]` (a class of tokens: "noun"), or of each query and key,
+            `[B,T,S]` (a relation: "head"); numbers or truth values. No model reads them, measures do.
 
     Raises:
         ValueError: for nothing at all, another rank or shape, token ids that are not integers, pixels or features that
@@ -45,6 +47,7 @@ class Batch:
     target_mask: Array | None
     pixels: Array | None
     features: Array | None
+    marks: dict[str, Array] | None
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class Batch:
         target_mask: ArrayLike | None = None,
         pixels: ArrayLike | None = None,
         features: ArrayLike | None = None,
+        marks: Mapping[str, ArrayLike] | None = None,
     ):
         given = {
             **_sequence("tokens", tokens, "mask", mask, token_types),
@@ -70,8 +74,9 @@ class Batch:
             raise ValueError("a batch needs tokens, pixels or features; got none")
         if len({count for name, count in counts.items() if name != "pixels"}) > 1:
             raise ValueError(f"all parts of a batch must have the same number of examples, got {counts}")
-        for name in _FIELDS:
+        for name in _FIELDS[:-1]:
             object.__setattr__(self, name, given.get(name))
+        object.__setattr__(self, "marks", _marks(marks, set(counts.values())))
 
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Array | None], ...], None]:
         """For JAX: the arrays."""
@@ -86,7 +91,7 @@ class Batch:
         return batch
 
     def __len__(self) -> int:
-        numbers = {len(field) for name in _FIELDS if (field := getattr(self, name)) is not None}
+        numbers = {len(field) for name in _FIELDS[:-1] if (field := getattr(self, name)) is not None}
         if len(numbers) > 1:
             assert self.pixels is not None, "no other part may have a number of its own"
             [others] = numbers - {len(self.pixels)}
@@ -112,9 +117,11 @@ class Batch:
         return Axis().of(self).last
 
     def only(self, kind: str) -> "Batch":
-        """The part of one kind of positions: of "patches" the images, of "tokens" the texts."""
+        """The part of one kind of positions: of "patches" the images, of "tokens" the texts; and all marks."""
         names = {"tokens": _FIELDS[:4], "targets": _FIELDS[4:6], "patches": ("pixels",), "frames": ("features",)}[kind]
-        return self.tree_unflatten(None, (getattr(self, name) if name in names else None for name in _FIELDS))
+        return self.tree_unflatten(
+            None, (getattr(self, name) if name in (*names, "marks") else None for name in _FIELDS)
+        )
 
     def take(self, examples: ArrayLike) -> "Batch":
         """The batch of these examples, by index.
@@ -125,6 +132,26 @@ class Batch:
         len(self)  # raises
         index = np.asarray(examples)
         return jax.tree.map(lambda field: field[index], self)
+
+
+def _marks(given: Mapping[str, ArrayLike] | None, counts: set[int]) -> dict[str, Array] | None:
+    if not given:
+        return None
+    found = {}
+    for name, mark in given.items():
+        if isinstance(mark, Tracer):
+            found[name] = mark
+            continue
+        array = np.asarray(mark)
+        if array.ndim not in (2, 3) or len(array) not in counts or array.dtype.kind not in "buif":
+            raise ValueError(
+                f"the mark {name!r} must be numbers [examples, positions] or [examples, queries, keys], for "
+                f"{' or '.join(map(str, sorted(counts)))} examples; got {array.dtype} of shape {array.shape}"
+            )
+        if not np.isfinite(array).all():
+            raise ValueError(f"the mark {name!r} must be finite, got NaN or infinity")
+        found[name] = jnp.asarray(array, bool if array.dtype.kind == "b" else jnp.float32)
+    return found
 
 
 def _sequence(

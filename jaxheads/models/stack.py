@@ -25,7 +25,7 @@ from .sites import SiteEdit, editor
 
 Sites = Mapping[str, Array]
 Reader = Callable[[Sites], Any]
-"""From one layer's sites to what is kept of them, any pytree of arrays."""
+"""From one layer's sites, and its number as "layer", to what is kept of them, any pytree of arrays."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class Stack(nnx.Module):
             layer = blocks if self.sharing is None else self.layer(number)
             edit_of = {stack.name: editor(edits, stack.name, number) for stack in self.members}
             x, seen = self.run_layer(layer, x, context, edit_of)
-            return x, {name: reader(seen[name]) for name, reader in readers.items()}
+            return x, {name: reader({**seen[name], "layer": number}) for name, reader in readers.items()}
 
         stacked = Layer(self.blocks, None if self.cross is None else self.cross.blocks)
         return jax.lax.scan(around(step), x_BTD, (jnp.arange(self.layers), stacked if self.sharing is None else None))

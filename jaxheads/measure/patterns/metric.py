@@ -1,0 +1,82 @@
+"""A metric: a named function of one head's pattern, vmapped once over heads and examples.
+
+Dimension key: B batch, T query positions, S key positions, N query heads, O entries of a vector metric.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ...models.stack import Stack
+from .example import NEEDS, Example
+
+Scored = tuple[Array, Array]
+"""A metric's value for one head and one example, and whether it counts."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A named number of one head's pattern. Equal by value and hashable, so that equal metrics trace once.
+
+    Attributes:
+        name: the column of the table.
+        needs: one of NEEDS.
+        function: `(pattern_TS, example, **options)` to value and counts, scalars, or `[O]` with `best_of`.
+        options: of the function, as (name, value) pairs.
+        marks: names of the batch's marks that it reads.
+        best_of: labels of a vector's O entries. The table then has the entry whose mean over the examples is
+            largest, chosen for each head (of equal ones that with the label nearest to 0), and that entry's
+            label in a column of integers called `label`.
+    """
+
+    name: str
+    function: Callable[..., Scored]
+    options: tuple[tuple[str, Any], ...] = ()
+    best_of: tuple[int, ...] = ()
+    label: str = ""
+    needs: str = "any"
+    marks: tuple[str, ...] = ()
+
+    def __call__(self, pattern_TS: Array, example: Example) -> Scored:
+        value, counts = self.function(pattern_TS.astype(jnp.float32), example, **dict(self.options))
+        return jnp.asarray(value, jnp.float32), jnp.asarray(counts, bool)
+
+    def variant(self, name: str, **options: Any) -> "Metric":
+        """The same metric with other options, under a name that tells them apart."""
+        merged = {**dict(self.options), **options}
+        return replace(self, name=name, options=tuple(sorted(merged.items())))
+
+
+def evaluate(metrics: Sequence[Metric], pattern_BNTS: Array, examples: Example) -> dict[str, Scored]:
+    """Every metric of one layer's heads and examples: value and counts `[B,N]`, or `[B,N,O]` with `best_of`.
+
+    Args:
+        examples: with a leading axis of the batch.
+    """
+
+    def everywhere(metric: Metric) -> Scored:
+        over_heads = jax.vmap(metric, in_axes=(0, None))
+        return jax.vmap(over_heads)(pattern_BNTS, examples)
+
+    return {metric.name: everywhere(metric) for metric in metrics}
+
+
+def fits(metric: Metric, stack: Stack) -> bool:
+    """Whether a stack's positions are what the metric needs."""
+    kind = {"tokens": "ids", "targets": "ids", "frames": "order", "patches": "places"}[stack.queries.kind]
+    return NEEDS.index(metric.needs) <= NEEDS.index("any" if stack.is_cross else kind)
+
+
+def mean(values_T: Array, counts_T: Array) -> Scored:
+    """Of what counts, over the queries."""
+    number = counts_T.sum(dtype=jnp.float32)
+    return jnp.where(counts_T, values_T, 0.0).sum() / jnp.maximum(number, 1.0), number > 0
+
+
+def attention_to(pattern_TS: Array, target_TS: Array) -> Scored:
+    """Mean attention to the targets, over the queries that have one."""
+    return mean(jnp.where(target_TS, pattern_TS, 0.0).sum(axis=1), target_TS.any(axis=1))

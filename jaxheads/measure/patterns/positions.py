@@ -1,0 +1,98 @@
+"""How sharp a pattern is, and at which positions it looks.
+
+Dimension key: T query positions, S key positions, O offsets.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from .example import Example
+from .metric import Scored, attention_to, mean
+
+OFFSETS = tuple(range(-5, 6))
+"""The relative positions, key minus query, among which `positional_share` looks for the best."""
+
+TINY = 1e-37
+"""For a logarithm of what may be 0. (On CPU a `where` in its place takes five times as long.)"""
+
+
+def entropy(pattern_TS: Array, example: Example, smoothing: float = 0.0) -> Scored:
+    """Mean over queries of −Σ_k A log A, in nats, with 0 log 0 = 0; from 0 to ln n (Clark et al. 2019).
+
+    `smoothing` s takes (1 − s) A + s / n for A, over the example's n real keys: Clark's code has s = 1e-4.
+    """
+    A_TS = jnp.where(example.pairs, (1 - smoothing) * pattern_TS + smoothing / example.length.astype(jnp.float32), 0.0)
+    return mean(-(A_TS * jnp.log(jnp.maximum(A_TS, TINY))).sum(axis=1), example.mask)
+
+
+def confidence(pattern_TS: Array, example: Example, without_last: bool = False) -> Scored:
+    """Mean over queries of the largest weight, max_k A; from 1/n to 1 (Voita et al. 2019).
+
+    Voita leaves out EOS: `without_last` leaves out the last real token as query and as key, without
+    renormalising.
+    """
+    real_T, keys_S = example.mask, example.keys
+    if without_last:
+        keys_S = keys_S & ~example.last
+        real_T = real_T & (example.positions < real_T.sum() - 1)
+    return mean(jnp.where(keys_S[None, :], pattern_TS, 0.0).max(axis=1), real_T)
+
+
+def distance(pattern_TS: Array, example: Example, without_first: bool = False) -> Scored:
+    """Σ A |i − j| / Σ A over queries i and keys j, in tokens; from 0 to n − 1 (Vig & Belinkov 2019). Of an image in
+    pixels between centres of patches, special tokens left out and the rest renormalised (Dosovitskiy et al. 2021).
+
+    They leave out attention to the first token, where heads rest that have nothing to do: so does
+    `without_first`, and the quotient renormalises what is left. Nothing counts where nothing is left.
+    """
+    pairs_TS = example.apart
+    if without_first:
+        pairs_TS = pairs_TS & (example.positions > 0)[None, :]
+    A_TS = jnp.where(pairs_TS, pattern_TS, 0.0)
+    total = A_TS.sum()
+    return (A_TS * example.steps).sum() / jnp.where(total > 0, total, 1.0), total > 0
+
+
+def previous_token(pattern_TS: Array, example: Example) -> Scored:
+    """Mean of A[i, i−1] over the queries i ≥ 1 (Olsson et al. 2022)."""
+    return attention_to(pattern_TS, example.pairs & (example.offsets == -1))
+
+
+def next_token(pattern_TS: Array, example: Example) -> Scored:
+    """Mean of A[i, i+1] over the queries i ≤ n − 2; 0 if causal (Clark et al. 2019, who divide by n)."""
+    return attention_to(pattern_TS, example.pairs & (example.offsets == 1))
+
+
+def self_token(pattern_TS: Array, example: Example) -> Scored:
+    """Mean of A[i, i] over all queries (Clark et al. 2019)."""
+    return attention_to(pattern_TS, example.pairs & (example.offsets == 0))
+
+
+def first_token(pattern_TS: Array, example: Example) -> Scored:
+    """Mean over all queries of the attention to the first real token: the sink's α_1 (Gu et al. 2025)."""
+    return attention_to(pattern_TS, example.pairs & (example.key_positions == 0)[None, :])
+
+
+def sink(pattern_TS: Array, example: Example, above: float = 0.3) -> Scored:
+    """Whether the mean attention to the first real token exceeds `above`; its mean over examples is the sink rate
+    Sink_1^ε of Gu et al. 2025 (section 3), who take ε = 0.3 and T = 64."""
+    value, counts = first_token(pattern_TS, example)
+    return (value > above).astype(jnp.float32), counts
+
+
+def positional_share(pattern_TS: Array, example: Example, offsets: tuple[int, ...] = OFFSETS) -> Scored:
+    """Share of queries whose largest weight is at a fixed offset, for each offset, `[O]` (Voita et al. 2019).
+
+    At each offset those queries count where there is a key at that offset, whether the model may look there
+    or not: the numbers of a causal model and of a bidirectional one are over the same queries. Of equal
+    weights the first counts as the largest. The table has the best offset; Voita calls a head positional from
+    0.9 up. The best of eleven shares is too large by chance, most where examples are so short that few
+    queries have a far key: give long ones, and give a null the same choice.
+    """
+    real_TS = jnp.where(example.mask[None, :], pattern_TS, -1.0)
+    found_T = example.positions[jnp.argmax(real_TS, axis=1)] - example.positions
+    wanted_O1 = jnp.asarray(offsets, jnp.int32)[:, None]
+    key_OT = example.positions[None, :] + wanted_O1
+    there_OT = example.mask[None, :] & (key_OT >= 0) & (key_OT < example.length)
+    return jax.vmap(mean)((found_T[None, :] == wanted_O1).astype(jnp.float32), there_OT)
