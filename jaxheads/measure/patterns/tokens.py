@@ -81,8 +81,6 @@ def _retrieval(pattern_TS: Array, example: Example, needle: str, answer: str, re
         return hits_T.sum() / jnp.maximum(kinds, 1.0), kinds > 0
     copied_from_S = (hits_T[:, None] & (looked_T[:, None] == jnp.arange(len(needle_S))[None, :])).any(axis=0)
     copied_S = (same_SS & copied_from_S[None, :]).any(axis=1)
-        same_SS & (hits_T[:, None] & (looked_T[:, None] == jnp.arange(len(needle_S))[None, :])).any(axis=0)
-    ).any(axis=1)
     found = jnp.where(copied_S, 1 / jnp.maximum(same_SS.sum(axis=1), 1), 0.0).sum()
     return found / jnp.maximum(kinds, 1.0), kinds > 0
 
