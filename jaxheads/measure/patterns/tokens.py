@@ -76,13 +76,13 @@ def _retrieval(pattern_TS: Array, example: Example, needle: str, answer: str, re
     looked_T = jnp.argmax(jnp.where(example.keys[None, :], pattern_TS, -1.0), axis=1)
     hits_T = steps_T & needle_S[looked_T] & (example.tokens[looked_T] == copied_T)
     same_SS = (example.tokens[:, None] == example.tokens[None, :]) & needle_S[:, None] & needle_S[None, :]
-    kinds = jnp.where(needle_S, 1 / jnp.maximum(same_SS.sum(axis=1), 1), 0.0).sum()  # distinct tokens of the needle
+    once_S = jnp.where(needle_S, 1 / jnp.maximum(same_SS.sum(axis=1, dtype=jnp.float32), 1.0), 0.0)
+    kinds = once_S.sum()  # distinct tokens of the needle
     if repeats:
-        return hits_T.sum() / jnp.maximum(kinds, 1.0), kinds > 0
+        return hits_T.sum(dtype=jnp.float32) / jnp.maximum(kinds, 1.0), kinds > 0
     copied_from_S = (hits_T[:, None] & (looked_T[:, None] == jnp.arange(len(needle_S))[None, :])).any(axis=0)
     copied_S = (same_SS & copied_from_S[None, :]).any(axis=1)
-    found = jnp.where(copied_S, 1 / jnp.maximum(same_SS.sum(axis=1), 1), 0.0).sum()
-    return found / jnp.maximum(kinds, 1.0), kinds > 0
+    return jnp.where(copied_S, once_S, 0.0).sum() / jnp.maximum(kinds, 1.0), kinds > 0
 
 
 def retrieval(needle: str, answer: str, repeats: bool = False) -> Metric:
