@@ -5,6 +5,7 @@ from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_he
 from .measure.measure import measure
 from .measure.nulls import random_weights
 from .measure.patterns import METRICS, Metric, head_detector, marked_share, register, retrieval, token_class
+from .measure.redundancy import HeadPairs, compare_heads
 from .measure.roles import Evidence, name_heads
 from .measure.words import pool_words
 from .models.batch import Batch
@@ -28,6 +29,7 @@ from .sweep.importance import importance
 from .sweep.knock_out import knock_out
 from .sweep.patch import patch
 from .sweep.paths import all_paths, paths
+from .sweep.share import share
 from .tables import HeadTable
 
 __all__ = [
@@ -57,7 +59,9 @@ __all__ = [
     # what heads do
     "METRICS",
     "Evidence",
+    "HeadPairs",
     "Metric",
+    "compare_heads",
     "head_detector",
     "marked_share",
     "measure",
@@ -80,6 +84,7 @@ __all__ = [
     "objectives",
     "patch",
     "plan",
+    "share",
     # by which ways
     "Graph",
     "all_paths",
