@@ -7,6 +7,9 @@ from .measure.nulls import random_weights
 from .measure.patterns import METRICS, Metric, head_detector, marked_share, register, retrieval, token_class
 from .measure.redundancy import HeadPairs, compare_heads
 from .measure.roles import Evidence, name_heads
+from .measure.selection import held_out, with_intervals
+from .measure.specialisation import Specialisation, specialisation
+from .measure.variability import variability
 from .measure.words import pool_words
 from .models.batch import Batch
 from .models.families.attention_only import by_hand
@@ -60,9 +63,11 @@ __all__ = [
     "METRICS",
     "Evidence",
     "HeadPairs",
+    "Specialisation",
     "Metric",
     "compare_heads",
     "head_detector",
+    "held_out",
     "marked_share",
     "measure",
     "name_heads",
@@ -70,7 +75,10 @@ __all__ = [
     "random_weights",
     "register",
     "retrieval",
+    "specialisation",
     "token_class",
+    "variability",
+    "with_intervals",
     # whether they matter
     "Objective",
     "ablate",

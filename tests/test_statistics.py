@@ -7,13 +7,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from jaxheads import statistics
 from jaxheads.statistics import (
     GroupedRows,
+    Moments,
+    bootstrap,
     bootstrap_mean,
     false_discovery,
     paired_p_values,
+    seed_effect,
     split_halves,
+    t_mean,
+    wilson,
 )
 
 numbers = st.floats(-1e6, 1e6, width=32)
@@ -78,7 +82,7 @@ class TestBootstrapMean:
         values = noise(30, 7)
         values[3:20, 2] = np.nan
         whole = bootstrap_mean(values, resamples=100)
-        monkeypatch.setattr(statistics, "_BLOCK", 200)  # two cells, six resamples at a time
+        monkeypatch.setattr(bootstrap, "_BLOCK", 200)  # two cells, six resamples at a time
         np.testing.assert_allclose(bootstrap_mean(values, resamples=100), whole, rtol=1e-12)
 
     def test_seed_decides(self):
@@ -295,3 +299,98 @@ class TestSplitHalves:
     def test_refuses_fewer_than_four(self):
         with pytest.raises(ValueError, match="at least 4 examples, two for each half, got 3"):
             split_halves(3, 0)
+
+
+def covered(interval, truth: float) -> float:
+    return float(((interval.low <= truth) & (truth <= interval.high)).mean())
+
+
+class TestAnalyticIntervals:
+    def test_student_s_is_scipy_s(self):
+        x = noise(9, 3)
+        expected = stats.t.interval(0.9, 8, x.mean(axis=0), stats.sem(x, axis=0))
+        found = t_mean(x, level=0.9)
+        np.testing.assert_allclose([found.low, found.high], expected)
+        np.testing.assert_allclose(found.mean, x.mean(axis=0))
+
+    def test_student_s_covers_as_often_as_it_says_with_few_examples(self):
+        assert covered(t_mean(noise(5, 4000)), 0.0) == pytest.approx(0.95, abs=0.015)
+
+    def test_wilson_s_is_scipy_s(self):
+        x = (noise(11, 6) > 0.5).astype(float)
+        for cell in range(6):
+            expected = stats.binomtest(int(x[:, cell].sum()), 11).proportion_ci(0.95, "wilson")
+            found = wilson(x[:, cell])
+            np.testing.assert_allclose([found.low, found.high], [expected.low, expected.high], atol=1e-12)
+
+    @pytest.mark.parametrize("share", [0.03, 0.3])
+    def test_wilson_s_covers_where_a_bootstrap_sees_nothing(self, share):
+        x = (np.random.default_rng(1).random((60, 3000)) < share).astype(float)
+        assert covered(wilson(x), share) == pytest.approx(0.95, abs=0.04)
+        assert wilson(np.zeros(60)).high == pytest.approx(0.0602, abs=1e-3)
+
+    def test_what_says_nothing_is_left_out(self):
+        x = np.array([[1.0, np.nan], [0.0, np.nan], [np.nan, np.nan]])
+        assert wilson(x).mean[0] == 0.5
+        assert np.isnan([*t_mean(x).mean[1:], *wilson(x).low[1:]]).all()
+        with pytest.raises(ValueError, match="expected 0 or 1"):
+            wilson([0.5])
+
+
+class TestMoments:
+    @settings(deadline=None)
+    @given(tables, st.integers(0, 12))
+    def test_any_cut_merges_to_the_whole(self, x, cut):
+        whole, first, second = Moments(), Moments(), Moments()
+        whole.add(x)
+        first.add(x[:cut])
+        second.add(x[cut:])
+        first.merge(second)
+        for name in ("mean", "variance", "least", "most"):
+            np.testing.assert_allclose(getattr(first, name), getattr(whole, name), rtol=1e-6, atol=1e-3)
+        assert (first.count == whole.count).all()
+
+    def test_moments_are_those_of_numpy_far_from_zero(self):
+        x, moments = 1e8 + noise(1000, 2), Moments()
+        for piece in np.array_split(x, 7):
+            moments.add(piece)
+        np.testing.assert_allclose(moments.variance, x.var(axis=0, ddof=1), rtol=1e-6)
+        np.testing.assert_allclose(moments.most, x.max(axis=0))
+
+
+class TestSeedEffect:
+    def test_finds_the_parts_of_the_spread(self):
+        rng = np.random.default_rng(0)
+        x = 1.5 * rng.standard_normal((40, 1, 300)) + rng.standard_normal((40, 30, 300))
+        found = seed_effect(x)
+        assert found.between.mean() == pytest.approx(2.25, rel=0.05)
+        assert found.within.mean() == pytest.approx(1, rel=0.02)
+        assert found.share.mean() == pytest.approx(2.25 / 3.25, abs=0.03)
+
+    def test_seeds_are_what_was_drawn(self):
+        """With 5 seeds of 400 examples the interval covers; one over the 2,000 examples would not."""
+        rng = np.random.default_rng(0)
+        x = rng.standard_normal((5, 1, 2000)) + rng.standard_normal((5, 400, 2000))
+        assert covered(seed_effect(x), 0.0) == pytest.approx(0.95, abs=0.02)
+        assert covered(t_mean(x.reshape(-1, 2000)), 0.0) < 0.3
+
+    def test_seeds_that_are_alike_are_rarely_called_different(self):
+        p = seed_effect(noise(4, 20, 4000)).p
+        assert (p < 0.05).mean() == pytest.approx(0.05, abs=0.012)
+        assert seed_effect(np.ones((2, 3))).p == 1
+        with pytest.raises(ValueError, match="at least 2 of each"):
+            seed_effect(np.ones((1, 3)))
+
+
+class TestManyHeads:
+    def test_false_discoveries_among_those_called_stay_under_the_level(self):
+        """144 heads, 24 of them special: over many draws the mean false share is below 5 %, and most are found."""
+        rng, shares, found = np.random.default_rng(0), [], []
+        for _ in range(200):
+            scores, null = rng.standard_normal((2, 20, 144))
+            scores[:, :24] += 1.5
+            called = false_discovery(paired_p_values(scores, null)) <= 0.05
+            shares.append(called[24:].sum() / max(called.sum(), 1))
+            found.append(called[:24].mean())
+        assert np.mean(shares) <= 0.055
+        assert np.mean(found) > 0.9

@@ -1,29 +1,20 @@
-"""Means with their doubt: bootstrap intervals, paired tests and the price of having tried many heads.
+"""Means with their doubt: percentile bootstrap, of examples kept one by one or in groups.
 
-Everything here is NumPy in float64 and knows nothing of models. The leading axis is always the examples.
-NaN means "this example says nothing for this cell" and is left out; infinity is refused.
+NumPy in float64; the leading axis is always the examples. NaN means "this example says nothing for this cell" and is
+left out; infinity is refused.
 
 Dimension key: `E` examples (or rows), `C` cells (all other axes, flattened), `R` resamples.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
-Floats = NDArray[np.float64]
+from .base import Floats, Interval, check_level, finite_or_nan, ratio
 
 _BLOCK = 1 << 22  # numbers in one temporary array: 32 MB
-
-
-class Interval(NamedTuple):
-    """A mean with its confidence interval; every field has the shape of one example, float64."""
-
-    mean: Floats
-    low: Floats
-    high: Floats
 
 
 def bootstrap_mean(
@@ -48,7 +39,7 @@ def bootstrap_mean(
 
     Raises ValueError for no rows, infinite values, negative counts, or options out of range.
     """
-    x = _finite_or_nan(values, "values")
+    x = finite_or_nan(values, "values")
     n = _counts_like(x, counts)
     return _bootstrap(np.where(n > 0, x, 0.0) * n, n, level, resamples, seed)
 
@@ -64,7 +55,7 @@ def bootstrap_ratio(
 
     Raises ValueError as `bootstrap_mean` does, and for a whole of another length.
     """
-    x, w = _finite_or_nan(values, "values"), _finite_or_nan(whole, "whole")
+    x, w = finite_or_nan(values, "values"), finite_or_nan(whole, "whole")
     if w.shape != x.shape[:1]:
         raise ValueError(f"whole: expected one number for each of {len(x)} examples, got shape {list(w.shape)}")
     w = np.broadcast_to(w.reshape(-1, *[1] * (x.ndim - 1)), x.shape)
@@ -100,7 +91,7 @@ class GroupedRows:
 
     def add(self, values: ArrayLike) -> None:
         """Take in examples, `[E, ...]`, E may be 0. Raises ValueError for infinity or another shape."""
-        x = _finite_or_nan(values, "values", empty=True)
+        x = finite_or_nan(values, "values", empty=True)
         if self._sums and x.shape[1:] != self._sums[0].shape:
             raise ValueError(
                 f"values: expected examples of shape {list(self._sums[0].shape)}, like those added before, "
@@ -136,7 +127,7 @@ class GroupedRows:
     def mean(self) -> Floats:
         """The mean over all examples that say something, `[...]`; NaN where none does."""
         sums, counts = self._stacked()
-        return _ratio(sums.sum(axis=0), counts.sum(axis=0))
+        return ratio(sums.sum(axis=0), counts.sum(axis=0))
 
     def interval(self, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> Interval:
         """The mean with its bootstrap interval over rows; see `bootstrap_mean` for what is NaN and when."""
@@ -161,81 +152,6 @@ class GroupedRows:
         return np.stack(self._sums), np.stack(self._counts).astype(np.float64)
 
 
-def check_level(level: float) -> None:
-    """Raise ValueError unless a level of confidence lies between 0 and 1: for those who compute long before."""
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a number between 0 and 1, got {level}; 95 % is 0.95")
-
-
-def rank_correlation(one: np.ndarray, other: np.ndarray) -> float | None:
-    """Spearman's, over the cells that both have; None where one of them is the same everywhere."""
-    known = np.isfinite(one) & np.isfinite(other)
-    if not known.any() or np.ptp(one[known]) == 0 or np.ptp(other[known]) == 0:
-        return None
-    return float(np.corrcoef(stats.rankdata(one[known]), stats.rankdata(other[known]))[0, 1])
-
-
-def false_discovery(p_values: ArrayLike) -> Floats:
-    """Turn p-values of many heads into q-values, in the same shape (Benjamini & Hochberg 1995).
-
-    Calling every head with q <= a special keeps the expected share of false calls at or under a, for
-    independent or positively dependent tests. NaN (not tested) stays NaN and is not counted as tried.
-    Raises ValueError for numbers outside 0..1.
-    """
-    p = np.asarray(p_values, dtype=np.float64)
-    tested = ~np.isnan(p)
-    if not np.all((p[tested] >= 0) & (p[tested] <= 1)):
-        wrong = p[tested & ~((p >= 0) & (p <= 1))][0]
-        raise ValueError(f"p_values: expected numbers from 0 to 1 or NaN, got {wrong}")
-    q = np.full(p.shape, np.nan)
-    if tested.any():
-        q[tested] = stats.false_discovery_control(p[tested])
-    return q
-
-
-def paired_p_values(scores: ArrayLike, null: ArrayLike) -> Floats:
-    """Test per cell whether `scores` exceed `null` on the same examples (one-sided paired t-test).
-
-    Both are `[E, ...]`; the result is `[...]`. A pair with a NaN on either side is left out; a cell with
-    fewer than two pairs is not tested (NaN).
-
-    Where the n differences are all equal, up to the rounding of the inputs' dtype, there is no spread for a
-    t distribution to be measured by. The exact sign-flip test speaks instead: equal and positive gives
-    2^-n, the least that n examples can give without assuming a distribution; equal and zero or negative
-    gives 1. So 4 examples never call a head special by being all alike, 20 do.
-
-    Raises ValueError for fewer than 2 examples, different shapes, or infinity.
-    """
-    a, b = _finite_or_nan(scores, "scores"), _finite_or_nan(null, "null")
-    if a.shape != b.shape or len(a) < 2:
-        raise ValueError(
-            f"expected scores and null of one shape with at least 2 examples leading, "
-            f"got {list(a.shape)} and {list(b.shape)}"
-        )
-    difference = a - b
-    n = (~np.isnan(difference)).sum(axis=0)
-    mean = _ratio(np.nansum(difference, axis=0), n)
-    deviation = np.sqrt(_ratio(np.nansum((difference - mean) ** 2, axis=0), np.maximum(n - 1, 0)))
-    magnitude = np.where(np.isnan(difference), 0.0, np.maximum(np.abs(a), np.abs(b))).max(axis=0)
-    rounding = 4 * max(_resolution(scores), _resolution(null)) * magnitude
-    alike = deviation <= rounding
-    t = mean / np.where(alike, np.nan, deviation / np.sqrt(np.maximum(n, 1)))
-    sign_flip = np.where(mean > rounding, np.maximum(0.5**n, np.finfo(np.float64).tiny), 1.0)
-    return np.where(alike, sign_flip, stats.t.sf(t, np.maximum(n - 1, 1)))
-
-
-def split_halves(count: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Split `count` examples at random into those to choose heads on and those to confirm them on.
-
-    Returns two sorted, disjoint index arrays that cover `range(count)`; an odd example goes to the second.
-    Raises ValueError under 4, where a half has no spread.
-    """
-    if count < 4:
-        raise ValueError(f"count: expected at least 4 examples, two for each half, got {count}; add examples")
-    order = np.random.default_rng(seed).permutation(count)
-    return np.sort(order[: count // 2]), np.sort(order[count // 2 :])
-
-
 def _bootstrap(sums: Floats, counts: Floats, level: float, resamples: int, seed: int) -> Interval:
     """Bootstrap the ratio of sums to counts, both `[E, ...]`, over rows."""
     check_level(level)
@@ -243,7 +159,7 @@ def _bootstrap(sums: Floats, counts: Floats, level: float, resamples: int, seed:
         raise ValueError(f"resamples: expected at least 1, got {resamples}")
     shape = sums.shape[1:]
     sums_EC, counts_EC = sums.reshape(len(sums), -1), counts.reshape(len(counts), -1)
-    mean_C = _ratio(sums_EC.sum(axis=0), counts_EC.sum(axis=0))
+    mean_C = ratio(sums_EC.sum(axis=0), counts_EC.sum(axis=0))
     low_C, high_C = np.full_like(mean_C, np.nan), np.full_like(mean_C, np.nan)
     doubtful_C = np.flatnonzero((counts_EC != 0).sum(axis=0) > 1)
     step = max(1, _BLOCK // max(resamples, len(sums)))
@@ -272,7 +188,7 @@ def _resampled_means(sums_EC: Floats, counts_EC: Floats, resamples: int, seed: i
     if (counts_EC == counts_EC[:, :1]).all():  # the usual case, no NaN: one denominator serves every cell
         counts_EC = counts_EC[:, :1]
     blocks = [
-        _ratio(weights_RE @ sums_EC, weights_RE @ counts_EC) for weights_RE in _resamples(len(sums_EC), resamples, seed)
+        ratio(weights_RE @ sums_EC, weights_RE @ counts_EC) for weights_RE in _resamples(len(sums_EC), resamples, seed)
     ]
     return np.concatenate(blocks)
 
@@ -288,23 +204,9 @@ def _resamples(rows: int, resamples: int, seed: int) -> Iterator[Floats]:
         yield np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows).astype(np.float64)
 
 
-def _ratio(numerator: Any, denominator: Any) -> Floats:
-    """Divide; NaN where the denominator is 0."""
-    return np.asarray(numerator / np.where(denominator != 0, denominator, np.nan), dtype=np.float64)
-
-
 def _pairs(rows: list[Any]) -> list[Any]:
     """Add neighbours; an odd last row stays alone, to be filled up."""
     return [sum(rows[i + 1 : i + 2], rows[i]) for i in range(0, len(rows), 2)]
-
-
-def _finite_or_nan(values: ArrayLike, name: str, empty: bool = False) -> Floats:
-    x = np.asarray(values, dtype=np.float64)
-    if x.ndim == 0 or (len(x) == 0 and not empty):
-        raise ValueError(f"{name}: expected at least one example along the first axis, got shape {x.shape}")
-    if np.isinf(x).any():
-        raise ValueError(f"{name}: expected finite numbers or NaN, got infinity; mend what made them")
-    return x
 
 
 def _counts_like(x: Floats, counts: ArrayLike | None) -> Floats:
@@ -319,8 +221,3 @@ def _counts_like(x: Floats, counts: ArrayLike | None) -> Floats:
             f"got shape {list(np.shape(counts))}, least {n.min(initial=np.inf)}"
         )
     return np.where(np.isnan(x), 0.0, np.broadcast_to(n, x.shape))
-
-
-def _resolution(values: ArrayLike) -> float:
-    dtype = np.asarray(values).dtype
-    return float(np.finfo(dtype if dtype.kind == "f" else np.float64).eps)

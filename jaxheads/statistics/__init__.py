@@ -1,0 +1,28 @@
+"""Means with their doubt, tests, and the price of having tried many heads.
+
+Everything here is NumPy in float64 and knows nothing of models. The leading axis is always the examples.
+NaN means "this example says nothing for this cell" and is left out; infinity is refused.
+"""
+
+from .analytic import Moments, t_mean, wilson
+from .base import Interval, check_level
+from .bootstrap import GroupedRows, bootstrap_mean, bootstrap_ratio
+from .seeds import SeedEffect, seed_effect
+from .testing import false_discovery, paired_p_values, rank_correlation, split_halves
+
+__all__ = [
+    "GroupedRows",
+    "Interval",
+    "Moments",
+    "SeedEffect",
+    "bootstrap_mean",
+    "bootstrap_ratio",
+    "check_level",
+    "false_discovery",
+    "paired_p_values",
+    "rank_correlation",
+    "seed_effect",
+    "split_halves",
+    "t_mean",
+    "wilson",
+]

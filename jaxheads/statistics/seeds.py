@@ -1,0 +1,58 @@
+"""The seed as a factor: what part of a number's spread is the model's luck, and what the examples'.
+
+Dimension key: `A` seeds, `E` examples.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from .base import Floats, check_level, finite_or_nan
+
+
+class SeedEffect(NamedTuple):
+    """Of each cell: the mean over seeds with its interval, where the seed is what was drawn, and where the spread is.
+
+    `between` and `within` are variances: of what a seed is worth, and of examples for one seed; `share` is between /
+    (between + within), the intraclass correlation, from 0 to 1. `p` is that of seeds that are all alike.
+    """
+
+    mean: Floats
+    low: Floats
+    high: Floats
+    between: Floats
+    within: Floats
+    share: Floats
+    p: Floats
+
+
+def seed_effect(values: ArrayLike, *, level: float = 0.95) -> SeedEffect:
+    """One-way random-effects analysis of variance of `values` `[A,E,...]` (Searle et al. 1992, chapter 3).
+
+    The interval is Student's over the A means of seeds: examples, however many, make no more seeds. Heads of models
+    trained from different seeds do not correspond; give numbers that do: the best head's score, a layer's, a sorted
+    row.
+
+    Raises ValueError for fewer than 2 seeds or examples, NaN, infinity, or a level out of range.
+    """
+    check_level(level)
+    x = finite_or_nan(values, "values")
+    if x.ndim < 2 or x.shape[0] < 2 or x.shape[1] < 2 or np.isnan(x).any():
+        raise ValueError(
+            f"values: expected [seeds, examples, ...] without NaN, at least 2 of each, got shape {list(x.shape)}"
+            f"{' with NaN' if np.isnan(x).any() else ''}"
+        )
+    A, E = x.shape[:2]
+    means = x.mean(axis=1)
+    among = E * means.var(axis=0, ddof=1)
+    within = x.var(axis=1, ddof=1).mean(axis=0)
+    between = np.maximum((among - within) / E, 0.0)
+    total = between + within
+    half = stats.t.ppf((1 + level) / 2, A - 1) * means.std(axis=0, ddof=1) / np.sqrt(A)
+    mean = means.mean(axis=0)
+    share = np.divide(between, total, out=np.zeros_like(total), where=total > 0)
+    ratio = np.divide(among, within, out=np.full_like(total, np.inf), where=within > 0)
+    p = np.where(among > 0, stats.f.sf(ratio, A - 1, A * (E - 1)), 1.0)
+    return SeedEffect(mean, mean - half, mean + half, between, within, share, p)
