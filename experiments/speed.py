@@ -64,7 +64,7 @@ ON_DEVICES = "experiments.speed_jaxheads:JaxHeadsOnDevices"
 PACKAGES = ("torch", "transformer-lens", "nnsight")
 
 
-FULL, QUICK = Sizes(), Sizes(2, 2, 32, 101, 64, prompts=4, length=12, pairs=2, pair_length=8, prefix=4)
+FULL, QUICK = Sizes(), Sizes(2, 2, 32, 101, 64, prompts=4, length=12, pairs=2, pair_length=8, prefix=4, long=40)
 CURVES: dict[str, tuple[int, ...]] = {
     "heads": (6, 12, 24),
     "layers": (3, 6, 12),
@@ -82,7 +82,8 @@ class Options:
     Attributes:
         quick: a tiny model, one repeat.
         sides: who takes part: jaxheads, pytorch, transformer_lens, nnsight.
-        works: what they do: ablate, patch_z, patch_z_shared_prefix, patch_resid_pre, importance, forward.
+        works: what they do: ablate, patch_z, patch_z_shared_prefix, patch_resid_pre, importance, forward, measure,
+            forward_long, measure_long.
         repeats: how often each side does each work, after a first call; 3 when left out, 1 with --quick.
         prompts, pairs: how many, to ablate and to patch; 16 and 8 when left out. Times are about proportional.
         curves: also jaxheads' time against heads, layers, examples, length and devices.
@@ -156,6 +157,7 @@ def measure_work(work: str, sides: Sequence[str], options: Options, pieces: Piec
         return rounds
     weights = save_weights(options.sizes, options.seed, scratch)
     inputs = save_inputs(options.sizes, options.seed, scratch)[WORKS[work].inputs]
+    sides = [side for side in sides if side not in WORKS[work].without]
     with ExitStack() as stack:
         workers = {side: stack.enter_context(closing(Worker(SIDES[side].path))) for side in sides}
         loaded = {side: worker.load(weights, work, inputs) for side, worker in workers.items()}

@@ -12,6 +12,7 @@ import numpy as np
 import jaxheads as jh
 from experiments.speed_worker import Way, fastest_product
 from experiments.speed_works import COLUMNS_COMPARED, Inputs, Work
+from jaxheads.measure.measure import _measured
 
 
 class JaxHeads:
@@ -25,12 +26,15 @@ class JaxHeads:
     def ways(self, work: Work, inputs: Inputs) -> Mapping[str, Way]:
         """The one way."""
         ask = {"ablate": self._sweep, "patch": self._sweep, "importance": self._importance, "forward": self._forward}
+        ask["measure"] = self._measure
         return {"one call": partial(ask[work.kind], work, inputs)}
 
     def about(self, work: Work, inputs: Inputs) -> Mapping[str, Any]:
         """FLOPs: those that the plan says are needed, and those of one whole run after the other, last logits only."""
         if work.kind == "importance":
             return {}
+        if work.kind == "measure":
+            return {"held": self._held(jh.Batch(inputs.tokens))}
         plan, examples = jh.plan(self._asked(work, inputs)), len(inputs.tokens)
         if work.kind == "forward":
             return {"needed": plan.sizes.forward(examples), "loop": plan.sizes.forward(examples)}
@@ -67,6 +71,21 @@ class JaxHeads:
         table = jh.importance(self.model, jh.Batch(inputs.tokens), objective)
         assert table.per_example is not None
         return table.per_example
+
+    def _measure(self, work: Work, inputs: Inputs) -> np.ndarray:
+        """All of `METRICS` in one pass; of these, entropy and previous token `[E,L,2N]`."""
+        del work
+        table = jh.measure(self.model, jh.Batch(inputs.tokens))
+        assert table.per_example is not None
+        shown = [table.per_example[table.metrics.index(name)] for name in ("entropy", "previous_token")]
+        return np.concatenate(shown, axis=-1)
+
+    def _held(self, batch: jh.Batch) -> int:
+        """Bytes beside weights, inputs and results while measuring, as the compiler plans them."""
+        metrics = tuple(jh.METRICS.values())
+        compiled = _measured.lower(self.model.network, batch, batch, (), "decoder", metrics, "weights").compile()
+        memory: Any = compiled.memory_analysis()
+        return memory.temp_size_in_bytes
 
     def _forward(self, work: Work, inputs: Inputs) -> np.ndarray:
         del work

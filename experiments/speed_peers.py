@@ -44,7 +44,8 @@ class TorchSide:
         self.right, self.wrong = torch.from_numpy(inputs.right), torch.from_numpy(inputs.wrong)
         with torch.no_grad():
             self.model(self.tokens, **LAST_ONLY)  # threads started, memory touched
-        found = {"importance": self.importance, "forward": self.forward}.get(work.kind, partial(self.sweeps, work))()
+        plain = {"importance": self.importance, "forward": self.forward, "measure": self.measures}
+        found = plain.get(work.kind, partial(self.sweeps, work))()
         return {name: _numpy(way, gradient=work.kind == "importance") for name, way in found.items()}
 
     @abstractmethod
@@ -59,10 +60,21 @@ class TorchSide:
     def forward(self) -> Mapping[str, Callable[[], Tensor]]:
         """Ways of getting all logits `[E,T,V]`, and of those some columns."""
 
+    def measures(self) -> Mapping[str, Callable[[], Tensor]]:
+        """Ways of getting entropy and previous-token score of all heads, `[E,L,2N]`."""
+        raise NotImplementedError
+
     def about(self, work: Work, inputs: Inputs) -> Mapping[str, Any]:
         """Nothing."""
         del work, inputs
         return {}
+
+    @staticmethod
+    def measured(patterns: list[Tensor]) -> Tensor:
+        """Entropy and previous-token score from each layer's patterns `[E,N,T,T]`."""
+        entropy = [-(p * p.clamp(min=1e-37).log()).sum(dim=-1).mean(dim=-1) for p in patterns]
+        previous = [p.diagonal(offset=-1, dim1=-2, dim2=-1).mean(dim=-1) for p in patterns]
+        return torch.cat([torch.stack(entropy, dim=1), torch.stack(previous, dim=1)], dim=-1)
 
     def matmul(self) -> float:
         """Of `torch.mm`."""
@@ -121,6 +133,13 @@ class PyTorch(TorchSide):
 
     def forward(self) -> Mapping[str, Callable[[], Tensor]]:
         return {"model(tokens)": lambda: self.model(self.tokens, use_cache=False).logits[:, :, ::COLUMNS_COMPARED]}
+
+    def measures(self) -> Mapping[str, Callable[[], Tensor]]:
+        return {"output_attentions, last logits": self._measure}
+
+    def _measure(self) -> Tensor:
+        self.model.set_attn_implementation("eager")  # the fast ones give no patterns
+        return self.measured(list(self.model(self.tokens, output_attentions=True, **LAST_ONLY).attentions))
 
     def _sweep(self, work: Work) -> Tensor:
         source = None if self.source is None else self._kept(self.source, work.site)[0]
@@ -183,6 +202,28 @@ class TransformerLens(TorchSide):
             "as documented": lambda: self.model(self.tokens)[:, :, ::COLUMNS_COMPARED],
             "no cache": lambda: self.model(self.tokens, use_cache=False)[:, :, ::COLUMNS_COMPARED],
         }
+
+    def measures(self) -> Mapping[str, Callable[[], Tensor]]:
+        return {"run_with_cache": self._from_cache, "patterns only": self._from_patterns}
+
+    def about(self, work: Work, inputs: Inputs) -> Mapping[str, Any]:
+        """Bytes of the cache that `run_with_cache` gives, where that is what is measured from."""
+        del inputs
+        if work.kind != "measure":
+            return {}
+        with torch.no_grad():
+            _, cache = self.model.run_with_cache(self.tokens)
+        storages = [value.untyped_storage() for value in cache.values() if isinstance(value, Tensor)]
+        return {"held": sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())}
+
+    def _from_cache(self) -> Tensor:
+        _, cache = self.model.run_with_cache(self.tokens)
+        return self.measured([cache["pattern", layer] for layer in self._all()])
+
+    def _from_patterns(self) -> Tensor:
+        names = [f"blocks.{layer}.attn.hook_pattern" for layer in self._all()]
+        _, cache = self.model.run_with_cache(self.tokens, names_filter=names, **LAST_ONLY)
+        return self.measured([cache[name] for name in names])
 
     def columns(self, work: Work) -> list[Where]:
         """z is `[E,T,N,H]` here."""

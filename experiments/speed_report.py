@@ -41,6 +41,8 @@ def times_frame(rounds: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         row["times jaxheads"] = (counted.set_index("repeat")["seconds"] / ours["seconds"]).median()
         row["cpu seconds"], row["first call"] = counted["cpu_seconds"].median(), first["seconds"].iloc[0]
         row["peak memory, GB"] = counted["memory"].max() / GIGA
+        held = next(one["about"].get(side, {}).get("held") for one in rounds if one["work"] == work)
+        row["held, MB"] = np.nan if held is None else held / 1e6
         row["largest difference"] = group["difference"].max()
         rows.append(row)
     return pd.DataFrame(rows).set_index(["work", "side"])
@@ -127,7 +129,8 @@ within {about["tolerance"]:g} of the largest value (of 1 where that is less).
 {markdown(frames["times"])}
 
 Seconds: median of the counted repeats. Times jaxheads: ratio within a repeat, median. First call: a new process,
-compilation included where there is any. Peak memory: of the whole process. Way: the fastest of those in calls.csv.
+compilation included where there is any. Peak memory: of the whole process. Held: of measures, what is kept beside
+weights and results: our buffers as compiled, the cache of TransformerLens. Way: the fastest of those in calls.csv.
 """
     if len(frames["lead"]):
         page += f"""

@@ -25,6 +25,7 @@ class Sizes:
     pairs: int = 8
     pair_length: int = 32
     prefix: int = 16
+    long: int = 1024
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,11 @@ class Work:
 
     Attributes:
         title: for tables.
-        kind: "ablate", "patch", "importance" or "forward".
+        kind: "ablate", "patch", "importance", "forward" or "measure".
         inputs: which of the inputs it is done on.
         site: "z" or "resid_pre", for ablation and patching.
         by: what the columns of its table are, "head" or "position"; the rows are layers.
+        without: sides that it is not asked of.
     """
 
     title: str
@@ -44,6 +46,7 @@ class Work:
     inputs: str
     site: str = "z"
     by: str = "head"
+    without: tuple[str, ...] = ()
 
 
 WORKS = {
@@ -53,6 +56,9 @@ WORKS = {
     "patch_resid_pre": Work("patching resid_pre by layer × position", "patch", "pairs", "resid_pre", "position"),
     "importance": Work("importance of all heads (gradient)", "importance", "prompts"),
     "forward": Work("forward pass, all logits", "forward", "prompts"),
+    "measure": Work("all pattern measures (ours); entropy, previous token", "measure", "prompts", without=("nnsight",)),
+    "forward_long": Work("forward pass, one long text", "forward", "long"),
+    "measure_long": Work("the same measures, one long text", "measure", "long", without=("nnsight",)),
 }
 
 COLUMNS_COMPARED = 97
@@ -129,6 +135,7 @@ def save_inputs(sizes: Sizes, seed: int, directory: Path) -> dict[str, Path]:
         "prompts": draw(sizes.prompts, sizes.length),
         "pairs": draw(sizes.pairs, sizes.pair_length, 0),
         "prefixed": draw(sizes.pairs, sizes.pair_length, sizes.prefix),
+        "long": draw(1, sizes.long),
     }
     paths = {name: directory / f"{name}.npz" for name in drawn}
     for name, inputs in drawn.items():

@@ -91,7 +91,7 @@ def agreement(centres_LNT: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarra
 def page(table: HeadTable, tokens: int) -> str:
     """What was found, in words and numbers."""
     frame = table.frame
-    listed, others = (frame[frame["listed"] == yes]["agreement"] for yes in (True, False))
+    listed, others = (frame.loc[frame["listed"] == yes, "agreement"].to_numpy() for yes in (True, False))
     following = int((frame["q"] < 0.05).loc[~frame["listed"]].sum())
     rows = frame.sort_values("agreement", ascending=False)[["agreement", "p", "q", "listed"]].head(16)
     return f"""# Cross-attention of {table.provenance["model"]} and the order of what is said
@@ -100,8 +100,8 @@ def page(table: HeadTable, tokens: int) -> str:
 of mass, over the frames that have sound, of the attention at the position that predicts it. p: share of {ORDERS:,}
 random orders of the tokens that agree as well; q: corrected over all {len(frame)} heads (Benjamini-Hochberg).
 
-- The {len(listed)} listed heads: median {listed.median():.2f}, least {listed.min():.2f}.
-- The {len(others)} others: median {others.median():.2f}; {following} of them follow it too (q < 0.05).
+- The {len(listed)} listed heads: median {np.median(listed):.2f}, least {listed.min():.2f}.
+- The {len(others)} others: median {np.median(others):.2f}; {following} of them follow it too (q < 0.05).
 
 {rows.to_markdown(floatfmt=".3g")}
 """

@@ -104,11 +104,9 @@ class HeadPairs:
         it (metric, the best of 5 starts, up to 1,000 steps; scikit-learn)."""
         from sklearn.manifold import MDS
 
-        scaling = MDS(
-            dimensions, n_init=5, max_iter=1000, eps=1e-10, random_state=seed,
-            metric="precomputed", init="random", normalized_stress=False,
-        )  # fmt: skip
-        return scaling.fit_transform(self.distance).reshape(*self.shape, dimensions)
+        options: dict[str, Any] = {"metric": "precomputed", "init": "random", "normalized_stress": False}
+        scaling = MDS(dimensions, n_init=5, max_iter=1000, eps=1e-10, random_state=seed, **options)
+        return np.asarray(scaling.fit_transform(self.distance)).reshape(*self.shape, dimensions)
 
     def effective_heads(self) -> NDArray[np.float64]:
         """How many different heads each layer has in effect, `[L]`, from 1 (all alike) to N (none like another).

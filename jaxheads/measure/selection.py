@@ -71,10 +71,10 @@ def with_intervals(table: HeadTable, kind: str, *, level: float = 0.95, seed: in
     single = table.per_example.ndim == len(table.shape) + 1
     each = table.per_example[None] if single else table.per_example
     options = {"seed": seed} if kind == "bootstrap" else {}
-    columns = {
-        name: Column(*INTERVALS[kind](x, level=level, **options), x)
-        for name, x in zip(table.metrics, each, strict=True)
-    }
+    columns = {}
+    for name, x in zip(table.metrics, each, strict=True):
+        mean, low, high = INTERVALS[kind](x, level=level, **options)
+        columns[name] = Column(mean, low, high, x)
     taken = {f"{name}{end}" for name in table.metrics for end in ("", "_low", "_high")}
     extras = {name: table.grid(name) for name in table.frame if name not in taken}
     about = {**table.provenance, "interval": kind, "level": level, "seed": seed}

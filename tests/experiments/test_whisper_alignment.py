@@ -41,7 +41,8 @@ def test_another_kind_of_recording_is_refused(tmp_path: Path):
 def test_from_the_command_to_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     main(["--out", str(tmp_path)])
     assert "agreement" in capsys.readouterr().out
-    frame = HeadTable.load(tmp_path / "alignment").frame
-    assert frame["listed"].sum() == 8
-    assert frame[frame["listed"]]["agreement"].min() > 0.8
+    table = HeadTable.load(tmp_path / "alignment")
+    listed = table.grid("listed").astype(bool)
+    assert listed.sum() == 8
+    assert table.values[listed].min() > 0.8
     assert "The 8 listed heads: median" in (tmp_path / "summary.md").read_text()

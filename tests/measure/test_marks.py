@@ -7,6 +7,7 @@ import pytest
 import jaxheads as jh
 from jaxheads.measure.patterns import CLASSES, VARIANTS, Example, Metric, resolve
 
+from ..models.huggingface import assert_close
 from .test_patterns import random_pattern, repeats, shifted, uniform
 
 
@@ -176,7 +177,7 @@ def test_marks_go_with_their_examples(decoder: jh.Model):
     metrics = (jh.token_class("noun"), jh.marked_share("head"))
     whole = jh.measure(decoder, batch, metrics)
     parts = jh.measure(decoder, [batch.take([0, 1]), batch.take([2, 3]), batch.take([4])], metrics)
-    np.testing.assert_allclose(parts.per_example, whole.per_example, rtol=1e-5)
+    assert_close(parts.per_example, whole.per_example)
     A = np.asarray(jh.run(decoder, batch, "pattern").seen["pattern"])
     assert batch.marks is not None
     by_hand = (A * np.asarray(batch.marks["noun"])[None, :, None, None]).sum(axis=-1).mean(axis=-1)

@@ -14,7 +14,7 @@ from jax import Array
 from ...models.stack import Stack
 from .example import NEEDS, Example
 
-Scored = tuple[Array, Array]
+Scored = tuple[Array, Array] | tuple[Array, bool]
 """A metric's value for one head and one example, and whether it counts."""
 
 
