@@ -5,6 +5,9 @@ from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_he
 from .measure.measure import measure
 from .measure.nulls import random_weights
 from .measure.patterns import METRICS, Metric
+from .measure.relevance.faithfulness import Faithfulness, faithfulness
+from .measure.relevance.relevance import Relevance, relevance
+from .measure.relevance.rules import Rules
 from .measure.roles import Evidence, name_heads
 from .measure.words import pool_words
 from .models.batch import Batch
@@ -15,7 +18,7 @@ from .models.model import Model, Run, run
 from .models.saving import to_hf, to_orbax
 from .models.sharding import placement, shard
 from .models.sites import SiteEdit
-from .objectives import Objective, logit_difference, loss
+from .objectives import Objective, logit, logit_difference, loss
 from .sweep.ablate import ablate, cumulative, interactions
 from .sweep.ask import plan
 from .sweep.attribute import attribute
@@ -62,6 +65,12 @@ __all__ = [
     "name_heads",
     "pool_words",
     "random_weights",
+    # what an answer rests on
+    "Faithfulness",
+    "Relevance",
+    "Rules",
+    "faithfulness",
+    "relevance",
     # whether they matter
     "Objective",
     "ablate",
@@ -70,6 +79,7 @@ __all__ = [
     "importance",
     "interactions",
     "knock_out",
+    "logit",
     "logit_difference",
     "loss",
     "objectives",
