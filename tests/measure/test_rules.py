@@ -171,7 +171,7 @@ def test_each_layer_keeps_what_comes_in(family: str, rules: Rules):
     assert np.abs(found.value).max() > 1e-3
 
 
-@pytest.mark.parametrize("family", ["gemma2", "albert", "bart", "t5", "clip"])
+@pytest.mark.parametrize("family", ["gemma2", "albert", "t5", "clip"])
 def test_positions_and_biases_share_the_answer(family: str):
     """CP-LRP is linear in what comes in and in the biases: their relevance sums to the answer."""
     model, batch = asked(family)

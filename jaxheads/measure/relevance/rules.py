@@ -40,7 +40,8 @@ class Rules:
         epsilon: of the ε rule. 0 needs no division here, so nothing has to be kept from being zero by it.
         alpha: of the αβ rule, in which α + β = 1 and both parts count as positive: 1 is the z⁺ rule.
         norm: "linear" takes a norm's spread as constant: what it centres and scales is linear, and a norm's bias keeps
-            its share. "identity" hands on relevance number by number.
+            its share. "identity" hands on relevance number by number, which is large and of both signs where a
+            LayerNorm has made much of an input near 0.
         softmax: "gradient" is x · ∂ (Achtibat et al., Proposition 3.1: it does not conserve, a bias takes the rest);
             "constant" takes attention weights as they are (CP-LRP); "identity" hands on relevance to the scores.
         gate: of a gated MLP, "uniform" halves, or "constant": all to what is gated (CP-LRP's code).
