@@ -6,6 +6,9 @@ from .measure.measure import measure
 from .measure.nulls import random_weights
 from .measure.patterns import METRICS, Metric, head_detector, marked_share, register, retrieval, token_class
 from .measure.redundancy import HeadPairs, compare_heads
+from .measure.relevance.faithfulness import Faithfulness, faithfulness
+from .measure.relevance.relevance import Relevance, relevance
+from .measure.relevance.rules import Rules
 from .measure.roles import Evidence, name_heads
 from .measure.selection import held_out, with_intervals
 from .measure.specialisation import Specialisation, specialisation
@@ -19,7 +22,7 @@ from .models.model import Model, Run, run
 from .models.saving import to_hf, to_orbax
 from .models.sharding import placement, shard
 from .models.sites import SiteEdit
-from .objectives import Objective, logit_difference, loss
+from .objectives import Objective, logit, logit_difference, loss
 from .sweep.ablate import ablate, cumulative, interactions
 from .sweep.ask import plan
 from .sweep.attribute import attribute
@@ -79,6 +82,12 @@ __all__ = [
     "token_class",
     "variability",
     "with_intervals",
+    # what an answer rests on
+    "Faithfulness",
+    "Relevance",
+    "Rules",
+    "faithfulness",
+    "relevance",
     # whether they matter
     "Objective",
     "ablate",
@@ -87,6 +96,7 @@ __all__ = [
     "importance",
     "interactions",
     "knock_out",
+    "logit",
     "logit_difference",
     "loss",
     "objectives",

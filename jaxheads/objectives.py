@@ -4,7 +4,8 @@ An objective says beforehand which rows of the last layer and which columns of t
 sweep computes no others.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import jax
@@ -15,7 +16,8 @@ from numpy.typing import ArrayLike
 
 from .models.batch import Batch
 from .models.model import Model
-from .models.network import Network
+from .models.network import Network, forward
+from .models.stack import take_rows
 
 
 @jax.tree_util.register_dataclass
@@ -73,29 +75,32 @@ class LogitDifference:
     name: str
 
     def reads(self, model: Model, batch: Batch) -> Reads:
-        _needs_logits(model, self.name)
-        side = model.network.streams[-1].queries.of(batch)
-        B, T = side.shape
-        columns_BC = np.stack([_each("right", self.right, B), _each("wrong", self.wrong, B)], axis=1)
-        vocabulary = model.network.unembedding.weight.shape[0]
-        if columns_BC.min() < 0 or columns_BC.max() >= vocabulary:
-            raise ValueError(f"right and wrong must be token ids in 0..{vocabulary - 1}, got {columns_BC.tolist()}")
-        rows_BR = np.asarray(model.network.answer(batch)).reshape(B, -1)
-        if self.positions is not None:
-            if rows_BR.shape[1] > 1:
-                raise ValueError(f"the head of {model.name} reads {rows_BR.shape[1]} positions together: give none")
-            rows_BR = _each("positions", self.positions, B)[:, None]
-        if rows_BR.min() < 0 or rows_BR.max() >= T:
-            raise ValueError(f"positions must lie in 0..{T - 1}, got {rows_BR[:, 0].tolist()}")
-        padding = np.flatnonzero(~np.take_along_axis(np.asarray(side.mask), rows_BR, axis=1).all(axis=1))
-        if padding.size:
-            raise ValueError(f"a logit difference can't be read at padding, as in examples {padding[:8].tolist()}")
-        return Reads(jnp.asarray(rows_BR, jnp.int32), jnp.asarray(columns_BC, jnp.int32))
+        return _columns(model, batch, self.name, {"right": self.right, "wrong": self.wrong}, self.positions)
 
     @staticmethod
     def value(read: Array, reads: Reads) -> Array:
         del reads
         return (read[:, 0, 0] - read[:, 0, 1]).astype(jnp.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Logit:
+    """One token's logit at one position of each example; see `logit`."""
+
+    token: np.ndarray | None
+    positions: np.ndarray | None
+    name: str
+
+    def reads(self, model: Model, batch: Batch) -> Reads:
+        if self.token is not None:
+            return _columns(model, batch, self.name, {"token": self.token}, self.positions)
+        whole = _columns(model, batch, self.name, {}, self.positions)
+        return replace(whole, columns=_most_likely(model.network, batch, replace(whole, columns=None)))
+
+    @staticmethod
+    def value(read: Array, reads: Reads) -> Array:
+        del reads
+        return read[:, 0, 0].astype(jnp.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +161,19 @@ def logit_difference(
     return LogitDifference(_numbers("right", right), _numbers("wrong", wrong), where, name)
 
 
+def logit(token: ArrayLike | None = None, positions: ArrayLike | None = None, *, name: str = "logit") -> Logit:
+    """The logit of one token: what relevance is propagated from (Voita et al. 2019, section 4: the top one).
+
+    Args:
+        token: its id, or a class, one for all examples or one for each, `[B]`; each example's most likely when left
+            out, which takes a run of the model.
+        positions: as in `logit_difference`.
+    """
+    which = None if token is None else _numbers("token", token)
+    where = None if positions is None else _numbers("positions", positions)
+    return Logit(which, where, name)
+
+
 def loss(where: ArrayLike | None = None, *, name: str = "loss") -> Loss:
     """Next-token cross-entropy in nats, per example the mean over its predicted tokens.
 
@@ -164,6 +182,37 @@ def loss(where: ArrayLike | None = None, *, name: str = "loss") -> Loss:
             out.
     """
     return Loss(None if where is None else np.asarray(where).astype(bool), name)
+
+
+def _columns(
+    model: Model, batch: Batch, name: str, tokens: Mapping[str, np.ndarray], positions: np.ndarray | None
+) -> Reads:
+    """Logits of some tokens, by what they are called, at one position of each example."""
+    _needs_logits(model, name)
+    side = model.network.streams[-1].queries.of(batch)
+    B, T = side.shape
+    columns_BC = np.stack([_each(key, ids, B) for key, ids in tokens.items()] or [np.zeros(B, np.int32)], axis=1)
+    vocabulary = model.network.unembedding.weight.shape[0]
+    if columns_BC.min() < 0 or columns_BC.max() >= vocabulary:
+        raise ValueError(f"{' and '.join(tokens)} must be token ids in 0..{vocabulary - 1}, got {columns_BC.tolist()}")
+    rows_BR = np.asarray(model.network.answer(batch)).reshape(B, -1)
+    if positions is not None:
+        if rows_BR.shape[1] > 1:
+            raise ValueError(f"the head of {model.name} reads {rows_BR.shape[1]} positions together: give none")
+        rows_BR = _each("positions", positions, B)[:, None]
+    if rows_BR.min() < 0 or rows_BR.max() >= T:
+        raise ValueError(f"positions must lie in 0..{T - 1}, got {rows_BR[:, 0].tolist()}")
+    padding = np.flatnonzero(~np.take_along_axis(np.asarray(side.mask), rows_BR, axis=1).all(axis=1))
+    if padding.size:
+        raise ValueError(f"a {name.replace('_', ' ')} can't be read at padding, as in examples {padding[:8].tolist()}")
+    return Reads(jnp.asarray(rows_BR, jnp.int32), jnp.asarray(columns_BC, jnp.int32))
+
+
+@jax.jit
+def _most_likely(network: Network, batch: Batch, reads: Reads) -> Array:
+    """The token `[B,1]` with the largest logit at the first row."""
+    logits_BRV = read_out(network, take_rows(forward(network, batch)[0], reads.rows), reads)
+    return jnp.argmax(logits_BRV[:, 0], axis=-1).astype(jnp.int32)[:, None]
 
 
 def _gathered(counted_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

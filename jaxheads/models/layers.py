@@ -41,6 +41,12 @@ def activation(name: str) -> Callable[[Array], Array]:
     return ACTIVATIONS[name]
 
 
+def affine(subscripts: str, x: Array, weight: Array, bias: Array | None) -> Array:
+    """The product with a weight, plus a bias of its last axes: how everything linear here is made."""
+    y = jnp.einsum(subscripts, x, weight)
+    return y if bias is None else y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+
+
 class Setting(nnx.Variable):
     """A number that differs from layer to layer and is no weight: the config has it, no checkpoint does."""
 
@@ -60,6 +66,9 @@ class Attention(nnx.Module):
         bias: whether queries, keys, values and output have biases, or the letters of those that do ("QKV").
         q_norm, k_norm: over each head's queries and keys, before they turn.
         gain: whether what the heads write is multiplied by a learnt `gain` `[D]` (LayerScale, Touvron et al. 2021).
+
+    Its projections are made by its attribute `affine`: a copy of a network may have another, with the same values and
+    other derivatives (relevance propagation).
     """
 
     def __init__(
@@ -100,15 +109,16 @@ class Attention(nnx.Module):
         self.frequencies = None if frequencies is None else Setting(frequencies)
         self.window = window if window is None or isinstance(window, int) else Setting(window)
         self.scale = head**-0.5 if scale is None else scale
+        self.affine = affine
 
     def queries(self, x_BTD: Array, positions_BT: Array) -> Array:
         """Queries `[B,T,N,H]`, normed and rotated where the family does so."""
-        return self._turn(_normed(self.q_norm, _project(x_BTD, self.W_Q, self.b_Q)), positions_BT)
+        return self._turn(_normed(self.q_norm, self._project(x_BTD, self.W_Q, self.b_Q)), positions_BT)
 
     def keys_values(self, x_BSD: Array, positions_BS: Array) -> tuple[Array, Array]:
         """Keys (normed and rotated where the family does so) and values, each `[B,S,K,H]`."""
-        keys_BSKH = self._turn(_normed(self.k_norm, _project(x_BSD, self.W_K, self.b_K)), positions_BS)
-        return keys_BSKH, _project(x_BSD, self.W_V, self.b_V)
+        keys_BSKH = self._turn(_normed(self.k_norm, self._project(x_BSD, self.W_K, self.b_K)), positions_BS)
+        return keys_BSKH, self._project(x_BSD, self.W_V, self.b_V)
 
     def queries_apart(self, x_NBTD: Array, positions_BT: Array) -> Array:
         """Queries `[B,T,N,H]` of heads that each read an input of their own."""
@@ -130,12 +140,15 @@ class Attention(nnx.Module):
 
     def output(self, z_BTNH: Array) -> Array:
         """What the heads write, `[B,T,D]`: the sum over heads of `z_h @ W_O[h]`, plus b_O."""
-        out_BTD = jnp.einsum("btnh,nhd->btd", z_BTNH, self.W_O[...])
-        return _scaled(out_BTD if self.b_O is None else out_BTD + self.b_O[...][None, None], self.gain)
+        bias_D = None if self.b_O is None else self.b_O[...]
+        return _scaled(self.affine("btnh,nhd->btd", z_BTNH, self.W_O[...], bias_D), self.gain)
 
     def output_apart(self, z_BTNH: Array) -> Array:
         """What each head writes, `z_h @ W_O[h]`, `[N,B,T,D]`; b_O is no head's."""
         return _scaled(jnp.einsum("btnh,nhd->nbtd", z_BTNH, self.W_O[...]), self.gain)
+
+    def _project(self, x_BTD: Array, weight_DNH: nnx.Param, bias_NH: nnx.Param | None) -> Array:
+        return self.affine("btd,dnh->btnh", x_BTD, weight_DNH[...], None if bias_NH is None else bias_NH[...])
 
     def _turn(self, x_BTNH: Array, positions_BT: Array) -> Array:
         if self.rotary is None:
@@ -147,14 +160,8 @@ def _normed(norm: Any, x_BTNH: Array) -> Array:
     return x_BTNH if norm is None else norm(x_BTNH)
 
 
-def _project(x_BTD: Array, weight_DNH: nnx.Param, bias_NH: nnx.Param | None) -> Array:
-    y_BTNH = jnp.einsum("btd,dnh->btnh", x_BTD, weight_DNH[...])
-    return y_BTNH if bias_NH is None else y_BTNH + bias_NH[...][None, None]
-
-
 def _project_apart(x_NBTD: Array, weight_DNH: nnx.Param, bias_NH: nnx.Param | None) -> Array:
-    y_BTNH = jnp.einsum("nbtd,dnh->btnh", x_NBTD, weight_DNH[...])
-    return y_BTNH if bias_NH is None else y_BTNH + bias_NH[...][None, None]
+    return affine("nbtd,dnh->btnh", x_NBTD, weight_DNH[...], None if bias_NH is None else bias_NH[...])
 
 
 class Embed(nnx.Module):
@@ -231,3 +238,10 @@ class OffsetRMSNorm(nnx.Module):
         wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.epsilon)
         scale = 1 + self.scale[...].astype(jnp.float32)
         return (wide * scale.reshape((1,) * (x.ndim - 1) + scale.shape)).astype(x.dtype)
+
+
+class UnitNorm(nnx.Module):
+    """`x` divided by its length."""
+
+    def __call__(self, x: Array) -> Array:
+        return x / jnp.sqrt(jnp.square(x).sum(axis=-1, keepdims=True))

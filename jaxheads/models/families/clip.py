@@ -15,6 +15,7 @@ from flax import nnx
 from jax import Array
 
 from ..batch import Batch
+from ..layers import UnitNorm
 from ..loading.weights import Table, linear, same
 from ..model import Model
 from ..network import Network, Through, forward
@@ -86,6 +87,7 @@ class Compared(OneTower):
     def __init__(self, config: Any, tower: Tower, projection: nnx.Linear, others: Array):
         self.config, self.tower, self.projection = config, tower, projection
         self.others = nnx.Param(others)
+        self.unit = UnitNorm()
 
     @property
     def unembedding(self) -> Unembedding:
@@ -94,7 +96,7 @@ class Compared(OneTower):
 
     def features(self, x_BTD: Array) -> Array:
         """Unit embeddings."""
-        return _unit(super().features(x_BTD))
+        return self.unit(super().features(x_BTD))
 
 
 class Embedded(NamedTuple):
@@ -145,11 +147,11 @@ class Clip(Network):
         if x.images is None or x.texts is None:
             [alone] = [part for part in x if part is not None]
             return alone
-        return _unit(x.images) @ self.scaled(x.texts).T
+        return UnitNorm()(x.images) @ self.scaled(x.texts).T
 
     def scaled(self, embeddings: Array) -> Array:
         """Unit embeddings times the learnt scale."""
-        return _unit(embeddings) * jnp.exp(self.logit_scale[...])
+        return UnitNorm()(embeddings) * jnp.exp(self.logit_scale[...])
 
     def check(self, batch: Batch) -> None:
         if batch.tokens is not None:
@@ -208,7 +210,3 @@ def zero_shot(model: Model, classes: Batch) -> Model:
 def _embeddings(network: Clip, batch: Batch) -> Array:
     embedded: Any = forward(network, batch)[0]
     return network.scaled(network.output(embedded, batch))
-
-
-def _unit(x: Array) -> Array:
-    return x / jnp.sqrt(jnp.square(x).sum(axis=-1, keepdims=True))
