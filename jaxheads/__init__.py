@@ -10,6 +10,7 @@ from .measure.words import pool_words
 from .models.batch import Batch
 from .models.families.attention_only import by_hand
 from .models.families.clip import zero_shot
+from .models.folding import fold_norms
 from .models.load import init, load
 from .models.model import Model, Run, run
 from .models.saving import to_hf, to_orbax
@@ -36,6 +37,7 @@ __all__ = [
     "Model",
     "Run",
     "by_hand",
+    "fold_norms",
     "init",
     "load",
     "run",
