@@ -2,6 +2,11 @@
 
 from . import edits, objectives
 from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
+from .measure.circuits.composition import Composition, composition
+from .measure.circuits.copying import eigenvalue_copying
+from .measure.circuits.factored import Factored, ov_circuit, qk_circuit
+from .measure.circuits.pairs import TokenPairs, token_pairs
+from .measure.circuits.positional import positional_kernel
 from .measure.measure import measure
 from .measure.nulls import random_weights
 from .measure.patterns import METRICS, Metric
@@ -64,6 +69,16 @@ __all__ = [
     "name_heads",
     "pool_words",
     "random_weights",
+    # what their weights say
+    "Composition",
+    "Factored",
+    "TokenPairs",
+    "composition",
+    "eigenvalue_copying",
+    "ov_circuit",
+    "positional_kernel",
+    "qk_circuit",
+    "token_pairs",
     # whether they matter
     "Objective",
     "ablate",

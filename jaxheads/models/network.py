@@ -56,7 +56,7 @@ class Network(nnx.Module):
             "activation, or none at all): what it reads is no sum over heads. Use jh.ablate or jh.patch"
         )
 
-    def words(self, ids: Array) -> Array:
+    def embedded(self, ids: Array) -> Array:
         """What tokens bring into the last stream by themselves, wherever they stand: `[…,D]` of ids `[…]`.
 
         Raises:

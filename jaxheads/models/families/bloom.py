@@ -115,9 +115,9 @@ class Bloom(Decoder):
         slopes_N = jnp.asarray(alibi_slopes(self.config.n_head))
         bias_BN1S = slopes_N[None, :, None, None] * batch.positions[:, None, None].astype(slopes_N.dtype)
         context = Context.over(batch, causal=True, bias=bias_BN1S)
-        return through(self.decoder, self.words(batch.tokens), context)
+        return through(self.decoder, self.embedded(batch.tokens), context)
 
-    def words(self, ids: Array) -> Array:
+    def embedded(self, ids: Array) -> Array:
         return self.embed_norm(self.embed(ids))
 
     @staticmethod

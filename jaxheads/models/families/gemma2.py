@@ -129,9 +129,9 @@ class SandwichDecoder(Decoder):
         self.unembed = self.own_unembedding(c.vocab_size, c.hidden_size, rngs)
 
     def hidden(self, batch: Batch, through: Through) -> Array:
-        return through(self.decoder, self.words(batch.tokens), Context.over(batch, causal=True))
+        return through(self.decoder, self.embedded(batch.tokens), Context.over(batch, causal=True))
 
-    def words(self, ids: Array) -> Array:
+    def embedded(self, ids: Array) -> Array:
         x = self.embed(ids)
         # The scale is rounded to the weights' dtype, as it was in training: in bfloat16, 55.4 is 55.5.
         return x * jnp.asarray(math.sqrt(self.config.hidden_size), x.dtype)

@@ -114,10 +114,10 @@ class OPT(Decoder):
         self.unembed = self.own_unembedding(c.vocab_size, E, rngs)
 
     def hidden(self, batch: Batch, through: Through) -> Array:
-        x_BTD = self.words(batch.tokens) + self.embed_position(batch.positions + _OFFSET)
+        x_BTD = self.embedded(batch.tokens) + self.embed_position(batch.positions + _OFFSET)
         return through(self.decoder, x_BTD, Context.over(batch, causal=True))
 
-    def words(self, ids: Array) -> Array:
+    def embedded(self, ids: Array) -> Array:
         return self.embed(ids) if self.project_in is None else self.project_in(self.embed(ids))
 
     def features(self, x_BTD: Array) -> Array:

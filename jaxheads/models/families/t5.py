@@ -137,7 +137,7 @@ class T5(EncoderDecoder):
     def held(self, x: Array, whole: Array) -> Array:
         return self._scaled(held(self.final_norm, x, whole))
 
-    def words(self, ids: Array) -> Array:
+    def embedded(self, ids: Array) -> Array:
         return self.embed(ids)
 
     def _scaled(self, normed: Array) -> Array:

@@ -153,7 +153,7 @@ class Whisper(EncoderDecoder):
     def held(self, x: Array, whole: Array) -> Array:
         return held(self.final_norm, x, whole)
 
-    def words(self, ids: Array) -> Array:
+    def embedded(self, ids: Array) -> Array:
         return self.embed(ids)
 
     @property
