@@ -7,6 +7,9 @@ from .measure.circuits.copying import eigenvalue_copying
 from .measure.circuits.factored import Factored, ov_circuit, qk_circuit
 from .measure.circuits.pairs import TokenPairs, token_pairs
 from .measure.circuits.positional import positional_kernel
+from .measure.contributions.copying import logit_copying, name_copying
+from .measure.contributions.direct import DirectParts, direct_effects, direct_parts
+from .measure.contributions.lens import logit_lens
 from .measure.measure import measure
 from .measure.nulls import random_weights
 from .measure.patterns import METRICS, Metric
@@ -30,6 +33,7 @@ from .sweep.circuits.benchmark import auroc, faithfulness_curve
 from .sweep.circuits.circuit import circuit
 from .sweep.circuits.edges import Graph
 from .sweep.circuits.search import search_circuits
+from .sweep.function_vectors import FunctionVectors, function_vectors
 from .sweep.importance import importance
 from .sweep.knock_out import knock_out
 from .sweep.patch import patch
@@ -79,11 +83,20 @@ __all__ = [
     "positional_kernel",
     "qk_circuit",
     "token_pairs",
+    # what they add to the logits
+    "DirectParts",
+    "direct_effects",
+    "direct_parts",
+    "logit_copying",
+    "logit_lens",
+    "name_copying",
     # whether they matter
     "Objective",
     "ablate",
     "attribute",
     "cumulative",
+    "FunctionVectors",
+    "function_vectors",
     "importance",
     "interactions",
     "knock_out",

@@ -60,7 +60,7 @@ def test_a_folded_model_can_not_be_written_as_what_it_was(tmp_path):
         jh.to_hf(jh.fold_norms(small_model("llama")), tmp_path / "out")
 
 
-@pytest.mark.parametrize("family", sorted(set(SPECS) - POST_NORM))
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "modernbert", "gptj"])
 def test_held_norms_are_linear_and_give_the_whole(family: str):
     """What blocks and networks say of parts adds up to what they do."""
     model = small(family).ours

@@ -232,8 +232,8 @@ def test_composition_of_what_a_stack_does_not_have_is_refused():
     assert set(jh.composition(model, stack="encoder").values) == {"q", "k", "v"}
     with pytest.raises(ValueError, match="kinds of composition in the cross are q; got k"):
         jh.composition(model, "k", stack="cross")
+    one_layer = jh.by_hand(np.eye(3), [heads(W_V=np.eye(3))], np.eye(3))
     with pytest.raises(ValueError, match="composition is between layers"):
-        eye = np.eye(3)
-        jh.composition(jh.by_hand(eye, [heads(W_V=eye)], eye))
+        jh.composition(one_layer)
     with pytest.raises(ValueError, match="at least 2 draws"):
         jh.composition(small_model("gpt2"), draws=1)
