@@ -28,13 +28,13 @@ def affine(norm: Any) -> tuple[Array, Array | None]:
 
 def remove_affine(norm: Any) -> None:
     """Have a norm multiply by 1 and add 0 from now on."""
-    if isinstance(norm, SkippedNorm):
-        return remove_affine(norm.norm)
-    nothing = jnp.zeros_like if isinstance(norm, OffsetRMSNorm) else jnp.ones_like
-    norm.scale = nnx.Param(nothing(norm.scale[...]))
-    if getattr(norm, "bias", None) is not None:
-        norm.bias = nnx.Param(jnp.zeros_like(norm.bias[...]))
-    return None
+    while isinstance(norm, SkippedNorm):
+        norm = norm.norm
+    as_stored = jnp.zeros_like if isinstance(norm, OffsetRMSNorm) else jnp.ones_like
+    norm.scale = nnx.Param(as_stored(norm.scale[...]))
+    bias = getattr(norm, "bias", None)
+    if bias is not None:
+        setattr(norm, "bias", nnx.Param(jnp.zeros_like(bias[...])))  # noqa: B010
 
 
 def centred(norm: Any) -> Array:

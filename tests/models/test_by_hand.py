@@ -115,8 +115,8 @@ def test_weights_tell_what_heads_were_made_for(model: jh.Model):
     copying = jh.eigenvalue_copying(model).values
     assert copying[1, 0] == pytest.approx(1)
     assert jh.positional_kernel(model, 1, positions=LENGTH).grid("attention")[0, 0] == pytest.approx(1, abs=1e-6)
-    pairs = jh.token_pairs(model, "ov", 1, 0, count=V).frame
-    assert (pairs[pairs["end"] == "top"]["first"] == pairs[pairs["end"] == "top"]["second"]).all()
+    top = jh.token_pairs(model, "ov", 1, 0, count=V).frame[:V]
+    assert top["first"].tolist() == top["second"].tolist()
 
 
 def test_what_does_not_fit_is_refused():

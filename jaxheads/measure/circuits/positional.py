@@ -123,6 +123,7 @@ def _kernels(stack: Stack, x_TD: Array, context: Context, offset: int) -> tuple[
         sees_NTS = seen["scores"][0] > jnp.finfo(q.dtype).min
         mean_NT = jnp.where(sees_NTS, scores_NTS, 0).sum(axis=-1) / sees_NTS.sum(axis=-1).astype(jnp.float32)
         above_NTS = jnp.where(sees_NTS, scores_NTS - mean_NT[..., None], jnp.nan)
-        return tuple(each[:, at_T, at_T - offset].mean(axis=1) for each in (pattern_NTS, above_NTS))
+        attention_N, kernel_N = (each[:, at_T, at_T - offset].mean(axis=1) for each in (pattern_NTS, above_NTS))
+        return attention_N, kernel_N
 
     return jax.lax.map(layer, jnp.arange(stack.layers))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
-from jaxheads.measure.contributions import pieces
+from jaxheads.measure.contributions import direct, pieces
 from jaxheads.objectives import Reads
 
 from ...models.huggingface import assert_close, random_batch, small_model
@@ -20,7 +20,7 @@ RIGHT, WRONG = 1, 2
 OBJECTIVE = jh.logit_difference(RIGHT, WRONG)
 POST_NORM = {"bert", "roberta", "camembert", "xlm_roberta", "distilbert", "albert", "mpnet", "bart", "marian"}
 WITHOUT_LOGITS = {"clip_text_model", "clip_vision_model"}
-SAME = {"gemma3", "dinov2", "mistral"}
+SAME = {"gemma3", "dinov2", "mistral", "qwen2", "vit"}
 """Their networks are built of another's classes."""
 SUMS = sorted(set(SPECS) - POST_NORM - WITHOUT_LOGITS - SAME - {"clip", "modernbert"})
 
@@ -30,32 +30,31 @@ def asked(family: str) -> tuple[jh.Model, jh.Batch]:
     return both.ours, SPECS[family].batch(both.theirs)
 
 
-def check_sum(model: jh.Model, batch: jh.Batch) -> jh.DirectParts:
-    parts = jh.direct_parts(model, batch, OBJECTIVE)
+def check_sum(model: jh.Model, batch: jh.Batch, sources: str | None = None) -> tuple[jh.DirectParts, np.ndarray | None]:
+    """The parts, which add up, and of one stack those of each source position."""
+    parts, of_sources = direct._taken_apart(model, batch, OBJECTIVE, sources, 1 << 30)
     assert_close(parts.total, parts.value)
-    if model.network.unembedding.cap is None:
-        output = np.asarray(jh.run(model, batch).output)
-        if output.ndim == 3:
-            output = output[np.arange(len(batch)), np.asarray(model.network.answer(batch))]
-        assert_close(parts.value, output[:, RIGHT] - output[:, WRONG])
-    assert parts.frame["effect"].sum() == pytest.approx(parts.value.mean(), abs=1e-4)
-    return parts
+    assert float(parts.frame["effect"].to_numpy().sum()) == pytest.approx(parts.value.mean(), abs=1e-4)
+    return parts, of_sources
 
 
 @pytest.mark.parametrize("family", SUMS)
 def test_parts_add_up_to_the_objective(family: str):
     model, batch = asked(family)
-    parts = check_sum(model, batch)
     *_, stack = model.network.streams[-1].members
+    parts, sources_ELNS = check_sum(model, batch, stack.name)
     for name, heads in parts.heads.items():
         shape = (len(batch), model.stack(name).layers, model.stack(name).heads)
         assert heads.shape == shape
         assert np.abs(heads).max() > 1e-3
-    by_position = jh.direct_effects(model, batch, OBJECTIVE, by=("layer", "head", "position"), stack=stack.name)
-    assert by_position.per_example is not None
-    assert_close(np.nansum(by_position.per_example, axis=3), parts.heads[stack.name])
-    known = np.isfinite(by_position.per_example).sum(axis=3)
-    assert (known == np.asarray(stack.keys.of(batch).lengths)[:, None, None]).all()
+    assert sources_ELNS is not None
+    assert_close(sources_ELNS.sum(axis=3), parts.heads[stack.name])
+    assert np.abs(sources_ELNS * ~np.asarray(stack.keys.of(batch).mask)[:, None, None]).max() == 0
+    if model.network.unembedding.cap is None:
+        output = np.asarray(jh.run(model, batch).output)
+        if output.ndim == 3:
+            output = output[np.arange(len(batch)), np.asarray(model.network.answer(batch))]
+        assert_close(parts.value, output[:, RIGHT] - output[:, WRONG])
 
 
 def test_halves_of_a_comparison_add_up():
@@ -91,6 +90,7 @@ def test_a_head_counts_for_what_it_writes_through_the_held_norm(family: str, sid
         assert_close(table.per_example[:, layer, head], effect(z[layer, :, head] @ W_O))
         for example in range(2):
             real = np.flatnonzero(np.asarray(batch.mask)[example])
+            assert np.isnan(sources.per_example[example, layer, head, len(real) :]).all()
             for place, column in enumerate(real):
                 v = np.asarray(run.seen["v"], np.float64)[layer, example, column, head // group]
                 weight = float(run.seen["pattern"][layer, example, head, last[example], column])

@@ -13,14 +13,14 @@ from ...models.specs import SPECS
 from ...models.specs.spec import small
 
 
-def lens_by_hand(model: jh.Model, stream_BTD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def lens_by_hand(model: jh.Model, stream_BTD: jax.Array) -> tuple[np.ndarray, np.ndarray]:
     """Log-probabilities and ranks of every token at every position, `[B,T,V]`."""
     network = model.network
     logits = np.asarray(network.unembedding.logits(network.features(stream_BTD)), np.float64)
     return np.asarray(jax.nn.log_softmax(logits)), np.argsort(np.argsort(-logits, axis=-1), axis=-1)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_each_layer_is_read_by_the_models_own_head(family: str):
     model, batch = small(family).ours, random_batch((6, 4), "left")
     seen = jh.run(model, batch, ["resid_pre", "resid_post"]).seen
@@ -39,7 +39,7 @@ def test_each_layer_is_read_by_the_models_own_head(family: str):
     assert table.grid("log_probability")[-1] == pytest.approx(-loss, abs=1e-5)
 
 
-@pytest.mark.parametrize("family", ["bert", "dinov2", "t5", "modernbert", "deit"])
+@pytest.mark.parametrize("family", ["bert", "t5", "deit"])
 def test_the_last_layer_is_the_models_answer(family: str):
     both = small(family)
     model, batch = both.ours, SPECS[family].batch(both.theirs)
