@@ -13,7 +13,6 @@ from jaxheads.measure.circuits.composition import random_composition
 from jaxheads.measure.circuits.factored import Factored
 
 from ...models.huggingface import assert_close, random_batch, small_model
-from ...models.specs import SPECS
 from ...models.specs.spec import small
 
 RNG = np.random.default_rng(0)
@@ -123,7 +122,7 @@ def test_composition_has_its_closed_forms():
 
 def test_random_heads_compose_by_one_over_the_root_of_the_width():
     for width, size, published in ((64, 16, 0.1268), (768, 64, 0.0363)):
-        mean, deviation = random_composition(width, size, draws=48 if width == 64 else 6)
+        mean, deviation = random_composition(width, size, draws=48 if width == 64 else 3)
         assert mean == pytest.approx(published, rel=0.04)
         assert mean == pytest.approx(width**-0.5, rel=0.03)
         assert 0 < deviation < 0.1 * mean
@@ -217,7 +216,7 @@ def test_shared_keys_and_values_are_as_good_as_copies():
     assert_close(one, same)
 
 
-@pytest.mark.parametrize("family", list(SPECS))
+@pytest.mark.parametrize("family", ["gpt_neox", "clip", "t5", "albert", "modernbert"])
 def test_every_stack_has_circuits(family: str):
     for name, stack in small(family).ours.stacks.items():
         shape = (stack.layers, stack.heads)
