@@ -2,6 +2,14 @@
 
 from . import edits, objectives
 from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
+from .measure.circuits.composition import Composition, composition
+from .measure.circuits.copying import eigenvalue_copying
+from .measure.circuits.factored import Factored, ov_circuit, qk_circuit
+from .measure.circuits.pairs import TokenPairs, token_pairs
+from .measure.circuits.positional import positional_kernel
+from .measure.contributions.copying import logit_copying, name_copying
+from .measure.contributions.direct import DirectParts, direct_effects, direct_parts
+from .measure.contributions.lens import logit_lens
 from .measure.measure import measure
 from .measure.nulls import random_weights
 from .measure.patterns import METRICS, Metric, head_detector, marked_share, register, retrieval, token_class
@@ -17,6 +25,7 @@ from .measure.words import pool_words
 from .models.batch import Batch
 from .models.families.attention_only import by_hand
 from .models.families.clip import zero_shot
+from .models.folding import fold_norms
 from .models.load import init, load
 from .models.model import Model, Run, run
 from .models.saving import to_hf, to_orbax
@@ -31,6 +40,7 @@ from .sweep.circuits.benchmark import auroc, faithfulness_curve
 from .sweep.circuits.circuit import circuit
 from .sweep.circuits.edges import Graph
 from .sweep.circuits.search import search_circuits
+from .sweep.function_vectors import FunctionVectors, function_vectors
 from .sweep.importance import importance
 from .sweep.knock_out import knock_out
 from .sweep.patch import patch
@@ -44,6 +54,7 @@ __all__ = [
     "Model",
     "Run",
     "by_hand",
+    "fold_norms",
     "init",
     "load",
     "run",
@@ -88,11 +99,30 @@ __all__ = [
     "Rules",
     "faithfulness",
     "relevance",
+    # what their weights say
+    "Composition",
+    "Factored",
+    "TokenPairs",
+    "composition",
+    "eigenvalue_copying",
+    "ov_circuit",
+    "positional_kernel",
+    "qk_circuit",
+    "token_pairs",
+    # what they add to the logits
+    "DirectParts",
+    "direct_effects",
+    "direct_parts",
+    "logit_copying",
+    "logit_lens",
+    "name_copying",
     # whether they matter
     "Objective",
     "ablate",
     "attribute",
     "cumulative",
+    "FunctionVectors",
+    "function_vectors",
     "importance",
     "interactions",
     "knock_out",

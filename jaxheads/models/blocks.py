@@ -5,13 +5,28 @@ into the stream. They are apart because a sweep may start at any of them: an edi
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from flax import nnx
 from jax import Array
 
 from .attention import ATTENTION_SITES, Edit
 from .layers import Attention
+from .norms import held
+
+
+class InputNorm(NamedTuple):
+    """A norm that stands between the stream and some of a block's projections.
+
+    Attributes:
+        norm: the norm.
+        heads: the letters of the heads' projections that read it, of "QKV".
+        mlp: the MLP that reads it, or None.
+    """
+
+    norm: Any
+    heads: str
+    mlp: Any = None
 
 
 class Block(Protocol):
@@ -22,6 +37,8 @@ class Block(Protocol):
     additive: bool
     """Whether the stream is the sum of what heads and MLPs write, each MLP reading its own layer's heads; if so the
     block is an `AdditiveBlock`."""
+    residual: bool
+    """Whether the stream goes on as it is and only gets added to, so that the last stream is a sum over all layers."""
 
     def queries(self, x_BTD: Array, positions_BT: Array) -> Array:
         """Queries `[B,T,N,H]` of the positions in `x`."""
@@ -33,6 +50,19 @@ class Block(Protocol):
 
     def write(self, x_BTD: Array, z_BTNH: Array, edit: Edit) -> tuple[Array, Mapping[str, Array]]:
         """The residual stream after the layer, `[B,T,D]`, and the stream's sites as they were used."""
+        ...
+
+    def normed(self, x_BTD: Array) -> Array:
+        """The stream as the heads' queries read it."""
+        ...
+
+    def written(self, x: Array, whole: Array) -> Array:
+        """What is added to the stream of a part of what heads write, `[…,D]`, where they write `whole` together:
+        linear in the part."""
+        ...
+
+    def input_norms(self) -> tuple[InputNorm, ...]:
+        """The norms that read the stream, and nothing but whose projections reads them."""
         ...
 
 
@@ -65,6 +95,15 @@ class _NormedBlock(nnx.Module):
         self.mlp_norm = mlp_norm
         self.mlp = mlp
 
+    residual = True
+
+    def normed(self, x_BTD: Array) -> Array:
+        return self.attention_norm(x_BTD)
+
+    def written(self, x: Array, whole: Array) -> Array:
+        del whole
+        return x
+
     def queries(self, x_BTD: Array, positions_BT: Array) -> Array:
         return self.attention.queries(self.attention_norm(x_BTD), positions_BT)
 
@@ -77,6 +116,9 @@ class PreNormBlock(_NormedBlock):
 
     sites = _SITES
     additive = True
+
+    def input_norms(self) -> tuple[InputNorm, ...]:
+        return InputNorm(self.attention_norm, "QKV"), InputNorm(self.mlp_norm, "", self.mlp)
 
     def queries_apart(self, x_NBTD: Array, positions_BT: Array) -> Array:
         return self.attention.queries_apart(self.attention_norm(x_NBTD), positions_BT)
@@ -105,6 +147,9 @@ class PreNormCrossBlock(PreNormBlock):
 
     additive = False
 
+    def input_norms(self) -> tuple[InputNorm, ...]:
+        return InputNorm(self.attention_norm, "Q"), InputNorm(self.mlp_norm, "", self.mlp)
+
     def keys_values(self, x_BSD: Array, positions_BS: Array) -> tuple[Array, Array]:
         return self.attention.keys_values(x_BSD, positions_BS)
 
@@ -128,6 +173,9 @@ class SandwichBlock(PreNormBlock):
         self.attention_out_norm = attention_out_norm
         self.mlp_out_norm = mlp_out_norm
 
+    def written(self, x: Array, whole: Array) -> Array:
+        return held(self.attention_out_norm, x, whole)
+
     def from_heads(self, z_BTNH: Array) -> Array:
         return self.attention_out_norm(super().from_heads(z_BTNH))
 
@@ -144,6 +192,11 @@ class ParallelBlock(_NormedBlock):
     sites = (*_READ, "mlp_out", "resid_post")
     additive = False
 
+    def input_norms(self) -> tuple[InputNorm, ...]:
+        if self.mlp_norm is None:
+            return (InputNorm(self.attention_norm, "QKV", self.mlp),)
+        return InputNorm(self.attention_norm, "QKV"), InputNorm(self.mlp_norm, "", self.mlp)
+
     def write(self, x_BTD: Array, z_BTNH: Array, edit: Edit) -> tuple[Array, Mapping[str, Array]]:
         norm = self.attention_norm if self.mlp_norm is None else self.mlp_norm
         attn_out = edit("attn_out", self.attention.output(z_BTNH))
@@ -158,12 +211,23 @@ class PostNormBlock(nnx.Module):
 
     sites = _SITES
     additive = False
+    residual = False
 
     def __init__(self, attention: Attention, attention_norm: Any, mlp: Any, mlp_norm: Any):
         self.attention = attention
         self.attention_norm = attention_norm
         self.mlp = mlp
         self.mlp_norm = mlp_norm
+
+    def normed(self, x_BTD: Array) -> Array:
+        return x_BTD
+
+    def written(self, x: Array, whole: Array) -> Array:
+        del whole
+        return x
+
+    def input_norms(self) -> tuple[InputNorm, ...]:
+        return ()
 
     def queries(self, x_BTD: Array, positions_BT: Array) -> Array:
         return self.attention.queries(x_BTD, positions_BT)
@@ -191,17 +255,29 @@ class AttentionBlock(nnx.Module):
         self.norm = norm
         self.post = post
 
+    @property
+    def residual(self) -> bool:
+        """Whether the stream only gets added to."""
+        return not self.post
+
+    def normed(self, x_BTD: Array) -> Array:
+        return x_BTD if self.post or self.norm is None else self.norm(x_BTD)
+
+    def written(self, x: Array, whole: Array) -> Array:
+        del whole
+        return x
+
+    def input_norms(self) -> tuple[InputNorm, ...]:
+        return () if self.post or self.norm is None else (InputNorm(self.norm, "QKV"),)
+
     def queries(self, x_BTD: Array, positions_BT: Array) -> Array:
-        return self.attention.queries(self._read(x_BTD), positions_BT)
+        return self.attention.queries(self.normed(x_BTD), positions_BT)
 
     def keys_values(self, x_BSD: Array, positions_BS: Array) -> tuple[Array, Array]:
-        return self.attention.keys_values(self._read(x_BSD), positions_BS)
+        return self.attention.keys_values(self.normed(x_BSD), positions_BS)
 
     def write(self, x_BTD: Array, z_BTNH: Array, edit: Edit) -> tuple[Array, Mapping[str, Array]]:
         attn_out = edit("attn_out", self.attention.output(z_BTNH))
         summed = x_BTD + attn_out
         post = edit("resid_post", self.norm(summed) if self.post and self.norm is not None else summed)
         return post, {"attn_out": attn_out, "resid_post": post}
-
-    def _read(self, x_BTD: Array) -> Array:
-        return x_BTD if self.post or self.norm is None else self.norm(x_BTD)

@@ -113,21 +113,21 @@ class Attention(nnx.Module):
 
     def queries(self, x_BTD: Array, positions_BT: Array) -> Array:
         """Queries `[B,T,N,H]`, normed and rotated where the family does so."""
-        return self._turn(_normed(self.q_norm, self._project(x_BTD, self.W_Q, self.b_Q)), positions_BT)
+        return self.turned(_normed(self.q_norm, self._project(x_BTD, self.W_Q, self.b_Q)), positions_BT)
 
     def keys_values(self, x_BSD: Array, positions_BS: Array) -> tuple[Array, Array]:
         """Keys (normed and rotated where the family does so) and values, each `[B,S,K,H]`."""
-        keys_BSKH = self._turn(_normed(self.k_norm, self._project(x_BSD, self.W_K, self.b_K)), positions_BS)
+        keys_BSKH = self.turned(_normed(self.k_norm, self._project(x_BSD, self.W_K, self.b_K)), positions_BS)
         return keys_BSKH, self._project(x_BSD, self.W_V, self.b_V)
 
     def queries_apart(self, x_NBTD: Array, positions_BT: Array) -> Array:
         """Queries `[B,T,N,H]` of heads that each read an input of their own."""
-        return self._turn(_normed(self.q_norm, _project_apart(x_NBTD, self.W_Q, self.b_Q)), positions_BT)
+        return self.turned(_normed(self.q_norm, _project_apart(x_NBTD, self.W_Q, self.b_Q)), positions_BT)
 
     def keys_values_apart(self, k_KBSD: Array, v_KBSD: Array, positions_BS: Array) -> tuple[Array, Array]:
         """Keys and values, each `[B,S,K,H]`, of heads that read an input of their own for their keys, and another for
         their values."""
-        keys_BSKH = self._turn(_normed(self.k_norm, _project_apart(k_KBSD, self.W_K, self.b_K)), positions_BS)
+        keys_BSKH = self.turned(_normed(self.k_norm, _project_apart(k_KBSD, self.W_K, self.b_K)), positions_BS)
         return keys_BSKH, _project_apart(v_KBSD, self.W_V, self.b_V)
 
     def attend(self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, context: Context, edit: Edit):
@@ -150,7 +150,8 @@ class Attention(nnx.Module):
     def _project(self, x_BTD: Array, weight_DNH: nnx.Param, bias_NH: nnx.Param | None) -> Array:
         return self.affine("btd,dnh->btnh", x_BTD, weight_DNH[...], None if bias_NH is None else bias_NH[...])
 
-    def _turn(self, x_BTNH: Array, positions_BT: Array) -> Array:
+    def turned(self, x_BTNH: Array, positions_BT: Array) -> Array:
+        """Queries or keys turned by their positions, where positions are rotary."""
         if self.rotary is None:
             return x_BTNH
         return self.rotary(x_BTNH, positions_BT, None if self.frequencies is None else self.frequencies[...])
@@ -183,6 +184,11 @@ class PlainMLP(nnx.Module):
         self.act = activation(act)
         self.gain = nnx.Param(jnp.ones((model,))) if gain else None
 
+    @property
+    def inputs(self) -> tuple[nnx.Linear, ...]:
+        """What reads x."""
+        return (self.up,)
+
     def __call__(self, x_BTD: Array) -> Array:
         return _scaled(self.down(self.act(self.up(x_BTD))), self.gain)
 
@@ -196,6 +202,11 @@ class GatedMLP(nnx.Module):
         self.down = nnx.Linear(hidden, model, use_bias=bias, rngs=rngs)
         self.act = activation(act)
         self.gain = nnx.Param(jnp.ones((model,))) if gain else None
+
+    @property
+    def inputs(self) -> tuple[nnx.Linear, ...]:
+        """What reads x."""
+        return self.gate, self.up
 
     def __call__(self, x_BTD: Array) -> Array:
         return _scaled(self.down(self.act(self.gate(x_BTD)) * self.up(x_BTD)), self.gain)

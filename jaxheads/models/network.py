@@ -43,6 +43,31 @@ class Network(nnx.Module):
         """What the checkpoint's own head reads of (rows of) the stream: normed, or transformed."""
         raise NotImplementedError
 
+    def held(self, x: Array, whole: Array) -> Array:
+        """`features` of a part of the stream, where norms hold the statistics of the whole (`[B,R,D]` both): linear in
+        the part, and of the whole `features` itself but for what is added whatever the stream.
+
+        Raises:
+            ValueError: for a head that transforms the stream, so that it is no sum over its parts.
+        """
+        del x, whole
+        raise ValueError(
+            f"the head of {type(self).__name__} transforms the stream before it is read (a dense layer and its "
+            "activation, or none at all): what it reads is no sum over heads. Use jh.ablate or jh.patch"
+        )
+
+    def embedded(self, ids: Array) -> Array:
+        """What tokens bring into the last stream by themselves, wherever they stand: `[…,D]` of ids `[…]`.
+
+        Raises:
+            ValueError: for a model whose positions are no tokens, or whose tokens enter together with their places.
+        """
+        del ids
+        raise ValueError(
+            f"{type(self).__name__} has no embedding of tokens by themselves: its positions are no tokens, or a norm "
+            "takes tokens and places together"
+        )
+
     @property
     def unembedding(self) -> Unembedding | None:
         """The head's map from features to logits; None for a bare model, whose output the features are."""

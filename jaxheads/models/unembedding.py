@@ -55,6 +55,35 @@ class Unembedding(NamedTuple):
             so_far = _accumulate(so_far, self._columns(x_ID, self.weight[columns_C], columns_C))
         return (right_I - so_far[0] - jnp.log(so_far[1])).reshape(B, T)
 
+    def rank(self, x_BTD: Array, target_BT: Array) -> Array:
+        """How many columns have a larger logit than one token's, at each position: int32 `[B,T]`, 0 for the largest.
+
+        Gone through in pieces, as in `log_probability`. Columns equal to the token's up to rounding are not larger.
+        """
+        B, T, D = x_BTD.shape
+        x_ID, target_I = x_BTD.reshape(B * T, D), target_BT.reshape(-1)
+        right_I1 = self._one(x_ID, self.weight[target_I], target_I)[:, None]
+        margin_I1 = (
+            4 * jnp.finfo(right_I1.dtype).eps * jnp.abs(right_I1)
+        )  # two products of the same may be rounded apart
+        pieces = _pieces(self.weight.shape[0])
+        size = self.weight.shape[0] // pieces
+
+        def larger(weight_CD: Array, columns_C: Array) -> Array:
+            above_IC = self._columns(x_ID, weight_CD, columns_C) > right_I1 + margin_I1
+            return (above_IC & (columns_C[None] != target_I[:, None])).sum(axis=1, dtype=jnp.int32)
+
+        def step(piece: Array, so_far_I: Array) -> Array:
+            weight_CPD = self.weight[: size * pieces].reshape(size, pieces, D)
+            weight_CD = jax.lax.dynamic_index_in_dim(weight_CPD, piece, axis=1, keepdims=False)
+            return so_far_I + larger(weight_CD, piece + pieces * jnp.arange(size))
+
+        found_I = jax.lax.fori_loop(0, pieces, step, jnp.zeros(B * T, jnp.int32))
+        if size * pieces < self.weight.shape[0]:
+            columns_C = jnp.arange(size * pieces, self.weight.shape[0])
+            found_I = found_I + larger(self.weight[columns_C], columns_C)
+        return found_I.reshape(B, T)
+
     def _columns(self, x_ID: Array, weight_CD: Array, columns_C: Array) -> Array:
         bias_1C = None if self.bias is None else self.bias[columns_C][None]
         return self._finish(_product("id,cd->ic", x_ID, weight_CD), bias_1C)

@@ -105,6 +105,20 @@ def test_paths_lead_from_the_previous_token_head_to_the_keys_of_the_induction_he
         assert np.abs(sent[0, 1]) < 1e-5
 
 
+def test_weights_tell_what_heads_were_made_for(model: jh.Model):
+    found = jh.composition(model)
+    scores = {kind: values[0, :, 1, 0] for kind, values in found.values.items()}
+    assert scores["k"][0] == pytest.approx(V**-0.5, abs=1e-6)  # .1961: the identity with the identity
+    assert scores["q"][0] == scores["v"][0] == 0
+    assert np.isnan([scores[kind][1] for kind in "qkv"]).all()  # the duplicate head writes nothing
+    np.testing.assert_allclose(found.frame["analytic"], D**-0.5)
+    copying = jh.eigenvalue_copying(model).values
+    assert copying[1, 0] == pytest.approx(1)
+    assert jh.positional_kernel(model, 1, positions=LENGTH).grid("attention")[0, 0] == pytest.approx(1, abs=1e-6)
+    top = jh.token_pairs(model, "ov", 1, 0, count=V).frame[:V]
+    assert top["first"].tolist() == top["second"].tolist()
+
+
 def test_what_does_not_fit_is_refused():
     good = {"W_Q": np.ones((2, 4, 3)), "W_K": np.ones((2, 4, 3)), "W_V": np.ones((2, 4, 3)), "W_O": np.ones((2, 3, 4))}
     embed = np.ones((5, 4))

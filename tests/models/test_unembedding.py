@@ -25,6 +25,8 @@ def test_pieces_of_the_vocabulary_give_the_whole_softmax(
     whole = jax.nn.log_softmax(head.logits(x_BTD), axis=-1)
     expected = jnp.take_along_axis(whole, target_BT[..., None], axis=-1)[..., 0]
     assert_close(head.log_probability(x_BTD, target_BT), expected)
+    larger_BT = (whole > expected[..., None] + 1e-6).sum(axis=-1)
+    assert (head.rank(x_BTD, target_BT) == larger_BT).all()
 
 
 def test_a_log_probability_survives_huge_logits():

@@ -10,7 +10,7 @@ from jax import Array
 
 from ..attention import Edit
 from ..batch import Batch, Context
-from ..blocks import PreNormBlock
+from ..blocks import InputNorm, PreNormBlock
 from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.weights import Rule, Table, dense, heads_out, interleaved_heads, norm, same
 from ..network import Through
@@ -73,6 +73,10 @@ class NormedStreamBlock(PreNormBlock):
     """`y = norm(x); y = y + attention(y)`, then `y = norm(y); y + mlp(y)`: what is added to is normed as well."""
 
     additive = False
+    residual = False
+
+    def input_norms(self) -> tuple[InputNorm, ...]:
+        return ()  # the stream itself goes on as the norms make it
 
     def write(self, x_BTD: Array, z_BTNH: Array, edit: Edit) -> tuple[Array, Mapping[str, Array]]:
         attn_out = edit("attn_out", self.attention.output(z_BTNH))
@@ -111,7 +115,10 @@ class Bloom(Decoder):
         slopes_N = jnp.asarray(alibi_slopes(self.config.n_head))
         bias_BN1S = slopes_N[None, :, None, None] * batch.positions[:, None, None].astype(slopes_N.dtype)
         context = Context.over(batch, causal=True, bias=bias_BN1S)
-        return through(self.decoder, self.embed_norm(self.embed(batch.tokens)), context)
+        return through(self.decoder, self.embedded(batch.tokens), context)
+
+    def embedded(self, ids: Array) -> Array:
+        return self.embed_norm(self.embed(ids))
 
     @staticmethod
     def table(config: BloomConfig) -> Table:

@@ -98,6 +98,10 @@ class Compared(OneTower):
         """Unit embeddings."""
         return self.unit(super().features(x_BTD))
 
+    def held(self, x: Array, whole: Array) -> Array:
+        embedded = super().features(whole)
+        return super().held(x, whole) / jnp.sqrt(jnp.square(embedded).sum(axis=-1, keepdims=True))
+
 
 class Embedded(NamedTuple):
     """Projected embeddings of the images and of the texts; None where a batch has none."""

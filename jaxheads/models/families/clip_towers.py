@@ -16,6 +16,7 @@ from ..blocks import PreNormBlock
 from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.weights import Rule, Table, dense, linear, norm, projections, same
 from ..network import Network, Through
+from ..norms import held
 from ..patches import Patches, patch_kernel
 from ..stack import Stack
 from ..unembedding import Unembedding
@@ -248,6 +249,9 @@ class OneTower(Network):
     def features(self, x_BTD: Array) -> Array:
         """The last hidden state, or the projection."""
         return self.tower.last_hidden(x_BTD) if self.projection is None else self.projection(self.tower.norm(x_BTD))
+
+    def held(self, x: Array, whole: Array) -> Array:
+        return super().held(x, whole) if self.projection is None else self.projection(held(self.tower.norm, x, whole))
 
     def answer(self, batch: Batch) -> Array:
         return self.tower.answer(batch)

@@ -7,6 +7,7 @@ from jax import Array
 
 from ..layers import Embed
 from ..network import Network
+from ..norms import held
 from ..stack import Stack
 from ..unembedding import Unembedding
 
@@ -43,6 +44,12 @@ class Decoder(Network):
     def features(self, x_BTD: Array) -> Array:
         """The normed stream."""
         return self.final_norm(x_BTD)
+
+    def held(self, x: Array, whole: Array) -> Array:
+        return held(self.final_norm, x, whole)
+
+    def embedded(self, ids: Array) -> Array:
+        return self.embed(ids)
 
 
 def unused_head(head: str) -> dict[str, str]:

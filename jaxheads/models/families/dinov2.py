@@ -152,7 +152,12 @@ class Dinov2(ImageEncoder):
 
     def features(self, x_BTD: Array) -> Array:
         """The normed stream; for a classifier, of what it reads CLS beside the mean of the patches, `[B,1,2D]`."""
-        normed_BRD = super().features(x_BTD)
+        return self._joined(super().features(x_BTD))
+
+    def held(self, x: Array, whole: Array) -> Array:
+        return self._joined(super().held(x, whole))
+
+    def _joined(self, normed_BRD: Array) -> Array:
         if self.classifier is None:
             return normed_BRD
         return jnp.concatenate([normed_BRD[:, :1], normed_BRD[:, 1:].mean(axis=1, keepdims=True)], axis=-1)

@@ -129,10 +129,12 @@ class SandwichDecoder(Decoder):
         self.unembed = self.own_unembedding(c.vocab_size, c.hidden_size, rngs)
 
     def hidden(self, batch: Batch, through: Through) -> Array:
-        x_BTD = self.embed(batch.tokens)
+        return through(self.decoder, self.embedded(batch.tokens), Context.over(batch, causal=True))
+
+    def embedded(self, ids: Array) -> Array:
+        x = self.embed(ids)
         # The scale is rounded to the weights' dtype, as it was in training: in bfloat16, 55.4 is 55.5.
-        x_BTD = x_BTD * jnp.asarray(math.sqrt(self.config.hidden_size), x_BTD.dtype)
-        return through(self.decoder, x_BTD, Context.over(batch, causal=True))
+        return x * jnp.asarray(math.sqrt(self.config.hidden_size), x.dtype)
 
     @property
     def unembedding(self) -> Unembedding | None:

@@ -13,6 +13,7 @@ from ..batch import Batch, Context
 from ..layers import layer_norm
 from ..loading.weights import Rule, norm, projections, same
 from ..network import Network, Through
+from ..norms import held
 from ..patches import Patches, patch_kernel, without_first_axis
 from ..stack import Stack
 from ..unembedding import Unembedding
@@ -106,6 +107,9 @@ class ImageEncoder(Network):
     def features(self, x_BTD: Array) -> Array:
         """The normed stream."""
         return self.final_norm(x_BTD)
+
+    def held(self, x: Array, whole: Array) -> Array:
+        return held(self.final_norm, x, whole)
 
     def reads(self, positions: int) -> list[int]:
         """The positions that the classifier reads, of so many: CLS."""

@@ -114,15 +114,20 @@ class OPT(Decoder):
         self.unembed = self.own_unembedding(c.vocab_size, E, rngs)
 
     def hidden(self, batch: Batch, through: Through) -> Array:
-        words_BTD = self.embed(batch.tokens)
-        words_BTD = words_BTD if self.project_in is None else self.project_in(words_BTD)
-        x_BTD = words_BTD + self.embed_position(batch.positions + _OFFSET)
+        x_BTD = self.embedded(batch.tokens) + self.embed_position(batch.positions + _OFFSET)
         return through(self.decoder, x_BTD, Context.over(batch, causal=True))
+
+    def embedded(self, ids: Array) -> Array:
+        return self.embed(ids) if self.project_in is None else self.project_in(self.embed(ids))
 
     def features(self, x_BTD: Array) -> Array:
         """The stream, normed and as narrow as words where the config says so."""
         x_BTD = x_BTD if self.final_norm is None else self.final_norm(x_BTD)
         return x_BTD if self.project_out is None else self.project_out(x_BTD)
+
+    def held(self, x: Array, whole: Array) -> Array:
+        normed = super().held(x, whole)
+        return normed if self.project_out is None else self.project_out(normed)
 
     @staticmethod
     def table(config: OPTConfig) -> Table:

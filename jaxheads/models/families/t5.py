@@ -12,6 +12,7 @@ from ..batch import Batch
 from ..blocks import AttentionBlock, PreNormBlock, PreNormCrossBlock
 from ..layers import Attention, Embed, GatedMLP, PlainMLP, rms_norm
 from ..loading.weights import Rule, Table, dense, projections, same
+from ..norms import held
 from ..positions import RelativeBias
 from ..stack import Stack
 from ..unembedding import Unembedding
@@ -131,7 +132,15 @@ class T5(EncoderDecoder):
 
     def features(self, x_BTD: Array) -> Array:
         """The normed stream; smaller by the root of its width where the unembedding is the embedding."""
-        normed = self.final_norm(x_BTD)
+        return self._scaled(self.final_norm(x_BTD))
+
+    def held(self, x: Array, whole: Array) -> Array:
+        return self._scaled(held(self.final_norm, x, whole))
+
+    def embedded(self, ids: Array) -> Array:
+        return self.embed(ids)
+
+    def _scaled(self, normed: Array) -> Array:
         scaled = self.config.head == "lm" and self.config.scale_decoder_outputs
         return normed * self.config.d_model**-0.5 if scaled else normed
 

@@ -145,8 +145,13 @@ class DeiT(ViT):
 
     def features(self, x_BTD: Array) -> Array:
         """The normed stream; for two classifiers, of their two positions side by side, `[B,1,2D]`."""
-        normed_BRD = super().features(x_BTD)
-        return normed_BRD if self.distillation is None else normed_BRD.reshape(len(x_BTD), 1, -1)
+        return self._joined(super().features(x_BTD))
+
+    def held(self, x: Array, whole: Array) -> Array:
+        return self._joined(super().held(x, whole))
+
+    def _joined(self, normed_BRD: Array) -> Array:
+        return normed_BRD if self.distillation is None else normed_BRD.reshape(len(normed_BRD), 1, -1)
 
     @staticmethod
     def table(config: DeiTConfig) -> Table:

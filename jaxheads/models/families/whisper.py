@@ -13,6 +13,7 @@ from ..batch import Batch
 from ..blocks import AttentionBlock, PreNormBlock, PreNormCrossBlock
 from ..layers import Attention, Embed, PlainMLP, activation, layer_norm
 from ..loading.weights import Rule, Table, dense, norm, projections, same
+from ..norms import held
 from ..stack import Stack
 from ..unembedding import Unembedding
 from .encoder_decoder import EncoderDecoder, cross_stack, decoder_stack
@@ -148,6 +149,12 @@ class Whisper(EncoderDecoder):
     def features(self, x_BTD: Array) -> Array:
         """The normed stream."""
         return self.final_norm(x_BTD)
+
+    def held(self, x: Array, whole: Array) -> Array:
+        return held(self.final_norm, x, whole)
+
+    def embedded(self, ids: Array) -> Array:
+        return self.embed(ids)
 
     @property
     def unembedding(self) -> Unembedding | None:
