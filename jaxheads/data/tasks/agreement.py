@@ -1,0 +1,135 @@
+"""Agreement with the subject, across attractors: a syntactic head against its positional shortcut.
+
+Dimension key: `T` query positions, `S` key positions.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from .configs import bert, gpt2
+from .task import Drawn, Independent, require
+
+PAD, BOS, EOS, MASK, DET = range(5)
+
+
+@dataclass(frozen=True)
+class Agreement(Independent):
+    """`[BOS, Det N (P Det N)^m V, EOS]`: the verb's number is the first noun's.
+
+    To be learned: find the subject; the nouns between, of any number, are attractors (Linzen et al. 2016; Abnar &
+    Zuidema 2020 train on such sentences). Expected is a head that looks from where the verb is predicted to the
+    subject. Only the verb is scored; its number is determined, its lemma is any of `verbs`: the optimum is ln `verbs`.
+
+    Marks: "subject", "attractor", "verb" `[B,T]`, what each word is, the masked verb too; "predicts" `[B,T]`, the
+    position that is scored, and "agreement" `[B,T,S]`, from there to the subject.
+
+    One more phrase follows with the probability `more`, up to `most` of them. So the nearest noun is the subject in
+    1 − more of the sentences, which is the best that any fixed distance does, and its number is right in 1 − more / 2.
+
+    The control's verbs have a number of their own. `Agreement(most=0)` has no attractors: there a head that looks to
+    the previous token is enough.
+
+    Attributes:
+        masked: a masked language model, whose verb is masked; otherwise a decoder, which gives it at the last noun.
+        nouns, prepositions, verbs: how many; nouns and verbs have two forms each, singular first.
+        agrees: whether the verb's number is the subject's.
+    """
+
+    masked: bool = False
+    most: int = 3
+    more: float = 0.5
+    nouns: int = 21
+    prepositions: int = 5
+    verbs: int = 1
+    agrees: bool = True
+
+    def __post_init__(self):
+        counts = (self.nouns, self.prepositions, self.verbs)
+        require(self.most >= 0 and 0 <= self.more <= 1, "most >= 0 and a probability more", self)
+        require(min(counts) >= 1, "at least one noun, preposition and verb", counts)
+
+    @property
+    def name(self) -> str:
+        return "agreement" + ("-masked" if self.masked else "") + ("" if self.agrees else "-control")
+
+    @property
+    def kind(self) -> str:
+        return "encoder" if self.masked else "decoder"
+
+    @property
+    def vocabulary(self) -> int:
+        """PAD, BOS, EOS, MASK, the determiner; then prepositions, nouns and verbs."""
+        return 5 + self.prepositions + 2 * self.nouns + 2 * self.verbs
+
+    @property
+    def length(self) -> int:
+        return 3 * self.most + 5
+
+    @property
+    def optimum(self) -> float:
+        """ln verbs; of the control, ln 2 more."""
+        return math.log(self.verbs * (1 if self.agrees else 2))
+
+    @property
+    def anchors(self) -> Mapping[str, float]:
+        """ "uniform" over the vocabulary; "unigram", any verb, which no constant beats; "nearest", who knows but the
+        nearest noun's number, and guesses by the odds that it is the subject's."""
+        right = self.nearest_noun
+        doubt = sum(-p * math.log(p) for p in (right, 1 - right) if p > 0)
+        lemma, any_number = math.log(self.verbs), math.log(2 * self.verbs)
+        nearest = lemma + doubt if self.agrees else any_number
+        return {"uniform": math.log(self.vocabulary), "unigram": any_number, "nearest": nearest}
+
+    @property
+    def fixed_offset(self) -> float:
+        """How often the subject is at the best fixed distance: P(m = 0), where there are attractors."""
+        return 1 - self.more if self.most else 1.0
+
+    @property
+    def nearest_noun(self) -> float:
+        """How often the nearest noun has the subject's number: where it is the subject, and by chance in half of the
+        rest."""
+        return (1 + self.fixed_offset) / 2
+
+    def draw(self, key: Array) -> Drawn:
+        """One example."""
+        most, nouns = self.most, 5 + self.prepositions
+        more_key, noun_key, number_key, between_key, verb_key, own_key = jax.random.split(key, 6)
+        phrases = jnp.cumprod(jax.random.bernoulli(more_key, self.more, (most,)).astype(jnp.int32)).sum()
+        number = jax.random.bernoulli(number_key, shape=(most + 1,)).astype(jnp.int32)
+        noun = nouns + 2 * jax.random.randint(noun_key, (most + 1,), 0, self.nouns) + number
+        # The phrase 0 has no preposition: position 0 is BOS's.
+        between = jax.random.randint(between_key, (most + 1,), 5, nouns).at[0].set(BOS)
+        verb_number = number[0] if self.agrees else jax.random.bernoulli(own_key).astype(jnp.int32)
+        verb = nouns + 2 * (self.nouns + jax.random.randint(verb_key, (), 0, self.verbs)) + verb_number
+
+        words = jnp.stack([between, jnp.full(most + 1, DET), noun], axis=1).reshape(-1)
+        at, verb_at = jnp.arange(self.length), 3 * (phrases + 1)
+        sentence = jnp.where(at < verb_at, jnp.pad(words, (0, 2)), PAD)
+        sentence = jnp.where(at == verb_at, verb, jnp.where(at == verb_at + 1, EOS, sentence))
+        predicts = at == (verb_at if self.masked else verb_at - 1)
+        subject = at == 2
+        marks = {
+            "subject": subject,
+            "attractor": (at % 3 == 2) & (at > 2) & (at < verb_at),
+            "verb": at == verb_at,
+            "predicts": predicts,
+            "agreement": predicts[:, None] & subject[None, :],
+        }
+        tokens = jnp.where(predicts, MASK, sentence) if self.masked else sentence
+        targets = sentence if self.masked else jnp.roll(sentence, -1)
+        return Drawn({"tokens": tokens, "mask": at <= verb_at + 1, "marks": marks}, targets, predicts)
+
+    def control(self) -> "Agreement":
+        """Verbs of any number."""
+        return replace(self, agrees=False)
+
+    def model_config(self, **changes: Any) -> dict[str, Any]:
+        """Three layers."""
+        return (bert if self.masked else gpt2)(self.vocabulary, self.length, changes)

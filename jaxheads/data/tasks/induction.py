@@ -1,0 +1,91 @@
+"""Repeated segments of random length: what an induction head is for.
+
+Dimension key: `T` query positions, `S` key positions.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from .configs import attention_only
+from .task import Drawn, Independent, require
+
+
+@dataclass(frozen=True)
+class Induction(Independent):
+    """`[BOS, segment, segment, …]`, cut at `length`; the segment's tokens are distinct, its length is random.
+
+    To be learned: look for the place after the earlier copy of this token, and say what stands there. Expected is a
+    previous-token head in the first layer and an induction head in the second (Elhage et al. 2021; Olsson et al. 2022);
+    one layer cannot do it. Scored are the predictions from the second time a token is seen: all that is determined, so
+    that the optimum is 0. (Whether the segment ends where it does is not.)
+
+    The mark "target" `[B,T,S]` is True at the keys that stand after an earlier copy of the query's token.
+
+    The control has a fixed length, in the middle of the range: then looking back by a constant distance is enough, and
+    what is found may be no induction head.
+
+    Attributes:
+        tokens: ids that segments are drawn from; BOS comes after them.
+        shortest, longest: the segment's length is uniform between them, ends included.
+        length: with BOS.
+    """
+
+    tokens: int = 64
+    shortest: int = 8
+    longest: int = 24
+    length: int = 64
+    kind = "decoder"
+
+    def __post_init__(self):
+        require(
+            2 <= self.shortest <= self.longest <= min(self.tokens, self.length - 2),
+            "segments need 2 <= shortest <= longest, longest <= tokens and room for BOS and a token said again",
+            self,
+        )
+
+    @property
+    def name(self) -> str:
+        return "induction-control" if self.shortest == self.longest else "induction"
+
+    @property
+    def vocabulary(self) -> int:
+        return self.tokens + 1
+
+    @property
+    def optimum(self) -> float:
+        return 0.0
+
+    @property
+    def anchors(self) -> Mapping[str, float]:
+        """ "uniform" over the tokens, ln V, which no constant beats; "seen": any token of the segment, mean ln S."""
+        periods = range(self.shortest, self.longest + 1)
+        scored = [self.length - 1 - period for period in periods]
+        seen = sum(n * math.log(period) for n, period in zip(scored, periods, strict=True)) / sum(scored)
+        return {"uniform": math.log(self.tokens), "seen": seen}
+
+    def draw(self, key: Array) -> Drawn:
+        """One example."""
+        length_key, segment_key = jax.random.split(key)
+        period = jax.random.randint(length_key, (), self.shortest, self.longest + 1)
+        segment = jax.random.permutation(segment_key, self.tokens)
+        at_T = jnp.arange(self.length) - 1
+        tokens_T = jnp.where(at_T < 0, self.tokens, segment[at_T % period])
+        before_S = at_T - 1
+        earlier_TS = (before_S >= 0)[None, :] & (before_S[None, :] < at_T[:, None])
+        target_TS = earlier_TS & ((at_T[:, None] - before_S[None, :]) % period == 0)
+        return Drawn({"tokens": tokens_T, "marks": {"target": target_TS}}, segment[(at_T + 1) % period], at_T >= period)
+
+    def control(self) -> "Induction":
+        """One length for all segments."""
+        middle = (self.shortest + self.longest) // 2
+        return replace(self, shortest=middle, longest=middle)
+
+    def model_config(self, **changes: Any) -> dict[str, Any]:
+        """Two layers of heads alone; with `n_layers=1` the loss stays near the anchor "seen"."""
+        return attention_only(self.vocabulary, self.length, changes)
