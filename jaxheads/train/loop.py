@@ -109,8 +109,8 @@ def train(
         raise ValueError(f"checkpoints: expected steps from 0 to {steps}, got {wanted[0]} to {wanted[-1]}")
     place = _Place(None if directory is None else Path(directory).expanduser().resolve(), training, wanted)
     state, done = place.resume(training.start())
-    state = _spread(state, devices, len(training.hyper))
-    advance_by = training.several(INNER)
+    spread = _spreading(devices, len(training.hyper))
+    state, advance_by = spread(state), training.several(INNER, spread)
     with show_progress(steps - done, f"training {len(training.hyper)} × {task.name}", progress) as advance:
         for until in (step for step in wanted if step >= done):
             while done < until:
@@ -125,12 +125,14 @@ def train(
     return place.finish()
 
 
-def _spread(state: State, devices: Mesh | None, runs: int) -> State:
+def _spreading(devices: Mesh | None, runs: int) -> Callable[[Any], Any]:
+    """Puts what has a leading axis of runs on the devices."""
     if devices is None:
-        return state
+        return lambda tree: tree
     if "runs" not in devices.axis_names or runs % devices.shape["runs"]:
         raise ValueError(f"devices: expected an axis 'runs' that divides {runs} runs, got {dict(devices.shape)}")
-    return jax.device_put(state, NamedSharding(devices, P("runs")))
+    where = NamedSharding(Mesh(devices.devices, devices.axis_names), P("runs"))
+    return lambda tree: jax.device_put(tree, where)
 
 
 class _Place:
@@ -220,7 +222,7 @@ class _Place:
             if found != json.loads(json.dumps(about)):
                 differs = [key for key in about if found.get(key) != json.loads(json.dumps(about[key]))]
                 raise ValueError(
-                    f"{self.directory} holds another training (other {', '.join(differs)}): choose another"
+                    f"{self.directory} holds another training ({', '.join(differs)} differ): choose another"
                 )
             return
         text = json.dumps({**about, "environment": environment()}, indent=2) + "\n"

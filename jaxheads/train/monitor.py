@@ -35,7 +35,7 @@ def head_scores(
     kept = forward(network, batch, (), {part.name: lambda seen: evaluate(metrics, seen["pattern"], examples)})[1]
 
     def mean(value: Array, counts: Array) -> Array:
-        total = jnp.where(counts, value, 0.0).sum(axis=1) / jnp.maximum(counts.sum(axis=1), 1)
+        total = jnp.where(counts, value, 0.0).sum(axis=1) / jnp.maximum(counts.sum(axis=1, dtype=jnp.float32), 1.0)
         return total if total.ndim == 2 else total.max(axis=-1)
 
     return {metric.name: mean(*kept[part.name][metric.name]) for metric in metrics}

@@ -118,10 +118,13 @@ class Runs:
             return scores(self.network(parameters), sample)
 
         (value, right), gradients = jax.value_and_grad(loss, has_aux=True)(state.parameters)
-        updates, optimizer = self.optimizer(hyper).update(gradients, state.optimizer, state.parameters)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to whole numbers
+            updates, optimizer = self.optimizer(hyper).update(gradients, state.optimizer, state.parameters)
         return State(optax.apply_updates(state.parameters, updates), optimizer), value, right
 
-    def several(self, most: int) -> Callable[[State, Array, Array], tuple[State, Array, Array]]:
+    def several(
+        self, most: int, spread: Callable[[Any], Any] = lambda tree: tree
+    ) -> Callable[[State, Array, Array], tuple[State, Array, Array]]:
         """A compiled function `(state, first, count)`: that many steps, up to `most`, of all runs; losses and
         accuracies `[R,most]`, of which the first `count` are filled. One compilation whatever the count."""
 
@@ -134,7 +137,7 @@ class Runs:
             empty = jnp.zeros(most, jnp.float32)
             return jax.lax.fori_loop(0, count, body, (state, empty, empty))
 
-        keys, values = self.keys, self.values
+        keys, values = spread((self.keys, self.values))
         mapped = jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None, None)), donate_argnums=0)
         return lambda state, first, count: mapped(state, keys, values, first, count)
 
