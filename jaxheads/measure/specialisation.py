@@ -111,7 +111,7 @@ def _functions(
 ) -> pd.DataFrame:
     breadth_F = _breadth(c_MF)
     low_F, high_F = _bounds([_breadth(c) for c in drawn], breadth_F, level)
-    best = [f"{layer}.{head}" for layer, head in zip(*np.unravel_index(c_MF.argmax(axis=0), shape), strict=True)]
+    best = [f"L{layer}H{head}" for layer, head in zip(*np.unravel_index(c_MF.argmax(axis=0), shape), strict=True)]
     columns = {
         "breadth": breadth_F,
         "breadth_low": low_F,

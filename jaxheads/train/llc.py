@@ -1,0 +1,100 @@
+"""The local learning coefficient, and its refinement to one head (Lau et al. 2023; Wang et al. 2024, arXiv 2410.02984).
+
+λ̂ = nβ (E[L(w)] − L(w*)), nβ = n / log n, with w drawn about w* by stochastic gradient Langevin dynamics:
+w ← w − ε/2 (nβ ∇L(w) + γ (w − w*)) + √ε · noise. It counts, in effect, the directions in which the loss rises: d/2 for
+d quadratic ones, fewer where it is flatter.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+class LLC(NamedTuple):
+    """λ̂ with its standard error over chains, each chain's, and the mean loss along the chains `[draws]`: if that still
+    climbs, there were too few burnt, or ε is too large."""
+
+    value: float
+    error: float
+    chains: np.ndarray
+    trace: np.ndarray
+
+
+def llc(
+    loss: Callable[[Any, Array], Array],
+    parameters: Any,
+    *,
+    n: int,
+    step: float = 1e-4,
+    pull: float = 100.0,
+    chains: int = 8,
+    burn: int = 200,
+    draws: int = 500,
+    moving: Any = None,
+    seed: int = 0,
+) -> LLC:
+    """Estimate λ̂ at `parameters`.
+
+    Args:
+        loss: `(parameters, key)` to the mean loss of a batch drawn with the key, nats.
+        n: the number of samples that the loss is of.
+        step: ε.
+        pull: γ, which keeps chains near.
+        moving: a tree like `parameters` of ones and zeros: what may move (weight refinement); all when left out. See
+            `head_only`.
+
+    Raises:
+        FloatingPointError: where a chain leaves for infinity: ε is too large.
+    """
+    heat = n / np.log(n)
+    mask = jax.tree.map(jnp.ones_like, parameters) if moving is None else moving
+
+    def move(w: Any, key: Array) -> tuple[Any, Array]:
+        data_key, noise_key = jax.random.split(key)
+        value, slope = jax.value_and_grad(loss)(w, data_key)
+        leaves, structure = jax.tree.flatten(w)
+        keys = jax.tree.unflatten(structure, list(jax.random.split(noise_key, len(leaves))))
+
+        def one(x: Array, g: Array, home: Array, m: Array, k: Array) -> Array:
+            drift = step / 2 * (heat * g + pull * (x - home))
+            return x + m * (step**0.5 * jax.random.normal(k, x.shape, x.dtype) - drift)
+
+        return jax.tree.map(one, w, slope, parameters, mask, keys), value
+
+    def chain(key: Array) -> Array:
+        return jax.lax.scan(move, parameters, jax.random.split(key, burn + draws))[1][burn:]
+
+    keys = jax.random.split(jax.random.key(seed), chains + 1)
+    losses_CD = np.asarray(jax.jit(jax.vmap(chain))(keys[1:]), np.float64)
+    if not np.isfinite(losses_CD).all():
+        raise FloatingPointError(f"a chain left for infinity: make the step smaller than {step:g}, or the pull larger")
+    home = np.mean([float(jax.jit(loss)(parameters, key)) for key in jax.random.split(keys[0], 64)])
+    each = heat * (losses_CD.mean(axis=1) - home)
+    return LLC(float(each.mean()), float(each.std(ddof=1) / np.sqrt(chains)), each, losses_CD.mean(axis=0))
+
+
+def head_only(parameters: Any, layer: int, head: int) -> Any:
+    """For `moving`: one head's W_Q, W_K, W_V, W_O and their biases, of a network's parameters with stacked layers.
+
+    Raises:
+        ValueError: where nothing of that head is found.
+    """
+    axes = {"W_Q": 2, "W_K": 2, "W_V": 2, "W_O": 1, "b_Q": 1, "b_K": 1, "b_V": 1}
+
+    def mark(path: tuple[Any, ...], weight: Array) -> Array:
+        names = [str(getattr(key, "name", getattr(key, "key", ""))) for key in path]
+        name = next((name for name in reversed(names) if name in axes), None)
+        if name is None or layer >= weight.shape[0] or head >= weight.shape[axes[name]]:
+            return jnp.zeros_like(weight)
+        index = [slice(None)] * weight.ndim
+        index[0], index[axes[name]] = slice(layer, layer + 1), slice(head, head + 1)
+        return jnp.zeros_like(weight).at[tuple(index)].set(1)
+
+    made = jax.tree_util.tree_map_with_path(mark, parameters)
+    if not any(float(leaf.sum()) for leaf in jax.tree.leaves(made)):
+        raise ValueError(f"these parameters have no head {layer}.{head} in stacked layers")
+    return made

@@ -1,0 +1,156 @@
+"""Gates in closed form (literature 12.1), heads that are really removed, orders of pruning, merged key/value heads."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxheads as jh
+from jaxheads.train.gates import decided, drawn, full_probability, learn_gates, open_probability, settled
+from jaxheads.train.loop import train
+from jaxheads.train.objective import scores
+from jaxheads.train.prune import head_importance, merge_kv_heads, pruning_curve, pruning_order, remove_heads
+from jaxheads.train.runs import grid
+
+from ..models.huggingface import assert_close
+from ..models.specs import SPECS
+from ..models.specs.spec import small
+from .toy import CONFIG, Counting
+
+
+def test_gates_in_closed_form():
+    zero = jnp.zeros(())
+    assert float(open_probability(zero)) == pytest.approx(0.68811, abs=1e-5)
+    assert 1 - float(open_probability(zero)) == pytest.approx(0.31189, abs=1e-5)
+    assert float(settled(zero)) == pytest.approx(0.5)
+    many = np.asarray(drawn(jnp.zeros(200_000), jax.random.key(0)))
+    assert many.mean() == pytest.approx(0.5, abs=0.003)
+    assert (many == 0).mean() == pytest.approx(0.31189, abs=0.004)
+    assert (many == 1).mean() == pytest.approx(float(full_probability(zero)), abs=0.004)
+    assert decided(jnp.array([-3.0, 3.0])).tolist() == [0, 1]
+
+
+@pytest.fixture(scope="module")
+def trained() -> jh.Model:
+    made = train(CONFIG, Counting(), 120, runs=grid([0], rate=[1e-2]), batch=16, init_scale=3.0, checkpoints=(120,))
+    return made.model()
+
+
+def test_a_higher_price_closes_more_gates(trained: jh.Model):
+    found = learn_gates(trained, Counting(), 150, strengths=(0.0, 0.05, 20.0), batch=16, gate_rate=0.1)
+    alive = found.alive()["decoder"]
+    assert alive[0] == 4
+    assert alive[0] >= alive[1] >= alive[2] == 0
+    assert found.losses[0] < found.losses[2]
+    sample = Counting().sample(jax.random.key(5), 16)
+    network = found.network(1)
+    kept = remove_heads(jh.Model(network), found.gates(1)["decoder"], sample.batch) if alive[1] else None
+    if kept is not None:
+        edits = (jh.gate(jh.Model(network), found.gates(1)["decoder"]),)
+        assert_close(scores(kept.network, sample)[0], scores(network, sample, edits)[0])
+    with pytest.raises(ValueError, match="penalties from 0 up"):
+        learn_gates(trained, Counting(), 5, strengths=(-1.0,))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bert", "vit", "bart", "gemma2"])
+def test_removed_heads_are_gates_that_are_closed(family: str):
+    both = small(family)
+    model, batch = both.ours, SPECS[family].batch(both.theirs)
+    rng = np.random.default_rng(0)
+    gates: dict[str, Any] = {}
+    for name, stack in model.stacks.items():
+        gates[name] = rng.choice([0.0, 0.5, 1.0], (stack.layers, stack.heads))
+        gates[name][:, -(stack.heads // stack.kv_heads) :] = 0  # a whole key/value head, in all layers
+    smaller = remove_heads(model, gates)
+    edits = [jh.gate(model, value, stack=name) for name, value in gates.items()]
+    assert_close(jh.run(smaller, batch).output, jh.run(model, batch, edits=edits).output)
+    for name, stack in model.stacks.items():
+        assert smaller.stacks[name].heads < stack.heads
+        assert model.stacks[name].heads == stack.heads  # the model itself is as it was
+    assert sum(leaf.size for leaf in jax.tree.leaves(smaller.network)) < sum(
+        leaf.size for leaf in jax.tree.leaves(model.network)
+    )
+
+
+def test_heads_with_biases_of_their_own_positions_stay():
+    both = small("bloom")
+    batch = SPECS["bloom"].batch(both.theirs)
+    gates = np.ones((2, 6))
+    gates[:, 0] = 0
+    with pytest.raises(ValueError, match="one part for each head"):
+        remove_heads(both.ours, gates, batch)
+    with pytest.raises(ValueError, match=r"expected \[2, 6\], got \[2, 4\]"):
+        remove_heads(both.ours, np.ones((2, 4)))
+
+
+def test_importance_is_the_slope_of_each_example(trained: jh.Model):
+    sample = Counting().sample(jax.random.key(5), 6)
+    found = np.asarray(head_importance(trained.network, sample))
+    expected = np.zeros((2, 2))
+    for example in range(6):
+        one = jax.tree.map(lambda field, e=example: field[e : e + 1], sample)
+        step, slopes = 1e-2, np.zeros((2, 2))
+        for at in np.ndindex(2, 2):
+            lost = []
+            for sign in (1, -1):
+                gates = np.ones((2, 2), np.float32)
+                gates[at] += sign * step
+                lost.append(float(scores(trained.network, one, (jh.gate(trained, gates),))[0]))
+            slopes[at] = (lost[0] - lost[1]) / (2 * step)
+        expected += np.abs(slopes) / 6
+    np.testing.assert_allclose(found, expected, rtol=0.05, atol=1e-3)
+
+
+def test_pruning_in_three_orders(trained: jh.Model):
+    sample = Counting().sample(jax.random.key(5), 16)
+    for method in ("importance", "ablation", "random"):
+        order = pruning_order(trained.network, sample, method)
+        assert sorted(order) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+        curve = pruning_curve(trained.network, sample, order)
+        assert curve["loss"][0] == pytest.approx(float(scores(trained.network, sample)[0]), rel=1e-5)
+        off = (jh.zero_heads(trained, order[:2]),)
+        assert curve["loss"][2] == pytest.approx(float(scores(trained.network, sample, off)[0]), rel=1e-4)
+    by_ablation = pruning_order(trained.network, sample, "ablation")
+    first = (jh.zero_heads(trained, by_ablation[:1]),)
+    last = (jh.zero_heads(trained, by_ablation[-1:]),)
+    assert float(scores(trained.network, sample, first)[0]) <= float(scores(trained.network, sample, last)[0])
+    with pytest.raises(ValueError, match="importance, ablation or random"):
+        pruning_order(trained.network, sample, "size")
+
+
+def test_merging_key_value_heads_that_are_alike_changes_nothing():
+    model = small("llama").ours
+    batch = jh.Batch(np.arange(14).reshape(2, 7) % 37)
+    attention = model.network.stacks[0].blocks.attention
+    kept = {name: getattr(attention, name)[...] for name in ("W_K", "W_V")}
+    try:
+        for name, value in kept.items():
+            getattr(attention, name)[...] = jnp.repeat(value[:, :, :1], 2, axis=2)
+        merged = merge_kv_heads(model, np.zeros((2, 2), int))
+        assert merged.stack().kv_heads == 1
+        assert_close(jh.run(merged, batch).output, jh.run(model, batch).output)
+    finally:
+        for name, value in kept.items():
+            getattr(attention, name)[...] = value
+
+
+def test_merged_groups_may_lie_apart():
+    """Query heads follow their keys: heads 0 and 2, 1 and 3 are twins."""
+    model = small("gpt2").ours
+    batch = jh.Batch(np.arange(14).reshape(2, 7) % 37)
+    attention = model.network.stacks[0].blocks.attention
+    kept = {name: getattr(attention, name)[...] for name in ("W_K", "W_V", "b_K", "b_V")}
+    try:
+        for name, value in kept.items():
+            axis = value.ndim - 2
+            getattr(attention, name)[...] = jnp.take(value, jnp.array([0, 1, 0, 1]), axis=axis)
+        merged = merge_kv_heads(model, [[0, 1, 0, 1]] * 2)
+        assert merged.stack().kv_heads == 2
+        assert_close(jh.run(merged, batch).output, jh.run(model, batch).output)
+    finally:
+        for name, value in kept.items():
+            getattr(attention, name)[...] = value
+    with pytest.raises(ValueError, match="must all have one size"):
+        merge_kv_heads(model, [[0, 0, 0, 1]] * 2)

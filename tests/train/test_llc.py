@@ -1,0 +1,51 @@
+"""The learning coefficient in closed form: w², w⁴, w⁶ and two quadratic directions."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxheads.train.llc import head_only, llc
+from jaxheads.train.runs import Runs
+
+from .toy import CONFIG, Counting
+
+
+def of(power: int, dimensions: int, **options) -> float:
+    start = {"w": jnp.zeros(dimensions)}
+    made = llc(
+        lambda w, key: (w["w"] ** power).sum(), start, n=10_000, pull=0.0, chains=16, burn=2000, draws=8000, **options
+    )
+    return made.value
+
+
+@pytest.mark.parametrize(
+    ("power", "dimensions", "step", "expected"),
+    [(2, 1, 2e-5, 1 / 2), (4, 1, 2e-4, 1 / 4), (6, 1, 1e-3, 1 / 6), (2, 2, 2e-5, 1.0)],
+)
+def test_closed_forms(power: int, dimensions: int, step: float, expected: float):
+    assert of(power, dimensions, step=step) == pytest.approx(expected, rel=0.12)
+
+
+def test_only_what_may_move_is_counted():
+    start = {"a": jnp.zeros(2), "b": jnp.zeros(3)}
+    moving = {"a": jnp.zeros(2), "b": jnp.ones(3)}
+    made = llc(
+        lambda w, key: (w["a"] ** 2).sum() + (w["b"] ** 2).sum(), start, n=10_000, step=2e-5, pull=0.0, chains=16,
+        burn=2000, draws=6000, moving=moving,
+    )  # fmt: skip
+    assert made.value == pytest.approx(3 / 2, rel=0.12)
+    assert made.error < 0.2
+
+
+def test_one_head_of_a_network():
+    runs = Runs(CONFIG, Counting(), ({"seed": 0},), 4)
+    parameters = jax.tree.map(lambda leaf: leaf[0], runs.start().parameters)
+    made = head_only(parameters, 1, 0)
+    assert sum(int(leaf.sum()) for leaf in jax.tree.leaves(made)) == 4 * 16 * 8
+    with pytest.raises(ValueError, match=r"no head 1\.2"):
+        head_only(parameters, 1, 2)
+
+
+def test_a_step_that_is_too_large_is_told_of():
+    with pytest.raises(FloatingPointError, match="make the step smaller than 1"):
+        of(4, 1, step=1.0)
