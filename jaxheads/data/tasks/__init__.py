@@ -3,7 +3,11 @@
 from collections.abc import Mapping
 
 from .agreement import Agreement
+from .dyck import Dyck
+from .functions import InContext
+from .images import Corners, Digits, Texture
 from .induction import Induction
+from .ioi import ToyIOI
 from .markov import Markov
 from .modular import ModularAddition
 from .task import Sample, Task
@@ -18,8 +22,29 @@ TASKS: Mapping[str, Task] = {
         Agreement(),
         Agreement(masked=True),
         *(ModularAddition(prime) for prime in (59, 113)),
+        Digits(),
+        Corners(),
+        Texture(),
+        Dyck(),
+        InContext(),
+        ToyIOI(),
     )
 }
 """All tasks with their usual options, by name."""
 
-__all__ = ["TASKS", "Agreement", "Induction", "Markov", "ModularAddition", "Sample", "Task", "Translation"]
+__all__ = [
+    "TASKS",
+    "Agreement",
+    "Corners",
+    "Digits",
+    "Dyck",
+    "InContext",
+    "Induction",
+    "Markov",
+    "ModularAddition",
+    "Sample",
+    "Task",
+    "Texture",
+    "ToyIOI",
+    "Translation",
+]
