@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 
 from .agreement import Agreement
+from .captions import Captions
 from .dyck import Dyck
 from .functions import InContext
+from .grammar import Grammar, Sentiment
 from .images import Corners, Digits, Texture
 from .induction import Induction
 from .ioi import ToyIOI
@@ -28,6 +30,9 @@ TASKS: Mapping[str, Task] = {
         Dyck(),
         InContext(),
         ToyIOI(),
+        Grammar(),
+        Sentiment(),
+        Captions(),
     )
 }
 """All tasks with their usual options, by name."""
@@ -35,14 +40,17 @@ TASKS: Mapping[str, Task] = {
 __all__ = [
     "TASKS",
     "Agreement",
+    "Captions",
     "Corners",
     "Digits",
     "Dyck",
+    "Grammar",
     "InContext",
     "Induction",
     "Markov",
     "ModularAddition",
     "Sample",
+    "Sentiment",
     "Task",
     "Texture",
     "ToyIOI",
