@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 
 from .agreement import Agreement
+from .captions import Captions
+from .dyck import Dyck
+from .functions import InContext
+from .grammar import Grammar, Sentiment
+from .images import Corners, Digits, Texture
 from .induction import Induction
+from .ioi import ToyIOI
 from .markov import Markov
 from .modular import ModularAddition
 from .task import Sample, Task
@@ -18,8 +24,35 @@ TASKS: Mapping[str, Task] = {
         Agreement(),
         Agreement(masked=True),
         *(ModularAddition(prime) for prime in (59, 113)),
+        Digits(),
+        Corners(),
+        Texture(),
+        Dyck(),
+        InContext(),
+        ToyIOI(),
+        Grammar(),
+        Sentiment(),
+        Captions(),
     )
 }
 """All tasks with their usual options, by name."""
 
-__all__ = ["TASKS", "Agreement", "Induction", "Markov", "ModularAddition", "Sample", "Task", "Translation"]
+__all__ = [
+    "TASKS",
+    "Agreement",
+    "Captions",
+    "Corners",
+    "Digits",
+    "Dyck",
+    "Grammar",
+    "InContext",
+    "Induction",
+    "Markov",
+    "ModularAddition",
+    "Sample",
+    "Sentiment",
+    "Task",
+    "Texture",
+    "ToyIOI",
+    "Translation",
+]

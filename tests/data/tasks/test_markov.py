@@ -99,11 +99,11 @@ def test_the_controls_bayes_predictor():
         assert found[position, row[position]] == pytest.approx(stay, abs=1e-5)
     # Three states and more: by importance sampling of the matrices themselves.
     task = Markov(4, doubly_stochastic=True)
-    row = drawn(task, 1, seed=3).batch["tokens"][0][:8]
-    _, matrix = jax.vmap(task.chain)(jax.random.split(jax.random.key(5), 60_000))
+    row = drawn(task, 1, seed=3).batch["tokens"][0][:6]
+    _, matrix = jax.vmap(task.chain)(jax.random.split(jax.random.key(5), 20_000))
     likelihood = np.prod([np.asarray(matrix)[:, a, b] for a, b in pairwise(row)], axis=0)
     expected = (likelihood[:, None] * np.asarray(matrix)[:, row[-1]]).sum(axis=0) / likelihood.sum()
-    assert np.abs(np.asarray(task.bayes(row))[-1] - expected).max() < 0.01
+    assert np.abs(np.asarray(task.bayes(row))[-1] - expected).max() < 0.02
     assert np.abs(np.asarray(task.bayes(row)) - np.asarray(bigram(4, row))).max() > 0.01
 
 
