@@ -1,1 +1,37 @@
 """The training lab: small models trained many at once, and their heads watched as they specialise."""
+
+from .gates import learn_gates
+from .llc import head_only, llc
+from .loop import Trained, train
+from .monitor import Trace, Watch, ablation_losses, head_scores, trace
+from .objective import scores
+from .onset import onset, order, phase_change
+from .plots import evolution
+from .prune import head_importance, merge_kv_heads, pruning_curve, pruning_order, remove_heads
+from .runs import adamw, grid, log_spaced
+
+__all__ = [
+    "Trace",
+    "Trained",
+    "Watch",
+    "ablation_losses",
+    "adamw",
+    "evolution",
+    "grid",
+    "head_importance",
+    "head_only",
+    "head_scores",
+    "learn_gates",
+    "llc",
+    "log_spaced",
+    "merge_kv_heads",
+    "onset",
+    "order",
+    "phase_change",
+    "pruning_curve",
+    "pruning_order",
+    "remove_heads",
+    "scores",
+    "trace",
+    "train",
+]
