@@ -33,15 +33,21 @@ from jaxheads.models.network import Network
 from jaxheads.provenance import environment
 from jaxheads.statistics import t_mean
 from jaxheads.train.loop import Trained, train
-from jaxheads.train.monitor import Trace, ablation_losses, head_scores, trace
+from jaxheads.train.monitor import Trace, head_scores, trace
 from jaxheads.train.objective import scores
 from jaxheads.train.onset import onset, order, phase_change
 from jaxheads.train.plots import evolution
-from jaxheads.train.runs import grid
+from jaxheads.train.runs import grid, log_spaced
 
 SKILLS = ("previous_token", "induction")
 EVALUATED = 64
 """Fresh examples that checkpoints are measured on."""
+
+MANY = 0.5
+"""Heads with at least this share of the best head's score count as heads of that skill."""
+
+SHARES = (0.1, 0.5)
+"""Of the way to the best score: where a skill counts as set in."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +89,20 @@ VARIANTS = (
 )
 
 
+def fresh() -> Any:
+    """What everything is measured on: random lengths, whatever was trained."""
+    return Induction().sample(jax.random.key(12345), EVALUATED)
+
+
 def watch(made: Trained) -> Trace:
-    """Heads' scores, the loss without each, and the loss, at every checkpoint; on random lengths in any case."""
-    sample = Induction().sample(jax.random.key(12345), EVALUATED)
+    """Heads' scores and the loss at every checkpoint."""
+    sample = fresh()
     metrics = resolve(SKILLS)
 
     def numbers(network: Network) -> dict[str, jax.Array]:
         loss, right = scores(network, sample)
         found = head_scores(network, sample.batch, metrics)
-        return {**found, "without": ablation_losses(network, sample) + loss, "loss": loss, "accuracy": right}
+        return {**found, "loss": loss, "accuracy": right}
 
     return trace(made.runs, made.steps, made.trajectory, numbers)
 
@@ -104,6 +115,11 @@ def composed(model: jh.Model, early: tuple[int, int], late: tuple[int, int]) -> 
     return float(own), int((values > own).sum()) + 1, found.random[0]
 
 
+def without(model: jh.Model, heads: list[tuple[int, int]]) -> float:
+    """The loss with these heads' outputs set to zero."""
+    return float(scores(model.network, fresh(), (jh.zero_heads(model, heads),))[0])
+
+
 def of_run(variant: Variant, made: Trained, seen: Trace, run: int) -> dict[str, Any]:
     """One row of the table: a condition and a seed."""
     last = {name: value[-1, run] for name, value in seen.values.items()}
@@ -113,7 +129,9 @@ def of_run(variant: Variant, made: Trained, seen: Trace, run: int) -> dict[str, 
     heads = {skill: tuple(seen.best_head(skill)[run].tolist()) for skill in SKILLS}
     for skill, head in heads.items():
         row |= {skill: float(last[skill][head]), f"{skill} head": f"L{head[0]}H{head[1]}"}
-        row[f"loss without {skill} head"] = float(last["without"][head])
+        many = [(int(layer), int(one)) for layer, one in np.argwhere(last[skill] >= MANY * last[skill][head])]
+        row[f"without {skill} head"] = without(made.model(run), [head])
+        row[f"such {skill} heads"], row[f"without all {skill} heads"] = len(many), without(made.model(run), many)
     early, late = heads["previous_token"], heads["induction"]
     if early[0] < late[0]:
         row["K-composition"], row["its rank"], row["random"] = composed(made.model(run), early, late)
@@ -126,7 +144,7 @@ def over_seeds(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for condition, group in runs.groupby("condition", sort=False):
         for name in ("loss", "accuracy", "previous_token", "induction", "K-composition", "copying"):
-            values = group[name].to_numpy(float)
+            values = group[name].to_numpy(float) if name in group else np.empty(0)
             if len(values) > 1 and np.isfinite(values).all():
                 mean, low, high = (float(part) for part in t_mean(values))
                 rows.append({"condition": condition, "number": name, "mean": mean, "low": low, "high": high})
@@ -142,15 +160,19 @@ def run(options: Options) -> None:
         config = variant.task.model_config(n_layers=variant.layers)
         made = train(
             config, variant.task, steps, runs=grid(range(seeds), rate=[options.rate]), batch=options.batch,
-            init_scale=3.0, progress=True,
+            init_scale=3.0, progress=True, checkpoints=log_spaced(steps, 120),
         )  # fmt: skip
         seen = watch(made)
         table += [of_run(variant, made, seen, run) for run in range(seeds)]
         curves = {"loss": seen.values["loss"], **{skill: seen.best(skill) for skill in SKILLS}}
-        found = {skill: onset(seen.steps, curves[skill], least=0.3) for skill in SKILLS}
+        found = {
+            f"{skill} {share:.0%}": onset(seen.steps, curves[skill], share=share, least=0.3)
+            for skill in SKILLS
+            for share in SHARES
+        }
         onsets[variant.name] = {**found, "loss falls": phase_change(seen.steps, curves["loss"]).step}
         figures[variant.name] = evolution(
-            seen.steps, curves, lines={"loss": dict(anchors)}, onsets=found, together=[["loss"], list(SKILLS)]
+            seen.steps, curves, lines={"loss": dict(anchors)}, onsets={}, together=[["loss"], list(SKILLS)]
         )
         print(f"{variant.name}: {[round(float(value), 3) for value in seen.values['loss'][-1]]}", flush=True)
     runs = pd.DataFrame(table)
@@ -167,7 +189,10 @@ def write(options: Options, runs: pd.DataFrame, onsets: dict[str, Any], figures:
             for seed in range(seeds)
         ]
     )
-    first = order({name: onsets["two layers"][name] for name in SKILLS})
+    first = {
+        share: order({skill: onsets["two layers"][f"{skill} {share:.0%}"] for skill in SKILLS}).to_numpy()[0, 1]
+        for share in SHARES
+    }
     about = {"seeds": seeds, "steps": steps, "batch": options.batch, "rate": options.rate, **environment()}
     contents: dict[Any, Any] = {
         options.out / "runs.csv": runs.to_csv(index=False, lineterminator="\n").encode(),
@@ -182,13 +207,19 @@ def write(options: Options, runs: pd.DataFrame, onsets: dict[str, Any], figures:
     write_together(contents)
 
 
-def page(options: Options, runs: pd.DataFrame, onsets: pd.DataFrame, first: pd.DataFrame) -> str:
+def page(options: Options, runs: pd.DataFrame, onsets: pd.DataFrame, first: dict[float, float]) -> str:
     """What was found, for a reader."""
     seeds, steps = options.trained
     anchors = Induction().anchors
     two = runs[runs["condition"] == "two layers"]
-    share = first.loc["previous_token", "induction"]
-    least = two[["loss without previous_token head", "loss without induction head"]].to_numpy().min()
+    came_first = ", ".join(f"{value:.0%} of the seeds at {share:.0%} of the way" for share, value in first.items())
+    alone, together = (
+        ", ".join(
+            f"{skill.replace('_', ' ')} {_range(runs, 'two layers', f'without {which}{skill} head{s}')}"
+            for skill in SKILLS
+        )
+        for which, s in (("", ""), ("all ", "s"))
+    )
     top = int((two["its rank"] == 1).sum()) if "its rank" in two else 0
     shown = runs.drop(columns=["trained loss"])
     one, both = (
@@ -207,14 +238,16 @@ best 0.
 |---|---|---|
 | one layer never forms induction | Olsson et al. 2022 [S] | {one} |
 | two layers do | Olsson et al. 2022 [S] | {both} |
-| previous-token head first | Elhage et al. 2021 [S] | in {share:.0%} of the seeds in which both set in |
+| previous-token head first | Elhage et al. 2021 [S] | in {came_first} |
 | that pair composes through keys | Elhage et al. 2021 [S] | the most of all pairs in {top} of {seeds} seeds |
-| without either head the loss is back at ln S | (our anchor) | at least {least:.3f}, anchor {anchors["seen"]:.3f} |
+| without either head the loss is back at ln S, {anchors["seen"]:.3f} | (our anchor) | {alone} |
+| without all heads of the skill | (our anchor) | {together} |
 | one length in training is a shortcut | literature, trap 11 | {shortcut} |
 
 {shown.to_markdown(index=False, floatfmt=".3f")}
 
-Onsets: half of the way to the best score, in steps; the loss falls where it is steepest per log step.
+Heads of a skill: with at least {MANY:.0%} of the best head's score. Onsets: so much of the way to the best score, in
+steps; the loss falls where it is steepest per log step.
 
 {onsets.to_markdown(index=False, floatfmt=".0f")}
 """

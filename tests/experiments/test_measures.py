@@ -1,0 +1,53 @@
+"""The experiments on measures: the comparison's numbers, and one command from model to page."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import jaxheads as jh
+from experiments import attribution_agreement, head_measures
+
+from .test_ioi import small
+
+
+def test_agreement_is_of_sizes_example_by_example():
+    rng = np.random.default_rng(0)
+    one = rng.standard_normal((6, 3, 4))
+    values = {"one": one, "turned": -2 * one, "other": rng.standard_normal((6, 3, 4))}
+    pairs = attribution_agreement.agreement(values, seed=0).set_index(["first", "second"])
+    assert pairs.loc[("one", "turned"), "rank_correlation"] == pytest.approx(1)
+    assert pairs.loc[("one", "turned"), "of_means"] == pytest.approx(1)
+    low, high = pairs.loc[("one", "other"), ["rank_correlation_low", "rank_correlation_high"]]
+    assert low < 0 < high or abs(low) < 0.4
+    square = attribution_agreement.matrix(pairs.reset_index(), "rank_correlation")
+    assert (square.to_numpy() == square.to_numpy().T).all()
+
+
+def test_agreement_from_the_command_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(jh, "load", lambda _: small())
+    attribution_agreement.main(["--model", "small", "--quick", "--out", str(tmp_path)])
+    assert "Tokens: faithfulness" in capsys.readouterr().out
+    heads = pd.read_csv(tmp_path / "heads.csv")
+    assert set(heads["first"]) | set(heads["second"]) == {
+        *("ablation (mean)", "patching", "atp", "importance", "direct effect", "relevance (attnlrp)")
+    }
+    assert heads["rank_correlation"].between(-1, 1).all()
+    exact = heads.query("first == 'patching' and second == 'atp'")["of_means"].item()
+    assert exact > 0.5
+    assert pd.read_csv(tmp_path / "cost.csv", index_col=0)["seconds"].min() > 0
+    assert (tmp_path / "heads.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.weights
+def test_head_measures_from_the_command_to_the_page(tmp_path: Path, capsys):
+    head_measures.main(["--models", "glassllm-en", "--quick", "--out", str(tmp_path)])
+    assert "Who does what, and nothing else" in capsys.readouterr().out
+    folder = tmp_path / "glassllm-en"
+    for name in ("patterns", "norms", "patterns-null", "repeats", "variability", "specialisation", "share", "copying"):
+        table = jh.HeadTable.load(folder / name)
+        assert np.isfinite(table.frame.select_dtypes("number").to_numpy()).any()
+    effective = pd.read_csv(folder / "effective-heads.csv")
+    assert effective[["js", "outputs", "cka"]].to_numpy().min() >= 0.99
+    assert effective[["js", "outputs", "cka"]].to_numpy().max() <= 4.01
