@@ -9,7 +9,7 @@ methods, against blanking tokens out one by one. Agreement is Spearman's rank co
 values: methods do not share a sign), example by example, then averaged, with a bootstrap over examples; beside it that
 of the means over examples, which is what tables of heads are read by. Seconds are of a second call, without compiling.
 
-Cost on 2 cores: about 4 minutes for the default 16 prompts of SmolLM2-135M.
+Cost on 2 cores: about 6 minutes for the default 12 prompts of SmolLM2-135M.
 """
 
 import json
@@ -33,6 +33,9 @@ from jaxheads.provenance import environment
 from jaxheads.statistics import bootstrap_mean, rank_correlation
 from jaxheads.tables import HeadTable
 
+TOKEN_EXAMPLES = 6
+"""Prompts at most for the methods of tokens: each is judged by many whole passes."""
+
 TOKEN_METHODS = ("rollout", "flow", "chefer", "attnlrp", "cplrp", "gradient", "integrated-gradients")
 
 
@@ -42,7 +45,7 @@ class Options:
 
     Attributes:
         model: a decoder: zoo name, hub id or directory.
-        examples: prompts; 16, or 3 with --quick.
+        examples: prompts; 12, or 3 with --quick.
         quick: few prompts, and of the token methods those without many passes.
     """
 
@@ -183,7 +186,7 @@ Intervals of all pairs are in heads.csv.
 def run(options: Options) -> Path:
     """Ask all, compare, write."""
     model = jh.load(options.model)
-    count = options.examples or (3 if options.quick else 16)
+    count = options.examples or (3 if options.quick else 12)
     asked = prompts(model, count, options.seed)
     found, seconds = timed(head_methods(model, asked, options))
     values = {name: numbers(table) for name, table in found.items()}
@@ -192,7 +195,8 @@ def run(options: Options) -> Path:
     cost["of a mean ablation"] = cost["seconds"] / seconds["ablation (mean)"]
     blank = model.tokenizer.pad_token_id or model.tokenizer.unk_token_id or 0
     chosen = ("rollout", "attnlrp", "gradient") if options.quick else TOKEN_METHODS
-    tokens = jh.faithfulness(model, asked.clean, asked.objective, chosen, blank=int(blank), points=5, seed=options.seed)
+    few = prompts(model, min(count, TOKEN_EXAMPLES), options.seed)
+    tokens = jh.faithfulness(model, few.clean, few.objective, chosen, blank=int(blank), points=5, seed=options.seed)
     about = {
         "model": model.name, "weights": model.identity(), "examples": count, "seed": options.seed, "blank": int(blank),
         **environment(),

@@ -215,12 +215,11 @@ def page(options: Options, runs: pd.DataFrame, onsets: pd.DataFrame, first: dict
     came_first = ", ".join(f"{value:.0%} of the seeds at {share:.0%} of the way" for share, value in first.items())
     alone, together = (
         ", ".join(
-            f"{skill.replace('_', ' ')} {_range(runs, 'two layers', f'without {which}{skill} head{s}')}"
+            f"{skill.replace('_', ' ')} {_range(runs, 'two layers', f'without {which}{skill} head{plural}')}"
             for skill in SKILLS
         )
-        for which, s in (("", ""), ("all ", "s"))
+        for which, plural in (("", ""), ("all ", "s"))
     )
-    top = int((two["its rank"] == 1).sum()) if "its rank" in two else 0
     shown = runs.drop(columns=["trained loss"])
     one, both = (
         f"loss {_range(runs, layers, 'loss')}, best induction score {_range(runs, layers, 'induction')}"
