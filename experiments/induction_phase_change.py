@@ -212,6 +212,7 @@ def page(options: Options, runs: pd.DataFrame, onsets: pd.DataFrame, first: dict
     seeds, steps = options.trained
     anchors = Induction().anchors
     two = runs[runs["condition"] == "two layers"]
+    top = int((two["its rank"] == 1).sum()) if "its rank" in two else 0
     came_first = ", ".join(f"{value:.0%} of the seeds at {share:.0%} of the way" for share, value in first.items())
     alone, together = (
         ", ".join(
