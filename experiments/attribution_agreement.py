@@ -78,10 +78,8 @@ def head_methods(model: jh.Model, asked: Asked, options: Options) -> dict[str, C
     clean, corrupt, objective = asked.clean, asked.corrupt, asked.objective
 
     def relevance(method: Any) -> Callable[[], HeadTable]:
-        steps = {"steps": 8} if method == "integrated-gradients" else {}
-
         def way() -> HeadTable:
-            found = jh.relevance(model, clean, objective, method, **steps).heads
+            found = jh.relevance(model, clean, objective, method, steps=8).heads
             assert found is not None
             return found
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -170,7 +171,8 @@ def page(
         counts = kinds.map(dict(enumerate(CLASSES))).value_counts()
         lines += ["", "Kinds of maps: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()) + "."]
     lines += ["", "## Who does what, and nothing else", "", _markdown(made.functions), ""]
-    best = frame[frame["strength"] > 0].sort_values(["strength", "selectivity"], ascending=False).head(12)
+    best: Any = frame[frame["strength"] > 0]
+    best = best.sort_values(["strength", "selectivity"], ascending=False).head(12)
     lines += [_markdown(best[["function", "strength", "selectivity", "selectivity_low", "selectivity_high", "p"]])]
     lines += ["", "## The best heads, chosen on one half and reported on the other", ""]
     for metric, table in (("previous_token", "patterns"), ("induction", "repeats"), ("distance", "patterns")):

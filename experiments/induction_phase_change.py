@@ -211,8 +211,8 @@ def page(options: Options, runs: pd.DataFrame, onsets: pd.DataFrame, first: dict
     """What was found, for a reader."""
     seeds, steps = options.trained
     anchors = Induction().anchors
-    two = runs[runs["condition"] == "two layers"]
-    top = int((two["its rank"] == 1).sum()) if "its rank" in two else 0
+    ranks = runs.loc[runs["condition"] == "two layers", "its rank"].to_numpy() if "its rank" in runs else np.empty(0)
+    top = int((ranks == 1).sum())
     came_first = ", ".join(f"{value:.0%} of the seeds at {share:.0%} of the way" for share, value in first.items())
     alone, together = (
         ", ".join(

@@ -1,6 +1,7 @@
 """The experiments of the training lab, in short: that they run and say what they measured."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ def test_induction_from_the_command_to_the_page(tmp_path: Path, capsys):
 def test_markov_from_the_command_to_the_page(tmp_path: Path, capsys):
     markov_phases.main(["--quick", "--steps", "4", "--states", "2", "--out", str(tmp_path)])
     assert "Beside the published losses" in capsys.readouterr().out
-    runs = pd.read_csv(tmp_path / "runs.csv")
+    runs: Any = pd.read_csv(tmp_path / "runs.csv")
     assert list(runs["condition"].unique()) == ["K = 2", "K = 2, one layer", "K = 2, doubly stochastic"]
     assert (runs["KL from Bayes at the end"] > 0).all()
 

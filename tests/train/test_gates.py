@@ -108,7 +108,7 @@ def test_pruning_in_three_orders(trained: jh.Model):
     for method in ("importance", "ablation", "random"):
         order = pruning_order(trained.network, sample, method)
         assert sorted(order) == [(0, 0), (0, 1), (1, 0), (1, 1)]
-        curve = pruning_curve(trained.network, sample, order)
+        curve: Any = pruning_curve(trained.network, sample, order)
         assert curve["loss"][0] == pytest.approx(float(scores(trained.network, sample)[0]), rel=1e-5)
         off = (jh.zero_heads(trained, order[:2]),)
         assert curve["loss"][2] == pytest.approx(float(scores(trained.network, sample, off)[0]), rel=1e-4)

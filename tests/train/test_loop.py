@@ -35,8 +35,8 @@ def test_runs_together_are_runs_one_by_one():
         alone = train(CONFIG, Counting(), 6, runs=[run], batch=4, checkpoints=(0, 6))
         for ours, theirs in zip(leaves(together.last, index), leaves(alone.last, 0), strict=True):
             assert_close(ours, theirs)
-        own = together.curve[together.curve["run"] == index]
-        assert_close(own["loss"].to_numpy(), alone.curve["loss"].to_numpy())
+        own = together.curve.query("run == @index")["loss"].to_numpy()
+        assert_close(own, alone.curve["loss"].to_numpy())
     starts = leaves(together.kept[0])
     assert all((leaf[0] == leaf[1]).all() for leaf in starts)  # a seed is a start, whatever the rate
     assert any((leaf[0] != leaf[2]).any() for leaf in starts)
@@ -68,7 +68,7 @@ def test_a_step_is_what_it_is_by_hand():
 
 def test_it_learns():
     made = train(CONFIG, Counting(), 150, runs=grid([0, 1], rate=[1e-2]), batch=16, init_scale=3.0)
-    last = made.curve[made.curve["step"] == 149]
+    last = made.curve.query("step == 149")
     assert last["loss"].to_numpy().max() < 0.1
     assert last["accuracy"].to_numpy().min() > 0.95
     assert made.steps[0] == 0

@@ -14,7 +14,7 @@ from jax import Array
 from ...models.stack import Stack
 from .example import NEEDS, Example
 
-Scored = tuple[Array, Array] | tuple[Array, bool]
+Scored = tuple[Array, Array]
 """A metric's value for one head and one example, and whether it counts."""
 
 
@@ -34,7 +34,7 @@ class Metric:
     """
 
     name: str
-    function: Callable[..., Scored]
+    function: Callable[..., tuple[Any, Any]]
     options: tuple[tuple[str, Any], ...] = ()
     best_of: tuple[int, ...] = ()
     label: str = ""
