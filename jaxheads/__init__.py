@@ -7,6 +7,7 @@ from .measure.circuits.copying import eigenvalue_copying
 from .measure.circuits.factored import Factored, ov_circuit, qk_circuit
 from .measure.circuits.pairs import TokenPairs, token_pairs
 from .measure.circuits.positional import positional_kernel
+from .measure.context import ContextScore, icl_score
 from .measure.contributions.copying import logit_copying, name_copying
 from .measure.contributions.direct import DirectParts, direct_effects, direct_parts
 from .measure.contributions.lens import logit_lens
@@ -20,6 +21,7 @@ from .measure.relevance.rules import Rules
 from .measure.roles import Evidence, name_heads
 from .measure.selection import held_out, with_intervals
 from .measure.specialisation import Specialisation, specialisation
+from .measure.text_span import TextSpan, text_span
 from .measure.variability import variability
 from .measure.words import pool_words
 from .models.batch import Batch
@@ -77,11 +79,14 @@ __all__ = [
     "METRICS",
     "Evidence",
     "HeadPairs",
+    "ContextScore",
     "Specialisation",
+    "TextSpan",
     "Metric",
     "compare_heads",
     "head_detector",
     "held_out",
+    "icl_score",
     "marked_share",
     "measure",
     "name_heads",
@@ -90,6 +95,7 @@ __all__ = [
     "register",
     "retrieval",
     "specialisation",
+    "text_span",
     "token_class",
     "variability",
     "with_intervals",
