@@ -31,13 +31,13 @@ def test_agreement_from_the_command_to_the_page(tmp_path: Path, monkeypatch: pyt
     attribution_agreement.main(["--model", "small", "--quick", "--out", str(tmp_path)])
     assert "Tokens: faithfulness" in capsys.readouterr().out
     heads: Any = pd.read_csv(tmp_path / "heads.csv")
-    assert set(heads["first"]) | set(heads["second"]) == {
+    assert {*heads["first"].tolist(), *heads["second"].tolist()} == {
         *("ablation (mean)", "patching", "atp", "importance", "direct effect", "relevance (attnlrp)")
     }
     assert np.abs(heads["rank_correlation"].to_numpy()).max() <= 1
     exact = float(heads.query("first == 'patching' and second == 'atp'")["of_means"].to_numpy()[0])
     assert exact > 0.5
-    assert pd.read_csv(tmp_path / "cost.csv", index_col=0)["seconds"].min() > 0
+    assert pd.read_csv(tmp_path / "cost.csv")["seconds"].to_numpy().min() > 0
     assert (tmp_path / "heads.png").read_bytes().startswith(b"\x89PNG")
 
 
