@@ -12,13 +12,13 @@ pairs of heads that very pair composes most through keys; without either, the lo
 segment's tokens, ln S; and what was trained on one length fails on others.
 
 Found (results/induction-phase-change; 5 seeds): one layer stays at 2.73 to 2.78 nats (ln S is 2.69), two layers end at
-0.000 to 0.004 with an induction head of 0.98 to 0.99 in every seed, and the pair composes most of all pairs through keys
-in 4 of 5. What was trained on one length has 12.8 to 16.2 nats on random ones. Two things did not come out as told. The
-order depends on where a skill counts as set in: a tenth of the way to its best, the previous-token head is first in 4
-of 5 seeds, by 2 to 5 steps of some 170; half of the way, in none, for it goes on sharpening after induction works. And
-without the best induction head nothing happens (0.007 to 0.024): all four heads of the layer have become one. Without
-all of them the loss is 7.1 to 7.6, above ln S, for the model is then sure of what it does not know; without the
-previous-token heads, one or two of them, 8.1 to 11.6.
+0.000 to 0.004 with an induction head of 0.98 to 0.99 in every seed, and the pair composes most of all pairs through
+keys in 4 of 5. What was trained on one length has 12.8 to 16.2 nats on random ones. Two things did not come out as
+told. The order depends on where a skill counts as set in: a tenth of the way to its best, the previous-token head is
+first in 4 of 5 seeds, by 2 to 5 steps of some 170; half of the way, in none, for it goes on sharpening after induction
+works. And without the best induction head nothing happens (0.007 to 0.024): all four heads of the layer have become
+one. Without all of them the loss is 7.1 to 7.6, above ln S, for the model is then sure of what it does not know;
+without the previous-token heads, one or two of them, 8.1 to 11.6.
 
 Cost on 2 cores: about 7 minutes; --quick, under one, only shows that it runs.
 """
