@@ -33,7 +33,7 @@ from .models.model import Model, Run, run
 from .models.saving import to_hf, to_orbax
 from .models.sharding import placement, shard
 from .models.sites import SiteEdit
-from .objectives import Objective, logit, logit_difference, loss
+from .objectives import Objective, logit, logit_difference, loss, probability_difference
 from .sweep.ablate import ablate, cumulative, interactions
 from .sweep.ask import plan
 from .sweep.attribute import attribute
@@ -138,6 +138,7 @@ __all__ = [
     "objectives",
     "patch",
     "plan",
+    "probability_difference",
     "share",
     # by which ways
     "Graph",

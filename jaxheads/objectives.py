@@ -135,6 +135,35 @@ class Loss:
         return -(read * reads.weight).sum(axis=1)
 
 
+@dataclass(frozen=True, eq=False)
+class ProbabilityDifference:
+    """Σ sign · p(token) at one position of each example; see `probability_difference`."""
+
+    tokens: np.ndarray
+    signs: np.ndarray
+    positions: np.ndarray | None
+    name: str
+
+    def reads(self, model: Model, batch: Batch) -> Reads:
+        tokens_BC, signs_BC = (
+            np.broadcast_to(part, (len(batch), part.shape[-1])) if len(part) in (1, len(batch)) else None
+            for part in (self.tokens, self.signs)
+        )
+        if tokens_BC is None or signs_BC is None:
+            raise ValueError(f"tokens and signs must be for all examples alike or for each of {len(batch)}")
+        named = {f"token {column}": tokens_BC[:, column] for column in range(tokens_BC.shape[1])}
+        rows_BR = _columns(model, batch, self.name, named, self.positions).rows
+        if rows_BR.shape[1] > 1:
+            raise ValueError(f"the head of {model.name} reads several positions together: give logits, not positions")
+        rows_BC = jnp.broadcast_to(rows_BR, tokens_BC.shape)
+        return Reads(rows_BC, None, jnp.asarray(tokens_BC, jnp.int32), jnp.asarray(signs_BC, jnp.float32))
+
+    @staticmethod
+    def value(read: Array, reads: Reads) -> Array:
+        assert reads.weight is not None
+        return (jnp.exp(read) * reads.weight).sum(axis=1)
+
+
 def read_out(network: Network, x_BRD: Array, reads: Reads) -> Array:
     """What the objective reads of the stream at its rows: its targets' log-probabilities `[B,R]`, or its columns'
     logits `[B,R,C]`, or all logits `[B,R,V]`."""
@@ -172,6 +201,34 @@ def logit(token: ArrayLike | None = None, positions: ArrayLike | None = None, *,
     which = None if token is None else _numbers("token", token)
     where = None if positions is None else _numbers("positions", positions)
     return Logit(which, where, name)
+
+
+def probability_difference(
+    tokens: ArrayLike, signs: ArrayLike, positions: ArrayLike | None = None, *, name: str = "probability_difference"
+) -> ProbabilityDifference:
+    """Σ sign · p(token), from −1 to 1: of the years above a year less those below, as in Hanna et al. 2023 (section
+    2.2), whose code's metric is the negative. Their sharpness has signs 1 and −1 at the years after and before, 0
+    elsewhere.
+
+        years = [model.tokenizer(f"{y:02d}")["input_ids"][-1] for y in range(100)]
+        above = jh.probability_difference(years, np.where(np.arange(100) > given[:, None], 1, -1))
+
+    Args:
+        tokens: ids, `[C]` or `[B,C]`.
+        signs: their weights, of the same shapes.
+        positions: as in `logit_difference`.
+
+    Raises:
+        ValueError: for tokens and signs of different numbers, or ids that are not whole.
+    """
+    ids, weights = np.atleast_2d(np.asarray(tokens)), np.atleast_2d(np.asarray(signs, np.float32))
+    if ids.ndim != 2 or ids.shape[1] != weights.shape[1] or not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(
+            f"expected token ids and a sign for each, [C] or [examples, C]; got {ids.dtype} of {list(ids.shape)} and "
+            f"{list(weights.shape)}"
+        )
+    where = None if positions is None else _numbers("positions", positions)
+    return ProbabilityDifference(ids, weights, where, name)
 
 
 def loss(where: ArrayLike | None = None, *, name: str = "loss") -> Loss:

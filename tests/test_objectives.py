@@ -10,7 +10,7 @@ import pytest
 
 import jaxheads as jh
 from jaxheads.models.stack import take_rows
-from jaxheads.objectives import Reads, read_out
+from jaxheads.objectives import ProbabilityDifference, Reads, read_out
 
 from .models.huggingface import VOCABULARY, alone, assert_close, pair, random_batch, small_model
 
@@ -139,3 +139,39 @@ def test_a_loss_does_not_depend_on_the_examples_beside_it(model: jh.Model):
 def test_a_loss_without_anything_to_predict_is_refused(where: Any, lengths: tuple[int, ...], message: str):
     with pytest.raises(ValueError, match=message):
         jh.loss(where).reads(small_model("llama"), random_batch(lengths))
+
+
+def test_probability_difference_in_closed_form():
+    """Hanna et al. 2023: uniform over the years 0..99, (99 − YY − (YY + 1)) / 100; sharpness 0."""
+    year = 41
+    signs = jnp.asarray(np.where(np.arange(100) > year, 1.0, -1.0)[None], jnp.float32)
+    read = jnp.full((1, 100), -np.log(100), jnp.float32)
+    rows = jnp.zeros((1, 100), jnp.int32)
+    found = ProbabilityDifference.value(read, Reads(rows, None, rows, signs))
+    assert float(found[0]) == pytest.approx((99 - year - (year + 1)) / 100, abs=1e-6)
+
+
+def test_ablation_by_a_probability_difference_is_that_of_whole_runs():
+    model, batch = small_model("gpt2"), random_batch((7, 5, 6))
+    tokens, signs = np.array([3, 9, 20]), np.array([1.0, -1.0, 0.5])
+    asked = jh.probability_difference(tokens, signs)
+
+    def judge(edits=()) -> np.ndarray:
+        logits = np.asarray(jh.run(model, batch, edits=edits).output, np.float64)
+        last = logits[np.arange(3), np.asarray(batch.last)]
+        p = np.exp(last - last.max(axis=1, keepdims=True))
+        return (p / p.sum(axis=1, keepdims=True))[:, tokens] @ signs
+
+    table = jh.ablate(model, batch, asked, "zero")
+    expected = np.stack(
+        [
+            [judge([jh.zero_heads(model, [(layer, head)])]) - judge() for head in range(model.stack().heads)]
+            for layer in range(model.stack().layers)
+        ]
+    )
+    assert_close(table.per_example, np.moveaxis(expected, -1, 0))
+    assert np.abs(expected).max() > 1e-3
+    with pytest.raises(ValueError, match="a sign for each"):
+        jh.probability_difference(tokens, signs[:2])
+    with pytest.raises(ValueError, match="for each of 3"):
+        jh.ablate(model, batch, jh.probability_difference(np.tile(tokens, (2, 1)), np.tile(signs, (2, 1))))

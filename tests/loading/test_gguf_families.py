@@ -117,6 +117,48 @@ def test_a_gguf_file_gives_what_transformers_gives(tmp_path: Path, name: str):
     assert_same(model, path)
 
 
+@pytest.mark.parametrize("parallel", [True, False])
+def test_gpt_neox_has_its_heads_back(tmp_path: Path, parallel: bool):
+    """Fused tensors head by head, a part of each head that turns, LayerNorms with biases."""
+    sizes = {key: SIZES[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings")}
+    cls: Any = transformers.GPTNeoXForCausalLM
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1 / 3}
+    settings = cls.config_class(
+        **sizes, num_hidden_layers=3, num_attention_heads=4, layer_norm_eps=1e-3, rope_parameters=rope,
+        use_parallel_residual=parallel,
+    )  # fmt: skip
+    model = cls._from_config(settings, attn_implementation="eager").eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.copy_(0.2 * torch.randn(value.shape, generator=generator) + (0.5 if value.ndim == 1 else 0))
+    path, writer = tmp_path / "x.gguf", GGUFWriter(tmp_path / "x.gguf", "gptneox")
+    writer.add_block_count(3)
+    writer.add_embedding_length(24)
+    writer.add_feed_forward_length(40)
+    writer.add_head_count(4)
+    writer.add_context_length(64)
+    writer.add_layer_norm_eps(1e-3)
+    writer.add_rope_dimension_count(2)
+    writer.add_parallel_residual(parallel)
+    names = get_tensor_name_map(MODEL_ARCH.GPTNEOX, 3)
+    for stored, value in model.state_dict().items():
+        if "rotary_emb" in stored or stored.endswith(("attention.bias", "masked_bias")):
+            continue
+        values = value.numpy()
+        if "query_key_value" in stored:  # as convert_hf_to_gguf.py: by head, then by kind
+            values = np.concatenate([values.reshape(4, 3, 6, *values.shape[1:])[:, kind] for kind in range(3)])
+            values = np.ascontiguousarray(values.reshape(72, *values.shape[2:]))
+        target = names.get_name(stored, try_suffixes=(".weight", ".bias"))
+        assert target is not None, stored
+        writer.add_tensor(target, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert_same(model, path)
+
+
 def test_qwen3_may_have_biases(tmp_path: Path):
     model = build("qwen3", attention_bias=True)
     assert_same(model, write(tmp_path / "x.gguf", "qwen3", model))

@@ -14,6 +14,9 @@ class Architecture:
     keys to the fields that follow where a file lacks them.
     `biases` maps a config field to the tensor of layer 0 whose presence makes it true. `rotated` maps
     tensors whose rows llama.cpp's converter reordered to the config field with their number of heads.
+    `interleaved` are fused tensors, which the converter made of head by head (query, key, value) all queries, all
+    keys, all values. `epsilon` is the config's field of the norms' epsilon; `grouped` whether the family's config has
+    key/value heads and a head dimension; of others, `rope.dimension_count` says what share of a head turns.
     `shifted` are the tensors to which the converter added 1. `wide` is the number of layers of the release in
     which queries are scaled by the width per head, not by the head dimension: llama.cpp, too, knows it by that.
     """
@@ -27,6 +30,9 @@ class Architecture:
     absent: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     shifted: frozenset[str] = frozenset()
     wide: int | None = None
+    interleaved: frozenset[str] = frozenset()
+    epsilon: str = "rms_norm_eps"
+    grouped: bool = True
 
 
 def _constants(model_type: str, architecture: str, **more: Any) -> Mapping[str, Any]:
@@ -128,6 +134,40 @@ GEMMA3 = Architecture(
     wide=62,
 )
 
+GPT_NEOX = Architecture(
+    metadata=MappingProxyType(
+        {
+            "block_count": "num_hidden_layers",
+            "embedding_length": "hidden_size",
+            "feed_forward_length": "intermediate_size",
+            "attention.head_count": "num_attention_heads",
+            "attention.layer_norm_epsilon": "layer_norm_eps",
+            "context_length": "max_position_embeddings",
+            "rope.freq_base": "rope_theta",
+            "use_parallel_residual": "use_parallel_residual",
+            "vocab_size": "vocab_size",
+        }
+    ),
+    constants=_constants("gpt_neox", "GPTNeoXForCausalLM", hidden_act="gelu"),
+    tensors=MappingProxyType(
+        {"token_embd": "gpt_neox.embed_in", "output_norm": "gpt_neox.final_layer_norm", "output": "embed_out"}
+    ),
+    layer_tensors=MappingProxyType(
+        {
+            "blk.{n}.attn_norm": "gpt_neox.layers.{n}.input_layernorm",
+            "blk.{n}.attn_qkv": "gpt_neox.layers.{n}.attention.query_key_value",
+            "blk.{n}.attn_output": "gpt_neox.layers.{n}.attention.dense",
+            "blk.{n}.ffn_norm": "gpt_neox.layers.{n}.post_attention_layernorm",
+            "blk.{n}.ffn_up": "gpt_neox.layers.{n}.mlp.dense_h_to_4h",
+            "blk.{n}.ffn_down": "gpt_neox.layers.{n}.mlp.dense_4h_to_h",
+        }
+    ),
+    biases=MappingProxyType({"attention_bias": "blk.0.attn_qkv.bias"}),
+    interleaved=frozenset(("blk.{n}.attn_qkv",)),
+    epsilon="layer_norm_eps",
+    grouped=False,
+)
+
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
-    {"llama": LLAMA, "qwen2": QWEN2, "qwen3": QWEN3, "gemma2": GEMMA2, "gemma3": GEMMA3}
+    {"llama": LLAMA, "qwen2": QWEN2, "qwen3": QWEN3, "gemma2": GEMMA2, "gemma3": GEMMA3, "gptneox": GPT_NEOX}
 )

@@ -94,7 +94,7 @@ def _config(
         config |= {} if key in said else fields
     config["tie_word_embeddings"] = "output.weight" not in stored
     _fill(architecture, config, metadata, stored)
-    _check(config, said)
+    _check(config, said, architecture.grouped)
     if "rope.scale_linear" in said:
         scaling.setdefault("rope.scaling.factor", said["rope.scale_linear"])
     config["rope_scaling"] = rope_scaling({key.rpartition(".")[2]: value for key, value in scaling.items()})
@@ -108,13 +108,17 @@ def _fill(
     architecture: Architecture, config: dict[str, Any], metadata: dict[str, Any], stored: dict[str, ReaderTensor]
 ) -> None:
     """Say what a file may leave out because llama.cpp knows it."""
-    needed = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "rms_norm_eps")
+    needed = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", architecture.epsilon)
     missing = [field for field in (*needed, "max_position_embeddings") if field not in config]
     if missing or "token_embd.weight" not in stored:
         raise ValueError(f"the file says nothing of {', '.join(missing) or 'token_embd.weight'}")
-    config.setdefault("num_key_value_heads", config["num_attention_heads"])
     per_head = config["hidden_size"] // config["num_attention_heads"]
-    config.setdefault("head_dim", per_head)
+    if architecture.grouped:
+        config.setdefault("num_key_value_heads", config["num_attention_heads"])
+        config.setdefault("head_dim", per_head)
+    else:
+        turning = metadata.get(f"{metadata['general.architecture']}.rope.dimension_count", per_head)
+        config["rotary_pct"] = turning / per_head
     if architecture.wide is not None:
         is_wide = config["num_hidden_layers"] == architecture.wide
         config["query_pre_attn_scalar"] = per_head if is_wide else config["head_dim"]
@@ -125,10 +129,11 @@ def _fill(
     config["pad_token_id"] = metadata.get("tokenizer.ggml.padding_token_id")
 
 
-def _check(config: dict[str, Any], said: dict[str, Any]) -> None:
-    for key in ("rope.dimension_count", "attention.value_length"):
-        if said.get(key, config["head_dim"]) != config["head_dim"]:
-            raise ValueError(f"{key} is {said[key]}, expected the head dimension, {config['head_dim']}")
+def _check(config: dict[str, Any], said: dict[str, Any], grouped: bool) -> None:
+    size = config["head_dim"] if grouped else config["hidden_size"] // config["num_attention_heads"]
+    for key in ("rope.dimension_count", "attention.value_length") if grouped else ("attention.value_length",):
+        if said.get(key, size) != size:
+            raise ValueError(f"{key} is {said[key]}, expected the head dimension, {size}")
     if said.get("expert_count", 0):
         raise ValueError(f"expert_count is {said['expert_count']}: mixtures of experts aren't supported")
 
@@ -147,7 +152,8 @@ def _tensors(architecture: Architecture, config: dict[str, Any], stored: dict[st
             continue
         heads = config.get(architecture.rotated.get(pattern, ""), 0)
         shift = int(pattern in architecture.shifted)
-        tensors[f"{target.format(n=layer[1] if layer else '')}.{suffix}"] = _tensor(tensor, heads, shift)
+        fused = config["num_attention_heads"] if pattern in architecture.interleaved else 0
+        tensors[f"{target.format(n=layer[1] if layer else '')}.{suffix}"] = _tensor(tensor, heads, shift, fused)
     if unknown:
         raise ValueError(
             f"{len(unknown)} tensors that Hugging Face's {config['model_type']} hasn't: {', '.join(unknown[:20])}"
@@ -155,14 +161,14 @@ def _tensors(architecture: Architecture, config: dict[str, Any], stored: dict[st
     return tensors
 
 
-def _tensor(tensor: ReaderTensor, rotated_heads: int, shift: int) -> Tensor:
+def _tensor(tensor: ReaderTensor, rotated_heads: int, shift: int, fused_heads: int) -> Tensor:
     """GGUF tells dimensions innermost first; the data lies as NumPy would have it, [out, in]."""
     shape = tuple(int(size) for size in reversed(tensor.shape))
     kind = tensor.tensor_type.name
-    return Tensor(shape, PLAIN.get(kind, kind), partial(_read, tensor, shape, rotated_heads, shift))
+    return Tensor(shape, PLAIN.get(kind, kind), partial(_read, tensor, shape, rotated_heads, shift, fused_heads))
 
 
-def _read(tensor: ReaderTensor, shape: tuple[int, ...], rotated_heads: int, shift: int) -> np.ndarray:
+def _read(tensor: ReaderTensor, shape: tuple[int, ...], rotated_heads: int, shift: int, fused_heads: int) -> np.ndarray:
     if tensor.tensor_type == GGMLQuantizationType.BF16:
         values = np.array(tensor.data).view(ml_dtypes.bfloat16)
     elif tensor.tensor_type.name in PLAIN:
@@ -173,6 +179,9 @@ def _read(tensor: ReaderTensor, shape: tuple[int, ...], rotated_heads: int, shif
         except NotImplementedError as error:
             raise ValueError(f"{tensor.name} is stored as {tensor.tensor_type.name}: {error}") from error
     values = values.reshape(shape)
+    if fused_heads:  # all queries, all keys, all values: back to query, key and value head by head
+        apart = values.reshape(3, fused_heads, -1, *shape[1:])
+        values = np.ascontiguousarray(np.swapaxes(apart, 0, 1)).reshape(shape)
     if shift:
         values = values.astype(np.float32) - np.float32(shift)
     return np.ascontiguousarray(halves_from_pairs(values, rotated_heads)) if rotated_heads else values

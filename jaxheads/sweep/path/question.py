@@ -107,7 +107,7 @@ class Question:
         nothing that shows."""
         read_BR = np.take_along_axis(self.positions, np.asarray(self.reads.rows), axis=1)
         if self.reads.weight is not None:
-            read_BR &= np.asarray(self.reads.weight) > 0
+            read_BR &= np.asarray(self.reads.weight) != 0
         missed = np.flatnonzero(~read_BR.any(axis=1))
         if missed.size:
             raise ValueError(
