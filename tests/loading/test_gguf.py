@@ -173,9 +173,7 @@ def test_a_wrong_magic_is_told(tmp_path):
 
 
 def test_an_unknown_architecture_lists_the_known(tmp_path):
-    with pytest.raises(
-        ValueError, match="'mamba'; known are gemma2, gemma3, gptneox, llama, qwen2, qwen3"
-    ):
+    with pytest.raises(ValueError, match="'mamba'; known are gemma2, gemma3, gptneox, llama, qwen2, qwen3"):
         open_checkpoint(write(tmp_path / "x.gguf", tensors(), arch="mamba"))
 
 
