@@ -7,7 +7,19 @@ with its test, and specialisation, each with intervals over examples and, where 
 weights of the same sizes on the same inputs, and for repeats the same positions with nothing to repeat. Texts are the
 64 passages that come with jaxheads and random segments said twice; images are crops of scikit-learn's two photographs.
 
-Cost on 2 cores: about 5 minutes for the three default models; --quick, a few examples of each, under one.
+Found (results/head-measures). In SmolLM2-135M the previous-token head 16.0 and the induction heads 17.3, 17.4 and 18.6
+are those that composition finds from the weights alone: K-composition of 0.16 to 0.17 between them, four times what
+random matrices have (0.042 ± 0.0005). No head is selective beyond its null: looking at the first position is what 199
+of 270 heads do in effect, so those that do something else nearly always do that too, and only heads that sink and do
+nothing else are pure. In MiniLM-L6 head 0.2 looks at the previous token with 1.00.
+
+How redundant heads are depends on what is compared. Of nine heads a layer, patterns make 1.7 to 2.9 effective ones, z's
+4.5 to 6.3, what is written 5.9 to 8.4: heads that look alike carry different things. Giving a head the pattern of its
+most similar neighbour costs at most 0.10 nats, and for some heads the loss even falls (by 0.09 at most, intervals
+that leave out 0): on 16 windows of 24 tokens, not evidence that they could be trained away. Best heads hold up on the
+other half of the examples: of induction 0.06 to 0.11 was luck of the choice, of previous-token scores nothing.
+
+Cost on 2 cores: about 9 minutes for the three default models; --quick, a few examples of each, under one.
 """
 
 import dataclasses
