@@ -80,8 +80,7 @@ def train(
     """Train one small model for each of `runs`, all at once.
 
     All runs of a step are one compiled call (`vmap`); each is what it would be by itself. A run's weights and data are
-    decided by its seed, and a step's data by the step's number, so training goes on after a stop, or a kill, as if it
-    had not been stopped.
+    decided by its seed, and a step's data by its number, so training goes on after a kill as if there had been none.
 
     Args:
         config: of the architecture, as `jaxheads.init` takes it; `task.model_config()` gives one that fits.
@@ -95,7 +94,7 @@ def train(
         directory: keep checkpoints (orbax) and metrics (parquet) there, and go on from them where there are any.
         devices: a mesh with an axis "runs", over which runs are split evenly.
         monitor: called at every checkpoint with the parameters and the step.
-        progress: show a bar with the loss.
+        progress: show a bar.
 
     Raises:
         ValueError: for no step, runs that do not fit each other or the mesh, or a directory of another training.
@@ -111,7 +110,7 @@ def train(
     state, done = place.resume(training.start())
     spread = _spreading(devices, len(training.hyper))
     state, advance_by = spread(state), training.several(INNER, spread)
-    with show_progress(steps - done, f"training {len(training.hyper)} × {task.name}", progress) as advance:
+    with show_progress(steps - done, f"training {len(runs)} × {task.name}", progress) as advance:
         for until in (step for step in wanted if step >= done):
             while done < until:
                 count = min(INNER, until - done)
