@@ -12,7 +12,7 @@ from .measure.contributions.copying import logit_copying, name_copying
 from .measure.contributions.direct import DirectParts, direct_effects, direct_parts
 from .measure.contributions.lens import logit_lens
 from .measure.measure import measure
-from .measure.nulls import random_weights
+from .measure.nulls import random_weights, shuffled_marks
 from .measure.patterns import METRICS, Metric, head_detector, marked_share, register, retrieval, token_class
 from .measure.redundancy import HeadPairs, compare_heads
 from .measure.relevance.faithfulness import Faithfulness, faithfulness
@@ -94,6 +94,7 @@ __all__ = [
     "random_weights",
     "register",
     "retrieval",
+    "shuffled_marks",
     "specialisation",
     "text_span",
     "token_class",

@@ -5,8 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from ..models.batch import Batch
 from ..models.model import Model
 
 
@@ -42,6 +44,32 @@ def random_weights(model: Model, seed: int) -> Model:
         name=f"{model.name} with random weights",
         identity=lambda: f"random weights, seed {seed}, sizes of {of_the_real()}",
     )
+
+
+def shuffled_marks(batch: Batch, seed: int) -> Batch:
+    """The same examples with their marks dealt anew among the real positions: what attention to a class of tokens, or
+    alignment with a relation, is where the labels say nothing.
+
+    Of marks of tokens each example keeps as many of each value; of marks of pairs each query keeps as many, for the
+    keys of an example change places together. Positions are those of tokens, or of targets where there are no tokens.
+
+    Raises:
+        ValueError: for a batch without marks, or marks that are not of its tokens' (or targets') length.
+    """
+    if not batch.marks:
+        raise ValueError("the batch has no marks to shuffle: Batch(…, marks={…})")
+    real_BS = np.asarray(batch.mask if batch.tokens is not None else batch.target_mask)
+    rng = np.random.default_rng(seed)
+    order_BS = np.tile(np.arange(real_BS.shape[1]), (len(real_BS), 1))
+    for order, real in zip(order_BS, real_BS, strict=True):
+        order[real] = rng.permutation(order[real])
+    found = {}
+    for name, mark in batch.marks.items():
+        if mark.shape[-1] != real_BS.shape[1]:
+            raise ValueError(f"the mark {name!r} has {mark.shape[-1]} keys, the batch {real_BS.shape[1]} positions")
+        index = order_BS if mark.ndim == 2 else order_BS[:, None, :]
+        found[name] = np.take_along_axis(np.asarray(mark), index, axis=-1)
+    return batch.marked(found)
 
 
 def _names(path: tuple[Any, ...]) -> list[str]:

@@ -123,6 +123,11 @@ class Batch:
             None, (getattr(self, name) if name in (*names, "marks") else None for name in _FIELDS)
         )
 
+    def marked(self, marks: Mapping[str, ArrayLike]) -> "Batch":
+        """The same examples with these marks in place of theirs; raises as the constructor does."""
+        found = _marks(marks, {len(self)})
+        return self.tree_unflatten(None, (*(getattr(self, name) for name in _FIELDS[:-1]), found))
+
     def take(self, examples: ArrayLike) -> "Batch":
         """The batch of these examples, by index.
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxheads.measure.measure import measure
-from jaxheads.measure.nulls import random_weights
+from jaxheads.measure.nulls import random_weights, shuffled_marks
 from jaxheads.measure.roles import Evidence, name_heads
 from jaxheads.models.batch import Batch
 from jaxheads.models.model import Model
@@ -69,3 +69,25 @@ def test_of_two_random_models_neither_has_roles(decoder: Model):
     real, null = (measure(random_weights(decoder, seed), batch, names) for seed in (1, 2))
     evidence = [Evidence.from_tables(real, null, "random weights", metric=name) for name in names]
     assert (name_heads(evidence, least=0.3).grid("role") == "").all()
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_shuffled_marks_say_as_much_of_other_positions(decoder: Model, side: str):
+    rng = np.random.default_rng(0)
+    mask = np.arange(9)[None] < np.array([[9], [6], [8]])
+    mask = mask[:, ::-1] if side == "left" else mask
+    noun, head = rng.random((3, 9)) < 0.4, rng.random((3, 9, 9))
+    batch = Batch(rng.integers(0, 13, (3, 9)), mask, marks={"noun": noun & mask, "head": head})
+    null = shuffled_marks(batch, 1)
+    assert batch.marks is not None
+    assert null.marks is not None
+    for name in ("noun", "head"):
+        before, after = np.asarray(batch.marks[name]), np.asarray(null.marks[name])
+        assert (before != after).any()
+        for b, real in enumerate(mask):
+            np.testing.assert_allclose(np.sort(after[b][..., real]), np.sort(before[b][..., real]))
+            np.testing.assert_array_equal(after[b][..., ~real], before[b][..., ~real])
+    np.testing.assert_array_equal(null.tokens, batch.tokens)
+    np.testing.assert_array_equal(shuffled_marks(batch, 1).marks["noun"], null.marks["noun"])  # type: ignore[index]
+    with pytest.raises(ValueError, match="no marks to shuffle"):
+        shuffled_marks(Batch([[1, 2]]), 0)
