@@ -8,7 +8,7 @@ to count. Their model (two layers of one head, width 16, attention only, relativ
 chains, which have no unigram to learn on the way. At checkpoints the model's predictions on fresh chains are compared
 with the unigram's and the bigram's (both by Laplace's rule): KL divergence in nats per position.
 
-Should show: the divergence to the unigram falls first, then rises again as that to the bigram falls; the end within 0.02
+Should show: the divergence to the unigram falls first, then rises as that to the bigram falls; the end within 0.02
 nats of the Bayes predictor; one layer stops at the unigram. Published losses for K = 2 (their log, [P]): 0.718 at step
 0, 0.581 at 400, 0.541 at 800, 0.574 at 1200, 0.530 at 1600 (of one batch each).
 
