@@ -234,8 +234,8 @@ def _take(
 def _pairs(batch: Batches, scored_as: Batches | None) -> Iterator[tuple[Batch, Batch]]:
     """Each batch with the one it is scored by."""
     number = 0
-    others = None if scored_as is None else iter(_several(scored_as, "scored_as"))
-    for one in _several(batch, "batch"):
+    others = None if scored_as is None else iter(several(scored_as, "scored_as"))
+    for one in several(batch, "batch"):
         scored = one if others is None else next(others, None)
         if scored is None or (others is not None and not np.array_equal(np.asarray(one.mask), np.asarray(scored.mask))):
             raise ValueError(
@@ -249,7 +249,8 @@ def _pairs(batch: Batches, scored_as: Batches | None) -> Iterator[tuple[Batch, B
         raise ValueError(f"scored_as: expected {number} batches like the batches measured; got more")
 
 
-def _several(batches: Batches, name: str) -> Iterator[Batch]:
+def several(batches: Batches, name: str) -> Iterator[Batch]:
+    """One batch, or each of several; raises ValueError, naming the argument, for what is none."""
     for one in (batches,) if isinstance(batches, Batch) else batches:
         if not isinstance(one, Batch):
             raise ValueError(f"{name}: expected a Batch or an iterable of them, got a {type(one).__name__}")

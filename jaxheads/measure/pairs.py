@@ -31,6 +31,7 @@ class Pairs:
         most: the largest distance.
         ratio: whether the table's number is the mean row divided by the root of its diagonals.
         summed: whether it is the sum over examples, not the mean.
+        least: how many real positions an example needs.
     """
 
     function: Callable[[Mapping[str, Array], Array, Array, int], Array]
@@ -40,6 +41,7 @@ class Pairs:
     most: float = 1.0
     ratio: bool = False
     summed: bool = False
+    least: int = 1
 
     def of_mean(self, row: Floats, examples: int) -> Floats:
         """The table's number from the mean of rows."""
@@ -161,7 +163,7 @@ PAIRS: Mapping[str, Pairs] = MappingProxyType(
         "overlap": Pairs(_overlap, ("pattern",)),
         "values": Pairs(_values, ("v",)),
         "outputs": Pairs(_outputs, ("z",)),
-        "cka": Pairs(_kernel_independence, ("z",), needs_output=True, ratio=True),
+        "cka": Pairs(_kernel_independence, ("z",), needs_output=True, ratio=True, least=4),
     }
 )
 """What `compare_heads` compares by:

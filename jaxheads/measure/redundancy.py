@@ -28,6 +28,7 @@ from ..models.stack import Sites, Stack
 from ..progress import progress as show_progress
 from ..provenance import environment
 from ..statistics import GroupedRows, check_level
+from .measure import several
 from .pairs import PAIRS, Pairs
 
 ROWS = 64
@@ -161,8 +162,8 @@ def compare_heads(
         seed, level: of the bootstrap over examples (beyond 64, over groups of them), and of its interval.
 
     Raises:
-        ValueError: for an unknown `by`, a batch or stack that does not fit the model, no example, or texts so long that
-            all layers' patterns of one would take more than 2 GiB.
+        ValueError: for an unknown `by`, a batch or stack that does not fit the model, no example, one too
+            short for "cka", or texts so long that all layers' patterns of one would take more than 2 GiB.
     """
     if by not in PAIRS:
         raise ValueError(f"heads are compared by one of {', '.join(PAIRS)}; got {by!r}")
@@ -171,8 +172,8 @@ def compare_heads(
     rows = GroupedRows(limit=ROWS)
     total = len(batch) if isinstance(batch, Batch) else None
     with show_progress(total, f"comparing {part.layers * part.heads} heads of {model.name}", progress) as advance:
-        for one in (batch,) if isinstance(batch, Batch) else batches_of(batch):
-            _check(model, part, one)
+        for one in several(batch, "batch"):
+            _check(model, part, one, pairs)
             for example in range(len(one)):
                 found = _compared(model.network, one.take([example]), part.name, pairs)
                 rows.add(np.asarray(fetch(found), np.float64)[None])
@@ -187,16 +188,11 @@ def compare_heads(
     return HeadPairs(by, part.name, (part.layers, part.heads), value, low, high, provenance)
 
 
-def batches_of(batches: Iterable[Batch]) -> Iterable[Batch]:
-    """Each, checked to be one."""
-    for one in batches:
-        if not isinstance(one, Batch):
-            raise ValueError(f"batch: expected a Batch or an iterable of them, got a {type(one).__name__}")
-        yield one
-
-
-def _check(model: Model, part: Stack, batch: Batch) -> None:
+def _check(model: Model, part: Stack, batch: Batch, pairs: Pairs) -> None:
     model.check(batch)
+    shortest = int(np.asarray(part.queries.of(batch).lengths).min())
+    if shortest < pairs.least:
+        raise ValueError(f"this comparison needs {pairs.least} positions of every example; the shortest has {shortest}")
     T, S = part.queries.count(batch), part.keys.count(batch)
     size = 4 * part.layers * part.heads * T * S
     if size > BYTES:

@@ -23,8 +23,8 @@ from ..provenance import environment
 from .objective import Task
 from .runs import Hyper, Optimizer, Runs, State, adamw, log_spaced
 
-Monitor = Callable[[Any, int], Mapping[str, float] | None]
-"""`monitor(parameters, step)`, parameters with a leading axis of runs; what it returns is shown beside the loss."""
+Monitor = Callable[[Any, int], object]
+"""`monitor(parameters, step)`, parameters with a leading axis of runs; what it returns is not looked at."""
 
 INNER = 100
 """Steps in one compiled piece, at most."""

@@ -48,5 +48,8 @@ def test_a_text_that_was_said_is_not_said_again():
     data = rng.standard_normal((100, 4)) * [4, 3, 2, 1]
     texts = np.array([[1, 0, 0, 0], [1, 0.01, 0, 0], [0, 1, 0, 0.0]])
     assert set(text_span(data, texts, 2).chosen) == {2, *({0, 1} & set(text_span(data, texts, 1).chosen))}
+    flat = data[:, :2] - data[:, :2].mean(axis=0)
+    oblique = text_span(flat, np.array([[3, 0], [2, 1.0]]), 2)  # what is left of the second is the other axis
+    assert oblique.explained[-1] == pytest.approx(1)
     with pytest.raises(ValueError, match="finite outputs"):
         text_span(data[:1], texts, 1)

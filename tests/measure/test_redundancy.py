@@ -144,6 +144,8 @@ def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch):
     model, batch = small("llama").ours, jh.Batch(np.arange(8).reshape(2, 4))
     with pytest.raises(ValueError, match=r"compared by one of js, .*; got 'kl'"):
         compare_heads(model, batch, "kl")
+    with pytest.raises(ValueError, match="needs 4 positions of every example; the shortest has 3"):
+        compare_heads(model, jh.Batch([[1, 2, 3]]), "cka")
     with pytest.raises(ValueError, match="at least one example"):
         compare_heads(model, [])
     monkeypatch.setattr(redundancy, "BYTES", 100)

@@ -66,6 +66,14 @@ def test_a_step_is_what_it_is_by_hand():
         assert_close(ours, theirs)
 
 
+def test_every_step_sees_data_of_its_own():
+    made = train(CONFIG, Counting(), 3, runs=[{"seed": 3, "rate": 0.0}], batch=4, checkpoints=(0, 3), init_scale=5.0)
+    network, key = made.model(0).network, jax.random.fold_in(jax.random.key(3), 1)
+    expected = [float(scores(network, Counting().sample(jax.random.fold_in(key, step), 4))[0]) for step in range(3)]
+    assert_close(made.curve["loss"].to_numpy(), expected)
+    assert np.ptp(expected) > 1e-3
+
+
 def test_it_learns():
     made = train(CONFIG, Counting(), 150, runs=grid([0, 1], rate=[1e-2]), batch=16, init_scale=3.0)
     last = made.curve.query("step == 149")
