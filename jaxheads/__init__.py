@@ -37,10 +37,11 @@ from .objectives import Objective, logit, logit_difference, loss, probability_di
 from .sweep.ablate import ablate, cumulative, interactions
 from .sweep.ask import plan
 from .sweep.attribute import attribute
-from .sweep.circuits.attribution import keep_edges, patch_edges
+from .sweep.circuits.attribution import patch_edges
 from .sweep.circuits.benchmark import auroc, faithfulness_curve
 from .sweep.circuits.circuit import circuit
 from .sweep.circuits.edges import Graph
+from .sweep.circuits.keep_edges import keep_edges
 from .sweep.circuits.search import search_circuits
 from .sweep.function_vectors import FunctionVectors, function_vectors
 from .sweep.importance import importance

@@ -15,7 +15,7 @@ from ..models.stack import Stack
 from ..objectives import Objective
 from ..statistics import bootstrap_mean
 from ..tables import Column, HeadTable
-from .ask import Asked, answer
+from .ask import SweepAsked, answer
 from .cells import Grid, Heads, check_by, grid, set_grid
 from .devices import Devices
 from .execute import Room, Sweep
@@ -170,7 +170,7 @@ class _Asking:
     sets: Mapping[str, Heads] | None
     room: Room
 
-    def of(self, batch: Batch, objective: Objective) -> Asked:
+    def of(self, batch: Batch, objective: Objective) -> SweepAsked:
         """Of one batch; raises ValueError before anything runs."""
         self.replacement.check(self.model, batch)
         reads = objective.reads(self.model, batch)
@@ -178,7 +178,7 @@ class _Asking:
         prepared = self.stand_ins.of(batch)
         sweep = Sweep.planned(self.model, self.part, batch, objective, reads, prepared, cells.steps, self.room)
         words = (self.replacement.about(), repr(self.by), repr(self.sets))
-        return Asked(sweep, cells, (self.replacement.data(), words))
+        return SweepAsked(sweep, cells, (self.replacement.data(), words))
 
     def _grid(self, batch: Batch) -> Grid:
         if self.sets is not None:

@@ -1,28 +1,38 @@
 """Attribution: what patching would do, estimated for all cells at once from gradients."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
+
+import jax
 
 from ..models.batch import Batch
 from ..models.model import Model
 from ..objectives import Objective
+from ..statistics import rank_correlation
 from ..tables import HeadTable
+from .ask import answer
+from .cells import check_by
 from .circuits.attribution import METHODS as EDGE_METHODS
 from .circuits.attribution import edge_attribution
+from .devices import Devices
+from .execute import Room
 from .gradient.question import RULES, Question
-from .patch import patch
+from .patch import Pair, pairs, patch
 
 METHODS = ("atp", "atp+qk", "atp+graddrop", "atp*", "ig")
 
 
 def attribute(
-    model: Model, clean: Batch, corrupt: Batch, objective: Objective,
+    model: Model, clean: Batch | Iterable[Pair], corrupt: Batch | None = None, objective: Objective | None = None,
     method: Literal["atp", "atp+qk", "atp+graddrop", "atp*", "ig", "eap", "eap-ig"] = "atp",
     *,
     site: str = "z", by: Sequence[str] = ("layer", "head"),
     direction: Literal["denoising", "noising"] = "denoising", stack: str | None = None,
     rule: Literal["left", "midpoint", "right"] | None = None, steps: int | None = None, exact: bool = False,
-    level: float = 0.95, seed: int = 0, memory: int = 1 << 30, progress: bool = False,
+    level: float = 0.95, seed: int = 0, memory: int = 1 << 30, devices: jax.sharding.Mesh | None = None,
+    progress: bool = False, resume: str | os.PathLike | None = None,
 ) -> HeadTable:  # fmt: skip
     """Estimate `patch` from gradients, all cells at once: the same arguments, the same table, the same signs.
 
@@ -51,7 +61,7 @@ def attribute(
     mean size of the whole difference, and `exact` the mean size of the exact effects.
 
     Args:
-        clean, corrupt, objective, site, by, direction, stack: as in `patch`.
+        clean, corrupt, objective, site, by, direction, stack: as in `patch`; a stream of pairs, too.
         rule, steps: for "ig" ("midpoint" and 5 when left out) and "eap-ig".
         exact: patch every cell as well: adds the column `exact`, and to the provenance `spearman`, the rank correlation
             of the two over cells (None where one of them is constant).
@@ -64,17 +74,35 @@ def attribute(
         ValueError: as `patch` does; for an unknown method, or an argument that does not belong to it; for GradDrop in
             a stack of one layer.
     """
-    options: dict[str, Any] = {"level": level, "seed": seed, "memory": memory, "progress": progress}
+    options: dict[str, Any] = {"level": level, "seed": seed, "progress": progress, "resume": resume}
     ways: dict[str, Any] = {"direction": direction, "stack": stack}
+    places: dict[str, Any] = {"memory": memory, "devices": devices}
+    if exact and not isinstance(clean, Batch):
+        raise ValueError("exact effects are computed of one pair of batches, not of a stream: ask `patch` as well")
     if method in EDGE_METHODS:
         ways |= _of_edges(method, site, by, rule, steps)
-        return edge_attribution(model, clean, corrupt, objective, **ways, exact=exact, **options)
-    path = _path(method, rule, steps)
-    question = Question.asked(model, clean, corrupt, objective, method, site, by, direction, stack, path)
-    about = {"method": method, "site": question.site, "by": list(question.by), "direction": direction, **path}
-    answer = question.answer(memory, progress)
-    found = patch(model, clean, corrupt, objective, site=site, by=by, **ways, **options) if exact else None
-    return answer.table(about, found, level=level, seed=seed)
+        return edge_attribution(model, clean, corrupt, objective, **ways, exact=exact, **options, **places)
+    path, room = _path(method, rule, steps), Room(memory, Devices.of(devices))
+    part, site = model.site(site if stack is None or "." in site else f"{stack}.{site}")
+    about = {"method": method, "site": site, "by": list(check_by(site, by)), "direction": direction, **path}
+
+    def ask(clean: Batch, corrupt: Batch, objective: Objective) -> Question:
+        return Question.asked(model, clean, corrupt, objective, method, site, by, direction, part, path)
+
+    extras: dict[str, Any] = {}
+    asked = (ask(*pair) for pair in pairs(clean, corrupt, objective))
+    if exact:
+        [question] = asked = list(asked)
+        found = patch(model, clean, corrupt, objective, site=site, by=by, **ways, **options, **places)
+        extras["exact"] = question.comparable(found)
+    table = answer(
+        "attribute", (one.in_pieces(room, (repr(about),)) for one in asked), about,
+        stream=not isinstance(clean, Batch), extras=extras, **options,
+    )  # fmt: skip
+    if not exact:
+        return table
+    agreement = rank_correlation(table.grid("effect"), table.grid("exact"))
+    return replace(table, provenance=table.provenance | {"spearman": agreement})
 
 
 def _of_edges(method: str, site: str, by: Sequence[str], rule: str | None, steps: int | None) -> dict[str, Any]:

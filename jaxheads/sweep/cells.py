@@ -21,13 +21,13 @@ class Grid:
 
     Attributes:
         axes, shape: of the table.
-        steps: the copies, by what they share.
-        missing: `[E,C]`, examples that a copy says nothing about: they have no such position.
+        steps: the copies, by what they share, where the engine of sweeps runs them.
+        missing: `[E,C]` or `[1,C]`, where there is nothing to be asked: a position that an example does not have.
     """
 
     axes: tuple[str, ...]
     shape: tuple[int, ...]
-    steps: tuple[Plan, ...]
+    steps: tuple[Plan, ...] = ()
     missing: np.ndarray | None = None
 
     @property

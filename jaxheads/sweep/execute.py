@@ -1,8 +1,6 @@
 """Executes a sweep's plans, piece by piece: examples by examples, and of each the edited copies that fit together."""
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -19,6 +17,7 @@ from ..objectives import Objective, Reads
 from .chunks import choose_chunks
 from .devices import Devices
 from .engine import Cells, Clean, Source, edited, run_clean
+from .memory import OutOfMemory, each_piece, memory_runs_out
 from .plan import Plan, Sizes, SweepPlan
 from .runs import Journal
 
@@ -120,18 +119,13 @@ class Sweep:
         """
         unedited_E, edited_EC = np.empty(len(self.batch)), np.empty((len(self.batch), self.cells))
         fits = _Fits(self.plan.pieces.copies)
-        waiting = deque(self.plan.pieces.example_pieces(len(self.batch)))
-        while waiting:
-            examples = waiting.popleft()
+
+        def run(examples: np.ndarray) -> None:
             kept = np.unique(examples)
-            try:
-                found = self._piece(_Piece(self, examples, fits), journal, advance, coordinates, first + kept)
-            except _OutOfMemory as error:
-                if len(kept) == 1:
-                    raise MemoryError("one edited copy of one example does not fit the device's memory") from error
-                waiting.extendleft(reversed([self.plan.pieces.filled(half) for half in np.array_split(kept, 2)]))
-            else:
-                unedited_E[kept], edited_EC[kept] = found
+            piece = _Piece(self, examples, fits)
+            unedited_E[kept], edited_EC[kept] = self._piece(piece, journal, advance, coordinates, first + kept)
+
+        each_piece(self.plan.pieces, len(self.batch), run)
         return unedited_E, edited_EC
 
     def _piece(
@@ -191,7 +185,7 @@ class _Piece:
     @cached_property
     def clean(self) -> Clean:
         site, value = self.sweep.plan.steps[0].site._replace(first=0), self.sweep.objective.value
-        with _memory_runs_out():
+        with memory_runs_out():
             return jax.block_until_ready(run_clean(self.sweep.network, self.batch, self.reads, site=site, value=value))
 
     @cached_property
@@ -220,7 +214,7 @@ class _Piece:
                 for copies in replace(self.sweep.plan.pieces, copies=self.fits.copies).copy_pieces(len(step)):
                     values_BC[:, copies] = self._ask(step, source, copies).T
                 return values_BC
-            except _OutOfMemory:
+            except OutOfMemory:
                 fewer = self.sweep.plan.pieces.fewer(self.fits.copies)
                 if fewer == self.fits.copies:
                     raise
@@ -229,7 +223,7 @@ class _Piece:
     def _ask(self, step: Plan, source: Source, copies: np.ndarray) -> np.ndarray:
         devices = self.sweep.room.devices
         cells = devices.cells(Cells(jnp.asarray(step.heads[copies]), jnp.asarray(step.position[copies])))
-        with _memory_runs_out():
+        with memory_runs_out():
             values_GB = edited(
                 self.sweep.network,
                 self.batch,
@@ -249,18 +243,3 @@ class _Fits:
     """How many copies fit the device's memory at once, as far as is known."""
 
     copies: int
-
-
-class _OutOfMemory(Exception):
-    """The device has no room for a piece of work."""
-
-
-@contextmanager
-def _memory_runs_out() -> Iterator[None]:
-    """Tells the device's want of memory from all other errors."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error) or jax.process_count() > 1:
-            raise  # one process that went on with smaller pieces would leave the others waiting
-        raise _OutOfMemory from error

@@ -19,7 +19,7 @@ from ..models.network import Network, forward
 from ..models.stack import Stack, take_rows
 from ..objectives import Reads
 from ..tables import HeadTable
-from .ask import Asked, answer
+from .ask import SweepAsked, answer
 from .cells import grid
 from .devices import Devices
 from .execute import Prepared, Room, Sweep
@@ -109,7 +109,7 @@ def function_vectors(
         return _Outputs(means[0], np.asarray(reads.rows)[:, 0], T)
 
     sweep = Sweep.planned(model, part, shuffled, objective, reads, Prepared(1, prepare), cells.steps, room)
-    asked = Asked(sweep, cells, (clean,))
+    asked = SweepAsked(sweep, cells, (clean,))
     about = {"clean_prompts": len(clean)}
     table = answer(
         "function_vectors", [asked], about, stream=False, level=level, seed=seed, progress=progress, resume=None

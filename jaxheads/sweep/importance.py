@@ -1,26 +1,34 @@
 """Michel, Levy & Neubig's importance of heads (2019, arXiv 1905.10650): how the loss answers to a head's gate."""
 
-from typing import Literal
+import os
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, Literal
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from ..models.batch import Batch
 from ..models.model import Model
 from ..models.sites import SiteEdit
-from ..objectives import Objective
-from ..progress import progress as show_progress
-from ..tables import HeadTable
-from .answers import asked_of, effect_table
+from ..models.stack import Stack
+from ..objectives import Objective, Reads
+from ..tables import Column, HeadTable
+from .ablate import Inputs, with_objectives
+from .ask import answer
+from .cells import Grid
+from .devices import Devices
+from .execute import Room
 from .gradient.pieces import amount_gradient, amounts, choose_pieces, per_cell
+from .pieces import InPieces, Part
 
 GRANULARITIES = ("example", "token")
 
 
 def importance(
     model: Model,
-    batch: Batch,
-    objective: Objective,
+    batch: Inputs,
+    objective: Objective | None = None,
     *,
     granularity: Literal["example", "token"] = "example",
     normalise: Literal["layer"] | None = None,
@@ -28,7 +36,9 @@ def importance(
     level: float = 0.95,
     seed: int = 0,
     memory: int = 1 << 30,
+    devices: jax.sharding.Mesh | None = None,
     progress: bool = False,
+    resume: str | os.PathLike | None = None,
 ) -> HeadTable:
     """Each head's importance `mean over examples of |d objective / d gate|`, the gate on `z` being 1.
 
@@ -36,6 +46,7 @@ def importance(
     the effect of zeroing the head.
 
     Args:
+        batch: the inputs; or a stream of batches, as in `ablate`.
         objective: the loss, in the paper; anything else is answered in its own units per gate.
         granularity: "example" is the paper's formula. "token" is what its code computes: there every token has a gate
             of its own, and the sizes of their derivatives are summed: `mean over examples of sum over real tokens of
@@ -47,14 +58,12 @@ def importance(
             zeros. Interval and `per_example` are divided by the same norm, that of the means: the doubt told is
             that of a head's own derivative, not of the norm.
         stack: which stack's heads; the only one when left out.
-        level, seed: of the bootstrap interval over examples.
-        memory: bytes for the activations of one piece of work.
-        progress: show a progress bar.
+        level, seed, memory, devices, progress, resume: as in `ablate`.
 
     Returns:
         One row a head, columns `importance importance_low importance_high`; `.values` `[L,N]`; `.per_example` `[E,L,N]`
-        is each example's |derivative| or sum of them. What is not finite counts as missing and is named in
-        `.provenance["not_finite"]`; `.provenance["unedited"]` is the objective's mean.
+        (None beyond a stream's 2,048 examples) is each example's |derivative| or sum of them. What is not finite counts
+        as missing and is named in `.provenance["not_finite"]`; `.provenance["unedited"]` is the objective's mean.
 
     Raises:
         ValueError: for an unknown granularity, normalisation or stack, or an objective that the model can't give.
@@ -63,46 +72,75 @@ def importance(
         raise ValueError(f"granularity must be one of {', '.join(GRANULARITIES)}; got {granularity!r}")
     if normalise not in (None, "layer"):
         raise ValueError(f"normalise must be 'layer' or None; got {normalise!r}")
-    model.check(batch)
-    unedited_E, slope_ELTN = _slopes(model, batch, objective, stack, memory, progress)
-    mask_ET = np.asarray(model.stack(stack).queries.of(batch).mask)
-    slope_ELTN = np.where(mask_ET[:, None, :, None], slope_ELTN, 0.0)
-    found_ELN = np.abs(slope_ELTN).sum(axis=2) if granularity == "token" else np.abs(slope_ELTN.sum(axis=2))
-    if normalise == "layer":
-        found_ELN = found_ELN / _norms(found_ELN)[:, None]
-    about = {**asked_of(model, objective, unedited_E), "granularity": granularity, "normalise": normalise}
-    name = model.stack(stack).name
-    return effect_table("importance", name, {"importance": found_ELN}, about, level=level, seed=seed)
+    part, room = model.stack(stack), Room(memory, Devices.of(devices))
+    about = {"granularity": granularity, "normalise": normalise}
+
+    def ask(batch: Batch, objective: Objective) -> InPieces:
+        model.check(batch)
+        reads = objective.reads(model, batch)
+        pieces = choose_pieces(model.network, part, batch, reads, room)
+        some = partial(_Some, model, part, batch, objective, reads, room, pieces.thrifty, granularity == "token")
+        grid = Grid(("layer", "head"), (part.layers, part.heads))
+        cells = (Part("cells", np.arange(part.layers * part.heads)),)
+        return InPieces(
+            model, part, batch, objective, reads, grid, pieces.chunks, cells, some,
+            identity=(granularity,), columns=("importance",),
+        )  # fmt: skip
+
+    table = answer(
+        "importance", (ask(*each) for each in with_objectives(batch, objective)), about,
+        stream=not isinstance(batch, Batch), level=level, seed=seed, progress=progress, resume=resume,
+    )  # fmt: skip
+    return table if normalise is None else _by_layer(table)
 
 
-def _slopes(
-    model: Model, batch: Batch, objective: Objective, stack: str | None, memory: int, progress: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """The objective `[E]`, and its derivative by the gate of every head at every token, but for its sign: `[E,L,T,N]`.
+@dataclass(frozen=True)
+class _Some:
+    """Some of the examples, on the devices."""
 
-    A gate g is the edit `(1 - w) * z + w * 0` at w = 1 - g.
-    """
-    part, reads = model.stack(stack), objective.reads(model, batch)
-    nothing = jnp.zeros((part.layers, 1, 1, 1, 1))
-    pieces = choose_pieces(model.network, part, batch, reads, memory)
-    found: list[tuple[np.ndarray, np.ndarray]] = []
-    with show_progress(len(batch), f"importance of {part.layers * part.heads} heads", progress) as advance:
-        for examples in pieces.of(len(batch)):
-            piece, real = batch.take(examples), len(np.unique(examples))
-            closed = jnp.asarray(amounts(part, "z", piece))
-            gates = SiteEdit(jnp.arange(part.layers), closed, nothing, "z", part.name)
-            value_B, slope = amount_gradient(
-                model.network, piece, reads.take(examples), gates, value=objective.value, thrifty=pieces.thrifty
-            )
-            found.append((np.asarray(value_B, np.float64)[:real], per_cell("z", slope)[:real]))
-            advance(real)
-    value_E, slope_ELTN = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return value_E, slope_ELTN
+    model: Model
+    part: Stack
+    batch: Batch
+    objective: Objective
+    reads: Reads
+    room: Room
+    thrifty: bool
+    by_token: bool
+    examples: np.ndarray
+
+    @cached_property
+    def found(self) -> tuple[np.ndarray, np.ndarray]:
+        """The objective `[B]`, and its derivative by the gate of every head at every token, but for its sign:
+        `[B,L,T,N]`. A gate g is the edit `(1 - w) * z + w * 0` at w = 1 - g."""
+        devices, part, here = self.room.devices, self.part, self.batch.take(self.examples)
+        closed: Any = devices.examples(amounts(part, "z", here), axis=1)
+        nothing: Any = np.zeros((part.layers, 1, 1, 1, 1), np.float32)
+        layers: Any = np.arange(part.layers, dtype=np.int32)
+        gates = SiteEdit(layers, closed, nothing, "z", part.name)
+        piece, reads = devices.examples((here, self.reads.take(self.examples)))
+        value_B, slope = amount_gradient(
+            self.room.network(self.model), piece, reads, gates, value=self.objective.value, thrifty=self.thrifty
+        )
+        mask_BT = np.asarray(part.queries.of(here).mask)
+        slope_BLTN = np.where(mask_BT[:, None, :, None], per_cell("z", slope), 0.0)
+        return devices.fetch(value_B).astype(np.float64), slope_BLTN
+
+    def ends(self) -> np.ndarray:
+        """The objective, `[1,B]`."""
+        return self.found[0][None]
+
+    def effects(self, key: Any) -> np.ndarray:
+        """Importances `[B,L*N]`."""
+        del key
+        slope_BLTN = self.found[1]
+        found_BLN = np.abs(slope_BLTN).sum(axis=2) if self.by_token else np.abs(slope_BLTN.sum(axis=2))
+        return found_BLN.reshape(len(found_BLN), -1)
 
 
-def _norms(found_ELN: np.ndarray) -> np.ndarray:
-    """The l2 norm of each layer's means over examples, `[L]`; 1 where they are all 0."""
-    known_ELN = np.isfinite(found_ELN)
-    mean_LN = np.where(known_ELN, found_ELN, 0.0).sum(axis=0) / np.maximum(known_ELN.sum(axis=0), 1)
-    norm_L = np.sqrt((mean_LN**2).sum(axis=1))
-    return np.where(norm_L > 0, norm_L, 1.0)
+def _by_layer(table: HeadTable) -> HeadTable:
+    """Divided by the l2 norm of each layer's means; where they are all 0 they stay it."""
+    norm_L = np.sqrt(np.nansum(table.values**2, axis=1))
+    norm_L1 = np.where(norm_L > 0, norm_L, 1.0)[:, None]
+    mean, low, high = (table.grid(f"importance{end}") / norm_L1 for end in ("", "_low", "_high"))
+    column = Column(mean, low, high, None if table.per_example is None else table.per_example / norm_L1)
+    return HeadTable.from_columns(table.name, table.stack, {"importance": column}, table.provenance, squeeze=True)

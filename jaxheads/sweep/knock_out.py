@@ -16,7 +16,7 @@ from ..models.model import Model
 from ..models.stack import Stack
 from ..objectives import Objective
 from ..tables import HeadTable
-from .ask import Asked, answer
+from .ask import SweepAsked, answer
 from .cells import Heads, grid, set_grid
 from .devices import Devices
 from .execute import Prepared, Room, Sweep
@@ -68,7 +68,7 @@ def knock_out(
     cells = grid(part, "scores", batch, by, first) if sets is None else set_grid(part, "scores", sets)
     prepared, room = Prepared(1, lambda _: _Forbidden(edges_BTS)), Room(memory, Devices.of(devices))
     sweep = Sweep.planned(model, part, batch, objective, reads, prepared, cells.steps, room)
-    asked = Asked(sweep, cells, (edges_BTS, repr(by), repr(sets)))
+    asked = SweepAsked(sweep, cells, (edges_BTS, repr(by), repr(sets)))
     about = {"by": list(by), "sets": None if sets is None else list(sets), "edges": int(edges_BTS.sum())}
     return answer("knock_out", [asked], about, stream=False, level=level, seed=seed, progress=progress, resume=resume)
 

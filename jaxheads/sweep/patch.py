@@ -20,7 +20,7 @@ from ..models.network import Network
 from ..models.stack import Stack, run_block
 from ..objectives import Objective
 from ..tables import HeadTable
-from .ask import Asked, answer
+from .ask import SweepAsked, answer
 from .cells import check_by, grid
 from .devices import Devices
 from .engine import Site, run_clean
@@ -83,7 +83,7 @@ def patch(
     stream = not isinstance(clean, Batch)
     return answer(
         "patch",
-        (asking.of(*each) for each in _pairs(clean, corrupt, objective)),
+        (asking.of(*each) for each in pairs(clean, corrupt, objective)),
         {"site": site, "by": list(by), "direction": direction},
         stream=stream,
         level=level,
@@ -182,7 +182,7 @@ class _Asking:
     swapped: bool
     room: Room
 
-    def of(self, clean: Batch, corrupt: Batch, objective: Objective) -> Asked:
+    def of(self, clean: Batch, corrupt: Batch, objective: Objective) -> SweepAsked:
         """Of one pair; raises ValueError before anything runs."""
         check_pair(self.model, clean, corrupt)
         base, given = (clean, corrupt) if self.swapped else (corrupt, clean)
@@ -193,7 +193,7 @@ class _Asking:
         others = Prepared(1, lambda _: Others(given), 2)
         sweep = Sweep.planned(self.model, self.stack, base, objective, reads, others, cells.steps, self.room)
         identity = (given, self.site, repr(self.by), self.swapped)
-        return Asked(sweep, cells, identity, partial(self._unpatched, sweep, given))
+        return SweepAsked(sweep, cells, identity, partial(self._unpatched, sweep, given))
 
     def _unpatched(self, sweep: Sweep, given: Batch) -> np.ndarray:
         """The objective of the other run, `[E]`."""
@@ -206,9 +206,14 @@ class _Asking:
         return value_E
 
 
-def _pairs(
+def pairs(
     clean: Batch | Iterable[Pair], corrupt: Batch | None, objective: Objective | None
 ) -> Iterator[tuple[Batch, Batch, Objective]]:
+    """One pair, or a stream's, each with its objective: its own, if it brings one, else the common one.
+
+    Raises:
+        ValueError: where a batch or an objective is missing, or a corrupt batch stands beside a stream.
+    """
     if isinstance(clean, Batch):
         if corrupt is None or objective is None:
             raise ValueError("patching needs a clean batch, a corrupt one and an objective")

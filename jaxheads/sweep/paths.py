@@ -7,10 +7,12 @@ with just those values in the receivers' place, and everything after them recomp
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -20,20 +22,25 @@ from ..models.batch import Batch
 from ..models.model import Model
 from ..objectives import Objective
 from ..tables import HeadTable
+from .ask import answer
 from .chunks import Chunks
+from .devices import Devices
+from .execute import Room
+from .patch import Pair, pairs
 from .path.ends import Receiver, receiver_masks, receiver_names
 from .path.engine import Piece, next_direct, to_each_head, to_logits, to_receivers
 from .path.question import Direction, MLPs, Question, Ways
+from .pieces import InPieces
 
 KINDS = ("q", "k", "v")
 
 
 def paths(
     model: Model,
-    clean: Batch,
-    corrupt: Batch,
-    objective: Objective,
-    receivers: Sequence[Receiver] | Literal["logits"],
+    clean: Batch | Iterable[Pair],
+    corrupt: Batch | None = None,
+    objective: Objective | None = None,
+    receivers: Sequence[Receiver] | Literal["logits"] = "logits",
     *,
     direction: Direction = "noising",
     mlps: MLPs = "recomputed",
@@ -42,13 +49,14 @@ def paths(
     level: float = 0.95,
     seed: int = 0,
     memory: int = 1 << 30,
+    devices: jax.sharding.Mesh | None = None,
     progress: bool = False,
     resume: str | os.PathLike | None = None,
 ) -> HeadTable:
     """The effect of every head along its direct paths to some receivers, all of which receive together.
 
     Args:
-        clean: the inputs as they are.
+        clean: the inputs as they are; or a stream of pairs (clean, corrupt), as in `patch`.
         corrupt: the same inputs with what matters replaced, token for token: shape and mask are those of `clean`.
         receivers: "logits" (the stream after the last layer), or a list of ("q", layer, head), ("k", layer, key/value
             head), ("v", layer, key/value head) and ("mlp", layer).
@@ -58,7 +66,7 @@ def paths(
             and only paths along the residual stream are left.
         positions: where receivers receive: one column of the padded batch for each example `[B]`, one for all, or bool
             `[B,T]`; everywhere when left out. Padding is never meant.
-        stack, level, seed, memory, progress, resume: as in `ablate`.
+        stack, level, seed, memory, devices, progress, resume: as in `ablate`.
 
     Returns:
         One row a sender, columns `effect`, `objective(2) - objective(unedited)`, and `normalised`, the same as a share
@@ -70,21 +78,24 @@ def paths(
             logits beside others (which they would hide), positions without a real token of some example, an unknown
             option, or an objective that the model can't give.
     """
-    asked = Question.asked(
-        model, clean, corrupt, objective,
-        direction=direction, mlps=mlps, positions=positions, stack=stack, memory=memory,
+    masks = receiver_masks(model.stack(stack), receivers)
+    about: dict[str, Any] = {"direction": direction, "mlps": mlps, "positions": "all" if positions is None else "some"}
+    about["receivers"] = receiver_names(masks)
+    ask = _Asking(
+        model, direction, mlps, positions, stack, Room(memory, Devices.of(devices)), (repr(about),),
+        partial(_to_group, masks=masks) if masks else _to_logits,
     )  # fmt: skip
-    masks = receiver_masks(asked.stack, receivers)
-    ways = _to_group(asked, masks) if masks else _to_logits(asked)
-    words = {"receivers": receiver_names(masks)}
-    return asked.answer("paths", ways, words=words, level=level, seed=seed, progress=progress, resume=resume)
+    return answer(
+        "paths", (ask.of(*pair) for pair in pairs(clean, corrupt, objective)), about,
+        stream=not isinstance(clean, Batch), level=level, seed=seed, progress=progress, resume=resume,
+    )  # fmt: skip
 
 
 def all_paths(
     model: Model,
-    clean: Batch,
-    corrupt: Batch,
-    objective: Objective,
+    clean: Batch | Iterable[Pair],
+    corrupt: Batch | None = None,
+    objective: Objective | None = None,
     kind: Literal["q", "k", "v"] = "q",
     *,
     direction: Direction = "noising",
@@ -94,6 +105,7 @@ def all_paths(
     level: float = 0.95,
     seed: int = 0,
     memory: int = 1 << 30,
+    devices: jax.sharding.Mesh | None = None,
     progress: bool = False,
     resume: str | os.PathLike | None = None,
 ) -> HeadTable:
@@ -113,21 +125,53 @@ def all_paths(
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
-    asked = Question.asked(
-        model, clean, corrupt, objective,
-        direction=direction, mlps=mlps, positions=positions, stack=stack, memory=memory,
+    if model.stack(stack).layers < 2:
+        raise ValueError(
+            f"paths from head to head need two layers; the {model.stack(stack).name} has {model.stack(stack).layers}"
+        )
+    about = {"direction": direction, "mlps": mlps, "positions": "all" if positions is None else "some", "kind": kind}
+    ask = _Asking(
+        model, direction, mlps, positions, stack, Room(memory, Devices.of(devices)), (repr(about),),
+        partial(_to_each_head, kind=kind),
     )  # fmt: skip
-    if asked.stack.layers < 2:
-        raise ValueError(f"paths from head to head need two layers; the {asked.stack.name} has {asked.stack.layers}")
-    ways, words = _to_each_head(asked, kind), {"kind": kind}
-    return asked.answer("all_paths", ways, words=words, level=level, seed=seed, progress=progress, resume=resume)
+    return answer(
+        "all_paths", (ask.of(*pair) for pair in pairs(clean, corrupt, objective)), about,
+        stream=not isinstance(clean, Batch), level=level, seed=seed, progress=progress, resume=resume,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """All that is asked, but for the pair.
+
+    Attributes:
+        identity: words that the answer depends on.
+        ways: of a pair, the paths that are asked about.
+    """
+
+    model: Model
+    direction: Direction
+    mlps: MLPs
+    positions: ArrayLike | None
+    stack: str | None
+    room: Room
+    identity: tuple[Any, ...]
+    ways: Callable[[Question], Ways]
+
+    def of(self, clean: Batch, corrupt: Batch, objective: Objective) -> InPieces:
+        """Of one pair; raises ValueError before anything runs."""
+        asked = Question.asked(
+            self.model, clean, corrupt, objective,
+            direction=self.direction, mlps=self.mlps, positions=self.positions, stack=self.stack, room=self.room,
+        )  # fmt: skip
+        return asked.in_pieces(self.ways(asked), self.identity)
 
 
 def _to_logits(asked: Question) -> Ways:
     asked.check_rows()
     chunks = asked.chunks(asked.reads.rows.shape[1])
     paths_LN = np.ones((asked.stack.layers, asked.stack.heads), bool)
-    return Ways(partial(_senders, partial(to_logits, **asked.static), chunks), paths_LN, chunks.examples)
+    return Ways(partial(_senders, partial(to_logits, **asked.static), chunks, asked.room.devices), paths_LN, chunks)
 
 
 def _to_group(asked: Question, masks: Mapping[str, np.ndarray]) -> Ways:
@@ -138,22 +182,22 @@ def _to_group(asked: Question, masks: Mapping[str, np.ndarray]) -> Ways:
     receivers = {site: jnp.asarray(mask) for site, mask in masks.items()}
     engine = partial(to_receivers, receivers=receivers, span=(first, last), **asked.static)
     chunks = asked.chunks(asked.changing)
-    return Ways(partial(_senders, engine, chunks), paths_LN, chunks.examples)
+    return Ways(partial(_senders, engine, chunks, asked.room.devices), paths_LN, chunks)
 
 
-def _senders(engine: Callable[..., Array], chunks: Chunks, piece: Piece, layer: int) -> np.ndarray:
+def _senders(engine: Callable[..., Array], chunks: Chunks, devices: Devices, piece: Piece, layer: int) -> np.ndarray:
     """The objectives `[B,N]` of the copies whose senders are in one layer."""
     N = piece.runs.z.shape[3]
     values_BN = np.empty((len(piece.batch), N))
     for heads in chunks.copy_pieces(N):
-        values_BN[:, heads] = np.asarray(engine(piece, layer=layer, heads_G=jnp.asarray(heads))).T
+        values_BN[:, heads] = devices.fetch(engine(piece, layer=layer, heads_G=devices.cells(heads))).T
     return values_BN
 
 
 def _to_each_head(asked: Question, kind: str) -> Ways:
     L, N = asked.stack.layers, asked.stack.heads
     R = N if kind == "q" else asked.stack.kv_heads
-    chunks = asked.chunks(asked.changing)
+    chunks, devices = asked.chunks(asked.changing), asked.room.devices
     room = max(1, asked.together(asked.changing) // (chunks.examples * chunks.copies))
     together = max(number for number in range(1, R + 1) if R % number == 0 and number <= room)
 
@@ -162,10 +206,10 @@ def _to_each_head(asked: Question, kind: str) -> Ways:
         for heads in chunks.copy_pieces(N):
             direct: Array | None = None
             for receiver in range(layer + 1, L):
-                direct = next_direct(piece, direct, layer, jnp.asarray(heads), receiver - 1, way=asked.way)
+                direct = next_direct(piece, direct, layer, devices.cells(heads), receiver - 1, way=asked.way)
                 found_GRB = to_each_head(piece, direct, receiver, kind=kind, together=together, **asked.static)
-                values_BNLR[:, heads, receiver] = np.moveaxis(np.asarray(found_GRB), 2, 0)
+                values_BNLR[:, heads, receiver] = np.moveaxis(devices.fetch(found_GRB), 2, 0)
         return values_BNLR
 
     later_LL = np.arange(L)[:, None] < np.arange(L)[None]
-    return Ways(ask, np.broadcast_to(later_LL[:, None, :, None], (L, N, L, R)), chunks.examples)
+    return Ways(ask, np.broadcast_to(later_LL[:, None, :, None], (L, N, L, R)), chunks)

@@ -16,7 +16,7 @@ from ..models.network import Network, forward
 from ..models.stack import Stack
 from ..objectives import Objective
 from ..tables import HeadTable
-from .ask import Asked, answer
+from .ask import SweepAsked, answer
 from .cells import grid
 from .devices import Devices
 from .execute import Prepared, Room, Sweep
@@ -61,7 +61,7 @@ def share(
     sweep = Sweep.planned(model, part, batch, objective, reads, prepared, cells.steps, room)
     extras = {"partner_layer": given[..., 0], "partner_head": given[..., 1]}
     return answer(
-        "share", iter([Asked(sweep, cells, (given,))]), {"shared": "pattern"},
+        "share", iter([SweepAsked(sweep, cells, (given,))]), {"shared": "pattern"},
         stream=False, level=level, seed=seed, progress=progress, resume=None, extras=extras,
     )  # fmt: skip
 

@@ -182,7 +182,7 @@ def test_what_is_not_finite_is_named_and_left_out(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("jaxheads.sweep.replacement.zeros", overflowing)
     table = jh.ablate(model, batch, jh.loss(), "zero")
-    assert table.provenance["not_finite"] == [{"example": e, "layer": 1, "head": 2} for e in (0, 1)]
+    assert table.provenance["not_finite"] == [{"column": "effect", "example": e, "layer": 1, "head": 2} for e in (0, 1)]
     assert table.per_example is not None
     assert np.isnan(table.per_example[:, 1, 2]).all()
     others = np.ones((2, 4), bool)

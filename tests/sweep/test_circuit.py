@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
-from jaxheads.sweep.circuits.attribution import keep_edges
 from jaxheads.sweep.circuits.circuit import Circuit, circuit
 from jaxheads.sweep.circuits.edges import Graph
 from jaxheads.sweep.circuits.keep import PIECES, _piece
+from jaxheads.sweep.circuits.keep_edges import keep_edges
 from jaxheads.sweep.execute import Sweep
 
 from ..models.huggingface import assert_close, random_batch, small_model
@@ -295,7 +295,6 @@ MESH = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
         ({"ablation": "patching", "reference": REFERENCE}, "the same shape and the same padding"),
         ({"ablation": "patching", "reference": CORRUPT, "groups": [0, 1, 1]}, "each example's own counterpart"),
         ({"kept": EDGE, "per_position": True}, "edges are not ablated by position"),
-        ({"kept": EDGE, "devices": MESH}, "nor on a mesh of devices"),
         ({"level": 2}, "level: expected a number between 0 and 1, got 2"),
         ({"batch": [CLEAN]}, "circuits are asked of one batch, got a list"),
         ({"stack": "encoder"}, "has the stacks decoder; got 'encoder'"),

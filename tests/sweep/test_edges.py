@@ -16,8 +16,12 @@ from scipy import stats
 import jaxheads as jh
 from jaxheads.models.batch import Context
 from jaxheads.sweep.chunks import Chunks
-from jaxheads.sweep.circuits.attribution import _chunks, edge_attribution, keep_edges, patch_edges
+from jaxheads.sweep.circuits.attribution import edge_attribution, patch_edges
+from jaxheads.sweep.circuits.edge_pieces import choose_edge_chunks
 from jaxheads.sweep.circuits.edges import Graph, edge_gradients, patch_each_edge, run_circuits
+from jaxheads.sweep.circuits.keep_edges import keep_edges
+from jaxheads.sweep.devices import Devices
+from jaxheads.sweep.execute import Room
 
 from ..models.huggingface import TOLERANCE, VOCABULARY, alone, assert_close, random_batch, small_model
 from . import naive
@@ -309,7 +313,8 @@ def test_pieces_change_nothing_and_share_what_is_compiled(monkeypatch: pytest.Mo
         return [of_edges(table, graph), of_edges(table, graph, "exact"), circuits, means]
 
     whole, before = asked(), [part._cache_size() for part in compiled]
-    monkeypatch.setattr("jaxheads.sweep.circuits.attribution._chunks", lambda *_: Chunks(2, 1))
+    for module in ("edge_pieces", "keep_edges"):
+        monkeypatch.setattr(f"jaxheads.sweep.circuits.{module}.choose_edge_chunks", lambda *_: Chunks(2, 1))
     for pieces, at_once in zip(asked(), whole, strict=True):
         assert_close(pieces, at_once)
     # All layers and pieces share one; but there are three kinds of receivers, and what is heard instead is one for all
@@ -320,7 +325,7 @@ def test_pieces_change_nothing_and_share_what_is_compiled(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("memory", [1, 1 << 18, 1 << 22, 1 << 30])
 def test_pieces_fit_the_memory_they_are_given(memory: int):
     batch = random_batch((9,) * 40)
-    chunks = _chunks(small_model("llama").stack(), batch, 500, 100, 50, memory)
+    chunks = choose_edge_chunks(small_model("llama").stack(), batch, 500, 100, 50, Room(memory, Devices()))
     assert 1 <= chunks.examples <= 40
     assert 1 <= chunks.copies <= 500
     together = chunks.examples * chunks.copies

@@ -11,6 +11,8 @@ import pytest
 
 import jaxheads as jh
 from jaxheads.objectives import Reads
+from jaxheads.sweep.devices import Devices
+from jaxheads.sweep.execute import Room
 from jaxheads.sweep.gradient.pieces import amount_gradient, amounts, choose_pieces, gradient_floats
 from jaxheads.sweep.importance import importance
 
@@ -173,8 +175,8 @@ def test_pieces_change_nothing():
     reads, stack, network = OBJECTIVE.reads(model, BATCH), model.stack(), model.network
     one = 4 * gradient_floats(network, BATCH, reads, thrifty=False)
     for memory, expected in ((3 * one, (3, False)), (2 * one, (2, False)), (one, (1, False)), (one - 1, (1, True))):
-        pieces = choose_pieces(network, stack, BATCH, reads, memory)
-        assert (pieces.examples, pieces.thrifty) == expected
+        pieces = choose_pieces(network, stack, BATCH, reads, Room(memory, Devices()))
+        assert (pieces.chunks.examples, pieces.thrifty) == expected
 
 
 @pytest.mark.parametrize("thrifty", [False, True])

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from jaxheads.sweep.circuits import search
-from jaxheads.sweep.circuits.attribution import keep_edges
 from jaxheads.sweep.circuits.circuit import circuit
 from jaxheads.sweep.circuits.edges import Graph
 from jaxheads.sweep.circuits.keep import Keeper
+from jaxheads.sweep.circuits.keep_edges import keep_edges
 from jaxheads.sweep.circuits.search import search_circuits
 
 from ..models.huggingface import assert_close, small_model

@@ -28,8 +28,8 @@ from ..patch import Others, check_pair, first_difference
 from ..plan import Plan, bucket
 from ..replacement import METHODS, Replacement
 from ..runs import Journal, fingerprint
-from .attribution import ABLATIONS, keep_edges
 from .columns import columns_of, magnitude
+from .keep_edges import ABLATIONS, keep_edges
 from .parts import Parts
 
 PIECES = (1, 4, 16, 64)
@@ -103,14 +103,14 @@ class Ablated:
         return asked.sources(stack).of(batch), 0, about, asked.data()
 
     def _edges(self, model: Model, stack: Stack, batch: Batch, objective: Objective) -> tuple[Run, dict[str, Any], Any]:
-        if self.per_position or self.groups is not None or self.devices is not None:
-            raise ValueError("edges are not ablated by position or by groups, nor on a mesh of devices; heads are")
+        if self.per_position or self.groups is not None:
+            raise ValueError("edges are not ablated by position or by groups; heads are")
         given = batch if self.reference is None and self.ablation == "mean" else self.reference
 
         def run(kept_GUV: np.ndarray) -> np.ndarray:
             return keep_edges(
                 model, batch, given, objective, kept_GUV,
-                ablation=self.ablation, stack=stack.name, memory=self.memory,  # type: ignore[arg-type]
+                ablation=self.ablation, stack=stack.name, memory=self.memory, devices=self.devices,  # type: ignore[arg-type]
             )  # fmt: skip
 
         return run, {"ablation": self.ablation}, given
@@ -212,11 +212,11 @@ class Keeper:
             share: the first column is told as a share of F(everything) - F(nothing), both means.
         """
         nothing_E, everything_E, _ = self.with_ends(np.empty((0, len(self.parts)), bool))
-        told = {**asked_of(self.model, self.objective, everything_E), **self.about, **(about or {})}
-        total = everything_E - nothing_E if share else None
+        told = {**asked_of(self.model, self.objective), **self.about, **(about or {})}
         flat = effect_table(
-            name, self.parts.stack.name, values, told, axes=axes, total=total, level=self.level, seed=self.seed
-        )
+            name, self.parts.stack.name, values, everything_E, told,
+            axes=axes, total=everything_E - nothing_E if share else None, level=self.level, seed=self.seed,
+        )  # fmt: skip
         columns = columns_of(flat)
         if share:
             columns[flat.metrics[0]] = columns.pop("normalised")

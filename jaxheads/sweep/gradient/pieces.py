@@ -4,7 +4,7 @@ An edit's amount (its weight) is differentiated, not the activation: what comes 
 can be moved by itself, the slope at which the very edit that a sweep makes sets out.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,11 +14,13 @@ from jax import Array
 
 from ...models.batch import Batch, Context
 from ...models.network import Network, forward
+from ...models.sharding import fetch
 from ...models.sites import SiteEdit
 from ...models.stack import Stack, take_rows
 from ...objectives import Reads, read_out
-from ..chunks import Chunks, even, matmul_tokens
+from ..chunks import Chunks, even, matmul_tokens, up
 from ..engine import HEAD_SITES, PATTERN_SITES, Value
+from ..execute import Room
 
 
 @partial(jax.jit, static_argnames=("stack", "sites", "value"))
@@ -83,7 +85,7 @@ def amounts(stack: Stack, site: str, batch: Batch) -> np.ndarray:
 
 def per_cell(site: str, slopes: Array) -> np.ndarray:
     """What came back for `amounts`, as `[B,L,T,N]` float64; N is 1 at a site without heads."""
-    found = np.asarray(slopes, np.float64)[..., 0]
+    found = fetch(slopes).astype(np.float64)[..., 0]
     if site in PATTERN_SITES:
         found = np.swapaxes(found, 2, 3)
     return np.moveaxis(found if site in HEAD_SITES else found[..., None], 0, 1)
@@ -93,28 +95,24 @@ def per_cell(site: str, slopes: Array) -> np.ndarray:
 class Pieces:
     """How many examples are derived at a time, and whether `thrifty`."""
 
-    examples: int
+    chunks: Chunks
     thrifty: bool
 
-    def of(self, count: int) -> Iterator[np.ndarray]:
-        """Indices of each piece, all of one length: the last repeats its last example."""
-        return Chunks(self.examples, 1).example_pieces(count)
 
-
-def choose_pieces(network: Network, stack: Stack, batch: Batch, reads: Reads, memory: int, beside: int = 0) -> Pieces:
-    """The largest pieces whose way there and back fits the budget; never less than one example.
+def choose_pieces(network: Network, stack: Stack, batch: Batch, reads: Reads, room: Room, beside: int = 0) -> Pieces:
+    """The largest pieces whose way there and back fits the budget of each device; never less than one example.
 
     Args:
-        memory: bytes.
         beside: numbers (of 4 bytes) that an example needs in each layer, beside the gradient's own.
     """
-    T = max(one.queries.count(batch) for one in network.streams)
+    T, devices = max(one.queries.count(batch) for one in network.streams), room.devices.multiples[0]
     for thrifty in (False, True):
         floats = gradient_floats(network, batch, reads, thrifty=thrifty) + stack.layers * beside
-        most = memory // (4 * floats)
+        most = room.memory // (4 * floats)
         if most:
             break
-    return Pieces(even(len(batch), max(1, min(most, matmul_tokens() // T))), thrifty)
+    together = devices * max(1, min(most, matmul_tokens() // T))
+    return Pieces(Chunks(up(even(len(batch), together), devices), 1, room.devices.multiples), thrifty)
 
 
 def gradient_floats(network: Network, batch: Batch, reads: Reads, *, thrifty: bool) -> int:

@@ -1,9 +1,9 @@
-"""A question of attribution, asked piece by piece, and its answer as a table."""
+"""A question of attribution about one pair of runs: its cells, and how they are estimated, piece by piece."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,12 @@ from ...models.batch import Batch
 from ...models.model import Model
 from ...models.stack import Stack
 from ...objectives import Objective, Reads
-from ...progress import progress as show_progress
-from ...statistics import rank_correlation
 from ...tables import HeadTable
-from ..answers import asked_of, effect_table
-from ..cells import check_by
+from ..cells import Grid, check_by, count_heads
 from ..engine import side_of
+from ..execute import Room
 from ..patch import DIRECTIONS, check_pair
+from ..pieces import InPieces, Part
 from .cells import fold, mean_size
 from .pieces import choose_pieces
 from .slopes import Piece
@@ -85,25 +84,29 @@ class Question:
         reads = objective.reads(model, this)
         return cls(model, part, site, by, pattern, drop, shares, this, other, objective, reads)
 
-    def answer(self, memory: int, progress: bool) -> "Answer":
-        """Piece by piece."""
-        pieces = choose_pieces(self.model.network, self.part, self.this, self.reads, memory, self._floats_beside)
-        found: list[tuple[np.ndarray, ...]] = []
-        with show_progress(len(self.this), f"attributing {self.site}", progress) as advance:
-            for examples in pieces.of(len(self.this)):
-                piece, real = self._piece(examples, pieces.thrifty), len(np.unique(examples))
-                found.append(tuple(part[:real] for part in (self._cells(piece), piece.unedited, piece.whole)))
-                advance(real)
-        return Answer(self, *(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    def in_pieces(self, room: Room, identity: tuple[Any, ...]) -> InPieces:
+        """The work, cut into pieces; `identity` holds the words that the answer depends on."""
+        pieces = choose_pieces(self.model.network, self.part, self.this, self.reads, room, self._floats_beside)
+        return InPieces(
+            self.model, self.part, self.this, self.objective, self.reads, self.grid, pieces.chunks,
+            (Part("cells", np.arange(math.prod(self.grid.shape))),), partial(_Some, self, room, pieces.thrifty),
+            identity=(self.other, *identity), sizes=self.drop,
+        )  # fmt: skip
 
-    def _piece(self, examples: np.ndarray, thrifty: bool) -> Piece:
-        this, other = (batch.take(examples) for batch in (self.this, self.other))
-        reads = self.reads.take(examples)
-        return Piece(self.model.network, self.part, self.site, this, other, reads, self.objective.value, thrifty)
+    @cached_property
+    def grid(self) -> Grid:
+        """The cells; positions that an example does not have are missing."""
+        heads = count_heads(self.part, self.site)
+        sizes = {"layer": self.part.layers, "head": heads, "position": self.positions}
+        shape = tuple(sizes[axis] for axis in self.by)
+        missing_ET = np.arange(self.positions) >= self._lengths[:, None]
+        absent = missing_ET[(slice(None), *(slice(None) if axis == "position" else None for axis in self.by))]
+        missing = np.broadcast_to(absent, (len(self.this), *shape)) if "position" in self.by else None
+        return Grid(self.by, shape, missing=None if missing is None else missing.reshape(len(self.this), -1))
 
-    def _cells(self, piece: Piece) -> np.ndarray:
+    def cells(self, piece: Piece) -> np.ndarray:
         """Estimates `[B, *by]`."""
-        mask_BT = np.asarray(side_of(self.part, self.site, piece.this).mask)
+        mask_BT = np.asarray(side_of(self.part, self.site, piece.batch).mask)
         to_cells = partial(fold, mask_BT=mask_BT, by=self.by, positions=self.positions)
         if self.shares:
             return to_cells(piece.along(self.shares))
@@ -115,16 +118,20 @@ class Question:
         sizes = [np.abs(to_cells(estimate(piece.without(layer)))) for layer in range(self.part.layers)]
         return np.sum(sizes, axis=0) / (self.part.layers - (self.site not in STREAM))
 
+    def comparable(self, exact: HeadTable) -> np.ndarray:
+        """Exact effects as the estimates are given: with their sign, or their mean size."""
+        if not self.drop or exact.per_example is None:
+            return exact.grid("effect")
+        return mean_size(exact.per_example[exact.metrics.index("effect")])
+
     @property
     def positions(self) -> int:
         """Of the longest example."""
-        return int(np.asarray(side_of(self.part, self.site, self.this).lengths).max())
+        return int(self._lengths.max())
 
     @property
-    def there(self) -> np.ndarray:
-        """Which cells each example has, `[E, *by]` (1 where it broadcasts): positions within its length."""
-        lengths_E = np.asarray(side_of(self.part, self.site, self.this).lengths).reshape(-1, *[1] * len(self.by))
-        return np.arange(self.positions) < lengths_E if "position" in self.by else lengths_E > 0
+    def _lengths(self) -> np.ndarray:
+        return np.asarray(side_of(self.part, self.site, self.this).lengths)
 
     @property
     def _floats_beside(self) -> int:
@@ -137,36 +144,29 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Estimates `[E, *by]`, and the objective `[E]` of the run that is edited and of the other."""
+class _Some:
+    """Some of the examples, on the devices."""
 
     question: Question
-    effects: np.ndarray
-    unedited: np.ndarray
-    whole: np.ndarray
+    room: Room
+    thrifty: bool
+    examples: np.ndarray
 
-    def table(self, about: Mapping[str, Any], exact: HeadTable | None, *, level: float, seed: int) -> HeadTable:
-        """With intervals and, where the exact effects are given, how well the two agree."""
-        asked, total_E = self.question, self.whole - self.unedited
-        table = effect_table(
-            "attribute",
-            asked.part.name,
-            {"effect": self.effects},
-            {**asked_of(asked.model, asked.objective, self.unedited), **about},
-            axes=asked.by,
-            total=np.abs(total_E) if asked.drop else total_E,
-            there=asked.there,
-            level=level,
-            seed=seed,
-            extras={} if exact is None else {"exact": self._comparable(exact)},
+    @cached_property
+    def piece(self) -> Piece:
+        asked, devices = self.question, self.room.devices
+        batch = asked.this.take(self.examples)
+        this, other, reads = (
+            devices.examples(one) for one in (batch, asked.other.take(self.examples), asked.reads.take(self.examples))
         )
-        if exact is None:
-            return table
-        agreement = rank_correlation(table.grid("effect"), table.grid("exact"))
-        return replace(table, provenance=table.provenance | {"spearman": agreement})
+        network, value = self.room.network(asked.model), asked.objective.value
+        return Piece(network, asked.part, asked.site, batch, this, other, reads, value, self.thrifty, devices)
 
-    def _comparable(self, exact: HeadTable) -> np.ndarray:
-        """Exact effects as the estimates are given: with their sign, or their mean size."""
-        if not self.question.drop or exact.per_example is None:
-            return exact.grid("effect")
-        return mean_size(exact.per_example[exact.metrics.index("effect")])
+    def ends(self) -> np.ndarray:
+        """The objectives of both runs, `[2,B]`."""
+        return np.stack([self.piece.unedited, self.piece.whole])
+
+    def effects(self, key: Any) -> np.ndarray:
+        """Estimates `[B,C]`."""
+        del key
+        return self.question.cells(self.piece).reshape(len(self.examples), -1)

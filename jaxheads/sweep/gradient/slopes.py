@@ -2,19 +2,20 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from functools import cached_property, partial
+from typing import Any, Literal
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
 from ...models.batch import Batch
 from ...models.network import Network
+from ...models.sharding import fetch
 from ...models.sites import SiteEdit
 from ...models.stack import Stack
 from ...objectives import Reads
+from ..devices import Devices
 from ..engine import Value
 from .pattern import keys_moved, rows_moved
 from .pieces import amount_gradient, amounts, capture, per_cell
@@ -27,6 +28,8 @@ WRITES = ("attn_out", "mlp_out")
 class Piece:
     """Some examples of the run that is edited and their counterparts in the other.
 
+    `batch` is `this` as it is on the host; `this` and `other` are on the devices.
+
     All estimates are `[B,L,T,N]` float64: of moving one layer's site at one position of one head (N is K at `k` and
     `v`, 1 in the stream) to the other run's value.
     """
@@ -34,25 +37,27 @@ class Piece:
     network: Network
     stack: Stack
     site: str
+    batch: Batch
     this: Batch
     other: Batch
     reads: Reads
     value: Value
     thrifty: bool
+    devices: Devices
 
     @cached_property
     def unedited(self) -> np.ndarray:
         """The objective `[B]` of the run that is edited."""
-        return np.asarray(self._this[0], np.float64)
+        return fetch(self._this[0]).astype(np.float64)
 
     @cached_property
     def whole(self) -> np.ndarray:
         """The objective `[B]` of the other run."""
-        return np.asarray(self._other[0], np.float64)
+        return fetch(self._other[0]).astype(np.float64)
 
     def straight(self, held: Sequence[SiteEdit] = ()) -> np.ndarray:
         """First order: difference of values times gradient, in the run that is edited."""
-        edit = self._edit(self.site, self._difference, amounts(self.stack, self.site, self.this), "add")
+        edit = self._edit(self.site, self._difference, amounts(self.stack, self.site, self.batch), "add")
         return per_cell(self.site, self._gradient(edit, held))
 
     def along(self, shares: Sequence[float]) -> np.ndarray:
@@ -66,7 +71,7 @@ class Piece:
             one_by_one: patch one position's key at a time. Otherwise `k` is patched at all positions at once, and T
                 stands for the queries' positions: only the sum over them means something.
         """
-        asking, seen = self.stack.queries.of(self.this), self.stack.keys.of(self.this)
+        asking, seen = self.stack.queries.of(self.batch), self.stack.keys.of(self.batch)
         shape = self.stack.site_shape("pattern", *asking.shape, seen.shape[1])
         zeros = np.zeros((self.stack.layers, *shape), np.float32)
         slope_LBNTS = self._gradient(self._edit("pattern", np.ones_like(zeros[:, :1, :1, :1, :1]), zeros, "add"), held)
@@ -75,7 +80,7 @@ class Piece:
             moved_LBNT = keys_moved(slope_LBNTS, before["scores"], after["scores"])
         else:
             moved_LBNT = rows_moved(slope_LBNTS, before["pattern"], after["pattern"])
-        moved_BLTN = np.transpose(np.asarray(moved_LBNT, np.float64), (1, 0, 3, 2))
+        moved_BLTN = np.transpose(fetch(moved_LBNT).astype(np.float64), (1, 0, 3, 2))
         heads = self.stack.kv_heads if self.site == "k" else self.stack.heads
         return moved_BLTN.reshape(*moved_BLTN.shape[:3], heads, -1).sum(axis=-1)
 
@@ -110,7 +115,7 @@ class Piece:
         return before, self._run(self.this, ("scores", "pattern"), (held, patch))[1]
 
     def _layer_along(self, layer: int, shares: Sequence[float]) -> np.ndarray:
-        here = amounts(self.stack, self.site, self.this)
+        here = amounts(self.stack, self.site, self.batch)
         here[layer] = 1
         edits = [self._edit(self.site, self._difference, share * here, "add") for share in shares]
         return np.mean([per_cell(self.site, self._gradient(edit))[:, layer, None] for edit in edits], axis=0)
@@ -124,8 +129,15 @@ class Piece:
         self, site: str, source: ArrayLike, weight: ArrayLike, operation: Literal["mix", "add"] = "mix"
     ) -> SiteEdit:
         """Of all layers."""
-        layers = jnp.arange(self.stack.layers)
-        return SiteEdit(layers, jnp.asarray(weight), jnp.asarray(source), site, self.stack.name, operation)
+        layers: Any = np.arange(self.stack.layers, dtype=np.int32)
+        return SiteEdit(layers, self._placed(weight), self._placed(source), site, self.stack.name, operation)
+
+    def _placed(self, values: ArrayLike) -> Any:
+        """Numbers `[L,B,…]` (B may be 1) of the host, on the devices as examples are; others are there already."""
+        if not isinstance(values, np.ndarray):
+            return values
+        place = self.devices.everywhere if values.shape[1] == 1 else partial(self.devices.examples, axis=1)
+        return place(values)
 
     def _gradient(self, edit: SiteEdit, held: Sequence[SiteEdit] = ()) -> Array:
         named = {"value": self.value, "thrifty": self.thrifty}

@@ -1,7 +1,7 @@
 """What path patching is asked: checked, cut into pieces, and run sender layer by sender layer."""
 
-import os
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -11,16 +11,15 @@ from numpy.typing import ArrayLike
 
 from ...models.batch import Batch
 from ...models.model import Model
+from ...models.sharding import fetch
 from ...models.stack import Stack
 from ...objectives import Objective, Reads
-from ...progress import Advance
-from ...progress import progress as show_progress
-from ...tables import HeadTable
-from ..answers import asked_of, effect_table
-from ..chunks import Chunks, even, matmul_tokens
+from ..cells import Grid
+from ..chunks import Chunks, even, matmul_tokens, up
+from ..execute import Room
 from ..patch import check_pair, first_difference
+from ..pieces import InPieces, Part
 from ..plan import Sizes
-from ..runs import Journal, fingerprint
 from .ends import chosen_positions, places_of
 from .engine import Piece, run_both
 from .streams import Places, Way
@@ -41,7 +40,6 @@ class Question:
         other: the one that values come from.
         positions: where receivers receive, bool `[B,T]`.
         places: the same for the engine, less what can't change.
-        words: all else that the answer depends on, for provenance.
     """
 
     model: Model
@@ -53,8 +51,7 @@ class Question:
     positions: np.ndarray
     places: Places
     way: Way
-    memory: int
-    words: dict[str, Any]
+    room: Room
 
     @classmethod
     def asked(
@@ -68,7 +65,7 @@ class Question:
         mlps: MLPs,
         positions: ArrayLike | None,
         stack: str | None,
-        memory: int,
+        room: Room,
     ) -> "Question":
         """As `jaxheads.paths` explains; raises ValueError before anything runs."""
         for name, given, known in (
@@ -87,10 +84,9 @@ class Question:
         base, other = (clean, corrupt) if direction == "noising" else (corrupt, clean)
         chosen_BT = chosen_positions(positions, part.queries.of(base))
         places, first = places_of(chosen_BT, first_difference(part, clean, corrupt), causal=part.causal)
-        words = {"direction": direction, "mlps": mlps, "positions": "all" if positions is None else "some"}
         way = Way(part.name, first, mlps == "frozen")
         reads = objective.reads(model, base)
-        return cls(model, part, base, other, objective, reads, chosen_BT, places, way, memory, words)
+        return cls(model, part, base, other, objective, reads, chosen_BT, places, way, room)
 
     @property
     def static(self) -> dict[str, Any]:
@@ -115,68 +111,30 @@ class Question:
             )
 
     def together(self, positions: int) -> int:
-        """How many copies of one example, each of so many positions, fit memory and the device's best matmul size."""
+        """How many copies of one example, each of so many positions, fit memory and the device's best matmul size, on
+        all devices."""
         sizes = Sizes.of(self.model, self.stack, self.base, self.reads)
-        return max(1, min(matmul_tokens() // positions, self.memory // (2 * (sizes.copied + sizes.cached))))
+        room = min(matmul_tokens() // positions, self.room.memory // (2 * (sizes.copied + sizes.cached)))
+        return math.prod(self.room.devices.multiples) * max(1, room)
 
     def chunks(self, positions: int) -> Chunks:
         """Examples, and senders of one layer, that are run together."""
-        senders = even(self.stack.heads, self.together(positions))
-        return Chunks(even(len(self.base), max(1, self.together(positions) // senders)), senders)
+        together, (data, questions) = self.together(positions), self.room.devices.multiples
+        senders = up(even(self.stack.heads, together), questions)
+        examples = up(even(len(self.base), max(1, together // senders)), data)
+        return Chunks(examples, senders, (data, questions))
 
-    def answer(
-        self,
-        name: str,
-        ways: "Ways",
-        *,
-        words: Mapping[str, Any],
-        level: float,
-        seed: int,
-        progress: bool,
-        resume: str | os.PathLike | None,
-    ) -> HeadTable:
-        """The table of all effects; `words` are what else the answer depends on."""
-        if not 0 < level < 1:
-            raise ValueError(f"level: expected a number between 0 and 1, got {level}; 95 % is 0.95")
-        journal, words = self._journal(resume, name, words), {**self.words, **words}
-        label = f"{name}: senders of {len(ways.layers)} layers × {len(self.base)} examples"
-        with show_progress(len(ways.layers) * len(self.base), label, progress) as advance:
-            ends_2E, values = self._run(ways, journal, advance)
-        base_E, other_E = ends_2E
-        changes = values - base_E.reshape(-1, *[1] * ways.there.ndim)
-        return effect_table(
-            name,
-            self.stack.name,
-            {"effect": changes},
-            {**asked_of(self.model, self.objective, base_E), **words},
-            axes=AXES[: ways.there.ndim],
-            total=other_E - base_E,
-            there=ways.there,
-            level=level,
-            seed=seed,
-        )
-
-    def _run(self, ways: "Ways", journal: Journal, advance: Advance) -> tuple[np.ndarray, np.ndarray]:
-        """The objectives `[2,E]` of the run that is edited and of the other, and of all copies, `[E,L,N,…]`."""
-        ends_2E, values = np.empty((2, len(self.base))), np.full((len(self.base), *ways.there.shape), np.nan)
-        for chosen in Chunks(ways.examples, 1).example_pieces(len(self.base)):
-            kept, some, name = np.unique(chosen), _Some(self, chosen), f"{ways.examples}-from-{chosen[0]}"
-            ends_2E[:, kept] = journal.piece(f"{name}-runs", some.ends)
-            numbers = np.ix_(kept, *map(np.arange, ways.there.shape[1:]))
-            cells = dict(zip(("example", *AXES[1:]), numbers, strict=False))
-            for layer in ways.layers:
-                part, coordinates = f"{name}-layer-{layer}", {"layer": np.array(layer), **cells}
-                values[kept, layer] = journal.piece(part, partial(some.asked, ways.ask, layer), coordinates)
-                advance(len(kept))
-        return ends_2E, values
-
-    def _journal(self, resume: str | os.PathLike | None, name: str, words: Any) -> Journal:
-        """Where finished pieces of this very question are kept."""
-        if resume is None:
-            return Journal(None, "")
-        arrays = (self.base, self.other, self.reads, self.places)
-        told = (self.objective.name, self.stack.name, repr((self.words, words)))
-        return Journal(resume, f"{name}-{fingerprint(self.model, arrays, told)}")
+    def in_pieces(self, ways: "Ways", identity: tuple[Any, ...]) -> InPieces:
+        """The work, cut into pieces; `identity` holds the words that the answer depends on."""
+        shape = ways.there.shape
+        numbers = np.arange(math.prod(shape)).reshape(len(ways.there), -1)
+        there = ways.there.reshape(numbers.shape)
+        parts = [Part(f"layer-{layer}", numbers[layer], layer) for layer in np.flatnonzero(there.any(axis=1)).tolist()]
+        return InPieces(
+            self.model, self.stack, self.base, self.objective, self.reads,
+            Grid(AXES[: len(shape)], shape, missing=~there.reshape(1, -1)), ways.chunks, parts,
+            partial(_Some, self, ways), identity=(self.other, self.places, *identity),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -186,38 +144,37 @@ class Ways:
     Attributes:
         ask: from some examples and a sender layer to the objectives of its copies, `[B,N,…]`.
         there: bool `[L,N,…]`, which cells have a path; the others are NaN.
-        examples: at a time.
+        chunks: examples and senders at a time.
     """
 
     ask: Callable[[Piece, int], np.ndarray]
     there: np.ndarray
-    examples: int
-
-    @property
-    def layers(self) -> list[int]:
-        """Those with a sender."""
-        return np.flatnonzero(self.there.reshape(len(self.there), -1).any(axis=1)).tolist()
+    chunks: Chunks
 
 
 @dataclass(frozen=True)
 class _Some:
-    """Some of the examples, the last perhaps repeated, with their runs, made when they are first asked for."""
+    """Some of the examples, with their runs, on the devices."""
 
     question: Question
+    ways: Ways
     examples: np.ndarray
 
     @cached_property
     def piece(self) -> Piece:
-        asked, network = self.question, self.question.model.network
-        batch, other, reads = asked.base.take(self.examples), asked.other.take(self.examples), asked.reads
-        reads, places = reads.take(self.examples), asked.places.take(self.examples)
+        """What all copies share."""
+        asked, devices = self.question, self.question.room.devices
+        network = asked.room.network(asked.model)
+        batch, other, reads, places = (
+            devices.examples(one.take(self.examples)) for one in (asked.base, asked.other, asked.reads, asked.places)
+        )
         return Piece(network, batch, reads, run_both(network, batch, other, reads, **asked.static), places)
 
     def ends(self) -> np.ndarray:
-        """The objectives of both runs, each example once."""
-        runs = self.piece.runs
-        return np.asarray([runs.value, runs.other], np.float64)[:, : len(np.unique(self.examples))]
+        """The objectives of both runs, `[2,B]`."""
+        return np.stack([fetch(end).astype(np.float64) for end in (self.piece.runs.value, self.piece.runs.other)])
 
-    def asked(self, ask: Callable[[Piece, int], np.ndarray], layer: int) -> np.ndarray:
-        """The objectives of a sender layer's copies, each example once."""
-        return ask(self.piece, layer)[: len(np.unique(self.examples))]
+    def effects(self, key: int) -> np.ndarray:
+        """Of the copies whose senders are in this layer."""
+        values = self.ways.ask(self.piece, key)
+        return (values - self.ends()[0].reshape(-1, *[1] * (values.ndim - 1))).reshape(len(values), -1)
