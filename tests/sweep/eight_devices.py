@@ -18,7 +18,12 @@ from jaxheads.sweep.devices import Devices
 
 from ..models.networks import assert_same, batch_of, random_model
 
-BATCH = batch_of((6, 4, 5, 6, 3))
+BATCH, OTHER = batch_of((6, 4, 5, 6, 3)), batch_of((6, 4, 5, 6, 3), seed=1)
+
+
+def examples_of(table: jh.HeadTable) -> np.ndarray:
+    assert table.per_example is not None
+    return np.nan_to_num(table.per_example)
 
 
 def mesh_of(**axes: int) -> Mesh:
@@ -36,6 +41,35 @@ def test_an_ablation_on_eight_devices_gives_what_it_gives_on_one(family: str, ax
     assert np.abs(expected.values).max() > 0.1
     assert_same((table.per_example, table.values), (expected.per_example, expected.values))
     assert table.provenance["unedited"] == pytest.approx(expected.provenance["unedited"], abs=1e-5)
+
+
+ASKED = {
+    "importance": lambda model, **on: jh.importance(model, BATCH, jh.loss(), **on),
+    "atp": lambda model, **on: jh.attribute(model, BATCH, OTHER, jh.loss(), **on),
+    "atp*": lambda model, **on: jh.attribute(model, BATCH, OTHER, jh.loss(), "atp*", site="k", **on),
+    "ig": lambda model, **on: jh.attribute(model, BATCH, OTHER, jh.loss(), "ig", site="resid_mid", by="layer", **on),
+    "eap-ig": lambda model, **on: jh.attribute(model, BATCH, OTHER, jh.loss(), "eap-ig", exact=True, **on),
+    "paths": lambda model, **on: jh.paths(model, BATCH, OTHER, jh.loss(), [("k", 1, 3), ("mlp", 1)], **on),
+    "all_paths": lambda model, **on: jh.all_paths(model, BATCH, OTHER, jh.loss(), **on),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_gradients_paths_and_edges_on_eight_devices_give_what_they_give_on_one(asked: str):
+    axes = {"data": 4, "questions": 2} if asked != "importance" else {"data": 2, "questions": 2, "model": 2}
+    model, mesh = random_model("llama"), mesh_of(**axes)
+    expected = ASKED[asked](model)
+    table = ASKED[asked](shard(model, mesh) if "model" in axes else model, devices=mesh)
+    assert np.nanmax(np.abs(expected.values)) > 0.01
+    assert_same(examples_of(table), examples_of(expected))
+
+
+def test_circuits_of_edges_on_eight_devices():
+    model, mesh = random_model("llama"), mesh_of(data=4, questions=2)
+    for ablation in ("patching", "mean"):
+        options = {"ablation": ablation, "reference": OTHER}
+        ask = partial(jh.circuit, model, BATCH, jh.loss(), [("embed", "logits"), ("head 0.1", "mlp 1")], **options)
+        assert_same(ask(devices=mesh).faithfulness.per_example, ask().faithfulness.per_example)
 
 
 def test_examples_and_questions_need_no_word_between_devices(monkeypatch: pytest.MonkeyPatch):

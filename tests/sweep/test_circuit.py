@@ -5,7 +5,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -274,7 +273,6 @@ def test_what_is_not_finite_is_named_and_left_out():
 
 
 EDGE = [("embed", "logits")]
-MESH = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
 
 
 @pytest.mark.parametrize(

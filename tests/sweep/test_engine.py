@@ -195,7 +195,7 @@ def test_where_memory_runs_out_pieces_are_halved(most: int, monkeypatch: pytest.
 
 def test_a_device_too_small_for_anything_says_so(monkeypatch: pytest.MonkeyPatch):
     out_of_memory(0, monkeypatch)
-    with pytest.raises(MemoryError, match="one edited copy of one example"):
+    with pytest.raises(MemoryError, match="the work on one example"):
         jh.ablate(small_model("gpt2"), random_batch((5, 4)), jh.loss(), "zero")
 
 

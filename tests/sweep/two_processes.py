@@ -1,6 +1,7 @@
 """One of two processes with two devices each: `python -m tests.sweep.two_processes PORT NUMBER DIRECTORY`."""
 
 import sys
+from functools import partial
 
 import jax
 import numpy as np
@@ -33,6 +34,16 @@ def check() -> None:
     for _ in range(2):  # the second time from the parts that the first process wrote
         table = jh.ablate(split, batch, jh.loss(), "mean", devices=across, resume=sys.argv[3])
         assert_same(table.per_example, expected.per_example)
+    other, both = batch_of((6, 4, 5), seed=1), Mesh(by_process, ("data", "questions"))
+    pair = model, batch, other, jh.loss()
+    assert_same(
+        jh.importance(split, batch, jh.loss(), devices=across).per_example,
+        jh.importance(model, batch, jh.loss()).per_example,
+    )
+    for asked in (jh.attribute, partial(jh.attribute, method="atp*", site="q"), jh.paths):
+        expected = asked(*pair)
+        for _ in range(2):
+            assert_same(asked(*pair, devices=both, resume=sys.argv[3]).per_example, expected.per_example)
     run, whole = jh.run(split, batch, "z"), jh.run(model, batch, "z")
     assert_same((fetch(run.output), fetch(run.seen["z"])), (whole.output, whole.seen["z"]))
 
