@@ -23,8 +23,6 @@ without the previous-token heads, one or two of them, 8.1 to 11.6.
 Cost on 2 cores: about 7 minutes; --quick, under one, only shows that it runs.
 """
 
-import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,14 +30,12 @@ from typing import Any
 import jax
 import numpy as np
 import pandas as pd
-import tyro
 
 import jaxheads as jh
+from experiments.lab import command_line, file_name, publish
 from jaxheads.data.tasks import Induction
-from jaxheads.files import write_together
 from jaxheads.measure.patterns import resolve
 from jaxheads.models.network import Network
-from jaxheads.provenance import environment
 from jaxheads.statistics import t_mean
 from jaxheads.train.loop import Trained, train
 from jaxheads.train.monitor import Trace, head_scores, trace
@@ -202,18 +198,10 @@ def write(options: Options, runs: pd.DataFrame, onsets: dict[str, Any], figures:
         share: order({skill: onsets["two layers"][f"{skill} {share:.0%}"] for skill in SKILLS}).to_numpy()[0, 1]
         for share in SHARES
     }
-    about = {"seeds": seeds, "steps": steps, "batch": options.batch, "rate": options.rate, **environment()}
-    contents: dict[Any, Any] = {
-        options.out / "runs.csv": runs.to_csv(index=False, lineterminator="\n").encode(),
-        options.out / "onsets.csv": frame.to_csv(index=False, lineterminator="\n").encode(),
-        options.out / "over-seeds.csv": over_seeds(runs).to_csv(index=False, lineterminator="\n").encode(),
-        options.out / "summary.md": page(options, runs, frame, first).encode(),
-        options.out / "provenance.json": (json.dumps(about, indent=2) + "\n").encode(),
-    }
-    for name, figure in figures.items():
-        path = options.out / f"{name.replace(', ', '-').replace(' ', '-')}.png"
-        contents[path] = lambda file, figure=figure: figure.savefig(file, format="png", dpi=80)
-    write_together(contents)
+    about = {"seeds": seeds, "steps": steps, "batch": options.batch, "rate": options.rate}
+    tables = {"runs": runs, "onsets": frame, "over-seeds": over_seeds(runs)}
+    named = {file_name(name): figure for name, figure in figures.items()}
+    publish(options.out, page(options, runs, frame, first), about, tables, named)
 
 
 def page(options: Options, runs: pd.DataFrame, onsets: pd.DataFrame, first: dict[float, float]) -> str:
@@ -269,12 +257,7 @@ def _range(runs: pd.DataFrame, condition: str, column: str) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    options = tyro.cli(Options, args=arguments, prog="experiments.induction_phase_change", description=__doc__)
-    try:
-        run(options)
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"induction_phase_change: {error}")
-    print((options.out / "summary.md").read_text(encoding="utf-8"))
+    command_line("induction_phase_change", Options, run, __doc__, arguments)
 
 
 if __name__ == "__main__":

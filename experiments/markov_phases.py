@@ -22,8 +22,6 @@ weights. Without a unigram to learn on the way (doubly stochastic chains) the bi
 Cost on 2 cores: about 6 minutes for K = 2, three times as much for all; --quick, under one, only shows that it runs.
 """
 
-import json
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,14 +31,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-import tyro
 from jax import Array
 
+from experiments.lab import command_line, file_name, publish
 from jaxheads.data.tasks import Markov
 from jaxheads.data.tasks.markov import bigram, unigram
-from jaxheads.files import write_together
 from jaxheads.models.network import Network, forward
-from jaxheads.provenance import environment
 from jaxheads.train.loop import train
 from jaxheads.train.monitor import Trace, trace
 from jaxheads.train.objective import scores
@@ -192,7 +188,6 @@ def write(options: Options, table: pd.DataFrame, published: pd.DataFrame, figure
     seeds, steps = options.trained
     about = {
         "seeds": seeds, "steps": steps, "rate": options.rate, "width": options.width, "evaluated": EVALUATED,
-        **environment(),
     }  # fmt: skip
     text = f"""# How statistical induction forms
 
@@ -209,26 +204,13 @@ bigram {Markov(2).anchors["bigram"]:.3f}.
 
 {published.to_markdown(index=False, floatfmt=".3f")}
 """
-    contents: dict[Any, Any] = {
-        options.out / "runs.csv": table.to_csv(index=False, lineterminator="\n").encode(),
-        options.out / "published.csv": published.to_csv(index=False, lineterminator="\n").encode(),
-        options.out / "summary.md": text.encode(),
-        options.out / "provenance.json": (json.dumps(about, indent=2) + "\n").encode(),
-    }
-    for name, figure in figures.items():
-        path = options.out / f"{name.replace(' = ', '').replace(', ', '-').replace(' ', '-')}.png"
-        contents[path] = lambda file, figure=figure: figure.savefig(file, format="png", dpi=80)
-    write_together(contents)
+    named = {file_name(name): figure for name, figure in figures.items()}
+    publish(options.out, text, about, {"runs": table, "published": published}, named)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    options = tyro.cli(Options, args=arguments, prog="experiments.markov_phases", description=__doc__)
-    try:
-        run(options)
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"markov_phases: {error}")
-    print((options.out / "summary.md").read_text(encoding="utf-8"))
+    command_line("markov_phases", Options, run, __doc__, arguments)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from . import edits, objectives
 from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
+from .measure.alignment import alignment_error_rate
 from .measure.circuits.composition import Composition, composition
 from .measure.circuits.copying import eigenvalue_copying
 from .measure.circuits.factored import Factored, ov_circuit, qk_circuit
@@ -114,6 +115,7 @@ __all__ = [
     "composition",
     "eigenvalue_copying",
     "ov_circuit",
+    "alignment_error_rate",
     "positional_kernel",
     "qk_circuit",
     "token_pairs",

@@ -25,13 +25,22 @@ Optimizer = Callable[[Mapping[str, Array]], optax.GradientTransformation]
 
 
 def adamw(hyper: Mapping[str, Array]) -> optax.GradientTransformation:
-    """AdamW with gradients clipped to norm 1; reads `rate` (1e-3), `decay` (0), `b1` (0.9) and `b2` (0.98)."""
+    """AdamW with gradients clipped to norm 1; reads `rate` (1e-3), `decay` (0), `b1` (0.9), `b2` (0.98), and `cosine`:
+    in so many steps the rate falls to 0 by half a cosine (constant when left out)."""
     get = hyper.get
     moments: Any = {"b1": get("b1", 0.9), "b2": get("b2", 0.98)}
+    rate: Any = get("rate", 1e-3)
+    if "cosine" in hyper:
+        rate = _falling(rate, hyper["cosine"])
     return optax.chain(
         optax.clip_by_global_norm(1.0),
-        optax.adamw(get("rate", 1e-3), weight_decay=get("decay", 0.0), **moments),  # type: ignore[arg-type]
+        optax.adamw(rate, weight_decay=get("decay", 0.0), **moments),  # type: ignore[arg-type]
     )
+
+
+def _falling(rate: Any, steps: Array) -> Callable[[Array], Array]:
+    """optax's own `cosine_decay_schedule` wants its steps untraced."""
+    return lambda count: rate * (1 + jnp.cos(jnp.pi * jnp.minimum(count.astype(jnp.float32) / steps, 1.0))) / 2
 
 
 @jax.tree_util.register_dataclass
