@@ -259,14 +259,16 @@ def picture(tables: dict[str, pd.DataFrame]) -> Figure:
 def page(options: Options, tables: dict[str, pd.DataFrame], left: dict[int, list[str]]) -> str:
     """What was found, for a reader."""
     seeds, steps, gating = options.trained
-    aligned: Any = tables["alignment"].groupby(["setting", "by"])["AER"].agg(["mean", "min", "max"]).reset_index()
+    by_way: Any = tables["alignment"].groupby(["setting", "by"])["AER"]
+    aligned: Any = by_way.agg(["mean", "min", "max"]).reset_index()
     pairs = zip(aligned["setting"], aligned["by"], strict=True)
     published = [KOBAYASHI[setting][by == "norms"] for setting, by in pairs]
     aligned["published, best layer, % [P]"] = published
     untrained: Any = tables["untrained"].groupby(["setting", "by"])["AER"].mean()
     aligned["untrained"] = np.asarray(untrained)
-    by_penalty = tables["gates"].groupby("penalty")[[*STACKS, "loss", "accuracy"]].mean().reset_index()
-    lost = tables["one-left"].groupby(["stack", "layer"])["lost"].agg(["mean", "min", "max"]).reset_index()
+    penalties: Any = tables["gates"].groupby("penalty")[[*STACKS, "loss", "accuracy"]]
+    layers: Any = tables["one-left"].groupby(["stack", "layer"])["lost"]
+    by_penalty, lost = penalties.mean().reset_index(), layers.agg(["mean", "min", "max"]).reset_index()
     each = [
         rank_correlation(own["importance"].to_numpy(), own["loss without"].to_numpy())
         for _, own in tables["importance"].groupby("seed")

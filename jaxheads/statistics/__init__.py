@@ -9,12 +9,14 @@ from .base import Interval, check_level
 from .bootstrap import GroupedRows, bootstrap_mean, bootstrap_ratio
 from .seeds import SeedEffect, seed_effect
 from .testing import false_discovery, paired_p_values, rank_correlation, split_halves
+from .variance import analysis_of_variance
 
 __all__ = [
     "GroupedRows",
     "Interval",
     "Moments",
     "SeedEffect",
+    "analysis_of_variance",
     "bootstrap_mean",
     "bootstrap_ratio",
     "check_level",

@@ -7,7 +7,7 @@ from .monitor import Trace, Watch, ablation_losses, head_scores, trace
 from .objective import scores
 from .onset import onset, order, phase_change
 from .plots import evolution
-from .prune import head_importance, merge_kv_heads, pruning_curve, pruning_order, remove_heads
+from .prune import gated_scores, head_importance, merge_kv_heads, pruning_curve, pruning_order, remove_heads
 from .runs import adamw, grid, log_spaced
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "ablation_losses",
     "adamw",
     "evolution",
+    "gated_scores",
     "grid",
     "head_importance",
     "head_only",

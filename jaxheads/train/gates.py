@@ -8,6 +8,7 @@ Dimension key: L layers, N heads, G strengths of the penalty.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -124,77 +125,95 @@ def learn_gates(
     if steps < 1 or not strengths or min(strengths) < 0:
         raise ValueError(f"expected steps and penalties from 0 up, got {steps} steps and strengths {list(strengths)}")
     names = tuple(model.stacks if stacks is None else (model.stack(name).name for name in stacks))
-    gating = _Gating(
-        model, task, names, batch, seed, (optax.adam(gate_rate), optax.adam(rate if train_weights else 0.0))
-    )
-    lambdas = jnp.asarray(strengths, jnp.float32)
-    state = jax.vmap(lambda _: gating.begin(start))(lambdas)
-    several = gating.several()
+    gating = _Gating(task, names, batch)
+    lambdas, rates = jnp.asarray(strengths, jnp.float32), jnp.float32([gate_rate, rate if train_weights else 0.0])
+    given = model.network, jax.random.key(seed), rates
+    state = jax.vmap(lambda _: gating.begin(*given, start))(lambdas)
     with show_progress(steps, f"gating {model.name}, {len(strengths)} strengths", progress) as advance:
         for first in range(0, steps, PIECE):
             count = min(PIECE, steps - first)
-            state = several(state, jnp.int32(first), jnp.int32(count), lambdas)
+            state = _several(gating, state, jnp.int32(first), jnp.int32(count), lambdas, *given)
             advance(count)
     log_a, weights = state[0]
-    losses = np.asarray(jax.jit(jax.vmap(lambda parts: gating.settled_loss(parts, steps)))(state[0]))
+    losses = np.asarray(_settled(gating, state[0], jnp.int32(steps), *given[:2]))
     return Gated(model, tuple(strengths), {name: np.asarray(value) for name, value in log_a.items()}, weights, losses)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Gating:
-    """The loop's pure parts. A state is ((log a by stack, weights), (optimiser states of either))."""
+    """The loop's pure parts, for networks of one architecture. A state is ((log a by stack, weights), (optimiser states
+    of either)); what a call is given besides: the network that training starts from, a key, and the two rates."""
 
-    model: Model
     task: Task
     names: tuple[str, ...]
     batch: int
-    seed: int
-    chains: tuple[optax.GradientTransformation, optax.GradientTransformation]
 
-    def begin(self, start: float) -> Any:
-        """Gates nearly open, weights as the model has them."""
-        stacks = self.model.stacks
+    def begin(self, network: Network, key: Array, rates: Array, start: float) -> Any:
+        """Gates nearly open, weights as the network has them."""
+        del key
+        stacks = {stack.name: stack for stack in network.stacks}
         log_a = {name: jnp.full((stacks[name].layers, stacks[name].heads), start) for name in self.names}
-        parts = (log_a, nnx.split(self.model.network, nnx.Param, ...)[1])
-        return parts, tuple(chain.init(part) for chain, part in zip(self.chains, parts, strict=True))
+        parts = (log_a, nnx.split(network, nnx.Param, ...)[1])
+        return parts, tuple(optax.adam(rate).init(part) for rate, part in zip(rates, parts, strict=True))
 
-    def loss(self, parts: Any, sample: Sample, gates: Mapping[str, Array]) -> Array:
+    def loss(self, parts: Any, sample: Sample, gates: Mapping[str, Array], network: Network) -> Array:
         """Of the task, with these gates."""
-        graph, _, rest = nnx.split(self.model.network, nnx.Param, ...)
-        edits = tuple(gate(self.model, gates[name], stack=name) for name in self.names)
-        return scores(nnx.merge(graph, parts[1], rest), sample, edits)[0]
+        graph, _, rest = nnx.split(network, nnx.Param, ...)
+        merged = nnx.merge(graph, parts[1], rest)
+        edits = tuple(gate(Model(merged), gates[name], stack=name) for name in self.names)
+        return scores(merged, sample, edits)[0]
 
-    def settled_loss(self, parts: Any, number: int) -> Array:
-        """With gates that have no noise, on a sample that no step has seen."""
-        sample = self.task.sample(jax.random.fold_in(jax.random.key(self.seed), number), self.batch)
-        return self.loss(parts, sample, {name: settled(value) for name, value in parts[0].items()})
-
-    def step(self, state: Any, number: Array, strength: Array) -> Any:
+    def step(self, state: Any, number: Array, strength: Array, network: Network, key: Array, rates: Array) -> Any:
         """One step: data and noise are decided by its number."""
-        key = jax.random.fold_in(jax.random.key(self.seed), number)
+        key = jax.random.fold_in(key, number)
         sample = self.task.sample(jax.random.fold_in(key, 0), self.batch)
-        layers = sum(self.model.stacks[name].layers for name in self.names)
+        layers = sum(stack.layers for stack in network.stacks if stack.name in self.names)
 
         def lose(parts: Any) -> Array:
             noise = {name: jax.random.fold_in(key, n) for n, name in enumerate(self.names, 1)}
             gates = {name: drawn(parts[0][name], noise[name]) for name in self.names}
             paid = sum((open_probability(value).sum() for value in parts[0].values()), jnp.float32(0))
-            return self.loss(parts, sample, gates) + strength * paid / layers
+            return self.loss(parts, sample, gates, network) + strength * paid / layers
 
         parts, states = state
         slopes = jax.grad(lose)(parts)
         moved, kept = [], []
-        for chain, slope, old, part in zip(self.chains, slopes, states, parts, strict=True):
+        for rate, slope, old, part in zip(rates, slopes, states, parts, strict=True):
             with jax.numpy_dtype_promotion("standard"):  # optax raises floats to whole numbers
-                updates, new = chain.update(slope, old, part)
+                updates, new = optax.adam(rate).update(slope, old, part)
             moved.append(optax.apply_updates(part, updates))
             kept.append(new)
         return tuple(moved), tuple(kept)
 
-    def several(self) -> Any:
-        """Compiled: `(states, first, count, strengths)`, so many steps of all strengths."""
 
-        def one(state: Any, first: Array, count: Array, strength: Array) -> Any:
-            return jax.lax.fori_loop(0, count, lambda i, state: self.step(state, first + i, strength), state)
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _several(
+    gating: _Gating,
+    state: Any,
+    first: Array,
+    count: Array,
+    strengths: Array,
+    network: Network,
+    key: Array,
+    rates: Array,
+) -> Any:
+    """So many steps of all strengths."""
 
-        return jax.jit(jax.vmap(one, in_axes=(0, None, None, 0)), donate_argnums=0)
+    def one(state: Any, strength: Array) -> Any:
+        def step(i: Array, state: Any) -> Any:
+            return gating.step(state, first + i, strength, network, key, rates)
+
+        return jax.lax.fori_loop(0, count, step, state)
+
+    return jax.vmap(one)(state, strengths)
+
+
+@partial(jax.jit, static_argnums=0)
+def _settled(gating: _Gating, parts: Any, number: Array, network: Network, key: Array) -> Array:
+    """The task's losses `[G]` with gates that have no noise, on a sample that no step has seen."""
+    sample = gating.task.sample(jax.random.fold_in(key, number), gating.batch)
+
+    def one(parts: Any) -> Array:
+        return gating.loss(parts, sample, {name: settled(value) for name, value in parts[0].items()}, network)
+
+    return jax.vmap(one)(parts)

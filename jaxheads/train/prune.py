@@ -5,6 +5,7 @@ Dimension key: L layers, N query heads, K key/value heads, R = N / K, H head dim
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -68,18 +69,19 @@ def pruning_order(network: Network, sample: Sample, method: str, *, stack: str |
 def pruning_curve(network: Network, sample: Sample, order: Heads, *, stack: str | None = None) -> pd.DataFrame:
     """Loss and accuracy with the first 0, 1, 2, … heads of an order taken away: columns heads, loss, accuracy."""
     [part] = [one for one in network.stacks if stack in (None, one.name)]
-    model = Model(network)
     gates = np.ones((len(order) + 1, part.layers, part.heads), np.float32)
     for count, (layer, head) in enumerate(order, 1):
         gates[count:, layer, head] = 0
-
-    @jax.jit
-    def all_of(gates_CLN: Array) -> tuple[Array, Array]:
-        return jax.lax.map(lambda g: scores(network, sample, (gate(model, g, stack=part.name),)), gates_CLN)
-
-    loss, right = all_of(jnp.asarray(gates))
+    loss, right = gated_scores(network, sample, jnp.asarray(gates), stack=part.name)
     columns = {"heads": np.arange(len(gates)), "loss": np.asarray(loss), "accuracy": np.asarray(right)}
     return pd.DataFrame(columns)
+
+
+@partial(jax.jit, static_argnames="stack")
+def gated_scores(network: Network, sample: Sample, gates_GLN: Array, *, stack: str) -> tuple[Array, Array]:
+    """Loss and accuracy with each set of gates on a stack's heads, `[G]` both."""
+    model = Model(network)
+    return jax.lax.map(lambda gates_LN: scores(network, sample, (gate(model, gates_LN, stack=stack),)), gates_GLN)
 
 
 def remove_heads(model: Model, gates: Mapping[str, ArrayLike] | ArrayLike, batch: Batch | None = None) -> Model:
