@@ -69,7 +69,7 @@ class Options:
     seeds: int | None = None
     steps: int | None = None
     gating: int | None = None
-    strengths: tuple[float, ...] = (0.003, 0.03, 0.1, 0.3)
+    strengths: tuple[float, ...] = (0.03, 0.3, 1.0, 3.0)
     batch: int = 32
     rate: float = 2e-3
     out: Path = Path("results/translation-heads")

@@ -14,7 +14,7 @@ from rich.progress import (
 )
 
 Advance = Callable[..., None]
-"""`advance(n=1)`: n more pieces are done."""
+"""`advance(n=1, said="")`: n more pieces are done, and what there is to say of the run just now."""
 
 
 @contextmanager
@@ -35,4 +35,8 @@ def progress(total: int | None, label: str, show: bool, *, force: bool = False) 
     )
     with Progress(*columns, console=console, disable=not (force or (show and console.is_terminal))) as bar:
         task = bar.add_task(label, total=total)
-        yield lambda n=1: bar.advance(task, n)
+
+        def advance(n: int = 1, said: str = "") -> None:
+            bar.update(task, advance=n, description=f"{label}: {said}" if said else None)
+
+        yield advance

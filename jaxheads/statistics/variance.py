@@ -30,7 +30,7 @@ def analysis_of_variance(values: ArrayLike, factors: Sequence[str], *, order: in
         (η²), `F` and its `p` (NaN where all values are equal, or in the residual).
 
     Raises:
-        ValueError: for NaN or infinity, too few levels, replicates or names, or an order out of range.
+        ValueError: for NaN or infinity, too few levels, replicates or names, or an order below 1.
     """
     x, names = finite_or_nan(values, "values"), list(factors)
     if np.isnan(x).any() or x.ndim != len(names) + 1 or not names or min(x.shape) < 2:
@@ -38,9 +38,9 @@ def analysis_of_variance(values: ArrayLike, factors: Sequence[str], *, order: in
             f"values: expected finite numbers with an axis for each of {names} and one of replicates, two or more of "
             f"each, got shape {list(x.shape)}{' with NaN' if np.isnan(x).any() else ''}"
         )
-    if not 1 <= order <= len(names):
-        raise ValueError(f"order: expected a number from 1 to {len(names)}, got {order}")
-    effects = _effects(x, order)
+    if order < 1:
+        raise ValueError(f"order: expected at least 1, got {order}")
+    effects = _effects(x, min(order, len(names)))
     total = float(((x - x.mean()) ** 2).sum())
     rows = [
         (" × ".join(names[axis] for axis in axes), int(np.prod([x.shape[axis] - 1 for axis in axes])), squares)

@@ -1,5 +1,6 @@
 """The training lab: small models trained many at once, and their heads watched as they specialise."""
 
+from .disagreement import disagreement, li_penalty
 from .gates import learn_gates
 from .llc import head_only, llc
 from .loop import Trained, train
@@ -16,6 +17,7 @@ __all__ = [
     "Watch",
     "ablation_losses",
     "adamw",
+    "disagreement",
     "evolution",
     "gated_scores",
     "grid",
@@ -23,6 +25,7 @@ __all__ = [
     "head_only",
     "head_scores",
     "learn_gates",
+    "li_penalty",
     "llc",
     "log_spaced",
     "merge_kv_heads",

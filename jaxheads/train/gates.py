@@ -6,9 +6,12 @@ A gate's log-odds are log a. With noise u it is clip(σ((log u − log(1−u) + 
 Dimension key: L layers, N heads, G strengths of the penalty.
 """
 
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +25,7 @@ from ..edits import gate
 from ..models.model import Model
 from ..models.network import Network
 from ..progress import progress as show_progress
+from .checkpoints import claim, restore, save, steps_in
 from .objective import Sample, Task, scores
 
 BETA, LOW, HIGH = 0.33, -0.1, 1.1
@@ -107,6 +111,7 @@ def learn_gates(
     train_weights: bool = True,
     start: float = 2.0,
     seed: int = 0,
+    directory: str | os.PathLike | None = None,
     progress: bool = False,
 ) -> Gated:
     """Train gates, and with them the weights, from a trained model: task loss + λ · Σ P(open) / number of layers.
@@ -118,9 +123,10 @@ def learn_gates(
         strengths: λ; more closes more.
         stacks: whose heads have gates; all when left out.
         start: the gates' log a at the beginning: 2 is open with a chance of 0.94.
+        directory: keep the newest state there, and go on from it where there is one.
 
     Raises:
-        ValueError: for no step or strength, a negative one, or an unknown stack.
+        ValueError: for no step or strength, a negative one, an unknown stack, or a directory of another training.
     """
     if steps < 1 or not strengths or min(strengths) < 0:
         raise ValueError(f"expected steps and penalties from 0 up, got {steps} steps and strengths {list(strengths)}")
@@ -129,14 +135,35 @@ def learn_gates(
     lambdas, rates = jnp.asarray(strengths, jnp.float32), jnp.float32([gate_rate, rate if train_weights else 0.0])
     given = model.network, jax.random.key(seed), rates
     state = jax.vmap(lambda _: gating.begin(*given, start))(lambdas)
-    with show_progress(steps, f"gating {model.name}, {len(strengths)} strengths", progress) as advance:
-        for first in range(0, steps, PIECE):
+    about = {
+        "model": model.identity(), "task": repr(task), "stacks": names, "strengths": list(strengths), "batch": batch,
+        "rates": np.asarray(rates).tolist(), "start": start, "seed": seed,
+    }  # fmt: skip
+    place = None if directory is None else Path(directory).expanduser().resolve()
+    state, done = _taken_up(place, about, state)
+    if done > steps:
+        raise ValueError(f"{place} holds {done} steps already, more than {steps}")
+    with show_progress(steps - done, f"gating {model.name}, {len(strengths)} strengths", progress) as advance:
+        for first in range(done, steps, PIECE):
             count = min(PIECE, steps - first)
             state = _several(gating, state, jnp.int32(first), jnp.int32(count), lambdas, *given)
+            if place is not None:
+                save(place / str(first + count), state)
+                for older in steps_in(place)[:-1]:
+                    shutil.rmtree(place / str(older))
             advance(count)
     log_a, weights = state[0]
     losses = np.asarray(_settled(gating, state[0], jnp.int32(steps), *given[:2]))
     return Gated(model, tuple(strengths), {name: np.asarray(value) for name, value in log_a.items()}, weights, losses)
+
+
+def _taken_up(place: Path | None, about: Mapping[str, Any], fresh: Any) -> tuple[Any, int]:
+    """The newest state there, and the steps behind it; `fresh` and 0 where there is none."""
+    if place is None:
+        return fresh, 0
+    claim(place, about)
+    kept = steps_in(place)
+    return (restore(place / str(kept[-1]), fresh), kept[-1]) if kept else (fresh, 0)
 
 
 @dataclass(frozen=True)

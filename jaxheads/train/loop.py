@@ -1,6 +1,5 @@
 """The loop: steps in one compiled piece after the other, checkpoints, metrics on disk, and going on after a stop."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -12,19 +11,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pandas as pd
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ..files import write_atomically
 from ..progress import progress as show_progress
-from ..provenance import environment
+from .checkpoints import claim, restore, save, steps_in
 from .objective import Task
-from .runs import Hyper, Optimizer, Runs, State, adamw, log_spaced
+from .runs import Alone, Hyper, Optimizer, Penalty, Placed, Runs, State, adamw, log_spaced
 
 Monitor = Callable[[Any, int], object]
-"""`monitor(parameters, step)`, parameters with a leading axis of runs; what it returns is not looked at."""
+"""`monitor(parameters, step)`, parameters with a leading axis of runs. Where it returns numbers by name, as `Watch`
+does, the progress bar shows them."""
 
 INNER = 100
 """Steps in one compiled piece, at most."""
@@ -70,6 +69,7 @@ def train(
     runs: Sequence[Hyper] = ({"seed": 0},),
     batch: int = 64,
     optimizer: Optimizer = adamw,
+    penalty: Penalty | None = None,
     init_scale: float = 1.0,
     checkpoints: Sequence[int] | None = None,
     directory: str | os.PathLike | None = None,
@@ -88,13 +88,16 @@ def train(
         runs: each with a "seed" and, if wanted, hyper-parameters that `optimizer` reads; see `jaxheads.train.grid`.
         batch: examples a step.
         optimizer: from a run's hyper-parameters to an optax transformation.
+        penalty: `(network, sample, hyper)` to what is added to the loss that is descended, as `li_penalty` makes it;
+            the losses that are recorded are without it.
         init_scale: multiplies the initial weights of matrices.
         checkpoints: after which steps parameters are kept; log-spaced ones, 40, when left out. The last step is among
             them in any case.
         directory: keep checkpoints (orbax) and metrics (parquet) there, and go on from them where there are any.
-        devices: a mesh with an axis "runs", over which runs are split evenly.
+        devices: a mesh with an axis "runs", over which runs are split evenly, or "data", over which the examples of
+            each batch are, or both.
         monitor: called at every checkpoint with the parameters and the step.
-        progress: show a bar.
+        progress: show a bar, with the current loss and what the monitor says.
 
     Raises:
         ValueError: for no step, runs that do not fit each other or the mesh, or a directory of another training.
@@ -102,14 +105,15 @@ def train(
     """
     if steps < 1:
         raise ValueError(f"steps: expected at least one, got {steps}")
-    training = Runs(config, task, tuple(dict(run) for run in runs), batch, optimizer, init_scale)
+    training = Runs(config, task, tuple(dict(run) for run in runs), batch, optimizer, init_scale, penalty)
     wanted = tuple(sorted({*(log_spaced(steps) if checkpoints is None else checkpoints), steps}))
     if wanted[0] < 0 or wanted[-1] > steps:
         raise ValueError(f"checkpoints: expected steps from 0 to {steps}, got {wanted[0]} to {wanted[-1]}")
     place = _Place(None if directory is None else Path(directory).expanduser().resolve(), training, wanted)
     state, done = place.resume(training.start())
-    spread = _spreading(devices, len(training.hyper))
-    state, advance_by = spread(state), training.several(INNER, spread)
+    placed = Alone() if devices is None else _OnMesh.of(devices, len(training.hyper), batch)
+    state, advance_by = placed.runs(state), training.several(INNER, placed)
+    said: dict[str, float] = {}
     with show_progress(steps - done, f"training {len(runs)} × {task.name}", progress) as advance:
         for until in (step for step in wanted if step >= done):
             while done < until:
@@ -117,21 +121,43 @@ def train(
                 state, losses, rights = advance_by(state, jnp.int32(done), jnp.int32(count))
                 place.record(done, np.asarray(losses)[:, :count], np.asarray(rights)[:, :count])
                 done += count
-                advance(count)
+                said["loss"] = float(np.asarray(losses)[:, count - 1].mean())
+                advance(count, ", ".join(f"{name} {value:.3f}" for name, value in said.items()))
             place.keep(done, state)
-            if monitor is not None:
-                monitor(state.parameters, done)
+            if monitor is not None and isinstance(found := monitor(state.parameters, done), Mapping):
+                said |= {str(name): float(value) for name, value in found.items()}
     return place.finish()
 
 
-def _spreading(devices: Mesh | None, runs: int) -> Callable[[Any], Any]:
-    """Puts what has a leading axis of runs on the devices."""
-    if devices is None:
-        return lambda tree: tree
-    if "runs" not in devices.axis_names or runs % devices.shape["runs"]:
-        raise ValueError(f"devices: expected an axis 'runs' that divides {runs} runs, got {dict(devices.shape)}")
-    where = NamedSharding(Mesh(devices.devices, devices.axis_names), P("runs"))
-    return lambda tree: jax.device_put(tree, where)
+@dataclass(frozen=True)
+class _OnMesh(Placed):
+    """Runs over a mesh's axis "runs", the examples of a batch over "data"."""
+
+    mesh: Mesh
+
+    @classmethod
+    def of(cls, mesh: Mesh, runs: int, batch: int) -> "_OnMesh":
+        """Raises ValueError for other axes, or runs or examples that they do not divide."""
+        sizes = {"runs": runs, "data": batch}
+        known = set(mesh.axis_names) <= set(sizes) and mesh.axis_names
+        if not known or any(sizes[str(axis)] % mesh.shape[axis] for axis in mesh.axis_names):
+            raise ValueError(
+                f"devices: expected an axis 'runs' that divides {runs} runs, or 'data' that divides batches of "
+                f"{batch}, got {dict(mesh.shape)}"
+            )
+        return cls(Mesh(mesh.devices, mesh.axis_names))
+
+    @property
+    def axis(self) -> str | None:
+        return "runs" if "runs" in self.mesh.axis_names else None
+
+    def runs(self, tree: Any) -> Any:
+        return jax.device_put(tree, NamedSharding(self.mesh, P(self.axis)))
+
+    def examples(self, tree: Any) -> Any:
+        if "data" not in self.mesh.axis_names:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, P("data")))
 
 
 class _Place:
@@ -151,16 +177,16 @@ class _Place:
         if self.directory is None:
             return fresh, 0
         self._claim()
-        states = _numbers(self.directory / "state")
+        states = steps_in(self.directory / "state")
         if not states:
             for part in ("parameters", "curve"):
                 shutil.rmtree(self.directory / part, ignore_errors=True)
             return fresh, 0
         done = states[-1]
-        state = _restore(self.directory / "state" / str(done), fresh)
-        for step in _numbers(self.directory / "parameters"):
+        state = restore(self.directory / "state" / str(done), fresh)
+        for step in steps_in(self.directory / "parameters"):
             if step <= done:
-                self.kept[step] = _restore(self.directory / "parameters" / str(step), fresh.parameters)
+                self.kept[step] = restore(self.directory / "parameters" / str(step), fresh.parameters)
             else:
                 shutil.rmtree(self.directory / "parameters" / str(step))
         for path in sorted((self.directory / "curve").glob("*.parquet")):
@@ -194,9 +220,9 @@ class _Place:
         self.kept[done] = jax.tree.map(jnp.copy, state.parameters)
         if self.directory is None:
             return
-        _save(self.directory / "parameters" / str(done), state.parameters)
-        _save(self.directory / "state" / str(done), state)
-        for older in _numbers(self.directory / "state")[:-1]:
+        save(self.directory / "parameters" / str(done), state.parameters)
+        save(self.directory / "state" / str(done), state)
+        for older in steps_in(self.directory / "state")[:-1]:
             shutil.rmtree(self.directory / "state" / str(older))
 
     def finish(self) -> Trained:
@@ -214,41 +240,6 @@ class _Place:
             "batch": runs.batch,
             "init_scale": runs.init_scale,
             "optimizer": getattr(runs.optimizer, "__qualname__", repr(runs.optimizer)),
+            "penalty": getattr(runs.penalty, "__qualname__", repr(runs.penalty)),
         }
-        path = self.directory / "about.json"
-        if path.exists():
-            found = {key: value for key, value in json.loads(path.read_text()).items() if key != "environment"}
-            if found != json.loads(json.dumps(about)):
-                differs = [key for key in about if found.get(key) != json.loads(json.dumps(about[key]))]
-                raise ValueError(
-                    f"{self.directory} holds another training ({', '.join(differs)} differ): choose another"
-                )
-            return
-        text = json.dumps({**about, "environment": environment()}, indent=2) + "\n"
-        write_atomically(path, text.encode())
-
-
-def _numbers(directory: Path) -> list[int]:
-    """The finished checkpoints in a directory, in order."""
-    return sorted(int(path.name) for path in directory.glob("*") if path.name.isdecimal())
-
-
-def _save(path: Path, tree: Any) -> None:
-    """Whole or not at all: orbax writes under another name and renames."""
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(path, _plain(tree), force=True)
-
-
-def _restore(path: Path, like: Any) -> Any:
-    """A tree as it was saved, in the structure of `like`, bit for bit."""
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _plain(like))
-        found = checkpointer.restore(path, restore_args=arguments)
-    leaves = [found[f"{number:05d}"] for number in range(len(found))]
-    structure = jax.tree.structure(like)
-    return jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in leaves])
-
-
-def _plain(tree: Any) -> dict[str, Any]:
-    """The leaves by number: names of modules may hold anything."""
-    return {f"{number:05d}": leaf for number, leaf in enumerate(jax.tree.leaves(tree))}
+        claim(self.directory, about)

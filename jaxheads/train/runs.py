@@ -5,7 +5,7 @@ Dimension key: R runs.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,41 @@ def _falling(rate: Any, steps: Array) -> Callable[[Array], Array]:
     return lambda count: rate * (1 + jnp.cos(jnp.pi * jnp.minimum(count.astype(jnp.float32) / steps, 1.0))) / 2
 
 
+Penalty = Callable[[Network, Any, Mapping[str, Array]], Array]
+"""From a network, a sample and a run's hyper-parameters (traced) to what is added to the loss."""
+
+
+class Placed(Protocol):
+    """Where runs and examples lie; `Alone` puts them nowhere."""
+
+    @property
+    def axis(self) -> str | None:
+        """The mesh's axis that runs are split over."""
+        ...
+
+    def runs(self, tree: Any) -> Any:
+        """Arrays with a leading axis of runs, on their devices."""
+        ...
+
+    def examples(self, tree: Any) -> Any:
+        """A batch's arrays, with a leading axis of examples, within a step of one run."""
+        ...
+
+
+class Alone(Placed):
+    """One device."""
+
+    @property
+    def axis(self) -> None:
+        return None
+
+    def runs(self, tree: Any) -> Any:
+        return tree
+
+    def examples(self, tree: Any) -> Any:
+        return tree
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
@@ -60,6 +95,7 @@ class Runs:
         config: of the architecture, as `jaxheads.init` takes it.
         hyper: for each run its hyper-parameters; "seed" decides weights and data.
         init_scale: multiplies every matrix's initial weights (0.02 standard deviation).
+        penalty: is added to the loss that is descended.
     """
 
     config: Mapping[str, Any]
@@ -68,6 +104,7 @@ class Runs:
     batch: int
     optimizer: Optimizer = adamw
     init_scale: float = 1.0
+    penalty: Penalty | None = None
 
     def __post_init__(self) -> None:
         names = {frozenset(one) for one in self.hyper}
@@ -119,35 +156,38 @@ class Runs:
         stacked = any("blocks" in str(key) for key in path)
         return weight * self.init_scale if weight.ndim - stacked > 1 else weight
 
-    def step(self, state: State, key: Array, hyper: Mapping[str, Array], number: Array) -> tuple[State, Array, Array]:
+    def step(
+        self, state: State, key: Array, hyper: Mapping[str, Array], number: Array, placed: Placed
+    ) -> tuple[State, Array, Array]:
         """One step of one run: its state, loss and accuracy before the step. Data depend on key and number alone."""
-        sample = self.task.sample(jax.random.fold_in(jax.random.fold_in(key, 1), number), self.batch)
+        sample = placed.examples(self.task.sample(jax.random.fold_in(jax.random.fold_in(key, 1), number), self.batch))
 
-        def loss(parameters: Any) -> tuple[Array, Array]:
-            return scores(self.network(parameters), sample)
+        def loss(parameters: Any) -> tuple[Array, tuple[Array, Array]]:
+            network = self.network(parameters)
+            value, right = scores(network, sample)
+            return value if self.penalty is None else value + self.penalty(network, sample, hyper), (value, right)
 
-        (value, right), gradients = jax.value_and_grad(loss, has_aux=True)(state.parameters)
+        (_, (value, right)), gradients = jax.value_and_grad(loss, has_aux=True)(state.parameters)
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to whole numbers
             updates, optimizer = self.optimizer(hyper).update(gradients, state.optimizer, state.parameters)
         return State(optax.apply_updates(state.parameters, updates), optimizer), value, right
 
-    def several(
-        self, most: int, spread: Callable[[Any], Any] = lambda tree: tree
-    ) -> Callable[[State, Array, Array], tuple[State, Array, Array]]:
+    def several(self, most: int, placed: Placed) -> Callable[[State, Array, Array], tuple[State, Array, Array]]:
         """A compiled function `(state, first, count)`: that many steps, up to `most`, of all runs; losses and
         accuracies `[R,most]`, of which the first `count` are filled. One compilation whatever the count."""
 
         def one(state: State, key: Array, hyper: Mapping[str, Array], first: Array, count: Array) -> Any:
             def body(i: Array, carried: tuple[State, Array, Array]) -> tuple[State, Array, Array]:
                 state, losses, rights = carried
-                state, loss, right = self.step(state, key, hyper, first + i)
+                state, loss, right = self.step(state, key, hyper, first + i, placed)
                 return state, losses.at[i].set(loss), rights.at[i].set(right)
 
             empty = jnp.zeros(most, jnp.float32)
             return jax.lax.fori_loop(0, count, body, (state, empty, empty))
 
-        keys, values = spread((self.keys, self.values))
-        mapped = jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None, None)), donate_argnums=0)
+        keys, values = placed.runs((self.keys, self.values))
+        several = jax.vmap(one, in_axes=(0, 0, 0, None, None), spmd_axis_name=placed.axis)
+        mapped = jax.jit(several, donate_argnums=0)
         return lambda state, first, count: mapped(state, keys, values, first, count)
 
 

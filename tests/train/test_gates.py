@@ -1,5 +1,6 @@
 """Gates in closed form (literature 12.1), heads that are really removed, orders of pruning, merged key/value heads."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -52,6 +53,21 @@ def test_a_higher_price_closes_more_gates(trained: jh.Model):
         assert_close(scores(kept.network, sample)[0], scores(network, sample, edits)[0])
     with pytest.raises(ValueError, match="penalties from 0 up"):
         learn_gates(trained, Counting(), 5, strengths=(-1.0,))
+
+
+def test_gating_goes_on_where_it_was(trained: jh.Model, tmp_path: Path):
+    options: dict[str, Any] = {"strengths": (0.05,), "batch": 4, "seed": 3}
+    whole = learn_gates(trained, Counting(), 60, **options)
+    learn_gates(trained, Counting(), 50, directory=tmp_path, **options)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["50"]
+    resumed = learn_gates(trained, Counting(), 60, directory=tmp_path, **options)
+    np.testing.assert_array_equal(resumed.log_a["decoder"], whole.log_a["decoder"])
+    assert not np.array_equal(whole.log_a["decoder"], np.full_like(whole.log_a["decoder"], 2.0))
+    np.testing.assert_array_equal(resumed.losses, whole.losses)
+    with pytest.raises(ValueError, match=r"holds another training \(seed differ\)"):
+        learn_gates(trained, Counting(), 60, directory=tmp_path, **{**options, "seed": 4})
+    with pytest.raises(ValueError, match="60 steps already, more than 50"):
+        learn_gates(trained, Counting(), 50, directory=tmp_path, **options)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bert", "vit", "bart", "gemma2"])

@@ -146,17 +146,24 @@ def test_checkpoints_are_log_spaced():
 def test_runs_split_over_devices_are_those_of_one(tmp_path: Path):
     code = (
         "import jax, numpy as np, sys\n"
-        "jax.config.update('jax_num_cpu_devices', 2)\n"
+        "jax.config.update('jax_num_cpu_devices', 4)\n"
         "from jaxheads.train.loop import train\nfrom jaxheads.train.runs import grid\n"
         "from tests.train.toy import CONFIG, Counting\n"
-        "mesh = jax.make_mesh((2,), ('runs',))\n"
+        "mesh, both = jax.make_mesh((2,), ('runs',)), jax.make_mesh((2, 2), ('runs', 'data'))\n"
         "runs = grid(range(4), rate=[1e-2])\n"
-        "one, two = (train(CONFIG, Counting(), 5, runs=runs, batch=4, devices=d) for d in (None, mesh))\n"
-        "for a, b in zip(jax.tree.leaves(one.last), jax.tree.leaves(two.last)):\n"
+        "of = [train(CONFIG, Counting(), 5, runs=runs, batch=4, devices=d) for d in (None, mesh, both)]\n"
+        "for a, b, c in zip(*(jax.tree.leaves(one.last) for one in of)):\n"
         "    assert len(b.sharding.device_set) == 2, b.sharding\n"
         "    np.testing.assert_allclose(a, b, atol=1e-6)\n"
+        "    np.testing.assert_allclose(a, c, atol=1e-5)\n"
         "try:\n    train(CONFIG, Counting(), 5, runs=runs[:3], batch=4, devices=mesh)\n"
         "except ValueError as error:\n    assert 'divides 3 runs' in str(error)\n"
+        "else:\n    raise AssertionError\n"
+        "from jaxheads.train.loop import _OnMesh\n"
+        "split = jax.jit(_OnMesh.of(both, 4, 6).examples)(np.ones((6, 3)))\n"
+        "assert split.addressable_shards[0].data.shape == (3, 3), split.sharding\n"
+        "try:\n    _OnMesh.of(both, 4, 5)\n"
+        "except ValueError as error:\n    assert 'divides batches of 5' in str(error)\n"
         "else:\n    raise AssertionError\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ), capture_output=True)
