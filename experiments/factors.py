@@ -142,7 +142,11 @@ def functions_of(model: jh.Model, sample: Sample, problem: Problem) -> dict[str,
 
 def needed(model: jh.Model, sample: Sample) -> int:
     """The fewest heads that keep 99 % of the accuracy."""
-    curve = pruning_curve(model.network, sample, pruning_order(model.network, sample, "ablation"))
+    return needed_by(pruning_curve(model.network, sample, pruning_order(model.network, sample, "ablation")))
+
+
+def needed_by(curve: pd.DataFrame) -> int:
+    """Read off the accuracy as head after head is taken away."""
     kept = curve["accuracy"].to_numpy() >= 0.99 * curve["accuracy"].iloc[0]
     away = int(np.flatnonzero(~kept)[0]) - 1 if not kept.all() else len(curve) - 1
     return len(curve) - 1 - away
