@@ -13,7 +13,7 @@ the right verb) and beside input gradients (the size of gradient × input), word
 sentence, then means. Controls: the same models untrained, and models trained on verbs of a random number.
 
 Found (results/agreement-flow; 3 seeds, 200 sentences): rollout and flow rank words as blank-out does from the first
-layer on (0.54 and 0.54) to the last (0.54 and 0.52), where raw attention has fallen from 0.54 to 0.36; in sentences with
+layer (0.54 and 0.54) to the last (0.54 and 0.52), where raw attention has fallen from 0.54 to 0.36; in sentences with
 attractors both have the subject first in all, raw attention in 0.81. So the order of the three at the top is the
 published one. Their rise with depth (0.32 to 0.71) is not there: our models find the subject in the first layer, and
 what later layers look at adds nothing. Untrained models and models of verbs with a random number are at 0 within their

@@ -60,6 +60,7 @@ class Condition:
 
     Attributes:
         share: of the steps.
+        slower: the rate's divisor.
         metrics: beside the distance.
     """
 
@@ -67,13 +68,14 @@ class Condition:
     task: Digits | Corners | Texture
     share: float
     metrics: tuple[Metric, ...] = ()
+    slower: float = 1.0
 
 
 FAR = (partner("opposite"), Metric("cls_to_corner", from_cls, (("mark", "corner"),), marks=("corner",)))
 CONDITIONS = (
     Condition("digits", Digits(), 1.0),
     Condition("digits, pixels out of place", Digits(shuffled=True), 1.0),
-    Condition("corners", Corners(patch=2), 1.0, FAR),
+    Condition("corners", Corners(patch=2), 2.0, FAR, slower=2.0),
     Condition("texture", Texture(), 0.7, (partner("partner"),)),
     Condition("texture, pixels out of place", Texture(shuffled=True), 0.7, (partner("partner"),)),
 )
@@ -145,7 +147,7 @@ def run(options: Options) -> None:
         task, count = condition.task, max(1, round(condition.share * steps))
         made = train(
             task.model_config(num_hidden_layers=options.layers), task, count, batch=options.batch, init_scale=4.0,
-            runs=grid(range(seeds), rate=[options.rate], cosine=[count]), progress=True,
+            runs=grid(range(seeds), rate=[options.rate / condition.slower], cosine=[count]), progress=True,
         )  # fmt: skip
         seen = watch(made, condition)
         tables.append(of_heads(made, seen, condition))

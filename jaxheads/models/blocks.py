@@ -7,6 +7,7 @@ into the stream. They are apart because a sweep may start at any of them: an edi
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
@@ -35,8 +36,9 @@ class Block(Protocol):
     attention: Attention
     sites: tuple[str, ...]
     additive: bool
-    """Whether the stream is the sum of what heads and MLPs write, each MLP reading its own layer's heads; if so the
-    block is an `AdditiveBlock`."""
+    """Whether the stream is the sum of what heads and MLPs write; if so the block is an `AdditiveBlock`."""
+    mlp_reads: str
+    """Whether the MLP reads the stream "after" its own layer's heads or "beside" them, or there is "none"."""
     residual: bool
     """Whether the stream goes on as it is and only gets added to, so that the last stream is a sum over all layers."""
 
@@ -78,7 +80,7 @@ class AdditiveBlock(Block, Protocol):
         ...
 
     def feed_forward(self, x_BTD: Array) -> Array:
-        """What the MLP writes, `[B,T,D]`, of the stream it reads."""
+        """What the MLP writes, `[B,T,D]`, of the stream it reads; 0 where there is none."""
         ...
 
 
@@ -86,7 +88,22 @@ _READ = ("resid_pre", *ATTENTION_SITES, "attn_out")
 _SITES = (*_READ, "resid_mid", "mlp_out", "resid_post")
 
 
-class _NormedBlock(nnx.Module):
+class _ReadsApart:
+    """What additive blocks have in common: their heads may each be asked to read a stream of its own."""
+
+    attention: Attention
+
+    def normed(self, x_BTD: Array) -> Array:
+        raise NotImplementedError
+
+    def queries_apart(self, x_NBTD: Array, positions_BT: Array) -> Array:
+        return self.attention.queries_apart(self.normed(x_NBTD), positions_BT)
+
+    def keys_values_apart(self, k_KBSD: Array, v_KBSD: Array, positions_BS: Array) -> tuple[Array, Array]:
+        return self.attention.keys_values_apart(self.normed(k_KBSD), self.normed(v_KBSD), positions_BS)
+
+
+class _NormedBlock(_ReadsApart, nnx.Module):
     """What blocks have in common whose heads and MLP read the stream through norms."""
 
     def __init__(self, attention_norm: Any, attention: Attention, mlp_norm: Any, mlp: Any):
@@ -116,16 +133,10 @@ class PreNormBlock(_NormedBlock):
 
     sites = _SITES
     additive = True
+    mlp_reads = "after"
 
     def input_norms(self) -> tuple[InputNorm, ...]:
         return InputNorm(self.attention_norm, "QKV"), InputNorm(self.mlp_norm, "", self.mlp)
-
-    def queries_apart(self, x_NBTD: Array, positions_BT: Array) -> Array:
-        return self.attention.queries_apart(self.attention_norm(x_NBTD), positions_BT)
-
-    def keys_values_apart(self, k_KBSD: Array, v_KBSD: Array, positions_BS: Array) -> tuple[Array, Array]:
-        k_KBSD, v_KBSD = self.attention_norm(k_KBSD), self.attention_norm(v_KBSD)
-        return self.attention.keys_values_apart(k_KBSD, v_KBSD, positions_BS)
 
     def from_heads(self, z_BTNH: Array) -> Array:
         """What all heads together write, `[B,T,D]`."""
@@ -190,17 +201,22 @@ class ParallelBlock(_NormedBlock):
     """
 
     sites = (*_READ, "mlp_out", "resid_post")
-    additive = False
+    additive = True
+    mlp_reads = "beside"
 
     def input_norms(self) -> tuple[InputNorm, ...]:
         if self.mlp_norm is None:
             return (InputNorm(self.attention_norm, "QKV", self.mlp),)
         return InputNorm(self.attention_norm, "QKV"), InputNorm(self.mlp_norm, "", self.mlp)
 
-    def write(self, x_BTD: Array, z_BTNH: Array, edit: Edit) -> tuple[Array, Mapping[str, Array]]:
+    def feed_forward(self, x_BTD: Array) -> Array:
+        """What the MLP writes, `[B,T,D]`."""
         norm = self.attention_norm if self.mlp_norm is None else self.mlp_norm
+        return self.mlp(norm(x_BTD))
+
+    def write(self, x_BTD: Array, z_BTNH: Array, edit: Edit) -> tuple[Array, Mapping[str, Array]]:
         attn_out = edit("attn_out", self.attention.output(z_BTNH))
-        mlp_out = edit("mlp_out", self.mlp(norm(x_BTD)))
+        mlp_out = edit("mlp_out", self.feed_forward(x_BTD))
         post = edit("resid_post", x_BTD + attn_out + mlp_out)
         return post, {"attn_out": attn_out, "mlp_out": mlp_out, "resid_post": post}
 
@@ -211,6 +227,7 @@ class PostNormBlock(nnx.Module):
 
     sites = _SITES
     additive = False
+    mlp_reads = "after"
     residual = False
 
     def __init__(self, attention: Attention, attention_norm: Any, mlp: Any, mlp_norm: Any):
@@ -243,12 +260,12 @@ class PostNormBlock(nnx.Module):
         return post, {"attn_out": attn_out, "resid_mid": mid, "mlp_out": mlp_out, "resid_post": post}
 
 
-class AttentionBlock(nnx.Module):
+class AttentionBlock(_ReadsApart, nnx.Module):
     """Attention without an MLP, `x + attention(norm(x))` or, with `post`, `norm(x + attention(x))`: the half of a
     decoder's layer that cross-attention follows, and attention-only transformers. `norm` may be None."""
 
     sites = (*_READ, "resid_post")
-    additive = False
+    mlp_reads = "none"
 
     def __init__(self, attention: Attention, norm: Any, *, post: bool = False):
         self.attention = attention
@@ -258,6 +275,11 @@ class AttentionBlock(nnx.Module):
     @property
     def residual(self) -> bool:
         """Whether the stream only gets added to."""
+        return not self.post
+
+    @property
+    def additive(self) -> bool:
+        """Likewise."""
         return not self.post
 
     def normed(self, x_BTD: Array) -> Array:
@@ -275,6 +297,10 @@ class AttentionBlock(nnx.Module):
 
     def keys_values(self, x_BSD: Array, positions_BS: Array) -> tuple[Array, Array]:
         return self.attention.keys_values(self.normed(x_BSD), positions_BS)
+
+    def feed_forward(self, x_BTD: Array) -> Array:
+        """There is no MLP: nothing, `[B,T,D]`."""
+        return jnp.zeros_like(x_BTD)
 
     def write(self, x_BTD: Array, z_BTNH: Array, edit: Edit) -> tuple[Array, Mapping[str, Array]]:
         attn_out = edit("attn_out", self.attention.output(z_BTNH))

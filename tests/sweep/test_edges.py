@@ -23,15 +23,30 @@ from jaxheads.sweep.circuits.keep_edges import keep_edges
 from jaxheads.sweep.devices import Devices
 from jaxheads.sweep.execute import Room
 
-from ..models.huggingface import TOLERANCE, VOCABULARY, alone, assert_close, random_batch, small_model
+from ..models.huggingface import TOLERANCE, VOCABULARY, alone, assert_close, random_batch
+from ..models.huggingface import small_model as usual_model
+from ..models.specs.spec import small
 from . import naive
 
 LENGTHS = (5, 4, 3)
 CLEAN, CORRUPT = random_batch(LENGTHS), random_batch(LENGTHS, seed=1)
 QUESTION = naive.logit_difference(np.array([3, 4, 5]), np.array([7, 8, 9]), np.array(LENGTHS) - 1)
-QUESTIONS = {"llama": QUESTION, "gpt2": naive.loss()}
+QUESTIONS = {"llama": QUESTION, "gpt2": naive.loss(), "gpt_neox": QUESTION, "attention_only": QUESTION}
 """One a family: few things compile."""
 FAMILIES = tuple(QUESTIONS)
+
+
+def small_model(family: str) -> jh.Model:
+    """Of either order: MLPs after their layer's heads, beside them, none."""
+    if family == "gpt_neox":
+        return small(family).ours
+    if family == "attention_only":
+        config = {"model_type": "attention_only", "vocab_size": VOCABULARY, "d_model": 24, "n_layers": 2, "n_heads": 4,
+                  "max_position_embeddings": 16, "positions": "rotary", "norm": "layer_norm"}  # fmt: skip
+        return naive.changed(
+            jh.init(config, seed=0), lambda path, weight: weight * 8 if path.split(".")[-1].startswith("W_") else weight
+        )
+    return usual_model(family)
 
 
 @dataclass(frozen=True)
@@ -78,7 +93,7 @@ class Slow:
         attention = block.attention
 
         def project(kind: str, head: int) -> np.ndarray:
-            heard = np.asarray(block.attention_norm(jnp.asarray(self._heard(f"{kind} {layer}.{head}", x, said))))
+            heard = np.asarray(block.normed(jnp.asarray(self._heard(f"{kind} {layer}.{head}", x, said))))
             bias = weights[f"b_{kind.upper()}"]
             made = heard @ weights[f"W_{kind.upper()}"][layer, head] + (0 if bias is None else bias[layer, head])
             if attention.rotary is None or kind == "v":
@@ -94,9 +109,12 @@ class Slow:
             raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
             pattern = raised / raised.sum(axis=-1, keepdims=True)
             now[f"head {layer}.{head}"] = pattern @ shared["v", key] @ weights["W_O"][layer, head]
+        beside = self._heard(f"mlp {layer}", x, said)
         said.update(now)
         x = x + sum(now.values()) + (0 if weights["b_O"] is None else weights["b_O"][layer])
-        heard = jnp.asarray(self._heard(f"mlp {layer}", x, said))
+        if block.mlp_reads == "none":
+            return x
+        heard = jnp.asarray(beside if block.mlp_reads == "beside" else self._heard(f"mlp {layer}", x, said))
         said[f"mlp {layer}"] = np.asarray(block.mlp(block.mlp_norm(heard)))
         return x + said[f"mlp {layer}"]
 
@@ -154,6 +172,11 @@ def test_who_hears_whom():
     assert heard["k 1.0"] == ["embed", "head 0.0", "head 0.1", "mlp 0"]
     assert heard["mlp 1"] == list(graph.senders[:-1])
     assert heard["logits"] == list(graph.senders)
+    beside, none = (Graph(layers=2, heads=2, kv_heads=1, mlp_reads=reads) for reads in ("beside", "none"))
+    of_mlp = beside.exists[:, beside.receivers.index("mlp 1")]
+    assert [beside.senders[u] for u in np.flatnonzero(of_mlp)] == ["embed", "head 0.0", "head 0.1", "mlp 0"]
+    assert none.senders == ("embed", "head 0.0", "head 0.1", "head 1.0", "head 1.1")
+    assert none.receivers == ("q 0.0", "q 0.1", "k 0.0", "v 0.0", "q 1.0", "q 1.1", "k 1.0", "v 1.0", "logits")
 
 
 @pytest.mark.parametrize(("family", "question"), QUESTIONS.items(), ids=FAMILIES)
@@ -189,12 +212,12 @@ def test_patching_an_edge_is_keeping_all_others(family: str, question: naive.Que
     graph = graph_of(model)
     edited, other = (CORRUPT, CLEAN) if direction == "denoising" else (CLEAN, CORRUPT)
     edges = np.argwhere(graph.exists)
-    kept = np.repeat(all_edges(graph), len(edges), axis=0)
+    kept = np.repeat(all_edges(graph), len(edges) + len(edges) % 2, axis=0)
     kept[np.arange(len(edges)), edges[:, 0], edges[:, 1]] = False
     table = patch_edges(model, CLEAN, CORRUPT, question.objective, direction=direction)
     unedited = judged(model, edited, question, edited)
     in_twos = [keep_edges(model, edited, other, question.objective, two) for two in np.split(kept, len(kept) // 2)]
-    after = np.concatenate(in_twos).T  # a size that other tests have compiled
+    after = np.concatenate(in_twos)[: len(edges)].T  # a size that other tests have compiled
     assert_close(of_edges(table, graph), after - unedited[:, None])
     assert table.provenance["unedited"] == pytest.approx(unedited.mean(), abs=TOLERANCE)
 

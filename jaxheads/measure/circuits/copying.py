@@ -55,7 +55,7 @@ def eigenvalue_copying(
     part, first = last_stack(model, stack), model.network.streams[-1]
     if part.is_cross:
         raise ValueError("in cross-attention values read another sequence's stream, not the tokens that are raised")
-    if embedding == "effective" and not first.blocks.additive:
+    if embedding == "effective" and not (first.blocks.additive and first.blocks.mlp_reads == "after"):
         raise ValueError(
             f"an effective embedding is the raw one with what the first layer's MLP adds; in {model.name} there is no "
             "such MLP that reads the stream after attention and adds to it as it is. Use embedding='raw'"

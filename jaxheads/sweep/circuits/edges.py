@@ -34,12 +34,16 @@ class Graph:
     Senders: "embed", then layer by layer its heads ("head 3.0" is head 0 of layer 3) and its MLP ("mlp 3"). A bias of
     the heads' common output belongs to none of them. Receivers: layer by layer the query inputs of its heads
     ("q 3.0"), the key and the value inputs of its key/value heads ("k 3.0", "v 3.0") and the input of its MLP; last
-    "logits". Everyone hears everyone before; a layer's MLP also hears the heads of its own layer.
+    "logits". Everyone hears everyone before; an MLP that reads the stream after its own layer's heads also hears these.
+
+    Attributes:
+        mlp_reads: as a block says it: "after" the layer's heads, "beside" them (GPT-NeoX, GPT-J), or "none" is there.
     """
 
     layers: int
     heads: int
     kv_heads: int
+    mlp_reads: str = "after"
 
     @classmethod
     def of(cls, stack: Stack) -> "Graph":
@@ -50,28 +54,37 @@ class Graph:
         """
         if not stack.blocks.additive:
             raise ValueError(
-                f"edges need a stream that is the sum of what heads and MLPs write, each MLP reading its own layer's "
-                f"heads; a {type(stack.blocks).__name__} of the {stack.name} is none. Ask about its nodes instead: "
-                "patch, ablate"
+                f"edges need a stream that is the sum of what heads and MLPs write; a {type(stack.blocks).__name__} of "
+                f"the {stack.name} is none. Ask about its nodes instead: patch, ablate"
             )
-        return cls(stack.layers, stack.heads, stack.kv_heads)
+        return cls(stack.layers, stack.heads, stack.kv_heads, stack.blocks.mlp_reads)
+
+    @property
+    def mlps(self) -> int:
+        """Of one layer: 1 or 0."""
+        return int(self.mlp_reads != "none")
 
     @property
     def senders_a_layer(self) -> int:
         """Heads and the MLP."""
-        return self.heads + 1
+        return self.heads + self.mlps
+
+    @property
+    def inputs_a_layer(self) -> int:
+        """Query, key and value inputs."""
+        return self.heads + 2 * self.kv_heads
 
     @property
     def receivers_a_layer(self) -> int:
         """R: query, key and value inputs, and the MLP's."""
-        return self.heads + 2 * self.kv_heads + 1
+        return self.inputs_a_layer + self.mlps
 
     @cached_property
     def senders(self) -> tuple[str, ...]:
         """Names, `[U]`."""
         names = ["embed"]
         for layer in range(self.layers):
-            names += [*(f"head {layer}.{head}" for head in range(self.heads)), f"mlp {layer}"]
+            names += [f"head {layer}.{head}" for head in range(self.heads)] + [f"mlp {layer}"] * self.mlps
         return tuple(names)
 
     @cached_property
@@ -80,7 +93,7 @@ class Graph:
         names, counts = [], {"q": self.heads, "k": self.kv_heads, "v": self.kv_heads}
         for layer in range(self.layers):
             names += [f"{kind} {layer}.{head}" for kind, count in counts.items() for head in range(count)]
-            names.append(f"mlp {layer}")
+            names += [f"mlp {layer}"] * self.mlps
         return (*names, "logits")
 
     @cached_property
@@ -88,16 +101,18 @@ class Graph:
         """Which pairs are edges, bool `[U,V]`."""
         before_L = 1 + self.senders_a_layer * np.arange(self.layers)
         heard_LR = np.repeat(before_L[:, None], self.receivers_a_layer, axis=1)
-        heard_LR[:, -1] += self.heads
+        if self.mlp_reads == "after":
+            heard_LR[:, -1] += self.heads
         heard_V = np.append(heard_LR, len(self.senders))
         return np.arange(len(self.senders))[:, None] < heard_V[None]
 
     def parts(self) -> Iterator[tuple[str, int, slice]]:
         """Kinds of receivers, each with its layer and where they are among all: "attention", "mlp" or "logits"."""
-        R = self.receivers_a_layer
+        R, inputs = self.receivers_a_layer, self.inputs_a_layer
         for layer in range(self.layers):
-            yield "attention", layer, slice(layer * R, (layer + 1) * R - 1)
-            yield "mlp", layer, slice((layer + 1) * R - 1, (layer + 1) * R)
+            yield "attention", layer, slice(layer * R, layer * R + inputs)
+            if self.mlps:
+                yield "mlp", layer, slice(layer * R + inputs, (layer + 1) * R)
         yield "logits", self.layers, slice(self.layers * R, self.layers * R + 1)
 
 
@@ -108,7 +123,7 @@ class Nodes:
 
     Attributes:
         said: what each sender wrote, `[U,B,T,D]`.
-        pre, mid: the stream before each layer's heads and before its MLP, `[L,B,T,D]`.
+        pre, mid: the stream before each layer's heads, and what its MLP adds to, `[L,B,T,D]`.
         post: the stream after the last layer, `[B,T,D]`.
     """
 
@@ -121,13 +136,15 @@ class Nodes:
 @partial(jax.jit, static_argnames="stack")
 def run_nodes(network: Network, batch: Batch, *, stack: str) -> Nodes:
     """The ordinary run."""
-    sites = ("resid_pre", "z", "resid_mid", "mlp_out")
+    part = _stack(network, stack)
+    sites = ("resid_pre", "z", "attn_out", *(("mlp_out",) if Graph.of(part).mlps else ()))
     post, seen = forward(network, batch, read={stack: lambda seen: {site: seen[site] for site in sites}})
-    kept, W_O = seen[stack], _stack(network, stack).weights.W_O
-    heads_LNBTD = jnp.einsum("lbtnh,lnhd->lnbtd", kept["z"], W_O)
-    layers_SBTD = jnp.concatenate([heads_LNBTD, kept["mlp_out"][:, None]], axis=1).reshape(-1, *post.shape)
-    said_UBTD = jnp.concatenate([kept["resid_pre"][:1], layers_SBTD])
-    return Nodes(said_UBTD, kept["resid_pre"], kept["resid_mid"], post)
+    kept = seen[stack]
+    said_LNBTD = jnp.einsum("lbtnh,lnhd->lnbtd", kept["z"], part.weights.W_O)
+    if "mlp_out" in kept:
+        said_LNBTD = jnp.concatenate([said_LNBTD, kept["mlp_out"][:, None]], axis=1)
+    said_UBTD = jnp.concatenate([kept["resid_pre"][:1], said_LNBTD.reshape(-1, *post.shape)])
+    return Nodes(said_UBTD, kept["resid_pre"], kept["resid_pre"] + kept["attn_out"], post)
 
 
 @partial(jax.jit, static_argnames="value")
@@ -250,7 +267,8 @@ class _Edge:
         block = _additive(self.stack.block(self.layer))
         if self.kind == "mlp":
             mid_BTD = self.nodes.mid[self.layer]
-            return mid_BTD + block.feed_forward(mid_BTD + self.change_BTD)
+            reads_BTD = mid_BTD if block.mlp_reads == "after" else self.nodes.pre[self.layer]
+            return mid_BTD + block.feed_forward(reads_BTD + self.change_BTD)
         x_BTD = self.nodes.pre[self.layer]
         return run_block(block, x_BTD, self.context, self._edit(block, x_BTD + self.change_BTD))[0]
 
@@ -293,15 +311,19 @@ def _through_edges(stack: Stack, x_BTD: Array, context: Context, weight: Array, 
         (x, carried), (layer, block, weight_R) = carry, at
         block, first = _additive(block), 1 + layer * S
         change = said if carried is None else carried
-        q_NBTD, k_KBTD, v_KBTD = jnp.split(hear(x, weight_R[:-1], change), (N, N + graph.kv_heads))
+        inputs_R, mlp_R = weight_R[: graph.inputs_a_layer], weight_R[graph.inputs_a_layer :]
+        q_NBTD, k_KBTD, v_KBTD = jnp.split(hear(x, inputs_R, change), (N, N + graph.kv_heads))
         q = block.queries_apart(q_NBTD, context.queries)
         k, v = block.keys_values_apart(k_KBTD, v_KBTD, context.made)
         z, _ = block.attention.attend(q, k, v, context, unchanged)
+        heard_x = hear(x, mlp_R, change) if graph.mlp_reads == "beside" else None
         change = speak(change, first, block.attention.output_apart(z))
-        mid = x + block.attention.output(z)
-        mlp_out = block.feed_forward(hear(mid, weight_R[-1:], change)[0])
-        change = speak(change, first + N, mlp_out[None])
-        return (mid + mlp_out, None if fixed else change), None
+        x = x + block.attention.output(z)
+        if graph.mlps:
+            mlp_out = block.feed_forward((hear(x, mlp_R, change) if heard_x is None else heard_x)[0])
+            change = speak(change, first + N, mlp_out[None])
+            x = x + mlp_out
+        return (x, None if fixed else change), None
 
     # What every receiver reads is large: gradients compute it anew in each layer, and a fixed change is not carried.
     start = x_BTD, None if fixed else speak(said, 0, x_BTD[None])

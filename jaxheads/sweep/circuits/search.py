@@ -224,7 +224,7 @@ def _fed(graph: Graph) -> Iterator[range]:
     for v in range(len(graph.receivers) - 1):
         layer, place = divmod(v, graph.receivers_a_layer)
         first = 1 + layer * graph.senders_a_layer
-        if place < N or place == graph.receivers_a_layer - 1:
+        if place < N or place == N + 2 * K:
             own = place if place < N else N
             yield range(first + own, first + own + 1)
         else:
