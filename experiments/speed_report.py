@@ -72,6 +72,9 @@ def lead_frame(rounds: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             row["of FLOPs not spent"] = about["loop"] / about["needed"]
             row["of matrix products"] = np.median(rate / theirs)
             row["of the rest"] = np.median(lead / (rate / theirs)) / row["of FLOPs not spent"]
+        for side in (name for name in counted[0]["calls"] if name != OURS):
+            took = np.array([_seconds(one, side) for one in counted])
+            row[f"over {side} at the peak"] = np.median(took * rate / about["needed"])
         rows.append(row)
     return pd.DataFrame(rows).set_index("work") if rows else pd.DataFrame()
 
@@ -138,7 +141,8 @@ weights and results: our buffers as compiled, the cache of TransformerLens. Way:
 
 Over plain PyTorch, lead = FLOPs not spent × faster matrix products on this machine × the rest. Only the first travels
 to other hardware. FLOPs needed are those that the sweep's plan names (`jh.plan(…).cost().flops`); the peak is that of
-float32 products of 1,024 rows, measured in the same process in each repeat.
+float32 products of 1,024 rows, measured in the same process in each repeat. "Over … at the peak" is what the lead
+would be if all that is needed ran at that peak: on this machine it cannot be more.
 
 {markdown(frames["lead"])}
 """
