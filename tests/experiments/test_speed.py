@@ -196,6 +196,7 @@ def test_the_lead_is_the_product_of_its_parts(tmp_path: Path, pretend: type[Pret
     assert parts == pytest.approx([4, 2, 3 / 8])
     assert lead["lead"] == pytest.approx(np.prod(parts))
     assert lead["share of peak"] == pytest.approx(6 / 8)
+    assert lead["over pytorch at the peak"] == pytest.approx(lead["lead"] / lead["share of peak"])
 
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, pretend: type[Pretender], monkeypatch, capsys):
