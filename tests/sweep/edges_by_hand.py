@@ -1,0 +1,100 @@
+"""A transformer as a graph of nodes, run node by node in float64: what edges are checked against."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxheads as jh
+from jaxheads.models.batch import Context
+
+from ..models.huggingface import VOCABULARY
+from ..models.huggingface import small_model as usual_model
+from ..models.specs.spec import small
+from . import naive
+
+
+def small_model(family: str) -> jh.Model:
+    """Of either order: MLPs after their layer's heads, beside them, none."""
+    if family == "gpt_neox":
+        return small(family).ours
+    if family == "attention_only":
+        config = {"model_type": "attention_only", "vocab_size": VOCABULARY, "d_model": 24, "n_layers": 2, "n_heads": 4,
+                  "max_position_embeddings": 16, "positions": "rotary", "norm": "layer_norm"}  # fmt: skip
+        return naive.changed(
+            jh.init(config, seed=0), lambda path, weight: weight * 8 if path.split(".")[-1].startswith("W_") else weight
+        )
+    return usual_model(family)
+
+
+@dataclass(frozen=True)
+class Slow:
+    """The graph's forward pass, node by node in float64, weights changed edge by edge.
+
+    Attributes:
+        edges: `weight[sender, receiver]`, by name; 0 where left out.
+        change: what an edge of weight 1 adds to its receiver's input, by sender: fixed, or (`other`) what the sender
+            said in another run less what it says in this one.
+    """
+
+    model: jh.Model
+    batch: jh.Batch
+    edges: Mapping[tuple[str, str], float]
+    change: Mapping[str, np.ndarray] | None = None
+    other: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def run(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Logits `[B,T,V]`, and what every sender said."""
+        with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+            double = naive.changed(self.model, lambda _, weight: np.asarray(weight, np.float64))
+            return self._run(double)
+
+    def _run(self, model: jh.Model) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        network, stack, said = model.network, model.stack(), {}
+        taken: list[Any] = []
+        network.hidden(self.batch, lambda _, x, context: taken.append((x, context)) or x)
+        x, context = taken[0]
+        x = said["embed"] = np.asarray(x)
+        for layer in range(stack.layers):
+            x = self._layer(stack, layer, context, x, said)
+        features = network.features(jnp.asarray(self._heard("logits", x, said)))
+        return np.asarray(network.unembedding.logits(features)), said
+
+    def _heard(self, receiver: str, x: np.ndarray, said: Mapping[str, np.ndarray]) -> np.ndarray:
+        for sender, own in said.items():
+            if weight := self.edges.get((sender, receiver)):
+                x = x + weight * (self.other[sender] - own if self.change is None else self.change[sender])
+        return x
+
+    def _layer(self, stack: Any, layer: int, context: Context, x: np.ndarray, said: dict[str, Any]) -> np.ndarray:
+        block, weights = stack.block(layer), jax.tree.map(np.asarray, vars(stack.weights))
+        attention = block.attention
+
+        def project(kind: str, head: int) -> np.ndarray:
+            heard = np.asarray(block.normed(jnp.asarray(self._heard(f"{kind} {layer}.{head}", x, said))))
+            bias = weights[f"b_{kind.upper()}"]
+            made = heard @ weights[f"W_{kind.upper()}"][layer, head] + (0 if bias is None else bias[layer, head])
+            if attention.rotary is None or kind == "v":
+                return made
+            return np.asarray(attention.rotary(jnp.asarray(made)[:, :, None], context.queries))[:, :, 0]
+
+        shared = {(kind, head): project(kind, head) for kind in "kv" for head in range(stack.kv_heads)}
+        now = {}
+        for head in range(stack.heads):
+            key = head * stack.kv_heads // stack.heads
+            scores = project("q", head) @ shared["k", key].transpose(0, 2, 1) * attention.scale
+            scores = np.where(np.asarray(context.mask), scores, -1e30)
+            raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
+            pattern = raised / raised.sum(axis=-1, keepdims=True)
+            now[f"head {layer}.{head}"] = pattern @ shared["v", key] @ weights["W_O"][layer, head]
+        beside = self._heard(f"mlp {layer}", x, said)
+        said.update(now)
+        x = x + sum(now.values()) + (0 if weights["b_O"] is None else weights["b_O"][layer])
+        if block.mlp_reads == "none":
+            return x
+        heard = jnp.asarray(beside if block.mlp_reads == "beside" else self._heard(f"mlp {layer}", x, said))
+        said[f"mlp {layer}"] = np.asarray(block.mlp(block.mlp_norm(heard)))
+        return x + said[f"mlp {layer}"]
