@@ -9,9 +9,14 @@ looking far (are two opposite corners alike?) or near (do like pixels lie in pai
 and textures whose pixels are out of place, by one permutation for all images: what can be known stays, what is near
 does not. Distances are in pixels, between centres of patches, CLS left out and rows renormalised.
 
-{found}
+Found (results/vision-heads; 3 seeds): no head here looks near. Digits are learned (0.98 to 0.99 of those held out) with
+heads whose mean distances lie between 3.65 and 4.08 px, where looking everywhere alike is 4.02; with pixels out of
+place accuracy and distances are the same. That is what Raghu et al. say of little data, and not what Dosovitskiy et al.
+show of much. Corners are told apart in every seed, by a head of the first layer that looks from CLS at both (0.94 of
+its attention); none looks from one to the other. Textures are the hardest: one seed of three stays at chance after 420
+steps, and the others (0.82, 0.95) do not look at partners more than by chance. More steps were not tried.
 
-Cost on 2 cores: about {minutes} minutes; --quick, under one, only shows that it runs.
+Cost on 2 cores: about 15 minutes on a busy machine; --quick, under one, only shows that it runs.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """Attribution: what patching would do, estimated for all cells at once from gradients."""
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -82,27 +82,47 @@ def attribute(
     if method in EDGE_METHODS:
         ways |= _of_edges(method, site, by, rule, steps)
         return edge_attribution(model, clean, corrupt, objective, **ways, exact=exact, **options, **places)
-    path, room = _path(method, rule, steps), Room(memory, Devices.of(devices))
-    part, site = model.site(site if stack is None or "." in site else f"{stack}.{site}")
-    about = {"method": method, "site": site, "by": list(check_by(site, by)), "direction": direction, **path}
+    axes = (by,) if isinstance(by, str) else tuple(by)
+    asking = _Asking(model, method, site, axes, direction, stack, _path(method, rule, steps))
+    found = patch(model, clean, corrupt, objective, site=site, by=by, **ways, **options, **places) if exact else None
+    return asking.table((clean, corrupt, objective), Room(memory, Devices.of(devices)), found, options)
 
-    def ask(clean: Batch, corrupt: Batch, objective: Objective) -> Question:
-        return Question.asked(model, clean, corrupt, objective, method, site, by, direction, part, path)
 
-    extras: dict[str, Any] = {}
-    asked = (ask(*pair) for pair in pairs(clean, corrupt, objective))
-    if exact:
-        [question] = asked = list(asked)
-        found = patch(model, clean, corrupt, objective, site=site, by=by, **ways, **options, **places)
-        extras["exact"] = question.comparable(found)
-    table = answer(
-        "attribute", (one.in_pieces(room, (repr(about),)) for one in asked), about,
-        stream=not isinstance(clean, Batch), extras=extras, **options,
-    )  # fmt: skip
-    if not exact:
-        return table
-    agreement = rank_correlation(table.grid("effect"), table.grid("exact"))
-    return replace(table, provenance=table.provenance | {"spearman": agreement})
+@dataclass(frozen=True)
+class _Asking:
+    """All that is asked of nodes, but for the pair; `path` holds rule and steps of "ig"."""
+
+    model: Model
+    method: str
+    site: str
+    by: tuple[str, ...]
+    direction: str
+    stack: str | None
+    path: Mapping[str, Any]
+
+    def table(self, given: Any, room: Room, exact: HeadTable | None, options: Mapping[str, Any]) -> HeadTable:
+        """Of one pair or a stream of them; with how well estimates agree with the exact effects, if these are given."""
+        part, site = self.model.site(
+            self.site if self.stack is None or "." in self.site else f"{self.stack}.{self.site}"
+        )
+        about = {"method": self.method, "site": site, "by": list(check_by(site, self.by)), "direction": self.direction}
+        about |= self.path
+        asked = (
+            Question.asked(self.model, *pair, self.method, site, self.by, self.direction, part, self.path)
+            for pair in pairs(*given)
+        )
+        extras: dict[str, Any] = {}
+        if exact is not None:
+            [question] = asked = list(asked)
+            extras["exact"] = question.comparable(exact)
+        table = answer(
+            "attribute", (one.in_pieces(room, (repr(about),)) for one in asked), about,
+            stream=not isinstance(given[0], Batch), extras=extras, **options,
+        )  # fmt: skip
+        if exact is None:
+            return table
+        agreement = rank_correlation(table.grid("effect"), table.grid("exact"))
+        return replace(table, provenance=table.provenance | {"spearman": agreement})
 
 
 def _of_edges(method: str, site: str, by: Sequence[str], rule: str | None, steps: int | None) -> dict[str, Any]:

@@ -26,20 +26,13 @@ GRANULARITIES = ("example", "token")
 
 
 def importance(
-    model: Model,
-    batch: Inputs,
-    objective: Objective | None = None,
+    model: Model, batch: Inputs, objective: Objective | None = None,
     *,
-    granularity: Literal["example", "token"] = "example",
-    normalise: Literal["layer"] | None = None,
-    stack: str | None = None,
-    level: float = 0.95,
-    seed: int = 0,
-    memory: int = 1 << 30,
-    devices: jax.sharding.Mesh | None = None,
-    progress: bool = False,
-    resume: str | os.PathLike | None = None,
-) -> HeadTable:
+    granularity: Literal["example", "token"] = "example", normalise: Literal["layer"] | None = None,
+    stack: str | None = None, level: float = 0.95, seed: int = 0,
+    memory: int = 1 << 30, devices: jax.sharding.Mesh | None = None,
+    progress: bool = False, resume: str | os.PathLike | None = None,
+) -> HeadTable:  # fmt: skip
     """Each head's importance `mean over examples of |d objective / d gate|`, the gate on `z` being 1.
 
     All heads from one pass there and back. Where the objective is linear in a head's output, this is the mean size of

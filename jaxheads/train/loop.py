@@ -109,12 +109,19 @@ def train(
     wanted = tuple(sorted({*(log_spaced(steps) if checkpoints is None else checkpoints), steps}))
     if wanted[0] < 0 or wanted[-1] > steps:
         raise ValueError(f"checkpoints: expected steps from 0 to {steps}, got {wanted[0]} to {wanted[-1]}")
-    place = _Place(None if directory is None else Path(directory).expanduser().resolve(), training, wanted)
-    state, done = place.resume(training.start())
     placed = Alone() if devices is None else _OnMesh.of(devices, len(training.hyper), batch)
+    place = _Place(None if directory is None else Path(directory).expanduser().resolve(), training, wanted)
+    return _go(place, placed, monitor, progress)
+
+
+def _go(place: "_Place", placed: Placed, monitor: Monitor | None, progress: bool) -> Trained:
+    """Start or go on, to the last checkpoint that is wanted."""
+    training, wanted = place.runs, place.wanted
+    state, done = place.resume(training.start())
     state, advance_by = placed.runs(state), training.several(INNER, placed)
     said: dict[str, float] = {}
-    with show_progress(steps - done, f"training {len(runs)} × {task.name}", progress) as advance:
+    label = f"training {len(training.hyper)} × {training.task.name}"
+    with show_progress(wanted[-1] - done, label, progress) as advance:
         for until in (step for step in wanted if step >= done):
             while done < until:
                 count = min(INNER, until - done)

@@ -26,24 +26,13 @@ Direction = Literal["denoising", "noising"]
 
 
 def edge_attribution(
-    model: Model,
-    clean: Batch | Iterable[Pair],
-    corrupt: Batch | None = None,
-    objective: Objective | None = None,
+    model: Model, clean: Batch | Iterable[Pair], corrupt: Batch | None = None, objective: Objective | None = None,
     *,
-    method: Literal["eap", "eap-ig"] = "eap",
-    rule: Literal["left", "right", "midpoint"] = "left",
-    steps: int = 5,
-    direction: Direction = "denoising",
-    exact: bool = False,
-    stack: str | None = None,
-    level: float = 0.95,
-    seed: int = 0,
-    memory: int = 1 << 30,
-    devices: jax.sharding.Mesh | None = None,
-    progress: bool = False,
-    resume: str | os.PathLike | None = None,
-) -> HeadTable:
+    method: Literal["eap", "eap-ig"] = "eap", rule: Literal["left", "right", "midpoint"] = "left", steps: int = 5,
+    direction: Direction = "denoising", exact: bool = False, stack: str | None = None,
+    level: float = 0.95, seed: int = 0, memory: int = 1 << 30, devices: jax.sharding.Mesh | None = None,
+    progress: bool = False, resume: str | os.PathLike | None = None,
+) -> HeadTable:  # fmt: skip
     """The effect of patching each edge, estimated for all edges at once from gradients.
 
     An edge's score is `sum over positions of (other_u - own_u) · d objective / d in_v`: what its sender would say
