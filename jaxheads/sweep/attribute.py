@@ -75,17 +75,16 @@ def attribute(
             a stack of one layer.
     """
     options: dict[str, Any] = {"level": level, "seed": seed, "progress": progress, "resume": resume}
+    options |= {"memory": memory, "devices": devices}
     ways: dict[str, Any] = {"direction": direction, "stack": stack}
-    places: dict[str, Any] = {"memory": memory, "devices": devices}
     if exact and not isinstance(clean, Batch):
         raise ValueError("exact effects are computed of one pair of batches, not of a stream: ask `patch` as well")
     if method in EDGE_METHODS:
         ways |= _of_edges(method, site, by, rule, steps)
-        return edge_attribution(model, clean, corrupt, objective, **ways, exact=exact, **options, **places)
-    axes = (by,) if isinstance(by, str) else tuple(by)
-    asking = _Asking(model, method, site, axes, direction, stack, _path(method, rule, steps))
-    found = patch(model, clean, corrupt, objective, site=site, by=by, **ways, **options, **places) if exact else None
-    return asking.table((clean, corrupt, objective), Room(memory, Devices.of(devices)), found, options)
+        return edge_attribution(model, clean, corrupt, objective, **ways, exact=exact, **options)
+    asking = _Asking(model, method, site, by, direction, stack, _path(method, rule, steps))
+    found = patch(model, clean, corrupt, objective, site=site, by=by, **ways, **options) if exact else None
+    return asking.table((clean, corrupt, objective), found, **options)
 
 
 @dataclass(frozen=True)
@@ -95,12 +94,14 @@ class _Asking:
     model: Model
     method: str
     site: str
-    by: tuple[str, ...]
+    by: Sequence[str]
     direction: str
     stack: str | None
     path: Mapping[str, Any]
 
-    def table(self, given: Any, room: Room, exact: HeadTable | None, options: Mapping[str, Any]) -> HeadTable:
+    def table(
+        self, given: Any, exact: HeadTable | None, *, memory: int, devices: jax.sharding.Mesh | None, **options: Any
+    ) -> HeadTable:
         """Of one pair or a stream of them; with how well estimates agree with the exact effects, if these are given."""
         part, site = self.model.site(
             self.site if self.stack is None or "." in self.site else f"{self.stack}.{self.site}"
@@ -112,6 +113,7 @@ class _Asking:
             for pair in pairs(*given)
         )
         extras: dict[str, Any] = {}
+        room = Room(memory, Devices.of(devices))
         if exact is not None:
             [question] = asked = list(asked)
             extras["exact"] = question.comparable(exact)
