@@ -1,4 +1,10 @@
-"""Attribution: what patching would do, estimated for all cells at once from gradients."""
+"""Attribution: what patching would do, estimated for all cells at once from gradients.
+
+The definitions of AtP* are as its reimplementations quote the paper. It defines every score as a mean of absolute
+values. Here "atp", "atp+qk" and "ig" keep the sign, as `patch` does; the absolute values can be taken of `per_example`.
+With GradDrop there is no sign to keep: effects are at least 0, `normalised` is their share of the mean size of the
+whole difference, and `exact` the mean size of the exact effects.
+"""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,21 +57,16 @@ def attribute(
     - "atp*": both; away from `q` and `k`, where the first has nothing to mend, GradDrop alone.
     - "ig": `(a' - a)` times the mean of `d m / d a` at `steps` points on the straight way from a to a', one layer's
       site at a time: the estimates of a layer's cells sum to the effect of patching them all, as far as the points
-      tell. "left" takes k / steps from the run that is edited, k from 0 (one step is "atp"), "right" from 1,
-      "midpoint" (k + 1/2) / steps, exact where m is quadratic. Costs L * steps passes.
+      tell. "left" takes k / steps from the run that is edited, k from 0 (one step is "atp"), "right" from 1, "midpoint"
+      (k + 1/2) / steps, exact where m is quadratic. Costs L * steps passes.
     - "eap", "eap-ig": edges; see `edge_attribution`, whose table this gives.
-
-    The definitions of AtP* are as its reimplementations quote the paper. It defines every score as a mean of absolute
-    values. Here "atp", "atp+qk" and "ig" keep the sign, as `patch` does; the absolute values can be taken of
-    `per_example`. With GradDrop there is no sign to keep: effects are at least 0, `normalised` is their share of the
-    mean size of the whole difference, and `exact` the mean size of the exact effects.
 
     Args:
         clean, corrupt, objective, site, by, direction, stack: as in `patch`; a stream of pairs, too.
         rule, steps: for "ig" ("midpoint" and 5 when left out) and "eap-ig".
         exact: patch every cell as well: adds the column `exact`, and to the provenance `spearman`, the rank correlation
-            of the two over cells (None where one of them is constant).
-        memory: bytes for the activations of one piece of work.
+            of the two over cells (None where one of them is constant). Not of a stream.
+        level, seed, memory, devices, progress, resume: as in `ablate`.
 
     Returns:
         A table over the axes in `by`, as `patch` gives it: columns `effect` and `normalised`.
@@ -74,14 +75,15 @@ def attribute(
         ValueError: as `patch` does; for an unknown method, or an argument that does not belong to it; for GradDrop in
             a stack of one layer.
     """
-    options: dict[str, Any] = {"level": level, "seed": seed, "progress": progress, "resume": resume}
-    options |= {"memory": memory, "devices": devices}
     ways: dict[str, Any] = {"direction": direction, "stack": stack}
+    options: dict[str, Any] = {
+        "level": level, "seed": seed, "memory": memory, "devices": devices, "progress": progress, "resume": resume
+    }  # fmt: skip
     if exact and not isinstance(clean, Batch):
         raise ValueError("exact effects are computed of one pair of batches, not of a stream: ask `patch` as well")
     if method in EDGE_METHODS:
-        ways |= _of_edges(method, site, by, rule, steps)
-        return edge_attribution(model, clean, corrupt, objective, **ways, exact=exact, **options)
+        ways |= {**_of_edges(method, site, by, rule, steps), "exact": exact}
+        return edge_attribution(model, clean, corrupt, objective, **ways, **options)
     asking = _Asking(model, method, site, by, direction, stack, _path(method, rule, steps))
     found = patch(model, clean, corrupt, objective, site=site, by=by, **ways, **options) if exact else None
     return asking.table((clean, corrupt, objective), found, **options)
