@@ -16,9 +16,16 @@ length; no attractors) or do not. Every model is then measured on data without t
 
 An analysis of variance says how much of each outcome's spread is due to which factor, with all interactions of two.
 
-{found}
+Found (results/factors; 72 models): what a model can do is the task's (72 % of the spread of accuracy) and the data's
+(16 %); heads and depth have 1 and 2 %. Data with a shortcut leave exactly that: induction at 0.13 to 0.16 where
+segments vary, agreement at 0.78 (the nearest noun is right in 0.75). More heads of the same width bought nothing here.
+Induction, after equally many steps, goes from 0.80 with one head a layer over 0.73 with 4 to 0.44 with 16; agreement is
+at 1.00 with any. They become alike instead (99 % of that spread is the number of heads': 16 heads are as different
+as 1.3 to 3), and of 16 agreement needs half. Which share is specialised is the outcome least explained: 45 % is seeds'
+and higher interactions'. One layer does not do induction but gets to 0.40 with segments this short.
 
-Cost on 2 cores: about {minutes} minutes; --quick, under one, only shows that it runs.
+Cost on 2 cores: 18 minutes on a machine busy with other work (19 of CPU time); --quick, under one, only shows that it
+runs.
 """
 
 from collections.abc import Iterator, Sequence
