@@ -21,8 +21,8 @@ Found (results/factors; 72 models): what a model can do is the task's (72 % of t
 segments vary, agreement at 0.78 (the nearest noun is right in 0.75). More heads of the same width bought nothing here.
 Induction, after equally many steps, goes from 0.80 with one head a layer over 0.73 with 4 to 0.44 with 16; agreement is
 at 1.00 with any. They become alike instead (99 % of that spread is the number of heads': 16 heads are as different
-as 1.3 to 3), and of 16 in one layer agreement needs half. Which share is specialised is the outcome least explained: 45 % is seeds'
-and higher interactions'. One layer does not do induction but gets to 0.40 with segments this short.
+as 1.3 to 3), and of 16 in one layer agreement needs half. Which share is specialised is the outcome least explained:
+45 % is seeds' and higher interactions'. One layer does not do induction but gets to 0.40 with segments this short.
 
 Cost on 2 cores: 18 minutes on a machine busy with other work (19 of CPU time); --quick, under one, only shows that it
 runs.
