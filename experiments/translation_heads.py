@@ -12,9 +12,15 @@ Trained from several seeds at once. Of every cross-attention head the alignment 
 reported on the other. Then hard-concrete gates with rising penalties, all trained at once from the converged model; the
 loss with only one head left in a layer; and Michel's importance of every head beside what its removal costs.
 
-{found}
+Found (results/translation-heads; order reverse, 3 seeds): in every seed a head of the last layer aligns the word that
+its row gives without error (AER 0.000 to 0.001; untrained 0.88); of the word read the best is 0.82, so the setting
+decides. By norms it is the same to 0.001. Heads survive in Voita's order: at the strongest penalty 2.7 of 8 are left in
+the encoder, 6.7 in the decoder, 7.3 in cross-attention, with 0.998 of the words right. With one head left the last
+cross-attention layer loses most (0.57 of the accuracy), the encoder 0.03 at most: Michel's order. Importance ranks the
+24 heads as their removal does (Spearman 0.89). Training with gates spreads the alignment over the heads of its layer:
+the best AER is then 0.01 to 0.17.
 
-Cost on 2 cores: about {minutes} minutes; --quick, under one, only shows that it runs.
+Cost on 2 cores: 11 minutes on a machine busy with other work; --quick, a minute, only shows that it runs.
 """
 
 from dataclasses import dataclass
@@ -69,7 +75,7 @@ class Options:
     seeds: int | None = None
     steps: int | None = None
     gating: int | None = None
-    strengths: tuple[float, ...] = (0.03, 0.3, 1.0, 3.0)
+    strengths: tuple[float, ...] = (0.003, 0.03, 0.1, 0.3)
     batch: int = 32
     rate: float = 2e-3
     out: Path = Path("results/translation-heads")

@@ -47,7 +47,7 @@ def test_from_the_command_to_the_page(name: str, made: dict[str, Path], capsys: 
 
 def check_translation(tables: dict[str, Any]) -> None:
     assert tables["alignment"]["AER"].between(0, 1).to_numpy().all()
-    assert tables["gates"]["penalty"].tolist() == [0, 0.03, 0.3, 1, 3]
+    assert tables["gates"]["penalty"].tolist() == [0, 0.003, 0.03, 0.1, 0.3]
     assert set(tables["one-left"]["stack"]) == {"encoder", "decoder", "cross"}
     assert len(tables["importance"]) == 24
 
