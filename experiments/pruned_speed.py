@@ -10,9 +10,13 @@ in order of importance, of what each costs by itself, and at random, and at ever
 and gives what the gated one gives. Speed is that of BERT-base's sizes (12 layers of 12 heads, width 768): it does not
 depend on what the weights are, so they are random. Sides take turns; ratios are taken within a turn.
 
-{found}
+Found (results/pruned-speed; 3 seeds): on this task 90 % of the 32 heads go without loss, by importance and by ablation
+alike; at random 57 % [19, 95]. One grammatical rule needs few heads: Michel's 20 and 40 % are of translators and BERT.
+The smaller models give what the gated ones give (losses to 1e-8). Half of BERT-base's heads gone make it faster by
+27, 30, 14 and 24 % at batches of 1, 4, 16 and 64 (published: 17.5 % at 16 and 64); by FLOPs at most a fifth is to be had.
+The machine was busy, and single turns of a batch lie 30 % and more apart: read the ranges, not the medians.
 
-Cost on 2 cores: about {minutes} minutes; --quick, under one, only shows that it runs.
+Cost on 2 cores: 8 minutes on a busy machine; --quick, under one, only shows that it runs.
 """
 
 import time
