@@ -103,8 +103,8 @@ def test_streaming_in_different_cuts_gives_the_same_table(model: Model, monkeypa
     monkeypatch.setattr(measuring, "PATTERN_BYTES", 4 * model.stack().heads * 9 * 9 * 3)
     tables.append(measure(model, [batch]))
     for table in tables:
-        np.testing.assert_allclose(kept(table), kept(whole), atol=1e-6)
-        np.testing.assert_allclose(table.frame, whole.frame, atol=1e-6)
+        np.testing.assert_allclose(kept(table), kept(whole), atol=1e-5)  # products of other sizes round otherwise
+        np.testing.assert_allclose(table.frame, whole.frame, atol=1e-5)
         assert table.provenance["tokens_sha256"] == whole.provenance["tokens_sha256"]
 
 
