@@ -55,7 +55,8 @@ def alignment_error_rate(
         their bootstrap intervals over examples; `.per_example` holds each example's own.
 
     Raises:
-        ValueError: for links of another shape, sure ones that are not possible, or none at all; and as `measure`.
+        ValueError: for links of another shape, sure ones that are not possible, links of padding, or no link at all;
+            and as `measure`.
     """
     check_level(level)
     marked = batch.marked(_marks(model, batch, stack, sure, possible, skip))
@@ -100,6 +101,9 @@ def _marks(
             raise ValueError(f"{name}: expected bool {list(shape)}, got {given.dtype} of shape {list(given.shape)}")
     if (sure_BTS & ~possible_BTS).any():
         raise ValueError("sure links must be possible ones, too")
+    real_BTS = np.asarray(part.queries.of(batch).mask)[:, :, None] & np.asarray(part.keys.of(batch).mask)[:, None]
+    if (lost := np.flatnonzero((possible_BTS & ~real_BTS).any(axis=(1, 2)))).size:
+        raise ValueError(f"links of examples {lost[:8].tolist()} lead to or from padding")
     if not sure_BTS.any():
         raise ValueError("no sure link in any example: there is nothing to align with")
     return {SURE: sure_BTS, POSSIBLE: possible_BTS, SKIPPED: skip_BS}

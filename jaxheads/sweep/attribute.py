@@ -7,8 +7,9 @@ whole difference, and `exact` the mean size of the exact effects.
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -85,8 +86,8 @@ def attribute(
         ways |= {**_of_edges(method, site, by, rule, steps), "exact": exact}
         return edge_attribution(model, clean, corrupt, objective, **ways, **options)
     asking = _Asking(model, method, site, by, direction, stack, _path(method, rule, steps))
-    found = patch(model, clean, corrupt, objective, site=site, by=by, **ways, **options) if exact else None
-    return asking.table((clean, corrupt, objective), found, **options)
+    patched = partial(patch, model, clean, corrupt, objective, site=site, by=by, **ways, **options)
+    return asking.table((clean, corrupt, objective), patched if exact else None, **options)
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,16 @@ class _Asking:
     path: Mapping[str, Any]
 
     def table(
-        self, given: Any, exact: HeadTable | None, *, memory: int, devices: jax.sharding.Mesh | None, **options: Any
+        self,
+        given: Any,
+        exact: Callable[[], HeadTable] | None,
+        *,
+        memory: int,
+        devices: jax.sharding.Mesh | None,
+        **options: Any,
     ) -> HeadTable:
-        """Of one pair or a stream of them; with how well estimates agree with the exact effects, if these are given."""
+        """Of one pair or a stream of them; with the exact effects, asked for once the question has been checked, and
+        how well estimates agree with them."""
         part, site = self.model.site(
             self.site if self.stack is None or "." in self.site else f"{self.stack}.{self.site}"
         )
@@ -118,7 +126,7 @@ class _Asking:
         room = Room(memory, Devices.of(devices))
         if exact is not None:
             [question] = asked = list(asked)
-            extras["exact"] = question.comparable(exact)
+            extras["exact"] = question.comparable(exact())
         table = answer(
             "attribute", (one.in_pieces(room, (repr(about),)) for one in asked), about,
             stream=not isinstance(given[0], Batch), extras=extras, **options,

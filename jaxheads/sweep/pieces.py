@@ -81,7 +81,7 @@ class InPieces:
 
         def run(examples: np.ndarray) -> None:
             kept = np.unique(examples)
-            ends_2B, found = self._piece(examples, f"{len(examples)}-from-{first + kept[0]}", journal, called, advance)
+            ends_2B, found = self._piece(examples, first, journal, called, advance)
             for place, example in enumerate(kept):
                 ends[example] = ends_2B[:, place]
             for part, effects_BC in zip(self.parts, found, strict=True):
@@ -93,11 +93,12 @@ class InPieces:
         return Answer(unedited_E, effects_EC, np.abs(total_E) if self.sizes and total_E is not None else total_E)
 
     def _piece(
-        self, examples: np.ndarray, name: str, journal: Journal, called: Mapping[str, np.ndarray], advance: Advance
+        self, examples: np.ndarray, first: int, journal: Journal, called: Mapping[str, np.ndarray], advance: Advance
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Of some examples, each once: the ends, and the effects of each part."""
+        """Of some examples, each once: the ends, and the effects of each part. `first` is the number of the batch's
+        first example in the parts that are written."""
         some, kept, cells = self.some(examples), np.unique(examples), int(np.prod(self.grid.shape))
-        found = []
+        found, name = [], f"{len(examples)}-from-{first + kept[0]}"
         with memory_runs_out():
             ends_2B = journal.piece(f"{name}-ends", lambda: some.ends()[:, : len(kept)])
             for part in self.parts:
@@ -105,7 +106,7 @@ class InPieces:
                 effects_BC = journal.piece(
                     f"{name}-{part.name}",
                     lambda part=part: some.effects(part.key)[: len(kept)],
-                    {"example": kept[:, None], **at},
+                    {"example": first + kept[:, None], **at},
                 )
                 found.append(effects_BC)
                 advance(effects_BC.size)

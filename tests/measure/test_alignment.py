@@ -101,6 +101,7 @@ def test_wrong_links_are_refused(given: tuple[jh.Model, jh.Batch]):
         (sure.astype(int), {}, "got int64"),
         (sure, {"possible": ~sure}, "sure links must be possible"),
         (~sure & sure, {}, "no sure link"),
+        (np.ones_like(sure), {}, r"links of examples \[.*\] lead to or from padding"),
         (sure, {"skip": np.zeros(3, bool)}, "skip: expected bool"),
         (sure, {"level": 3}, "level"),
     )

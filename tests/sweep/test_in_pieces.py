@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
 import jaxheads as jh
@@ -96,6 +97,8 @@ def test_a_stopped_run_goes_on(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     resumed = ask(model, pairs, resume=tmp_path)
     assert len(calls) == of_two // 2  # the third alone
     assert resumed.frame.equals(whole.frame)
+    parts = [path for path in tmp_path.rglob("*.parquet") if not path.stem.endswith("ends")]
+    assert {number for path in parts for number in pd.read_parquet(path)["example"]} == set(range(6))
     calls.clear()
     ask(model, [(clean, clean) for clean, _ in pairs], resume=tmp_path)  # another question takes none of its parts
     assert len(calls) == (0 if name == "importance" else 3 * of_two // 2)
@@ -118,6 +121,12 @@ def test_where_memory_runs_out_pieces_are_halved(name: str, monkeypatch: pytest.
     assert_close(examples_of(ask(model, (CLEAN, CORRUPT))), examples_of(whole))
     assert sizes[0] > 1
     assert sizes[-1] == sizes[0] // 2
+
+
+def test_a_wrong_question_costs_no_exact_sweep(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("jaxheads.sweep.attribute.patch", lambda *_, **__: pytest.fail("patched before it was checked"))
+    with pytest.raises(ValueError, match="'atp\\+qk' mends estimates at q and k"):
+        jh.attribute(small_model("llama"), CLEAN, CORRUPT, OBJECTIVE, "atp+qk", exact=True)
 
 
 def test_a_stream_is_not_answered_exactly_and_has_no_other_batch():

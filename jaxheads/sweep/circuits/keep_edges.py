@@ -47,6 +47,7 @@ def keep_edges(
             over.
         ablation: what is heard instead: "patching" what the sender said in the corrupt run, "mean" its mean over the
             corrupt batch's examples and real positions, "zero" nothing.
+        memory, devices, progress: as in `ablate`.
 
     Raises:
         ValueError: as in `edge_attribution`, and for circuits of another shape.
