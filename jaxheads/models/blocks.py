@@ -79,6 +79,14 @@ class AdditiveBlock(Block, Protocol):
         """Keys and values `[B,S,K,H]`, every head's from two streams of its own."""
         ...
 
+    def from_heads(self, z_BTNH: Array) -> Array:
+        """What all heads together add to the stream, `[B,T,D]`."""
+        ...
+
+    def from_heads_apart(self, z_BTNH: Array) -> Array:
+        """What each of them adds, `[N,B,T,D]`; a bias or what a norm adds is no head's."""
+        ...
+
     def feed_forward(self, x_BTD: Array) -> Array:
         """What the MLP writes, `[B,T,D]`, of the stream it reads; 0 where there is none."""
         ...
@@ -95,6 +103,12 @@ class _ReadsApart:
 
     def normed(self, x_BTD: Array) -> Array:
         raise NotImplementedError
+
+    def from_heads(self, z_BTNH: Array) -> Array:
+        return self.attention.output(z_BTNH)
+
+    def from_heads_apart(self, z_BTNH: Array) -> Array:
+        return self.attention.output_apart(z_BTNH)
 
     def queries_apart(self, x_NBTD: Array, positions_BT: Array) -> Array:
         return self.attention.queries_apart(self.normed(x_NBTD), positions_BT)
@@ -138,10 +152,6 @@ class PreNormBlock(_NormedBlock):
     def input_norms(self) -> tuple[InputNorm, ...]:
         return InputNorm(self.attention_norm, "QKV"), InputNorm(self.mlp_norm, "", self.mlp)
 
-    def from_heads(self, z_BTNH: Array) -> Array:
-        """What all heads together write, `[B,T,D]`."""
-        return self.attention.output(z_BTNH)
-
     def feed_forward(self, x_BTD: Array) -> Array:
         return self.mlp(self.mlp_norm(x_BTD))
 
@@ -167,9 +177,7 @@ class PreNormCrossBlock(PreNormBlock):
 
 class SandwichBlock(PreNormBlock):
     """`x + norm(attention(norm(x)))`, then `x + norm(mlp(norm(x)))`: Gemma 2 and 3. `attn_out` and `mlp_out` are what
-    is added, after their norms."""
-
-    additive = False
+    is added, after their norms; a head's share of it is what the norm makes of its part, at the statistics of all."""
 
     def __init__(
         self,
@@ -189,6 +197,10 @@ class SandwichBlock(PreNormBlock):
 
     def from_heads(self, z_BTNH: Array) -> Array:
         return self.attention_out_norm(super().from_heads(z_BTNH))
+
+    def from_heads_apart(self, z_BTNH: Array) -> Array:
+        whole_BTD = super().from_heads(z_BTNH)
+        return self.written(super().from_heads_apart(z_BTNH), whole_BTD[None])
 
     def feed_forward(self, x_BTD: Array) -> Array:
         return self.mlp_out_norm(super().feed_forward(x_BTD))
@@ -215,7 +227,7 @@ class ParallelBlock(_NormedBlock):
         return self.mlp(norm(x_BTD))
 
     def write(self, x_BTD: Array, z_BTNH: Array, edit: Edit) -> tuple[Array, Mapping[str, Array]]:
-        attn_out = edit("attn_out", self.attention.output(z_BTNH))
+        attn_out = edit("attn_out", self.from_heads(z_BTNH))
         mlp_out = edit("mlp_out", self.feed_forward(x_BTD))
         post = edit("resid_post", x_BTD + attn_out + mlp_out)
         return post, {"attn_out": attn_out, "mlp_out": mlp_out, "resid_post": post}

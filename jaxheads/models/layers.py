@@ -238,16 +238,16 @@ def rms_norm(model: int, epsilon: float, rngs: nnx.Rngs) -> nnx.RMSNorm:
 
 
 class OffsetRMSNorm(nnx.Module):
-    """RMSNorm whose scale is 1 plus what is learnt, as Gemma stores it: `scale` begins at 0. In float32 throughout."""
+    """RMSNorm whose scale is 1 plus what is learnt, as Gemma stores it: `scale` begins at 0. In float32 at least."""
 
     def __init__(self, size: int, epsilon: float):
         self.scale = nnx.Param(jnp.zeros((size,)))
         self.epsilon = epsilon
 
     def __call__(self, x: Array) -> Array:
-        wide = x.astype(jnp.float32)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.epsilon)
-        scale = 1 + self.scale[...].astype(jnp.float32)
+        scale = 1 + self.scale[...].astype(wide.dtype)
         return (wide * scale.reshape((1,) * (x.ndim - 1) + scale.shape)).astype(x.dtype)
 
 

@@ -82,7 +82,7 @@ def ablate(
     return answer(
         "ablate", (asking.of(*each) for each in with_objectives(batch, objective)), about,
         stream=stream, level=level, seed=seed, progress=progress, resume=resume,
-        extras=None if sets is None else {"heads": _names(sets)},
+        extras=None if sets is None else lambda: {"heads": _names(sets)},
     )  # fmt: skip
 
 

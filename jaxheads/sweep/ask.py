@@ -156,9 +156,13 @@ def answer(
     seed: int,
     progress: bool,
     resume: str | os.PathLike | None,
-    extras: Mapping[str, ArrayLike] | None = None,
+    extras: Callable[[], Mapping[str, ArrayLike]] | None = None,
 ) -> HeadTable:
-    """The table of one question, or, if `stream`, of the same question asked of one batch after the other."""
+    """The table of one question, or, if `stream`, of the same question asked of one batch after the other.
+
+    Args:
+        extras: gives further columns, asked for when the rest is done.
+    """
     check_level(level)
     each = iter(asked)
     first = next(each, None)
@@ -177,7 +181,8 @@ def answer(
                 raise ValueError(f"all batches must give the same grid; got {grid.shape}, then {one.grid.shape}")
             gathered.add(one.answer(name, resume, advance, gathered.examples), one.grid)
     told = {**asked_of(first.model, first.objective), **about}
-    return gathered.table(name, first.stack.name, grid.axes, told, level=level, seed=seed, extras=extras)
+    more = None if extras is None else extras()
+    return gathered.table(name, first.stack.name, grid.axes, told, level=level, seed=seed, extras=more)
 
 
 def _chain(first: Asked, rest: Iterator[Asked]) -> Iterator[Asked]:

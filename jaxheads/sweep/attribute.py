@@ -111,24 +111,22 @@ class _Asking:
         devices: jax.sharding.Mesh | None,
         **options: Any,
     ) -> HeadTable:
-        """Of one pair or a stream of them; with the exact effects, asked for once the question has been checked, and
-        how well estimates agree with them."""
+        """Of one pair or a stream of them; with the exact effects, and how well estimates agree with them."""
         part, site = self.model.site(
             self.site if self.stack is None or "." in self.site else f"{self.stack}.{self.site}"
         )
         about = {"method": self.method, "site": site, "by": list(check_by(site, self.by)), "direction": self.direction}
         about |= self.path
-        asked = (
-            Question.asked(self.model, *pair, self.method, site, self.by, self.direction, part, self.path)
-            for pair in pairs(*given)
-        )
-        extras: dict[str, Any] = {}
+
+        def of(pair: tuple[Batch, Batch, Objective]) -> Question:
+            return Question.asked(self.model, *pair, self.method, site, self.by, self.direction, part, self.path)
+
+        def extras() -> dict[str, Any]:
+            return {} if exact is None else {"exact": of(given).comparable(exact())}
+
         room = Room(memory, Devices.of(devices))
-        if exact is not None:
-            [question] = asked = list(asked)
-            extras["exact"] = question.comparable(exact())
         table = answer(
-            "attribute", (one.in_pieces(room, (repr(about),)) for one in asked), about,
+            "attribute", (of(pair).in_pieces(room, (repr(about),)) for pair in pairs(*given)), about,
             stream=not isinstance(given[0], Batch), extras=extras, **options,
         )  # fmt: skip
         if exact is None:

@@ -8,7 +8,7 @@ compilation serves every layer. Of the last layer only the rows that the objecti
 unembedding only the columns.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -96,30 +96,16 @@ class Source(Protocol):
 @partial(jax.jit, static_argnames=("site", "value"))
 def run_clean(network: Network, batch: Batch, reads: Reads, *, site: Site, value: Value) -> Clean:
     """The unedited run, with the cache that edited runs start from."""
-    stream = stream_of(network, site.stack)
-    done: dict[str, Array] = {}
-    cache: dict[str, dict[str, Array]] = {}
-
-    def read(seen: Sites, wanted: tuple[str, ...]) -> dict[str, Array]:
-        return {name: seen[name] for name in wanted}
-
-    wanted: dict[str, tuple[str, ...]] = {stack.name: ("resid_pre",) for stack in stream.members}
+    wanted: dict[str, tuple[str, ...]] = {
+        stack.name: ("resid_pre",) for stack in stream_of(network, site.stack).members
+    }
     if site.site == "z":
         wanted[site.stack] = ("resid_pre", "z")
-    readers = {name: partial(read, wanted=sites) for name, sites in wanted.items()}
-
-    def through(stack: Stack, x_BTD: Array, context: Context) -> Array:
-        x_BTD, kept = stack.run(x_BTD, context, read=readers)
-        if not cache and not kept:
-            done[stack.name] = x_BTD
-        cache.update(kept)
-        return x_BTD
-
-    rows_BRD = take_rows(network.hidden(batch, through), reads.rows)
-    resid_pre = {name: kept["resid_pre"] for name, kept in cache.items()}
-    return Clean(
-        value(read_out(network, rows_BRD, reads), reads), rows_BRD, resid_pre, cache[site.stack].get("z"), done
-    )
+    run = run_cached(network, batch, wanted)
+    rows_BRD = take_rows(run.last, reads.rows)
+    resid_pre = {name: kept["resid_pre"] for name, kept in run.kept.items()}
+    z = run.kept[site.stack].get("z")
+    return Clean(value(read_out(network, rows_BRD, reads), reads), rows_BRD, resid_pre, z, run.done)
 
 
 @partial(jax.jit, static_argnames=("site", "value"))
@@ -138,19 +124,76 @@ def edited(
     """The objective `[G,B]` of each edited copy; `start`, the first layer that any of them edits, is traced."""
 
     def one(cell: Cells) -> Array:
-        def through(stack: Stack, x: Array, context: Context) -> Array:
-            final = stack.name == network.streams[-1].name
-            if stack.name in clean.done:
-                return clean.done[stack.name]
-            if stack.name in clean.resid_pre:
-                copy = _Copy(stack, batch, context, clean, source, cell, site)
-                return copy.run(start, reads.rows if final else None)
-            x = stack.run(x, context)[0]
-            return take_rows(x, reads.rows) if final else x
+        def stream(stack: Stack, context: Context) -> Array | None:
+            if stack.name not in clean.resid_pre:
+                return clean.done.get(stack.name)
+            copy = _Copy(stack, batch, context, clean, source, cell, site)
+            return copy.run(start, rows_read(network, stack, reads))
 
-        return value(read_out(network, network.hidden(batch, through), reads), reads)
+        return judged(network, batch, reads, stream, value)
 
     return jax.vmap(one)(cells)
+
+
+class CachedRun(NamedTuple):
+    """A run, with what was kept of it.
+
+    Attributes:
+        last: the model's last stream after its last layer, `[B,T,D]`.
+        end: the same of the stream that something was kept of.
+        kept: by stack and site, layers first.
+        done: by stack, the streams `[B,T,D]` that were finished before that one began.
+    """
+
+    last: Array
+    end: Array
+    kept: dict[str, dict[str, Array]]
+    done: dict[str, Array]
+
+
+def run_cached(network: Network, batch: Batch, sites: Mapping[str, tuple[str, ...]]) -> CachedRun:
+    """An unedited run that keeps these sites, by stack, of the stacks on one stream."""
+
+    def keep(seen: Sites, wanted: tuple[str, ...]) -> dict[str, Array]:
+        return {site: seen[site] for site in wanted}
+
+    readers = {name: partial(keep, wanted=wanted) for name, wanted in sites.items()}
+    done: dict[str, Array] = {}
+    ends: list[Array] = []
+    kept: dict[str, dict[str, Array]] = {}
+
+    def through(stack: Stack, x_BTD: Array, context: Context) -> Array:
+        x_BTD, found = stack.run(x_BTD, context, read=readers)
+        kept.update(found)
+        if found:
+            ends.append(x_BTD)
+        elif not ends:
+            done[stack.name] = x_BTD
+        return x_BTD
+
+    last_BTD = network.hidden(batch, through)
+    return CachedRun(last_BTD, ends[0], kept, done)
+
+
+def judged(
+    network: Network, batch: Batch, reads: Reads, stream: Callable[[Stack, Context], Array | None], value: Value
+) -> Array:
+    """The objective `[B]` of a run where `stream` gives what follows a stack, or None for the stack to be run."""
+
+    def through(stack: Stack, x_BTD: Array, context: Context) -> Array:
+        known = stream(stack, context)
+        if known is not None:
+            return known
+        x_BTD, rows_BR = stack.run(x_BTD, context)[0], rows_read(network, stack, reads)
+        return x_BTD if rows_BR is None else take_rows(x_BTD, rows_BR)
+
+    return value(read_out(network, network.hidden(batch, through), reads), reads)
+
+
+def rows_read(network: Network, stack: Stack, reads: Reads) -> Array | None:
+    """What is needed of the stream after a stack: the rows `[B,R]` that the objective reads; None for everything, where
+    other streams follow."""
+    return reads.rows if stack.name == network.streams[-1].name else None
 
 
 def stream_of(network: Network, name: str) -> Stack:

@@ -7,7 +7,7 @@ with just those values in the receivers' place, and everything after them recomp
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -25,11 +25,13 @@ from ..tables import HeadTable
 from .ask import answer
 from .chunks import Chunks
 from .devices import Devices
+from .engine import stream_of
 from .execute import Room
 from .patch import Pair, pairs
-from .path.ends import Receiver, receiver_masks, receiver_names
-from .path.engine import Piece, next_direct, to_each_head, to_logits, to_receivers
+from .path.ends import Masks, Receiver, receiver_masks, receiver_names, receiving_stack
+from .path.engine import Piece, next_direct, to_each_head, to_receivers, to_the_end
 from .path.question import Direction, MLPs, Question, Ways
+from .path.streams import hears_own_layer
 from .pieces import InPieces
 
 KINDS = ("q", "k", "v")
@@ -40,7 +42,7 @@ def paths(
     clean: Batch | Iterable[Pair],
     corrupt: Batch | None = None,
     objective: Objective | None = None,
-    receivers: Sequence[Receiver] | Literal["logits"] = "logits",
+    receivers: Sequence[Receiver] | Literal["logits", "memory"] = "logits",
     *,
     direction: Direction = "noising",
     mlps: MLPs = "recomputed",
@@ -59,7 +61,9 @@ def paths(
         clean: the inputs as they are; or a stream of pairs (clean, corrupt), as in `patch`.
         corrupt: the same inputs with what matters replaced, token for token: shape and mask are those of `clean`.
         receivers: "logits" (the stream after the last layer), or a list of ("q", layer, head), ("k", layer, key/value
-            head), ("v", layer, key/value head) and ("mlp", layer).
+            head), ("v", layer, key/value head) and ("mlp", layer). Heads of another stack on the same stream have its
+            name before: ("cross.q", layer, head) of a decoder. "memory" for an encoder's heads: the end of its stream,
+            as all cross-attention reads it.
         direction: "noising", as in the paper, edits the clean run with the corrupt run's output; "denoising" edits the
             corrupt run with the clean run's.
         mlps: "recomputed", as in the paper: paths may lead through MLPs. "frozen": their outputs are held like heads',
@@ -71,19 +75,23 @@ def paths(
     Returns:
         One row a sender, columns `effect`, `objective(2) - objective(unedited)`, and `normalised`, the same as a share
         of the difference between the two runs, as in `patch`. NaN where no path leads from the head to any receiver:
-        one leads to the MLP of its own layer and of later ones, and to heads of later layers.
+        one leads to the MLP of its own layer and of later ones, and to heads that come later on the stream: of later
+        layers, and from a decoder's own heads to the cross-attention of their layer.
 
     Raises:
         ValueError: for runs that do not fit each other, a receiver that is not there or that no head comes before,
             logits beside others (which they would hide), positions without a real token of some example, an unknown
             option, or an objective that the model can't give.
     """
-    masks = receiver_masks(model.stack(stack), receivers)
+    senders, final = model.stack(stack), model.network.streams[-1]
+    stream = stream_of(model.network, senders.name)
+    end = "logits" if stream.name == final.name else "memory"
+    masks = receiver_masks(stream, senders, receivers, end)
     about: dict[str, Any] = {"direction": direction, "mlps": mlps, "positions": "all" if positions is None else "some"}
-    about["receivers"] = receiver_names(masks)
+    about["receivers"] = receiver_names(masks, senders, end)
     ask = _Asking(
         model, direction, mlps, positions, stack, Room(memory, Devices.of(devices)), (repr(about),),
-        partial(_to_group, masks=masks) if masks else _to_logits,
+        partial(_to_group, masks=masks) if masks else _to_the_end,
     )  # fmt: skip
     return answer(
         "paths", (ask.of(*pair) for pair in pairs(clean, corrupt, objective)), about,
@@ -96,7 +104,7 @@ def all_paths(
     clean: Batch | Iterable[Pair],
     corrupt: Batch | None = None,
     objective: Objective | None = None,
-    kind: Literal["q", "k", "v"] = "q",
+    kind: str = "q",
     *,
     direction: Direction = "noising",
     mlps: MLPs = "recomputed",
@@ -114,25 +122,27 @@ def all_paths(
     Each cell is what `paths` gives for that one receiver; the arguments are the same, but for these.
 
     Args:
-        kind: what receives: "q", "k" or "v".
+        kind: what receives: "q", "k" or "v"; with the stack's name before it for another on the same stream, such as
+            "cross.q".
 
     Returns:
         One row a pair, with axes layer, head (the sender's), receiver_layer and receiver_head (key/value heads at "k"
-        and "v"), and the columns of `paths`; NaN where the receiver is not in a later layer.
+        and "v"), and the columns of `paths`; NaN where the receiver does not come later on the stream.
 
     Raises:
         ValueError: as `paths`, and for a stack of one layer.
     """
-    if kind not in KINDS:
+    senders, (prefix, _, letter) = model.stack(stack), kind.rpartition(".")
+    if letter not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
-    if model.stack(stack).layers < 2:
-        raise ValueError(
-            f"paths from head to head need two layers; the {model.stack(stack).name} has {model.stack(stack).layers}"
-        )
+    stream = stream_of(model.network, senders.name)
+    to = receiving_stack(stream, senders, prefix, letter).name, letter
+    if senders.layers < 2 and not hears_own_layer(stream, senders.name, *to):
+        raise ValueError(f"paths from head to head need two layers; the {senders.name} has {senders.layers}")
     about = {"direction": direction, "mlps": mlps, "positions": "all" if positions is None else "some", "kind": kind}
     ask = _Asking(
         model, direction, mlps, positions, stack, Room(memory, Devices.of(devices)), (repr(about),),
-        partial(_to_each_head, kind=kind),
+        partial(_to_each_head, to=to),
     )  # fmt: skip
     return answer(
         "all_paths", (ask.of(*pair) for pair in pairs(clean, corrupt, objective)), about,
@@ -167,36 +177,39 @@ class _Asking:
         return asked.in_pieces(self.ways(asked), self.identity)
 
 
-def _to_logits(asked: Question) -> Ways:
+def _to_the_end(asked: Question) -> Ways:
     asked.check_rows()
-    chunks = asked.chunks(asked.reads.rows.shape[1])
+    chunks = asked.chunks(asked.stack.queries.count(asked.base) if asked.end == "memory" else asked.reads.rows.shape[1])
     paths_LN = np.ones((asked.stack.layers, asked.stack.heads), bool)
-    return Ways(partial(_senders, partial(to_logits, **asked.static), chunks, asked.room.devices), paths_LN, chunks)
+    return Ways(partial(_senders, partial(to_the_end, **asked.static), chunks, asked.room.devices), paths_LN, chunks)
 
 
-def _to_group(asked: Question, masks: Mapping[str, np.ndarray]) -> Ways:
-    there = [(int(layer), site) for site, mask in masks.items() for layer in np.flatnonzero(mask.any(axis=1))]
-    first, last = min(there)[0], max(there)[0]
-    before = max(layer - (site != "mlp_out") for layer, site in there)
+def _to_group(asked: Question, masks: Masks) -> Ways:
+    there = [
+        (name, site, np.flatnonzero(mask.any(axis=1))) for name, sites in masks.items() for site, mask in sites.items()
+    ]
+    before = max(layers[-1] - asked.nearest(name, site) for name, site, layers in there)
     paths_LN = np.tile(np.arange(asked.stack.layers)[:, None] <= before, asked.stack.heads)
-    receivers = {site: jnp.asarray(mask) for site, mask in masks.items()}
-    engine = partial(to_receivers, receivers=receivers, span=(first, last), **asked.static)
+    receivers = {name: {site: jnp.asarray(mask) for site, mask in sites.items()} for name, sites in masks.items()}
+    span = min(layers[0] for _, _, layers in there), max(layers[-1] for _, _, layers in there)
+    engine = partial(to_receivers, receivers=receivers, span=(int(span[0]), int(span[1])), **asked.static)
     chunks = asked.chunks(asked.changing)
     return Ways(partial(_senders, engine, chunks, asked.room.devices), paths_LN, chunks)
 
 
 def _senders(engine: Callable[..., Array], chunks: Chunks, devices: Devices, piece: Piece, layer: int) -> np.ndarray:
     """The objectives `[B,N]` of the copies whose senders are in one layer."""
-    N = piece.runs.z.shape[3]
+    N = piece.runs.other_z.shape[3]
     values_BN = np.empty((len(piece.batch), N))
     for heads in chunks.copy_pieces(N):
         values_BN[:, heads] = devices.fetch(engine(piece, layer=layer, heads_G=devices.cells(heads))).T
     return values_BN
 
 
-def _to_each_head(asked: Question, kind: str) -> Ways:
-    L, N = asked.stack.layers, asked.stack.heads
-    R = N if kind == "q" else asked.stack.kv_heads
+def _to_each_head(asked: Question, to: tuple[str, str]) -> Ways:
+    L, N, nearest = asked.stack.layers, asked.stack.heads, asked.nearest(*to)
+    [part] = [part for part in asked.stream.members if part.name == to[0]]
+    R = part.heads if to[1] == "q" else part.kv_heads
     chunks, devices = asked.chunks(asked.changing), asked.room.devices
     room = max(1, asked.together(asked.changing) // (chunks.examples * chunks.copies))
     together = max(number for number in range(1, R + 1) if R % number == 0 and number <= room)
@@ -204,12 +217,16 @@ def _to_each_head(asked: Question, kind: str) -> Ways:
     def ask(piece: Piece, layer: int) -> np.ndarray:
         values_BNLR = np.full((len(piece.batch), N, L, R), np.nan)
         for heads in chunks.copy_pieces(N):
-            direct: Array | None = None
-            for receiver in range(layer + 1, L):
-                direct = next_direct(piece, direct, layer, devices.cells(heads), receiver - 1, way=asked.way)
-                found_GRB = to_each_head(piece, direct, receiver, kind=kind, together=together, **asked.static)
-                values_BNLR[:, heads, receiver] = np.moveaxis(devices.fetch(found_GRB), 2, 0)
+            direct, heads_G = None, devices.cells(heads)
+            for receiver in range(layer, L):
+                if receiver >= layer + nearest:
+                    found_GRB = to_each_head(
+                        piece, direct, layer, heads_G, receiver, to=to, together=together, **asked.static
+                    )
+                    values_BNLR[:, heads, receiver] = np.moveaxis(devices.fetch(found_GRB), 2, 0)
+                if receiver + 1 < L:
+                    direct = next_direct(piece, direct, layer, heads_G, receiver, way=asked.way)
         return values_BNLR
 
-    later_LL = np.arange(L)[:, None] < np.arange(L)[None]
+    later_LL = np.arange(L)[:, None] + nearest <= np.arange(L)[None]
     return Ways(ask, np.broadcast_to(later_LL[:, None, :, None], (L, N, L, R)), chunks)

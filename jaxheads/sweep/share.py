@@ -62,7 +62,7 @@ def share(
     extras = {"partner_layer": given[..., 0], "partner_head": given[..., 1]}
     return answer(
         "share", iter([SweepAsked(sweep, cells, (given,))]), {"shared": "pattern"},
-        stream=False, level=level, seed=seed, progress=progress, resume=None, extras=extras,
+        stream=False, level=level, seed=seed, progress=progress, resume=None, extras=lambda: extras,
     )  # fmt: skip
 
 

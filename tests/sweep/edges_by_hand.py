@@ -19,7 +19,7 @@ from . import naive
 
 def small_model(family: str) -> jh.Model:
     """Of either order: MLPs after their layer's heads, beside them, none."""
-    if family == "gpt_neox":
+    if family in ("gpt_neox", "gemma2"):
         return small(family).ours
     if family == "attention_only":
         config = {"model_type": "attention_only", "vocab_size": VOCABULARY, "d_model": 24, "n_layers": 2, "n_heads": 4,
@@ -81,20 +81,29 @@ class Slow:
                 return made
             return np.asarray(attention.rotary(jnp.asarray(made)[:, :, None], context.queries))[:, :, 0]
 
+        window = 10**6 if attention.window is None else int(attention.window[...])
         shared = {(kind, head): project(kind, head) for kind in "kv" for head in range(stack.kv_heads)}
         now = {}
         for head in range(stack.heads):
             key = head * stack.kv_heads // stack.heads
             scores = project("q", head) @ shared["k", key].transpose(0, 2, 1) * attention.scale
-            scores = np.where(np.asarray(context.mask), scores, -1e30)
+            if attention.cap is not None:
+                scores = attention.cap * np.tanh(scores / attention.cap)
+            near = np.asarray(context.queries)[:, :, None] - np.asarray(context.keys)[:, None] < window
+            scores = np.where(np.asarray(context.mask) & near, scores, -1e30)
             raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
             pattern = raised / raised.sum(axis=-1, keepdims=True)
             now[f"head {layer}.{head}"] = pattern @ shared["v", key] @ weights["W_O"][layer, head]
+        if hasattr(block, "attention_out_norm"):  # a norm of all heads' sum: each has its share, by the sum's size
+            norm, whole = block.attention_out_norm, np.sum(list(now.values()), axis=0)
+            size = np.sqrt((whole**2).mean(axis=-1, keepdims=True) + float(norm.epsilon))
+            now = {name: own / size * (1 + np.asarray(norm.scale[...])) for name, own in now.items()}
         beside = self._heard(f"mlp {layer}", x, said)
         said.update(now)
         x = x + sum(now.values()) + (0 if weights["b_O"] is None else weights["b_O"][layer])
         if block.mlp_reads == "none":
             return x
         heard = jnp.asarray(beside if block.mlp_reads == "beside" else self._heard(f"mlp {layer}", x, said))
-        said[f"mlp {layer}"] = np.asarray(block.mlp(block.mlp_norm(heard)))
+        after = getattr(block, "mlp_out_norm", lambda written: written)
+        said[f"mlp {layer}"] = np.asarray(after(block.mlp(block.mlp_norm(heard))))
         return x + said[f"mlp {layer}"]

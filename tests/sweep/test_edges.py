@@ -26,7 +26,13 @@ from .edges_by_hand import Slow, small_model
 LENGTHS = (5, 4, 3)
 CLEAN, CORRUPT = random_batch(LENGTHS), random_batch(LENGTHS, seed=1)
 QUESTION = naive.logit_difference(np.array([3, 4, 5]), np.array([7, 8, 9]), np.array(LENGTHS) - 1)
-QUESTIONS = {"llama": QUESTION, "gpt2": naive.loss(), "gpt_neox": QUESTION, "attention_only": QUESTION}
+QUESTIONS = {
+    "llama": QUESTION,
+    "gpt2": naive.loss(),
+    "gpt_neox": QUESTION,
+    "attention_only": QUESTION,
+    "gemma2": QUESTION,
+}
 """One a family: few things compile."""
 FAMILIES = tuple(QUESTIONS)
 

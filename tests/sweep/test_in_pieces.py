@@ -141,3 +141,5 @@ def test_a_stream_is_not_answered_exactly_and_has_no_other_batch():
         jh.attribute(model, [], objective=OBJECTIVE, method="eap")
     with pytest.raises(ValueError, match="only sweeps of the engine have a plan"):
         jh.plan(jh.importance, model, CLEAN, OBJECTIVE)
+    with pytest.raises(ValueError, match="only sweeps of the engine have a plan"):
+        jh.plan(jh.attribute, model, CLEAN, CORRUPT, OBJECTIVE, exact=True)

@@ -240,9 +240,9 @@ def test_direct_paths_run_no_attention():
     def poison(path: str, weight: Any) -> Any:
         return weight.at[:].set(np.nan) if path.endswith(("W_Q", "W_K", "W_V")) else weight
 
-    sound = path_engine.to_logits(piece, 1, np.arange(4), **asked.static)
+    sound = path_engine.to_the_end(piece, 1, np.arange(4), **asked.static)
     piece = replace(piece, network=naive.changed(model, poison).network)
-    np.testing.assert_array_equal(path_engine.to_logits(piece, 1, np.arange(4), **asked.static), sound)
+    np.testing.assert_array_equal(path_engine.to_the_end(piece, 1, np.arange(4), **asked.static), sound)
     assert np.isfinite(sound).all()
 
 
@@ -293,7 +293,7 @@ def test_pieces_and_compilations():
 
 def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     model, asked = deep_model("llama"), []
-    real = module.to_logits
+    real = module.to_the_end
 
     def counted(*arguments: Any, **named: Any) -> Any:
         if len(asked) == 2:
@@ -305,7 +305,7 @@ def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         return paths(model, CLEAN, CORRUPT, OBJECTIVE, "logits", resume=directory, **changes)
 
     whole = ask(None)
-    monkeypatch.setattr(module, "to_logits", counted)
+    monkeypatch.setattr(module, "to_the_end", counted)
     with pytest.raises(KeyboardInterrupt):
         ask(tmp_path)
     asked.clear()

@@ -125,5 +125,5 @@ def _answer(
     return answer(
         name, (asking.of(*pair) for pair in pairs(clean, corrupt, objective)), about,
         stream=not isinstance(clean, Batch), **options,
-        extras=dict(zip(("sender_node", "receiver_node"), names, strict=True)),
+        extras=lambda: dict(zip(("sender_node", "receiver_node"), names, strict=True)),
     )  # fmt: skip

@@ -140,7 +140,11 @@ def run_nodes(network: Network, batch: Batch, *, stack: str) -> Nodes:
     sites = ("resid_pre", "z", "attn_out", *(("mlp_out",) if Graph.of(part).mlps else ()))
     post, seen = forward(network, batch, read={stack: lambda seen: {site: seen[site] for site in sites}})
     kept = seen[stack]
-    said_LNBTD = jnp.einsum("lbtnh,lnhd->lnbtd", kept["z"], part.weights.W_O)
+
+    def of_layer(at: tuple[Array, Array]) -> Array:
+        return _additive(part.block(at[0])).from_heads_apart(at[1])
+
+    said_LNBTD = jax.lax.map(of_layer, (jnp.arange(part.layers), kept["z"]))
     if "mlp_out" in kept:
         said_LNBTD = jnp.concatenate([said_LNBTD, kept["mlp_out"][:, None]], axis=1)
     said_UBTD = jnp.concatenate([kept["resid_pre"][:1], said_LNBTD.reshape(-1, *post.shape)])
@@ -317,8 +321,8 @@ def _through_edges(stack: Stack, x_BTD: Array, context: Context, weight: Array, 
         k, v = block.keys_values_apart(k_KBTD, v_KBTD, context.made)
         z, _ = block.attention.attend(q, k, v, context, unchanged)
         heard_x = hear(x, mlp_R, change) if graph.mlp_reads == "beside" else None
-        change = speak(change, first, block.attention.output_apart(z))
-        x = x + block.attention.output(z)
+        change = speak(change, first, block.from_heads_apart(z))
+        x = x + block.from_heads(z)
         if graph.mlps:
             mlp_out = block.feed_forward((hear(x, mlp_R, change) if heard_x is None else heard_x)[0])
             change = speak(change, first + N, mlp_out[None])

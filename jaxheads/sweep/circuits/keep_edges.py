@@ -16,6 +16,7 @@ from ...progress import progress as show_progress
 from ..chunks import Chunks
 from ..devices import Devices
 from ..execute import Room
+from ..memory import each_piece, memory_runs_out
 from ..patch import check_pair
 from .edge_pieces import choose_edge_chunks, one_of, pieces, stack_with_edges
 from .edges import Graph, run_circuits, run_nodes
@@ -63,15 +64,19 @@ def keep_edges(
     found_GE = np.empty((len(kept), len(clean)))
     network = room.network(model)
     with show_progress(found_GE.size, f"running {len(kept)} circuits", progress) as advance:
-        for examples in chunks.example_pieces(len(clean)):
+
+        def run(examples: np.ndarray) -> None:
             some = room.devices.examples((clean.take(examples), reads.take(examples)))
             other_UBTD = instead(examples)
             for circuits in pieces(len(kept), chunks.copies):
                 cut = np.swapaxes(~kept[circuits] & graph.exists, 1, 2).astype(np.float32)
                 cut_GVU = room.devices.cells(cut)
-                values = run_circuits(network, *some, cut_GVU, other_UBTD, stack=part.name, value=objective.value)
-                found_GE[np.ix_(circuits, examples)] = room.devices.fetch(values)
+                with memory_runs_out():
+                    values = run_circuits(network, *some, cut_GVU, other_UBTD, stack=part.name, value=objective.value)
+                    found_GE[np.ix_(circuits, examples)] = room.devices.fetch(values)
                 advance(len(np.unique(circuits)) * len(np.unique(examples)))
+
+        each_piece(chunks, len(clean), run)
     return found_GE
 
 

@@ -1,6 +1,5 @@
 """The engine of path patching: what each sender does to the objective through its receivers, many senders at once."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,12 +8,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from ...models.batch import Batch
-from ...models.network import Network, forward
+from ...models.network import Network
 from ...models.stack import take_rows
 from ...objectives import Reads, read_out
-from .streams import Places, Receivers, Runs, Sender, Streams, Way
+from ..engine import Value, judged, rows_read, run_cached, stream_of
+from .streams import Places, Receivers, Runs, Sender, Streams, Way, hears_own_layer
 
-Value = Callable[[Array, Reads], Array]
+_KEPT = ("resid_pre", "z", "mlp_out")
 
 
 @jax.tree_util.register_dataclass
@@ -32,39 +32,43 @@ class Piece:
         """The streams of one copy."""
         return Streams.of(self.network, self.batch, self.runs, self.places, way)
 
-    def objective(self, x_BRD: Array, value: Value) -> Array:
-        """The objective `[B]`, given the stream after the stack at the rows that it reads."""
-        x_BRD = self.network.hidden(self.batch, lambda *_: x_BRD)
-        return value(read_out(self.network, x_BRD, self.reads), self.reads)
+    def rows(self, way: Way) -> Array | None:
+        """What is needed of the end of the stream, `[B,R]`; None for everything."""
+        return rows_read(self.network, stream_of(self.network, way.stack), self.reads)
+
+    def objective(self, x: Array, way: Way, value: Value) -> Array:
+        """The objective `[B]`, given what is needed of the end of the stream."""
+        known = {**self.runs.done, stream_of(self.network, way.stack).name: x}
+        return judged(self.network, self.batch, self.reads, lambda stack, _: known.get(stack.name), value)
 
 
 @partial(jax.jit, static_argnames=("way", "value"))
 def run_both(network: Network, batch: Batch, other: Batch, reads: Reads, *, way: Way, value: Value) -> Runs:
     """The run that is edited, and the one that values come from."""
-    sites = ("resid_pre", "z", "mlp_out") if way.frozen else ("resid_pre", "z")
-    x_BTD, kept = forward(network, batch, read={way.stack: lambda seen: {site: seen[site] for site in sites}})
-    other_BTD, theirs = forward(network, other, read={way.stack: lambda seen: seen["z"]})
-    x_BRD, other_BRD = take_rows(x_BTD, reads.rows), take_rows(other_BTD, reads.rows)
-    return Runs(
-        value=value(read_out(network, x_BRD, reads), reads),
-        other=value(read_out(network, other_BRD, reads), reads),
-        rows=x_BRD,
-        resid_pre=kept[way.stack]["resid_pre"],
-        z=kept[way.stack]["z"],
-        mlp_out=kept[way.stack].get("mlp_out"),
-        other_z=theirs[way.stack],
-    )
+    stream = stream_of(network, way.stack)
+    held = {part.name: ("mlp_out",) * (way.frozen and "mlp_out" in part.sites) for part in stream.members}
+    own = run_cached(network, batch, {name: ("resid_pre", "z", *sites) for name, sites in held.items()})
+    theirs = run_cached(network, other, {way.stack: ("z",)})
+    own_BRD, other_BRD = (take_rows(run.last, reads.rows) for run in (own, theirs))
+    value_B, other_B = (value(read_out(network, x_BRD, reads), reads) for x_BRD in (own_BRD, other_BRD))
+    kept = {site: {name: seen[site] for name, seen in own.kept.items() if site in seen} for site in _KEPT}
+    after = own.end if rows_read(network, stream, reads) is None else own_BRD
+    return Runs(value_B, other_B, after, **kept, other_z=theirs.kept[way.stack]["z"], done=own.done)
 
 
 @partial(jax.jit, static_argnames=("way", "value"))
-def to_logits(piece: Piece, layer: int | Array, heads_G: Array, *, way: Way, value: Value) -> Array:
-    """The objective `[G,B]` with each of G heads of one layer reaching the final stream by its direct paths only."""
-    streams, rows_BR = piece.streams(way), piece.reads.rows
-    chosen_BR = jnp.take_along_axis(piece.places.chosen, rows_BR, axis=1)
+def to_the_end(piece: Piece, layer: int | Array, heads_G: Array, *, way: Way, value: Value) -> Array:
+    """The objective `[G,B]` with each of G heads of one layer reaching the end of its stream by its direct paths only:
+    what the unembedding reads, or the stacks that follow."""
+    streams, rows_BR, chosen_BR = piece.streams(way), piece.rows(way), piece.places.chosen
+    if rows_BR is None:
+        columns_BR = jnp.broadcast_to(jnp.arange(chosen_BR.shape[1]), chosen_BR.shape)
+    else:
+        columns_BR, chosen_BR = rows_BR, jnp.take_along_axis(chosen_BR, rows_BR, axis=1)
 
     def one(head: Array) -> Array:
-        x_BRD = streams.direct(rows_BR, Sender(layer, head), streams.stack.layers)
-        return piece.objective(jnp.where(chosen_BR[..., None], x_BRD, piece.runs.rows), value)
+        x = streams.direct(columns_BR, Sender(layer, head), streams.stack.layers)
+        return piece.objective(jnp.where(chosen_BR[..., None], x, piece.runs.after), way, value)
 
     return jax.vmap(one)(heads_G)
 
@@ -83,17 +87,21 @@ def to_receivers(
     """The objective `[G,B]` with each of G heads of one layer reaching these receivers by its direct paths only.
 
     Args:
-        span: the receivers' first and last layer; the last one comes after the heads.
+        span: the receivers' first and last layer; some come after the heads.
     """
     streams = piece.streams(way)
-    nearest = 0 if "mlp_out" in receivers else 1  # layers from a head to what may read it: its own layer's MLP is first
+    nearest = min(
+        int(not hears_own_layer(streams.stack, way.stack, name, site))
+        for name, sites in receivers.items()
+        for site in sites
+    )
     start = jnp.maximum(span[0], layer + nearest)
 
     def one(head: Array) -> Array:
         sender = Sender(layer, head)
         x_BPD = streams.direct(piece.places.columns, sender, start)
         x_BtD = streams.received(x_BPD, sender, receivers, start, span[1] + 1)
-        return piece.objective(streams.rows_after(x_BtD, span[1], piece.reads.rows), value)
+        return piece.objective(streams.end_after(x_BtD, span[1], piece.rows(way)), way, value)
 
     return jax.vmap(one)(heads_G)
 
@@ -109,33 +117,46 @@ def next_direct(
     streams, columns_BP = piece.streams(way), piece.places.columns
 
     def one(x_BPD: Array | None, head: Array) -> Array:
-        x_BPD = take_rows(piece.runs.resid_pre[layer], columns_BP) if x_BPD is None else x_BPD
+        x_BPD = streams.unsent(columns_BP, layer) if x_BPD is None else x_BPD
         return streams.direct_step(x_BPD, columns_BP, layer, Sender(sender, head))
 
     return jax.vmap(one)(direct_GBPD, heads_G)
 
 
-@partial(jax.jit, static_argnames=("kind", "together", "way", "value"))
+@partial(jax.jit, static_argnames=("to", "together", "way", "value"))
 def to_each_head(
-    piece: Piece, direct_GBPD: Array, layer: int | Array, *, kind: str, together: int, way: Way, value: Value
+    piece: Piece,
+    direct_GBPD: Array | None,
+    sender: int | Array,
+    heads_G: Array,
+    layer: int | Array,
+    *,
+    to: tuple[str, str],
+    together: int,
+    way: Way,
+    value: Value,
 ) -> Array:
     """The objective `[G,K,B]` with each head of one layer in turn reading each direct stream (N for K at `q`).
 
     Args:
-        kind: what they read of it: `q`, `k` or `v`.
+        direct_GBPD: before that layer, as `next_direct` gives and takes it.
+        to: the receivers' stack, and what they read of the stream: `q`, `k` or `v`.
         together: how many receivers are run at once, for each direct stream.
     """
-    streams = piece.streams(way)
-    heads = streams.stack.heads
-    receivers = heads if kind == "q" else streams.stack.kv_heads
+    streams, columns_BP, (name, kind) = piece.streams(way), piece.places.columns, to
+    [part] = [part for part in streams.stack.members if part.name == name]
+    receivers = part.heads if kind == "q" else part.kv_heads
 
-    def of_sender(direct_BPD: Array) -> Array:
-        theirs_BtNH = streams.readers(direct_BPD, layer, kind)
+    def of_sender(x_BPD: Array | None, head: Array) -> Array:
+        x_BPD = streams.unsent(columns_BP, layer) if x_BPD is None else x_BPD
+        x_BPD = streams.direct_step(x_BPD, columns_BP, layer, Sender(sender, head), until=name)
+        theirs_BtNH = streams.readers(part, x_BPD, layer, kind)
 
         def into(receiver: Array) -> Array:
-            reads_N = jnp.arange(heads) // (heads // receivers) == receiver
-            return piece.objective(streams.rows_with(theirs_BtNH, reads_N, layer, piece.reads.rows), value)
+            reads_N = jnp.arange(part.heads) // (part.heads // receivers) == receiver
+            end = streams.end_with(part, theirs_BtNH, reads_N, layer, piece.rows(way))
+            return piece.objective(end, way, value)
 
         return jax.lax.map(into, jnp.arange(receivers), batch_size=together)
 
-    return jax.vmap(of_sender)(direct_GBPD)
+    return jax.vmap(of_sender)(direct_GBPD, heads_G)

@@ -16,13 +16,14 @@ from ...models.stack import Stack
 from ...objectives import Objective, Reads
 from ..cells import Grid
 from ..chunks import Chunks, even, matmul_tokens, up
+from ..engine import rows_read, stream_of
 from ..execute import Room
 from ..patch import check_pair, first_difference
 from ..pieces import InPieces, Part
 from ..plan import Sizes
 from .ends import chosen_positions, places_of
 from .engine import Piece, run_both
-from .streams import Places, Way
+from .streams import Places, Way, hears_own_layer
 
 AXES = ("layer", "head", "receiver_layer", "receiver_head")
 """Of senders, and of receivers where these are not all one cell."""
@@ -75,10 +76,10 @@ class Question:
             if given not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}; got {given!r}")
         part = model.stack(stack)
-        if part.name != model.network.streams[-1].name or part.cross is not None:
+        if model.network.apart:
             raise ValueError(
-                f"paths end at the logits, through a stream that one stack alone writes to; the {part.name} of "
-                f"{model.name} is not such a stack"
+                f"paths end where one stream is read; {model.name} compares the ends of several. Fix the others with "
+                "jh.zero_shot, and ask about its model"
             )
         check_pair(model, clean, corrupt)
         base, other = (clean, corrupt) if direction == "noising" else (corrupt, clean)
@@ -94,6 +95,20 @@ class Question:
         return {"way": self.way, "value": self.objective.value}
 
     @property
+    def stream(self) -> Stack:
+        """The stack that the stream belongs to."""
+        return stream_of(self.model.network, self.stack.name)
+
+    @property
+    def end(self) -> str:
+        """What reads the end of the stream: the "logits", or as "memory" the stacks that follow."""
+        return "memory" if rows_read(self.model.network, self.stream, self.reads) is None else "logits"
+
+    def nearest(self, receivers: str, site: str) -> int:
+        """The first layer whose receivers, of a stack and at a site, hear a sender; counted from its own."""
+        return 0 if hears_own_layer(self.stream, self.stack.name, receivers, site) else 1
+
+    @property
     def changing(self) -> int:
         """How many positions of a copy are run."""
         return self.stack.queries.count(self.base) - self.way.first
@@ -101,6 +116,8 @@ class Question:
     def check_rows(self) -> None:
         """Raise ValueError if the objective reads some example at none of the positions: the logits then receive
         nothing that shows."""
+        if self.end == "memory":
+            return
         read_BR = np.take_along_axis(self.positions, np.asarray(self.reads.rows), axis=1)
         if self.reads.weight is not None:
             read_BR &= np.asarray(self.reads.weight) != 0

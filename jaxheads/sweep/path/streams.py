@@ -6,11 +6,15 @@ run's cached one at the first receiver, is given the receivers' values off the d
 on. As in `engine`: starts are traced, so one compilation serves all layers; in a causal stack positions before the
 first that can change are not run; of the last layer only the rows that the objective reads are.
 
+Where cross-attention goes with a stack, both write to the one stream in turn: its heads send, receive and are held
+like the others.
+
 Shapes: P positions that receivers read at, t positions from the first that changes, X heads of either kind.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -22,16 +26,17 @@ from ...models.attention import Edit, unchanged
 from ...models.batch import Batch, Context
 from ...models.network import Network
 from ...models.stack import Stack, run_block, take_rows
+from ..engine import stream_of
 
-Receivers = Mapping[str, Array]
-"""Which receivers there are, bool by site: `q` `[L,N]`, `k` and `v` `[L,K]`, `mlp_out` `[L,1]`."""
+Receivers = Mapping[str, Mapping[str, Array]]
+"""Which receivers there are, bool by stack and site: `q` `[L,N]`, `k` and `v` `[L,K]`, `mlp_out` `[L,1]`."""
 
 
 class Way(NamedTuple):
     """What all copies of one compilation have in common.
 
     Attributes:
-        stack: its name.
+        stack: the senders'; receivers are on the same stream.
         first: the first position (column of the batch) that any receiver's value changes; 0 if the stack is not causal.
         frozen: whether the direct stream holds the MLPs' outputs as well.
     """
@@ -49,20 +54,23 @@ class Runs:
     Attributes:
         value: the objective `[B]` of the run that is edited, before any edit.
         other: the objective of the other run.
-        rows: the stream after the last layer at the rows that the objective reads, `[B,R,D]`.
-        resid_pre: the stream before each layer, `[L,B,T,D]`.
-        z: every head's output, `[L,B,T,N,H]`.
-        mlp_out: every MLP's, `[L,B,T,D]`, where they are held, else None.
-        other_z: every head's output in the other run.
+        after: the stream after its last layer: at the rows that the objective reads, `[B,R,D]`, or `[B,T,D]` if it is
+            not the model's last stream.
+        resid_pre: by stack on the stream, what each layer reads, `[L,B,T,D]`.
+        z: by stack, every head's output, `[L,B,T,N,H]`.
+        mlp_out: by stack, every MLP's, `[L,B,T,D]`, where they are held.
+        other_z: the output of the senders' stack in the other run.
+        done: by stack, the streams `[B,T,D]` that were finished before this one began.
     """
 
     value: Array
     other: Array
-    rows: Array
-    resid_pre: Array
-    z: Array
-    mlp_out: Array | None
+    after: Array
+    resid_pre: dict[str, Array]
+    z: dict[str, Array]
+    mlp_out: dict[str, Array]
     other_z: Array
+    done: dict[str, Array]
 
 
 @jax.tree_util.register_dataclass
@@ -92,6 +100,14 @@ class Sender(NamedTuple):
     head: Array
 
 
+def hears_own_layer(stack: Stack, senders: str, receivers: str, site: str) -> bool:
+    """Whether what is at a site of the stack `receivers` may read what the senders of its own layer write; both are on
+    the stream of `stack`."""
+    order = [part.name for part in stack.members]
+    own, theirs = order.index(receivers), order.index(senders)
+    return own > theirs or (own == theirs and site == "mlp_out")
+
+
 class Streams(NamedTuple):
     """The two streams of one copy: `[B,P,D]` direct at some positions, `[B,t,D]` whole from the first that changes."""
 
@@ -108,10 +124,10 @@ class Streams(NamedTuple):
 
         def through(stack: Stack, x_BTD: Array, context: Context) -> Array:
             told[stack.name] = stack, context
-            return x_BTD
+            return runs.done.get(stack.name, x_BTD)
 
         network.hidden(base, through)
-        return cls(*told[way.stack], runs, places, way)
+        return cls(*told[stream_of(network, way.stack).name], runs, places, way)
 
     def direct(self, columns_BP: Array, sender: Sender, stop: int | Array) -> Array:
         """The direct stream before layer `stop`."""
@@ -119,21 +135,38 @@ class Streams(NamedTuple):
         def step(layer: Array, x_BPD: Array) -> Array:
             return self.direct_step(x_BPD, columns_BP, layer, sender)
 
-        x_BPD = take_rows(self.runs.resid_pre[sender.layer], columns_BP)
-        return jax.lax.fori_loop(sender.layer, stop, step, x_BPD)
+        return jax.lax.fori_loop(sender.layer, stop, step, self.unsent(columns_BP, sender.layer))
 
-    def direct_step(self, x_BPD: Array, columns_BP: Array, layer: int | Array, sender: Sender) -> Array:
-        """The direct stream after a layer, from that before it."""
-        held = None if self.runs.mlp_out is None else take_rows(self.runs.mlp_out[layer], columns_BP)
+    def unsent(self, columns_BP: Array, layer: int | Array) -> Array:
+        """The direct stream before the sender's own layer: the edited run's."""
+        return take_rows(self.runs.resid_pre[self.stack.name][layer], columns_BP)
+
+    def direct_step(
+        self, x_BPD: Array, columns_BP: Array, layer: int | Array, sender: Sender, *, until: str | None = None
+    ) -> Array:
+        """The direct stream after a layer, or before its stack `until` reads it, from that before the layer."""
+        for part in self.stack.members:
+            if part.name == until:
+                break
+            x_BPD = self._written(part, x_BPD, columns_BP, layer, sender)
+        return x_BPD
+
+    def _written(self, part: Stack, x_BPD: Array, columns_BP: Array, layer: int | Array, sender: Sender) -> Array:
+        """The direct stream after one stack's layer."""
+        kept = self.runs.mlp_out.get(part.name)
+        held = None if kept is None else take_rows(kept[layer], columns_BP)
 
         def hold(site: str, value: Array) -> Array:
             return held if site == "mlp_out" and held is not None else value
 
-        return self.stack.block(layer).write(x_BPD, self._heads(columns_BP, layer, sender), hold)[0]
+        return part.block(layer).write(x_BPD, self._heads(part, columns_BP, layer, sender), hold)[0]
 
-    def _heads(self, columns_BP: Array, layer: int | Array, sender: Sender) -> Array:
+    def _heads(self, part: Stack, columns_BP: Array, layer: int | Array, sender: Sender) -> Array:
         """Every head's output in the edited run, the sender's in the other."""
-        z_BPNH, other_BPNH = (take_rows(z[layer], columns_BP) for z in (self.runs.z, self.runs.other_z))
+        z_BPNH = take_rows(self.runs.z[part.name][layer], columns_BP)
+        if part.name != self.way.stack:
+            return z_BPNH
+        other_BPNH = take_rows(self.runs.other_z[layer], columns_BP)
         sends_N = (jnp.arange(z_BPNH.shape[2]) == sender.head) & (sender.layer == layer)
         return jnp.where(sends_N[None, None, :, None], other_BPNH, z_BPNH)
 
@@ -141,30 +174,53 @@ class Streams(NamedTuple):
         self, x_BPD: Array, sender: Sender, receivers: Receivers, start: int | Array, stop: int | Array
     ) -> Array:
         """The whole stream before layer `stop`, from the direct stream before layer `start`."""
-        columns_BP = self.places.columns
+        columns_BP, last = self.places.columns, self.stack.members[-1].name
 
         def step(layer: Array, streams: tuple[Array, Array]) -> tuple[Array, Array]:
             direct, whole = streams
-            written = self.stack.block(layer).write(direct, self._heads(columns_BP, layer, sender), unchanged)[1]
-            values = {**self._read(direct, layer), **written}  # XLA drops those that no receiver asks for
+            edits: dict[str, Edit] = {}
+            for part in self.stack.members:
+                receiving = receivers.get(part.name, {})
+                edits[part.name] = self._receive(part, direct, receiving, layer, sender)
+                onward = partial(self._written, part, direct, columns_BP, layer, sender)
+                # Nobody reads after the last receiver; but where MLPs receive, that step is mostly computed for them.
+                if part.name == last and "mlp_out" not in receiving:
+                    direct = jax.lax.cond(layer + 1 < stop, onward, lambda direct=direct: direct)
+                else:
+                    direct = onward()
+            return direct, self._layer(whole, layer, edits)
 
-            def receive(site: str, value: Array) -> Array:
-                return self._put(value, values[site], receivers[site][layer]) if site in receivers else value
+        whole_BtD = self.runs.resid_pre[self.stack.name][start][:, self.way.first :]
+        return jax.lax.fori_loop(start, stop, step, (x_BPD, whole_BtD))[1]
 
-            def onward() -> Array:
-                return self.direct_step(direct, columns_BP, layer, sender)
+    def _receive(
+        self, part: Stack, x_BPD: Array, receiving: Mapping[str, Array], layer: int | Array, sender: Sender
+    ) -> Edit:
+        """Receivers in one stack's layer are given what they read off the direct stream."""
+        values: dict[str, Array] = {}
+        if "mlp_out" in receiving:
+            heads = self._heads(part, self.places.columns, layer, sender)
+            values["mlp_out"] = part.block(layer).write(x_BPD, heads, unchanged)[1]["mlp_out"]
+        values |= {site: self._read(part, x_BPD, layer, site) for site in receiving if site != "mlp_out"}
 
-            # Nobody reads after the last receiver; but where MLPs receive, that step is mostly computed for them.
-            x = onward() if "mlp_out" in receivers else jax.lax.cond(layer + 1 < stop, onward, lambda: direct)
-            return x, self._layer(whole, layer, receive)
+        def receive(site: str, value: Array) -> Array:
+            return self._put(value, values[site], receiving[site][layer]) if site in receiving else value
 
-        return jax.lax.fori_loop(start, stop, step, (x_BPD, self.runs.resid_pre[start][:, self.way.first :]))[1]
+        return receive
 
-    def _read(self, x_BPD: Array, layer: int | Array) -> dict[str, Array]:
-        """Queries, keys and values of the direct stream."""
-        block, at, columns_BP = self.stack.block(layer), self.context, self.places.columns
-        k, v = block.keys_values(x_BPD, jnp.take_along_axis(at.made, columns_BP, axis=1))
-        return {"q": block.queries(x_BPD, jnp.take_along_axis(at.queries, columns_BP, axis=1)), "k": k, "v": v}
+    def _read(self, part: Stack, x_BPD: Array, layer: int | Array, kind: str) -> Array:
+        """Queries, keys or values of the direct stream."""
+        block, at, columns_BP = part.block(layer), self._context(part), self.places.columns
+        if kind == "q":
+            return block.queries(x_BPD, jnp.take_along_axis(at.queries, columns_BP, axis=1))
+        return block.keys_values(x_BPD, jnp.take_along_axis(at.made, columns_BP, axis=1))[kind == "v"]
+
+    def _context(self, part: Stack) -> Context:
+        """What one of the stacks on the stream knows."""
+        if part.name == self.stack.name:
+            return self.context
+        assert self.context.cross is not None
+        return self.context.cross
 
     def _put(self, value: Array, new: Array, receivers_X: Array) -> Array:
         """A site's value, `[B,T,X,H]` or `[B,T,D]`, or the end of it, with receivers' new ones `[B,P,…]` in place."""
@@ -173,61 +229,79 @@ class Streams(NamedTuple):
         chosen_BtX = self.places.chosen[:, first:, None] & receivers_X[None, None]
         return jnp.where(chosen_BtX if value.ndim == 3 else chosen_BtX[..., None], new, value)
 
-    def readers(self, x_BPD: Array, layer: int | Array, kind: str) -> Array:
-        """The output `[B,t,N,H]` of every head of a layer, were it to read its `kind` off the direct stream.
+    def readers(self, part: Stack, x_BPD: Array, layer: int | Array, kind: str) -> Array:
+        """The output `[B,t,N,H]` of every head of a stack's layer, were it to read its `kind` off the direct stream.
 
         No head's output depends on another's queries, keys and values: all may read at once, each for itself.
         """
-        block, context, x_BTD = self.stack.block(layer), self.context.after(self.way.first), self.runs.resid_pre[layer]
-        k, v = block.keys_values(x_BTD, self.context.made)
+        block, context = part.block(layer), self._context(part).after(self.way.first)
+        x_BTD = self.runs.resid_pre[part.name][layer]
+        k, v = block.keys_values(x_BTD if context.memory is None else context.memory, self._context(part).made)
         read = {"q": block.queries(x_BTD[:, self.way.first :], context.queries), "k": k, "v": v}
-        new = self._read(x_BPD, layer)[kind]
+        new = self._read(part, x_BPD, layer, kind)
         read[kind] = self._put(read[kind], new, jnp.ones(new.shape[2], bool))
         return block.attention.attend(read["q"], read["k"], read["v"], context, unchanged)[0]
 
-    def rows_with(self, theirs_BtNH: Array, reads_N: Array, layer: int | Array, rows_BR: Array) -> Array:
-        """The stream after the last layer, at `rows`, with some heads' output in `layer` replaced by `theirs`."""
-        block, first, own_BR = self.stack.block(layer), self.way.first, self._own(rows_BR)
-        x_BtD, z_BtNH = self.runs.resid_pre[layer][:, first:], self.runs.z[layer][:, first:]
+    def end_with(
+        self, part: Stack, theirs_BtNH: Array, reads_N: Array, layer: int | Array, rows_BR: Array | None
+    ) -> Array:
+        """The end of the stream with some heads' output in a stack's layer replaced by `theirs`."""
+        first, own_BR = self.way.first, self._own(rows_BR)
+        x_BtD, z_BtNH = (kept[part.name][layer][:, first:] for kept in (self.runs.resid_pre, self.runs.z))
         z_BtNH = jnp.where(reads_N[None, None, :, None], theirs_BtNH, z_BtNH)
-
-        def in_the_last() -> Array:
-            return block.write(take_rows(x_BtD, own_BR), take_rows(z_BtNH, own_BR), unchanged)[0]
+        write = partial(self._write, part, x_BtD, z_BtNH, layer)
 
         def before_it() -> Array:
-            return self._beyond(block.write(x_BtD, z_BtNH, unchanged)[0], layer, own_BR)
+            return self._beyond(write(None), layer, own_BR)
 
-        return self._all(jax.lax.cond(layer == self.stack.layers - 1, in_the_last, before_it), rows_BR)
+        return self._all(jax.lax.cond(layer == self.stack.layers - 1, partial(write, own_BR), before_it), rows_BR)
 
-    def rows_after(self, x_BtD: Array, layer: int | Array, rows_BR: Array) -> Array:
-        """The stream after the last layer, at `rows`, from the whole stream after `layer`."""
+    def _write(self, part: Stack, x_BtD: Array, z_BtNH: Array, layer: int | Array, rows_BR: Array | None) -> Array:
+        """The whole stream after a layer, from what one stack's heads write in it; at some rows, or at all."""
+        cross, context = self.stack.cross, self.context.after(self.way.first).cross
+        if rows_BR is not None:
+            x_BtD, z_BtNH = take_rows(x_BtD, rows_BR), take_rows(z_BtNH, rows_BR)
+            context = None if context is None else context.rows(rows_BR)
+        x_BtD = part.block(layer).write(x_BtD, z_BtNH, unchanged)[0]
+        if cross is None or context is None or part.name == cross.name:
+            return x_BtD
+        return run_block(cross.block(layer), x_BtD, context)[0]
+
+    def end_after(self, x_BtD: Array, layer: int | Array, rows_BR: Array | None) -> Array:
+        """The end of the stream, from the whole stream after `layer`."""
         own_BR = self._own(rows_BR)
 
         def in_the_last() -> Array:
-            return take_rows(x_BtD, own_BR)
+            return x_BtD if own_BR is None else take_rows(x_BtD, own_BR)
 
         def before_it() -> Array:
             return self._beyond(x_BtD, layer, own_BR)
 
         return self._all(jax.lax.cond(layer == self.stack.layers - 1, in_the_last, before_it), rows_BR)
 
-    def _beyond(self, x_BtD: Array, layer: int | Array, own_BR: Array) -> Array:
-        """From after `layer`, which is not the last, to some rows after the last."""
+    def _beyond(self, x_BtD: Array, layer: int | Array, own_BR: Array | None) -> Array:
+        """From after `layer`, which is not the last, to after the last; there at some rows, or at all."""
         last = self.stack.layers - 1
         x_BtD = jax.lax.fori_loop(layer + 1, last, lambda here, x: self._layer(x, here), x_BtD)
         return self._layer(x_BtD, last, rows_BR=own_BR)
 
-    def _layer(self, x_BtD: Array, layer: int | Array, edit: Edit = unchanged, rows_BR: Array | None = None) -> Array:
+    def _layer(
+        self, x_BtD: Array, layer: int | Array, edits: Mapping[str, Edit] | None = None, rows_BR: Array | None = None
+    ) -> Array:
         """One layer of the whole stream; the positions before its first look as they do in the edited run."""
-        block, first, before = self.stack.block(layer), self.way.first, None
+        blocks, first, before = self.stack.layer(layer), self.way.first, None
         if first:
-            before = block.keys_values(self.runs.resid_pre[layer][:, :first], self.context.made[:, :first])
-        return run_block(block, x_BtD, self.context.after(first), edit, before=before, rows_BR=rows_BR)[0]
+            prefix_BPD = self.runs.resid_pre[self.stack.name][layer][:, :first]
+            before = blocks.own.keys_values(prefix_BPD, self.context.made[:, :first])
+        context = self.context.after(first)
+        return self.stack.run_layer(blocks, x_BtD, context, edits, before=before, rows_BR=rows_BR)[0]
 
-    def _own(self, rows_BR: Array) -> Array:
+    def _own(self, rows_BR: Array | None) -> Array | None:
         """Where rows lie in the whole stream; anywhere, if they come before it."""
-        return jnp.maximum(rows_BR - self.way.first, 0)
+        return None if rows_BR is None else jnp.maximum(rows_BR - self.way.first, 0)
 
-    def _all(self, x_BRD: Array, rows_BR: Array) -> Array:
-        """With the rows that come before the whole stream as they are in the edited run."""
-        return jnp.where((rows_BR < self.way.first)[..., None], self.runs.rows, x_BRD)
+    def _all(self, x: Array, rows_BR: Array | None) -> Array:
+        """With what comes before the whole stream as it is in the edited run."""
+        if rows_BR is None:
+            return jnp.concatenate([self.runs.after[:, : self.way.first], x], axis=1)
+        return jnp.where((rows_BR < self.way.first)[..., None], self.runs.after, x)
