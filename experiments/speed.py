@@ -259,7 +259,7 @@ def provenance(options: Options, sides: Sequence[str]) -> dict[str, Any]:
         "repeats": options.count,
         "seed": options.seed,
         "tolerance": TOLERANCE,
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "peers": versions,
         **environment(),
@@ -273,7 +273,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """What the processor is called."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -1,0 +1,45 @@
+"""The profile of the sweeps: what operations are told apart, and the page."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pandas as pd
+import pytest
+
+from experiments import speed_profile
+
+
+def test_operations_are_told_apart_by_the_dearest_thing_in_them():
+    @jax.jit
+    def program(x, w):
+        def step(_, x):
+            return jnp.tanh(x @ w)
+
+        return jax.lax.fori_loop(0, 3, step, x) - jax.nn.softmax(x)
+
+    text: Any = program.lower(jnp.ones((4, 4)), jnp.ones((4, 4))).compile().as_text()
+    kinds = speed_profile.kinds_of_operations(text)
+    assert {"matrix products", "exponentials, tanh"} <= set(kinds.values())
+    [loop] = re.findall(r"%?([\w.\-]+) = \S.* while\(", text)
+    assert loop not in kinds
+    moved: Any = jax.jit(lambda x: x[:, ::-1].T).lower(jnp.ones((4, 5))).compile().as_text()
+    assert set(speed_profile.kinds_of_operations(moved).values()) == {speed_profile.MOVING}
+
+
+def test_from_the_command_to_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    speed_profile.main(["--quick", "--works", "ablate", "importance", "--out", str(tmp_path)])
+    found: Any = pd.read_csv(tmp_path / "profile.csv").set_index("work")
+    shares = found[[column for column in found if column.endswith(", %")]]
+    assert shares.sum(axis=1).to_numpy() == pytest.approx(100)
+    assert (found["matrix products, %"] > 1).all()
+    assert found["products, GFLOP/s"].isna().tolist() == [False, True]
+    assert (found["products, GFLOP/s"].dropna() > found["whole call, GFLOP/s"].dropna()).all()
+    assert "Where the time goes" in capsys.readouterr().out
+
+
+def test_an_unknown_work_is_refused(tmp_path: Path):
+    with pytest.raises(SystemExit, match=r"works may be .* got everything"):
+        speed_profile.main(["--works", "everything", "--out", str(tmp_path)])
