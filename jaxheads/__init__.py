@@ -41,7 +41,7 @@ from .sweep.attribute import attribute
 from .sweep.circuits.attribution import patch_edges
 from .sweep.circuits.benchmark import auroc, faithfulness_curve
 from .sweep.circuits.circuit import circuit
-from .sweep.circuits.edges import Graph
+from .sweep.circuits.graph import Graph
 from .sweep.circuits.keep_edges import keep_edges
 from .sweep.circuits.search import search_circuits
 from .sweep.function_vectors import FunctionVectors, function_vectors

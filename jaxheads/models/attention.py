@@ -37,7 +37,7 @@ def attend(
 
     Query head n reads key/value head n // (N // K). Scores are scaled, capped (`cap * tanh(scores / cap)`), biased
     (`[B|1,N,T|1,S]`) and masked, masked entries being `finfo.min` (never -inf), also after an edit: no edit can look at
-    a masked key. The softmax is taken in float32. A row without a visible key (padding) is uniform, not NaN.
+    a masked key. The softmax is taken in float32 at least. A row without a visible key (padding) is uniform, not NaN.
 
     Returns:
         z `[B,T,N,H]`, and the values at ATTENTION_SITES as they were used, after their edits.
@@ -59,7 +59,8 @@ def attend(
     scores_BNTS = jnp.where(visible_B1TS, scores_BNTS, lowest)
     scores_BNTS = jnp.where(visible_B1TS, edit("scores", scores_BNTS), lowest)
 
-    pattern_BNTS = jax.nn.softmax(scores_BNTS.astype(jnp.float32), axis=-1).astype(q_BTNH.dtype)
+    wide = jnp.promote_types(q_BTNH.dtype, jnp.float32)
+    pattern_BNTS = jax.nn.softmax(scores_BNTS.astype(wide), axis=-1).astype(q_BTNH.dtype)
     pattern_BNTS = edit("pattern", pattern_BNTS)
     z_BKRH = jnp.einsum("bkrs,bskh->bkrh", pattern_BNTS.reshape(B, K, -1, S), v_BSKH)
     z_BTNH = jnp.moveaxis(z_BKRH.reshape(B, N, T, H), 1, 2)

@@ -166,8 +166,6 @@ class PreNormBlock(_NormedBlock):
 class PreNormCrossBlock(PreNormBlock):
     """The same where keys and values are read off another stack's stream, as it is: T5's and Whisper's decoder."""
 
-    additive = False
-
     def input_norms(self) -> tuple[InputNorm, ...]:
         return InputNorm(self.attention_norm, "Q"), InputNorm(self.mlp_norm, "", self.mlp)
 

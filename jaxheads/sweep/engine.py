@@ -124,7 +124,7 @@ def edited(
     """The objective `[G,B]` of each edited copy; `start`, the first layer that any of them edits, is traced."""
 
     def one(cell: Cells) -> Array:
-        def stream(stack: Stack, context: Context) -> Array | None:
+        def stream(stack: Stack, _: Array, context: Context) -> Array | None:
             if stack.name not in clean.resid_pre:
                 return clean.done.get(stack.name)
             copy = _Copy(stack, batch, context, clean, source, cell, site)
@@ -176,18 +176,23 @@ def run_cached(network: Network, batch: Batch, sites: Mapping[str, tuple[str, ..
 
 
 def judged(
-    network: Network, batch: Batch, reads: Reads, stream: Callable[[Stack, Context], Array | None], value: Value
+    network: Network, batch: Batch, reads: Reads, stream: Callable[[Stack, Array, Context], Array | None], value: Value
 ) -> Array:
     """The objective `[B]` of a run where `stream` gives what follows a stack, or None for the stack to be run."""
 
     def through(stack: Stack, x_BTD: Array, context: Context) -> Array:
-        known = stream(stack, context)
+        known = stream(stack, x_BTD, context)
         if known is not None:
             return known
         x_BTD, rows_BR = stack.run(x_BTD, context)[0], rows_read(network, stack, reads)
         return x_BTD if rows_BR is None else take_rows(x_BTD, rows_BR)
 
     return value(read_out(network, network.hidden(batch, through), reads), reads)
+
+
+def end_of(network: Network, stack: str) -> str:
+    """What reads the end of a stack's stream: the "logits", or as "memory" the stacks that follow."""
+    return "logits" if stream_of(network, stack).name == network.streams[-1].name else "memory"
 
 
 def rows_read(network: Network, stack: Stack, reads: Reads) -> Array | None:

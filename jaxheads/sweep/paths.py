@@ -25,7 +25,7 @@ from ..tables import HeadTable
 from .ask import answer
 from .chunks import Chunks
 from .devices import Devices
-from .engine import stream_of
+from .engine import end_of, stream_of
 from .execute import Room
 from .patch import Pair, pairs
 from .path.ends import Masks, Receiver, receiver_masks, receiver_names, receiving_stack
@@ -83,9 +83,8 @@ def paths(
             logits beside others (which they would hide), positions without a real token of some example, an unknown
             option, or an objective that the model can't give.
     """
-    senders, final = model.stack(stack), model.network.streams[-1]
-    stream = stream_of(model.network, senders.name)
-    end = "logits" if stream.name == final.name else "memory"
+    senders = model.stack(stack)
+    stream, end = stream_of(model.network, senders.name), end_of(model.network, senders.name)
     masks = receiver_masks(stream, senders, receivers, end)
     about: dict[str, Any] = {"direction": direction, "mlps": mlps, "positions": "all" if positions is None else "some"}
     about["receivers"] = receiver_names(masks, senders, end)

@@ -38,6 +38,7 @@ class Slow:
         edges: `weight[sender, receiver]`, by name; 0 where left out.
         change: what an edge of weight 1 adds to its receiver's input, by sender: fixed, or (`other`) what the sender
             said in another run less what it says in this one.
+        stack: whose stream it is.
     """
 
     model: jh.Model
@@ -45,6 +46,7 @@ class Slow:
     edges: Mapping[tuple[str, str], float]
     change: Mapping[str, np.ndarray] | None = None
     other: Mapping[str, np.ndarray] = field(default_factory=dict)
+    stack: str | None = None
 
     def run(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Logits `[B,T,V]`, and what every sender said."""
@@ -53,14 +55,17 @@ class Slow:
             return self._run(double)
 
     def _run(self, model: jh.Model) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        network, stack, said = model.network, model.stack(), {}
-        taken: list[Any] = []
-        network.hidden(self.batch, lambda _, x, context: taken.append((x, context)) or x)
-        x, context = taken[0]
-        x = said["embed"] = np.asarray(x)
-        for layer in range(stack.layers):
-            x = self._layer(stack, layer, context, x, said)
-        features = network.features(jnp.asarray(self._heard("logits", x, said)))
+        network, asked, said = model.network, model.stack(self.stack).name, {}
+
+        def through(stack: Any, x: Any, context: Context) -> Any:
+            if stack.name != asked:
+                return stack.run(x, context)[0]
+            x = said["embed"] = np.asarray(x)
+            for layer in range(stack.layers):
+                x = self._layer(stack, layer, context, x, said)
+            return jnp.asarray(self._heard("logits" if stack.name == network.streams[-1].name else "memory", x, said))
+
+        features = network.features(network.hidden(self.batch, through))
         return np.asarray(network.unembedding.logits(features)), said
 
     def _heard(self, receiver: str, x: np.ndarray, said: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -69,12 +74,15 @@ class Slow:
                 x = x + weight * (self.other[sender] - own if self.change is None else self.change[sender])
         return x
 
-    def _layer(self, stack: Any, layer: int, context: Context, x: np.ndarray, said: dict[str, Any]) -> np.ndarray:
+    def _layer(self, stack: Any, layer: int, context: Any, x: np.ndarray, said: dict[str, Any]) -> np.ndarray:
         block, weights = stack.block(layer), jax.tree.map(np.asarray, vars(stack.weights))
-        attention = block.attention
+        attention, prefix = block.attention, "cross." if stack.is_cross else ""
 
         def project(kind: str, head: int) -> np.ndarray:
-            heard = np.asarray(block.normed(jnp.asarray(self._heard(f"{kind} {layer}.{head}", x, said))))
+            if prefix and kind != "q":
+                heard = np.asarray(context.memory)
+            else:
+                heard = np.asarray(block.normed(jnp.asarray(self._heard(f"{prefix}{kind} {layer}.{head}", x, said))))
             bias = weights[f"b_{kind.upper()}"]
             made = heard @ weights[f"W_{kind.upper()}"][layer, head] + (0 if bias is None else bias[layer, head])
             if attention.rotary is None or kind == "v":
@@ -87,13 +95,14 @@ class Slow:
         for head in range(stack.heads):
             key = head * stack.kv_heads // stack.heads
             scores = project("q", head) @ shared["k", key].transpose(0, 2, 1) * attention.scale
+            scores = scores + (0 if context.bias is None else np.asarray(context.bias)[:, head])
             if attention.cap is not None:
                 scores = attention.cap * np.tanh(scores / attention.cap)
             near = np.asarray(context.queries)[:, :, None] - np.asarray(context.keys)[:, None] < window
             scores = np.where(np.asarray(context.mask) & near, scores, -1e30)
             raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
             pattern = raised / raised.sum(axis=-1, keepdims=True)
-            now[f"head {layer}.{head}"] = pattern @ shared["v", key] @ weights["W_O"][layer, head]
+            now[f"{prefix}head {layer}.{head}"] = pattern @ shared["v", key] @ weights["W_O"][layer, head]
         if hasattr(block, "attention_out_norm"):  # a norm of all heads' sum: each has its share, by the sum's size
             norm, whole = block.attention_out_norm, np.sum(list(now.values()), axis=0)
             size = np.sqrt((whole**2).mean(axis=-1, keepdims=True) + float(norm.epsilon))
@@ -101,6 +110,8 @@ class Slow:
         beside = self._heard(f"mlp {layer}", x, said)
         said.update(now)
         x = x + sum(now.values()) + (0 if weights["b_O"] is None else weights["b_O"][layer])
+        if stack.cross is not None:
+            return self._layer(stack.cross, layer, context.cross, x, said)
         if block.mlp_reads == "none":
             return x
         heard = jnp.asarray(beside if block.mlp_reads == "beside" else self._heard(f"mlp {layer}", x, said))

@@ -11,7 +11,7 @@ import pytest
 
 import jaxheads as jh
 from jaxheads.sweep.circuits.circuit import Circuit, circuit
-from jaxheads.sweep.circuits.edges import Graph
+from jaxheads.sweep.circuits.graph import Graph
 from jaxheads.sweep.circuits.keep import PIECES, _piece
 from jaxheads.sweep.circuits.keep_edges import keep_edges
 from jaxheads.sweep.execute import Sweep

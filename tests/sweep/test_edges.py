@@ -1,7 +1,5 @@
 """Edges: the forward pass with edges changed equals one written out node by node; what scores and circuits obey."""
 
-from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -14,12 +12,14 @@ import jaxheads as jh
 from jaxheads.sweep.chunks import Chunks
 from jaxheads.sweep.circuits.attribution import edge_attribution, patch_edges
 from jaxheads.sweep.circuits.edge_pieces import choose_edge_chunks
-from jaxheads.sweep.circuits.edges import Graph, edge_gradients, patch_each_edge, run_circuits
+from jaxheads.sweep.circuits.edges import edge_gradients, patch_each_edge, run_circuits
+from jaxheads.sweep.circuits.graph import Graph
 from jaxheads.sweep.circuits.keep_edges import keep_edges
 from jaxheads.sweep.devices import Devices
 from jaxheads.sweep.execute import Room
 
 from ..models.huggingface import TOLERANCE, VOCABULARY, alone, assert_close, random_batch
+from ..models.specs.spec import small
 from . import naive
 from .edges_by_hand import Slow, small_model
 
@@ -338,8 +338,6 @@ def test_a_stream_that_is_no_sum_has_no_edges(question: Any):
         question(small_model("bert"), CLEAN, CORRUPT, QUESTION.objective)
 
 
-def test_models_of_several_stacks_are_refused():
-    stacks = (small_model("gpt2").stack(), small_model("bert").stack())
-    model = replace(small_model("gpt2"), network=SimpleNamespace(stacks=stacks))
-    with pytest.raises(ValueError, match=r"a model with one stack; .* has decoder, encoder"):
-        patch_edges(model, CLEAN, CORRUPT, QUESTION.objective, stack="decoder")
+def test_models_of_several_streams_are_refused():
+    with pytest.raises(ValueError, match=r"compares the ends of several.* jh\.zero_shot"):
+        patch_edges(small("clip").ours, CLEAN, CORRUPT, QUESTION.objective, stack="text")

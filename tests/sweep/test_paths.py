@@ -249,7 +249,7 @@ def test_direct_paths_run_no_attention():
 def test_layers_before_the_sender_and_attention_before_the_receivers_are_not_run():
     model = deep_model("gpt2")
     piece, asked = engine_piece(model, None)
-    receivers = {"q": np.arange(4)[None] == np.array([[9], [9], [9], [1]])}
+    receivers = {"decoder": {"q": np.arange(4)[None] == np.array([[9], [9], [9], [1]])}}
 
     def poison(path: str, weight: Any) -> Any:
         if "blocks" not in path:

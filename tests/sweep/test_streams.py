@@ -190,7 +190,5 @@ def test_what_a_model_takes_is_checked_before_it_runs():
         jh.run(model, jh.Batch(batch.tokens, targets=np.full((3, 2), 37)))
     with pytest.raises(ValueError, match="takes tokens; the batch has targets, tokens"):
         jh.run(small("bert").ours, batch)
-    with pytest.raises(ValueError, match="edges are those of a model with one stack"):
-        jh.attribute(model, batch, a_batch("t5", seed=1), jh.loss(), "eap", stack="decoder")
     with pytest.raises(ValueError, match="same number of examples"):
         jh.Batch(batch.tokens, targets=np.zeros((2, 2), int))

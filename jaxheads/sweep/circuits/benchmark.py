@@ -84,7 +84,7 @@ def faithfulness_curve(
         ValueError: for a table that ranks neither all heads nor all edges, shares that don't ascend, and as `circuit`.
     """
     kept = _checked(shares)
-    parts = Parts.ranked(model.stack(stack), ranking)
+    parts = Parts.ranked(model, model.stack(stack), ranking)
     first = np.argsort(-scores(ranking, parts, column, order), kind="stable")
     ablated = Ablated(ablation, **options)
     keeper = Keeper.of(model, batch, objective, parts, ablated, level=level, progress=progress, resume=resume)

@@ -68,7 +68,7 @@ def circuit(
         ValueError: for a head or edge that is not there, an ablation that these parts don't have, or a batch,
             reference or objective that doesn't fit.
     """
-    parts = Parts.like(model.stack(stack), kept)
+    parts = Parts.like(model, model.stack(stack), kept)
     classes = _classes(parts, kept)
     ablated = Ablated(ablation, reference, per_position, groups, reference_groups, donors, seed, memory, devices)
     keeper = Keeper.of(model, batch, objective, parts, ablated, level=level, progress=progress, resume=resume)

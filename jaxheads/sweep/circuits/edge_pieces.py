@@ -15,10 +15,12 @@ from ...models.stack import Stack
 from ...objectives import Objective, Reads
 from ..cells import Grid
 from ..chunks import Chunks, even, matmul_tokens, up
+from ..engine import end_of
 from ..execute import Room
 from ..patch import DIRECTIONS, check_pair
 from ..pieces import InPieces, Part
-from .edges import Graph, Nodes, edge_gradients, judge, patch_each_edge, run_nodes
+from .edges import Nodes, edge_gradients, judge, patch_each_edge, run_nodes
+from .graph import Graph
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class EdgesAsking:
 
     @cached_property
     def graph(self) -> Graph:
-        return Graph.of(self.part)
+        return Graph.of(self.part, end_of(self.model.network, self.part.name))
 
     def of(self, clean: Batch, corrupt: Batch, objective: Objective) -> InPieces:
         """Of one pair; raises ValueError before anything runs."""
@@ -106,11 +108,15 @@ class _Some:
         return room.network(self.asking.model), batch, reads
 
     @cached_property
+    def theirs(self) -> Batch:
+        """The other batch."""
+        return self.asking.room.devices.examples(self.other.take(self.examples))
+
+    @cached_property
     def runs(self) -> tuple[Nodes, Nodes]:
         """That of the batch that is edited, and the other."""
         network, edited, _ = self.given
-        other = self.asking.room.devices.examples(self.other.take(self.examples))
-        own, theirs = (run_nodes(network, batch, stack=self.asking.part.name) for batch in (edited, other))
+        own, theirs = (run_nodes(network, batch, stack=self.asking.part.name) for batch in (edited, self.theirs))
         return own, theirs
 
     def ends(self) -> np.ndarray:
@@ -119,8 +125,9 @@ class _Some:
 
     @cached_property
     def _ends(self) -> np.ndarray:
-        network, _, reads = self.given
-        found = [judge(network, run.post, reads, value=self.objective.value) for run in self.runs]
+        network, edited, reads = self.given
+        both = zip((edited, self.theirs), self.runs, strict=True)
+        found = [judge(network, batch, reads, run, **self._static) for batch, run in both]
         return np.stack([self.asking.room.devices.fetch(one).astype(np.float64) for one in found])
 
     @cached_property
@@ -183,10 +190,13 @@ def pieces(count: int, size: int) -> Iterator[np.ndarray]:
 
 
 def stack_with_edges(model: Model, stack: str | None) -> Stack:
-    """The only stack; raises ValueError where there are several."""
+    """The stack; raises ValueError where several streams are compared in the end."""
     part = model.stack(stack)
-    if len(model.stacks) > 1:
-        raise ValueError(f"edges are those of a model with one stack; {model.name} has {', '.join(model.stacks)}")
+    if model.network.apart:
+        raise ValueError(
+            f"edges lead to where one stream is read; {model.name} compares the ends of several. Fix the others with "
+            "jh.zero_shot, and ask about its model"
+        )
     return part
 
 

@@ -7,113 +7,22 @@ sender u wrote in it, and `other_u` what it wrote in another (Elhage et al. 2021
 Letters beside the usual ones: U senders, V receivers, R = N + 2K + 1 receivers of one layer, C edges, G circuits.
 """
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from ...models.attention import Edit, unchanged
 from ...models.batch import Batch, Context
 from ...models.blocks import AdditiveBlock
-from ...models.network import Network, forward
-from ...models.stack import Stack, run_block, take_rows
-from ...objectives import Reads, read_out
-
-Value = Callable[[Array, Reads], Array]
-
-
-@dataclass(frozen=True)
-class Graph:
-    """Senders, receivers, and which of their pairs are edges.
-
-    Senders: "embed", then layer by layer its heads ("head 3.0" is head 0 of layer 3) and its MLP ("mlp 3"). A bias of
-    the heads' common output belongs to none of them. Receivers: layer by layer the query inputs of its heads
-    ("q 3.0"), the key and the value inputs of its key/value heads ("k 3.0", "v 3.0") and the input of its MLP; last
-    "logits". Everyone hears everyone before; an MLP that reads the stream after its own layer's heads also hears these.
-
-    Attributes:
-        mlp_reads: as a block says it: "after" the layer's heads, "beside" them (GPT-NeoX, GPT-J), or "none" is there.
-    """
-
-    layers: int
-    heads: int
-    kv_heads: int
-    mlp_reads: str = "after"
-
-    @classmethod
-    def of(cls, stack: Stack) -> "Graph":
-        """The graph of a stack.
-
-        Raises:
-            ValueError: if its stream is not the sum of what its nodes write.
-        """
-        if not stack.blocks.additive:
-            raise ValueError(
-                f"edges need a stream that is the sum of what heads and MLPs write; a {type(stack.blocks).__name__} of "
-                f"the {stack.name} is none. Ask about its nodes instead: patch, ablate"
-            )
-        return cls(stack.layers, stack.heads, stack.kv_heads, stack.blocks.mlp_reads)
-
-    @property
-    def mlps(self) -> int:
-        """Of one layer: 1 or 0."""
-        return int(self.mlp_reads != "none")
-
-    @property
-    def senders_a_layer(self) -> int:
-        """Heads and the MLP."""
-        return self.heads + self.mlps
-
-    @property
-    def inputs_a_layer(self) -> int:
-        """Query, key and value inputs."""
-        return self.heads + 2 * self.kv_heads
-
-    @property
-    def receivers_a_layer(self) -> int:
-        """R: query, key and value inputs, and the MLP's."""
-        return self.inputs_a_layer + self.mlps
-
-    @cached_property
-    def senders(self) -> tuple[str, ...]:
-        """Names, `[U]`."""
-        names = ["embed"]
-        for layer in range(self.layers):
-            names += [f"head {layer}.{head}" for head in range(self.heads)] + [f"mlp {layer}"] * self.mlps
-        return tuple(names)
-
-    @cached_property
-    def receivers(self) -> tuple[str, ...]:
-        """Names, `[V]`."""
-        names, counts = [], {"q": self.heads, "k": self.kv_heads, "v": self.kv_heads}
-        for layer in range(self.layers):
-            names += [f"{kind} {layer}.{head}" for kind, count in counts.items() for head in range(count)]
-            names += [f"mlp {layer}"] * self.mlps
-        return (*names, "logits")
-
-    @cached_property
-    def exists(self) -> np.ndarray:
-        """Which pairs are edges, bool `[U,V]`."""
-        before_L = 1 + self.senders_a_layer * np.arange(self.layers)
-        heard_LR = np.repeat(before_L[:, None], self.receivers_a_layer, axis=1)
-        if self.mlp_reads == "after":
-            heard_LR[:, -1] += self.heads
-        heard_V = np.append(heard_LR, len(self.senders))
-        return np.arange(len(self.senders))[:, None] < heard_V[None]
-
-    def parts(self) -> Iterator[tuple[str, int, slice]]:
-        """Kinds of receivers, each with its layer and where they are among all: "attention", "mlp" or "logits"."""
-        R, inputs = self.receivers_a_layer, self.inputs_a_layer
-        for layer in range(self.layers):
-            yield "attention", layer, slice(layer * R, layer * R + inputs)
-            if self.mlps:
-                yield "mlp", layer, slice(layer * R + inputs, (layer + 1) * R)
-        yield "logits", self.layers, slice(self.layers * R, self.layers * R + 1)
+from ...models.network import Network
+from ...models.stack import Layer, Stack, take_rows
+from ...objectives import Reads
+from ..engine import Value, judged, rows_read, run_cached, stream_of
+from .graph import Graph
 
 
 @jax.tree_util.register_dataclass
@@ -123,38 +32,50 @@ class Nodes:
 
     Attributes:
         said: what each sender wrote, `[U,B,T,D]`.
-        pre, mid: the stream before each layer's heads, and what its MLP adds to, `[L,B,T,D]`.
+        pre: the stream before each layer's heads, `[L,B,T,D]`.
+        cross: the same before the heads of its cross-attention; None where there is none.
+        mid: what its MLP adds to.
         post: the stream after the last layer, `[B,T,D]`.
+        done: by stack, the streams that were finished before this one began.
     """
 
     said: Array
     pre: Array
+    cross: Array | None
     mid: Array
     post: Array
+    done: dict[str, Array]
 
 
 @partial(jax.jit, static_argnames="stack")
 def run_nodes(network: Network, batch: Batch, *, stack: str) -> Nodes:
     """The ordinary run."""
-    part = _stack(network, stack)
-    sites = ("resid_pre", "z", "attn_out", *(("mlp_out",) if Graph.of(part).mlps else ()))
-    post, seen = forward(network, batch, read={stack: lambda seen: {site: seen[site] for site in sites}})
-    kept = seen[stack]
+    part = stream_of(network, stack)
+    sites = ("resid_pre", "z", "attn_out", "mlp_out")
+    run = run_cached(network, batch, {one.name: tuple(s for s in sites if s in one.sites) for one in part.members})
+    own, *cross = (run.kept[one.name] for one in part.members)
+    last, L = run.kept[part.members[-1].name], part.layers
 
-    def of_layer(at: tuple[Array, Array]) -> Array:
-        return _additive(part.block(at[0])).from_heads_apart(at[1])
+    def by_heads(one: Stack) -> Array:
+        def of_layer(at: tuple[Array, Array]) -> Array:
+            return _additive(one.block(at[0])).from_heads_apart(at[1])
 
-    said_LNBTD = jax.lax.map(of_layer, (jnp.arange(part.layers), kept["z"]))
-    if "mlp_out" in kept:
-        said_LNBTD = jnp.concatenate([said_LNBTD, kept["mlp_out"][:, None]], axis=1)
-    said_UBTD = jnp.concatenate([kept["resid_pre"][:1], said_LNBTD.reshape(-1, *post.shape)])
-    return Nodes(said_UBTD, kept["resid_pre"], kept["resid_pre"] + kept["attn_out"], post)
+        return jax.lax.map(of_layer, (jnp.arange(L), run.kept[one.name]["z"]))
+
+    said_LSBTD = [by_heads(one) for one in part.members]
+    if "mlp_out" in last:
+        said_LSBTD.append(last["mlp_out"][:, None])
+    said_SBTD = jnp.concatenate(said_LSBTD, axis=1).reshape(-1, *run.end.shape)
+    said_UBTD = jnp.concatenate([own["resid_pre"][:1], said_SBTD])
+    before_cross = cross[0]["resid_pre"] if cross else None
+    return Nodes(said_UBTD, own["resid_pre"], before_cross, last["resid_pre"] + last["attn_out"], run.end, run.done)
 
 
-@partial(jax.jit, static_argnames="value")
-def judge(network: Network, post_BTD: Array, reads: Reads, *, value: Value) -> Array:
-    """The objective `[B]` of a stream after the last layer."""
-    return value(read_out(network, take_rows(post_BTD, reads.rows), reads), reads)
+@partial(jax.jit, static_argnames=("stack", "value"))
+def judge(network: Network, batch: Batch, reads: Reads, nodes: Nodes, *, stack: str, value: Value) -> Array:
+    """The objective `[B]` of an ordinary run."""
+    known = {**nodes.done, stack: _end(network, stack, nodes.post, reads)}
+    return judged(network, batch, reads, lambda here, *_: known.get(here.name), value)
 
 
 @partial(jax.jit, static_argnames=("stack", "value"))
@@ -169,11 +90,13 @@ def run_circuits(
     """
 
     def one(cut_VU: Array) -> Array:
-        def through(here: Stack, x_BTD: Array, context: Context) -> Array:
+        def stream(here: Stack, x_BTD: Array, context: Context) -> Array | None:
+            if here.name != stack:
+                return None
             said_UBTD = jnp.broadcast_to(other_UBTD.astype(x_BTD.dtype), (other_UBTD.shape[0], *x_BTD.shape))
-            return _through_edges(here, x_BTD, context, cut_VU, said_UBTD, fixed=False)
+            return _end(network, stack, _through_edges(here, x_BTD, context, cut_VU, said_UBTD, fixed=False), reads)
 
-        return judge(network, network.hidden(batch, through), reads, value=value)
+        return judged(network, batch, reads, stream, value)
 
     return jax.vmap(one)(cut_GVU)
 
@@ -190,15 +113,20 @@ def edge_gradients(
     Args:
         embedded: the stream that the run starts from, `[B,T,D]`.
     """
-    graph = Graph.of(_stack(network, stack))
+    graph = Graph.of(stream_of(network, stack))
     change_BUTD = jnp.moveaxis(change_UBTD, 1, 0)
     none_VBU = jnp.zeros((len(graph.receivers), *change_BUTD.shape[:2]))
 
     def objective(weight_VBU: Array) -> Array:
-        def through(here: Stack, x_BTD: Array, context: Context) -> Array:
-            return _through_edges(here, embedded.astype(x_BTD.dtype), context, weight_VBU, change_BUTD, fixed=True)
+        def stream(here: Stack, x_BTD: Array, context: Context) -> Array | None:
+            if here.name != stack:
+                return None
+            x_BTD = embedded.astype(x_BTD.dtype)
+            return _end(
+                network, stack, _through_edges(here, x_BTD, context, weight_VBU, change_BUTD, fixed=True), reads
+            )
 
-        return judge(network, network.hidden(batch, through), reads, value=value).sum()
+        return judged(network, batch, reads, stream, value).sum()
 
     return jnp.moveaxis(jax.grad(objective)(none_VBU), 1, 0)
 
@@ -227,17 +155,20 @@ def patch_each_edge(
         layer: may be traced.
         senders_C: among all senders.
         receivers_C: among the layer's receivers of this kind.
-        kind: "attention" (inputs of heads), "mlp" or "logits".
+        kind: as `Graph.parts` says it: "attention", "cross" (inputs of heads), "mlp" or "end".
     """
 
     def one(sender: Array, receiver: Array) -> Array:
-        def through(here: Stack, x_BTD: Array, context: Context) -> Array:
-            if kind == "logits":
-                return take_rows(nodes.post + change_UBTD[sender], reads.rows)
-            edge = _Edge(here, context, nodes, change_UBTD[sender], layer, receiver, kind)
-            return edge.run(reads.rows)
+        def stream(here: Stack, _: Array, context: Context) -> Array | None:
+            if here.name != stack:
+                return nodes.done.get(here.name)
+            if kind == "end":
+                return _end(network, stack, nodes.post + change_UBTD[sender], reads)
+            return _Edge(here, context, nodes, change_UBTD[sender], layer, receiver, kind).run(
+                rows_read(network, here, reads)
+            )
 
-        return value(read_out(network, network.hidden(batch, through), reads), reads)
+        return judged(network, batch, reads, stream, value)
 
     return jax.vmap(one)(senders_C, receivers_C)
 
@@ -254,34 +185,46 @@ class _Edge:
     receiver: Array
     kind: str
 
-    def run(self, rows_BR: Array) -> Array:
-        """The stream after the stack, at these rows."""
+    def run(self, rows_BR: Array | None) -> Array:
+        """The stream after the stack: at these rows, or all of it."""
         last = self.stack.layers - 1
 
         def later_layers(x_BTD: Array) -> Array:
-            x_BTD = jax.lax.fori_loop(self.layer + 1, last, self._later, x_BTD)
-            return run_block(self.stack.block(last), x_BTD, self.context, rows_BR=rows_BR)[0]
+            x_BTD = jax.lax.fori_loop(self.layer + 1, last, lambda layer, x: self._later(layer, x), x_BTD)
+            return self._later(last, x_BTD, rows_BR)
 
-        return jax.lax.cond(self.layer == last, lambda x: take_rows(x, rows_BR), later_layers, self._own_layer())
+        def no_more(x_BTD: Array) -> Array:
+            return x_BTD if rows_BR is None else take_rows(x_BTD, rows_BR)
 
-    def _later(self, layer: Array, x_BTD: Array) -> Array:
-        return run_block(self.stack.block(layer), x_BTD, self.context)[0]
+        return jax.lax.cond(self.layer == last, no_more, later_layers, self._own_layer())
+
+    def _later(self, layer: int | Array, x_BTD: Array, rows_BR: Array | None = None) -> Array:
+        return self.stack.run_layer(self.stack.layer(layer), x_BTD, self.context, rows_BR=rows_BR)[0]
 
     def _own_layer(self) -> Array:
-        block = _additive(self.stack.block(self.layer))
+        blocks, changed = self.stack.layer(self.layer), self.change_BTD
         if self.kind == "mlp":
-            mid_BTD = self.nodes.mid[self.layer]
+            block, mid_BTD = _additive(blocks.cross or blocks.own), self.nodes.mid[self.layer]
             reads_BTD = mid_BTD if block.mlp_reads == "after" else self.nodes.pre[self.layer]
-            return mid_BTD + block.feed_forward(reads_BTD + self.change_BTD)
-        x_BTD = self.nodes.pre[self.layer]
-        return run_block(block, x_BTD, self.context, self._edit(block, x_BTD + self.change_BTD))[0]
+            return mid_BTD + block.feed_forward(reads_BTD + changed)
+        crossing = self.kind == "cross"
+        read = self.nodes.cross if crossing else self.nodes.pre
+        part = self.stack.cross if crossing else self.stack
+        assert read is not None
+        assert part is not None
+        x_BTD = read[self.layer]
+        edits = {part.name: self._edit(part, x_BTD + changed)}
+        return self.stack.run_layer(blocks, x_BTD, self.context, edits, cross_only=crossing)[0]
 
-    def _edit(self, block: AdditiveBlock, x_BTD: Array) -> Edit:
+    def _edit(self, part: Stack, x_BTD: Array) -> Edit:
         """The receiving head's q, k or v made from this stream."""
-        N, K = self.stack.heads, self.stack.kv_heads
-        k_BTKH, v_BTKH = block.keys_values(x_BTD, self.context.made)
-        q_BTNH = block.queries(x_BTD, self.context.queries)
-        made = {"q": (q_BTNH, jnp.arange(N)), "k": (k_BTKH, N + jnp.arange(K)), "v": (v_BTKH, N + K + jnp.arange(K))}
+        block, context = part.block(self.layer), self.context.cross if part.is_cross else self.context
+        assert context is not None
+        made = {"q": (block.queries(x_BTD, context.queries), jnp.arange(part.heads))}
+        if not part.is_cross:
+            k_BTKH, v_BTKH = block.keys_values(x_BTD, context.made)
+            heads_K = part.heads + jnp.arange(part.kv_heads)
+            made |= {"k": (k_BTKH, heads_K), "v": (v_BTKH, heads_K + part.kv_heads)}
 
         def edit(site: str, own: Array) -> Array:
             if site not in made:
@@ -302,6 +245,7 @@ def _through_edges(stack: Stack, x_BTD: Array, context: Context, weight: Array, 
     """
     graph = Graph.of(stack)
     N, S, R = graph.heads, graph.senders_a_layer, graph.receivers_a_layer
+    own, crossing = graph.inputs_a_layer, graph.inputs_a_layer + graph.cross_heads
     hear, weight = _hear_as_it_is if fixed else _hear, weight.astype(x_BTD.dtype)
 
     def speak(change: Array, first: int | Array, own_SBTD: Array) -> Array:
@@ -311,29 +255,44 @@ def _through_edges(stack: Stack, x_BTD: Array, context: Context, weight: Array, 
         there_SBTD = jax.lax.dynamic_slice_in_dim(change, first, own_SBTD.shape[0])
         return jax.lax.dynamic_update_slice_in_dim(change, there_SBTD - own_SBTD, first, axis=0)
 
-    def step(carry: tuple[Array, Array | None], at: tuple[Array, Any, Array]) -> tuple[Any, None]:
-        (x, carried), (layer, block, weight_R) = carry, at
-        block, first = _additive(block), 1 + layer * S
+    def step(carry: tuple[Array, Array | None], at: tuple[Array, Layer, Array]) -> tuple[Any, None]:
+        (x, carried), (layer, blocks, weight_R) = carry, at
+        block, first = _additive(blocks.own), 1 + layer * S
         change = said if carried is None else carried
-        inputs_R, mlp_R = weight_R[: graph.inputs_a_layer], weight_R[graph.inputs_a_layer :]
-        q_NBTD, k_KBTD, v_KBTD = jnp.split(hear(x, inputs_R, change), (N, N + graph.kv_heads))
+        q_NBTD, k_KBTD, v_KBTD = jnp.split(hear(x, weight_R[:own], change), (N, N + graph.kv_heads))
         q = block.queries_apart(q_NBTD, context.queries)
         k, v = block.keys_values_apart(k_KBTD, v_KBTD, context.made)
         z, _ = block.attention.attend(q, k, v, context, unchanged)
+        mlp_R = weight_R[crossing:]
         heard_x = hear(x, mlp_R, change) if graph.mlp_reads == "beside" else None
         change = speak(change, first, block.from_heads_apart(z))
         x = x + block.from_heads(z)
+        if blocks.cross is not None:
+            block = _additive(blocks.cross)
+            z = _crossed(block, hear(x, weight_R[own:crossing], change), context)
+            change = speak(change, first + N, block.from_heads_apart(z))
+            x = x + block.from_heads(z)
         if graph.mlps:
             mlp_out = block.feed_forward((hear(x, mlp_R, change) if heard_x is None else heard_x)[0])
-            change = speak(change, first + N, mlp_out[None])
+            change = speak(change, first + N + graph.cross_heads, mlp_out[None])
             x = x + mlp_out
         return (x, None if fixed else change), None
 
     # What every receiver reads is large: gradients compute it anew in each layer, and a fixed change is not carried.
     start = x_BTD, None if fixed else speak(said, 0, x_BTD[None])
-    layers = jnp.arange(stack.layers), stack.blocks, weight[:-1].reshape(stack.layers, R, *weight.shape[1:])
+    blocks = Layer(stack.blocks, None if stack.cross is None else stack.cross.blocks)
+    layers = jnp.arange(stack.layers), blocks, weight[:-1].reshape(stack.layers, R, *weight.shape[1:])
     (x_BTD, carried), _ = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), start, layers)
     return hear(x_BTD, weight[-1:], said if carried is None else carried)[0]
+
+
+def _crossed(block: AdditiveBlock, q_NBTD: Array, context: Context) -> Array:
+    """What the heads of a layer's cross-attention put out, `[B,T,N,H]`, where each reads a stream of its own."""
+    at = context.cross
+    assert at is not None
+    assert at.memory is not None
+    k, v = block.keys_values(at.memory, at.made)
+    return block.attention.attend(block.queries_apart(q_NBTD, at.queries), k, v, at, unchanged)[0]
 
 
 def _hear(x_BTD: Array, weight_RU: Array, change_UBTD: Array) -> Array:
@@ -359,8 +318,10 @@ def _gradient_of_hearing(change_BUTD: Array, gradient_RBTD: Array) -> tuple[Arra
 _hear_as_it_is.defvjp(_heard, _gradient_of_hearing)
 
 
-def _stack(network: Network, name: str) -> Stack:
-    return next(stack for stack in network.stacks if stack.name == name)
+def _end(network: Network, stack: str, x_BTD: Array, reads: Reads) -> Array:
+    """What is needed of the stream after its last layer."""
+    rows_BR = rows_read(network, stream_of(network, stack), reads)
+    return x_BTD if rows_BR is None else take_rows(x_BTD, rows_BR)
 
 
 def _additive(block: Any) -> AdditiveBlock:

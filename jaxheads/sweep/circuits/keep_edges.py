@@ -15,11 +15,13 @@ from ...objectives import Objective
 from ...progress import progress as show_progress
 from ..chunks import Chunks
 from ..devices import Devices
+from ..engine import end_of
 from ..execute import Room
 from ..memory import each_piece, memory_runs_out
 from ..patch import check_pair
 from .edge_pieces import choose_edge_chunks, one_of, pieces, stack_with_edges
-from .edges import Graph, run_circuits, run_nodes
+from .edges import run_circuits, run_nodes
+from .graph import Graph
 
 ABLATIONS = ("patching", "zero", "mean")
 
@@ -54,7 +56,7 @@ def keep_edges(
         ValueError: as in `edge_attribution`, and for circuits of another shape.
     """
     part = stack_with_edges(model, stack)
-    graph, room = Graph.of(part), Room(memory, Devices.of(devices))
+    graph, room = Graph.of(part, end_of(model.network, part.name)), Room(memory, Devices.of(devices))
     kept = _circuits(graph, kept)
     _check_ablation(model, clean, corrupt, ablation)
     reads, senders = objective.reads(model, clean), len(graph.senders)

@@ -10,10 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ...models.model import Model
 from ...models.stack import Stack
 from ...tables import HeadTable
 from ..cells import Heads, head_mask
-from .edges import Graph
+from ..engine import end_of
+from .graph import Graph
 
 Kind = Literal["heads", "edges"]
 KINDS = ("heads", "edges")
@@ -37,26 +39,26 @@ class Parts:
     graph: Graph | None
 
     @classmethod
-    def of(cls, stack: Stack, kind: str) -> "Parts":
+    def of(cls, model: Model, stack: Stack, kind: str) -> "Parts":
         """The stack's heads or edges; raises ValueError for anything else, and for edges where there are none."""
         if kind not in KINDS:
             raise ValueError(f"a circuit is made of {' or '.join(KINDS)}; got {kind!r}")
-        return cls(stack, Graph.of(stack) if kind == "edges" else None)
+        return cls(stack, Graph.of(stack, end_of(model.network, stack.name)) if kind == "edges" else None)
 
     @classmethod
-    def like(cls, stack: Stack, chosen: Chosen | Mapping[str, Chosen]) -> "Parts":
+    def like(cls, model: Model, stack: Stack, chosen: Chosen | Mapping[str, Chosen]) -> "Parts":
         """Of the kind that some chosen parts, or named sets of them, are."""
         some: Any = next(iter(chosen.values()), ()) if isinstance(chosen, Mapping) else chosen
         if isinstance(some, np.ndarray) and some.dtype == bool:
-            return cls.of(stack, "heads" if some.shape == (stack.layers, stack.heads) else "edges")
-        return cls.of(stack, "edges" if any(isinstance(name, str) for name in next(iter(some), ())) else "heads")
+            return cls.of(model, stack, "heads" if some.shape == (stack.layers, stack.heads) else "edges")
+        return cls.of(model, stack, "edges" if any(isinstance(name, str) for name in next(iter(some), ())) else "heads")
 
     @classmethod
-    def ranked(cls, stack: Stack, ranking: HeadTable) -> "Parts":
+    def ranked(cls, model: Model, stack: Stack, ranking: HeadTable) -> "Parts":
         """Of the kind that a table ranks."""
         axes = tuple(ranking.frame.index.names[1:])
         kind = {("layer", "head"): "heads", ("sender", "receiver"): "edges"}.get(axes)
-        parts = None if kind is None else cls.of(stack, kind)
+        parts = None if kind is None else cls.of(model, stack, kind)
         if parts is None or ranking.shape != parts.exists.shape:
             raise ValueError(
                 f"a ranking is a table over the {stack.layers} × {stack.heads} heads of the {stack.name}, or over its "

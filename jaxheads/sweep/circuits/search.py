@@ -3,7 +3,7 @@
 Conmy et al. 2023 (arXiv 2304.14997), algorithm 1, and the authors' code, `TLACDCExperiment.step`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,6 @@ from ...progress import Advance
 from ...progress import progress as show_progress
 from ...tables import HeadTable
 from .columns import finite_mean
-from .edges import Graph
 from .keep import Ablated, Keeper
 from .parts import Kind, Parts
 
@@ -88,7 +87,7 @@ def search_circuits(
         raise ValueError(f"thresholds must be at least one finite number, got {thresholds!r}")
     if better not in ("higher", "lower"):
         raise ValueError(f"better must be higher or lower; got {better!r}")
-    made_of, ablated = Parts.of(model.stack(stack), parts), Ablated(ablation, **options)
+    made_of, ablated = Parts.of(model, model.stack(stack), parts), Ablated(ablation, **options)
     keeper = Keeper.of(model, batch, objective, made_of, ablated, level=level, progress=progress, resume=resume)
     rules = _Rules(_Heard.of(made_of), _order(made_of, backwards), 1.0 if better == "lower" else -1.0, absolute)
     found = _search(keeper, rules, limits.tolist())
@@ -208,7 +207,7 @@ class _Heard:
         if graph is None:
             return cls([None] * len(parts))
         sender_P, receiver_P = parts.places.T
-        leaving_V = [np.flatnonzero(np.isin(sender_P, senders)) for senders in _fed(graph)]
+        leaving_V = [np.flatnonzero(np.isin(sender_P, senders)) for senders in graph.fed()]
         into_V = [*leaving_V, None]
         return cls([into_V[v] for v in receiver_P])
 
@@ -216,20 +215,6 @@ class _Heard:
         """Whether this part would be heard, if these are kept."""
         leaving = self.leaving[part]
         return leaving is None or bool(kept_P[leaving].any())
-
-
-def _fed(graph: Graph) -> Iterator[range]:
-    """For each receiver but the logits, the senders that its input goes into."""
-    N, K = graph.heads, graph.kv_heads
-    for v in range(len(graph.receivers) - 1):
-        layer, place = divmod(v, graph.receivers_a_layer)
-        first = 1 + layer * graph.senders_a_layer
-        if place < N or place == N + 2 * K:
-            own = place if place < N else N
-            yield range(first + own, first + own + 1)
-        else:
-            k = (place - N) % K
-            yield range(first + k * N // K, first + (k + 1) * N // K)
 
 
 def _order(parts: Parts, backwards: bool) -> np.ndarray:

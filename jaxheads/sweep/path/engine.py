@@ -39,7 +39,7 @@ class Piece:
     def objective(self, x: Array, way: Way, value: Value) -> Array:
         """The objective `[B]`, given what is needed of the end of the stream."""
         known = {**self.runs.done, stream_of(self.network, way.stack).name: x}
-        return judged(self.network, self.batch, self.reads, lambda stack, _: known.get(stack.name), value)
+        return judged(self.network, self.batch, self.reads, lambda stack, *_: known.get(stack.name), value)
 
 
 @partial(jax.jit, static_argnames=("way", "value"))

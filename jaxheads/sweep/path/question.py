@@ -16,7 +16,7 @@ from ...models.stack import Stack
 from ...objectives import Objective, Reads
 from ..cells import Grid
 from ..chunks import Chunks, even, matmul_tokens, up
-from ..engine import rows_read, stream_of
+from ..engine import end_of, stream_of
 from ..execute import Room
 from ..patch import check_pair, first_difference
 from ..pieces import InPieces, Part
@@ -102,7 +102,7 @@ class Question:
     @property
     def end(self) -> str:
         """What reads the end of the stream: the "logits", or as "memory" the stacks that follow."""
-        return "memory" if rows_read(self.model.network, self.stream, self.reads) is None else "logits"
+        return end_of(self.model.network, self.stack.name)
 
     def nearest(self, receivers: str, site: str) -> int:
         """The first layer whose receivers, of a stack and at a site, hear a sender; counted from its own."""
