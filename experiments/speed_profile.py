@@ -15,11 +15,11 @@ import re
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -38,7 +38,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "sums": ("reduce", "reduce-window"),
     "arithmetic": ("add", "subtract", "multiply", "divide", "maximum", "select", "compare", "rsqrt", "sqrt", "negate"),
 }
-"""An operation is of the first kind of which it holds an instruction; of "moving data" if of none."""
+"""An operation is of the first kind of which it holds an instruction on floats (indices are not arithmetic); of "moving
+data", such as one layer's weights out of the stack, if of none."""
 
 CONTAINERS = ("while", "call", "conditional")
 MOVING = "moving data"
@@ -84,9 +85,10 @@ def kinds_of_operations(program: str) -> dict[str, str]:
     for line in program.splitlines():
         if opens := re.match(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line):
             body = bodies.setdefault(opens[1], set())
-        elif found := re.match(r"^\s+(?:ROOT )?%?([\w.\-]+) = .*?[\])}]\s([\w\-]+)\(", line):
-            name, opcode = found[1], found[2]
-            body.add(opcode)
+        elif found := re.match(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(?\w+).*?[\])}]\s([\w\-]+)\(", line):
+            name, dtype, opcode = found.groups()
+            if "f" in dtype or opcode in CONTAINERS:  # f32, bf16, f8e4m3, or a tuple of them
+                body.add(opcode)
             instructions[name] = opcode, re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", line)
     kinds: dict[str, str] = {}
     for name, (opcode, called) in instructions.items():
@@ -97,8 +99,17 @@ def kinds_of_operations(program: str) -> dict[str, str]:
     return kinds
 
 
-def traced(do: Callable[[], object]) -> Iterator[tuple[str, str, float]]:
-    """Program, instruction and seconds of everything that runs on the device meanwhile."""
+class Event(NamedTuple):
+    """An instruction of a program that ran, from when to when, in nanoseconds."""
+
+    program: str
+    name: str
+    start: float
+    end: float
+
+
+def traced(do: Callable[[], object]) -> Iterator[Event]:
+    """Everything that runs on the device meanwhile."""
     with tempfile.TemporaryDirectory() as directory:
         with jax.profiler.trace(directory):
             do()
@@ -109,7 +120,8 @@ def traced(do: Callable[[], object]) -> Iterator[tuple[str, str, float]]:
                 for event in line.events:
                     about = dict(event.stats)
                     if "hlo_op" in about:
-                        yield str(about["hlo_module"]), str(about["hlo_op"]), event.duration_ns / 1e9
+                        end = event.start_ns + event.duration_ns
+                        yield Event(str(about["hlo_module"]), str(about["hlo_op"]), event.start_ns, end)
 
 
 def programs() -> dict[str, dict[str, str]]:
@@ -121,6 +133,22 @@ def programs() -> dict[str, dict[str, str]]:
     return found
 
 
+def shared_time(spans: Sequence[tuple[str, float, float]]) -> dict[str, float]:
+    """Seconds of each kind, of spans (kind, start, end) in nanoseconds: a moment is shared by all that run in it."""
+    edges = sorted([(start, 1, kind) for kind, start, _ in spans] + [(end, -1, kind) for kind, _, end in spans])
+    spent: dict[str, float] = defaultdict(float)
+    running: Counter[str] = Counter()
+    before = edges[0][0] if edges else 0.0
+    for moment, change, kind in edges:
+        count = running.total()
+        for one, many in running.items():
+            if many:
+                spent[one] += many / count * (moment - before) / 1e9
+        running[kind] += change
+        before = moment
+    return dict(spent)
+
+
 def look(work: str, side: JaxHeads, inputs: Inputs) -> dict[str, Any]:
     """One work: seconds of a call, of each kind of operation in it, and rates."""
     [do] = side.ways(WORKS[work], inputs).values()
@@ -129,11 +157,8 @@ def look(work: str, side: JaxHeads, inputs: Inputs) -> dict[str, Any]:
     do()
     seconds = time.perf_counter() - start
     events, known = list(traced(do)), programs()
-    spent: dict[str, float] = defaultdict(float)
-    for program, name, duration in events:
-        kind = known.get(program, {}).get(name)
-        if kind is not None:
-            spent[kind] += duration
+    kinds = ((known.get(event.program, {}).get(event.name), event) for event in events)
+    spent = shared_time([(kind, event.start, event.end) for kind, event in kinds if kind is not None])
     needed = side.about(WORKS[work], inputs).get("needed", np.nan)
     return {"work": WORKS[work].title, "seconds": seconds, "needed": needed, **spent}
 
@@ -143,7 +168,7 @@ def table(rows: list[dict[str, Any]], peak: float) -> pd.DataFrame:
     found = pd.DataFrame(rows).set_index("work").fillna(dict.fromkeys((*KINDS, MOVING), 0.0))
     kinds = [kind for kind in (*KINDS, MOVING) if kind in found]
     operations = found[kinds].sum(axis=1)
-    out = pd.DataFrame({"seconds": found["seconds"], "in operations": operations})
+    out = pd.DataFrame({"seconds": found["seconds"], "operations run": operations})
     for kind in kinds:
         out[f"{kind}, %"] = 100 * found[kind] / operations
     out["products, GFLOP/s"] = found["needed"] / found["matrix products"] / 1e9
@@ -160,7 +185,7 @@ def page(found: pd.DataFrame, options: Options) -> str:
 jaxheads alone, random weights of GPT-2's form ({sizes.layers} layers, {sizes.heads} heads, width {sizes.width}),
 float32, on {processor()}; {sizes.prompts} prompts × {sizes.length} tokens, {sizes.pairs} pairs ×
 {sizes.pair_length}. One call under the profiler after one that compiles and one that is timed. Shares are of the time
-in operations; operations that run side by side count each for itself. "Products": the plan's FLOPs over the time of
+in which operations ran; a moment in which several ran is shared by them. "Products": the plan's FLOPs over the time of
 matrix products alone; the peak is that of products of 1,024 rows in the same process. No plan names the FLOPs of
 importance.
 

@@ -29,6 +29,21 @@ def test_operations_are_told_apart_by_the_dearest_thing_in_them():
     assert set(speed_profile.kinds_of_operations(moved).values()) == {speed_profile.MOVING}
 
 
+def test_a_moment_is_shared_by_all_that_run_in_it():
+    second = 1e9
+    spans = [
+        ("a", 0, 4 * second),
+        ("b", 2 * second, 4 * second),
+        ("a", 3 * second, 4 * second),
+        ("c", 6 * second, 7 * second),
+    ]
+    found = speed_profile.shared_time(spans)
+    assert found["a"] == pytest.approx(2 + 1 / 2 + 2 / 3)
+    assert found["b"] == pytest.approx(1 / 2 + 1 / 3)
+    assert sum(found.values()) == pytest.approx(5)
+    assert speed_profile.shared_time([]) == {}
+
+
 def test_from_the_command_to_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     speed_profile.main(["--quick", "--works", "ablate", "importance", "--out", str(tmp_path)])
     found: Any = pd.read_csv(tmp_path / "profile.csv").set_index("work")

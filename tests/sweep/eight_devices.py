@@ -45,7 +45,6 @@ def test_an_ablation_on_eight_devices_gives_what_it_gives_on_one(family: str, ax
 
 ASKED = {
     "importance": lambda model, **on: jh.importance(model, BATCH, jh.loss(), **on),
-    "atp": lambda model, **on: jh.attribute(model, BATCH, OTHER, jh.loss(), **on),
     "atp*": lambda model, **on: jh.attribute(model, BATCH, OTHER, jh.loss(), "atp*", site="k", **on),
     "ig": lambda model, **on: jh.attribute(model, BATCH, OTHER, jh.loss(), "ig", site="resid_mid", by="layer", **on),
     "eap-ig": lambda model, **on: jh.attribute(model, BATCH, OTHER, jh.loss(), "eap-ig", exact=True, **on),

@@ -3,6 +3,7 @@
 from typing import Any
 
 import hypothesis.strategies as st
+import jax
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -330,6 +331,23 @@ def test_wrong_questions_are_refused(question: Any, arguments: dict[str, Any], m
     asked = {"clean": CLEAN, "corrupt": CORRUPT, "objective": QUESTION.objective, **arguments}
     with pytest.raises(ValueError, match=message):
         question(small_model("llama"), **asked)
+
+
+def test_where_memory_runs_out_circuits_are_run_on_fewer_examples(monkeypatch: pytest.MonkeyPatch):
+    model, sizes = small_model("llama"), list[int]()
+    asked = (model, CLEAN, CORRUPT, QUESTION.objective, all_edges(graph_of(model)))
+    whole = keep_edges(*asked)
+
+    def limited(network: Any, batch: jh.Batch, *rest: Any, **named: Any) -> Any:
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating bytes")
+        return run_circuits(network, batch, *rest, **named)
+
+    monkeypatch.setattr("jaxheads.sweep.circuits.keep_edges.run_circuits", limited)
+    assert_close(keep_edges(*asked), whole)
+    assert sizes[0] == 3
+    assert set(sizes[1:]) <= {1, 2}
 
 
 @pytest.mark.parametrize("question", [edge_attribution, patch_edges])

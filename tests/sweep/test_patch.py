@@ -27,8 +27,9 @@ ASKED = [
     (family, site, BY[site][(place + number) % len(BY[site])])
     for number, family in enumerate(FAMILIES)
     for place, site in enumerate((*HEADS, *STREAM))
+    if (number + place) % 3
 ]
-"""Each family is asked of every site, by axes that take turns."""
+"""Every site is asked of two families, by axes that take turns."""
 
 
 def other_tokens(batch: jh.Batch, shared: int, seed: int) -> jh.Batch:
@@ -70,8 +71,8 @@ def test_equals_whole_forward_passes(
 
 
 @pytest.mark.parametrize("family", ["gpt_neox", "gptj", "opt", "bloom"])
-@pytest.mark.parametrize(("site", "by"), [("z", ("layer", "head", "position")), ("resid_pre", ("layer", "position"))])
-def test_other_blocks_and_biases_equal_whole_forward_passes(family: str, site: str, by: Sequence[str]):
+def test_other_blocks_and_biases_equal_whole_forward_passes(family: str):
+    site, by = "z", ("layer", "head", "position")
     model, clean = small(family).ours, random_batch((9, 6), "left")
     corrupt, asked = other_tokens(clean, 3, 0), question(clean, 0)
     table = jh.patch(model, clean, corrupt, asked.objective, site, by)

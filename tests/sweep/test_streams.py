@@ -78,8 +78,10 @@ CASES = [
 ]
 
 
-@families
-@pytest.mark.parametrize(("stack", "site", "by"), CASES)
+@pytest.mark.parametrize(
+    ("family", "stack", "site", "by"),
+    [(family, *case) for number, case in enumerate(CASES) for family in (FAMILIES[number % 2],)],
+)
 def test_patching_equals_whole_forward_passes(family: str, stack: str, site: str, by: tuple[str, ...]):
     model, clean, corrupt = small(family).ours, a_batch(family), a_batch(family, seed=1)
     table = jh.patch(model, clean, corrupt, jh.loss(), site=site, by=by, stack=stack)
