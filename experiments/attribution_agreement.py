@@ -10,7 +10,7 @@ values: methods do not share a sign), example by example, then averaged, with a 
 of the means over examples, which is what tables of heads are read by. Seconds are of a second call, without compiling.
 
 Found on SmolLM2-135M (results/attribution-agreement; 16 prompts, 270 heads). Gradients stand in well for the sweep they
-approximate: AtP and patching agree by 0.96 example by example (0.92 of the means), for a twenty-fifth of the time.
+approximate: AtP and patching agree by 0.96 example by example (0.92 of the means), for a fortieth of the time.
 They do not stand in for another question: patching and mean ablation agree by 0.51 only, importance and ablation by
 0.62, and direct effects with ablation by 0.12, for most of what a head does goes by way of later layers. Importance and
 gradient × input are one number here (1.00 example by example): the slope of a gate is the sum of z · ∂.
@@ -19,9 +19,9 @@ Relevance by rules says something else again: AttnLRP agrees with ablation by 0.
 integrated gradients by 0.22. That is no verdict, since they share out one logit, where ablation takes a head away; but
 a head chosen by one of them is not what ablation would have chosen. Of tokens, CP-LRP, AttnLRP and integrated gradients
 find those without which the difference falls most (comprehensiveness 6.8, 6.1 and 6.0), far ahead of rollout (1.7),
-which does not know what is asked. Seconds were taken on a machine that others used too: read them as orders of size.
+which does not know what is asked. Seconds are those of a quiet machine, but for mean ablation, which other work slowed.
 
-Cost on 2 cores: about 20 minutes for the default 16 prompts of SmolLM2-135M, most of it patching and atp*.
+Cost on 2 cores: 11 minutes for the default 16 prompts of SmolLM2-135M, most of it ablation, patching and atp*.
 """
 
 import json

@@ -19,7 +19,7 @@ most similar neighbour costs at most 0.10 nats, and for some heads the loss even
 that leave out 0): on 16 windows of 24 tokens, not evidence that they could be trained away. Best heads hold up on the
 other half of the examples: of induction 0.06 to 0.11 was luck of the choice, of previous-token scores nothing.
 
-Cost on 2 cores: about 9 minutes for the three default models; --quick, a few examples of each, under one.
+Cost on 2 cores: about 5 minutes for the three default models; --quick, a few examples of each, under one.
 """
 
 import dataclasses

@@ -12,11 +12,11 @@ depend on what the weights are, so they are random. Sides take turns; ratios are
 
 Found (results/pruned-speed; 3 seeds): on this task 90 % of the 32 heads go without loss, by importance and by ablation
 alike; at random 57 % [19, 95]. One grammatical rule needs few heads: Michel's 20 and 40 % are of translators and BERT.
-The smaller models give what the gated ones give (losses to 1e-8). Half of BERT-base's heads gone make it faster by
-27, 30, 14 and 24 % at batches of 1, 4, 16 and 64 (published: 17.5 % at 16 and 64); by FLOPs a fifth is to be had. The
-machine was busy, and single turns of a batch lie 30 % and more apart: read the ranges, not the medians.
+The smaller models give what the gated ones give (losses to 2e-7). Half of BERT-base's heads gone make it faster by
+34, 22, 21 and 20 % at batches of 1, 4, 16 and 64 (published: 17.5 % at 16 and 64); by FLOPs a fifth is to be had. Single
+turns lie up to 20 % apart, on a quiet machine: the page gives ranges.
 
-Cost on 2 cores: 8 minutes on a busy machine; --quick, under one, only shows that it runs.
+Cost on 2 cores: 3 minutes; --quick, under one, only shows that it runs.
 """
 
 import time
