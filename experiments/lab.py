@@ -1,4 +1,4 @@
-"""What the training experiments share: the command line, and how their results are written."""
+"""What several experiments share: the command line, and how their results are written."""
 
 import json
 import sys

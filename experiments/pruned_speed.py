@@ -13,8 +13,8 @@ depend on what the weights are, so they are random. Sides take turns; ratios are
 Found (results/pruned-speed; 3 seeds): on this task 90 % of the 32 heads go without loss, by importance and by ablation
 alike; at random 57 % [19, 95]. One grammatical rule needs few heads: Michel's 20 and 40 % are of translators and BERT.
 The smaller models give what the gated ones give (losses to 2e-7). Half of BERT-base's heads gone make it faster by
-34, 22, 21 and 20 % at batches of 1, 4, 16 and 64 (published: 17.5 % at 16 and 64); by FLOPs a fifth is to be had. Single
-turns lie up to 20 % apart, on a quiet machine: the page gives ranges.
+34, 22, 21 and 20 % at batches of 1, 4, 16 and 64 (published: 17.5 % at 16 and 64); by FLOPs a fifth is to be had.
+Single turns lie up to 20 % apart, on a quiet machine: the page gives ranges.
 
 Cost on 2 cores: 3 minutes; --quick, under one, only shows that it runs.
 """

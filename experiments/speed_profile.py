@@ -10,13 +10,11 @@ names, over their time alone; beside it the peak, that of products of 1,024 rows
 Cost: a few seconds a work. --quick takes a model whose times say nothing.
 """
 
-import json
 import re
-import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,13 +22,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pandas as pd
-import tyro
 
+from experiments.lab import command_line, publish
 from experiments.speed import FULL, QUICK, processor
 from experiments.speed_jaxheads import JaxHeads
 from experiments.speed_works import WORKS, Inputs, Sizes, save_inputs, save_weights
-from jaxheads.files import write_together
-from jaxheads.provenance import environment
 
 KINDS: dict[str, tuple[str, ...]] = {
     "matrix products": ("dot", "convolution", "custom-call"),
@@ -193,10 +189,10 @@ importance.
 """
 
 
-def run(options: Options) -> list[Path]:
+def run(options: Options) -> None:
     """Measure and write."""
     options.check()
-    rows, about = [], {**environment(), "processor": processor(), "sizes": vars(options.sizes), "seed": options.seed}
+    rows = []
     with tempfile.TemporaryDirectory() as scratch:
         side = JaxHeads(save_weights(options.sizes, options.seed, Path(scratch)))
         paths = save_inputs(options.sizes, options.seed, Path(scratch))
@@ -204,23 +200,13 @@ def run(options: Options) -> list[Path]:
             rows.append(look(work, side, Inputs.load(paths[WORKS[work].inputs])))
             print(f"{work}: {rows[-1]['seconds']:.3g} s", flush=True)
         found = table(rows, side.matmul())
-    contents: Mapping[str, bytes] = {
-        "profile.csv": found.to_csv().encode(),
-        "summary.md": page(found, options).encode(),
-        "provenance.json": (json.dumps(about, indent=2) + "\n").encode(),
-    }
-    return write_together({options.out / name: content for name, content in contents.items()})
+    about = {"processor": processor(), "sizes": vars(options.sizes), "seed": options.seed}
+    publish(options.out, page(found, options), about, {"profile": found.reset_index()})
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    options = tyro.cli(Options, args=arguments, prog="python -m experiments.speed_profile", description=__doc__)
-    try:
-        run(options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"speed_profile: {error}")
-    print((options.out / "summary.md").read_text(encoding="utf-8"))
-    print(f"written to {options.out}")
+    command_line("speed_profile", Options, run, __doc__, arguments)
 
 
 if __name__ == "__main__":
