@@ -66,7 +66,7 @@ class Options:
 
     Attributes:
         quick: few steps, two layers, few sentences.
-        seeds, steps: how many; 3 and 300 when left out.
+        seeds, steps: how many; 6 and 300 when left out.
         examples: sentences that relevance is asked of; 200 when left out.
     """
 
@@ -81,7 +81,7 @@ class Options:
     @property
     def trained(self) -> tuple[int, int, int]:
         """Seeds, steps, sentences."""
-        short = (1, 4, 6) if self.quick else (3, 300, 200)
+        short = (1, 4, 6) if self.quick else (6, 300, 200)
         return self.seeds or short[0], self.steps or short[1], self.examples or short[2]
 
     @property

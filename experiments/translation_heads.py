@@ -13,14 +13,14 @@ reported on the other. Then hard-concrete gates with rising penalties, all train
 loss with only one head left in a layer; and Michel's importance of every head beside what its removal costs.
 
 Found (results/translation-heads; order reverse, 3 seeds): in every seed a head of the last layer aligns the word that
-its row gives without error (AER 0.000 to 0.001; untrained 0.88); of the word read the best is 0.82, so the setting
-decides. By norms it is the same to 0.001. Heads survive in Voita's order: at the strongest penalty 2.7 of 8 are left in
-the encoder, 6.7 in the decoder, 7.3 in cross-attention, with 0.998 of the words right. With one head left the last
-cross-attention layer loses most (0.57 of the accuracy), the encoder 0.03 at most: Michel's order. Importance ranks the
-24 heads as their removal does (Spearman 0.89). Training with gates spreads the alignment over the heads of its layer:
-the best AER is then 0.01 to 0.17.
+its row gives without error (AER 0.000 to 0.001; untrained 0.88); of the word read the best is 0.80, so the setting
+decides. By norms it is the same to 0.02. Heads survive in Voita's order: at the strongest penalty 2.7 of 8 are left in
+the encoder, 6.7 in the decoder, 7.3 in cross-attention, with 0.995 of the words right. With one head left the last
+cross-attention layer loses most (0.54 of the accuracy), the encoder 0.03 at most: Michel's order. Importance ranks the
+24 heads as their removal does (Spearman 0.90). Training with gates spreads the alignment over the heads of its layer:
+the best AER is then 0.04 to 0.06 where heads could go; in one seed of three none went without a loss.
 
-Cost on 2 cores: 11 minutes on a machine busy with other work; --quick, a minute, only shows that it runs.
+Cost on 2 cores: 3 minutes; --quick, under one, only shows that it runs.
 """
 
 from dataclasses import dataclass
