@@ -24,8 +24,7 @@ at 1.00 with any. They become alike instead (99 % of that spread is the number o
 as 1.3 to 3), and of 16 in one layer agreement needs half. Which share is specialised is the outcome least explained:
 45 % is seeds' and higher interactions'. One layer does not do induction but gets to 0.40 with segments this short.
 
-Cost on 2 cores: 18 minutes on a machine busy with other work (19 of CPU time); --quick, under one, only shows that it
-runs.
+Cost on 2 cores: 5 minutes; --quick, under one, only shows that it runs.
 """
 
 from collections.abc import Iterator, Sequence

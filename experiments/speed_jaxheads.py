@@ -12,7 +12,7 @@ import numpy as np
 import jaxheads as jh
 from experiments.speed_worker import Way, fastest_product
 from experiments.speed_works import COLUMNS_COMPARED, Inputs, Work
-from jaxheads.measure.measure import _measured
+from jaxheads.measure.measure import program
 
 
 class JaxHeads:
@@ -83,7 +83,7 @@ class JaxHeads:
     def _held(self, batch: jh.Batch) -> int:
         """Bytes beside weights, inputs and results while measuring, as the compiler plans them."""
         metrics = tuple(jh.METRICS.values())
-        compiled = _measured.lower(self.model.network, batch, batch, (), "decoder", metrics, "weights").compile()
+        compiled = program().lower(self.model.network, batch, batch, (), "decoder", metrics, "weights").compile()
         memory: Any = compiled.memory_analysis()
         return memory.temp_size_in_bytes
 

@@ -7,7 +7,7 @@ metric.
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ from ..progress import progress as show_progress
 from ..provenance import environment
 from ..statistics import GroupedRows, check_level
 from ..tables import Column, HeadTable
+from .lean import lean_options
 from .norms import Of, check_of, gram, reading
 from .patterns import METRICS, Metric, Scored, evaluate, examples_of, fits, resolve
 
@@ -162,7 +163,12 @@ def _pick(values: np.ndarray, best_LN: np.ndarray) -> np.ndarray:
     return np.take_along_axis(values, index, axis=-1)[..., 0]
 
 
-@partial(jax.jit, static_argnames=("stack", "metrics", "of"))
+@cache
+def program() -> Any:
+    """The compiled measurement; compiled so that the metrics do not all hold their intermediates at once."""
+    return jax.jit(_measured, static_argnames=("stack", "metrics", "of"), compiler_options=lean_options())
+
+
 def _measured(
     network: Network,
     batch: Batch,
@@ -212,7 +218,7 @@ def _in_pieces(
         rows = np.arange(start, min(start + size, B))
         filled = np.minimum(np.arange(start, start + size), B - 1)
         given = (batch, scored, edits) if size == B else _take(filled, batch, scored, edits)
-        kept = jax.tree.map(fetch, _measured(network, *given, stack.name, metrics, of))
+        kept = jax.tree.map(fetch, program()(network, *given, stack.name, metrics, of))
         yield (
             rows,
             {name: (value[:, : len(rows)], counts[:, : len(rows)]) for name, (value, counts) in kept.items()},
