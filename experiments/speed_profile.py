@@ -8,13 +8,13 @@ others are told apart by the dearest thing in them. The rate of matrix products 
 names, over their time alone; beside it the peak, that of products of 1,024 rows in the same process.
 
 Found (results/speed-profile; 4 prompts, 2 pairs): matrix products run at what the machine gives (192 to 216 GFLOP/s;
-210 were measured beside them), so what is lost is time in which there are none. In ablation that is 7 %. In patching with
-prefix reuse and of the stream by position it is a quarter: a piece of work is 128 to 512 tokens there, and for each
-every layer's weights are copied out of the stack (12 %: XLA does not read a slice in place) and norms are summed slowly
-(8 %). What a first touch of fresh memory costs was tried apart, while other work ran: of 16.1 CPU seconds for the
-stream, GLIBC_TUNABLES=glibc.malloc.hugetlb=1 saved 1.1, and glibc.malloc.mmap_max=0 (with trim_threshold and top_pad
-raised, and 0.4 GB more memory) 1.7. Of importance a seventh is moving data, of a forward pass a seventeenth: no more
-than that could be won over PyTorch, whose products are as fast.
+210 were measured beside them), so what is lost is time in which there are none. In ablation that is 7 %. In patching
+with prefix reuse and of the stream by position it is a quarter: a piece of work is 128 to 512 tokens there, and for
+each every layer's weights are copied out of the stack (12 %: XLA does not read a slice in place) and norms are summed
+slowly (8 %). What a first touch of fresh memory costs was tried apart, while other work ran: of 16.1 CPU seconds for
+the stream, GLIBC_TUNABLES=glibc.malloc.hugetlb=1 saved 1.1, and glibc.malloc.mmap_max=0 (with trim_threshold and
+top_pad raised, and 0.4 GB more memory) 1.7. Of importance a seventh is moving data, of a forward pass a seventeenth: no
+more than that could be won over PyTorch, whose products are as fast.
 
 Cost: 2 minutes for all works. --quick takes a model whose times say nothing.
 """
