@@ -211,7 +211,7 @@ def test_an_mlp_reads_the_heads_of_its_own_layer():
 
 def test_a_table_of_paths():
     model = deep_model("llama")
-    receivers: Any = [("q", 2, np.int64(3)), ("q", 1, 0)]
+    receivers: Any = [("q", 2, np.int64(3)), ["q", 1, 0]]
     table = paths(model, CLEAN, CORRUPT, OBJECTIVE, receivers, level=0.9, seed=4)
     assert list(table.frame) == [f"{name}{end}" for name in ("effect", "normalised") for end in ("", "_low", "_high")]
     assert table.values.shape == (2, 4, 4)

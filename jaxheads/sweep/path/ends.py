@@ -47,9 +47,10 @@ def receiver_masks(stream: Stack, senders: Stack, receivers: Sequence[Receiver] 
     named = [receivers] if isinstance(receivers, str) else list(receivers)
     if named == [end]:
         return {}
-    if len(named) == 1 and named[0] in _ELSEWHERE:
-        raise ValueError(_ELSEWHERE[str(named[0])].format(senders.name))
-    if not named or any(one in _ELSEWHERE for one in named):
+    ends = [one for one in named if isinstance(one, str) and one in _ELSEWHERE]
+    if len(named) == 1 and ends:
+        raise ValueError(_ELSEWHERE[ends[0]].format(senders.name))
+    if not named or ends:
         raise ValueError(
             f"receivers must be {end!r} or a list of others, such as [('q', 9, 6), ('mlp', 8)]: the {end} read the "
             f"final stream, and with that replaced no other receiver could show; got {receivers!r}"
