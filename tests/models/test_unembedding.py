@@ -25,8 +25,10 @@ def test_pieces_of_the_vocabulary_give_the_whole_softmax(
     whole = jax.nn.log_softmax(head.logits(x_BTD), axis=-1)
     expected = jnp.take_along_axis(whole, target_BT[..., None], axis=-1)[..., 0]
     assert_close(head.log_probability(x_BTD, target_BT), expected)
-    larger_BT = (whole > expected[..., None] + 1e-6).sum(axis=-1)
-    assert (head.rank(x_BTD, target_BT) == larger_BT).all()
+    least_BT, most_BT = ((whole > expected[..., None] + apart).sum(axis=-1) for apart in (1e-5, -1e-5))
+    rank_BT = head.rank(x_BTD, target_BT)
+    assert ((least_BT <= rank_BT) & (rank_BT < most_BT)).all()  # a cap leaves some logits closer than rounding
+    assert cap is not None or (rank_BT == least_BT).all()
 
 
 def test_a_log_probability_survives_huge_logits():
