@@ -20,7 +20,7 @@ works. And without the best induction head nothing happens (0.007 to 0.024): all
 one. Without all of them the loss is 7.1 to 7.6, above ln S, for the model is then sure of what it does not know;
 without the previous-token heads, one or two of them, 8.1 to 11.6.
 
-Cost on 2 cores: about 7 minutes; --quick, under one, only shows that it runs.
+Cost on 2 cores: about 4 minutes; --quick, under one, only shows that it runs.
 """
 
 from dataclasses import dataclass
