@@ -87,16 +87,16 @@ def check_ablation_and_importance(model: jh.Model, batch: jh.Batch, stack: str) 
 
 
 @families
-def test_patching(family: str):
+@pytest.mark.parametrize("site", ["z", "resid_pre"])
+def test_patching(family: str, site: str):
     for stack in small(family).ours.stacks:
-        check_patching(*asked(family, stack), stack)
+        check_patching(*asked(family, stack), stack, site)
 
 
-def check_patching(model: jh.Model, corrupt: jh.Batch, clean: jh.Batch, stack: str) -> None:
-    """Of the stream: `z` is edited by ablation already."""
-    site = "resid_pre"
+def check_patching(model: jh.Model, corrupt: jh.Batch, clean: jh.Batch, stack: str, site: str) -> None:
     values = jh.run(model, clean, [f"{stack}.{site}"]).seen[f"{stack}.{site}"]
-    table = jh.patch(model, clean, corrupt, OBJECTIVE, site, ("layer",), stack=stack)
+    by = ("layer", "head") if site in HEAD_SITES else ("layer",)
+    table = jh.patch(model, clean, corrupt, OBJECTIVE, site, by, stack=stack)
     expected = effects(model, corrupt, stack, site, values)
     assert table.per_example is not None
     assert_close(table.per_example[table.metrics.index("effect")], expected)

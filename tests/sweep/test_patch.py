@@ -71,8 +71,8 @@ def test_equals_whole_forward_passes(
 
 
 @pytest.mark.parametrize("family", ["gpt_neox", "gptj", "opt", "bloom"])
-def test_other_blocks_and_biases_equal_whole_forward_passes(family: str):
-    site, by = "z", ("layer", "head", "position")
+@pytest.mark.parametrize(("site", "by"), [("z", ("layer", "head", "position")), ("resid_pre", ("layer", "position"))])
+def test_other_blocks_and_biases_equal_whole_forward_passes(family: str, site: str, by: Sequence[str]):
     model, clean = small(family).ours, random_batch((9, 6), "left")
     corrupt, asked = other_tokens(clean, 3, 0), question(clean, 0)
     table = jh.patch(model, clean, corrupt, asked.objective, site, by)

@@ -50,6 +50,8 @@ def edge_attribution(
             does; "right" the same from 1; "midpoint" (k + 1/2)/steps, whose error falls with steps².
         exact: patch every edge as well: adds the column `exact`, and to the provenance `spearman`, the rank
             correlation of the two over edges. Costs part of a forward pass for each edge and example.
+        stack: whose stream, where there are several. An encoder's ends at the "memory" that the decoder reads; a
+            decoder's has its cross-attention's heads too, whose keys and values stay those of the run that is edited.
         level, seed, memory, devices, progress, resume: as in `ablate`.
 
     Returns:
@@ -57,8 +59,9 @@ def edge_attribution(
         and `normalised`, the share of the objective's whole change from the run that is edited to the other.
 
     Raises:
-        ValueError: for a model whose stream is no sum (post-norm), batches that don't fit each other, an objective
-            that the model can't give, or an unknown option.
+        ValueError: for a stream that is no sum (post-norm), a cross-attention's stack (which writes to another's), a
+            model that compares the ends of several streams, batches that don't fit each other, an objective that the
+            model can't give, or an unknown option.
     """
     one_of("method", method, METHODS)
     one_of("rule", rule, tuple(RULES))
