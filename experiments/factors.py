@@ -9,7 +9,7 @@ length; no attractors) or do not. Every model is then measured on data without t
 
 - accuracy: of what is determined;
 - specialised: the share of heads with a selectivity of at least a half (what that means is defined in
-  `jaxheads.measure.specialisation`; the null is all untrained models of the task), whose score in that function is
+  `jaxheads.evidence.specialisation`; the null is all untrained models of the task), whose score in that function is
   more than a fifth of what the null leaves open beyond it;
 - alike: 1 − effective heads / heads, from 0 (no two look alike) towards 1 (all alike), mean over layers;
 - needed: the fewest heads that keep 99 % of the accuracy, taken away in order of what each costs by itself.

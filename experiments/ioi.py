@@ -43,12 +43,12 @@ import tyro
 import jaxheads as jh
 from jaxheads.data import IOIPrompts, ioi_prompts
 from jaxheads.data.prompts import FRAMES
+from jaxheads.execution.batching import Chunks
 from jaxheads.models.network import Network, forward
 from jaxheads.models.stack import take_rows
 from jaxheads.objectives import Reads, read_out
 from jaxheads.provenance import environment, without_places
 from jaxheads.statistics import Interval, bootstrap_mean, split_halves
-from jaxheads.sweep.chunks import Chunks
 from jaxheads.tables import Column, HeadTable
 
 from .ioi_page import LEADING, PLACES, SHARP, Findings, markdown, write

@@ -27,7 +27,7 @@ from scipy.stats import rankdata
 
 import jaxheads as jh
 from jaxheads.files import write_together
-from jaxheads.models.audio import RATE
+from jaxheads.models.inputs.audio import RATE
 from jaxheads.provenance import environment
 from jaxheads.statistics import false_discovery
 from jaxheads.tables import Column, HeadTable

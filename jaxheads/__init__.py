@@ -2,54 +2,54 @@
 
 from . import edits, objectives
 from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
-from .measure.alignment import alignment_error_rate
-from .measure.circuits.composition import Composition, composition
-from .measure.circuits.copying import eigenvalue_copying
-from .measure.circuits.factored import Factored, ov_circuit, qk_circuit
-from .measure.circuits.pairs import TokenPairs, token_pairs
-from .measure.circuits.positional import positional_kernel
-from .measure.context import ContextScore, icl_score
-from .measure.contributions.copying import logit_copying, name_copying
-from .measure.contributions.direct import DirectParts, direct_effects, direct_parts
-from .measure.contributions.lens import logit_lens
-from .measure.measure import measure
-from .measure.nulls import random_weights, shuffled_marks
+from .evidence.nulls import random_weights, shuffled_marks
+from .evidence.roles import Evidence, name_heads
+from .evidence.selection import held_out, with_intervals
+from .evidence.specialisation import Specialisation, specialisation
+from .measure.direct.direct_effects import DirectParts, direct_effects, direct_parts
+from .measure.direct.lens import logit_lens
+from .measure.direct.logit_copying import logit_copying, name_copying
+from .measure.direct.text_span import TextSpan, text_span
+from .measure.in_context_learning import ContextScore, icl_score
 from .measure.patterns import METRICS, Metric, head_detector, marked_share, register, retrieval, token_class
-from .measure.redundancy import HeadPairs, compare_heads
+from .measure.patterns.alignment import alignment_error_rate
+from .measure.patterns.measuring import measure
+from .measure.patterns.variability import variability
+from .measure.patterns.word_pooling import pool_words
+from .measure.relevance.attribution import Relevance, relevance
 from .measure.relevance.faithfulness import Faithfulness, faithfulness
-from .measure.relevance.relevance import Relevance, relevance
 from .measure.relevance.rules import Rules
-from .measure.roles import Evidence, name_heads
-from .measure.selection import held_out, with_intervals
-from .measure.specialisation import Specialisation, specialisation
-from .measure.text_span import TextSpan, text_span
-from .measure.variability import variability
-from .measure.words import pool_words
-from .models.batch import Batch
+from .measure.similarity.redundancy import HeadPairs, compare_heads
+from .measure.weights.composition import Composition, composition
+from .measure.weights.eigenvalue_copying import eigenvalue_copying
+from .measure.weights.factored import Factored, ov_circuit, qk_circuit
+from .measure.weights.positional import positional_kernel
+from .measure.weights.token_pairs import TokenPairs, token_pairs
 from .models.families.attention_only import by_hand
 from .models.families.clip import zero_shot
 from .models.folding import fold_norms
+from .models.inputs.batch import Batch
 from .models.load import init, load
 from .models.model import Model, Run, run
 from .models.saving import to_hf, to_orbax
 from .models.sharding import placement, shard
 from .models.sites import SiteEdit
 from .objectives import Objective, logit, logit_difference, loss, probability_difference
-from .sweep.ablate import ablate, cumulative, interactions
-from .sweep.ask import plan
-from .sweep.attribute import attribute
 from .sweep.circuits.attribution import patch_edges
 from .sweep.circuits.benchmark import auroc, faithfulness_curve
 from .sweep.circuits.circuit import circuit
 from .sweep.circuits.graph import Graph
 from .sweep.circuits.keep_edges import keep_edges
 from .sweep.circuits.search import search_circuits
-from .sweep.function_vectors import FunctionVectors, function_vectors
-from .sweep.importance import importance
-from .sweep.knock_out import knock_out
-from .sweep.patch import patch
-from .sweep.paths import all_paths, paths
-from .sweep.share import share
+from .sweep.exact.ablate import ablate, cumulative, interactions
+from .sweep.exact.function_vectors import FunctionVectors, function_vectors
+from .sweep.exact.knock_out import knock_out
+from .sweep.exact.patch import patch
+from .sweep.exact.share import share
+from .sweep.gradients.attribute import attribute
+from .sweep.gradients.importance import importance
+from .sweep.path_patching.paths import all_paths, paths
+from .sweep.question import plan
 from .tables import HeadTable
 
 __all__ = [

@@ -13,7 +13,7 @@ from jax import Array
 from jax.core import Tracer
 from numpy.typing import ArrayLike
 
-from .models.batch import Batch
+from .models.inputs.batch import Batch
 from .models.model import Model
 from .models.sites import SiteEdit
 from .models.stack import Stack

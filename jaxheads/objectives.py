@@ -1,4 +1,4 @@
-"""What an intervention is judged by: a number for each example, and what it takes to compute it.
+"""What an intervention is objective_values by: a number for each example, and what it takes to compute it.
 
 An objective says beforehand which rows of the last layer and which columns of the unembedding it reads, so that a
 sweep computes no others.
@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
-from .models.batch import Batch
+from .models.inputs.batch import Batch
 from .models.model import Model
 from .models.network import Network, forward
 from .models.stack import take_rows
@@ -252,7 +252,7 @@ def _columns(
     vocabulary = model.network.unembedding.weight.shape[0]
     if columns_BC.min() < 0 or columns_BC.max() >= vocabulary:
         raise ValueError(f"{' and '.join(tokens)} must be token ids in 0..{vocabulary - 1}, got {columns_BC.tolist()}")
-    rows_BR = np.asarray(model.network.answer(batch)).reshape(B, -1)
+    rows_BR = np.asarray(model.network.readout_positions(batch)).reshape(B, -1)
     if positions is not None:
         if rows_BR.shape[1] > 1:
             raise ValueError(f"the head of {model.name} reads {rows_BR.shape[1]} positions together: give none")

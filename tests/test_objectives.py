@@ -30,7 +30,7 @@ def read(model: jh.Model, batch: jh.Batch, reads: Reads) -> jax.Array:
     return read_out(model.network, take_rows(stream, reads.rows), reads)
 
 
-def judged(model: jh.Model, batch: jh.Batch, objective: Any) -> np.ndarray:
+def objective_values(model: jh.Model, batch: jh.Batch, objective: Any) -> np.ndarray:
     """The objective's value of an unedited run."""
     reads = objective.reads(model, batch)
     return np.asarray(objective.value(read(model, batch, reads), reads))
@@ -41,16 +41,16 @@ def test_a_logit_difference_is_read_at_the_last_real_token(model: jh.Model, batc
     logits = np.asarray(jh.run(model, batch).output)
     last = [4, 2] if batch.mask[1, 0] else [4, 4]
     expected = [logits[b, last[b], right] - logits[b, last[b], 7] for b, right in enumerate((3, 36))]
-    assert_close(judged(model, batch, jh.logit_difference([3, 36], 7)), expected)
+    assert_close(objective_values(model, batch, jh.logit_difference([3, 36], 7)), expected)
 
 
 @sides
 def test_a_logit_difference_is_read_where_it_is_told(model: jh.Model, batch: jh.Batch):
     logits = np.asarray(jh.run(model, batch).output)
-    each = judged(model, batch, jh.logit_difference(3, [7, 8], positions=[1, 2]))
+    each = objective_values(model, batch, jh.logit_difference(3, [7, 8], positions=[1, 2]))
     if batch.mask[1, 0]:
         assert_close(each, [logits[0, 1, 3] - logits[0, 1, 7], logits[1, 2, 3] - logits[1, 2, 8]])
-    one = judged(model, batch, jh.logit_difference(3, 7, positions=2))
+    one = objective_values(model, batch, jh.logit_difference(3, 7, positions=2))
     assert_close(one, logits[:, 2, 3] - logits[:, 2, 7])
 
 
@@ -64,7 +64,7 @@ def test_a_logit_difference_reads_two_columns_of_one_row(model: jh.Model):
 def test_a_masked_language_model_has_logit_differences_but_no_loss():
     model, batch = small_model("bert"), BATCHES["right"]
     logits = np.asarray(jh.run(model, batch).output)
-    ours = judged(model, batch, jh.logit_difference(3, 7, positions=1))
+    ours = objective_values(model, batch, jh.logit_difference(3, 7, positions=1))
     assert_close(ours, logits[:, 1, 3] - logits[:, 1, 7])
     with pytest.raises(ValueError, match="needs a causal decoder"):
         jh.loss().reads(model, batch)
@@ -112,9 +112,9 @@ def plain_loss(model: jh.Model, batch: jh.Batch, where: np.ndarray | None = None
 
 @sides
 def test_the_loss_is_the_mean_cross_entropy_of_each_example(model: jh.Model, batch: jh.Batch):
-    assert_close(judged(model, batch, jh.loss()), plain_loss(model, batch))
+    assert_close(objective_values(model, batch, jh.loss()), plain_loss(model, batch))
     where = np.array([[0, 1, 0, 0, 1], [0, 1, 1, 1, 1]], bool)
-    assert_close(judged(model, batch, jh.loss(where)), plain_loss(model, batch, where))
+    assert_close(objective_values(model, batch, jh.loss(where)), plain_loss(model, batch, where))
 
 
 def test_a_loss_does_not_depend_on_the_examples_beside_it(model: jh.Model):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..models.batch import Batch
+from ..models.inputs.batch import Batch
 from ..models.model import Model
 
 

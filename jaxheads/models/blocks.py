@@ -13,7 +13,7 @@ from jax import Array
 
 from .attention import ATTENTION_SITES, Edit
 from .layers import Attention
-from .norms import held
+from .norms import with_frozen_statistics
 
 
 class InputNorm(NamedTuple):
@@ -58,7 +58,7 @@ class Block(Protocol):
         """The stream as the heads' queries read it."""
         ...
 
-    def written(self, x: Array, whole: Array) -> Array:
+    def head_contribution(self, x: Array, whole: Array) -> Array:
         """What is added to the stream of a part of what heads write, `[…,D]`, where they write `whole` together:
         linear in the part."""
         ...
@@ -71,11 +71,11 @@ class Block(Protocol):
 class AdditiveBlock(Block, Protocol):
     """A layer whose heads and MLP add to the stream, so that each may be asked to read another stream than the rest."""
 
-    def queries_apart(self, x_NBTD: Array, positions_BT: Array) -> Array:
+    def per_head_queries(self, x_NBTD: Array, positions_BT: Array) -> Array:
         """Queries `[B,T,N,H]`, every head's from a stream of its own."""
         ...
 
-    def keys_values_apart(self, k_KBSD: Array, v_KBSD: Array, positions_BS: Array) -> tuple[Array, Array]:
+    def per_head_keys_values(self, k_KBSD: Array, v_KBSD: Array, positions_BS: Array) -> tuple[Array, Array]:
         """Keys and values `[B,S,K,H]`, every head's from two streams of its own."""
         ...
 
@@ -83,7 +83,7 @@ class AdditiveBlock(Block, Protocol):
         """What all heads together add to the stream, `[B,T,D]`."""
         ...
 
-    def from_heads_apart(self, z_BTNH: Array) -> Array:
+    def per_head_contribution(self, z_BTNH: Array) -> Array:
         """What each of them adds, `[N,B,T,D]`; a bias or what a norm adds is no head's."""
         ...
 
@@ -107,14 +107,14 @@ class _ReadsApart:
     def from_heads(self, z_BTNH: Array) -> Array:
         return self.attention.output(z_BTNH)
 
-    def from_heads_apart(self, z_BTNH: Array) -> Array:
-        return self.attention.output_apart(z_BTNH)
+    def per_head_contribution(self, z_BTNH: Array) -> Array:
+        return self.attention.per_head_output(z_BTNH)
 
-    def queries_apart(self, x_NBTD: Array, positions_BT: Array) -> Array:
-        return self.attention.queries_apart(self.normed(x_NBTD), positions_BT)
+    def per_head_queries(self, x_NBTD: Array, positions_BT: Array) -> Array:
+        return self.attention.per_head_queries(self.normed(x_NBTD), positions_BT)
 
-    def keys_values_apart(self, k_KBSD: Array, v_KBSD: Array, positions_BS: Array) -> tuple[Array, Array]:
-        return self.attention.keys_values_apart(self.normed(k_KBSD), self.normed(v_KBSD), positions_BS)
+    def per_head_keys_values(self, k_KBSD: Array, v_KBSD: Array, positions_BS: Array) -> tuple[Array, Array]:
+        return self.attention.per_head_keys_values(self.normed(k_KBSD), self.normed(v_KBSD), positions_BS)
 
 
 class _NormedBlock(_ReadsApart, nnx.Module):
@@ -131,7 +131,7 @@ class _NormedBlock(_ReadsApart, nnx.Module):
     def normed(self, x_BTD: Array) -> Array:
         return self.attention_norm(x_BTD)
 
-    def written(self, x: Array, whole: Array) -> Array:
+    def head_contribution(self, x: Array, whole: Array) -> Array:
         del whole
         return x
 
@@ -190,15 +190,15 @@ class SandwichBlock(PreNormBlock):
         self.attention_out_norm = attention_out_norm
         self.mlp_out_norm = mlp_out_norm
 
-    def written(self, x: Array, whole: Array) -> Array:
-        return held(self.attention_out_norm, x, whole)
+    def head_contribution(self, x: Array, whole: Array) -> Array:
+        return with_frozen_statistics(self.attention_out_norm, x, whole)
 
     def from_heads(self, z_BTNH: Array) -> Array:
         return self.attention_out_norm(super().from_heads(z_BTNH))
 
-    def from_heads_apart(self, z_BTNH: Array) -> Array:
+    def per_head_contribution(self, z_BTNH: Array) -> Array:
         whole_BTD = super().from_heads(z_BTNH)
-        return self.written(super().from_heads_apart(z_BTNH), whole_BTD[None])
+        return self.head_contribution(super().per_head_contribution(z_BTNH), whole_BTD[None])
 
     def feed_forward(self, x_BTD: Array) -> Array:
         return self.mlp_out_norm(super().feed_forward(x_BTD))
@@ -249,7 +249,7 @@ class PostNormBlock(nnx.Module):
     def normed(self, x_BTD: Array) -> Array:
         return x_BTD
 
-    def written(self, x: Array, whole: Array) -> Array:
+    def head_contribution(self, x: Array, whole: Array) -> Array:
         del whole
         return x
 
@@ -295,7 +295,7 @@ class AttentionBlock(_ReadsApart, nnx.Module):
     def normed(self, x_BTD: Array) -> Array:
         return x_BTD if self.post or self.norm is None else self.norm(x_BTD)
 
-    def written(self, x: Array, whole: Array) -> Array:
+    def head_contribution(self, x: Array, whole: Array) -> Array:
         del whole
         return x
 

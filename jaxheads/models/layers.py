@@ -10,7 +10,7 @@ from flax import nnx
 from jax import Array
 
 from .attention import Edit, attend
-from .batch import Context
+from .inputs.batch import AttentionInputs
 from .positions import Rotary
 
 _gelu_exact = partial(jax.nn.gelu, approximate=False)
@@ -120,17 +120,17 @@ class Attention(nnx.Module):
         keys_BSKH = self.turned(_normed(self.k_norm, self._project(x_BSD, self.W_K, self.b_K)), positions_BS)
         return keys_BSKH, self._project(x_BSD, self.W_V, self.b_V)
 
-    def queries_apart(self, x_NBTD: Array, positions_BT: Array) -> Array:
+    def per_head_queries(self, x_NBTD: Array, positions_BT: Array) -> Array:
         """Queries `[B,T,N,H]` of heads that each read an input of their own."""
-        return self.turned(_normed(self.q_norm, _project_apart(x_NBTD, self.W_Q, self.b_Q)), positions_BT)
+        return self.turned(_normed(self.q_norm, _per_head_project(x_NBTD, self.W_Q, self.b_Q)), positions_BT)
 
-    def keys_values_apart(self, k_KBSD: Array, v_KBSD: Array, positions_BS: Array) -> tuple[Array, Array]:
+    def per_head_keys_values(self, k_KBSD: Array, v_KBSD: Array, positions_BS: Array) -> tuple[Array, Array]:
         """Keys and values, each `[B,S,K,H]`, of heads that read an input of their own for their keys, and another for
         their values."""
-        keys_BSKH = self.turned(_normed(self.k_norm, _project_apart(k_KBSD, self.W_K, self.b_K)), positions_BS)
-        return keys_BSKH, _project_apart(v_KBSD, self.W_V, self.b_V)
+        keys_BSKH = self.turned(_normed(self.k_norm, _per_head_project(k_KBSD, self.W_K, self.b_K)), positions_BS)
+        return keys_BSKH, _per_head_project(v_KBSD, self.W_V, self.b_V)
 
-    def attend(self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, context: Context, edit: Edit):
+    def attend(self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, context: AttentionInputs, edit: Edit):
         """`attend` with this layer's scale, cap and window."""
         mask_BTS = context.mask
         if self.window is not None:
@@ -143,7 +143,7 @@ class Attention(nnx.Module):
         bias_D = None if self.b_O is None else self.b_O[...]
         return _scaled(self.affine("btnh,nhd->btd", z_BTNH, self.W_O[...], bias_D), self.gain)
 
-    def output_apart(self, z_BTNH: Array) -> Array:
+    def per_head_output(self, z_BTNH: Array) -> Array:
         """What each head writes, `z_h @ W_O[h]`, `[N,B,T,D]`; b_O is no head's."""
         return _scaled(jnp.einsum("btnh,nhd->nbtd", z_BTNH, self.W_O[...]), self.gain)
 
@@ -161,7 +161,7 @@ def _normed(norm: Any, x_BTNH: Array) -> Array:
     return x_BTNH if norm is None else norm(x_BTNH)
 
 
-def _project_apart(x_NBTD: Array, weight_DNH: nnx.Param, bias_NH: nnx.Param | None) -> Array:
+def _per_head_project(x_NBTD: Array, weight_DNH: nnx.Param, bias_NH: nnx.Param | None) -> Array:
     return affine("nbtd,dnh->btnh", x_NBTD, weight_DNH[...], None if bias_NH is None else bias_NH[...])
 
 

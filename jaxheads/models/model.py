@@ -10,11 +10,11 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from .audio import Audio
-from .axes import Side
-from .batch import Batch
-from .encoding import Text, encode, encode_audio
-from .images import Picture, are_images, image_pixels
+from .inputs.audio import Audio
+from .inputs.axes import Positions
+from .inputs.batch import Batch
+from .inputs.encoding import Text, encode, encode_audio
+from .inputs.images import Picture, are_images, image_pixels
 from .network import Network, forward
 from .sites import SiteEdit
 from .stack import Sites, Stack
@@ -223,7 +223,7 @@ class Model:
         if getattr(batch, part) is None:
             raise ValueError(f"the batch has no {part}: the {stack.name} of {self.name} does not run")
 
-    def _check_ids(self, kind: str, side: Side) -> None:
+    def _check_ids(self, kind: str, side: Positions) -> None:
         tokens, mask = np.asarray(side.ids), np.asarray(side.mask)
         vocabulary, context = self.config.vocab_size, self.config.max_position_embeddings
         outside = (tokens < 0) | (tokens >= vocabulary)

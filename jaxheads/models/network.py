@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 from flax import nnx
 from jax import Array
 
-from .batch import Batch, Context
+from .inputs.batch import AttentionInputs, Batch
 from .sites import SiteEdit
 from .stack import Reader, Stack, take_rows
 from .unembedding import Unembedding
 
-Through = Callable[[Stack, Array, Context], Array]
+RunStack = Callable[[Stack, Array, AttentionInputs], Array]
 """How a network has its stacks run: it is given stack, stream and context, and gives the stream after the stack, and
 after the cross-attention that goes with it."""
 
@@ -35,7 +35,7 @@ class Network(nnx.Module):
         """All stacks, those of cross-attention after the stack that they go with."""
         return tuple(member for stack in self.streams for member in stack.members)
 
-    def hidden(self, batch: Batch, through: Through) -> Array:
+    def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
         """Embed the batch and send it through the stacks: the residual stream `[B,T,D]` after the last."""
         raise NotImplementedError
 
@@ -43,7 +43,7 @@ class Network(nnx.Module):
         """What the checkpoint's own head reads of (rows of) the stream: normed, or transformed."""
         raise NotImplementedError
 
-    def held(self, x: Array, whole: Array) -> Array:
+    def with_frozen_statistics(self, x: Array, whole: Array) -> Array:
         """`features` of a part of the stream, where norms hold the statistics of the whole (`[B,R,D]` both): linear in
         the part, and of the whole `features` itself but for what is added whatever the stream.
 
@@ -56,7 +56,7 @@ class Network(nnx.Module):
             "activation, or none at all): what it reads is no sum over heads. Use jh.ablate or jh.patch"
         )
 
-    def embedded(self, ids: Array) -> Array:
+    def embed_tokens(self, ids: Array) -> Array:
         """What tokens bring into the last stream by themselves, wherever they stand: `[…,D]` of ids `[…]`.
 
         Raises:
@@ -82,12 +82,12 @@ class Network(nnx.Module):
         """From the last stream: logits `[B,T,V]`, or the features of a model without a head; in the stream's dtype.
         `[B,V]` where it is not of every position."""
         if not self.at_every_position:
-            x_BTD = take_rows(x_BTD, self.answer(batch).reshape(len(x_BTD), -1))
+            x_BTD = take_rows(x_BTD, self.readout_positions(batch).reshape(len(x_BTD), -1))
         features = self.features(x_BTD)
         out = features if self.unembedding is None else self.unembedding.logits(features).astype(features.dtype)
         return out if self.at_every_position else out[:, 0]
 
-    def answer(self, batch: Batch) -> Array:
+    def readout_positions(self, batch: Batch) -> Array:
         """Index `[B]` of the position that is read where nothing else is said: the last real one. `[B,R]` where the
         head reads several together: of these `features` then makes one row, `[B,1,F]`."""
         return self.streams[-1].queries.of(batch).last
@@ -102,9 +102,9 @@ def forward(
     """The stream `[B,T,D]` after the last stack, and by stack's name what its reader kept of each layer."""
     kept: dict[str, Any] = {}
 
-    def through(stack: Stack, x_BTD: Array, context: Context) -> Array:
+    def run_stack(stack: Stack, x_BTD: Array, context: AttentionInputs) -> Array:
         x_BTD, found = stack.run(x_BTD, context, edits, read)
         kept.update(found)
         return x_BTD
 
-    return network.hidden(batch, through), kept
+    return network.hidden(batch, run_stack), kept

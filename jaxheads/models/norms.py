@@ -45,16 +45,17 @@ def centred(norm: Any) -> Array:
     return jnp.full(scale.shape[:-1], isinstance(norm, nnx.LayerNorm))
 
 
-def held(norm: Any, part: Array, whole: Array) -> Array:
+def with_frozen_statistics(norm: Any, part: Array, whole: Array) -> Array:
     """What a norm makes of a part of the stream where its statistics are those of the whole, `[…,D]` both, of one rank.
 
-    Linear in the part: the norm's bias is no part's. `norm(whole)` is `held(norm, whole, whole)` plus that bias. None
+    Linear in the part: the norm's bias is no part's. `norm(whole)` is
+    `with_frozen_statistics(norm, whole, whole)` plus that bias. None
     is the norm that does nothing.
     """
     if norm is None:
         return part
     if isinstance(norm, SkippedNorm):
-        return jnp.where(norm.on[...], held(norm.norm, part, whole), part)
+        return jnp.where(norm.on[...], with_frozen_statistics(norm.norm, part, whole), part)
     scale = affine(norm)[0].astype(jnp.float32)
     wide, of_whole = part.astype(jnp.float32), jax.lax.stop_gradient(whole).astype(jnp.float32)
     if isinstance(norm, nnx.LayerNorm):

@@ -18,9 +18,9 @@ from flax import nnx
 from jax import Array
 
 from .attention import Edit, unchanged
-from .axes import TOKENS, Axis
-from .batch import Context
 from .blocks import Block
+from .inputs.axes import TOKENS, Axis
+from .inputs.batch import AttentionInputs
 from .sites import SiteEdit, editor
 
 Sites = Mapping[str, Array]
@@ -175,17 +175,17 @@ class Stack(nnx.Module):
     def run(
         self,
         x_BTD: Array,
-        context: Context,
+        context: AttentionInputs,
         edits: Sequence[SiteEdit] = (),
         read: Mapping[str, Reader] | None = None,
         *,
-        around: Callable[[Callable], Callable] = lambda step: step,
+        wrap: Callable[[Callable], Callable] = lambda step: step,
     ) -> tuple[Array, dict[str, Any]]:
         """All layers in order, with their cross-attention: the residual stream after them, and by stack's name what
         its reader kept, with a leading layer axis.
 
         Args:
-            around: wraps the function that is scanned, such as `jax.checkpoint`.
+            wrap: wraps the function that is scanned, such as `jax.checkpoint`.
         """
         readers = {stack.name: (read or {})[stack.name] for stack in self.members if stack.name in (read or {})}
 
@@ -197,13 +197,13 @@ class Stack(nnx.Module):
             return x, {name: reader({**seen[name], "layer": number}) for name, reader in readers.items()}
 
         stacked = Layer(self.blocks, None if self.cross is None else self.cross.blocks)
-        return jax.lax.scan(around(step), x_BTD, (jnp.arange(self.layers), stacked if self.sharing is None else None))
+        return jax.lax.scan(wrap(step), x_BTD, (jnp.arange(self.layers), stacked if self.sharing is None else None))
 
     def run_layer(
         self,
         layer: Layer,
         x_BTD: Array,
-        context: Context,
+        context: AttentionInputs,
         edit_of: Mapping[str, Edit] | None = None,
         *,
         before: tuple[Array, Array] | None = None,
@@ -234,7 +234,7 @@ class Stack(nnx.Module):
 def run_block(
     block: Block,
     x_BTD: Array,
-    context: Context,
+    context: AttentionInputs,
     edit: Edit = unchanged,
     *,
     before: tuple[Array, Array] | None = None,
@@ -244,12 +244,12 @@ def run_block(
 
     Args:
         before: keys and values `[B,P,K,H]` of positions before those in `x`, where `x` is the end of a sequence;
-            `context` is then `Context.after` them, and the edit sees all keys and values.
+            `context` is then `AttentionInputs.after` them, and the edit sees all keys and values.
         rows_BR: only these positions of `x` are carried on, `[B,R,D]`: keys and values still come from everywhere.
             The edit sees the sites of queries at these rows.
     """
     x_BTD = edit("resid_pre", x_BTD)
-    k, v = block.keys_values(x_BTD if context.memory is None else context.memory, context.made)
+    k, v = block.keys_values(x_BTD if context.memory is None else context.memory, context.own_keys)
     if before is not None:
         k, v = (jnp.concatenate([old, new], axis=1) for old, new in zip(before, (k, v), strict=True))
     x, seen_by = (x_BTD, context) if rows_BR is None else (take_rows(x_BTD, rows_BR), context.rows(rows_BR))

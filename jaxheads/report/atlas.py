@@ -8,15 +8,15 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from ..evidence.nulls import random_weights
+from ..evidence.roles import Evidence, name_heads
+from ..execution.journal import fingerprint
 from ..files import write_atomically
-from ..measure.measure import measure
-from ..measure.nulls import random_weights
-from ..measure.roles import Evidence, name_heads
-from ..models.batch import Batch
+from ..measure.patterns.measuring import measure
+from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..provenance import environment
-from ..sweep.ablate import ablate
-from ..sweep.runs import fingerprint
+from ..sweep.exact.ablate import ablate
 from ..tables import Column, HeadTable
 from .inputs import Question, Repeats, prose, questions, repeats
 from .page import body, heatmaps, page

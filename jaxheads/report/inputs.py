@@ -10,7 +10,7 @@ from jax import Array
 from ..data.prompts import ioi_prompts
 from ..data.prose import passages
 from ..data.synthetic import RepeatedTokens, repeated_tokens
-from ..models.batch import Batch
+from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..objectives import Objective, logit_difference, loss
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import jax
 import numpy as np
 
-from .chunks import Chunks
+from ..execution.batching import Chunks
 
 
 class OutOfMemory(Exception):

@@ -10,17 +10,17 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..models.batch import Batch
+from ..execution.batching import Chunks
+from ..execution.journal import Journal
+from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.stack import Stack
 from ..objectives import Objective, Reads
 from ..progress import Advance
-from .answers import Answer
-from .ask import journal_of
-from .cells import Grid
-from .chunks import Chunks
+from .effects import Effects
+from .grid import Grid
 from .memory import each_piece, memory_runs_out
-from .runs import Journal
+from .question import journal_of
 
 
 class Part(NamedTuple):
@@ -72,7 +72,7 @@ class InPieces:
     def cells(self) -> int:
         return sum(len(part.cells) for part in self.parts)
 
-    def answer(self, name: str, resume: str | os.PathLike | None, advance: Advance, first: int) -> Answer:
+    def answer(self, name: str, resume: str | os.PathLike | None, advance: Advance, first: int) -> Effects:
         """Run it; see `Asked`."""
         journal = journal_of(self, name, resume, self.reads, self.identity, first)
         E, called = len(self.batch), self.grid.coordinates
@@ -90,7 +90,7 @@ class InPieces:
         each_piece(self.chunks, E, run)
         unedited_E, *other = np.stack(ends, axis=1)  # type: ignore[arg-type]  # every example was in a piece
         total_E = other[0] - unedited_E if other else None
-        return Answer(unedited_E, effects_EC, np.abs(total_E) if self.sizes and total_E is not None else total_E)
+        return Effects(unedited_E, effects_EC, np.abs(total_E) if self.sizes and total_E is not None else total_E)
 
     def _piece(
         self, examples: np.ndarray, first: int, journal: Journal, called: Mapping[str, np.ndarray], advance: Advance

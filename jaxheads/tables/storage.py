@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from jaxheads.files import Content, write_together
+from ..files import Content, write_together
 
 if TYPE_CHECKING:
-    from jaxheads.tables.table import HeadTable
+    from .table import HeadTable
 
 _LAYOUT = b"jaxheads"  # the key, in the parquet file's metadata, of what its columns don't say
 

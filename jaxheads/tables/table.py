@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from jaxheads.tables import heatmaps, storage
+from . import heatmaps, storage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

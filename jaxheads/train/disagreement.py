@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..measure.pairs import PAIRS
-from ..models.batch import Batch
+from ..measure.similarity.comparisons import PAIRS
+from ..models.inputs.batch import Batch
 from ..models.network import Network, forward
 
 KINDS = {"values": "D_sub", "overlap": "D_pos", "outputs": "D_out"}

@@ -16,7 +16,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from ..measure.patterns import Metric, evaluate, examples_of, resolve
-from ..models.batch import Batch
+from ..models.inputs.batch import Batch
 from ..models.network import Network, forward
 from ..models.sites import SiteEdit
 from .objective import Sample, scores

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..models.batch import Batch
+from ..models.inputs.batch import Batch
 from ..models.network import Network, forward
 from ..models.sites import SiteEdit
 

@@ -17,7 +17,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from ..edits import gate
-from ..models.batch import Batch
+from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.network import Network, forward
 from .monitor import ablation_losses

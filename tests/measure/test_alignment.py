@@ -9,7 +9,7 @@ import pytest
 
 import jaxheads as jh
 from jaxheads.data.tasks import Translation
-from jaxheads.measure.alignment import POSSIBLE, SKIPPED, SURE, _hits, _links, _made
+from jaxheads.measure.patterns.alignment import POSSIBLE, SKIPPED, SURE, _hits, _links, _made
 from jaxheads.measure.patterns.example import Example
 
 from ..models.huggingface import assert_close

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
-from jaxheads.measure.text_span import text_span
+from jaxheads.measure.direct.text_span import text_span
 
 from ..models.huggingface import assert_close
 from ..models.specs import SPECS

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
+from jaxheads.measure.relevance.attribution import METHODS
 from jaxheads.measure.relevance.faithfulness import CONTROLS, MEASURES, SHARES
-from jaxheads.measure.relevance.relevance import METHODS
 
 from ..models.huggingface import assert_close
 from ..models.specs import SPECS

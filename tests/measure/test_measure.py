@@ -9,10 +9,9 @@ import pytest
 from flax import nnx
 
 import jaxheads as jh
-from jaxheads.measure import measure as measuring
-from jaxheads.measure.measure import measure
-from jaxheads.measure.patterns import METRICS, OFFSETS, VARIANTS
-from jaxheads.models.batch import Batch
+from jaxheads.measure.patterns import METRICS, OFFSETS, VARIANTS, measuring
+from jaxheads.measure.patterns.measuring import measure
+from jaxheads.models.inputs.batch import Batch
 from jaxheads.models.model import Model
 from jaxheads.tables import HeadTable
 

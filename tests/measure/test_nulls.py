@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxheads.measure.measure import measure
-from jaxheads.measure.nulls import random_weights, shuffled_marks
-from jaxheads.measure.roles import Evidence, name_heads
-from jaxheads.models.batch import Batch
+from jaxheads.evidence.nulls import random_weights, shuffled_marks
+from jaxheads.evidence.roles import Evidence, name_heads
+from jaxheads.measure.patterns.measuring import measure
+from jaxheads.models.inputs.batch import Batch
 from jaxheads.models.model import Model
 
 

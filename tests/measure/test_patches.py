@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import jaxheads as jh
-from jaxheads.measure import measure as measuring
+from jaxheads.measure.patterns import measuring
 
 from ..models.specs import SPECS
 from ..models.specs.spec import small

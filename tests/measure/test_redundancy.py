@@ -6,9 +6,9 @@ import pytest
 from scipy.spatial.distance import jensenshannon
 
 import jaxheads as jh
-from jaxheads.measure import redundancy
-from jaxheads.measure.pairs import PAIRS
-from jaxheads.measure.redundancy import HeadPairs, compare_heads
+from jaxheads.measure.similarity import redundancy
+from jaxheads.measure.similarity.comparisons import PAIRS
+from jaxheads.measure.similarity.redundancy import HeadPairs, compare_heads
 
 from ..models.huggingface import assert_close
 from ..models.specs import SPECS

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
+from jaxheads.measure.relevance.attribution import METHODS
 from jaxheads.measure.relevance.backward import Moved, Question, objective_of
 from jaxheads.measure.relevance.chefer import chefer_lrp_maps, chefer_maps
-from jaxheads.measure.relevance.relevance import METHODS
 
 from ..models.huggingface import assert_close
 from ..models.specs import SPECS
@@ -122,13 +122,13 @@ def test_attention_is_weighed_by_its_gradient():
     part, mask = model.stack(), np.asarray(batch.mask)
     pattern = jh.run(model, batch, "pattern").seen["pattern"]
 
-    def judged(added: jax.Array) -> jax.Array:
+    def objective_values(added: jax.Array) -> jax.Array:
         ones = jnp.ones((part.layers, 1, 1, 1, 1))
         edit = jh.SiteEdit(jnp.arange(part.layers), ones, added, "pattern", part.name, "add")
-        out = jh.run(model, batch, edits=edit).output[jnp.arange(len(batch)), model.network.answer(batch)]
+        out = jh.run(model, batch, edits=edit).output[jnp.arange(len(batch)), model.network.readout_positions(batch)]
         return (out[:, 1] - out[:, 2]).sum()
 
-    expected = np.maximum(np.asarray(pattern * jax.grad(judged)(jnp.zeros_like(pattern))), 0)
+    expected = np.maximum(np.asarray(pattern * jax.grad(objective_values)(jnp.zeros_like(pattern))), 0)
     question = Question.of(model, batch, OBJECTIVE, 1 << 30)
     _, maps = chefer_maps(question, model.network.stacks)
     assert_close(maps[part.name].mean, np.moveaxis(expected.mean(axis=2), 1, 0))

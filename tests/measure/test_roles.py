@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxheads.measure.roles import Evidence, name_heads
+from jaxheads.evidence.roles import Evidence, name_heads
 from jaxheads.statistics import split_halves
 
 L, N = 3, 4

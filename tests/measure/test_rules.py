@@ -193,7 +193,7 @@ def test_positions_and_biases_share_the_answer(family: str):
     assert from_positions + from_biases == pytest.approx(float(value.sum()), abs=2e-5)
     output = np.asarray(jh.run(model, batch).output)
     if output.ndim == 3:
-        output = output[np.arange(len(output)), np.asarray(network.answer(batch))]
+        output = output[np.arange(len(output)), np.asarray(network.readout_positions(batch))]
     assert_close(value, output[:, 1] - output[:, 2])
 
 

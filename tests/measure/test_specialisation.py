@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxheads as jh
-from jaxheads.measure.specialisation import _breadth, _selectivity
+from jaxheads.evidence.specialisation import _breadth, _selectivity
 from jaxheads.statistics import bootstrap_mean
 from jaxheads.tables import Column, HeadTable
 

@@ -7,7 +7,7 @@ import pytest
 from transformers import WhisperFeatureExtractor
 from transformers.models.whisper import feature_extraction_whisper
 
-from jaxheads.models.audio import HOP, RATE, WINDOW, audio_features, mel_filters
+from jaxheads.models.inputs.audio import HOP, RATE, WINDOW, audio_features, mel_filters
 
 
 def sounds() -> dict[str, np.ndarray]:

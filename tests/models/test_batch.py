@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
-from jaxheads.models.batch import Context
+from jaxheads.models.inputs.batch import AttentionInputs
 
 MASK = [[1, 1, 1, 0], [0, 0, 1, 1], [0, 1, 0, 1]]
 BATCH = jh.Batch(np.arange(12).reshape(3, 4), MASK)
@@ -79,14 +79,14 @@ def test_a_batch_can_be_made_while_tracing():
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_a_context_shows_real_keys_that_are_not_later(causal: bool):
-    mask = np.asarray(Context.over(BATCH, causal=causal).mask)
+    mask = np.asarray(AttentionInputs.over(BATCH, causal=causal).mask)
     for b in range(3):
         for t in range(4):
             assert mask[b, t].tolist() == [bool(MASK[b][s]) and (s <= t or not causal) for s in range(4)]
 
 
 def test_a_context_can_be_narrowed_to_rows():
-    context = Context.over(BATCH, causal=True)
+    context = AttentionInputs.over(BATCH, causal=True)
     rows = context.rows(jnp.array([[2], [3], [1]]))
     assert rows.mask.tolist() == [context.mask[b, t][None].tolist() for b, t in enumerate((2, 3, 1))]
     assert rows.queries.tolist() == [[2], [1], [0]]
@@ -95,7 +95,7 @@ def test_a_context_can_be_narrowed_to_rows():
 
 def test_one_row_of_biases_serves_whatever_queries_are_left():
     bias = jnp.arange(12.0).reshape(3, 1, 1, 4)
-    context = Context.over(BATCH, causal=True, bias=bias)
+    context = AttentionInputs.over(BATCH, causal=True, bias=bias)
     for narrowed in (context.after(2), context.rows(jnp.array([[2], [3], [1]]))):
         assert narrowed.bias is not None
         assert np.array_equal(narrowed.bias, bias)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
-from jaxheads.models.norms import affine, held, unit_stream
+from jaxheads.models.norms import affine, unit_stream, with_frozen_statistics
 
 from .huggingface import assert_close, random_batch, small_model
 from .specs import SPECS
@@ -71,7 +71,7 @@ def test_held_norms_are_linear_and_give_the_whole(family: str):
         for norm in stack.block(1).input_norms():
             whole = one + other
             bias = affine(norm.norm)[1]
-            added = held(norm.norm, one, whole) + held(norm.norm, other, whole)
+            added = with_frozen_statistics(norm.norm, one, whole) + with_frozen_statistics(norm.norm, other, whole)
             assert_close(added + (0 if bias is None else bias[None, None]), norm.norm(whole))
 
 
@@ -89,6 +89,6 @@ def test_what_heads_read_and_the_head_reads_is_a_sum():
         batch = random_batch((4, 3))
         x = network.hidden(batch, lambda stack, x, context: stack.run(x, context)[0])
         parts = [0.3 * x, 0.7 * x[:, ::-1], x - 0.3 * x - 0.7 * x[:, ::-1]]
-        constant = network.features(x) - network.held(x, x)
-        assert_close(sum(network.held(part, x) for part in parts) + constant, network.features(x))
+        constant = network.features(x) - network.with_frozen_statistics(x, x)
+        assert_close(sum(network.with_frozen_statistics(part, x) for part in parts) + constant, network.features(x))
         assert float(jnp.abs(constant - constant[:1, :1]).max()) < 1e-5  # the norm's bias, whatever the stream

@@ -12,7 +12,7 @@ import transformers
 from PIL import Image
 
 import jaxheads as jh
-from jaxheads.models.images import ImageSettings, image_pixels
+from jaxheads.models.inputs.images import ImageSettings, image_pixels
 
 from .huggingface import assert_close
 from .specs.spec import small

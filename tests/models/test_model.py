@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
-from jaxheads.models.batch import Context
+from jaxheads.models.inputs.batch import AttentionInputs
 from jaxheads.models.network import forward
 from jaxheads.models.stack import run_block, take_rows
 
@@ -34,7 +34,7 @@ def model(request: pytest.FixtureRequest) -> jh.Model:
     return small_model(request.param)
 
 
-def embedded(model: jh.Model, batch: jh.Batch) -> jax.Array:
+def embed_tokens(model: jh.Model, batch: jh.Batch) -> jax.Array:
     """The stream before the first layer."""
     return jh.run(model, batch, SITES).seen["resid_pre"][0]
 
@@ -65,7 +65,7 @@ def test_rows_of_patterns_sum_to_1_and_nothing_is_infinite(model: jh.Model, batc
 def test_masked_entries_stay_exactly_0_even_if_scores_are_edited(model: jh.Model, batch: jh.Batch):
     edit = jh.mix(model, "scores", 1e6 * jnp.arange(5.0)[None, None, None], layers=0)
     pattern = np.asarray(jh.run(model, batch, SITES, edit).seen["pattern"])
-    visible = np.asarray(Context.over(batch, causal=model.causal).mask)
+    visible = np.asarray(AttentionInputs.over(batch, causal=model.causal).mask)
     real = np.asarray(batch.mask)
     for layer in pattern:
         rows_BTNS = layer.swapaxes(1, 2)
@@ -106,7 +106,7 @@ def test_only_a_decoder_is_causal_as_its_gradient_shows(model: jh.Model):
 def test_a_few_rows_of_the_last_layer_are_those_of_the_full_run(model: jh.Model, batch: jh.Batch):
     stack, run = model.stack(), jh.run(model, batch, SITES)
     rows = jnp.array([[4, 0], [1, 2]])
-    context, last = Context.over(batch, causal=stack.causal), stack.block(stack.layers - 1)
+    context, last = AttentionInputs.over(batch, causal=stack.causal), stack.block(stack.layers - 1)
     ours, _ = run_block(last, run.seen["resid_pre"][-1], context, rows_BR=rows)
     assert_close(ours, take_rows(run.seen["resid_post"][-1], rows))
     unembedding = model.network.unembedding

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import jaxheads as jh
-from jaxheads.models.audio import HOP, audio_features
 from jaxheads.models.families.whisper import WhisperConfig
+from jaxheads.models.inputs.audio import HOP, audio_features
 
 from .specs import SPECS
 from .specs.spec import compare, pair, small, their_run

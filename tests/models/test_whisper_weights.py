@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 import jaxheads as jh
-from jaxheads.models.audio import RATE
+from jaxheads.models.inputs.audio import RATE
 from jaxheads.models.loading import Checkpoint, open_checkpoint
 
 from .huggingface import TOLERANCE

@@ -16,7 +16,7 @@ from jaxheads.models.families.bert import Bert, BertConfig
 from jaxheads.models.families.gpt2 import GPT2, GPT2Config
 from jaxheads.report.atlas import Atlas, atlas
 from jaxheads.report.inputs import prose
-from jaxheads.sweep import execute as sweep
+from jaxheads.sweep.exact import work as sweep
 from jaxheads.tables import HeadTable
 
 from ..data.test_prompts import word_tokenizer

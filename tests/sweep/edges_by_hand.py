@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxheads as jh
-from jaxheads.models.batch import Context
+from jaxheads.models.inputs.batch import AttentionInputs
 
 from ..models.huggingface import VOCABULARY
 from ..models.huggingface import small_model as usual_model
@@ -57,7 +57,7 @@ class Slow:
     def _run(self, model: jh.Model) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         network, asked, said = model.network, model.stack(self.stack).name, {}
 
-        def through(stack: Any, x: Any, context: Context) -> Any:
+        def run_stack(stack: Any, x: Any, context: AttentionInputs) -> Any:
             if stack.name != asked:
                 return stack.run(x, context)[0]
             x = said["embed"] = np.asarray(x)
@@ -65,7 +65,7 @@ class Slow:
                 x = self._layer(stack, layer, context, x, said)
             return jnp.asarray(self._heard("logits" if stack.name == network.streams[-1].name else "memory", x, said))
 
-        features = network.features(network.hidden(self.batch, through))
+        features = network.features(network.hidden(self.batch, run_stack))
         return np.asarray(network.unembedding.logits(features)), said
 
     def _heard(self, receiver: str, x: np.ndarray, said: Mapping[str, np.ndarray]) -> np.ndarray:

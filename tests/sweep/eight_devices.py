@@ -12,9 +12,9 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 import jaxheads as jh
+from jaxheads.execution.devices import Devices
 from jaxheads.models.sharding import shard
-from jaxheads.sweep import execute
-from jaxheads.sweep.devices import Devices
+from jaxheads.sweep.exact import work as execute
 
 from ..models.networks import assert_same, batch_of, random_model
 

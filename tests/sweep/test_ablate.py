@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import jaxheads as jh
-from jaxheads.sweep.replacement import METHODS
-from jaxheads.sweep.stand_ins import choose_donors
+from jaxheads.sweep.exact.replacement import METHODS
+from jaxheads.sweep.exact.values import choose_donors
 
 from ..models.huggingface import VOCABULARY, alone, assert_close, pair, random_batch, small_model
 from ..models.specs import SPECS
@@ -178,9 +178,9 @@ def test_what_is_not_finite_is_named_and_left_out(monkeypatch: pytest.MonkeyPatc
         fixed = zeros(*arguments)
         return type(fixed)(fixed.values.at[1, :, 2].set(np.inf), fixed.index)
 
-    from jaxheads.sweep.stand_ins import zeros
+    from jaxheads.sweep.exact.values import zeros
 
-    monkeypatch.setattr("jaxheads.sweep.replacement.zeros", overflowing)
+    monkeypatch.setattr("jaxheads.sweep.exact.replacement.zeros", overflowing)
     table = jh.ablate(model, batch, jh.loss(), "zero")
     assert table.provenance["not_finite"] == [{"column": "effect", "example": e, "layer": 1, "head": 2} for e in (0, 1)]
     assert table.per_example is not None

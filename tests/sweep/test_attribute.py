@@ -14,12 +14,12 @@ from scipy import stats
 
 import jaxheads as jh
 from jaxheads.objectives import LogitDifference, Reads
-from jaxheads.sweep.attribute import attribute
 from jaxheads.sweep.circuits.attribution import edge_attribution
-from jaxheads.sweep.gradient.cells import fold
-from jaxheads.sweep.gradient.pattern import keys_moved, rows_moved
-from jaxheads.sweep.gradient.pieces import amount_gradient
-from jaxheads.sweep.patch import patch
+from jaxheads.sweep.exact.patch import patch
+from jaxheads.sweep.gradients.attribute import attribute
+from jaxheads.sweep.gradients.backward import amount_gradient
+from jaxheads.sweep.gradients.folding import fold
+from jaxheads.sweep.gradients.qk_fix import keys_moved, rows_moved
 
 from ..models.huggingface import VOCABULARY, alone, assert_close, pair, random_batch, small_model
 from . import by_hand, naive
@@ -298,7 +298,7 @@ def test_edges_are_attributed_elsewhere(monkeypatch: pytest.MonkeyPatch):
         asked.append(signature(edge_attribution).bind(*arguments, **named).arguments)
         return "a table of edges"
 
-    monkeypatch.setattr("jaxheads.sweep.attribute.edge_attribution", noted)
+    monkeypatch.setattr("jaxheads.sweep.gradients.attribute.edge_attribution", noted)
     question = small_model("llama"), CLEAN, CORRUPT, OBJECTIVE
     path: dict[str, Any] = {"method": "eap-ig", "rule": "midpoint", "steps": 2, "direction": "noising", "exact": True}
     more: dict[str, Any]

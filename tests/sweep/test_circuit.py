@@ -11,10 +11,10 @@ import pytest
 
 import jaxheads as jh
 from jaxheads.sweep.circuits.circuit import Circuit, circuit
+from jaxheads.sweep.circuits.evaluate import PIECES, _piece
 from jaxheads.sweep.circuits.graph import Graph
-from jaxheads.sweep.circuits.keep import PIECES, _piece
 from jaxheads.sweep.circuits.keep_edges import keep_edges
-from jaxheads.sweep.execute import Sweep
+from jaxheads.sweep.exact.work import Sweep
 
 from ..models.huggingface import assert_close, random_batch, small_model
 from . import naive

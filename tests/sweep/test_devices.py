@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import Mesh
 
 import jaxheads as jh
-from jaxheads.sweep.devices import Devices
+from jaxheads.execution.devices import Devices
 
 from ..models.huggingface import random_batch, small_model
 

@@ -10,14 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from scipy import stats
 
 import jaxheads as jh
-from jaxheads.sweep.chunks import Chunks
+from jaxheads.execution.batching import Chunks
+from jaxheads.execution.devices import Devices
 from jaxheads.sweep.circuits.attribution import edge_attribution, patch_edges
-from jaxheads.sweep.circuits.edge_pieces import choose_edge_chunks
+from jaxheads.sweep.circuits.edge_work import choose_edge_chunks
 from jaxheads.sweep.circuits.edges import edge_gradients, patch_each_edge, run_circuits
 from jaxheads.sweep.circuits.graph import Graph
 from jaxheads.sweep.circuits.keep_edges import keep_edges
-from jaxheads.sweep.devices import Devices
-from jaxheads.sweep.execute import Room
+from jaxheads.sweep.exact.work import Resources
 
 from ..models.huggingface import TOLERANCE, VOCABULARY, alone, assert_close, random_batch
 from ..models.specs.spec import small
@@ -63,7 +63,9 @@ def all_edges(graph: Graph) -> np.ndarray:
     return np.ones((1, *graph.exists.shape), bool)
 
 
-def judged(model: jh.Model, batch: jh.Batch, question: naive.Question = QUESTION, of: jh.Batch = CLEAN) -> np.ndarray:
+def objective_values(
+    model: jh.Model, batch: jh.Batch, question: naive.Question = QUESTION, of: jh.Batch = CLEAN
+) -> np.ndarray:
     """The objective of the run of one batch, read as that of another is."""
     return question.judge(np.asarray(jh.run(model, batch).output, np.float64), of)
 
@@ -103,7 +105,9 @@ def test_all_edges_are_the_clean_run_and_none_the_corrupt(family: str, question:
     model = small_model(family)
     every = all_edges(graph_of(model))
     found = keep_edges(model, CLEAN, CORRUPT, question.objective, np.concatenate([every, ~every]))
-    assert_close(found, np.stack([judged(model, CLEAN, question), judged(model, CORRUPT, question)]))
+    assert_close(
+        found, np.stack([objective_values(model, CLEAN, question), objective_values(model, CORRUPT, question)])
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -134,7 +138,7 @@ def test_patching_an_edge_is_keeping_all_others(family: str, question: naive.Que
     kept = np.repeat(all_edges(graph), len(edges) + len(edges) % 2, axis=0)
     kept[np.arange(len(edges)), edges[:, 0], edges[:, 1]] = False
     table = patch_edges(model, CLEAN, CORRUPT, question.objective, direction=direction)
-    unedited = judged(model, edited, question, edited)
+    unedited = objective_values(model, edited, question, edited)
     in_twos = [keep_edges(model, edited, other, question.objective, two) for two in np.split(kept, len(kept) // 2)]
     after = np.concatenate(in_twos)[: len(edges)].T  # a size that other tests have compiled
     assert_close(of_edges(table, graph), after - unedited[:, None])
@@ -175,7 +179,10 @@ def test_the_three_rules():
     assert_close(steps * (right - left), at_clean - at_corrupt, steps * TOLERANCE)
     assert_close(-scores(method="eap-ig", rule="left", steps=steps, direction="noising"), left)
     assert_close(scores(method="eap-ig", rule="left", steps=2 * steps), (left + middle) / 2)
-    whole, from_embedding = judged(model, CLEAN) - judged(model, CORRUPT), np.nonzero(graph.exists)[0] == 0
+    whole, from_embedding = (
+        objective_values(model, CLEAN) - objective_values(model, CORRUPT),
+        np.nonzero(graph.exists)[0] == 0,
+    )
     finer = scores(method="eap-ig", rule="midpoint", steps=2 * steps)
     errors = [abs(sums[:, from_embedding].sum(axis=1) - whole).max() for sums in (left, right, middle, finer)]
     assert errors[2] < 0.1 * min(errors[:2])
@@ -189,7 +196,7 @@ def test_where_the_objective_is_linear_scores_are_exact():
     graph = graph_of(model)
     scores = of_edges(edge_attribution(model, CLEAN, CORRUPT, QUESTION.objective), graph)
     own, there = said_in(model, CORRUPT), said_in(model, CLEAN)
-    change, unedited = {name: there[name] - own[name] for name in own}, judged(model, CORRUPT)
+    change, unedited = {name: there[name] - own[name] for name in own}, objective_values(model, CORRUPT)
     for place, edge in enumerate(names_of(graph)):
         if edge[1] == "logits":
             patched = QUESTION.judge(Slow(model, CORRUPT, {edge: 1.0}, change=change).run()[0], CORRUPT)
@@ -209,14 +216,14 @@ def test_a_table_of_edges():
         np.testing.assert_array_equal(np.isnan(table.grid(column)), ~graph.exists)
     row = table.frame.loc[("decoder", 3, 8)]
     assert (row["sender_node"], row["receiver_node"]) == ("head 0.2", "mlp 0")
-    total = (judged(model, CLEAN) - judged(model, CORRUPT)).mean()
+    total = (objective_values(model, CLEAN) - objective_values(model, CORRUPT)).mean()
     effect = table.grid("effect")
     assert_close(effect[graph.exists], of_edges(table, graph).mean(axis=0))
     assert_close(table.grid("normalised")[graph.exists], effect[graph.exists] / total)
     said = table.provenance
     assert (said["method"], said["rule"], said["steps"], said["direction"]) == ("eap-ig", "midpoint", 3, "denoising")
     assert (said["edges"], said["examples"], said["level"], said["not_finite"]) == (82, 3, 0.9, [])
-    assert said["unedited"] == pytest.approx(judged(model, CORRUPT).mean(), abs=TOLERANCE)
+    assert said["unedited"] == pytest.approx(objective_values(model, CORRUPT).mean(), abs=TOLERANCE)
     both = effect[graph.exists], table.grid("exact")[graph.exists]
     assert said["spearman"] == pytest.approx(np.asarray(stats.spearmanr(*both))[0])
     alone_ = patch_edges(model, CLEAN, CORRUPT, QUESTION.objective)
@@ -267,7 +274,7 @@ def test_pieces_change_nothing_and_share_what_is_compiled(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("memory", [1, 1 << 18, 1 << 22, 1 << 30])
 def test_pieces_fit_the_memory_they_are_given(memory: int):
     batch = random_batch((9,) * 40)
-    chunks = choose_edge_chunks(small_model("llama").stack(), batch, 500, 100, 50, Room(memory, Devices()))
+    chunks = choose_edge_chunks(small_model("llama").stack(), batch, 500, 100, 50, Resources(memory, Devices()))
     assert 1 <= chunks.examples <= 40
     assert 1 <= chunks.copies <= 500
     together = chunks.examples * chunks.copies

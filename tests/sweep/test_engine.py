@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 
 import jaxheads as jh
-from jaxheads.models.axes import TOKENS
+from jaxheads.execution.batching import Chunks, choose_chunks
+from jaxheads.models.inputs.axes import TOKENS
 from jaxheads.objectives import Reads
-from jaxheads.sweep.chunks import Chunks, choose_chunks
-from jaxheads.sweep.engine import Cells, Clean, Site, edited, run_clean
-from jaxheads.sweep.plan import Sizes, bucket, first_columns
-from jaxheads.sweep.stand_ins import Bank
+from jaxheads.sweep.exact.engine import Cells, Site, UneditedRun, edited, run_unedited
+from jaxheads.sweep.exact.plan import Sizes, bucket, first_columns
+from jaxheads.sweep.exact.values import Bank
 
 from ..models.huggingface import VOCABULARY, assert_close, random_batch, small_model
 from . import naive
@@ -25,13 +25,13 @@ BATCH = random_batch((5, 4, 3), "left")
 OBJECTIVE = jh.logit_difference([3, 4, 5], [7, 8, 9])
 
 
-def clean_of(model: jh.Model, batch: jh.Batch, objective: Any = OBJECTIVE) -> tuple[Reads, Clean]:
+def clean_of(model: jh.Model, batch: jh.Batch, objective: Any = OBJECTIVE) -> tuple[Reads, UneditedRun]:
     reads = objective.reads(model, batch)
     site = Site(model.stack().name, "z")
-    return reads, run_clean(model.network, batch, reads, site=site, value=objective.value)
+    return reads, run_unedited(model.network, batch, reads, site=site, value=objective.value)
 
 
-def replaced(model: jh.Model, batch: jh.Batch, reads: Reads, clean: Clean, layer: int) -> np.ndarray:
+def replaced(model: jh.Model, batch: jh.Batch, reads: Reads, clean: UneditedRun, layer: int) -> np.ndarray:
     """The objective `[N,B]` with each head of a layer replaced by something random, but always the same."""
     stack = model.stack()
     shape = (stack.layers, 1, stack.heads, stack.head_size)
@@ -102,8 +102,8 @@ def test_rows_of_the_last_layer_that_are_not_read_are_not_computed():
 
 def test_one_compilation_serves_every_layer_head_and_piece(monkeypatch: pytest.MonkeyPatch):
     batch = random_batch((7, 6, 5))  # a shape that nothing else here has
-    monkeypatch.setattr("jaxheads.sweep.execute.choose_chunks", lambda *_, **__: Chunks(2, 3))
-    engine: tuple[Any, ...] = (edited, run_clean)
+    monkeypatch.setattr("jaxheads.sweep.exact.work.choose_chunks", lambda *_, **__: Chunks(2, 3))
+    engine: tuple[Any, ...] = (edited, run_unedited)
     before = [part._cache_size() for part in engine]
     jh.ablate(small_model("gpt2"), batch, jh.logit_difference(3, 7), "zero")
     assert [part._cache_size() for part in engine] == [count + 1 for count in before]
@@ -115,7 +115,7 @@ def test_pieces_change_nothing(method: str, chunks: Chunks, monkeypatch: pytest.
     model, batch, reference = small_model("llama"), random_batch((5, 4, 3)), random_batch((5, 5, 5), seed=3)
     arguments: dict[str, Any] = {"method": method, "reference": reference, "donors": 2}
     whole = jh.ablate(model, batch, jh.loss(), **arguments)
-    monkeypatch.setattr("jaxheads.sweep.execute.choose_chunks", lambda *_, **__: chunks)
+    monkeypatch.setattr("jaxheads.sweep.exact.work.choose_chunks", lambda *_, **__: chunks)
     assert_close(jh.ablate(model, batch, jh.loss(), **arguments).per_example, whole.per_example)
 
 
@@ -179,7 +179,7 @@ def out_of_memory(most: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating bytes")
         return edited(*arguments, **named)
 
-    monkeypatch.setattr("jaxheads.sweep.execute.edited", limited)
+    monkeypatch.setattr("jaxheads.sweep.exact.work.edited", limited)
     return asked
 
 
@@ -203,7 +203,7 @@ def test_other_errors_of_the_device_are_not_taken_for_want_of_memory(monkeypatch
     def broken(*_: Any, **__: Any) -> Any:
         raise jax.errors.JaxRuntimeError("INTERNAL: it burns")
 
-    monkeypatch.setattr("jaxheads.sweep.execute.edited", broken)
+    monkeypatch.setattr("jaxheads.sweep.exact.work.edited", broken)
     with pytest.raises(jax.errors.JaxRuntimeError, match="it burns"):
         jh.ablate(small_model("gpt2"), random_batch((5, 4)), jh.loss(), "zero")
 
@@ -229,7 +229,7 @@ def test_planning_runs_nothing(monkeypatch: pytest.MonkeyPatch):
     def no(*_: Any, **__: Any) -> Any:
         raise AssertionError("something was run")
 
-    for name in ("execute.edited", "execute.run_clean", "stand_ins._sums", "stand_ins._all_z", "patch.other_run"):
+    for name in ("execute.edited", "execute.run_unedited", "stand_ins._sums", "stand_ins._all_z", "patch.other_run"):
         monkeypatch.setattr(f"jaxheads.sweep.{name}", no)
     model = small_model("gpt2")
     batch = random_batch((5, 5, 5))

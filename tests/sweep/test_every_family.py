@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
-from jaxheads.sweep.engine import HEAD_SITES
+from jaxheads.sweep.exact.engine import HEAD_SITES
 
 from ..models.huggingface import assert_close
 from ..models.specs import SPECS
@@ -17,7 +17,7 @@ from ..models.specs.spec import small
 RIGHT, WRONG = 1, 2
 OBJECTIVE = jh.logit_difference(RIGHT, WRONG)
 WITHOUT_LOGITS = ("clip_text_model", "clip_vision_model")
-"""Towers by themselves have nothing to be judged by; as halves of a classifier they are `clip`'s."""
+"""Towers by themselves have nothing to be objective_values by; as halves of a classifier they are `clip`'s."""
 
 ELSEWHERE = ("llama", "gpt2", "bert", "t5", "bart", "vit", "deit", "dinov2_with_registers")
 """More is asked of them in this folder's other files."""
@@ -44,25 +44,25 @@ def asked(family: str, stack: str) -> tuple[jh.Model, jh.Batch, jh.Batch]:
 def judge(model: jh.Model, output: jax.Array, batch: jh.Batch) -> jax.Array:
     """OBJECTIVE, from the whole output."""
     if output.ndim == 3:
-        output = output[jnp.arange(len(batch)), model.network.answer(batch)]
+        output = output[jnp.arange(len(batch)), model.network.readout_positions(batch)]
     return output[:, RIGHT] - output[:, WRONG]
 
 
-def judged(model: jh.Model, batch: jh.Batch, *edits: jh.SiteEdit) -> np.ndarray:
+def objective_values(model: jh.Model, batch: jh.Batch, *edits: jh.SiteEdit) -> np.ndarray:
     return np.asarray(judge(model, jh.run(model, batch, edits=edits).output, batch), np.float64)
 
 
 def effects(model: jh.Model, batch: jh.Batch, stack: str, site: str, values: Any) -> np.ndarray:
     """Of putting `values` (of the site, layers first) in place of each layer's and, where there are any, head's:
     `[E,L]` or `[E,L,N]`, a whole run each."""
-    part, before = model.stack(stack), judged(model, batch)
+    part, before = model.stack(stack), objective_values(model, batch)
     heads = part.heads if site in HEAD_SITES else 1
     found = np.empty((len(batch), part.layers, heads))
     for layer, head in np.ndindex(part.layers, heads):
         weight = (np.arange(heads) == head).astype(np.float32)
         weight = weight[None, None, None, :, None] if site in HEAD_SITES else weight[None, None, None]
         edit = jh.SiteEdit(jnp.array([layer]), jnp.asarray(weight), values[layer][None], site, stack)
-        found[:, layer, head] = judged(model, batch, edit) - before
+        found[:, layer, head] = objective_values(model, batch, edit) - before
     return found if site in HEAD_SITES else found[..., 0]
 
 

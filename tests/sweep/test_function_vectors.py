@@ -17,7 +17,7 @@ ANSWERS = np.array([3, 9, 20])
 def probability(model: jh.Model, batch: jh.Batch, *edits: jh.SiteEdit) -> np.ndarray:
     output = jh.run(model, batch, edits=edits).output
     rows = np.arange(len(batch))
-    last = np.asarray(model.network.answer(batch))
+    last = np.asarray(model.network.readout_positions(batch))
     return np.asarray(jax.nn.softmax(output)[rows, last, ANSWERS], np.float64)
 
 

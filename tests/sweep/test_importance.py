@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
+from jaxheads.execution.devices import Devices
 from jaxheads.objectives import Reads
-from jaxheads.sweep.devices import Devices
-from jaxheads.sweep.execute import Room
-from jaxheads.sweep.gradient.pieces import amount_gradient, amounts, choose_pieces, gradient_floats
-from jaxheads.sweep.importance import importance
+from jaxheads.sweep.exact.work import Resources
+from jaxheads.sweep.gradients.backward import amount_gradient, amounts, choose_pieces, gradient_floats
+from jaxheads.sweep.gradients.importance import importance
 
 from ..models.huggingface import alone, assert_close, pair, random_batch, small_model
 from . import naive
@@ -42,12 +42,12 @@ def mean_loss(logits_BTV: jax.Array, batch: jh.Batch) -> jax.Array:
 @pytest.mark.parametrize(("family", "by_loss"), [("llama", False), ("gpt2", True), ("bert", False)])
 def test_is_the_size_of_the_derivative_by_the_gate(family: str, by_loss: bool):
     model = small_model(family)
-    judged, objective = (mean_loss, jh.loss()) if by_loss else (judge, OBJECTIVE)
+    objective_values, objective = (mean_loss, jh.loss()) if by_loss else (judge, OBJECTIVE)
     ones = jnp.ones((model.stack().layers, model.stack().heads))
 
     @jax.jit
     def run(gates_LN: jax.Array) -> jax.Array:
-        return judged(jh.run(model, BATCH, edits=jh.gate(model, gates_LN)).output, BATCH)
+        return objective_values(jh.run(model, BATCH, edits=jh.gate(model, gates_LN)).output, BATCH)
 
     found = values(model, objective=objective)
     assert_close(found, np.abs(jax.jit(jax.jacfwd(run))(ones)))
@@ -175,7 +175,7 @@ def test_pieces_change_nothing():
     reads, stack, network = OBJECTIVE.reads(model, BATCH), model.stack(), model.network
     one = 4 * gradient_floats(network, BATCH, reads, thrifty=False)
     for memory, expected in ((3 * one, (3, False)), (2 * one, (2, False)), (one, (1, False)), (one - 1, (1, True))):
-        pieces = choose_pieces(network, stack, BATCH, reads, Room(memory, Devices()))
+        pieces = choose_pieces(network, stack, BATCH, reads, Resources(memory, Devices()))
         assert (pieces.chunks.examples, pieces.thrifty) == expected
 
 

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 import jaxheads as jh
-from jaxheads.sweep import importance, paths
-from jaxheads.sweep.circuits import edge_pieces
-from jaxheads.sweep.gradient import slopes
+from jaxheads.sweep.circuits import edge_work as edge_pieces
+from jaxheads.sweep.gradients import estimators as slopes
+from jaxheads.sweep.gradients import importance
+from jaxheads.sweep.path_patching import paths
 
 from ..models.huggingface import assert_close, random_batch, small_model
 
@@ -124,7 +125,9 @@ def test_where_memory_runs_out_pieces_are_halved(name: str, monkeypatch: pytest.
 
 
 def test_a_wrong_question_costs_no_exact_sweep(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("jaxheads.sweep.attribute.patch", lambda *_, **__: pytest.fail("patched before it was checked"))
+    monkeypatch.setattr(
+        "jaxheads.sweep.gradients.attribute.patch", lambda *_, **__: pytest.fail("patched before it was checked")
+    )
     with pytest.raises(ValueError, match="'atp\\+qk' mends estimates at q and k"):
         jh.attribute(small_model("llama"), CLEAN, CORRUPT, OBJECTIVE, "atp+qk", exact=True)
 

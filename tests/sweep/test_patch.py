@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import jaxheads as jh
-from jaxheads.sweep.engine import edited
+from jaxheads.sweep.exact.engine import edited
 
 from ..models.huggingface import VOCABULARY, assert_close, random_batch, small_model
 from ..models.specs.spec import small
@@ -127,7 +127,7 @@ def test_positions_before_the_first_difference_are_not_run(monkeypatch: pytest.M
         starts.append(named["site"].first)
         return edited(*arguments, **named)
 
-    monkeypatch.setattr("jaxheads.sweep.execute.edited", spy)
+    monkeypatch.setattr("jaxheads.sweep.exact.work.edited", spy)
     jh.patch(model, clean, other_tokens(clean, 7, 0), jh.logit_difference(3, 7))
     assert set(starts) == {4}
     starts.clear()

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 import jaxheads as jh
-from jaxheads.sweep import paths as module
-from jaxheads.sweep.devices import Devices
-from jaxheads.sweep.execute import Room
-from jaxheads.sweep.path import engine as path_engine
-from jaxheads.sweep.path.engine import Piece
-from jaxheads.sweep.path.question import Question
-from jaxheads.sweep.paths import all_paths, paths
+from jaxheads.execution.devices import Devices
+from jaxheads.sweep.exact.work import Resources
+from jaxheads.sweep.path_patching import engine as path_engine
+from jaxheads.sweep.path_patching import paths as module
+from jaxheads.sweep.path_patching.engine import Piece
+from jaxheads.sweep.path_patching.paths import all_paths, paths
+from jaxheads.sweep.path_patching.work import Question
 
 from ..models.huggingface import SMALL, VOCABULARY, assert_close, pair, random_batch, small_model
 from . import naive
@@ -227,7 +227,7 @@ def test_a_table_of_paths():
 def engine_piece(model: jh.Model, positions: Any) -> tuple[Piece, Question]:
     asked = Question.asked(
         model, CLEAN, CORRUPT, OBJECTIVE,
-        direction="noising", mlps="recomputed", positions=positions, stack=None, room=Room(1 << 30, Devices()),
+        direction="noising", mlps="recomputed", positions=positions, stack=None, room=Resources(1 << 30, Devices()),
     )  # fmt: skip
     runs = path_engine.run_both(model.network, CLEAN, CORRUPT, asked.reads, **asked.static)
     return Piece(model.network, CLEAN, asked.reads, runs, asked.places), asked
@@ -271,7 +271,7 @@ def test_positions_that_cannot_change_are_not_run(shared: int, positions: Any, f
     for family, expected in (("gpt2", first), ("bert", 0)):
         asked = Question.asked(
             small_model(family), batch, other_tokens(batch, shared), OBJECTIVE_OF_ALL,
-            direction="noising", mlps="recomputed", positions=positions, stack=None, room=Room(1 << 30, Devices()),
+            direction="noising", mlps="recomputed", positions=positions, stack=None, room=Resources(1 << 30, Devices()),
         )  # fmt: skip
         assert asked.way.first == expected
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
-from jaxheads.sweep import execute as module
-from jaxheads.sweep.chunks import Chunks
-from jaxheads.sweep.runs import Journal, fingerprint
+from jaxheads.execution.batching import Chunks
+from jaxheads.execution.journal import Journal, fingerprint
+from jaxheads.sweep.exact import work as module
 
 from ..models.huggingface import random_batch, small_model
 from . import naive

@@ -8,8 +8,8 @@ import pytest
 
 from jaxheads.sweep.circuits import search
 from jaxheads.sweep.circuits.circuit import circuit
+from jaxheads.sweep.circuits.evaluate import Keeper
 from jaxheads.sweep.circuits.graph import Graph
-from jaxheads.sweep.circuits.keep import Keeper
 from jaxheads.sweep.circuits.keep_edges import keep_edges
 from jaxheads.sweep.circuits.search import search_circuits
 

@@ -9,7 +9,7 @@ import jaxheads as jh
 from ..models.huggingface import assert_close
 from ..models.specs import SPECS
 from ..models.specs.spec import small
-from .test_every_family import OBJECTIVE, judged
+from .test_every_family import OBJECTIVE, objective_values
 
 
 @pytest.mark.parametrize(("family", "stack"), [("llama", "decoder"), ("bert", "encoder"), ("t5", "cross")])
@@ -21,14 +21,14 @@ def test_sharing_equals_whole_forward_passes(family: str, stack: str):
     partners = np.stack([rng.integers(0, n, (part.layers, part.heads)) for n in (part.layers, part.heads)], axis=-1)
     partners[0, 0] = (0, 0)  # itself
     table = jh.share(model, batch, OBJECTIVE, partners, stack=stack)
-    pattern, before = jh.run(model, batch, [name]).seen[name], judged(model, batch)
+    pattern, before = jh.run(model, batch, [name]).seen[name], objective_values(model, batch)
     expected = np.empty((len(batch), part.layers, part.heads))
     for layer, head in np.ndindex(part.layers, part.heads):
         other = partners[layer, head]
         weight = (np.arange(part.heads) == head).astype(np.float32)[None, None, :, None, None]
         source = pattern[other[0]][None, :, other[1]][:, :, None]
         edit = jh.SiteEdit(jnp.array([layer]), jnp.asarray(weight), source, "pattern", stack)
-        expected[:, layer, head] = judged(model, batch, edit) - before
+        expected[:, layer, head] = objective_values(model, batch, edit) - before
     assert_close(table.per_example, expected)
     assert np.abs(expected[:, 0, 0]).max() < 1e-6
     assert np.abs(expected).max() > 1e-3

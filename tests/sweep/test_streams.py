@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
-from jaxheads.sweep.engine import HEAD_SITES, KEY_SITES
+from jaxheads.sweep.exact.engine import HEAD_SITES, KEY_SITES
 
 from ..models.huggingface import assert_close
 from ..models.specs.spec import small

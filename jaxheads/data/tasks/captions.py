@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxheads.models.batch import Batch
-
+from ...models.inputs.batch import Batch
 from .configs import clip
 from .task import Sample, require
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxheads.models.batch import Batch
+from ...models.inputs.batch import Batch
 
 
 @jax.tree_util.register_dataclass

@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 
 from ...models.attention import Edit
-from ...models.batch import Batch, Context
+from ...models.inputs.batch import AttentionInputs, Batch
 from ...models.model import Model
 from ...models.network import Network
 from ...models.stack import Layer, Stack, take_rows
@@ -104,12 +104,12 @@ def entries(network: Network, batch: Batch) -> dict[str, Array]:
     """By stream, what its first layer reads, `[B,T,D]`. No layer is run."""
     found: dict[str, Array] = {}
 
-    def through(stack: Stack, x_BTD: Array, context: Context) -> Array:
+    def run_stack(stack: Stack, x_BTD: Array, context: AttentionInputs) -> Array:
         del context
         found[stack.name] = x_BTD
         return x_BTD
 
-    network.hidden(batch, through)
+    network.hidden(batch, run_stack)
     return found
 
 
@@ -127,7 +127,7 @@ def _run(
     """The objective `[B]`, and what each stream's first layer read."""
     ruled, entry = with_rules(network, rules), {}
 
-    def through(stack: Stack, x_BTD: Array, context: Context) -> Array:
+    def run_stack(stack: Stack, x_BTD: Array, context: AttentionInputs) -> Array:
         if stack.name in moved:
             base, share_BT = moved[stack.name]
             share_BT1 = share_BT.astype(x_BTD.dtype)[..., None]
@@ -137,12 +137,17 @@ def _run(
             x_BTD = x_BTD + added[stack.name].astype(x_BTD.dtype)
         return _through_layers(stack, x_BTD, context, rules, watch, slots)
 
-    x_BRD = take_rows(ruled.hidden(batch, through), reads.rows)
+    x_BRD = take_rows(ruled.hidden(batch, run_stack), reads.rows)
     return value(_read_out(ruled, x_BRD, reads, rules), reads), entry
 
 
 def _through_layers(
-    stack: Stack, x_BTD: Array, context: Context, rules: Rules | None, watch: tuple[Watch, ...], slots: tuple[Any, ...]
+    stack: Stack,
+    x_BTD: Array,
+    context: AttentionInputs,
+    rules: Rules | None,
+    watch: tuple[Watch, ...],
+    slots: tuple[Any, ...],
 ) -> Array:
     own = {number: slots[number] for number, one in enumerate(watch) if one.stack in {m.name for m in stack.members}}
 

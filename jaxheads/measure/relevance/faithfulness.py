@@ -29,14 +29,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from ...models.batch import Batch
+from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...objectives import Objective
 from ...provenance import environment
 from ...statistics import bootstrap_mean, rank_correlation
+from .attribution import METHODS, OF_ATTENTION, relevance
 from .backward import Moved, Question
 from .gradients import base_of
-from .relevance import METHODS, OF_ATTENTION, relevance
 
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
 """Of the tokens, for comprehensiveness and sufficiency (DeYoung et al. 2020, section 4)."""
@@ -78,7 +78,7 @@ def faithfulness(
     seed: int = 0,
     memory: int = 1 << 30,
 ) -> Faithfulness:
-    """Every method's relevance of the input's tokens, judged by the model itself.
+    """Every method's relevance of the input's tokens, objective_values by the model itself.
 
     Comprehensiveness, sufficiency, deletion, insertion and rank correlation with blank-out are defined at the top of
     this module.
@@ -110,7 +110,7 @@ def faithfulness(
         found[method], costs[method] = judge.relevance(method, way, seed)
     measures, curves = {}, []
     for method in chosen:
-        measures[method], own = judge.judged(found[method])
+        measures[method], own = judge.objective_values(found[method])
         curves.append(own.assign(method=method))
     about = {
         "model": model.name,
@@ -167,7 +167,7 @@ class _Judge:
         found = way().streams[self.stack.name]
         return np.asarray(found, np.float64), time.perf_counter() - began
 
-    def judged(self, tokens_ET: np.ndarray) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
+    def objective_values(self, tokens_ET: np.ndarray) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
         """Every measure, `[E]`, and the mean curves."""
         ordered_ET = np.argsort(
             np.argsort(-np.where(self.counts_ET, tokens_ET, -np.inf), axis=1, kind="stable"), axis=1

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ...models.batch import Batch
+from ...models.inputs.batch import Batch
 from .backward import Moved, Question, Watch, entries
 from .rules import Rules
 

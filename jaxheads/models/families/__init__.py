@@ -3,10 +3,10 @@
 from .albert import Albert
 from .attention_only import AttentionOnly
 from .bart import Bart, Marian
+from .bases.clip_towers import ClipText, ClipVision
 from .bert import Bert
 from .bloom import Bloom
 from .clip import Clip
-from .clip_towers import ClipText, ClipVision
 from .dinov2 import Dinov2, Dinov2WithRegisters
 from .distilbert import DistilBert
 from .gemma2 import Gemma2

@@ -7,13 +7,13 @@ from typing import Any
 from flax import nnx
 from jax import Array
 
-from ..batch import Batch, Context
 from ..blocks import PostNormBlock
+from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Embed, layer_norm
 from ..loading.weights import Table, dense
-from ..network import Through
+from ..network import RunStack
 from ..stack import Stack
-from .masked_lm import (
+from .bases.masked_lm import (
     ENCODER_ONLY,
     EncoderConfig,
     HeadNames,
@@ -23,7 +23,7 @@ from .masked_lm import (
     layer_rules,
     post_norm_block,
 )
-from .reading import refuse_unknown, required
+from .bases.reading import refuse_unknown, required
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ class Albert(MaskedLM):
         self.pooler = nnx.Linear(D, D, rngs=rngs) if c.pooler else None
         self.head = self.own_head(D, c.hidden_act, epsilon, width=E, rngs=rngs)
 
-    def hidden(self, batch: Batch, through: Through) -> Array:
+    def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
         x_BTE = self.embed(batch.tokens) + self.embed_position(batch.positions) + self.embed_type(batch.token_types)
-        return through(self.encoder, self.widen(self.embed_norm(x_BTE)), Context.over(batch, causal=False))
+        return run_stack(self.encoder, self.widen(self.embed_norm(x_BTE)), AttentionInputs.over(batch, causal=False))
 
     @staticmethod
     def table(config: AlbertConfig) -> Table:

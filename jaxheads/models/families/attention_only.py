@@ -10,16 +10,16 @@ from flax import nnx
 from jax import Array
 from numpy.typing import ArrayLike
 
-from ..batch import Batch, Context
 from ..blocks import AttentionBlock
+from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Attention, Embed, Setting, layer_norm, rms_norm
 from ..loading.weights import Rule, Table, heads_bias, heads_in, heads_out, norm, same
 from ..model import Model
-from ..network import Through
+from ..network import RunStack
 from ..positions import Rotary, sinusoids
 from ..stack import Stack
-from .decoder import Decoder
-from .reading import refuse_unknown, required
+from .bases.decoder import Decoder
+from .bases.reading import refuse_unknown, required
 
 POSITIONS = ("learned", "sinusoidal", "rotary", "none")
 NORMS = ("none", "layer_norm", "rms_norm")
@@ -120,13 +120,13 @@ class AttentionOnly(Decoder):
         self.final_norm = make_norm(rngs)
         self.unembed = self.own_unembedding(c.vocab_size, c.d_model, rngs)
 
-    def hidden(self, batch: Batch, through: Through) -> Array:
+    def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
         x_BTD = self.embed(batch.tokens)
         if self.embed_position is not None:
             x_BTD = x_BTD + self.embed_position(batch.positions)
         if self.places is not None:
             x_BTD = x_BTD + self.places[...].astype(x_BTD.dtype)[batch.positions]
-        return through(self.decoder, x_BTD, Context.over(batch, causal=self.config.causal))
+        return run_stack(self.decoder, x_BTD, AttentionInputs.over(batch, causal=self.config.causal))
 
     def features(self, x_BTD: Array) -> Array:
         """The stream, normed where there is a norm."""

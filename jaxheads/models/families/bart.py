@@ -11,16 +11,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from ..axes import TARGETS, TOKENS, Axis
-from ..batch import Batch
 from ..blocks import AttentionBlock, PostNormBlock
+from ..inputs.axes import TARGETS, TOKENS, Axis
+from ..inputs.batch import Batch
 from ..layers import Attention, Embed, PlainMLP, Setting, layer_norm
 from ..loading.weights import Rule, Table, dense, norm, projections, same
 from ..positions import sinusoids
 from ..stack import Stack
 from ..unembedding import Unembedding
-from .encoder_decoder import EncoderDecoder, cross_stack, decoder_stack
-from .reading import head_of, refuse_unknown, required
+from .bases.encoder_decoder import EncoderDecoder, cross_stack, decoder_stack
+from .bases.reading import head_of, refuse_unknown, required
 
 _OFFSET = 2
 """The first rows of BART's table of positions are not used."""

@@ -7,13 +7,13 @@ from typing import Any
 from flax import nnx
 from jax import Array
 
-from ..batch import Batch, Context
 from ..blocks import PostNormBlock
+from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Embed, layer_norm
 from ..loading.weights import Table
-from ..network import Through
+from ..network import RunStack
 from ..stack import Stack
-from .masked_lm import (
+from .bases.masked_lm import (
     ENCODER_ONLY,
     EncoderConfig,
     HeadNames,
@@ -23,7 +23,7 @@ from .masked_lm import (
     encoder_table,
     post_norm_block,
 )
-from .reading import refuse_unknown
+from .bases.reading import refuse_unknown
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ class Bert(MaskedLM):
         self.pooler = nnx.Linear(D, D, rngs=rngs) if c.pooler else None
         self.head = self.own_head(D, c.head_act, epsilon, rngs=rngs)
 
-    def hidden(self, batch: Batch, through: Through) -> Array:
+    def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
         x_BTD = self.embed(batch.tokens) + self.embed_position(batch.positions + self.config.first_position)
         x_BTD = self.embed_norm(x_BTD + self.embed_type(batch.token_types))
-        return through(self.encoder, x_BTD, Context.over(batch, causal=False))
+        return run_stack(self.encoder, x_BTD, AttentionInputs.over(batch, causal=False))
 
     @staticmethod
     def table(config: BertConfig) -> Table:

@@ -9,15 +9,15 @@ from flax import nnx
 from jax import Array
 
 from ..attention import Edit
-from ..batch import Batch, Context
 from ..blocks import InputNorm, PreNormBlock
+from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.weights import Rule, Table, dense, heads_out, interleaved_heads, norm, same
-from ..network import Through
+from ..network import RunStack
 from ..positions import alibi_slopes
 from ..stack import Stack
-from .decoder import Decoder, unused_head
-from .reading import head_of, refuse_unknown, required
+from .bases.decoder import Decoder, unused_head
+from .bases.reading import head_of, refuse_unknown, required
 
 _ACTIVATION = "gelu_new"
 """BLOOM writes its own: the same tanh approximation, its constants the same numbers in float32."""
@@ -110,14 +110,14 @@ class Bloom(Decoder):
         self.final_norm = layer_norm(D, c.layer_norm_epsilon, rngs)
         self.unembed = self.own_unembedding(c.vocab_size, D, rngs)
 
-    def hidden(self, batch: Batch, through: Through) -> Array:
+    def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
         # A row's softmax is the same for slope * key and slope * (key - query): one row of biases serves all queries.
         slopes_N = jnp.asarray(alibi_slopes(self.config.n_head))
         bias_BN1S = slopes_N[None, :, None, None] * batch.positions[:, None, None].astype(slopes_N.dtype)
-        context = Context.over(batch, causal=True, bias=bias_BN1S)
-        return through(self.decoder, self.embedded(batch.tokens), context)
+        context = AttentionInputs.over(batch, causal=True, bias=bias_BN1S)
+        return run_stack(self.decoder, self.embed_tokens(batch.tokens), context)
 
-    def embedded(self, ids: Array) -> Array:
+    def embed_tokens(self, ids: Array) -> Array:
         return self.embed_norm(self.embed(ids))
 
     @staticmethod

@@ -14,14 +14,14 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from ..batch import Batch
+from ..inputs.batch import Batch
 from ..layers import UnitNorm
 from ..loading.weights import Table, linear, same
 from ..model import Model
-from ..network import Network, Through, forward
+from ..network import Network, RunStack, forward
 from ..stack import Stack
 from ..unembedding import Unembedding
-from .clip_towers import (
+from .bases.clip_towers import (
     POSITION_IDS,
     ClipTextConfig,
     ClipVisionConfig,
@@ -33,7 +33,7 @@ from .clip_towers import (
     text_rules,
     vision_rules,
 )
-from .reading import head_of, refuse_unknown
+from .bases.reading import head_of, refuse_unknown
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ class Compared(OneTower):
         """Unit embeddings."""
         return self.unit(super().features(x_BTD))
 
-    def held(self, x: Array, whole: Array) -> Array:
+    def with_frozen_statistics(self, x: Array, whole: Array) -> Array:
         embedded = super().features(whole)
-        return super().held(x, whole) / jnp.sqrt(jnp.square(embedded).sum(axis=-1, keepdims=True))
+        return super().with_frozen_statistics(x, whole) / jnp.sqrt(jnp.square(embedded).sum(axis=-1, keepdims=True))
 
 
 class Embedded(NamedTuple):
@@ -132,12 +132,12 @@ class Clip(Network):
     def unembedding(self) -> Unembedding | None:
         return None
 
-    def hidden(self, batch: Batch, through: Through) -> Embedded:
+    def hidden(self, batch: Batch, run_stack: RunStack) -> Embedded:
         """Embeddings of what there is."""
 
         def embed(tower: Tower, projection: nnx.Linear) -> Array:
-            x_BTD = tower.hidden(batch, through)
-            read_BD = jnp.take_along_axis(x_BTD, tower.answer(batch)[:, None, None], axis=1)[:, 0]
+            x_BTD = tower.hidden(batch, run_stack)
+            read_BD = jnp.take_along_axis(x_BTD, tower.readout_positions(batch)[:, None, None], axis=1)[:, 0]
             return projection(tower.norm(read_BD))
 
         return Embedded(

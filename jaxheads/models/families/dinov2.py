@@ -9,12 +9,12 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from ..batch import Batch
 from ..blocks import PreNormBlock
+from ..inputs.batch import Batch
 from ..layers import Attention, GatedMLP, PlainMLP, layer_norm
 from ..loading.weights import Arrays, Rule, Table, dense, norm, same
 from ..patches import resize_grid, without_first_axis
-from .image_encoder import (
+from .bases.image_encoder import (
     ClassHead,
     ImageEncoder,
     attention_rules,
@@ -24,7 +24,7 @@ from .image_encoder import (
     labels_of,
     patch_size_of,
 )
-from .reading import head_of, refuse_unknown, required
+from .bases.reading import head_of, refuse_unknown, required
 
 _BACKBONE = {"apply_layernorm", "reshape_hidden_states", "out_features", "out_indices", "stage_names"}
 """Fields that only say which layers a detector is given."""
@@ -154,8 +154,8 @@ class Dinov2(ImageEncoder):
         """The normed stream; for a classifier, of what it reads CLS beside the mean of the patches, `[B,1,2D]`."""
         return self._joined(super().features(x_BTD))
 
-    def held(self, x: Array, whole: Array) -> Array:
-        return self._joined(super().held(x, whole))
+    def with_frozen_statistics(self, x: Array, whole: Array) -> Array:
+        return self._joined(super().with_frozen_statistics(x, whole))
 
     def _joined(self, normed_BRD: Array) -> Array:
         if self.classifier is None:

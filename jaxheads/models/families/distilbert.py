@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 from flax import nnx
 from jax import Array
 
-from ..batch import Batch, Context
 from ..blocks import PostNormBlock
+from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Embed, layer_norm
 from ..loading.weights import Table
-from ..network import Through
+from ..network import RunStack
 from ..stack import Stack
-from .masked_lm import HeadNames, MaskedLM, encoder_table, layer_rules, post_norm_block
-from .reading import head_of, refuse_unknown, required
+from .bases.masked_lm import HeadNames, MaskedLM, encoder_table, layer_rules, post_norm_block
+from .bases.reading import head_of, refuse_unknown, required
 
 _EPSILON = 1e-12
 """Of all norms: no config says it."""
@@ -80,9 +80,9 @@ class DistilBert(MaskedLM):
         self.encoder = Stack("encoder", c.n_layers, block, causal=False, rngs=rngs)
         self.head = self.own_head(c.dim, c.activation, _EPSILON, rngs=rngs)
 
-    def hidden(self, batch: Batch, through: Through) -> Array:
+    def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
         x_BTD = self.embed(batch.tokens) + self.embed_position(batch.positions)
-        return through(self.encoder, self.embed_norm(x_BTD), Context.over(batch, causal=False))
+        return run_stack(self.encoder, self.embed_norm(x_BTD), AttentionInputs.over(batch, causal=False))
 
     @staticmethod
     def table(config: DistilBertConfig) -> Table:

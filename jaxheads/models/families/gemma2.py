@@ -11,15 +11,15 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from ..batch import Batch, Context
 from ..blocks import SandwichBlock
+from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Attention, Embed, GatedMLP, OffsetRMSNorm
 from ..loading.weights import Table
-from ..network import Through
+from ..network import RunStack
 from ..stack import Stack
 from ..unembedding import Unembedding
-from .decoder import Decoder
-from .gated_decoder import (
+from .bases.decoder import Decoder
+from .bases.gated_decoder import (
     GatedConfig,
     attention_of,
     common,
@@ -29,7 +29,7 @@ from .gated_decoder import (
     window_of,
     window_settings,
 )
-from .reading import head_of, refuse_unknown
+from .bases.reading import head_of, refuse_unknown
 
 IGNORED = frozenset(("hidden_act", "cache_implementation"))
 """Fields of Gemma's configs that nothing reads: the activation is `hidden_activation`, whatever `hidden_act` says."""
@@ -128,10 +128,10 @@ class SandwichDecoder(Decoder):
         self.final_norm = norm()
         self.unembed = self.own_unembedding(c.vocab_size, c.hidden_size, rngs)
 
-    def hidden(self, batch: Batch, through: Through) -> Array:
-        return through(self.decoder, self.embedded(batch.tokens), Context.over(batch, causal=True))
+    def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
+        return run_stack(self.decoder, self.embed_tokens(batch.tokens), AttentionInputs.over(batch, causal=True))
 
-    def embedded(self, ids: Array) -> Array:
+    def embed_tokens(self, ids: Array) -> Array:
         x = self.embed(ids)
         # The scale is rounded to the weights' dtype, as it was in training: in bfloat16, 55.4 is 55.5.
         return x * jnp.asarray(math.sqrt(self.config.hidden_size), x.dtype)

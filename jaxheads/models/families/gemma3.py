@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from ..loading.weights import Table
+from .bases.reading import head_of, refuse_unknown, required
 from .gemma3_text import Gemma3Text, Gemma3TextConfig, gemma3_table
-from .reading import head_of, refuse_unknown, required
 
 _IMAGES = frozenset(
     "vision_config mm_tokens_per_image boi_token_index eoi_token_index image_token_index "

@@ -11,7 +11,7 @@ from jax import Array
 from ..layers import Attention, OffsetRMSNorm
 from ..loading.weights import Table
 from ..positions import Rotary
-from .gated_decoder import (
+from .bases.gated_decoder import (
     FULL,
     HEAD_NORMS,
     SLIDING,
@@ -24,8 +24,8 @@ from .gated_decoder import (
     window_of,
     window_settings,
 )
+from .bases.reading import head_of, refuse_unknown
 from .gemma2 import IGNORED, SANDWICH_NORMS, SandwichDecoder
-from .reading import head_of, refuse_unknown
 
 _OLD = frozenset(("rope_local_base_freq", "sliding_window_pattern", "_sliding_window_pattern"))
 """What transformers 4 wrote instead of `rope_parameters` by layer type and `layer_types`."""

@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 from flax import nnx
 from jax import Array
 
-from ..batch import Batch, Context
 from ..blocks import PreNormBlock
+from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.weights import Rule, Table, fused_heads, norm, reshaped, same
-from ..network import Through
+from ..network import RunStack
 from ..stack import Stack
-from .decoder import Decoder, unused_head
-from .reading import head_of, refuse_unknown, required
+from .bases.decoder import Decoder, unused_head
+from .bases.reading import head_of, refuse_unknown, required
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ class GPT2(Decoder):
         self.final_norm = layer_norm(c.n_embd, c.layer_norm_epsilon, rngs)
         self.unembed = self.own_unembedding(c.vocab_size, c.n_embd, rngs)
 
-    def hidden(self, batch: Batch, through: Through) -> Array:
+    def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
         x_BTD = self.embed(batch.tokens) + self.embed_position(batch.positions)
-        return through(self.decoder, x_BTD, Context.over(batch, causal=True))
+        return run_stack(self.decoder, x_BTD, AttentionInputs.over(batch, causal=True))
 
     @staticmethod
     def table(config: GPT2Config) -> Table:

@@ -7,16 +7,16 @@ from typing import Any, ClassVar
 from flax import nnx
 from jax import Array
 
-from ..batch import Batch, Context
 from ..blocks import ParallelBlock, PreNormBlock
+from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.weights import Rule, Table, dense, heads_out, interleaved_heads, norm, same
-from ..network import Through
+from ..network import RunStack
 from ..positions import Rotary
 from ..stack import Stack
-from .decoder import Decoder
+from .bases.decoder import Decoder
+from .bases.reading import head_of, refuse_unknown, required
 from .llama import rotary_of
-from .reading import head_of, refuse_unknown, required
 
 _SHARE = 0.25
 """Of a head's dimensions that turn, where no config says it."""
@@ -112,8 +112,8 @@ class GPTNeoX(Decoder):
         self.final_norm = layer_norm(c.hidden_size, c.layer_norm_eps, rngs)
         self.unembed = self.own_unembedding(c.vocab_size, c.hidden_size, rngs)
 
-    def hidden(self, batch: Batch, through: Through) -> Array:
-        return through(self.decoder, self.embed(batch.tokens), Context.over(batch, causal=True))
+    def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
+        return run_stack(self.decoder, self.embed(batch.tokens), AttentionInputs.over(batch, causal=True))
 
     @staticmethod
     def table(config: GPTNeoXConfig) -> Table:

@@ -9,16 +9,16 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from ..batch import Batch, Context
 from ..blocks import ParallelBlock
+from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.weights import Arrays, Rule, Table, dense, heads_in, heads_out, norm, same
-from ..network import Through
+from ..network import RunStack
 from ..positions import Rotary
 from ..stack import Stack
 from ..unembedding import Unembedding
-from .decoder import Decoder, unused_head
-from .reading import head_of, refuse_unknown, required
+from .bases.decoder import Decoder, unused_head
+from .bases.reading import head_of, refuse_unknown, required
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ class GPTJ(Decoder):
         self.unembed = self.own_unembedding(c.vocab_size, c.n_embd, rngs)
         self.logits_bias = nnx.Param(jnp.zeros((c.vocab_size,))) if c.head == "lm" else None
 
-    def hidden(self, batch: Batch, through: Through) -> Array:
-        return through(self.decoder, self.embed(batch.tokens), Context.over(batch, causal=True))
+    def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
+        return run_stack(self.decoder, self.embed(batch.tokens), AttentionInputs.over(batch, causal=True))
 
     @property
     def unembedding(self) -> Unembedding | None:

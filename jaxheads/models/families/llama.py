@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from flax import nnx
 
 from ..loading.weights import Table
-from .gated_decoder import GatedConfig, GatedDecoder, attention_of, common, gated_table, rotary_of
-from .reading import head_of, refuse_unknown
+from .bases.gated_decoder import GatedConfig, GatedDecoder, attention_of, common, gated_table, rotary_of
+from .bases.reading import head_of, refuse_unknown
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from flax import nnx
 
 from ..loading.weights import Table
-from .gated_decoder import GatedConfig, GatedDecoder, attention_of, common, gated_table, rotary_of, window_of
-from .reading import head_of, refuse_unknown
+from .bases.gated_decoder import GatedConfig, GatedDecoder, attention_of, common, gated_table, rotary_of, window_of
+from .bases.reading import head_of, refuse_unknown
 
 _DEFAULTS = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}
 """What transformers takes where a config says nothing."""

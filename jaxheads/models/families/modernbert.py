@@ -8,16 +8,16 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from ..batch import Batch, Context
 from ..blocks import PreNormBlock
+from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Attention, Embed, GatedMLP, SkippedNorm, layer_norm
 from ..loading.weights import Rule, Table, dense, fused_bias, fused_linear, heads_out, norm, same
-from ..network import Through
+from ..network import RunStack
 from ..positions import Rotary
 from ..stack import Stack
+from .bases.masked_lm import HeadNames, MaskedLM, head_table
+from .bases.reading import head_of, refuse_unknown, required
 from .llama import rotary_of
-from .masked_lm import HeadNames, MaskedLM, head_table
-from .reading import head_of, refuse_unknown, required
 
 _FAR, _NEAR = "full_attention", "sliding_attention"
 _EVERYWHERE = np.iinfo(np.int32).max
@@ -167,9 +167,9 @@ class ModernBert(MaskedLM):
         biases = {"bias": c.classifier_bias, "norm_bias": c.norm_bias, "out_bias": c.decoder_bias}
         self.head = self.own_head(D, c.classifier_activation, c.norm_eps, rngs=rngs, **biases)
 
-    def hidden(self, batch: Batch, through: Through) -> Array:
+    def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
         x_BTD = self.embed_norm(self.embed(batch.tokens))
-        return through(self.encoder, x_BTD, Context.over(batch, causal=False))
+        return run_stack(self.encoder, x_BTD, AttentionInputs.over(batch, causal=False))
 
     def features(self, x_BTD: Array) -> Array:
         """The normed stream, and of a masked language model the head's transform of it."""

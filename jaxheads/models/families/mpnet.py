@@ -7,14 +7,14 @@ from typing import Any
 from flax import nnx
 from jax import Array
 
-from ..batch import Batch, Context
 from ..blocks import PostNormBlock
+from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Embed, layer_norm
 from ..loading.weights import Table, same
-from ..network import Through
+from ..network import RunStack
 from ..positions import RelativeBias
 from ..stack import Stack
-from .masked_lm import (
+from .bases.masked_lm import (
     ENCODER_ONLY,
     EncoderConfig,
     MaskedLM,
@@ -23,7 +23,7 @@ from .masked_lm import (
     layer_rules,
     post_norm_block,
 )
-from .reading import refuse_unknown
+from .bases.reading import refuse_unknown
 from .roberta import lm_head, tokens_of
 
 _PADDING = 1
@@ -77,10 +77,10 @@ class MPNet(MaskedLM):
         self.pooler = nnx.Linear(D, D, rngs=rngs) if c.pooler else None
         self.head = self.own_head(D, "gelu", epsilon, rngs=rngs)
 
-    def hidden(self, batch: Batch, through: Through) -> Array:
+    def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
         x_BTD = self.embed(batch.tokens) + self.embed_position(batch.positions + _PADDING + 1)
-        context = Context.over(batch, causal=False, bias=self.encoder_bias(batch.positions))
-        return through(self.encoder, self.embed_norm(x_BTD), context)
+        context = AttentionInputs.over(batch, causal=False, bias=self.encoder_bias(batch.positions))
+        return run_stack(self.encoder, self.embed_norm(x_BTD), context)
 
     @staticmethod
     def table(config: MPNetConfig) -> Table:

@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 from flax import nnx
 from jax import Array
 
-from ..batch import Batch, Context
 from ..blocks import PostNormBlock, PreNormBlock
+from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.weights import Rule, Table, dense, norm, projections, same
-from ..network import Through
+from ..network import RunStack
 from ..stack import Stack
-from .decoder import Decoder, unused_head
-from .reading import head_of, refuse_unknown, required
+from .bases.decoder import Decoder, unused_head
+from .bases.reading import head_of, refuse_unknown, required
 
 _OFFSET = 2
 """The first rows of the table of positions are not used."""
@@ -113,11 +113,11 @@ class OPT(Decoder):
         self.final_norm = layer_norm(D, _EPSILON, rngs) if c.final_norm else None
         self.unembed = self.own_unembedding(c.vocab_size, E, rngs)
 
-    def hidden(self, batch: Batch, through: Through) -> Array:
-        x_BTD = self.embedded(batch.tokens) + self.embed_position(batch.positions + _OFFSET)
-        return through(self.decoder, x_BTD, Context.over(batch, causal=True))
+    def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
+        x_BTD = self.embed_tokens(batch.tokens) + self.embed_position(batch.positions + _OFFSET)
+        return run_stack(self.decoder, x_BTD, AttentionInputs.over(batch, causal=True))
 
-    def embedded(self, ids: Array) -> Array:
+    def embed_tokens(self, ids: Array) -> Array:
         return self.embed(ids) if self.project_in is None else self.project_in(self.embed(ids))
 
     def features(self, x_BTD: Array) -> Array:
@@ -125,8 +125,8 @@ class OPT(Decoder):
         x_BTD = x_BTD if self.final_norm is None else self.final_norm(x_BTD)
         return x_BTD if self.project_out is None else self.project_out(x_BTD)
 
-    def held(self, x: Array, whole: Array) -> Array:
-        normed = super().held(x, whole)
+    def with_frozen_statistics(self, x: Array, whole: Array) -> Array:
+        normed = super().with_frozen_statistics(x, whole)
         return normed if self.project_out is None else self.project_out(normed)
 
     @staticmethod

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from flax import nnx
 
 from ..loading.weights import Table
-from .gated_decoder import (
+from .bases.gated_decoder import (
     GatedConfig,
     GatedDecoder,
     attention_of,
@@ -18,7 +18,7 @@ from .gated_decoder import (
     rotary_of,
     window_settings,
 )
-from .reading import head_of, refuse_unknown
+from .bases.reading import head_of, refuse_unknown
 
 WINDOW_FIELDS = frozenset(("use_sliding_window", "max_window_layers"))
 """What Qwen's configs say of windows, beside `sliding_window` and `layer_types`."""

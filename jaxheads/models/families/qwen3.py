@@ -9,7 +9,7 @@ from jax import Array
 
 from ..layers import Attention, rms_norm
 from ..loading.weights import Table
-from .gated_decoder import (
+from .bases.gated_decoder import (
     HEAD_NORMS,
     PRE_NORMS,
     GatedConfig,
@@ -20,8 +20,8 @@ from .gated_decoder import (
     rotary_of,
     window_settings,
 )
+from .bases.reading import head_of, refuse_unknown
 from .qwen2 import WINDOW_FIELDS, windows_of
-from .reading import head_of, refuse_unknown
 
 _DEFAULTS = {"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768, "sliding_window": 4096}
 """What transformers takes where a config says nothing."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from ..loading.weights import Table
+from .bases.masked_lm import ENCODER_ONLY, HeadNames, bert_layers, common_fields, encoder_table
+from .bases.reading import refuse_unknown
 from .bert import Bert, BertConfig
-from .masked_lm import ENCODER_ONLY, HeadNames, bert_layers, common_fields, encoder_table
-from .reading import refuse_unknown
 
 
 @dataclass(frozen=True)

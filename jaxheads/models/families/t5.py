@@ -7,17 +7,17 @@ from typing import Any, ClassVar
 from flax import nnx
 from jax import Array
 
-from ..axes import TARGETS, TOKENS
-from ..batch import Batch
 from ..blocks import AttentionBlock, PreNormBlock, PreNormCrossBlock
+from ..inputs.axes import TARGETS, TOKENS
+from ..inputs.batch import Batch
 from ..layers import Attention, Embed, GatedMLP, PlainMLP, rms_norm
 from ..loading.weights import Rule, Table, dense, projections, same
-from ..norms import held
+from ..norms import with_frozen_statistics
 from ..positions import RelativeBias
 from ..stack import Stack
 from ..unembedding import Unembedding
-from .encoder_decoder import EncoderDecoder, cross_stack, decoder_stack
-from .reading import head_of, refuse_unknown, required
+from .bases.encoder_decoder import EncoderDecoder, cross_stack, decoder_stack
+from .bases.reading import head_of, refuse_unknown, required
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,10 @@ class T5(EncoderDecoder):
         """The normed stream; smaller by the root of its width where the unembedding is the embedding."""
         return self._scaled(self.final_norm(x_BTD))
 
-    def held(self, x: Array, whole: Array) -> Array:
-        return self._scaled(held(self.final_norm, x, whole))
+    def with_frozen_statistics(self, x: Array, whole: Array) -> Array:
+        return self._scaled(with_frozen_statistics(self.final_norm, x, whole))
 
-    def embedded(self, ids: Array) -> Array:
+    def embed_tokens(self, ids: Array) -> Array:
         return self.embed(ids)
 
     def _scaled(self, normed: Array) -> Array:

@@ -13,7 +13,7 @@ from ..layers import Attention, PlainMLP, layer_norm
 from ..loading.weights import Rule, Table, dense, norm
 from ..patches import without_first_axis
 from ..unembedding import Unembedding
-from .image_encoder import (
+from .bases.image_encoder import (
     ClassHead,
     ImageEncoder,
     attention_rules,
@@ -23,7 +23,7 @@ from .image_encoder import (
     labels_of,
     patch_size_of,
 )
-from .reading import head_of, refuse_unknown, required
+from .bases.reading import head_of, refuse_unknown, required
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ class DeiT(ViT):
         """The normed stream; for two classifiers, of their two positions side by side, `[B,1,2D]`."""
         return self._joined(super().features(x_BTD))
 
-    def held(self, x: Array, whole: Array) -> Array:
-        return self._joined(super().held(x, whole))
+    def with_frozen_statistics(self, x: Array, whole: Array) -> Array:
+        return self._joined(super().with_frozen_statistics(x, whole))
 
     def _joined(self, normed_BRD: Array) -> Array:
         return normed_BRD if self.distillation is None else normed_BRD.reshape(len(normed_BRD), 1, -1)

@@ -8,16 +8,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from ..axes import TARGETS, Axis
-from ..batch import Batch
 from ..blocks import AttentionBlock, PreNormBlock, PreNormCrossBlock
+from ..inputs.axes import TARGETS, Axis
+from ..inputs.batch import Batch
 from ..layers import Attention, Embed, PlainMLP, activation, layer_norm
 from ..loading.weights import Rule, Table, dense, norm, projections, same
-from ..norms import held
+from ..norms import with_frozen_statistics
 from ..stack import Stack
 from ..unembedding import Unembedding
-from .encoder_decoder import EncoderDecoder, cross_stack, decoder_stack
-from .reading import head_of, refuse_unknown, required
+from .bases.encoder_decoder import EncoderDecoder, cross_stack, decoder_stack
+from .bases.reading import head_of, refuse_unknown, required
 
 FRAMES = Axis("frames", 2)
 """Two frames of the spectrogram become one position: the second convolution takes every other one."""
@@ -150,10 +150,10 @@ class Whisper(EncoderDecoder):
         """The normed stream."""
         return self.final_norm(x_BTD)
 
-    def held(self, x: Array, whole: Array) -> Array:
-        return held(self.final_norm, x, whole)
+    def with_frozen_statistics(self, x: Array, whole: Array) -> Array:
+        return with_frozen_statistics(self.final_norm, x, whole)
 
-    def embedded(self, ids: Array) -> Array:
+    def embed_tokens(self, ids: Array) -> Array:
         return self.embed(ids)
 
     @property

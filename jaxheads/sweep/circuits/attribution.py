@@ -8,16 +8,16 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from ...models.batch import Batch
+from ...execution.devices import Devices
+from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...objectives import Objective
 from ...statistics import rank_correlation
 from ...tables import HeadTable
-from ..ask import answer
-from ..devices import Devices
-from ..execute import Room
-from ..patch import Pair, pairs
-from .edge_pieces import EdgesAsking, one_of
+from ..exact.patch import Pair, pairs
+from ..exact.work import Resources
+from ..question import answer
+from .edge_work import EdgesAsking, one_of
 
 METHODS = ("eap", "eap-ig")
 RULES = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
@@ -73,7 +73,7 @@ def edge_attribution(
         ways |= {"rule": rule, "steps": steps}
         from_corrupt = (np.arange(steps) + RULES[rule]) / steps
         shares = from_corrupt if direction == "denoising" else 1 - from_corrupt
-    asking = EdgesAsking(model, direction, stack, shares, exact, Room(memory, Devices.of(devices)), (repr(ways),))
+    asking = EdgesAsking(model, direction, stack, shares, exact, Resources(memory, Devices.of(devices)), (repr(ways),))
     table = _answer(
         "edge_attribution", asking, clean, corrupt, objective, ways,
         level=level, seed=seed, progress=progress, resume=resume,
@@ -105,7 +105,7 @@ def patch_edges(
     `objective(edited) - objective(unedited)` of the run that is edited, the corrupt one with "denoising", the clean one
     with "noising". Arguments, the table and what raises are as in `edge_attribution`.
     """
-    asking = EdgesAsking(model, direction, stack, None, True, Room(memory, Devices.of(devices)), ())
+    asking = EdgesAsking(model, direction, stack, None, True, Resources(memory, Devices.of(devices)), ())
     return _answer(
         "patch_edges", asking, clean, corrupt, objective, {"direction": direction},
         level=level, seed=seed, progress=progress, resume=resume,

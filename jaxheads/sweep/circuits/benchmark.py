@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from ...models.batch import Batch
+from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...objectives import Objective
 from ...progress import progress as show_progress
 from ...statistics import Interval
 from ...tables import HeadTable
-from .keep import Ablated, Keeper
-from .parts import Chosen, Parts, scores, turned
+from .components import Chosen, Parts, scores, turned
+from .evaluate import Ablated, Keeper
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """MIB's."""

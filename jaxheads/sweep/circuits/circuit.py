@@ -12,15 +12,15 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ...models.batch import Batch
+from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...objectives import Objective
 from ...progress import Advance
 from ...progress import progress as show_progress
 from ...tables import HeadTable
 from .columns import finite_mean, on_the_grid
-from .keep import PIECES, Ablated, Keeper
-from .parts import Chosen, Parts
+from .components import Chosen, Parts
+from .evaluate import PIECES, Ablated, Keeper
 
 
 def circuit(

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ...tables import Column, HeadTable
-from .parts import Parts
+from .components import Parts
 
 
 def columns_of(table: HeadTable) -> dict[str, Column]:

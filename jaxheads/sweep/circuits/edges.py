@@ -16,12 +16,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from ...models.attention import Edit, unchanged
-from ...models.batch import Batch, Context
 from ...models.blocks import AdditiveBlock
+from ...models.inputs.batch import AttentionInputs, Batch
 from ...models.network import Network
 from ...models.stack import Layer, Stack, take_rows
 from ...objectives import Reads
-from ..engine import Value, judged, rows_read, run_cached, stream_of
+from ..exact.engine import Value, objective_values, rows_read, run_cached, stream_of
 from .graph import Graph
 
 
@@ -58,7 +58,7 @@ def run_nodes(network: Network, batch: Batch, *, stack: str) -> Nodes:
 
     def by_heads(one: Stack) -> Array:
         def of_layer(at: tuple[Array, Array]) -> Array:
-            return _additive(one.block(at[0])).from_heads_apart(at[1])
+            return _additive(one.block(at[0])).per_head_contribution(at[1])
 
         return jax.lax.map(of_layer, (jnp.arange(L), run.kept[one.name]["z"]))
 
@@ -75,7 +75,7 @@ def run_nodes(network: Network, batch: Batch, *, stack: str) -> Nodes:
 def judge(network: Network, batch: Batch, reads: Reads, nodes: Nodes, *, stack: str, value: Value) -> Array:
     """The objective `[B]` of an ordinary run."""
     known = {**nodes.done, stack: _end(network, stack, nodes.post, reads)}
-    return judged(network, batch, reads, lambda here, *_: known.get(here.name), value)
+    return objective_values(network, batch, reads, lambda here, *_: known.get(here.name), value)
 
 
 @partial(jax.jit, static_argnames=("stack", "value"))
@@ -90,13 +90,13 @@ def run_circuits(
     """
 
     def one(cut_VU: Array) -> Array:
-        def stream(here: Stack, x_BTD: Array, context: Context) -> Array | None:
+        def stream(here: Stack, x_BTD: Array, context: AttentionInputs) -> Array | None:
             if here.name != stack:
                 return None
             said_UBTD = jnp.broadcast_to(other_UBTD.astype(x_BTD.dtype), (other_UBTD.shape[0], *x_BTD.shape))
             return _end(network, stack, _through_edges(here, x_BTD, context, cut_VU, said_UBTD, fixed=False), reads)
 
-        return judged(network, batch, reads, stream, value)
+        return objective_values(network, batch, reads, stream, value)
 
     return jax.vmap(one)(cut_GVU)
 
@@ -118,7 +118,7 @@ def edge_gradients(
     none_VBU = jnp.zeros((len(graph.receivers), *change_BUTD.shape[:2]))
 
     def objective(weight_VBU: Array) -> Array:
-        def stream(here: Stack, x_BTD: Array, context: Context) -> Array | None:
+        def stream(here: Stack, x_BTD: Array, context: AttentionInputs) -> Array | None:
             if here.name != stack:
                 return None
             x_BTD = embedded.astype(x_BTD.dtype)
@@ -126,7 +126,7 @@ def edge_gradients(
                 network, stack, _through_edges(here, x_BTD, context, weight_VBU, change_BUTD, fixed=True), reads
             )
 
-        return judged(network, batch, reads, stream, value).sum()
+        return objective_values(network, batch, reads, stream, value).sum()
 
     return jnp.moveaxis(jax.grad(objective)(none_VBU), 1, 0)
 
@@ -159,7 +159,7 @@ def patch_each_edge(
     """
 
     def one(sender: Array, receiver: Array) -> Array:
-        def stream(here: Stack, _: Array, context: Context) -> Array | None:
+        def stream(here: Stack, _: Array, context: AttentionInputs) -> Array | None:
             if here.name != stack:
                 return nodes.done.get(here.name)
             if kind == "end":
@@ -168,7 +168,7 @@ def patch_each_edge(
                 rows_read(network, here, reads)
             )
 
-        return judged(network, batch, reads, stream, value)
+        return objective_values(network, batch, reads, stream, value)
 
     return jax.vmap(one)(senders_C, receivers_C)
 
@@ -178,7 +178,7 @@ class _Edge:
     """One edge into a layer's heads or MLP, changed by `change_BTD`."""
 
     stack: Stack
-    context: Context
+    context: AttentionInputs
     nodes: Nodes
     change_BTD: Array
     layer: int | Array
@@ -222,7 +222,7 @@ class _Edge:
         assert context is not None
         made = {"q": (block.queries(x_BTD, context.queries), jnp.arange(part.heads))}
         if not part.is_cross:
-            k_BTKH, v_BTKH = block.keys_values(x_BTD, context.made)
+            k_BTKH, v_BTKH = block.keys_values(x_BTD, context.own_keys)
             heads_K = part.heads + jnp.arange(part.kv_heads)
             made |= {"k": (k_BTKH, heads_K), "v": (v_BTKH, heads_K + part.kv_heads)}
 
@@ -235,7 +235,9 @@ class _Edge:
         return edit
 
 
-def _through_edges(stack: Stack, x_BTD: Array, context: Context, weight: Array, said: Array, *, fixed: bool) -> Array:
+def _through_edges(
+    stack: Stack, x_BTD: Array, context: AttentionInputs, weight: Array, said: Array, *, fixed: bool
+) -> Array:
     """What the last receiver reads, `[B,T,D]`, where receiver v reads `x + sum_u weight[v,u] * change_u`.
 
     Args:
@@ -260,17 +262,17 @@ def _through_edges(stack: Stack, x_BTD: Array, context: Context, weight: Array, 
         block, first = _additive(blocks.own), 1 + layer * S
         change = said if carried is None else carried
         q_NBTD, k_KBTD, v_KBTD = jnp.split(hear(x, weight_R[:own], change), (N, N + graph.kv_heads))
-        q = block.queries_apart(q_NBTD, context.queries)
-        k, v = block.keys_values_apart(k_KBTD, v_KBTD, context.made)
+        q = block.per_head_queries(q_NBTD, context.queries)
+        k, v = block.per_head_keys_values(k_KBTD, v_KBTD, context.own_keys)
         z, _ = block.attention.attend(q, k, v, context, unchanged)
         mlp_R = weight_R[crossing:]
         heard_x = hear(x, mlp_R, change) if graph.mlp_reads == "beside" else None
-        change = speak(change, first, block.from_heads_apart(z))
+        change = speak(change, first, block.per_head_contribution(z))
         x = x + block.from_heads(z)
         if blocks.cross is not None:
             block = _additive(blocks.cross)
             z = _crossed(block, hear(x, weight_R[own:crossing], change), context)
-            change = speak(change, first + N, block.from_heads_apart(z))
+            change = speak(change, first + N, block.per_head_contribution(z))
             x = x + block.from_heads(z)
         if graph.mlps:
             mlp_out = block.feed_forward((hear(x, mlp_R, change) if heard_x is None else heard_x)[0])
@@ -286,13 +288,13 @@ def _through_edges(stack: Stack, x_BTD: Array, context: Context, weight: Array, 
     return hear(x_BTD, weight[-1:], said if carried is None else carried)[0]
 
 
-def _crossed(block: AdditiveBlock, q_NBTD: Array, context: Context) -> Array:
+def _crossed(block: AdditiveBlock, q_NBTD: Array, context: AttentionInputs) -> Array:
     """What the heads of a layer's cross-attention put out, `[B,T,N,H]`, where each reads a stream of its own."""
     at = context.cross
     assert at is not None
     assert at.memory is not None
-    k, v = block.keys_values(at.memory, at.made)
-    return block.attention.attend(block.queries_apart(q_NBTD, at.queries), k, v, at, unchanged)[0]
+    k, v = block.keys_values(at.memory, at.own_keys)
+    return block.attention.attend(block.per_head_queries(q_NBTD, at.queries), k, v, at, unchanged)[0]
 
 
 def _hear(x_BTD: Array, weight_RU: Array, change_UBTD: Array) -> Array:

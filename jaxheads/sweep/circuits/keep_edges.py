@@ -8,18 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ...models.batch import Batch
+from ...execution.batching import Chunks
+from ...execution.devices import Devices
+from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.stack import Stack
 from ...objectives import Objective
 from ...progress import progress as show_progress
-from ..chunks import Chunks
-from ..devices import Devices
-from ..engine import end_of
-from ..execute import Room
+from ..exact.engine import end_of
+from ..exact.patch import check_pair
+from ..exact.work import Resources
 from ..memory import each_piece, memory_runs_out
-from ..patch import check_pair
-from .edge_pieces import choose_edge_chunks, one_of, pieces, stack_with_edges
+from .edge_work import choose_edge_chunks, one_of, pieces, stack_with_edges
 from .edges import run_circuits, run_nodes
 from .graph import Graph
 
@@ -56,7 +56,7 @@ def keep_edges(
         ValueError: as in `edge_attribution`, and for circuits of another shape.
     """
     part = stack_with_edges(model, stack)
-    graph, room = Graph.of(part, end_of(model.network, part.name)), Room(memory, Devices.of(devices))
+    graph, room = Graph.of(part, end_of(model.network, part.name)), Resources(memory, Devices.of(devices))
     kept = _circuits(graph, kept)
     _check_ablation(model, clean, corrupt, ablation)
     reads, senders = objective.reads(model, clean), len(graph.senders)
@@ -89,7 +89,7 @@ def _instead(
     corrupt: Batch | None,
     ablation: str,
     chunks: Chunks,
-    room: Room,
+    room: Resources,
 ) -> Callable[[np.ndarray], Array]:
     """From examples to what is heard over edges that are not kept, `[U,B|1,T|1,D]`."""
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from ...models.batch import Batch
+from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...objectives import Objective
 from ...progress import Advance
 from ...progress import progress as show_progress
 from ...tables import HeadTable
 from .columns import finite_mean
-from .keep import Ablated, Keeper
-from .parts import Kind, Parts
+from .components import Kind, Parts
+from .evaluate import Ablated, Keeper
 
 LONGEST = 64
 """Removals that are tried ahead, in the hope that none of them will be taken back."""

@@ -1,0 +1,1 @@
+"""jaxheads.execution"""

@@ -1,0 +1,49 @@
+"""From pieces to words: patterns of a tokenizer's pieces, as a linguist's words would have them."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ...models.inputs.batch import Batch
+
+
+class WordPattern(NamedTuple):
+    """Attention between the words of one example.
+
+    Attributes:
+        pattern: `[…,W,W]`; rows sum to 1.
+        words: the number of each word, `[W]`; -1 for a special token, which stands for itself.
+    """
+
+    pattern: np.ndarray
+    words: np.ndarray
+
+
+def pool_words(pattern_LBNTS: ArrayLike, batch: Batch) -> list[WordPattern]:
+    """Attention between words, for each example: to a word the sum over its pieces, from a word the mean over its
+    pieces (Clark et al. 2019, section 4.1), so that rows still sum to 1.
+
+    Args:
+        pattern_LBNTS: patterns as `run` captures them, `[L,B,N,T,S]`, of self-attention.
+        batch: what they are of, as `model.encode` made it of lists of words.
+
+    Raises:
+        ValueError: for a batch without words, or patterns of another shape.
+    """
+    pattern = np.asarray(pattern_LBNTS)
+    if batch.words is None:
+        raise ValueError("the batch does not say which word each token belongs to: encode lists of words")
+    words_BT, mask_BT = np.asarray(batch.words), np.asarray(batch.mask)
+    B, T = words_BT.shape
+    if pattern.ndim != 5 or pattern.shape[1] != B or pattern.shape[3:] != (T, T):
+        raise ValueError(f"patterns must be [layers, {B}, heads, {T}, {T}], got {pattern.shape}")
+    return [_pooled(pattern[:, b][..., mask_BT[b], :][..., mask_BT[b]], words_BT[b, mask_BT[b]]) for b in range(B)]
+
+
+def _pooled(pattern_LNTS: np.ndarray, words_T: np.ndarray) -> WordPattern:
+    begins_T = (words_T < 0) | (np.diff(words_T, prepend=-2) != 0)
+    member_WT = (np.cumsum(begins_T) - 1)[None] == np.arange(begins_T.sum())[:, None]
+    mean_WT = member_WT / member_WT.sum(axis=1, keepdims=True)
+    pooled = np.einsum("wt,lnts,vs->lnwv", mean_WT, pattern_LNTS.astype(np.float64), member_WT.astype(np.float64))
+    return WordPattern(pooled, words_T[begins_T])

@@ -1,0 +1,1 @@
+"""jaxheads.measure.similarity"""

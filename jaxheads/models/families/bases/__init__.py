@@ -1,0 +1,1 @@
+"""jaxheads.models.families.bases"""

@@ -1,0 +1,57 @@
+"""What decoder-only language models have in common, whatever their blocks."""
+
+from typing import Any
+
+from flax import nnx
+from jax import Array
+
+from ...layers import Embed
+from ...network import Network
+from ...norms import with_frozen_statistics
+from ...stack import Stack
+from ...unembedding import Unembedding
+
+
+class Decoder(Network):
+    """A causal stack between an embedding and a final norm; the unembedding is its own or the embedding's.
+
+    A family's `__init__` sets `config` (with `head`: "lm" or "none", and `tie_word_embeddings`), `embed`, `decoder`,
+    `final_norm`, and `unembed` by `own_unembedding`.
+    """
+
+    config: Any
+    embed: Embed
+    decoder: Stack
+    final_norm: nnx.Module
+    unembed: Embed | None
+
+    def own_unembedding(self, vocabulary: int, model: int, rngs: nnx.Rngs) -> Embed | None:
+        """A separate unembedding `[V,D]` where the config says there is one."""
+        untied = self.config.head == "lm" and not self.config.tie_word_embeddings
+        return Embed(vocabulary, model, rngs=rngs) if untied else None
+
+    @property
+    def streams(self) -> tuple[Stack, ...]:
+        return (self.decoder,)
+
+    @property
+    def unembedding(self) -> Unembedding | None:
+        """The unembedding, or the embedding it is tied to; None for a bare model."""
+        if self.config.head != "lm":
+            return None
+        return Unembedding((self.embed if self.unembed is None else self.unembed).embedding[...])
+
+    def features(self, x_BTD: Array) -> Array:
+        """The normed stream."""
+        return self.final_norm(x_BTD)
+
+    def with_frozen_statistics(self, x: Array, whole: Array) -> Array:
+        return with_frozen_statistics(self.final_norm, x, whole)
+
+    def embed_tokens(self, ids: Array) -> Array:
+        return self.embed(ids)
+
+
+def unused_head(head: str) -> dict[str, str]:
+    """For a table: what is passed over of the unembedding that a bare model does not use."""
+    return {} if head == "lm" else {r"lm_head\..*": "a bare model has no head"}

@@ -1,0 +1,196 @@
+"""What image encoders have in common: patches and special tokens through one bidirectional stack, and a classifier."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from ...inputs.axes import Axis
+from ...inputs.batch import AttentionInputs, Batch
+from ...layers import layer_norm
+from ...loading.weights import Rule, norm, projections, same
+from ...network import Network, RunStack
+from ...norms import with_frozen_statistics
+from ...patches import Patches, patch_kernel, without_first_axis
+from ...stack import Stack
+from ...unembedding import Unembedding
+
+
+class ClassHead(nnx.Module):
+    """A linear classifier: weight `[classes,F]`, bias `[classes]`.
+
+    Raises:
+        ValueError: for no class.
+    """
+
+    def __init__(self, classes: int, features: int, *, rngs: nnx.Rngs):
+        if classes < 1:
+            raise ValueError("a classifier needs at least one class, got none; name the bare architecture instead")
+        self.weight = nnx.Param(0.02 * jax.random.normal(rngs.params(), (classes, features)))
+        self.bias = nnx.Param(jnp.zeros((classes,)))
+
+
+class ImageEncoder(Network):
+    """CLS, perhaps other special tokens, and patches; then a norm, and logits of classes `[B,classes]` if the
+    checkpoint has a classifier.
+
+    A family's `__init__` sets `config` (with `head`: "classes" or "none") and calls `_build`.
+    """
+
+    config: Any
+    others: nnx.Param | None
+    classifier: ClassHead | None
+
+    def _build(self, make: Any, others: tuple[str, ...], placed: int, rngs: nnx.Rngs) -> None:
+        """The parts, with `make` for a block.
+
+        Args:
+            others: names of the special tokens after CLS.
+            placed: how many of the special tokens have a position.
+        """
+        c, D = self.config, self.config.hidden_size
+        rows, columns = (side // c.patch_size for side in c.image_size)
+
+        def weight(count: int) -> nnx.Param:
+            return nnx.Param(0.02 * jax.random.normal(rngs.params(), (count, D)))
+
+        self.cls = weight(1)
+        self.others = weight(len(others)) if others else None
+        self.positions = weight(placed + rows * columns)
+        self.placed = placed
+        self.patches = Patches(c.patch_size, c.num_channels, D, rngs=rngs)
+        axis = Axis("patches", c.patch_size, ("CLS", *others))
+        self.encoder = Stack("encoder", c.num_hidden_layers, make, causal=False, queries=axis, rngs=rngs)
+        self.final_norm = layer_norm(D, c.layer_norm_eps, rngs)
+        self.classifier = self._classifier(rngs)
+
+    def _classifier(self, rngs: nnx.Rngs) -> ClassHead | None:
+        c = self.config
+        return ClassHead(c.num_labels, c.hidden_size, rngs=rngs) if c.head == "classes" else None
+
+    @property
+    def streams(self) -> tuple[Stack, ...]:
+        return (self.encoder,)
+
+    @property
+    def unembedding(self) -> Unembedding | None:
+        """The classifier; None for a bare encoder."""
+        if self.classifier is None:
+            return None
+        return Unembedding(self.classifier.weight[...], self.classifier.bias[...])
+
+    @property
+    def at_every_position(self) -> bool:
+        return self.classifier is None
+
+    def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
+        axis = self.encoder.queries
+        rows, columns = axis.grid(batch)
+        places_PD = self.places(rows, columns)
+        specials_SD = self.cls[...]
+        if self.others is not None:
+            specials_SD = jnp.concatenate([specials_SD, self.others[...]])
+        specials_SD = specials_SD.at[: self.placed].add(self.positions[: self.placed])
+        x_BPD = self.patches(batch.pixels) + places_PD[None]  # type: ignore
+        specials_BSD = jnp.broadcast_to(specials_SD, (len(x_BPD), *specials_SD.shape))
+        x_BTD = jnp.concatenate([specials_BSD, x_BPD], axis=1)
+        return run_stack(self.encoder, x_BTD, AttentionInputs.within(axis.of(batch), causal=False))
+
+    def places(self, rows: int, columns: int) -> Array:
+        """Positions of the patches, `[rows * columns, D]`."""
+        del rows, columns
+        return self.positions[self.placed :]
+
+    def features(self, x_BTD: Array) -> Array:
+        """The normed stream."""
+        return self.final_norm(x_BTD)
+
+    def with_frozen_statistics(self, x: Array, whole: Array) -> Array:
+        return with_frozen_statistics(self.final_norm, x, whole)
+
+    def reads(self, positions: int) -> list[int]:
+        """The positions that the classifier reads, of so many: CLS."""
+        del positions
+        return [0]
+
+    def readout_positions(self, batch: Batch) -> Array:
+        """What the classifier reads: CLS, position 0; or several positions, `[B,R]`."""
+        B, T = self.encoder.queries.of(batch).shape
+        rows_BR = jnp.broadcast_to(jnp.asarray(self.reads(T), jnp.int32), (B, len(self.reads(T))))
+        return rows_BR[:, 0] if rows_BR.shape[1] == 1 else rows_BR
+
+    def check(self, batch: Batch) -> None:
+        check_image(batch, self.config.image_size, self.config.num_channels)
+
+
+def check_image(batch: Batch, size: tuple[int, int], channels: int) -> None:
+    """Raise ValueError for images of another size or number of channels."""
+    assert batch.pixels is not None, "the model has checked what the batch has"
+    if batch.pixels.shape[1:] != (*size, channels):
+        raise ValueError(
+            f"pixels must be [examples, {size[0]}, {size[1]}, {channels}], the size that positions were learnt at; "
+            f"got {batch.pixels.shape}. Resize the images: model.encode does"
+        )
+
+
+def embedding_rules(prefix: str) -> list[Rule]:
+    """CLS, positions and patches."""
+    at = f"{prefix}.embeddings"
+    return [
+        without_first_axis(f"{at}.cls_token", "cls"),
+        without_first_axis(f"{at}.position_embeddings", "positions"),
+        patch_kernel(f"{at}.patch_embeddings.projection.weight", "patches.kernel"),
+        same(f"{at}.patch_embeddings.projection.bias", "patches.bias"),
+        *norm(f"{prefix}.layernorm", "final_norm"),
+    ]
+
+
+def attention_rules(config: Any, at: str) -> list[Rule]:
+    """A layer's projections, with or without biases of queries, keys and values."""
+    here = "encoder.blocks.attention"
+    names = {
+        letter: f"{at}.attention.attention.{word}"
+        for letter, word in zip("QKV", ("query", "key", "value"), strict=True)
+    }
+    rules = [*projections({**names, "O": f"{at}.attention.output.dense"}, here, bias=config.qkv_bias)]
+    return rules if config.qkv_bias else [*rules, same(f"{at}.attention.output.dense.bias", f"{here}.b_O")]
+
+
+def class_rules(name: str, path: str) -> list[Rule]:
+    """A classifier."""
+    return [same(f"{name}.weight", f"{path}.weight"), same(f"{name}.bias", f"{path}.bias")]
+
+
+def image_size_of(given: Mapping[str, Any], default: int) -> tuple[int, int]:
+    """Height and width of the images that positions were learnt at.
+
+    Raises:
+        ValueError: unless it is one whole number, or two.
+    """
+    stated = given.get("image_size", default)
+    sides = (stated, stated) if isinstance(stated, int) else tuple(stated)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"image_size must be one whole number or a height and a width, got {stated!r}")
+    return sides
+
+
+def patch_size_of(given: Mapping[str, Any], default: int) -> int:
+    """The side of a patch.
+
+    Raises:
+        ValueError: for a patch that is not square.
+    """
+    stated = given.get("patch_size", default)
+    sides = {stated} if isinstance(stated, int) else set(stated)
+    if len(sides) != 1:
+        raise ValueError(f"patches must be square, got patch_size={stated!r}")
+    return sides.pop()
+
+
+def labels_of(given: Mapping[str, Any]) -> int:
+    """How many classes a classifier has; 2 where the config does not say."""
+    stated = given.get("id2label")
+    return len(stated) if stated else given.get("num_labels", given.get("_num_labels", 2))

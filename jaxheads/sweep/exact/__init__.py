@@ -1,0 +1,1 @@
+"""jaxheads.sweep.exact"""
