@@ -10,10 +10,11 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
@@ -51,6 +52,20 @@ def environment() -> dict[str, Any]:
         "git": git_state(Path(__file__).parent),
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+class Identified(Protocol):
+    """What provenance needs of a model."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def identity(self) -> Callable[[], str]: ...
+
+
+def provenance(model: Identified, **about: Any) -> dict[str, Any]:
+    """Say which model an answer is about, what was asked (`about`), and in which environment it was computed."""
+    return {"model": model.name, "weights": model.identity(), **about, **environment()}
 
 
 def without_places(text: str) -> str:

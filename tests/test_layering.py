@@ -22,7 +22,7 @@ LAYERS = (
     ("edits", "objectives"),
     ("models",),
     ("tables", "statistics"),
-    ("provenance", "files", "progress"),
+    ("provenance", "files", "progress", "checks"),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 MOST_LINES, MOST_FUNCTION_LINES = 400, 60

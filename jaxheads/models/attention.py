@@ -13,8 +13,6 @@ from jax import Array
 Edit = Callable[[str, Array], Array]
 """`edit(site, value)` gives the value to go on with; what it returns has the shape and dtype of what it got."""
 
-ATTENTION_SITES = ("q", "k", "v", "scores", "pattern", "z")
-
 
 def unchanged(site: str, value: Array) -> Array:
     """The edit that changes nothing."""
@@ -40,7 +38,7 @@ def attend(
     a masked key. The softmax is taken in float32 at least. A row without a visible key (padding) is uniform, not NaN.
 
     Returns:
-        z `[B,T,N,H]`, and the values at ATTENTION_SITES as they were used, after their edits.
+        z `[B,T,N,H]`, and the values at its sites (`sites.ATTENTION_SITES`) as they were used, after their edits.
     """
     q_BTNH, k_BSKH, v_BSKH = edit("q", q_BTNH), edit("k", k_BSKH), edit("v", v_BSKH)
     B, T, N, H = q_BTNH.shape

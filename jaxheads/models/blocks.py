@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from .attention import ATTENTION_SITES, Edit
+from .attention import Edit
 from .layers import Attention
 from .norms import with_frozen_statistics
+from .sites import ATTENTION_SITES
 
 
 class InputNorm(NamedTuple):

@@ -35,6 +35,13 @@ class Network(nnx.Module):
         """All stacks, those of cross-attention after the stack that they go with."""
         return tuple(member for stack in self.streams for member in stack.members)
 
+    def stack(self, name: str) -> Stack:
+        """Return the stack of this name; raises KeyError where there is none (`Model.stack` explains it to users)."""
+        for stack in self.stacks:
+            if stack.name == name:
+                return stack
+        raise KeyError(name)
+
     def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
         """Embed the batch and send it through the stacks: the residual stream `[B,T,D]` after the last."""
         raise NotImplementedError

@@ -1,7 +1,8 @@
-"""Edits as data: a mix or an addition at one site, carried into the layers as arrays."""
+"""The sites of a layer with their axes, and edits as data: a mix or an addition at one site."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 import jax
@@ -9,6 +10,36 @@ import jax.numpy as jnp
 from jax import Array
 
 from .attention import Edit
+
+SITES: Mapping[str, str] = MappingProxyType(
+    {
+        "resid_pre": "BTD",
+        "q": "BTNH",
+        "k": "BSKH",
+        "v": "BSKH",
+        "scores": "BNTS",
+        "pattern": "BNTS",
+        "z": "BTNH",
+        "attn_out": "BTD",
+        "resid_mid": "BTD",
+        "mlp_out": "BTD",
+        "resid_post": "BTD",
+    }
+)
+"""Every site's axes in one layer, in the order of the forward pass: B examples, T query positions, S key positions, N
+query heads, K key/value heads, H head dimension, D model dimension. A family may lack some; `Stack.sites` has its own."""
+
+ATTENTION_SITES = tuple(site for site, axes in SITES.items() if "D" not in axes)
+
+
+def has_heads(site: str) -> bool:
+    """Whether the values at a site belong to single heads: not so in the residual stream."""
+    return site in ATTENTION_SITES
+
+
+def is_of_keys(site: str) -> bool:
+    """Whether the positions and heads at a site are those of keys and values."""
+    return "K" in SITES[site]
 
 
 @jax.tree_util.register_dataclass

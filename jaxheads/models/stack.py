@@ -19,9 +19,9 @@ from jax import Array
 
 from .attention import Edit, unchanged
 from .blocks import Block
-from .inputs.axes import TOKENS, Axis
-from .inputs.batch import AttentionInputs
-from .sites import SiteEdit, editor
+from .inputs.axes import TOKENS, Axis, Positions
+from .inputs.batch import AttentionInputs, Batch
+from .sites import SITES, SiteEdit, editor, has_heads, is_of_keys
 
 Sites = Mapping[str, Array]
 Reader = Callable[[Sites], Any]
@@ -136,15 +136,19 @@ class Stack(nnx.Module):
 
     def site_shape(self, site: str, examples: int, positions: int, keys: int | None = None) -> tuple[int, ...]:
         """The shape of a site in one layer, for so many examples, query positions and (if others) key positions."""
-        B, T, N, H = examples, positions, self.heads, self.head_size
-        S = T if keys is None else keys
-        if site in ("q", "z"):
-            return B, T, N, H
-        if site in ("k", "v"):
-            return B, S, self.kv_heads, H
-        if site in ("scores", "pattern"):
-            return B, N, T, S
-        return B, T, self.width
+        sizes = {"B": examples, "T": positions, "S": positions if keys is None else keys}
+        sizes |= {"N": self.heads, "K": self.kv_heads, "H": self.head_size, "D": self.width}
+        return tuple(sizes[axis] for axis in SITES[site])
+
+    def heads_at(self, site: str) -> int:
+        """How many heads a site has: K at `k` and `v`, 1 in the residual stream, N elsewhere."""
+        if not has_heads(site):
+            return 1
+        return self.kv_heads if is_of_keys(site) else self.heads
+
+    def positions_at(self, site: str, batch: Batch) -> Positions:
+        """The positions that a site has: those of keys at `k` and `v`, else those of queries."""
+        return (self.keys if is_of_keys(site) else self.queries).of(batch)
 
     @property
     def weights(self) -> HeadWeights:

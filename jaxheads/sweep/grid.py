@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..models.inputs.batch import Batch
+from ..models.sites import has_heads, is_of_keys
 from ..models.stack import Stack
-from .exact.engine import HEAD_SITES, KEY_SITES, Site, site_positions
+from .exact.engine import Site
 from .exact.plan import Plan, first_columns
 
 Heads = Sequence[tuple[int, int]]
@@ -48,10 +49,10 @@ def grid(stack: Stack, site: str, batch: Batch, by: Sequence[str], first: int = 
         ValueError: for axes that are not known, or heads at a site that has none.
     """
     by = check_by(site, by)
-    heads, side = count_heads(stack, site) if "head" in by else 1, site_positions(stack, site, batch)
+    heads, side = stack.heads_at(site) if "head" in by else 1, stack.positions_at(site, batch)
     positions = int(np.asarray(side.lengths).max()) if "position" in by else 1
     shape = tuple({"layer": stack.layers, "head": heads, "position": positions}[axis] for axis in by)
-    back_only = stack.causal and not (stack.is_cross and site in KEY_SITES)
+    back_only = stack.causal and not (stack.is_cross and is_of_keys(site))
     columns = np.maximum(first_columns(side, back_only), first) if "position" in by else np.array([first])
     numbers = np.arange(stack.layers * heads * positions).reshape(stack.layers, heads, positions)
     steps = []
@@ -60,7 +61,7 @@ def grid(stack: Stack, site: str, batch: Batch, by: Sequence[str], first: int = 
             at = np.flatnonzero(columns[:positions] == column)
             cells = numbers[layer][:, at]
             head, place = np.indices(cells.shape).reshape(2, -1)
-            chosen = np.zeros((cells.size, stack.layers, count_heads(stack, site)), bool)
+            chosen = np.zeros((cells.size, stack.layers, stack.heads_at(site)), bool)
             chosen[np.arange(cells.size), layer] = (head[:, None] == np.arange(chosen.shape[2])) | ("head" not in by)
             position = at[place] if "position" in by else np.full(cells.size, -1)
             where = Site(stack.name, site, int(column))
@@ -81,7 +82,7 @@ def set_grid(stack: Stack, site: str, sets: Mapping[str, Heads]) -> Grid:
     """
     if not sets:
         raise ValueError("sets must name at least one set of heads, got none")
-    chosen = np.zeros((len(sets), stack.layers, count_heads(stack, site)), bool)
+    chosen = np.zeros((len(sets), stack.layers, stack.heads_at(site)), bool)
     for number, (name, heads) in enumerate(sets.items()):
         chosen[number] = head_mask(stack, site, heads, f"set {name!r}")
     start = chosen.any(axis=2).argmax(axis=1)
@@ -95,7 +96,7 @@ def set_grid(stack: Stack, site: str, sets: Mapping[str, Heads]) -> Grid:
 
 def head_mask(stack: Stack, site: str, heads: Heads, what: str = "heads") -> np.ndarray:
     """Bool `[L,N]` (K for N at `k` and `v`); raises ValueError for an empty list or a head that is not there."""
-    limits = (stack.layers, count_heads(stack, site))
+    limits = (stack.layers, stack.heads_at(site))
     pairs = np.asarray(list(heads))
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not np.issubdtype(pairs.dtype, np.integer):
         raise ValueError(f"{what} must be a list of at least one (layer, head) pair, got {heads!r}")
@@ -109,18 +110,11 @@ def head_mask(stack: Stack, site: str, heads: Heads, what: str = "heads") -> np.
     return mask
 
 
-def count_heads(stack: Stack, site: str) -> int:
-    """How many heads a site has: N, K at `k` and `v`, 1 in the residual stream."""
-    if site not in HEAD_SITES:
-        return 1
-    return stack.kv_heads if site in KEY_SITES else stack.heads
-
-
 def check_by(site: str, by: Sequence[str]) -> tuple[str, ...]:
     """The axes as a tuple; raises ValueError if they are not among those that are known, or don't fit the site."""
     axes = (by,) if isinstance(by, str) else tuple(by)
     if axes not in BY:
         raise ValueError(f"by must be one of {', '.join(map(str, BY))}; got {axes}")
-    if "head" in axes and site not in HEAD_SITES:
+    if "head" in axes and not has_heads(site):
         raise ValueError(f"{site} has no heads: ask by ('layer',) or ('layer', 'position'); got by={axes}")
     return axes

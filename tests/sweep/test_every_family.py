@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
-from jaxheads.sweep.exact.engine import HEAD_SITES
+from jaxheads.models.sites import ATTENTION_SITES
 
 from ..models.huggingface import assert_close
 from ..models.specs import SPECS
@@ -56,14 +56,14 @@ def effects(model: jh.Model, batch: jh.Batch, stack: str, site: str, values: Any
     """Of putting `values` (of the site, layers first) in place of each layer's and, where there are any, head's:
     `[E,L]` or `[E,L,N]`, a whole run each."""
     part, before = model.stack(stack), objective_values(model, batch)
-    heads = part.heads if site in HEAD_SITES else 1
+    heads = part.heads if site in ATTENTION_SITES else 1
     found = np.empty((len(batch), part.layers, heads))
     for layer, head in np.ndindex(part.layers, heads):
         weight = (np.arange(heads) == head).astype(np.float32)
-        weight = weight[None, None, None, :, None] if site in HEAD_SITES else weight[None, None, None]
+        weight = weight[None, None, None, :, None] if site in ATTENTION_SITES else weight[None, None, None]
         edit = jh.SiteEdit(jnp.array([layer]), jnp.asarray(weight), values[layer][None], site, stack)
         found[:, layer, head] = objective_values(model, batch, edit) - before
-    return found if site in HEAD_SITES else found[..., 0]
+    return found if site in ATTENTION_SITES else found[..., 0]
 
 
 @families
@@ -95,7 +95,7 @@ def test_patching(family: str, site: str):
 
 def check_patching(model: jh.Model, corrupt: jh.Batch, clean: jh.Batch, stack: str, site: str) -> None:
     values = jh.run(model, clean, [f"{stack}.{site}"]).seen[f"{stack}.{site}"]
-    by = ("layer", "head") if site in HEAD_SITES else ("layer",)
+    by = ("layer", "head") if site in ATTENTION_SITES else ("layer",)
     table = jh.patch(model, clean, corrupt, OBJECTIVE, site, by, stack=stack)
     expected = effects(model, corrupt, stack, site, values)
     assert table.per_example is not None

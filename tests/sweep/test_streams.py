@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
-from jaxheads.sweep.exact.engine import HEAD_SITES, KEY_SITES
+from jaxheads.models.sites import ATTENTION_SITES
 
 from ..models.huggingface import assert_close
 from ..models.specs.spec import small
@@ -20,9 +20,9 @@ families, stacks = pytest.mark.parametrize("family", FAMILIES), pytest.mark.para
 def patched(model: jh.Model, base: jh.Batch, other: jh.Batch, stack: str, site: str, by: tuple[str, ...]) -> np.ndarray:
     """Effects `[E, *grid]`, one whole run a cell."""
     part, name = model.stack(stack), f"{stack}.{site}"
-    side = (part.keys if site in KEY_SITES else part.queries).of(base)
+    side = (part.keys if site in ("k", "v") else part.queries).of(base)
     values = jh.run(model, other, [name]).seen[name]
-    heads = 1 if site not in HEAD_SITES else part.kv_heads if site in KEY_SITES else part.heads
+    heads = 1 if site not in ATTENTION_SITES else part.kv_heads if site in ("k", "v") else part.heads
     sizes = {"layer": part.layers, "head": heads, "position": int(side.lengths.max())}
     before = judge(model, base)
     found = np.full((len(base), *(sizes[axis] for axis in by)), np.nan)
@@ -30,7 +30,7 @@ def patched(model: jh.Model, base: jh.Batch, other: jh.Batch, stack: str, site: 
         at = dict(zip(by, cell, strict=True))
         here = np.asarray(side.mask) & (np.asarray(side.positions) == at.get("position", np.asarray(side.positions)))
         weight = here[:, :, None].astype(np.float32)
-        if site in HEAD_SITES:
+        if site in ATTENTION_SITES:
             chosen = np.arange(heads) == at.get("head", np.arange(heads))
             weight = (here[:, :, None] & chosen)[..., None].astype(np.float32)
         if site in ("scores", "pattern"):

@@ -18,17 +18,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from ...models.attention import Edit, unchanged
-from ...models.inputs.axes import Positions
 from ...models.inputs.batch import AttentionInputs, Batch
 from ...models.network import Network
+from ...models.sites import SITES, has_heads, is_of_keys
 from ...models.stack import Sites, Stack, take_rows
 from ...objectives import Reads, read_out
 
 Value = Callable[[Array, Reads], Array]
-
-PATTERN_SITES = ("scores", "pattern")
-KEY_SITES = ("k", "v")
-HEAD_SITES = ("q", "z", *KEY_SITES, *PATTERN_SITES)
 
 
 class Site(NamedTuple):
@@ -210,11 +206,6 @@ def stream_of(network: Network, name: str) -> Stack:
     return next(stack for stack in network.streams if name in [member.name for member in stack.members])
 
 
-def site_positions(stack: Stack, site: str, batch: Batch) -> Positions:
-    """The positions that a site has: those of keys at `k` and `v`, else those that ask."""
-    return (stack.keys if site in KEY_SITES else stack.queries).of(batch)
-
-
 class _Copy(NamedTuple):
     """One edited copy of a stream's run, with its cross-attention; `cell` has lost its leading axis."""
 
@@ -292,11 +283,11 @@ class _Copy(NamedTuple):
     def _mask(self, layer: int | Array) -> Array:
         """Where this copy is edited, with the site's axes."""
         name, heads_N = self.site.site, self.cell.heads[layer]
-        side = site_positions(self._edited, name, self.batch)
+        side = self._edited.positions_at(name, self.batch)
         here_BT = (self.cell.position < 0) | (side.mask & (side.positions == self.cell.position))
-        if name in PATTERN_SITES:
+        if SITES[name] == "BNTS":
             mask = here_BT[:, None, :, None] & heads_N[None, :, None, None]
-        elif name in HEAD_SITES:
+        elif has_heads(name):
             mask = here_BT[:, :, None, None] & heads_N[None, None, :, None]
         else:
             mask = here_BT[:, :, None] & heads_N[None, None, :]
@@ -305,9 +296,9 @@ class _Copy(NamedTuple):
 
 def slice_site(x: Array, site: Site, rows_BR: Array | None) -> Array:
     """Of something with a site's axes at all positions, what a run from `site.first` on sees; of it, only the rows."""
-    if site.site in KEY_SITES:
+    if is_of_keys(site.site):
         return x
-    axis = 2 if site.site in PATTERN_SITES else 1
+    axis = SITES[site.site].index("T")
     if x.shape[axis] == 1:
         return x
     x = jax.lax.slice_in_dim(x, site.first, x.shape[axis], axis=axis)

@@ -16,10 +16,10 @@ from ...execution.batching import Chunks, even, matmul_tokens, up
 from ...models.inputs.batch import AttentionInputs, Batch
 from ...models.network import Network, forward
 from ...models.sharding import fetch
-from ...models.sites import SiteEdit
+from ...models.sites import SITES, SiteEdit, has_heads
 from ...models.stack import Stack, take_rows
 from ...objectives import Reads, read_out
-from ..exact.engine import HEAD_SITES, PATTERN_SITES, Value
+from ..exact.engine import Value
 from ..exact.work import Resources
 
 
@@ -86,9 +86,9 @@ def amounts(stack: Stack, site: str, batch: Batch) -> np.ndarray:
 def per_cell(site: str, slopes: Array) -> np.ndarray:
     """What came back for `amounts`, as `[B,L,T,N]` float64; N is 1 at a site without heads."""
     found = fetch(slopes).astype(np.float64)[..., 0]
-    if site in PATTERN_SITES:
+    if SITES[site] == "BNTS":
         found = np.swapaxes(found, 2, 3)
-    return np.moveaxis(found if site in HEAD_SITES else found[..., None], 0, 1)
+    return np.moveaxis(found if has_heads(site) else found[..., None], 0, 1)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,9 @@ from ...models.model import Model
 from ...models.stack import Stack
 from ...objectives import Objective, Reads
 from ...tables import HeadTable
-from ..exact.engine import site_positions
 from ..exact.patch import DIRECTIONS, check_pair
 from ..exact.work import Resources
-from ..grid import Grid, check_by, count_heads
+from ..grid import Grid, check_by
 from ..pieces import InPieces, Part
 from .backward import choose_pieces
 from .estimators import Piece
@@ -96,7 +95,7 @@ class Question:
     @cached_property
     def grid(self) -> Grid:
         """The cells; positions that an example does not have are missing."""
-        heads = count_heads(self.part, self.site)
+        heads = self.part.heads_at(self.site)
         sizes = {"layer": self.part.layers, "head": heads, "position": self.positions}
         shape = tuple(sizes[axis] for axis in self.by)
         missing_ET = np.arange(self.positions) >= self._lengths[:, None]
@@ -106,7 +105,7 @@ class Question:
 
     def cells(self, piece: Piece) -> np.ndarray:
         """Estimates `[B, *by]`."""
-        mask_BT = np.asarray(site_positions(self.part, self.site, piece.batch).mask)
+        mask_BT = np.asarray(self.part.positions_at(self.site, piece.batch).mask)
         to_cells = partial(fold, mask_BT=mask_BT, by=self.by, positions=self.positions)
         if self.shares:
             return to_cells(piece.along(self.shares))
@@ -131,7 +130,7 @@ class Question:
 
     @property
     def _lengths(self) -> np.ndarray:
-        return np.asarray(site_positions(self.part, self.site, self.this).lengths)
+        return np.asarray(self.part.positions_at(self.site, self.this).lengths)
 
     @property
     def _floats_beside(self) -> int:

@@ -1,0 +1,10 @@
+"""Checks of arguments that many functions share."""
+
+from collections.abc import Iterable
+
+
+def one_of(name: str, given: object, known: Iterable[object]) -> None:
+    """Raise ValueError unless an argument is one of the values that are known; the message lists them."""
+    known = tuple(known)
+    if given not in known:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, known))}; got {given!r}")
