@@ -27,7 +27,8 @@ SITES: Mapping[str, str] = MappingProxyType(
     }
 )
 """Every site's axes in one layer, in the order of the forward pass: B examples, T query positions, S key positions, N
-query heads, K key/value heads, H head dimension, D model dimension. A family may lack some; `Stack.sites` has its own."""
+query heads, K key/value heads, H head dimension, D model dimension. A family may lack some: see
+`Stack.sites`."""
 
 ATTENTION_SITES = tuple(site for site, axes in SITES.items() if "D" not in axes)
 
