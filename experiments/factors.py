@@ -42,9 +42,7 @@ import jaxheads as jh
 from experiments.lab import command_line, publish
 from jaxheads.data.tasks import Agreement, Induction, Sample
 from jaxheads.data.tasks.configs import attention_only
-from jaxheads.measure.patterns import Metric
-from jaxheads.measure.patterns.example import Example
-from jaxheads.measure.patterns.metric import Scored, attention_to
+from jaxheads.measure.patterns import Example, Metric, Scored, attention_to
 from jaxheads.statistics import analysis_of_variance, t_mean
 from jaxheads.train import Trained, grid, pruning_curve, pruning_order, train
 

@@ -12,7 +12,7 @@ import numpy as np
 import jaxheads as jh
 from experiments.speed_worker import Way, fastest_product
 from experiments.speed_works import COLUMNS_COMPARED, Inputs, Work
-from jaxheads.measure.patterns.measuring import program
+from jaxheads.measure.patterns.scoring import program
 
 
 class JaxHeads:

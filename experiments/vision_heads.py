@@ -33,9 +33,7 @@ from matplotlib.figure import Figure
 
 from experiments.lab import command_line, file_name, publish
 from jaxheads.data.tasks import Corners, Digits, Sample, Texture
-from jaxheads.measure.patterns import METRICS, Metric
-from jaxheads.measure.patterns.example import Example
-from jaxheads.measure.patterns.metric import Scored, attention_to
+from jaxheads.measure.patterns import METRICS, Example, Metric, Scored, attention_to
 from jaxheads.models.network import Network
 from jaxheads.statistics import t_mean
 from jaxheads.train import Trace, Trained, ablation_losses, evolution, grid, head_scores, scores, trace, train

@@ -2,7 +2,7 @@
 
 from . import edits, objectives
 from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
-from .evidence.nulls import random_weights, shuffled_marks
+from .evidence.nulls import shuffled_marks
 from .evidence.roles import Evidence, name_heads
 from .evidence.selection import held_out, with_intervals
 from .evidence.specialisation import Specialisation, specialisation
@@ -13,7 +13,7 @@ from .measure.direct.text_span import TextSpan, text_span
 from .measure.in_context_learning import ContextScore, icl_score
 from .measure.patterns import METRICS, Metric, head_detector, marked_share, register, retrieval, token_class
 from .measure.patterns.alignment import alignment_error_rate
-from .measure.patterns.measuring import measure
+from .measure.patterns.scoring import measure
 from .measure.patterns.variability import variability
 from .measure.patterns.word_pooling import pool_words
 from .measure.relevance.attribution import Relevance, relevance
@@ -31,6 +31,7 @@ from .models.folding import fold_norms
 from .models.inputs.batch import Batch
 from .models.load import init, load
 from .models.model import Model, Run, run
+from .models.random_weights import random_weights
 from .models.saving import to_hf, to_orbax
 from .models.sharding import placement, shard
 from .models.sites import SiteEdit

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..measure.similarity.comparisons import PAIRS
+from ..measure.similarity.comparisons import COMPARISONS
 from ..models.inputs.batch import Batch
 from ..models.network import Network, forward
 
@@ -33,7 +33,7 @@ def disagreement(network: Network, batch: Batch, kind: str = "outputs", stack: s
         raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
     [part] = [one for one in network.stacks if stack in (None, one.name)]
     queries_BT, keys_BS = part.queries.of(batch).mask, part.keys.of(batch).mask
-    pairs = PAIRS[kind]
+    pairs = COMPARISONS[kind]
 
     def read(seen: Mapping[str, Array]) -> Array:
         def one(sites: dict[str, Array], queries_T: Array, keys_S: Array) -> Array:

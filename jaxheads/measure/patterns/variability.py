@@ -1,4 +1,7 @@
-"""How much a head's pattern depends on what is said (Vig & Belinkov 2019, section 3.2)."""
+"""Variability of a head's pattern over contents (Vig & Belinkov 2019, section 3.2).
+
+Dimension key: E examples, B batch, L layers, N heads, P positions compared.
+"""
 
 from functools import partial
 
@@ -11,8 +14,8 @@ from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.sharding import fetch
-from ...models.stack import take_rows
-from ...provenance import environment
+from ...models.stack import Sites, take_rows
+from ...provenance import provenance
 from ...statistics import bootstrap_mean, check_level
 from ...tables import Column, HeadTable
 
@@ -26,57 +29,53 @@ def variability(
     seed: int = 0,
     level: float = 0.95,
 ) -> HeadTable:
-    """Σ |α − ᾱ| / (2 Σ α) over examples and the first `positions` tokens, with ᾱ the mean over examples.
+    """Return Σ |α − ᾱ| / (2 Σ α) over examples and the first `positions` tokens, with ᾱ the mean over examples.
 
-    From 0, a pattern that is the same whatever is said (a positional head), to 1; one-hot attention that is spread
-    evenly over m targets has 1 − 1/m. Only examples of at least so many tokens count, and of their patterns only the
-    corner of these tokens, as they are: rows are not renormalised (in a causal model they need not be).
+    It is 0 for a pattern that never depends on the tokens (a positional head) and at most 1; one-hot attention spread
+    evenly over m targets has 1 − 1/m. Only examples of at least `positions` tokens count, and of their patterns only
+    the corner of these tokens. Rows of the corner are not renormalised (in a causal model they need not be).
 
     Returns:
-        One row a head, column `variability`, a ratio of sums with its bootstrap interval over examples (ᾱ is held);
+        One row a head, column `variability`, a ratio of sums with its bootstrap interval over examples (ᾱ stays fixed);
         `.per_example` is each example's own Σ |α − ᾱ| / (2 Σ α).
 
     Raises:
         ValueError: where fewer than two examples are that long; for cross-attention or a batch that does not fit.
     """
     check_level(level)
-    part = model.stack(stack)
+    varied = model.stack(stack)
     model.check(batch)
-    if part.is_cross:
-        raise ValueError(f"variability is of a sequence that looks at itself; the {part.name} of {model.name} does not")
-    lengths = np.asarray(part.queries.of(batch).lengths)
+    if varied.is_cross:
+        raise ValueError(
+            f"variability is of a sequence that looks at itself; the {varied.name} of {model.name} does not"
+        )
+    lengths = np.asarray(varied.queries.of(batch).lengths)
     long_enough = np.flatnonzero(lengths >= positions)
     if positions < 1 or len(long_enough) < 2:
         raise ValueError(
             f"expected at least two examples of {positions} tokens, got {len(long_enough)}; the longest has "
             f"{lengths.max()}"
         )
-    corners = [
-        np.asarray(fetch(_corners(model.network, batch.take([example]), part.name, positions)), np.float64)
-        for example in long_enough
-    ]
-    a_ELNTT = np.concatenate(corners)
-    away_ELN = np.abs(a_ELNTT - a_ELNTT.mean(axis=0)).sum(axis=(-2, -1)) / 2
-    total_ELN = a_ELNTT.sum(axis=(-2, -1))
-    each_ELN = away_ELN / total_ELN
-    interval = bootstrap_mean(each_ELN, counts=total_ELN, level=level, seed=seed)
-    about = {
-        "model": model.name, "weights": model.identity(), "stack": part.name, "positions": positions,
-        "examples": len(long_enough), "level": level, "seed": seed, **environment(),
-    }  # fmt: skip
-    column = Column(*interval, each_ELN)
-    return HeadTable.from_columns("variability", part.name, {"variability": column}, about, squeeze=True)
+    corners = [fetch(_corners(model.network, batch.take([example]), varied.name, positions)) for example in long_enough]
+    a_ELNPP = np.concatenate(corners).astype(np.float64)
+    difference_ELN = np.abs(a_ELNPP - a_ELNPP.mean(axis=0)).sum(axis=(-2, -1)) / 2
+    total_ELN = a_ELNPP.sum(axis=(-2, -1))
+    values_ELN = difference_ELN / total_ELN
+    interval = bootstrap_mean(values_ELN, counts=total_ELN, level=level, seed=seed)
+    about = {"stack": varied.name, "positions": positions, "examples": len(long_enough), "level": level, "seed": seed}
+    columns = {"variability": Column(*interval, values_ELN)}
+    return HeadTable.from_columns("variability", varied.name, columns, provenance(model, **about), squeeze=True)
 
 
 @partial(jax.jit, static_argnames=("stack", "positions"))
 def _corners(network: Network, batch: Batch, stack: str, positions: int) -> Array:
-    """The patterns among the first real positions, `[B,L,N,P,P]`."""
-    [part] = [one for one in network.stacks if one.name == stack]
-    place_BP = jnp.argsort(~part.queries.of(batch).mask, axis=1, stable=True)[:, :positions]
+    """Return the patterns among the first real positions, `[B,L,N,P,P]`."""
+    mask_BT = network.stack(stack).queries.of(batch).mask
+    columns_BP = jnp.argsort(~mask_BT, axis=1, stable=True)[:, :positions]
 
-    def read(seen) -> Array:
-        rows_BPNS = take_rows(jnp.swapaxes(seen["pattern"], 1, 2), place_BP)
-        return jnp.moveaxis(take_rows(jnp.moveaxis(rows_BPNS, 3, 1), place_BP), 1, 3)
+    def read(sites: Sites) -> Array:
+        rows_BPNS = take_rows(jnp.swapaxes(sites["pattern"], 1, 2), columns_BP)
+        return jnp.moveaxis(take_rows(jnp.moveaxis(rows_BPNS, 3, 1), columns_BP), 1, 3)
 
-    kept_LBPNP = forward(network, batch, read={stack: read})[1][stack]
-    return kept_LBPNP.transpose(1, 0, 3, 2, 4)
+    corners_LBPNP = forward(network, batch, read={stack: read})[1][stack]
+    return corners_LBPNP.transpose(1, 0, 3, 2, 4)
