@@ -122,7 +122,7 @@ class Sweep(Protocol[P, R_co]):
 
 def question(generator: Callable[P, Iterator[Question]]) -> Callable[P, HeadTable]:
     """Turn a generator of questions into the public function that answers them with a table."""
-    return _answering(generator)
+    return _answering(generator, HeadTable)
 
 
 @overload
@@ -137,7 +137,7 @@ def sweep(generator: Callable[..., Any] | None = None, *, returns: type[Any] = H
     """
     if generator is None:
         return functools.partial(sweep, returns=returns)
-    answering: Any = _answering(generator)
+    answering: Any = _answering(generator, returns)
 
     @functools.wraps(generator)
     def planning(*arguments: Any, **named: Any) -> Plan:
@@ -216,7 +216,7 @@ def run_question(
     return Effects(baseline_E, effects_EC, np.abs(total_E) if question.unsigned and total_E is not None else total_E)
 
 
-def _answering(generator: Callable[..., Iterator[Question]]) -> Any:
+def _answering(generator: Callable[..., Iterator[Question]], returns: type[Any]) -> Any:
     @functools.wraps(generator)
     def answering(*arguments: Any, **named: Any) -> Any:
         refuse_unknown(answering, named)
@@ -226,7 +226,7 @@ def _answering(generator: Callable[..., Iterator[Question]]) -> Any:
         stream = not isinstance(list(bound.arguments.values())[1], Batch)
         return _answer(generator.__name__, generator(*arguments, **named), stream=stream, level=level, seed=seed)
 
-    document(answering)
+    document(answering, returns=returns)
     return answering
 
 
