@@ -8,6 +8,7 @@ import functools
 import inspect
 import os
 import re
+import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypedDict, TypeVar
@@ -100,7 +101,7 @@ class Resources:
 def shares_options(*, without: Iterable[str] = ()) -> Callable[[F], F]:
     """Return a decorator that writes the shared options into a function's signature and docstring.
 
-    The function ends in `**options: Unpack[Options]`; among its arguments the docstring has the line `options: shared by
+    The function ends in `**options: Unpack[Options]`; among its arguments its docstring has `options: shared by
     all questions: …`, which gives way to the options themselves.
 
     Args:
@@ -127,8 +128,12 @@ def refuse_unknown(function: Any, named: Iterable[str]) -> None:
             raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}")
 
 
-def document(function: Any, names: Iterable[str] = tuple(OPTIONS)) -> None:
-    """Write these options into a function's `__signature__` and `__doc__`, in place of `**options`."""
+def document(function: Any, names: Iterable[str] = tuple(OPTIONS), *, returns: Any = None) -> None:
+    """Write these options into a function's `__signature__` and `__doc__`, in place of `**options`.
+
+    Args:
+        returns: the type that the signature gives as the answer's, if not the function's own.
+    """
     names = list(names)
     signature = inspect.signature(function)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -137,9 +142,13 @@ def document(function: Any, names: Iterable[str] = tuple(OPTIONS)) -> None:
         for name in names
         if name not in signature.parameters
     ]
-    function.__signature__ = signature.replace(parameters=[*own, *shared])
+    answer = signature.return_annotation if returns is None else returns
+    function.__signature__ = signature.replace(parameters=[*own, *shared], return_annotation=answer)
     text = inspect.getdoc(function) or ""
     entry = re.search(r"^( *)options: shared by all questions.*$", text, re.MULTILINE)
     if entry is not None:
-        lines = [f"{entry[1]}{name}: {OPTIONS[name][2]}" for name in names]
+        wrap = functools.partial(
+            textwrap.fill, width=112, initial_indent=entry[1], subsequent_indent=entry[1] + 4 * " "
+        )
+        lines = [wrap(f"{name}: {OPTIONS[name][2]}") for name in names]
         function.__doc__ = text[: entry.start()] + "\n".join(lines) + text[entry.end() :]

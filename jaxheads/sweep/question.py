@@ -65,6 +65,11 @@ class Work(Protocol):
 class Plan(Protocol):
     """What a question will do, without doing it."""
 
+    @property
+    def chunks(self) -> Chunks:
+        """Examples and edited copies that run together."""
+        ...
+
     def cost(self) -> Cost:
         """Return operations and memory."""
         ...
@@ -122,7 +127,7 @@ class Sweep(Protocol[P, R_co]):
 
 def question(generator: Callable[P, Iterator[Question]]) -> Callable[P, HeadTable]:
     """Turn a generator of questions into the public function that answers them with a table."""
-    return _answering(generator)
+    return _answering(generator, HeadTable)
 
 
 @overload
@@ -137,7 +142,7 @@ def sweep(generator: Callable[..., Any] | None = None, *, returns: type[Any] = H
     """
     if generator is None:
         return functools.partial(sweep, returns=returns)
-    answering: Any = _answering(generator)
+    answering: Any = _answering(generator, returns)
 
     @functools.wraps(generator)
     def planning(*arguments: Any, **named: Any) -> Plan:
@@ -216,7 +221,7 @@ def run_question(
     return Effects(baseline_E, effects_EC, np.abs(total_E) if question.unsigned and total_E is not None else total_E)
 
 
-def _answering(generator: Callable[..., Iterator[Question]]) -> Any:
+def _answering(generator: Callable[..., Iterator[Question]], returns: type[Any]) -> Any:
     @functools.wraps(generator)
     def answering(*arguments: Any, **named: Any) -> Any:
         refuse_unknown(answering, named)
@@ -226,7 +231,7 @@ def _answering(generator: Callable[..., Iterator[Question]]) -> Any:
         stream = not isinstance(list(bound.arguments.values())[1], Batch)
         return _answer(generator.__name__, generator(*arguments, **named), stream=stream, level=level, seed=seed)
 
-    document(answering)
+    document(answering, returns=returns)
     return answering
 
 
