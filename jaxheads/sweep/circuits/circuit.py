@@ -174,6 +174,7 @@ class Circuit:
         tries = [(v, K) for v, masks in candidates.items() for K in masks]
         changes_SE = self._changes(tries)
         score_S = np.nan_to_num(np.abs(finite_mean(changes_SE)), nan=-1.0)
+        # K(v) is the set beside which v matters most: else a component that backs v up would hide it.
         v_S = np.array([v for v, _ in tries])
         best = [int(np.flatnonzero(v_S == v)[score_S[v_S == v].argmax()]) for v in members]
         flat = self._evaluator.table(
@@ -267,6 +268,7 @@ def _without(v: int, mask: np.ndarray) -> np.ndarray:
 def _faithfulness(evaluator: CircuitEvaluator, mask_P: np.ndarray) -> HeadTable:
     with show_progress(3, "running the circuit, the model and nothing", evaluator.progress) as advance:
         nothing_E, everything_E, [circuit_E] = evaluator.with_ends(mask_P[None], advance)
+    # Faithfulness is a ratio of means: the table divides the mean of its first column by that of F(M) - F(∅).
     values = {
         "faithfulness": circuit_E - nothing_E,
         "unfaithfulness": everything_E - circuit_E,

@@ -57,6 +57,7 @@ class Components:
     @classmethod
     def ranked(cls, model: Model, stack: Stack, ranking: HeadTable) -> "Components":
         """Return the stack's heads or edges, whichever a table ranks; raises ValueError for one that ranks neither."""
+        # The first level of a table's index is the stack.
         axes = tuple(ranking.frame.index.names[1:])
         kind = {("layer", "head"): "heads", ("sender", "receiver"): "edges"}.get(axes)
         components = None if kind is None else cls.of(model, stack, kind)

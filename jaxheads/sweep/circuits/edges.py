@@ -163,8 +163,8 @@ def patch_each_edge(
         kind: as `Graph.parts` names it: "attention", "cross" (inputs of heads), "mlp" or "end".
     """
 
-    # Only the receiver's input differs from the unedited run: all that is written before its layer is in the cache, and
-    # the sender's other readers, in later layers, read the stream as it is after the receiver's change.
+    # The sender writes as in the unedited run, and so do all nodes before the receiver: the run starts from the cached
+    # stream at the receiver's layer, and the change is in what the receiver reads, not in the stream.
     def patch_edge(sender: Array, receiver: Array) -> Array:
         def stream(current: Stack, _: Array, context: AttentionInputs) -> Array | None:
             if current.name != stack:

@@ -77,6 +77,7 @@ class CircuitEvaluator:
 
     def values(self, kept_GP: np.ndarray, advance: Advance = lambda _: None) -> np.ndarray:
         """Return the objective `[G,E]` of each circuit; `advance` is called with the number of circuits just known."""
+        # Forgetting all is safe: circuits that are asked for again are run again, or read from the journal.
         if len(self.known) > MOST_KNOWN:
             self.known.clear()
         keys = [np.packbits(kept_P).tobytes() for kept_P in kept_GP]
@@ -121,6 +122,7 @@ class CircuitEvaluator:
         """
         nothing_E, everything_E, _ = self.with_ends(np.empty((0, len(self.components)), bool))
         words = {"parts": self.components.kind, **self.runs.about, **(about or {})}
+        # Given as effects of a total, the share gets the interval of a ratio of means, both drawn together.
         flat = effect_table(
             name,
             self.components.stack.name,

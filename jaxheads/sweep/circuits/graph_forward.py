@@ -118,12 +118,12 @@ class GraphForward:
         N, own = graph.heads, graph.inputs_a_layer
         own_R, cross_R, mlp_R = jnp.split(weight_R, (own, own + graph.cross_heads))
         sender = 1 + layer * graph.senders_a_layer
-        # An MLP beside its layer's heads reads before they write.
-        mlp_reads = edges.reads(x, mlp_R, state) if graph.mlp_reads == "beside" else None
         q_NBTD, k_KBTD, v_KBTD = jnp.split(edges.reads(x, own_R, state), (N, N + graph.kv_heads))
         q = block.per_head_queries(q_NBTD, self.context.queries)
         k, v = block.per_head_keys_values(k_KBTD, v_KBTD, self.context.own_keys)
         z, _ = block.attention.attend(q, k, v, self.context, unchanged)
+        # An MLP beside its layer's heads reads before they write.
+        mlp_reads = edges.reads(x, mlp_R, state) if graph.mlp_reads == "beside" else None
         state = edges.written(state, sender, block.per_head_contribution(z))
         x = x + block.from_heads(z)
         if blocks.cross is not None:

@@ -118,6 +118,7 @@ class Ablation:
     ) -> "EdgeRuns":
         if self.per_position or self.groups is not None:
             raise ValueError("edges are not ablated by position or by groups; heads are")
+        # A mean is taken over the batch itself where the user names no other; patching needs a counterpart.
         corrupt = batch if self.reference is None and self.method == "mean" else self.reference
         return EdgeRuns(model, stack, batch, corrupt, objective, self.method, resources)
 
@@ -155,6 +156,7 @@ class HeadRuns:
             identity=(),
             about={},
         )
+        # Without a journal: the evaluator writes whole chunks of circuits, by what they keep.
         effects = run_question(question)
         return (effects.baseline[:, None] + effects.effects).T
 
@@ -233,6 +235,7 @@ class EdgeRuns:
         def run(examples: np.ndarray) -> None:
             batch, own_reads = devices.examples((self.clean.take(examples), reads.take(examples)))
             with detecting_out_of_memory():
+                # The other run is the same for all circuits of a chunk of examples.
                 other_UBTD = self._carried(examples)
                 for circuits in equal_chunks(len(kept_GUV), chunks.copies):
                     cut_GVU = np.swapaxes(~kept_GUV[circuits] & self.graph.exists, 1, 2).astype(np.float32)
@@ -261,6 +264,7 @@ class EdgeRuns:
         devices = self.resources.devices
         if self.corrupt is not None and self.ablation == "mean":
             for examples in self._chunks(self.corrupt, 1).example_chunks(len(self.corrupt)):
+                # Padding, and examples that only fill up a chunk, count for nothing.
                 mask_BT = np.asarray(self.stack.queries.of(self.corrupt.take(examples)).mask)
                 real_BT = mask_BT.astype(np.float32) * is_new(examples)[:, None]
                 outputs_UBTD = self._outputs(examples).astype(jnp.float32)

@@ -157,6 +157,8 @@ class _Rules:
     def tries(self, state: _SearchState) -> _Tries:
         """Return the removals to run next."""
         kept, numbers, left, number = state.kept.copy(), [], [], state.next
+        # Most components go, at useful thresholds: so the removals that would follow if all do are run together. The
+        # decisions stay those of one at a time, since each is made on the circuit that the decisions before it left.
         while number < len(self.order):
             component = self.order[number]
             needs_run = self.reachability.reaches(kept, component)
@@ -174,13 +176,14 @@ class _Rules:
         current_E = state.values
         for number, kept_P, after_E in zip(tries.numbers, tries.left, values_GE, strict=True):
             loss = self.sign * float(finite_mean(after_E - current_E))
-            # `not <`, so that a loss that is not a number keeps the component.
+            # Written `not <`, so that a loss that is not a number keeps the component.
             if not (abs(loss) if self.absolute else loss) < state.threshold:
                 # The later tries were run without this component: they answer nothing, and a region where components
                 # stay is searched one by one again.
                 kept_P[self.order[number]] = True
                 return replace(state, kept=kept_P, values=current_E, next=number + 1, ahead=1)
             current_E = after_E
+        # All of them went: look further ahead, so that long runs of removals cost few calls.
         return replace(state, kept=tries.kept, values=current_E, next=tries.end, ahead=min(MOST_AHEAD, 2 * state.ahead))
 
 
@@ -198,6 +201,7 @@ class _Reachability:
     @classmethod
     def of(cls, components: Components) -> "_Reachability":
         """Return the rule: edges into a node need an edge that leaves it; heads, and edges into the end, need none."""
+        # A head that is kept writes to the stream, which later heads and the end always read.
         graph = components.graph
         if graph is None:
             return cls([None] * len(components))
@@ -228,6 +232,7 @@ def _step(
     states: Sequence[_SearchState], rules: _Rules, evaluator: CircuitEvaluator, advance: Advance
 ) -> list[_SearchState]:
     """Run the next tries of all searches together, and return the states that they decide."""
+    # Searches at neighbouring thresholds ask for the same circuits at first: the evaluator runs them once.
     tries = [rules.tries(state) for state in states]
     masks = [mask for attempt in tries for mask in attempt.left]
     results = iter(evaluator.values(np.stack(masks)) if masks else ())

@@ -65,6 +65,7 @@ def edge_question(
     """
     base, other = runs
     reads, estimated = objective.reads(model, base), len(fractions) > 0
+    # Cells count through all columns: exact effects come second beside estimates, and first alone.
     columns = ("effect", "exact") if estimated and exact else ("effect",)
     groups = [CellGroup("gradients", np.flatnonzero(graph.exists))] if estimated else []
     if exact:
@@ -146,6 +147,7 @@ class EdgeWork:
 
     @cached_property
     def _baselines(self) -> np.ndarray:
+        # The other run is read as the base run is, at the base batch's rows and columns: their difference is the total.
         both = zip((self.base, self.other), self._runs, strict=True)
         values = [unedited_value(self.network, batch, self.reads, run, **self._static) for batch, run in both]
         return np.stack([self.devices.fetch(value_B).astype(np.float64) for value_B in values])
