@@ -92,7 +92,7 @@ def test_environment_tells_no_place_on_the_disk(monkeypatch):
     ],
 )
 def test_absolute_paths_keep_their_last_component(text, expected):
-    assert provenance.without_places(text) == expected
+    assert provenance.without_directories(text) == expected
 
 
 def test_git_state_of_a_clean_tree(repository):

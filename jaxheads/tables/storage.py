@@ -1,4 +1,4 @@
-"""How a HeadTable lies on disk: parquet for programs, csv and md for people, json for where it came from."""
+"""HeadTables on disk: parquet for programs, csv and md for people, json for provenance."""
 
 import json
 from collections.abc import Sequence
@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..files import Content, write_together
@@ -16,7 +14,7 @@ from ..files import Content, write_together
 if TYPE_CHECKING:
     from .table import HeadTable
 
-_LAYOUT = b"jaxheads"  # the key, in the parquet file's metadata, of what its columns don't say
+_LAYOUT = b"jaxheads"  # key in the parquet file's metadata: metrics and the grid's shape, which columns can't hold
 
 
 def save(table: "HeadTable", directory: Path) -> list[Path]:
@@ -31,18 +29,20 @@ def save(table: "HeadTable", directory: Path) -> list[Path]:
     if table.per_example is not None:
         contents[".per_example.parquet"] = lambda file: _write_examples(table, file)
     written = write_together({f"{base}{suffix}": content for suffix, content in contents.items()})
-    if table.per_example is None:  # those of an earlier table of this name would be taken for this one's
+    if table.per_example is None:  # else `load` would read the examples of an earlier table of this name
         Path(f"{base}.per_example.parquet").unlink(missing_ok=True)
     return written
 
 
 def load(base: Path) -> dict[str, Any]:
-    """Read what `save` wrote under `base`, a path without ending, as the fields of a HeadTable."""
-    stored = pq.read_table(_there(Path(f"{base}.parquet")))
+    """Read the files that `save` wrote under `base`, a path without ending, as the fields of a HeadTable."""
+    import pyarrow.parquet as pq
+
+    stored = pq.read_table(_existing(Path(f"{base}.parquet")))
     if _LAYOUT not in (stored.schema.metadata or {}):
         raise ValueError(f"{base}.parquet: expected a file that HeadTable.save wrote, got another table")
     layout = json.loads(stored.schema.metadata[_LAYOUT])
-    provenance = json.loads(_there(Path(f"{base}.provenance.json")).read_text(encoding="utf-8"))
+    provenance = json.loads(_existing(Path(f"{base}.provenance.json")).read_text(encoding="utf-8"))
     frame = stored.to_pandas()
     metrics, shape = layout["metrics"], layout["shape"]
     values = frame[metrics].to_numpy(dtype=np.float64).T.reshape(len(metrics), *shape)
@@ -65,6 +65,9 @@ def _markdown(table: "HeadTable") -> str:
 
 
 def _write_frame(table: "HeadTable", file: BinaryIO) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     squeezed = table.values.ndim == len(table.shape)
     layout = {"metrics": table.metrics, "shape": [int(size) for size in table.shape], "squeezed": squeezed}
     stored = pa.Table.from_pandas(table.frame)
@@ -73,6 +76,9 @@ def _write_frame(table: "HeadTable", file: BinaryIO) -> None:
 
 
 def _write_examples(table: "HeadTable", file: BinaryIO) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     if table.per_example is None or table.examples is None:
         raise ValueError(f"{table.name}: expected a table with examples, got one without")
     index, count = table.frame.index, table.examples
@@ -87,12 +93,14 @@ def _write_examples(table: "HeadTable", file: BinaryIO) -> None:
 
 
 def _read_examples(path: Path, metrics: Sequence[str], shape: Sequence[int]) -> NDArray[np.float32]:
+    import pyarrow.parquet as pq
+
     stored = pq.read_table(path, columns=list(metrics))
     rows = np.stack([stored[name].to_numpy() for name in metrics])
     return rows.reshape(len(metrics), -1, *shape)
 
 
-def _there(path: Path) -> Path:
+def _existing(path: Path) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"expected {path}, found nothing there; HeadTable.save writes it")
     return path
