@@ -201,7 +201,8 @@ class HeadTable:
         Raises:
             OSError: for a file that can't be written; the old files stay.
         """
-        return storage.save(self, Path(directory))
+        layout = storage.Layout(self.metrics, self.shape, squeezed=self.values.ndim == len(self.shape))
+        return storage.save(Path(directory) / self.name, self.frame, self.per_example, self.provenance, layout)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
