@@ -165,7 +165,7 @@ def _bootstrap(sums: Floats, counts: Floats, level: float, resamples: int, seed:
     sums_EC, counts_EC = sums.reshape(len(sums), -1), counts.reshape(len(counts), -1)
     mean_C = ratio(sums_EC.sum(axis=0), counts_EC.sum(axis=0))
     low_C, high_C = np.full_like(mean_C, np.nan), np.full_like(mean_C, np.nan)
-    # One row says nothing about the spread: such cells keep NaN.
+    # A single row has no spread: such cells keep NaN.
     several_C = np.flatnonzero((counts_EC != 0).sum(axis=0) > 1)
     step = max(1, _BLOCK // max(resamples, len(sums)))
     for start in range(0, len(several_C), step):

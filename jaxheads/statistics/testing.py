@@ -9,14 +9,14 @@ from numpy.typing import ArrayLike, NDArray
 from .base import Floats, finite_or_nan, ratio
 
 
-def rank_correlation(one: np.ndarray, other: np.ndarray) -> float | None:
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
     """Return Spearman's rank correlation over the cells known in both; None if either is constant."""
     from scipy import stats
 
-    known = np.isfinite(one) & np.isfinite(other)
-    if not known.any() or np.ptp(one[known]) == 0 or np.ptp(other[known]) == 0:
+    known = np.isfinite(first) & np.isfinite(second)
+    if not known.any() or np.ptp(first[known]) == 0 or np.ptp(second[known]) == 0:
         return None
-    return float(np.corrcoef(stats.rankdata(one[known]), stats.rankdata(other[known]))[0, 1])
+    return float(np.corrcoef(stats.rankdata(first[known]), stats.rankdata(second[known]))[0, 1])
 
 
 def false_discovery(p_values: ArrayLike) -> Floats:

@@ -141,11 +141,11 @@ def _shrink(attention: Any, gates_LN: np.ndarray, kv_heads: int) -> None:
     # Needed key/value heads first; others fill up the layers that need fewer. The gates below make them write zeros.
     kept_LK = np.argsort(~needed_LK, axis=1, kind="stable")[:, :most]
     kept_LN = (kept_LK[:, :, None] * R + np.arange(R)).reshape(L, -1)
-    for name, kept, axis in (("W_Q", kept_LN, 2), ("W_O", kept_LN, 1), ("W_K", kept_LK, 2), ("W_V", kept_LK, 2)):
-        setattr(attention, name, nnx.Param(_take(getattr(attention, name), kept, axis)))
-    for name, kept in (("b_Q", kept_LN), ("b_K", kept_LK), ("b_V", kept_LK)):
+    for name, heads, axis in (("W_Q", kept_LN, 2), ("W_O", kept_LN, 1), ("W_K", kept_LK, 2), ("W_V", kept_LK, 2)):
+        setattr(attention, name, nnx.Param(_take(getattr(attention, name), heads, axis)))
+    for name, heads in (("b_Q", kept_LN), ("b_K", kept_LK), ("b_V", kept_LK)):
         if getattr(attention, name) is not None:
-            setattr(attention, name, nnx.Param(_take(getattr(attention, name), kept, 1)))
+            setattr(attention, name, nnx.Param(_take(getattr(attention, name), heads, 1)))
     weights = np.take_along_axis(gates_LN, kept_LN, axis=1)
     attention.W_O[...] = attention.W_O[...] * jnp.asarray(weights)[:, :, None, None].astype(attention.W_O[...].dtype)
 

@@ -45,7 +45,7 @@ class Induction(Independent):
     def __post_init__(self):
         require(
             2 <= self.shortest <= self.longest <= min(self.tokens, self.length - 2),
-            "segments need 2 <= shortest <= longest, longest <= tokens and room for BOS and a token said again",
+            "segments need 2 <= shortest <= longest, longest <= tokens and room for BOS and a repeated token",
             self,
         )
 
