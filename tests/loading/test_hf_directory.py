@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jaxheads.models.loading import open_checkpoint
+from jaxheads.models.loading.sources import open_checkpoint
 
 A = np.arange(6, dtype=np.float32).reshape(2, 3)
 B = np.arange(4).astype(ml_dtypes.bfloat16)
@@ -101,7 +101,7 @@ def test_all_tensors_missing_in_their_shard_are_named_at_once(directory):
 
 def test_an_index_that_points_elsewhere_is_refused(directory):
     shard(directory, {"a": "../1.safetensors"}, {})
-    with pytest.raises(ValueError, match="don't lie beside it"):
+    with pytest.raises(ValueError, match="aren't beside it"):
         open_checkpoint(directory)
 
 
