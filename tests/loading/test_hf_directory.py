@@ -101,7 +101,7 @@ def test_all_tensors_missing_in_their_shard_are_named_at_once(directory):
 
 def test_an_index_that_points_elsewhere_is_refused(directory):
     shard(directory, {"a": "../1.safetensors"}, {})
-    with pytest.raises(ValueError, match="aren't beside it"):
+    with pytest.raises(ValueError, match="don't lie beside it"):
         open_checkpoint(directory)
 
 

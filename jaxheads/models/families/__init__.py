@@ -1,4 +1,4 @@
-"""One file a family: a frozen config, its parts, and the table of its checkpoint's tensors."""
+"""Families of models, one file each: a frozen config, the network, and the table of its checkpoint's tensors."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
 
 
 class _Families(Mapping[str, Family]):
-    """Network classes by `model_type`. A family's module is imported when the family is first asked for."""
+    """Mapping from `model_type` to network class. A family's module is imported when it is first looked up."""
 
     def __getitem__(self, model_type: Any) -> Family:
         module, name = _CLASSES[model_type]

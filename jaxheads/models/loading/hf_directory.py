@@ -89,7 +89,7 @@ def _sharded(index: Path, reader: Reader) -> tuple[dict[str, Tensor], list[Path]
     shards = sorted(set(shard_of.values()))
     outside = [shard for shard in shards if Path(shard).name != shard]
     if outside:
-        raise ValueError(f"{index} names files that aren't beside it: {', '.join(outside)}")
+        raise ValueError(f"{index} names files that don't lie beside it: {', '.join(outside)}")
     missing = [shard for shard in shards if not (index.parent / shard).is_file()]
     if missing:
         raise FileNotFoundError(

@@ -10,7 +10,7 @@ def import_transformers() -> None:
     logger = logging.getLogger("transformers")
     logger.addFilter(_is_no_advice)
     try:
-        import transformers  # noqa: F401 (seconds to import; those who need it find it imported)
+        import transformers  # noqa: F401 (callers then import names from it)
     finally:
         logger.removeFilter(_is_no_advice)
 
