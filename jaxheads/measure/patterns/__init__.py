@@ -15,7 +15,7 @@ Every example weighs the same in a table's mean, however long it is (as in Clark
 from .classes import CLASSES
 from .detector import head_detector
 from .example import Example, examples_of
-from .metric import Metric, Scored, evaluate, fits
+from .metric import Metric, Scored, attention_to, evaluate, fits
 from .positions import OFFSETS
 from .registry import METRICS, VARIANTS, register, resolve
 from .tokens import marked_share, retrieval, token_class
@@ -28,6 +28,7 @@ __all__ = [
     "Example",
     "Metric",
     "Scored",
+    "attention_to",
     "evaluate",
     "examples_of",
     "fits",
