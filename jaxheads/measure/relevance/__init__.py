@@ -1,1 +1,1 @@
-"""Which inputs and which heads an answer rests on: rollout, flow, gradients, layer-wise relevance, and how faithful."""
+"""Relevance of inputs and heads to an answer: rollout, flow, gradients, layer-wise propagation, and faithfulness."""
