@@ -128,7 +128,7 @@ def gradients(model: jh.Model, sample: Sample, task: Agreement) -> np.ndarray:
 def relevances(model: jh.Model, sample: Sample) -> dict[str, np.ndarray]:
     """Of each word for the masked verb, by way, up to every layer: `[E,L,T]`."""
     assert sample.weights is not None
-    attention_ELTT = mean_attention(model, sample.batch, model.stack())
+    attention_ELTT = np.asarray(mean_attention(model.network, sample.batch, model.stack().name))
     E, L, T, _ = attention_ELTT.shape
     at_E = np.asarray(sample.weights).argmax(axis=1)
     row_ET = np.eye(T, dtype=np.float32)[at_E]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
+from jaxheads.execution.resources import Resources
 from jaxheads.measure.relevance.backward_pass import EntryMix, mixed_objective
 from jaxheads.measure.relevance.batch_objective import BatchObjective
 from jaxheads.measure.relevance.chefer import chefer_lrp_maps, chefer_maps
@@ -90,9 +91,9 @@ def test_gradient_of_heads_is_their_importance():
 
 def test_integrated_gradients_are_complete():
     model, batch = asked("llama")
-    explained = BatchObjective.of(model, batch, OBJECTIVE, 1 << 30)
+    explained = BatchObjective.of(model, batch, OBJECTIVE, Resources())
     blank = jh.Batch(np.full_like(batch.tokens, 7), batch.mask)
-    difference = explained.value() - BatchObjective.of(model, blank, OBJECTIVE, 1 << 30).value()
+    difference = explained.value() - BatchObjective.of(model, blank, OBJECTIVE, Resources()).value()
     coarse, fine = (
         jh.relevance(model, batch, OBJECTIVE, "integrated-gradients", baseline=7, steps=steps) for steps in (8, 128)
     )
@@ -130,7 +131,7 @@ def test_attention_is_weighted_by_its_gradient():
         return (out[:, 1] - out[:, 2]).sum()
 
     expected = np.maximum(np.asarray(pattern * jax.grad(objective_of_added)(jnp.zeros_like(pattern))), 0)
-    explained = BatchObjective.of(model, batch, OBJECTIVE, 1 << 30)
+    explained = BatchObjective.of(model, batch, OBJECTIVE, Resources())
     _, maps = chefer_maps(explained, model.network.stacks)
     assert_close(maps[part.name].mean, np.moveaxis(expected.mean(axis=2), 1, 0))
     assert_close(maps[part.name].heads, np.moveaxis(expected.sum(axis=(3, 4)), 1, 0))

@@ -10,7 +10,7 @@ logit is then the sum of every part's contribution and of a few constants (the n
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ import pandas as pd
 from jax import Array
 
 from ...checks import one_of
+from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.network import Network, forward
@@ -76,7 +77,8 @@ class DirectParts:
         return pd.DataFrame(rows, columns=["stack", "part", "layer", "head", "effect"])
 
 
-def direct_parts(model: Model, batch: Batch, objective: Objective, *, memory: int = 1 << 30) -> DirectParts:
+@shares_options(without=("stack", "level", "seed"))
+def direct_parts(model: Model, batch: Batch, objective: Objective, **options: Unpack[Options]) -> DirectParts:
     """Split an objective into the direct effects of all parts of the stream (Elhage et al. 2021).
 
     Wang et al. 2022 call the heads' part "direct effect on the logits". The last norm's statistics are frozen at those
@@ -85,25 +87,23 @@ def direct_parts(model: Model, batch: Batch, objective: Objective, *, memory: in
 
     Args:
         objective: linear in the logits it reads, as `jh.logit_difference` is.
-        memory: bytes for what is kept of one chunk of examples.
+        options: shared by all questions: memory, devices, progress, resume.
 
     Raises:
         ValueError: for an objective that the model can't give, or that is not linear in logits (a loss); for a model
             whose layers norm the stream itself (BERT, BART), or whose head transforms it.
     """
-    return _split(model, batch, objective, None, memory)[0]
+    return _split(model, batch, objective, None, Resources.of(options))[0]
 
 
+@shares_options()
 def direct_effects(
     model: Model,
     batch: Batch,
     objective: Objective,
     *,
     by: Sequence[str] = ("layer", "head"),
-    stack: str | None = None,
-    level: float = 0.95,
-    seed: int = 0,
-    memory: int = 1 << 30,
+    **options: Unpack[Options],
 ) -> HeadTable:
     """Measure what each head adds directly to the objective (direct logit attribution).
 
@@ -114,9 +114,7 @@ def direct_effects(
         by: ("layer", "head"); or ("layer", "head", "position"), a head's contribution from each source position,
             `A v W_O`, counted over real tokens, in units of the objective. They add up to the head's. NaN where an
             example has no such position.
-        stack: whose heads; the only stack when left out.
-        level, seed: of the bootstrap over examples.
-        memory: bytes for what is kept of one chunk of examples.
+        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
 
     Returns:
         Column `effect`; `.per_example` `[E,L,N]` or `[E,L,N,S]`. `.provenance["parts"]` has the means of the rest of
@@ -127,9 +125,9 @@ def direct_effects(
     """
     axes = tuple(by)
     one_of("by", axes, BY)
-    chosen = direct_stack(model, stack, direct_stacks(model))
+    chosen = direct_stack(model, options.get("stack"), direct_stacks(model))
     sources = chosen.name if "position" in axes else None
-    parts, sources_ELNS = _split(model, batch, objective, sources, memory)
+    parts, sources_ELNS = _split(model, batch, objective, sources, Resources.of(options))
     values = parts.heads[chosen.name] if sources_ELNS is None else _by_position(chosen, batch, sources_ELNS)
     means = {
         kind: {stack: part_EL.mean(axis=0) for stack, part_EL in by_stack.items()}
@@ -142,13 +140,11 @@ def direct_effects(
         "objective": parts.value.mean(),
         "parts": {**means, "embedding": parts.embedding.mean(), "constant": parts.constant.mean()},
     }
-    return mean_table(
-        "direct_effects", model, chosen.name, {"effect": values}, about, axes=axes, level=level, seed=seed
-    )
+    return mean_table("direct_effects", model, chosen.name, {"effect": values}, about, options, axes=axes)
 
 
 def _split(
-    model: Model, batch: Batch, objective: Objective, sources: str | None, memory: int
+    model: Model, batch: Batch, objective: Objective, sources: str | None, resources: Resources
 ) -> tuple[DirectParts, np.ndarray | None]:
     """Return all parts and, for the heads of the stack `sources`, those of each source position, `[E,L,N,S]`."""
     model.check(batch)
@@ -158,18 +154,27 @@ def _split(
             f"{objective.name} reads log-probabilities, which are not linear in logits: no parts add up to it. "
             "Use jh.logit_difference"
         )
-    size = sum(
-        _example_bytes(stack, batch, reads.rows.shape[1], stack.name == sources) for stack in direct_stacks(model)
-    )
+    members = direct_stacks(model)
+    by_layer = [f"{kind}-{stack.name}" for stack in members for kind in ("heads", "biases")]
+    by_layer += [f"mlps-{stack.name}" for stack in members if "mlp_out" in stack.sites]
+    of_example = ["embedding", "constant", "value", "nonlinearity"]
+    names = [*of_example, *by_layer] if sources is None else [*of_example, *by_layer, "sources"]
 
-    def compute(examples: np.ndarray) -> dict[str, Any]:
-        return _parts(model.network, batch.take(examples), reads.take(examples), objective.value, sources)
+    def compute(examples: np.ndarray) -> dict[str, Array]:
+        chunk, chunk_reads = resources.devices.examples((batch.take(examples), reads.take(examples)))
+        return _parts(resources.network(model), chunk, chunk_reads, objective.value, sources)
 
-    arrays = per_example(compute, len(batch), example_bytes=size, memory=memory)
+    size = sum(_example_bytes(stack, batch, reads.rows.shape[1], stack.name == sources) for stack in members)
+    identity = (objective.name, reads, sources or "")
+    arrays = per_example("direct_parts", names, compute, model, batch, resources, example_bytes=size, identity=identity)
     if (np.abs(arrays["nonlinearity"]) > 1e-3 * np.maximum(1.0, np.abs(arrays["value"]))).any():
         raise ValueError(f"{objective.name} is not linear in the logits it reads: no parts add up to it")
-    fields = ("heads", "biases", "mlps", "embedding", "constant", "value")
-    return DirectParts(**{name: arrays[name] for name in fields}), arrays.get("sources")
+    heads, biases, mlps = (
+        {stack.name: arrays[f"{kind}-{stack.name}"] for stack in members if f"{kind}-{stack.name}" in arrays}
+        for kind in ("heads", "biases", "mlps")
+    )
+    parts = DirectParts(heads, biases, mlps, arrays["embedding"], arrays["constant"], arrays["value"])
+    return parts, arrays.get("sources")
 
 
 def _example_bytes(stack: Stack, batch: Batch, rows: int, sources: bool) -> int:
@@ -192,22 +197,18 @@ def _by_position(stack: Stack, batch: Batch, values_ELNS: np.ndarray) -> np.ndar
 @partial(jax.jit, static_argnames=("value", "sources"))
 def _parts(
     network: Network, batch: Batch, reads: Reads, value: Callable[[Array, Reads], Array], sources: str | None
-) -> dict[str, Any]:
-    """Return the fields of `DirectParts`, the objective's `nonlinearity` `[B]` and, for one stack, `sources`."""
+) -> dict[str, Array]:
+    """Return the fields of `DirectParts`, by stack where they are; `nonlinearity` `[B]`; for one stack, `sources`."""
     stream = network.streams[-1]
     readers = {stack.name: partial(_at_rows, reads.rows, stack.name == sources) for stack in stream.members}
     x_BTD, kept = forward(network, batch, read=readers)
     direction_BRD, parts = _direction(network, take_rows(x_BTD, reads.rows), reads, value)
     first_BRD = kept[stream.name]["resid_pre"][0].astype(jnp.float32)
-    parts |= {"embedding": (first_BRD * direction_BRD).sum(axis=(1, 2)), "heads": {}, "biases": {}, "mlps": {}}
+    parts["embedding"] = (first_BRD * direction_BRD).sum(axis=(1, 2))
     for stack in stream.members:
         layers = jax.lax.map(partial(_layer_parts, stack, direction_BRD), (jnp.arange(stack.layers), kept[stack.name]))
         for kind, part in layers.items():
-            part = jnp.moveaxis(part, 1, 0)
-            if kind == "sources":
-                parts["sources"] = part
-            else:
-                parts[kind][stack.name] = part
+            parts["sources" if kind == "sources" else f"{kind}-{stack.name}"] = jnp.moveaxis(part, 1, 0)
     return parts
 
 
@@ -222,7 +223,7 @@ def _at_rows(rows_BR: Array, sources: bool, seen: Sites) -> dict[str, Array]:
 
 def _direction(
     network: Network, x_BRD: Array, reads: Reads, value: Callable[[Array, Reads], Array]
-) -> tuple[Array, dict[str, Any]]:
+) -> tuple[Array, dict[str, Array]]:
     """Return the direction `[B,R,D]` whose product with a part of the stream is its contribution, in float32.
 
     With it come `value`, the objective; `constant`, the part of it that no stream changes; and `nonlinearity`, by how

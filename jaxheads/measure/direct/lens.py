@@ -6,7 +6,7 @@ dimension, F features that the unembedding reads, V vocabulary.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from ...checks import one_of
+from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.network import Network, forward
@@ -27,16 +28,14 @@ from .last_stream import direct_stack, direct_stacks
 BY = (("layer",), ("layer", "head"))
 
 
+@shares_options()
 def logit_lens(
     model: Model,
     batch: Batch,
     answers: ArrayLike | None = None,
     *,
     by: Sequence[str] = ("layer",),
-    stack: str | None = None,
-    level: float = 0.95,
-    seed: int = 0,
-    memory: int = 1 << 30,
+    **options: Unpack[Options],
 ) -> HeadTable:
     """Measure how near the stream is to the right token, layer by layer (nostalgebraist 2020).
 
@@ -46,10 +45,9 @@ def logit_lens(
         answers: the right token or class, one for all examples or one each `[B]`, where the model's head reads (a
             language model's at each example's last real token). When left out, each next token at each real position
             of a causal model; an example's numbers are then means over its positions.
-        by: ("layer",), the stream as each layer leaves it; or ("layer", "head"), each head's output by itself.
-        stack: whose heads; by layer the last stream is read, and `stack` left out.
-        level, seed: of the bootstrap over examples.
-        memory: bytes for what is kept of one chunk of examples.
+        by: ("layer",), the last stream as each layer leaves it, without `stack`; or ("layer", "head"), the output of
+            each head of a stack by itself.
+        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
 
     Returns:
         By layer, L + 1 rows, the first the input of layer 0, the last the model's own output: `log_probability` in
@@ -66,24 +64,26 @@ def logit_lens(
     one_of("by", axes, BY)
     model.check(batch)
     reads = _reads(model, batch, answers)
-    stream = model.network.streams[-1]
+    resources, stack, stream = Resources.of(options), options.get("stack"), model.network.streams[-1]
     if axes == ("layer",):
         if stack is not None:
             raise ValueError("by layer the last stream is read, whichever stacks write into it: leave stack out")
-        name, compute = stream.name, _by_layer
+        name, names, run = stream.name, ("log_probability", "rank", "top"), _by_layer
     else:
         name = direct_stack(model, stack, direct_stacks(model)).name
-        compute = partial(_by_head, stack=name)
+        names, run = ("logit", "rank"), partial(_by_head, stack=name)
+
+    def compute(examples: np.ndarray) -> dict[str, Array]:
+        chunk, chunk_reads = resources.devices.examples((batch.take(examples), reads.take(examples)))
+        return run(resources.network(model), chunk, chunk_reads)
+
     rows = reads.rows.shape[1]
     size = 4 * (rows * (2 * stream.width * (stream.layers + stream.heads) + 4096 * stream.heads))
     values = per_example(
-        lambda examples: compute(model.network, batch.take(examples), reads.take(examples)),
-        len(batch),
-        example_bytes=size,
-        memory=memory,
+        "logit_lens", names, compute, model, batch, resources, example_bytes=size, identity=(reads, repr(axes), name)
     )
     about = {"by": list(axes), "examples": len(batch), "answers": "next tokens" if answers is None else "given"}
-    return mean_table("logit_lens", model, name, values, about, axes=axes, level=level, seed=seed)
+    return mean_table("logit_lens", model, name, values, about, options, axes=axes)
 
 
 def _reads(model: Model, batch: Batch, answers: ArrayLike | None) -> Reads:

@@ -5,7 +5,7 @@ heads, K key/value heads, H head dimension, D model dimension, F features that t
 """
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from ...checks import one_of
+from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.network import Network, forward
@@ -27,15 +28,13 @@ from .last_stream import direct_stack, direct_stacks
 RESCALED = ("full", "half")
 
 
+@shares_options()
 def logit_copying(
     model: Model,
     batch: Batch,
     *,
     rescaled: Literal["full", "half"] = "full",
-    stack: str | None = None,
-    level: float = 0.95,
-    seed: int = 0,
-    memory: int = 1 << 30,
+    **options: Unpack[Options],
 ) -> HeadTable:
     """Measure how far a head raises the logit of the token it attends to, among the sequence's tokens: −1 to 1.
 
@@ -51,9 +50,7 @@ def logit_copying(
         batch: in the paper 10 examples of 25 random tokens, the most and the least common ones left out.
         rescaled: "full" is `2 r − 1`, all of r's range to −1 … 1. "half" is `min(4 r, 2) − 1`, r from 0 to ½ to −1 … 1:
             the paper's wording as we have it at second hand. Both give 1 for a head that copies.
-        stack: whose heads; the only stack when left out.
-        level, seed: of the bootstrap over examples.
-        memory: bytes for one chunk of examples.
+        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
 
     Returns:
         Column `copying`; NaN where a head raises nothing.
@@ -62,22 +59,32 @@ def logit_copying(
         ValueError: as `jh.direct_parts`; for cross-attention, or positions that are no tokens.
     """
     one_of("rescaled", rescaled, RESCALED)
-    chosen = direct_stack(model, stack, direct_stacks(model))
+    resources, chosen = Resources.of(options), direct_stack(model, options.get("stack"), direct_stacks(model))
     _check_tokens(model, batch, chosen)
     T = chosen.queries.count(batch)
     size = 4 * chosen.heads * T * (4 * T + chosen.layers * chosen.head_size)
-    attended_BLN, all_BLN = per_example(
-        lambda examples: _raised(model.network, batch.take(examples), stack=chosen.name),
-        len(batch),
+
+    def compute(examples: np.ndarray) -> dict[str, Array]:
+        return _raised(resources.network(model), resources.devices.examples(batch.take(examples)), stack=chosen.name)
+
+    raised = per_example(
+        "logit_copying",
+        ("attended", "all"),
+        compute,
+        model,
+        batch,
+        resources,
         example_bytes=size,
-        memory=memory,
+        identity=chosen.name,
     )
+    attended_BLN, all_BLN = raised["attended"], raised["all"]
     ratio = attended_BLN / np.where(all_BLN > 0, all_BLN, np.nan)
     score = 2 * ratio - 1 if rescaled == "full" else np.minimum(4 * ratio, 2) - 1
     about = {"rescaled": rescaled, "examples": len(batch)}
-    return mean_table("logit_copying", model, chosen.name, {"copying": score}, about, level=level, seed=seed)
+    return mean_table("logit_copying", model, chosen.name, {"copying": score}, about, options)
 
 
+@shares_options()
 def name_copying(
     model: Model,
     batch: Batch,
@@ -86,10 +93,7 @@ def name_copying(
     top: int = 5,
     negative: bool = False,
     norm_of: int | None = None,
-    stack: str | None = None,
-    level: float = 0.95,
-    seed: int = 0,
-    memory: int = 1 << 30,
+    **options: Unpack[Options],
 ) -> HeadTable:
     """Measure how often a head's OV circuit ranks a name it attends to among the first tokens: a share from 0 to 1.
 
@@ -102,7 +106,7 @@ def name_copying(
         top: 5 in the paper.
         negative: use −W_OV, for heads that suppress names.
         norm_of: the layer whose norm is applied. None: the head's own. 1: that of the paper's code, for all heads.
-        stack, level, seed, memory: as in `logit_copying`.
+        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
 
     Returns:
         Column `copying`, the mean over examples that have a name; NaN for those without.
@@ -111,26 +115,30 @@ def name_copying(
         ValueError: for names that are no tokens or are not in the batch; an unknown layer; a model without logits at
             every position, cross-attention, or positions that are no tokens.
     """
-    chosen = stack_of_last_stream(model, stack)
+    resources, chosen = Resources.of(options), stack_of_last_stream(model, options.get("stack"))
     _check_tokens(model, batch, chosen)
     if norm_of is not None and not 0 <= norm_of < chosen.layers:
         raise ValueError(f"norm_of is a layer, 0..{chosen.layers - 1}, or None; got {norm_of}")
     rows_BP, is_name_BP = _name_positions(chosen, batch, names)
     size = 4 * rows_BP.shape[1] * chosen.heads * (2 * chosen.width + 4096)
     sign = -1.0 if negative else 1.0
-    compute = partial(_among_first, model.network, stack=chosen.name, top=top, sign=sign, norm_of=norm_of)
-    hits_BLNP = per_example(
-        lambda examples: compute(batch.take(examples), jnp.asarray(rows_BP[examples])),
-        len(batch),
-        example_bytes=size,
-        memory=memory,
+    run = partial(_among_first, stack=chosen.name, top=top, sign=sign, norm_of=norm_of)
+
+    def compute(examples: np.ndarray) -> dict[str, Array]:
+        chunk, rows = resources.devices.examples((batch.take(examples), jnp.asarray(rows_BP[examples])))
+        return {"hits": run(resources.network(model), chunk, rows)}
+
+    identity = (chosen.name, rows_BP, repr((top, negative, norm_of)))
+    hits = per_example(
+        "name_copying", ("hits",), compute, model, batch, resources, example_bytes=size, identity=identity
     )
+    hits_BLNP = hits["hits"]
     count_B = is_name_BP.sum(axis=1)
     divisor_B = np.where(count_B > 0, count_B, np.nan)
     share_BLN = (hits_BLNP * is_name_BP[:, None, None]).sum(axis=3) / divisor_B[:, None, None]
     samples = int(count_B.sum())
     about = {"top": top, "negative": negative, "norm_of": norm_of, "samples": samples, "examples": len(batch)}
-    return mean_table("name_copying", model, chosen.name, {"copying": share_BLN}, about, level=level, seed=seed)
+    return mean_table("name_copying", model, chosen.name, {"copying": share_BLN}, about, options)
 
 
 def _check_tokens(model: Model, batch: Batch, stack: Stack) -> None:
@@ -160,7 +168,7 @@ def _name_positions(stack: Stack, batch: Batch, names: ArrayLike) -> tuple[np.nd
 
 
 @partial(jax.jit, static_argnames="stack")
-def _raised(network: Network, batch: Batch, *, stack: str) -> tuple[Array, Array]:
+def _raised(network: Network, batch: Batch, *, stack: str) -> dict[str, Array]:
     """Return by how much the logits of the tokens attended to, and of all tokens, are raised, `[B,L,N]` each."""
     chosen = network.stack(stack)
     ids_BT, real_BT = chosen.queries.ids(batch), chosen.queries.of(batch).mask
@@ -188,7 +196,7 @@ def _raised(network: Network, batch: Batch, *, stack: str) -> tuple[Array, Array
         return (attention_BNS * attended_BNS).sum(axis=2), (attention_BNS * all_BNS).sum(axis=2)
 
     attended_LBN, all_LBN = jax.lax.map(layer, (jnp.arange(chosen.layers), kept[stack]))
-    return jnp.moveaxis(attended_LBN, 0, 1), jnp.moveaxis(all_LBN, 0, 1)
+    return {"attended": jnp.moveaxis(attended_LBN, 0, 1), "all": jnp.moveaxis(all_LBN, 0, 1)}
 
 
 @partial(jax.jit, static_argnames=("stack", "top", "sign", "norm_of"))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from ...models.attention import Edit
@@ -42,8 +43,8 @@ class Watch(NamedTuple):
 class EntryMix(NamedTuple):
     """A mix `(1 - share) * x + share * base` at a stream's entry; share `[B,T]`, base `[B,T,D]` or `[1,1,D]`."""
 
-    base: Array
-    share: Array
+    base: Array | np.ndarray
+    share: Array | np.ndarray
 
 
 @jax.tree_util.register_dataclass
@@ -133,9 +134,8 @@ def _run(
 
     def run_stack(stack: Stack, x_BTD: Array, context: AttentionInputs) -> Array:
         if stack.name in mixes:
-            base, share_BT = mixes[stack.name]
-            share_BT1 = share_BT.astype(x_BTD.dtype)[..., None]
-            x_BTD = (1 - share_BT1) * x_BTD + share_BT1 * base.astype(x_BTD.dtype)
+            base_BTD, share_BT = (jnp.asarray(array, x_BTD.dtype) for array in mixes[stack.name])
+            x_BTD = (1 - share_BT[..., None]) * x_BTD + share_BT[..., None] * base_BTD
         entry[stack.name] = x_BTD
         if stack.name in added:
             x_BTD = x_BTD + added[stack.name].astype(x_BTD.dtype)

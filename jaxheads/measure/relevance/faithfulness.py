@@ -22,16 +22,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from ...execution.resources import OPTIONS, Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...objectives import Objective
+from ...progress import progress
 from ...provenance import provenance
 from ...statistics import bootstrap_mean, rank_correlation
 from .backward_pass import EntryMix
@@ -65,6 +66,7 @@ class Faithfulness:
     provenance: Mapping[str, Any]
 
 
+@shares_options(without=("stack", "resume"))
 def faithfulness(
     model: Model,
     batch: Batch,
@@ -75,9 +77,7 @@ def faithfulness(
     where: ArrayLike | None = None,
     points: int = 10,
     options: Mapping[str, Mapping[str, Any]] | None = None,
-    level: float = 0.95,
-    seed: int = 0,
-    memory: int = 1 << 30,
+    **shared: Unpack[Options],
 ) -> Faithfulness:
     """Score the faithfulness of each method's relevance of the input's tokens by blanking tokens out.
 
@@ -93,23 +93,25 @@ def faithfulness(
         where: which tokens count, bool `[E,T]`; all real ones when left out. Others are never blanked out.
         points: of the curves, beside the first.
         options: by method, further arguments of `relevance`.
-        level, seed: of the intervals; the seed is also that of "random".
-        memory: bytes for what is held at once, about.
+        options: shared by all questions: level, seed (of "random", too), memory, devices, progress.
 
     Raises:
         ValueError: for an unknown method, none, `where` of another shape or without a token in some example, or what
             `relevance` raises for.
     """
-    blanking = _Blanking(BatchObjective.of(model, batch, objective, memory), blank, where, points)
+    resources = Resources.of(shared)
+    level, seed = (shared.get(option, OPTIONS[option][1]) for option in ("level", "seed"))
+    blanking = _Blanking(BatchObjective.of(model, batch, objective, resources), blank, where, points)
     names = _method_names(methods, len(model.network.streams))
-    tokens, seconds = {}, {}
-    for method in names:
-        ask = partial(relevance, model, batch, objective, method, memory=memory, **(options or {}).get(method, {}))
-        tokens[method], seconds[method] = blanking.relevance(method, ask, seed)
-    measures, curves = {}, []
-    for method in names:
-        measures[method], curve = blanking.measures(tokens[method])
-        curves.append(curve.assign(method=method))
+    on = {"memory": resources.memory, "devices": resources.devices.mesh}
+    measures, curves, seconds = {}, [], {}
+    with progress(len(names), "faithfulness", resources.progress) as advance:
+        for method in names:
+            ask = partial(relevance, model, batch, objective, method, **on, **(options or {}).get(method, {}))
+            tokens_ET, seconds[method] = blanking.relevance(method, ask, seed)
+            measures[method], curve = blanking.measures(tokens_ET)
+            curves.append(curve.assign(method=method))
+            advance()
     replacement = "zeros" if blank is None else blank if isinstance(blank, int) else "batch"
     about = {"objective": objective.name, "blank": replacement, "examples": len(batch), "level": level, "seed": seed}
     frame = _frame(measures, seconds, level=level, seed=seed)
@@ -202,7 +204,7 @@ class _Blanking:
 
     def _value(self, blank_ET: np.ndarray) -> np.ndarray:
         """Return the objective `[E]` with these tokens blanked out."""
-        mixes = {self.stack.name: EntryMix(self.base, jnp.asarray(blank_ET, jnp.float32))}
+        mixes = {self.stack.name: EntryMix(self.base, blank_ET.astype(np.float32))}
         return self.objective.mixed(mixes).value()
 
 

@@ -31,13 +31,14 @@ Dimension key: E examples, T positions, L layers, N heads, R rows read.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from ...checks import one_of
+from ...execution.resources import OPTIONS, Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.stack import Stack
@@ -117,37 +118,34 @@ class Relevance:
         return pd.concat(frames)
 
 
+@shares_options()
 def relevance(
     model: Model,
     batch: Batch,
     objective: Objective | None = None,
     method: Method = "attnlrp",
     *,
-    stack: str | None = None,
     rules: Rules | None = None,
     baseline: Batch | int | None = None,
     steps: int = 32,
     solver: Solver = "batched",
-    level: float = 0.95,
-    seed: int = 0,
-    memory: int = 1 << 30,
+    **options: Unpack[Options],
 ) -> Relevance:
     """Attribute each example's answer to its positions and to the heads.
 
     A position stands for the first layer's input there: its token with its position and type, or its patch. The module
     `measure.relevance.methods` documents the methods, their ranges, and where paper and code differ: `rollout flow
-    chefer chefer-lrp attnlrp cplrp voita voita-code gradient integrated-gradients`.
+    chefer chefer-lrp attnlrp cplrp voita voita-code gradient integrated-gradients`. A model with several stacks has
+    relevance of heads where `stack` names one.
 
     Args:
         objective: the answer that is explained. "rollout" and "flow" only use the rows it reads, and without it the
             model's own readout; Voita's default to the top logit; all others need it.
-        stack: whose heads; the only stack when left out. Of a model with several, positions alone when left out.
         rules: other rules than the method's own, for "attnlrp", "cplrp" and Voita's.
         baseline: of "integrated-gradients": zeros when left out, a token id, or a batch of the same shape.
         steps: of the path from the baseline, by the midpoint rule.
         solver: of "flow"; see `flows`.
-        level, seed: of the heads' bootstrap intervals.
-        memory: bytes for what is held at once, about.
+        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
 
     Raises:
         ValueError: for an unknown method, stack or solver; without an objective where one is needed, or for one that
@@ -160,20 +158,37 @@ def relevance(
     if objective is None and method not in OF_ATTENTION:
         raise ValueError(f"{method} needs an objective, such as jh.logit() or jh.logit_difference(right, wrong)")
     model.check(batch)
+    resources, stack = Resources.of(options), options.get("stack")
     chosen = model.stack(stack) if stack is not None or len(model.stacks) == 1 else None
-    explained = None if objective is None else BatchObjective.of(model, batch, objective, memory)
+    explained = None if objective is None else BatchObjective.of(model, batch, objective, resources)
     rows_ET = _row_weights(model, batch, explained)
+    base: dict[str, np.ndarray] = {}
     if explained is None or method in OF_ATTENTION:
-        compute = _attention_method(model, batch, explained, rows_ET, method, solver)
+        compute = _attention_method(model, batch, explained, resources, rows_ET, method, solver)
         T = rows_ET.shape[1]
         example_bytes = 4 * T * T * sum(4 * stream.heads + stream.layers for stream in model.network.streams)
     else:
-        compute, watched = _objective_method(explained, rows_ET, method, chosen, rules, baseline, steps)
+        if method == "integrated-gradients":
+            base = baseline_entries(explained, baseline)
+        compute, watched = _objective_method(explained, rows_ET, method, chosen, rules, base, steps)
         example_bytes = explained.example_bytes(watched)
-    attributions = per_example(compute, len(batch), example_bytes=example_bytes, memory=memory)
     about = {"method": method, "objective": None if objective is None else objective.name, "examples": len(batch)}
     about |= {"rules": str(rules or RULES.get(method)), "steps": steps, "solver": solver}
-    return _result(model, batch, attributions, about, chosen, level=level, seed=seed)
+    names = [f"tokens-{stream.name}" for stream in model.network.streams]
+    names += [] if explained is None else ["value"]
+    names += [] if chosen is None or method in OF_ATTENTION else ["heads"]
+    reads = rows_ET if explained is None else explained.reads
+    arrays = per_example(
+        "relevance",
+        names,
+        lambda examples: compute(examples).arrays(),
+        model,
+        batch,
+        resources,
+        example_bytes=example_bytes,
+        identity=(repr(about), chosen.name if chosen else "", reads, base),
+    )
+    return _result(model, batch, arrays, about, chosen, options)
 
 
 def _check(method: str, rules: Rules | None, steps: int) -> None:
@@ -203,6 +218,7 @@ def _attention_method(
     model: Model,
     batch: Batch,
     explained: BatchObjective | None,
+    resources: Resources,
     rows_ET: np.ndarray,
     method: str,
     solver: Solver,
@@ -214,16 +230,17 @@ def _attention_method(
             f"{method} is defined for one stream; {model.name} has {', '.join(s.name for s in streams)}. "
             "chefer, attnlrp and the gradients cross from one to the other"
         )
-    [stack] = streams
+    [stream] = streams
 
     def compute(examples: np.ndarray) -> Attributions:
-        attention_ELTT = mean_attention(model, batch.take(examples), stack)
+        chunk = resources.devices.examples(batch.take(examples))
+        attention_ELTT = resources.devices.fetch(mean_attention(resources.network(model), chunk, stream.name))
         if method == "rollout":
             tokens_ET = rollout_relevance(attention_ELTT, rows_ET[examples])
         else:
             tokens_ET = flow_relevance(attention_ELTT, rows_ET[examples], solver)
-        value = np.full(len(examples), np.nan) if explained is None else explained.take(examples).value()
-        return Attributions(value, {stack.name: tokens_ET}, None)
+        value = None if explained is None else explained.take(examples).value()
+        return Attributions(value, {stream.name: tokens_ET}, None)
 
     return compute
 
@@ -234,7 +251,7 @@ def _objective_method(
     method: str,
     stack: Stack | None,
     rules: Rules | None,
-    baseline: Batch | int | None,
+    base: Mapping[str, np.ndarray],
     steps: int,
 ) -> tuple[Callable[[np.ndarray], Attributions], int]:
     """Return the function from a chunk's examples to their attributions, and the numbers it watches in a layer."""
@@ -244,14 +261,13 @@ def _objective_method(
         watched = chefer.watched_numbers(explained, lrp=lrp)
         return lambda examples: chefer.attribute(explained.take(examples), rows_ET[examples], name, lrp=lrp), watched
     if method == "integrated-gradients":
-        base = baseline_entries(explained, baseline)
 
         def compute(examples: np.ndarray) -> Attributions:
             taken = {stream: x if len(x) == 1 else x[examples] for stream, x in base.items()}
             return integrate(explained.take(examples), taken, steps, name)
 
-        kept = 0 if stack is None else 4 * stack.heads * stack.head_size * stack.queries.count(explained.batch)
-        return compute, kept
+        watched = 0 if stack is None else 4 * stack.heads * stack.head_size * stack.queries.count(explained.batch)
+        return compute, watched
     chosen_rules = RULES[method] if rules is None else rules
     return lambda examples: propagate(explained.take(examples), chosen_rules, name), 0
 
@@ -259,29 +275,25 @@ def _objective_method(
 def _result(
     model: Model,
     batch: Batch,
-    attributions: Attributions,
+    arrays: Mapping[str, np.ndarray],
     about: dict[str, Any],
     stack: Stack | None,
-    *,
-    level: float,
-    seed: int,
+    options: Options,
 ) -> Relevance:
     streams, ids = {}, {}
     for stream in model.network.streams:
         positions = stream.queries.of(batch)
-        tokens_ET = np.where(np.asarray(positions.mask), attributions.tokens[stream.name], np.nan)
+        tokens_ET = np.where(np.asarray(positions.mask), arrays[f"tokens-{stream.name}"], np.nan)
         streams[stream.name] = tokens_ET.astype(np.float32)
         if positions.ids is not None:
             ids[stream.name] = np.asarray(positions.ids)
     heads = None
-    if attributions.heads is not None and stack is not None:
-        values = {
-            "relevance": _shares(attributions.heads) if about["method"].startswith("voita") else attributions.heads
-        }
-        heads = mean_table("relevance", model, stack.name, values, about, level=level, seed=seed)
-    value = None if about["objective"] is None else attributions.value
+    if "heads" in arrays and stack is not None:
+        heads_ELN = _shares(arrays["heads"]) if about["method"].startswith("voita") else arrays["heads"]
+        heads = mean_table("relevance", model, stack.name, {"relevance": heads_ELN}, about, options)
+    level, seed = (options.get(option, OPTIONS[option][1]) for option in ("level", "seed"))
     whole = provenance(model, **about, level=level, seed=seed)
-    return Relevance(about["method"], streams, heads, value, ids, whole)
+    return Relevance(about["method"], streams, heads, arrays.get("value"), ids, whole)
 
 
 def _shares(heads_ELN: np.ndarray) -> np.ndarray:

@@ -39,7 +39,9 @@ def propagate(objective: BatchObjective, rules: Rules | None, stack: str | None)
     return Attributions(np.asarray(result.value), tokens, np.moveaxis(result.read[0], 1, 0) if watch else None)
 
 
-def integrate(objective: BatchObjective, baseline: Mapping[str, Array], steps: int, stack: str | None) -> Attributions:
+def integrate(
+    objective: BatchObjective, baseline: Mapping[str, np.ndarray], steps: int, stack: str | None
+) -> Attributions:
     """Attribute by integrated gradients from a baseline to the input, by the midpoint rule (Sundararajan et al. 2017).
 
     A position's relevance is `(x − x₀) · mean of ∂f/∂x` over the path; all positions' sum to f(x) − f(x₀), up to the
@@ -53,12 +55,14 @@ def integrate(objective: BatchObjective, baseline: Mapping[str, Array], steps: i
     watch = () if stack is None else (Watch(stack, "z", value_and_cotangent),)
     ends = (1.0, 0.0) if watch else ()
     shares = [*ends[:1], *(1 - (np.arange(steps) + 0.5) / steps), *ends[1:]]
-    entry = entries(objective.model.network, objective.batch)
+    entry = objective.entries()
     gradients: dict[str, Any] = dict.fromkeys(entry, 0.0)
     heads: Any = 0.0
     before = None
     for share in shares:
-        mixes = {name: EntryMix(baseline[name], jnp.full(x_BTD.shape[:2], share)) for name, x_BTD in entry.items()}
+        mixes = {
+            name: EntryMix(baseline[name], np.full(x_BTD.shape[:2], share, np.float32)) for name, x_BTD in entry.items()
+        }
         result = objective.mixed(mixes).backward(watch=watch)
         if 0 < share < 1:
             gradients = {name: gradients[name] + result.gradient[name] / steps for name in gradients}
@@ -68,14 +72,13 @@ def integrate(objective: BatchObjective, baseline: Mapping[str, Array], steps: i
                 heads = heads + ((cotangent + before[1]) / 2 * (z - before[0])).sum(axis=(2, 4))
             before = z, cotangent
     tokens = {
-        name: ((np.asarray(x, np.float32) - np.asarray(baseline[name], np.float32)) * gradients[name]).sum(axis=-1)
-        for name, x in entry.items()
+        name: ((x.astype(np.float32) - baseline[name]) * gradients[name]).sum(axis=-1) for name, x in entry.items()
     }
     return Attributions(objective.value(), tokens, np.moveaxis(np.asarray(heads), 1, 0) if watch else None)
 
 
-def baseline_entries(objective: BatchObjective, baseline: Batch | int | None) -> dict[str, Array]:
-    """Return by stream the entry of an empty input, `[E,T,D]` or `[1,1,D]`.
+def baseline_entries(objective: BatchObjective, baseline: Batch | int | None) -> dict[str, np.ndarray]:
+    """Return by stream the entry of an empty input, `[E,T,D]` or `[1,1,D]` float32.
 
     Args:
         baseline: None for zeros; a token id, which replaces every token of the stream (at its position); or a whole
@@ -86,7 +89,7 @@ def baseline_entries(objective: BatchObjective, baseline: Batch | int | None) ->
     """
     model, batch = objective.model, objective.batch
     if baseline is None:
-        return {stack.name: jnp.zeros((1, 1, stack.width)) for stack in model.network.streams}
+        return {stack.name: np.zeros((1, 1, stack.width), np.float32) for stack in model.network.streams}
     other = _constant_tokens(model.name, batch, baseline) if isinstance(baseline, int) else baseline
     model.check(other)
     for stack in model.network.streams:
@@ -96,7 +99,8 @@ def baseline_entries(objective: BatchObjective, baseline: Batch | int | None) ->
                 f"a baseline needs the batch's shape and padding: {ours.shape} in the {stack.name}, got "
                 f"{others.shape} or other padding; give a token id, or replace tokens of the batch itself"
             )
-    return entries(model.network, other)
+    by_stream = entries(model.network, other)
+    return {stream: objective.fetch(x_ETD).astype(np.float32) for stream, x_ETD in by_stream.items()}
 
 
 def _constant_tokens(model: str, batch: Batch, token: int) -> Batch:

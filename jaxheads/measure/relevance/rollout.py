@@ -12,9 +12,7 @@ import numpy as np
 from jax import Array
 
 from ...models.inputs.batch import Batch
-from ...models.model import Model
 from ...models.network import Network, forward
-from ...models.stack import Stack
 
 
 def with_residual(attention_LTT: Array) -> Array:
@@ -40,14 +38,11 @@ def rollout_relevance(attention_ELTT: np.ndarray, rows_ET: np.ndarray) -> np.nda
     return np.asarray(_rolled_out(attention_ELTT, jnp.asarray(rows_ET, jnp.float32)))
 
 
-def mean_attention(model: Model, batch: Batch, stack: Stack) -> np.ndarray:
-    """Return each layer's pattern, the mean over heads, `[E,L,T,S]` float32."""
-    return np.moveaxis(np.asarray(_mean_patterns(model.network, batch, stack=stack.name)), 1, 0)
-
-
 @partial(jax.jit, static_argnames="stack")
-def _mean_patterns(network: Network, batch: Batch, *, stack: str) -> Array:
-    return forward(network, batch, (), {stack: lambda seen: seen["pattern"].astype(jnp.float32).mean(axis=1)})[1][stack]
+def mean_attention(network: Network, batch: Batch, stack: str) -> Array:
+    """Return each layer's pattern, the mean over heads, `[E,L,T,S]` float32."""
+    readers = {stack: lambda seen: seen["pattern"].astype(jnp.float32).mean(axis=1)}
+    return jnp.moveaxis(forward(network, batch, read=readers)[1][stack], 1, 0)
 
 
 _rolled_out = jax.jit(jax.vmap(rolled_out))

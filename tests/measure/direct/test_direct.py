@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
+from jaxheads.execution.resources import Resources
 from jaxheads.measure.direct.direct_effects import _split
 from jaxheads.objectives import Reads
 
@@ -32,7 +33,7 @@ def asked(family: str) -> tuple[jh.Model, jh.Batch]:
 
 def check_sum(model: jh.Model, batch: jh.Batch, sources: str | None = None) -> tuple[jh.DirectParts, np.ndarray | None]:
     """Return the parts, which add up, and those of each source position in one stack."""
-    parts, sources_ELNS = _split(model, batch, OBJECTIVE, sources, 1 << 30)
+    parts, sources_ELNS = _split(model, batch, OBJECTIVE, sources, Resources())
     assert_close(parts.total, parts.value)
     assert float(parts.frame["effect"].to_numpy().sum()) == pytest.approx(parts.value.mean(), abs=1e-4)
     return parts, sources_ELNS
