@@ -1,15 +1,20 @@
-# make atlas   every head of the default model, measured, ablated and named (plain install, no torch)
-# make test    everything CI runs: ruff, pyright, pytest (with the notebooks and the README's blocks)
-# make env     the plain install alone;  make clean   removes what these made, keeps results/
+# make atlas    measure, ablate and name every head of a model, into ./atlas-MODEL/ (plain install, no torch)
+#               ATLAS="minilm-l6 --out DIR" chooses another model and directory
+# make test     everything CI runs: ruff, pyright, pytest (with the notebooks and the README's blocks)
+# make results  regenerate the committed results/ (hours; installs torch, TransformerLens and nnsight for speed)
+# make env      only the plain install
+# make clean    remove environment and caches; keep atlases and results/
 
 PYTHON ?= python3
 ATLAS ?=
 PYTEST ?= -q -n 2
+EXPERIMENTS := agreement_flow attribution_agreement factors head_measures induction_phase_change ioi markov_phases \
+	pruned_speed speed_profile translation_heads vision_heads whisper_alignment
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: atlas test env clean
+.PHONY: atlas test results env clean
 .DELETE_ON_ERROR:
 
 atlas: .venv/.plain
@@ -24,6 +29,16 @@ test: .venv/.test
 	$(BIN)/pyright
 	$(BIN)/python -m pytest $(PYTEST)
 
+# The commands that README names, one after the other: speed measurements need the machine for themselves.
+results: .venv/.peers
+	$(BIN)/jaxheads atlas smollm2-135m --out results/atlas-smollm2-135m
+	$(BIN)/jaxheads atlas minilm-l6 --out results/atlas-minilm-l6
+	set -e; for name in $(EXPERIMENTS); do $(BIN)/python -m experiments.$$name; done
+	$(BIN)/python -m experiments.speed --prompts 4 --pairs 2 --repeats 1
+	$(BIN)/python -m experiments.speed --works forward measure forward_long measure_long --no-curves \
+	  --out results/speed-measures
+	$(BIN)/python -m tests.models.parity_table
+
 env: .venv/.plain
 
 clean:
@@ -35,7 +50,7 @@ clean:
 	  || { echo "jaxheads needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 …"; exit 1; }
 	$(PYTHON) -m venv .venv
 
-# The stamps: an environment is installed again only when pyproject.toml has changed.
+# Stamps: an environment is installed again only when pyproject.toml has changed.
 .venv/.plain: pyproject.toml | .venv/bin/python
 	$(PIP) --editable .
 	@touch $@
@@ -43,3 +58,7 @@ clean:
 .venv/.test: pyproject.toml | .venv/bin/python
 	$(PIP) --editable '.[test]'
 	@touch .venv/.plain $@
+
+.venv/.peers: pyproject.toml | .venv/bin/python
+	$(PIP) --editable '.[test,peers]'
+	@touch .venv/.plain .venv/.test $@

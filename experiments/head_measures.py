@@ -37,7 +37,7 @@ from matplotlib.figure import Figure
 import jaxheads as jh
 from jaxheads.files import write_together
 from jaxheads.measure.patterns import CLASSES, VARIANTS, fits
-from jaxheads.report.inputs import prose, questions, repeats
+from jaxheads.report.inputs import ablations, prose, repeats
 from jaxheads.tables import HeadTable
 
 MODELS = ("smollm2-135m", "minilm-l6", "dinov2-small")
@@ -147,7 +147,7 @@ def redundancy(model: jh.Model, given: Inputs, options: Options) -> tuple[pd.Dat
 def of_a_decoder(model: jh.Model, given: Inputs, alike: jh.HeadPairs, options: Options) -> dict[str, HeadTable]:
     """What can be asked of language models only: sharing the nearest pattern, direct effects, copying, the lens."""
     found = {"copying": jh.eigenvalue_copying(model)}
-    asked, left_out = questions(model, [given.plain], examples=4 if options.quick else 16, seed=options.seed)
+    asked, left_out = ablations(model, [given.plain], examples=4 if options.quick else 16, seed=options.seed)
     for reason in left_out:
         print(f"left out: {reason}")
     by_name = {question.name: question for question in asked}

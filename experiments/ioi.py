@@ -47,7 +47,7 @@ from jaxheads.execution.batching import Chunks
 from jaxheads.models.network import Network, forward
 from jaxheads.models.stack import take_rows
 from jaxheads.objectives import Reads, read_out
-from jaxheads.provenance import environment, without_places
+from jaxheads.provenance import environment, without_directories
 from jaxheads.statistics import Interval, bootstrap_mean, split_halves
 from jaxheads.tables import Column, HeadTable
 
@@ -190,7 +190,7 @@ def reference_of(prompts: IOIPrompts, other: IOIPrompts) -> dict[str, Any]:
 
 def _attention(effects: HeadTable, clean: Answers, model: jh.Model, seed: int) -> HeadTable:
     columns = {name: Column(*bootstrap_mean(clean.looks[..., place], seed=seed)) for place, name in enumerate(PLACES)}
-    about = {"model": without_places(model.name), "weights": model.identity(), "seed": seed, **environment()}
+    about = {"model": without_directories(model.name), "weights": model.identity(), "seed": seed, **environment()}
     return HeadTable.from_columns("attention", effects.stack, columns, about)
 
 
@@ -298,7 +298,7 @@ def run(options: Options) -> Findings:
     model = jh.load(options.model)
     findings = study(model, options.count, options.seed, resume=partial_results)
     about = {
-        "model": without_places(options.model),
+        "model": without_directories(options.model),
         "weights": model.identity(),
         "seed": options.seed,
         "examples": options.count,

@@ -1,4 +1,7 @@
-"""The command line: `jaxheads atlas` and `jaxheads zoo`."""
+"""The command line: `jaxheads atlas` and `jaxheads zoo`.
+
+JAX and all that computes are imported by the command that needs them: help and the zoo's list open at once.
+"""
 
 import os
 import shutil
@@ -7,10 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import jax
-import numpy as np
 import tyro
-from jax.sharding import Mesh
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,16 @@ class Atlas:
     """Prose to measure on: a UTF-8 file, passages apart by blank lines. Without it, the package's own."""
 
     out: Path | None = None
-    """Where to write; results/atlas-MODEL when left out."""
+    """Directory to write to; ./atlas-MODEL/ when left out."""
 
     examples: int = 8
-    """Of each ablation; the time of a run grows with them."""
+    """Examples of each ablation; the time of a run grows with their number."""
 
     measured: int = 32
     """Sequences of repeated random tokens to measure on."""
 
     seed: int = 0
-    """Of everything random."""
+    """Seed of everything random."""
 
     distributed: bool = False
     """One of several processes, each started with this same command (see the README)."""
@@ -45,7 +45,7 @@ class Zoo:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; gives the exit status: 0, 1 for an error (told in one line), 130 when interrupted."""
+    """Run a command and return the exit status: 0, 1 for an error (printed in one line), 130 when interrupted."""
     command = tyro.cli(
         tyro.conf.OmitSubcommandPrefixes[
             Annotated[Atlas, tyro.conf.subcommand("atlas")] | Annotated[Zoo, tyro.conf.subcommand("zoo")]
@@ -53,7 +53,6 @@ def main(arguments: list[str] | None = None) -> int:
         prog="jaxheads",
         args=arguments,
     )
-    _keep_compilations()
     try:
         if isinstance(command, Zoo):
             _zoo()
@@ -69,17 +68,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _atlas(options: Atlas) -> None:
+    """Make the atlas of a model, save it and print it; in several processes, the first one writes."""
+    import jax
+    import numpy as np
+    from jax.sharding import Mesh
+
     from .models.load import load
     from .report.atlas import atlas
 
+    _keep_compilations()
     if options.distributed:
         jax.distributed.initialize()
     devices = Mesh(np.array(jax.devices()), ("data",)) if jax.device_count() > 1 else None
     first = jax.process_index() == 0
-    out = options.out or Path("results") / f"atlas-{Path(options.model).name.removesuffix('.gguf')}"
+    out = options.out or Path(f"atlas-{Path(options.model).name.removesuffix('.gguf')}")
     unfinished = out / ".unfinished"
     model = load(options.model)
-    found = atlas(
+    result = atlas(
         model,
         text=options.text,
         examples=options.examples,
@@ -91,23 +96,28 @@ def _atlas(options: Atlas) -> None:
     )
     if not first:
         return
-    written = found.save(out)
+    written = result.save(out)
     shutil.rmtree(unfinished, ignore_errors=True)
-    print(found.text())
+    print(result.text())
     print(f"{len(written)} files in {out}")
 
 
 def _zoo() -> None:
-    import pandas as pd
+    """Print the zoo as a Markdown table."""
+    from tabulate import tabulate
 
     from .models.loading.zoo import zoo_table
 
+    titles = {"megabytes": "MB"}
     rows = [{**row, "cached": "yes" if row["cached"] else "no"} for row in zoo_table()]
-    print(pd.DataFrame(rows).rename(columns={"megabytes": "MB"}).to_markdown(index=False))
+    named = [{titles.get(column, column): value for column, value in row.items()} for row in rows]
+    print(tabulate(named, headers="keys", tablefmt="pipe"))
 
 
 def _keep_compilations() -> None:
-    """Compiled programs outlive the process: a second run of the same shapes does not compile."""
+    """Keep compiled programs on disk, so that a second run of equal shapes does not compile."""
+    import jax
+
     cache = Path(os.environ.get("JAXHEADS_CACHE") or Path("~/.cache/jaxheads")).expanduser() / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

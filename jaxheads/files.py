@@ -1,7 +1,7 @@
-"""Files that are either whole or not there: everything the library writes goes through here.
+"""Atomic writes: after a crash a file is complete or unchanged. The library writes all its files here.
 
-An atlas may run for hours and be stopped at any moment, on a disk that may be full. So a file is written
-under a temporary name in its own directory, forced to the disk, and only then renamed over the old one.
+An atlas may run for hours, be stopped at any moment, or meet a full disk. So a file is written under a temporary name
+in its own directory, forced to the disk, and then renamed over the old one.
 """
 
 import errno
@@ -12,23 +12,25 @@ from pathlib import Path
 from typing import BinaryIO
 
 Content = bytes | Callable[[BinaryIO], object]
-"""What to write: the bytes, or a function that writes them to the open binary file it is given."""
+"""The bytes to write, or a function that writes them to an open binary file."""
 
 
 def write_atomically(path: str | os.PathLike[str], content: Content) -> Path:
-    """Write one file whole or not at all, creating the directories above it, and return its path.
+    """Write one file completely or not at all, creating the directories above it, and return its path.
 
-    Raises OSError naming the path where it can't be written. Whatever else `content` raises passes through.
-    After any error the old file, if there was one, is untouched and no temporary file is left.
+    After any error the old file, if any, is unchanged and no temporary file is left. Errors of `content` pass through.
+
+    Raises:
+        OSError: for a path that can't be written; the message names it.
     """
     return write_together({path: content})[0]
 
 
 def write_together(contents: Mapping[str | os.PathLike[str], Content]) -> list[Path]:
-    """Write several files that belong together: none is put in place before all of them are on the disk.
+    """Write several files that belong together: none is renamed before all of them are on the disk.
 
-    Raises as `write_atomically` does. (The renames at the end are one by one: only a machine that stops in
-    just that moment leaves new files beside old ones. Each file is whole even then.)
+    Raises:
+        OSError: as `write_atomically`.
     """
     staged: dict[Path, Path] = {}
     path = Path()
@@ -40,6 +42,8 @@ def write_together(contents: Mapping[str | os.PathLike[str], Content]) -> list[P
                 raise IsADirectoryError(errno.EISDIR, "a directory is in the way")
             staged[path] = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
             _write_through(staged[path], content)
+        # The renames are not atomic together: a machine that stops between them leaves new files beside old ones, each
+        # of them complete.
         for path, temporary in staged.items():
             os.replace(temporary, path)
     except OSError as error:
@@ -52,7 +56,7 @@ def write_together(contents: Mapping[str | os.PathLike[str], Content]) -> list[P
 
 
 def _write_through(path: Path, content: Content) -> None:
-    # open(), not tempfile: the file gets the permissions the user's umask gives any other file
+    # open(), not tempfile: its files would ignore the user's umask.
     with open(path, "xb") as file:
         if isinstance(content, bytes):
             file.write(content)

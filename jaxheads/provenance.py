@@ -1,7 +1,6 @@
-"""Where a result came from: the versions, the machine, the command and the commit that made it.
+"""Provenance of a result: the versions, the machine, the command and the commit that produced it.
 
-Results are committed and published, so nothing here tells where on somebody's disk things lie: of an
-absolute path only the last component is kept.
+Results are committed and published, so absolute paths are cut to their last component.
 """
 
 import hashlib
@@ -22,21 +21,21 @@ PACKAGES = ("jaxheads", "jax", "jaxlib", "flax", "numpy", "transformers")
 
 _EDGE = r"""=:,;'"\[\](){}<>"""
 _ROOT = r"(?:/(?!/)|[A-Za-z]:[\\/](?!/))"
-_PLACE = re.compile(rf"(?<![^\s{_EDGE}]){_ROOT}[^\s{_EDGE}]+")
-_PLACE_WITH_BLANKS = re.compile(rf"(?<![^{_EDGE}]){_ROOT}[^{_EDGE}]+")
-_STARTS_WITH_PLACE = re.compile(rf"(?:--?[\w-]+=)?{_ROOT}")
+_PATH = re.compile(rf"(?<![^\s{_EDGE}]){_ROOT}[^\s{_EDGE}]+")
+_PATH_WITH_BLANKS = re.compile(rf"(?<![^{_EDGE}]){_ROOT}[^{_EDGE}]+")
+_STARTS_WITH_PATH = re.compile(rf"(?:--?[\w-]+=)?{_ROOT}")
 
 
 def environment() -> dict[str, Any]:
-    """Say what a result depends on beside its inputs, as plain JSON values.
+    """Describe everything but its inputs that a result depends on, as plain JSON values.
 
-    Keys: `versions` (package: version, None where not installed; read without importing), `python`,
-    `platform`, `device` (`platform`, `kind`, `count`), `matmul_precision` (None: JAX's default), `x64`,
-    `command` (list), `git` (`revision`, `dirty`; None where jaxheads doesn't run from a commit) and
-    `time_utc` (ISO 8601). Asking for the device starts JAX's backend.
+    Keys: `versions` (by package, None if not installed; read without importing), `python`, `platform`, `device`
+    (`platform`, `kind`, `count`), `matmul_precision` (None: JAX's default), `x64`, `command` (list), `git`
+    (`revision`, `dirty`; None if jaxheads doesn't run from a commit) and `time_utc` (ISO 8601). The call starts JAX's
+    backend.
     """
     devices = jax.devices()
-    config: Any = jax.config  # its attributes are made as it runs
+    config: Any = jax.config  # its attributes are dynamic: a type checker can't see them
     return {
         "versions": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
@@ -48,14 +47,14 @@ def environment() -> dict[str, Any]:
         },
         "matmul_precision": config.jax_default_matmul_precision,
         "x64": bool(config.jax_enable_x64),
-        "command": [without_places(os.path.basename(sys.argv[0])), *map(without_places, sys.argv[1:])],
+        "command": [without_directories(os.path.basename(sys.argv[0])), *map(without_directories, sys.argv[1:])],
         "git": git_state(Path(__file__).parent),
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
 class Identified(Protocol):
-    """What provenance needs of a model."""
+    """The interface of a model that `provenance` reads."""
 
     @property
     def name(self) -> str: ...
@@ -64,28 +63,30 @@ class Identified(Protocol):
 
 
 def provenance(model: Identified, **about: Any) -> dict[str, Any]:
-    """Say which model an answer is about, what was asked (`about`), and in which environment it was computed."""
+    """Combine the model's name and weights, facts about the computation (`about`), and the environment."""
     return {"model": model.name, "weights": model.identity(), **about, **environment()}
 
 
-def without_places(text: str) -> str:
+def without_directories(text: str) -> str:
     """Replace every absolute path in `text` by its last component: `--out=/home/me/a` gives `--out=a`.
 
-    URLs and relative paths stay. In text that starts with a path, after an option's `--name=` if there is
-    one, paths may have blanks in them; elsewhere a blank ends a path.
+    URLs and relative paths stay. If the text, or the value of an option `--name=…`, starts with a path, paths may
+    contain blanks; otherwise a blank ends a path.
     """
     text = text.replace("file://", "")
-    place = _PLACE_WITH_BLANKS if _STARTS_WITH_PLACE.match(text) else _PLACE
-    return place.sub(lambda match: _last_component(match[0]), text)
+    pattern = _PATH_WITH_BLANKS if _STARTS_WITH_PATH.match(text) else _PATH
+    return pattern.sub(lambda match: _last_component(match[0]), text)
 
 
 def git_state(directory: Path) -> dict[str, Any] | None:
-    """Name the commit that `directory` is part of, and whether the code has changed since.
+    """Return the commit that `directory` belongs to, and whether the code has changed since.
 
-    Returns `{"revision": 40 hex digits, "dirty": bool}`, or None outside a repository, before its first
-    commit, without git, or where the directory holds no file of the repository (an installed package in
-    some other project's tree). Dirty means a Python file or pyproject.toml anywhere in the tree differs
-    from the commit or is new; rewritten results don't count.
+    Dirty means that a Python file or pyproject.toml anywhere in the tree differs from the commit or is new; rewritten
+    results don't count.
+
+    Returns:
+        `{"revision": 40 hex digits, "dirty": bool}`, or None outside a repository, before its first commit, without
+        git, or if the repository tracks no file of the directory (a package installed in another project's tree).
     """
     revision = _git(directory, "rev-parse", "HEAD")
     if not revision or not _git(directory, "ls-files", "--", "."):
@@ -95,7 +96,7 @@ def git_state(directory: Path) -> dict[str, Any] | None:
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
-    """Hash a file's bytes (SHA-256, 64 hex digits), reading it in pieces: checkpoints are large."""
+    """Hash a file's bytes (SHA-256, 64 hex digits) without reading it into memory at once."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -113,11 +114,11 @@ def _last_component(path: str) -> str:
 
 
 def _git(directory: Path, *arguments: str) -> str | None:
-    # GIT_DIR and its kin, set while a hook runs, would point at another repository
+    # A git hook sets GIT_DIR and the like, which would point at another repository.
     settings = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     command = ["git", "--no-optional-locks", "-C", str(directory), *arguments]
     try:
-        done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=20, check=True)
+        completed = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return completed.stdout.strip()

@@ -49,38 +49,42 @@ def comment_lines(path: Path) -> set[int]:
 
 
 def long_functions(path: Path) -> list[str]:
-    """Return the functions of a file whose body has too many lines of code."""
+    """Return the functions of a file with too many lines of code: no signature, docstring, comment or blank line."""
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
-    blank = {n for n, line in enumerate(lines, 1) if not line.strip() or line.lstrip().startswith("#")}
+    silent = {number for number, line in enumerate(lines, 1) if not line.strip() or line.lstrip().startswith("#")}
     found = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            body = node.body
-            if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-                body = body[1:]
-            if body:
-                count = len(set(range(body[0].lineno, (body[-1].end_lineno or 0) + 1)) - blank)
-                if count > MOST_CODE_LINES:
-                    found.append(f"{path}:{node.lineno} {node.name}: {count} lines of code")
+            first = node.body[0]
+            body = node.body[1:] if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) else node.body
+            count = len(set(range(body[0].lineno, (body[-1].end_lineno or 0) + 1)) - silent) if body else 0
+            if count > MOST_CODE_LINES:
+                found.append(f"{path}:{node.lineno} {node.name}: {count} lines of code")
     return found
+
+
+def long_files(path: Path) -> list[str]:
+    """Return a line about the file if it is too long."""
+    count = len(path.read_text(encoding="utf-8").splitlines())
+    return [f"{path}: {count} lines"] if count > MOST_LINES else []
+
+
+def hand_formatted(path: Path) -> list[str]:
+    """Return the lines of a file that the formatter is told to leave alone."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [f"{path}:{number}" for number, line in enumerate(lines, 1) if re.search(r"# fmt: (skip|off)", line)]
 
 
 def main(arguments: list[str]) -> None:
     """Print what is amiss in some files or folders."""
-    given = [Path(argument) for argument in arguments] or [ROOT / "jaxheads", ROOT / "experiments"]
-    files = [file for path in given for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
-    wrong = [line for file in files for line in fragments(file)]
-    count = sum(1 for file in files for _ in docstrings(file))
-    print(*wrong, sep="\n")
-    print(f"{len(wrong)} fragments among {count} docstrings")
+    roots = [Path(argument) for argument in arguments] or [ROOT / "jaxheads", ROOT / "experiments"]
+    files = [file for path in roots for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
     for file in files:
-        print(*long_functions(file), sep="\n", end="\n" if long_functions(file) else "")
-        text = file.read_text(encoding="utf-8")
-        if len(text.splitlines()) > MOST_LINES:
-            print(f"{file}: {len(text.splitlines())} lines")
-        if "fmt: skip" in text or "fmt: off" in text:
-            print(f"{file}: {text.count('fmt: skip')} fmt: skip")
+        for line in [*fragments(file), *long_functions(file), *long_files(file), *hand_formatted(file)]:
+            print(line)
+    count, wrong = sum(len(list(docstrings(file))) for file in files), sum(len(fragments(file)) for file in files)
+    print(f"{wrong} fragments among {count} docstrings")
 
 
 if __name__ == "__main__":

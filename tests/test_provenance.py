@@ -35,12 +35,12 @@ def repository(tmp_path):
 
 
 def test_environment_says_versions_device_flags_and_time():
-    found = provenance.environment()
-    assert found == json.loads(json.dumps(found))
-    assert found["versions"]["jax"] == jax.__version__
-    assert found["versions"]["numpy"] == importlib.metadata.version("numpy")
+    state = provenance.environment()
+    assert state == json.loads(json.dumps(state))
+    assert state["versions"]["jax"] == jax.__version__
+    assert state["versions"]["numpy"] == importlib.metadata.version("numpy")
     device = jax.devices()[0]
-    assert found["device"] == {
+    assert state["device"] == {
         "platform": device.platform,
         "kind": device.device_kind,
         "count": jax.device_count(),
@@ -48,8 +48,8 @@ def test_environment_says_versions_device_flags_and_time():
     with jax.default_matmul_precision("bfloat16"), jax.enable_x64(True):
         changed = provenance.environment()
     assert (changed["matmul_precision"], changed["x64"]) == ("bfloat16", True)
-    assert found["x64"] is False
-    age = datetime.now(UTC) - datetime.fromisoformat(found["time_utc"])
+    assert state["x64"] is False
+    age = datetime.now(UTC) - datetime.fromisoformat(state["time_utc"])
     assert timedelta(0) <= age < timedelta(minutes=2)
 
 
@@ -68,9 +68,9 @@ def test_a_package_that_is_not_there_has_no_version(monkeypatch):
 
 def test_environment_tells_no_place_on_the_disk(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/home/me/bin/jaxheads", "atlas", "/home/me/m.gguf", "--out=/tmp/r s"])
-    found = provenance.environment()
-    assert found["command"] == ["jaxheads", "atlas", "m.gguf", "--out=r s"]
-    assert str(Path(provenance.__file__).parents[1]) not in json.dumps(found)
+    state = provenance.environment()
+    assert state["command"] == ["jaxheads", "atlas", "m.gguf", "--out=r s"]
+    assert str(Path(provenance.__file__).parents[1]) not in json.dumps(state)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_environment_tells_no_place_on_the_disk(monkeypatch):
     ],
 )
 def test_absolute_paths_keep_their_last_component(text, expected):
-    assert provenance.without_places(text) == expected
+    assert provenance.without_directories(text) == expected
 
 
 def test_git_state_of_a_clean_tree(repository):

@@ -309,9 +309,9 @@ class TestAnalyticIntervals:
     def test_student_s_is_scipy_s(self):
         x = noise(9, 3)
         expected = stats.t.interval(0.9, 8, x.mean(axis=0), stats.sem(x, axis=0))
-        found = t_mean(x, level=0.9)
-        np.testing.assert_allclose([found.low, found.high], expected)
-        np.testing.assert_allclose(found.mean, x.mean(axis=0))
+        interval = t_mean(x, level=0.9)
+        np.testing.assert_allclose([interval.low, interval.high], expected)
+        np.testing.assert_allclose(interval.mean, x.mean(axis=0))
 
     def test_student_s_covers_as_often_as_it_says_with_few_examples(self):
         assert covered(t_mean(noise(5, 4000)), 0.0) == pytest.approx(0.95, abs=0.015)
@@ -320,8 +320,8 @@ class TestAnalyticIntervals:
         x = (noise(11, 6) > 0.5).astype(float)
         for cell in range(6):
             expected = stats.binomtest(int(x[:, cell].sum()), 11).proportion_ci(0.95, "wilson")
-            found = wilson(x[:, cell])
-            np.testing.assert_allclose([found.low, found.high], [expected.low, expected.high], atol=1e-12)
+            interval = wilson(x[:, cell])
+            np.testing.assert_allclose([interval.low, interval.high], [expected.low, expected.high], atol=1e-12)
 
     @pytest.mark.parametrize("share", [0.03, 0.3])
     def test_wilson_s_covers_where_a_bootstrap_sees_nothing(self, share):
@@ -362,10 +362,10 @@ class TestSeedEffect:
     def test_finds_the_parts_of_the_spread(self):
         rng = np.random.default_rng(0)
         x = 1.5 * rng.standard_normal((40, 1, 300)) + rng.standard_normal((40, 30, 300))
-        found = seed_effect(x)
-        assert found.between.mean() == pytest.approx(2.25, rel=0.05)
-        assert found.within.mean() == pytest.approx(1, rel=0.02)
-        assert found.share.mean() == pytest.approx(2.25 / 3.25, abs=0.03)
+        effect = seed_effect(x)
+        assert effect.between.mean() == pytest.approx(2.25, rel=0.05)
+        assert effect.within.mean() == pytest.approx(1, rel=0.02)
+        assert effect.share.mean() == pytest.approx(2.25 / 3.25, abs=0.03)
 
     def test_seeds_are_what_was_drawn(self):
         """With 5 seeds of 400 examples the interval covers; one over the 2,000 examples would not."""
@@ -385,12 +385,12 @@ class TestSeedEffect:
 class TestManyHeads:
     def test_false_discoveries_among_those_called_stay_under_the_level(self):
         """144 heads, 24 of them special: over many draws the mean false share is below 5 %, and most are found."""
-        rng, shares, found = np.random.default_rng(0), [], []
+        rng, shares, intervals = np.random.default_rng(0), [], []
         for _ in range(200):
             scores, null = rng.standard_normal((2, 20, 144))
             scores[:, :24] += 1.5
             called = false_discovery(paired_p_values(scores, null)) <= 0.05
             shares.append(called[24:].sum() / max(called.sum(), 1))
-            found.append(called[:24].mean())
+            intervals.append(called[:24].mean())
         assert np.mean(shares) <= 0.055
-        assert np.mean(found) > 0.9
+        assert np.mean(intervals) > 0.9

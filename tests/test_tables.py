@@ -44,74 +44,74 @@ def assert_same(one, other):
 
 class TestMaking:
     def test_one_metric_squeezed(self):
-        made = table(1, squeeze=True)
-        given = column()
-        np.testing.assert_array_equal(made.values, given.mean)
-        np.testing.assert_array_equal(made.per_example, given.per_example)
-        assert list(made.frame) == ["metric0", "metric0_low", "metric0_high"]
-        assert made.frame.index.names == ["stack", "layer", "head"]
-        assert made.frame.loc[("decoder", 2, 1), "metric0_high"] == np.asarray(given.high)[2, 1]
-        assert (made.shape, made.metrics, made.examples) == ((L, N), ("metric0",), E)
+        squeezed = table(1, squeeze=True)
+        numbers = column()
+        np.testing.assert_array_equal(squeezed.values, numbers.mean)
+        np.testing.assert_array_equal(squeezed.per_example, numbers.per_example)
+        assert list(squeezed.frame) == ["metric0", "metric0_low", "metric0_high"]
+        assert squeezed.frame.index.names == ["stack", "layer", "head"]
+        assert squeezed.frame.loc[("decoder", 2, 1), "metric0_high"] == np.asarray(numbers.high)[2, 1]
+        assert (squeezed.shape, squeezed.metrics, squeezed.examples) == ((L, N), ("metric0",), E)
 
     def test_several_metrics_keep_their_order(self):
-        made = table(3)
-        assert made.values.shape == (3, L, N)
-        assert made.per_example is not None
-        assert made.per_example.shape == (3, E, L, N)
-        for i, name in enumerate(made.metrics):
-            np.testing.assert_array_equal(made.values[i], column(i).mean)
-            np.testing.assert_array_equal(made.per_example[i], column(i).per_example)
-            np.testing.assert_array_equal(made.grid(name), made.values[i])
+        several = table(3)
+        assert several.values.shape == (3, L, N)
+        assert several.per_example is not None
+        assert several.per_example.shape == (3, E, L, N)
+        for i, name in enumerate(several.metrics):
+            np.testing.assert_array_equal(several.values[i], column(i).mean)
+            np.testing.assert_array_equal(several.per_example[i], column(i).per_example)
+            np.testing.assert_array_equal(several.grid(name), several.values[i])
 
     def test_one_metric_not_squeezed_keeps_its_axis(self):
-        made = table(1)
-        assert made.values.shape == (1, L, N)
-        assert made.per_example is not None
-        assert made.per_example.shape == (1, E, L, N)
+        single = table(1)
+        assert single.values.shape == (1, L, N)
+        assert single.per_example is not None
+        assert single.per_example.shape == (1, E, L, N)
 
     def test_extras_keep_their_type_and_are_no_metrics(self):
         offsets = np.arange(L * N).reshape(L, N)
         roles = np.full((L, N), "induction")
-        made = table(1, extras={"offset": offsets, "role": roles})
-        assert made.metrics == ("metric0",)
-        np.testing.assert_array_equal(made.grid("offset"), offsets)
-        assert made.frame["offset"].dtype == offsets.dtype
-        assert made.frame["role"].iloc[-1] == "induction"
+        extended = table(1, extras={"offset": offsets, "role": roles})
+        assert extended.metrics == ("metric0",)
+        np.testing.assert_array_equal(extended.grid("offset"), offsets)
+        assert extended.frame["offset"].dtype == offsets.dtype
+        assert extended.frame["role"].iloc[-1] == "induction"
 
     def test_a_number_without_doubt_has_nan_bounds(self):
-        made = HeadTable.from_columns("w", "decoder", {"norm": Column(np.ones((L, N)))}, squeeze=True)
-        assert made.frame[["norm_low", "norm_high"]].isna().to_numpy().all()
-        assert made.metrics == ("norm",)
+        exact = HeadTable.from_columns("w", "decoder", {"norm": Column(np.ones((L, N)))}, squeeze=True)
+        assert exact.frame[["norm_low", "norm_high"]].isna().to_numpy().all()
+        assert exact.metrics == ("norm",)
 
     def test_takes_jax_arrays(self):
-        made = HeadTable.from_columns("j", "s", {"m": Column(jnp.ones((2, 2)))}, {"scale": jnp.float32(0.5)})
-        assert isinstance(made.values, np.ndarray)
-        assert made.provenance == {"scale": 0.5}
+        from_jax = HeadTable.from_columns("j", "s", {"m": Column(jnp.ones((2, 2)))}, {"scale": jnp.float32(0.5)})
+        assert isinstance(from_jax.values, np.ndarray)
+        assert from_jax.provenance == {"scale": 0.5}
 
     def test_other_axes(self):
-        made = HeadTable.from_columns("p", "s", {"m": Column(np.ones((2, 7)))}, axes=("layer", "position"))
-        assert made.frame.index.names == ["stack", "layer", "position"]
-        assert made.shape == (2, 7)
+        by_position = HeadTable.from_columns("p", "s", {"m": Column(np.ones((2, 7)))}, axes=("layer", "position"))
+        assert by_position.frame.index.names == ["stack", "layer", "position"]
+        assert by_position.shape == (2, 7)
 
     def test_is_frozen_and_its_own(self):
         mean = np.zeros((L, N))
         provenance = {"list": [1]}
-        made = HeadTable.from_columns("f", "s", {"m": Column(mean, mean, mean, np.zeros((E, L, N)))}, provenance)
+        frozen = HeadTable.from_columns("f", "s", {"m": Column(mean, mean, mean, np.zeros((E, L, N)))}, provenance)
         mean[:] = 7
         provenance["list"].append(2)
-        assert np.all(made.values == 0)
-        assert made.frame["m"].tolist() == [0.0] * (L * N)
-        assert made.provenance == {"list": [1]}
-        assert made.per_example is not None
-        for array in (made.values, made.per_example):
+        assert np.all(frozen.values == 0)
+        assert frozen.frame["m"].tolist() == [0.0] * (L * N)
+        assert frozen.provenance == {"list": [1]}
+        assert frozen.per_example is not None
+        for array in (frozen.values, frozen.per_example):
             with pytest.raises(ValueError, match="read-only"):
                 array[...] = 1
-        frame = made.frame.copy()
-        other = dataclasses.replace(made, frame=frame)
+        frame = frozen.frame.copy()
+        other = dataclasses.replace(frozen, frame=frame)
         frame.iloc[0, 0] = 7.0
         assert other.frame.iloc[0, 0] == 0.0
         with pytest.raises(dataclasses.FrozenInstanceError):
-            made.name = "other"  # pyright: ignore[reportAttributeAccessIssue]
+            frozen.name = "other"  # pyright: ignore[reportAttributeAccessIssue]
 
     @pytest.mark.parametrize(
         ("columns", "options", "message"),
@@ -171,8 +171,8 @@ class TestMaking:
             dataclasses.replace(table(), **change)
 
     def test_provenance_tells_no_path(self):
-        made = dataclasses.replace(table(), provenance={"file": Path("/home/me/model.gguf"), "n": np.int64(3)})
-        assert made.provenance == {"file": "model.gguf", "n": 3}
+        replaced = dataclasses.replace(table(), provenance={"file": Path("/home/me/model.gguf"), "n": np.int64(3)})
+        assert replaced.provenance == {"file": "model.gguf", "n": 3}
 
 
 class TestFiles:
@@ -201,29 +201,29 @@ class TestFiles:
         assert_same(HeadTable.load(tmp_path / "new" / "directory" / made.name), made)
 
     def test_writes_files_for_programs_and_people(self, tmp_path):
-        made = table(1)
+        single = table(1)
         names = ["test.parquet", "test.csv", "test.md", "test.provenance.json", "test.per_example.parquet"]
-        assert [path.name for path in made.save(tmp_path)] == names
+        assert [path.name for path in single.save(tmp_path)] == names
         assert sorted(os.listdir(tmp_path)) == sorted(names)
         csv = pd.read_csv(tmp_path / "test.csv", index_col=["stack", "layer", "head"])
-        pd.testing.assert_frame_equal(csv, made.frame)
-        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "test.parquet"), made.frame)
+        pd.testing.assert_frame_equal(csv, single.frame)
+        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "test.parquet"), single.frame)
         lines = (tmp_path / "test.md").read_text().splitlines()
         assert lines[0] == "# test"
         assert lines[2].replace(" ", "") == "|stack|layer|head|metric0|metric0_low|metric0_high|"
-        assert f"{made.values[0, 0, 0]:.4g}" in lines[4]
+        assert f"{single.values[0, 0, 0]:.4g}" in lines[4]
         assert len(lines) == 4 + L * N
-        assert json.loads((tmp_path / "test.provenance.json").read_text()) == made.provenance
+        assert json.loads((tmp_path / "test.provenance.json").read_text()) == single.provenance
 
     def test_examples_are_tidy(self, tmp_path):
-        made = table(2)
-        made.save(tmp_path)
+        original = table(2)
+        original.save(tmp_path)
         stored = pq.read_table(tmp_path / "test.per_example.parquet").to_pandas()
         assert list(stored) == ["example", "stack", "layer", "head", "metric0", "metric1"]
         assert stored["metric1"].dtype == np.float32
         cell = stored.set_index(["example", "stack", "layer", "head"]).loc[(3, "decoder", 1, 2)]
-        assert made.per_example is not None
-        np.testing.assert_array_equal(cell, made.per_example[:, 3, 1, 2])
+        assert original.per_example is not None
+        np.testing.assert_array_equal(cell, original.per_example[:, 3, 1, 2])
 
     def test_saving_again_without_examples_forgets_the_old_ones(self, tmp_path):
         table().save(tmp_path)
@@ -273,8 +273,8 @@ class TestTop:
         assert list(top["m"]) == [-5.0, 3.0]
 
     def test_of_another_column(self):
-        made = table(2)
-        assert made.top("metric1", n=1)["metric1"].item() == made.values[1].max()
+        original = table(2)
+        assert original.top("metric1", n=1)["metric1"].item() == original.values[1].max()
 
     def test_unknown_column_says_what_is_known(self):
         with pytest.raises(ValueError, match=r"one of \['m', 'm_low', 'm_high'\], got 'x'"):
@@ -283,10 +283,10 @@ class TestTop:
 
 class TestPlot:
     def test_shows_the_grid_with_labels(self):
-        made = table(2)
-        ax = made.plot("metric1")
+        original = table(2)
+        ax = original.plot("metric1")
         image = ax.images[0]
-        np.testing.assert_array_equal(image.get_array(), made.values[1])
+        np.testing.assert_array_equal(image.get_array(), original.values[1])
         assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("head", "layer", "test")
         assert image.colorbar is not None
         assert image.colorbar.ax.get_ylabel() == "metric1"
@@ -329,23 +329,23 @@ class TestPlot:
         assert pyplot is None or not pyplot.get_fignums()
 
     def test_refuses_words_and_other_grids(self):
-        made = table(extras={"role": np.full((L, N), "x")})
+        extended = table(extras={"role": np.full((L, N), "x")})
         with pytest.raises(ValueError, match="numbers over two axes, got 'role'"):
-            made.plot("role")
+            extended.plot("role")
         with pytest.raises(ValueError, match=r"over \['layer'\]"):
             HeadTable.from_columns("t", "s", {"m": Column([1.0])}, axes=("layer",)).plot()
 
 
 def test_repr_says_what_it_holds():
-    made = table(2)
-    text = repr(made)
+    shown = table(2)
+    text = repr(shown)
     assert "test: metric0, metric1 (decoder, 3 layers × 4 heads, 5 examples kept)" in text
-    assert f"{made.values[0].max():.6f}" in text
-    page = made._repr_html_()
+    assert f"{shown.values[0].max():.6f}" in text
+    page = shown._repr_html_()
     assert page.count("<tr") == 2 + 10  # two header rows, ten heads
     assert "examples kept" not in repr(table(examples=False))
 
 
 def test_html_escapes_a_stack():
-    made = HeadTable.from_columns("t", "<s>", {"m": Column([[1.0]])})
-    assert "<s>" not in made._repr_html_()
+    shown = HeadTable.from_columns("t", "<s>", {"m": Column([[1.0]])})
+    assert "<s>" not in shown._repr_html_()

@@ -1,4 +1,4 @@
-"""Text to question a model with: prose, streams of it, repeated random tokens, indirect-object prompts."""
+"""Inputs for language models: prose, streams of batches, repeated random tokens, indirect-object prompts."""
 
 from .prompts import IOIPrompts, ioi_prompts
 from .prose import passages

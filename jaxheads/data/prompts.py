@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# No frame starts with a name: every name follows a space, so that it is the same token wherever it stands.
+# No frame starts with a name: every name follows a space, so it is one token id at every position.
 FRAMES = (
     "When{first} and{second} went to the{place},{giver} gave a{object} to",
     "Then,{first} and{second} walked over to the{place}, where{giver} handed a{object} to",
@@ -62,15 +62,17 @@ _FEWEST = {"names": 10, "places": 3, "objects": 3}
 
 @dataclass(frozen=True, eq=False)
 class IOIPrompts:
-    """Prompts that a model completes with the indirect object, and where their names stand.
+    """Prompts that a model completes with the indirect object, with the positions of their names.
 
-    texts: B strings (without the BOS).
-    tokens: [B, T] int32, padded on the right.  mask: [B, T] bool, True on real tokens.
-    indirect_object, subject: [B] int32, the right and the wrong answer's token.
-    io, s1, s2, end: [B] int32, the positions of the indirect object, of the subject's two mentions, and of
-        the last real token, where the answer is read.
-    template: [B] int32, 2 * frame for ABBA order (indirect object first), 2 * frame + 1 for BABA. Prompts of
-        one template have one length, and each name the same position.
+    Attributes:
+        texts: B strings (without the BOS).
+        tokens: int32 `[B,T]`, padded on the right.
+        mask: bool `[B,T]`, True on real tokens.
+        indirect_object, subject: int32 `[B]`, the right and the wrong answer's token.
+        io, s1, s2, end: int32 `[B]`, the positions of the indirect object, of the subject's two mentions, and of the
+            last real token, at which the answer is read.
+        template: int32 `[B]`, 2 * frame for ABBA order (indirect object first), 2 * frame + 1 for BABA. All prompts of
+            one template have the same length and positions.
     """
 
     texts: tuple[str, ...]
@@ -87,10 +89,10 @@ class IOIPrompts:
     names: Mapping[str, int] = field(repr=False)
 
     def corrupted(self, seed: int) -> "IOIPrompts":
-        """The ABC corruption: three unrelated names where IO, S1 and S2 stood (Wang et al.'s p_ABC).
+        """Return the ABC corruption: three unrelated names in place of IO, S1 and S2 (Wang et al.'s p_ABC).
 
-        The three differ from each other and from the prompt's own two. Place, object, template and positions
-        stay, token for token; `indirect_object` and `subject` stay as well, so one objective reads both runs.
+        The three differ from each other and from the prompt's two names. All other tokens, the template and the
+        positions stay; `indirect_object` and `subject` stay as well, so one objective reads both runs.
         """
         rng = np.random.default_rng(seed)
         names, ids = list(self.names), np.array(list(self.names.values()), np.int32)
@@ -105,11 +107,15 @@ class IOIPrompts:
 
 
 def ioi_prompts(tokenizer: "PreTrainedTokenizerBase", *, examples: int, seed: int, bos: bool) -> IOIPrompts:
-    """Draws `examples` indirect-object prompts, spread evenly over 10 frames in ABBA and BABA order.
+    """Draw indirect-object prompts, spread evenly over 10 frames in ABBA and BABA order.
 
-    Names, places and objects are those that are one token of this tokenizer after a space. With `bos` the
-    tokenizer's BOS comes first (positions count it). Raises ValueError when fewer than 10 names, 3 places or
-    3 objects remain, and when the tokenizer has no BOS to put.
+    Only names, places and objects that are one token of this tokenizer after a space are used.
+
+    Args:
+        bos: whether the tokenizer's BOS comes first (positions count it).
+
+    Raises:
+        ValueError: for fewer than 10 names, 3 places or 3 objects, or a tokenizer without the BOS that is asked for.
     """
     if examples < 1:
         raise ValueError(f"examples must be at least 1, got {examples}")
@@ -119,7 +125,7 @@ def ioi_prompts(tokenizer: "PreTrainedTokenizerBase", *, examples: int, seed: in
 
     rng = np.random.default_rng(seed)
     template = rng.permutation(np.arange(examples, dtype=np.int32) % (2 * len(FRAMES)))
-    skeletons = tuple(_skeleton(int(which), rng, list(places), list(objects)) for which in template)
+    skeletons = tuple(_skeleton(int(number), rng, list(places), list(objects)) for number in template)
     pairs = [rng.choice(list(names), 2, replace=False) for _ in skeletons]
     texts = tuple(
         skeleton.format(io=f" {io}", s1=f" {subject}", s2=f" {subject}")
@@ -134,7 +140,7 @@ def ioi_prompts(tokenizer: "PreTrainedTokenizerBase", *, examples: int, seed: in
 
 
 def _skeleton(template: int, rng: np.random.Generator, places: list[str], objects: list[str]) -> str:
-    """One template with its place and object chosen, its names still to be put."""
+    """Return a template's text with place and object filled in; its names stay format fields."""
     frame, swapped = FRAMES[template // 2], template % 2
     first, second = ("{s1}", "{io}") if swapped else ("{io}", "{s1}")
     place, thing = " " + str(rng.choice(places)), " " + str(rng.choice(objects))
@@ -145,35 +151,35 @@ def _encode(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False)
 
 
-def _special(tokenizer: "PreTrainedTokenizerBase", which: str) -> int | None:
-    token = getattr(tokenizer, f"{which}_token_id")
+def _special(tokenizer: "PreTrainedTokenizerBase", kind: str) -> int | None:
+    token = getattr(tokenizer, f"{kind}_token_id")
     return None if token is None else int(token)
 
 
-def _single_tokens(tokenizer: "PreTrainedTokenizerBase", candidates: Iterable[str], what: str) -> dict[str, int]:
-    """Those candidates that are one known token after a space and no word of the frames, with their ids."""
+def _single_tokens(tokenizer: "PreTrainedTokenizerBase", candidates: Iterable[str], kind: str) -> dict[str, int]:
+    """Return the ids of the candidates that are one known token after a space and no word of the frames."""
     blank = dict.fromkeys(("first", "second", "giver", "place", "object"), "")
     taken = {token for frame in FRAMES for token in _encode(tokenizer, frame.format(**blank))}
     unknown = _special(tokenizer, "unk")
     taken |= set() if unknown is None else {unknown}
     before = _encode(tokenizer, "and")
-    found: dict[str, int] = {}
+    words: dict[str, int] = {}
     for word in candidates:
         ids = _encode(tokenizer, f"and {word}")
         if len(ids) == len(before) + 1 and ids[:-1] == before and ids[-1] not in taken:
             taken.add(ids[-1])
-            found[word] = ids[-1]
-    if len(found) < _FEWEST[what]:
+            words[word] = ids[-1]
+    if len(words) < _FEWEST[kind]:
         raise ValueError(
-            f"only {len(found)} of the {what} tried are one token of this tokenizer "
-            f"({', '.join(found) or 'none'}), at least {_FEWEST[what]} are needed: "
+            f"only {len(words)} of the {kind} tried are one token of this tokenizer "
+            f"({', '.join(words) or 'none'}), at least {_FEWEST[kind]} are needed: "
             "indirect-object prompts need a tokenizer with more whole words"
         )
-    return found
+    return words
 
 
 def _tokens(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str], bos: bool) -> tuple[np.ndarray, np.ndarray]:
-    """tokens [B, T] and mask [B, T] of the texts, padded on the right."""
+    """Return tokens and mask `[B,T]` of the texts, padded on the right."""
     start = _special(tokenizer, "bos") if bos else None
     if bos and start is None:
         raise ValueError("bos=True, but this tokenizer has no BOS token: pass bos=False")
@@ -194,13 +200,17 @@ def _positions(
     subject: np.ndarray,
     texts: tuple[str, ...],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the names stand, [B] each, read off the token ids: IO must occur once, the subject twice."""
+    """Return the positions of IO, S1 and S2, `[B]` each, found by token id.
+
+    Raises:
+        ValueError: for a prompt that does not hold IO's token once and the subject's twice.
+    """
     is_io = mask & (tokens == indirect_object[:, None])
     is_subject = mask & (tokens == subject[:, None])
     wrong = (is_io.sum(1) != 1) | (is_subject.sum(1) != 2)
     if wrong.any():
         raise ValueError(
-            f"the names of {texts[int(wrong.argmax())]!r} are not single tokens in place: this tokenizer "
+            f"the names of {texts[int(wrong.argmax())]!r} are not single tokens here: this tokenizer "
             "joins a name with its neighbours, so positions cannot be given"
         )
     last = tokens.shape[1] - 1 - is_subject[:, ::-1].argmax(1)
@@ -208,10 +218,10 @@ def _positions(
 
 
 def _check_lengths(template: np.ndarray, end: np.ndarray) -> None:
-    for which in np.unique(template):
-        lengths = np.unique(end[template == which]) + 1
+    for number in np.unique(template):
+        lengths = np.unique(end[template == number]) + 1
         if len(lengths) > 1:
             raise ValueError(
-                f"prompts of template {which} have lengths {lengths.tolist()}, one was expected: "
+                f"prompts of template {number} have lengths {lengths.tolist()}, one was expected: "
                 "this tokenizer joins a place or an object with its neighbours"
             )

@@ -1,4 +1,4 @@
-"""Inputs without end: batches made as they are needed, from texts, a text file or arrays, never all at once."""
+"""Streams of batches, made as they are needed: from texts, a text file or arrays."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -16,21 +16,21 @@ from ..models.model import Model
 def text_batches(
     model: Model, texts: str | os.PathLike | Iterable[str], *, length: int, examples: int, bos: bool | None = None
 ) -> Iterator[Batch]:
-    """Texts in windows of at most `length` tokens, every token in one of them, `examples` windows a batch.
+    """Cut texts into windows of at most `length` tokens and yield batches of `examples` windows.
 
-    A text that is longer than a window is cut into windows of nearly the same length: none is left with a lonely token.
-    All batches have the shape `[examples, length]`, padded on the right (the last may have fewer examples), so that
-    one compilation serves them all.
+    Every token is in exactly one window. A longer text is cut into windows of nearly equal length, so none holds a
+    single token. All batches have the shape `[examples, length]`, padded on the right (the last may have fewer
+    examples), so that one compilation serves them all.
 
     Args:
-        texts: a UTF-8 file, one text a line, read line by line (blank lines are passed over); or any strings, such as
-            `(row["text"] for row in dataset)` of a Hugging Face dataset, which may be a streamed one.
-        bos: begin each window with the tokenizer's BOS (or [CLS]) token; None: where the tokenizer does so by itself.
+        texts: a UTF-8 file, one text a line, read line by line (blank lines are skipped); or any strings, such as
+            `(row["text"] for row in dataset)` of a Hugging Face dataset, streamed or not.
+        bos: whether each window begins with the tokenizer's BOS (or [CLS]) token; None follows the tokenizer.
 
     Raises:
         ValueError: for a model without a tokenizer or BOS, windows longer than its context, an empty text (with its
             number), or no text at all.
-        FileNotFoundError: for a file that is not there.
+        FileNotFoundError: for a missing file.
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
@@ -51,9 +51,9 @@ def text_batches(
 
 
 def array_batches(tokens: ArrayLike, mask: ArrayLike | None = None, *, examples: int) -> Iterator[Batch]:
-    """Token ids `[E,T]`, with their mask if they are padded, `examples` at a time.
+    """Yield batches of `examples` rows of token ids `[E,T]`, with their mask if they are padded.
 
-    A memory-mapped array (`np.load(path, mmap_mode="r")`) is read piece by piece.
+    A memory-mapped array (`np.load(path, mmap_mode="r")`) is read batch by batch.
 
     Raises:
         ValueError: for arrays of another rank or of different shapes, or no examples.
@@ -65,8 +65,8 @@ def array_batches(tokens: ArrayLike, mask: ArrayLike | None = None, *, examples:
             "tokens must be [examples, positions], and the mask like them, in batches of at least 1; "
             f"got {rows.shape}, {None if real is None else real.shape}, {examples}"
         )
-    starts = range(0, len(rows), examples)
-    return (Batch(rows[at : at + examples], None if real is None else real[at : at + examples]) for at in starts)
+    slices = (slice(first, first + examples) for first in range(0, len(rows), examples))
+    return (Batch(rows[window], None if real is None else real[window]) for window in slices)
 
 
 def _lines(path: str | os.PathLike) -> Iterator[str]:
@@ -81,15 +81,15 @@ def _read(path: Path) -> Iterator[str]:
 
 
 def _windows(texts: Iterable[str], tokenizer: Any, length: int, lead: list[Any]) -> Iterator[list[int]]:
-    room, number = length - len(lead), -1
+    size, number = length - len(lead), -1
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(f"texts must be strings, got {type(text).__name__} (number {number})")
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if not ids:
             raise ValueError(f"text number {number} is empty: it has no token")
-        pieces = -(-len(ids) // room)
-        yield from (lead + list(part) for part in np.array_split(np.asarray(ids), pieces))
+        windows = -(-len(ids) // size)
+        yield from (lead + list(window) for window in np.array_split(np.asarray(ids), windows))
     if number < 0:
         raise ValueError("there is no text to make batches of")
 

@@ -1,6 +1,6 @@
-"""Repeated random tokens: the text on which an induction head shows itself.
+"""Repeated random tokens: inputs on which induction heads can be recognised.
 
-Dimension key: `B` examples, `T` positions. Everything here is NumPy on the host; no model is needed.
+Dimension key: `B` examples, `T` positions, `P` allowed tokens. Everything is NumPy on the host; no model is needed.
 """
 
 from collections.abc import Iterable
@@ -11,14 +11,15 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class RepeatedTokens:
-    """Random segments, each said several times over: `[first?, segment, segment, …, padding]`.
+    """Random segments, each repeated several times: `[first?, segment, segment, …, padding]`.
 
-    tokens: [B, T] int32, padded with zeros on the right.
-    mask: [B, T] bool, True on real tokens, `first` among them.
-    period: [B] int32, the segment's length. Wherever `second` is True the token at q also stood at q -
-        period, so an induction head looks at q - period + 1 (one place *after* the earlier copy).
-    second: [B, T] bool, True in every repeat after the first.
-    allowed: [P] int32, the vocabulary the segments were drawn from.
+    Attributes:
+        tokens: int32 `[B,T]`, padded with zeros on the right.
+        mask: bool `[B,T]`, True on real tokens, `first` among them.
+        period: int32 `[B]`, the segment's length. Wherever `second` is True the tokens at q and q - period are equal,
+            so an induction head attends to q - period + 1, the position *after* the earlier copy.
+        second: bool `[B,T]`, True in every repeat after the first.
+        allowed: int32 `[P]`, the tokens that segments were drawn from.
     """
 
     tokens: np.ndarray
@@ -28,15 +29,18 @@ class RepeatedTokens:
     allowed: np.ndarray = field(repr=False)
 
     def shuffled(self, seed: int) -> "RepeatedTokens":
-        """The null: the same positions can be scored, but the content no longer says where to look.
+        """Return the null: each repeat after the first becomes a fresh random segment.
 
-        Each repeat after the first becomes a fresh random segment; within an example no token occurs twice.
-        Shapes, mask, period and `second` are unchanged. Raises ValueError when the vocabulary is too small.
+        Within an example no token occurs twice, so content no longer marks a key to attend to. Shapes, mask, period and
+        `second` are unchanged, so the same positions can be scored.
+
+        Raises:
+            ValueError: for a vocabulary that is too small.
         """
         rng = np.random.default_rng(seed)
         tokens = self.tokens.copy()
         for row, later, period in zip(tokens, self.second, self.period, strict=True):
-            # The first segment ends where the repeats begin.
+            # argmax finds the first repeat's start, which is the first segment's end.
             start = int(later.argmax())
             others = np.setdiff1d(self.allowed, row[start - period : start])
             count = int(later.sum())
@@ -61,15 +65,20 @@ def repeated_tokens(
     avoid: Iterable[int] = (),
     seed: int,
 ) -> RepeatedTokens:
-    """Draws `examples` random segments and says each `repeats` times (Olsson et al. 2022, random repeats).
+    """Draw random segments and repeat each `repeats` times (Olsson et al. 2022, random repeats).
 
-    vocabulary: token ids run from 0 to vocabulary - 1.
-    shortest, longest: the period of each example is uniform between them, ends included. A fixed period can
-        be solved by position alone (attend to q - period + 1): what is found on one may be no induction head.
-    length: T, the width of the arrays; by default that of the longest example possible, whatever was drawn.
-    first: a token put before everything (a BOS); it never occurs in a segment, and `second` is False there.
-    avoid: ids that no segment holds (special tokens, padding).
     The tokens of one segment are distinct, drawn without replacement.
+
+    Args:
+        vocabulary: token ids run from 0 to vocabulary - 1.
+        shortest, longest: bounds of each example's period, which is uniform between them, both included. Attention to
+            a constant offset solves a fixed period, so it is no evidence of an induction head.
+        length: T, the width of the arrays; by default that of the longest example possible.
+        first: a token before everything (a BOS); it never occurs in a segment, and `second` is False at it.
+        avoid: ids that no segment holds (special tokens, padding).
+
+    Raises:
+        ValueError: for sizes that do not fit, or ids outside the vocabulary.
     """
     lead = 0 if first is None else 1
     width = lead + repeats * longest if length is None else length

@@ -1,86 +1,141 @@
-"""How a sweep is cut into pieces: large enough to keep the matrix units busy, small enough for memory."""
+"""Equal chunks of work: large enough to keep the matrix units busy, small enough for memory, halved when it ends.
+
+All chunks of one computation have one length, so that one compilation serves them all: the last chunk is filled up with
+copies of its last index.
+"""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
-if TYPE_CHECKING:
-    from ..sweep.exact.plan import Plan, Sizes
-
 CPU_TOKENS = 1536
-"""Tokens a matmul on CPU: XLA's products are fastest near a thousand and slower for very large ones."""
+"""Tokens a matrix product on CPU: XLA's products are fastest near a thousand and slower for very large ones."""
 
 ACCELERATOR_TOKENS = 65_536
+"""Tokens a matrix product on a GPU or TPU."""
+
+
+class OutOfMemory(Exception):
+    """The device has no memory left for a chunk of work."""
 
 
 @dataclass(frozen=True)
 class Chunks:
-    """How many examples, and how many edited copies of them, are run together.
+    """How many examples, and how many edited copies of them, run together.
 
     Attributes:
-        examples: at a time, with one clean run for each piece.
-        copies: edited copies of that piece at a time.
-        multiples: what the two must be multiples of, to be split evenly over devices.
+        examples: examples a chunk; each chunk has one unedited run.
+        copies: edited copies of a chunk's examples that run together.
+        multiples: what the two must be multiples of, so that they split evenly over devices.
     """
 
     examples: int
-    copies: int
+    copies: int = 1
     multiples: tuple[int, int] = (1, 1)
 
-    def example_pieces(self, count: int) -> Iterator[np.ndarray]:
-        """Indices of each piece, all of one length: the last repeats its last example."""
-        return _pieces(count, self.examples)
+    @classmethod
+    def fitting(
+        cls,
+        examples: int,
+        copies: int = 1,
+        *,
+        tokens: int,
+        example_bytes: int = 0,
+        copy_bytes: int,
+        memory: int,
+        multiples: tuple[int, int] = (1, 1),
+    ) -> "Chunks":
+        """Return the largest chunks that fit memory and the device's best matrix products; never less than one example.
 
-    def copy_pieces(self, count: int) -> Iterator[np.ndarray]:
-        """Numbers of the copies of each piece, all of one length: the last repeats its last copy."""
-        return _pieces(count, up(even(count, self.copies), self.multiples[1]))
+        Args:
+            examples, copies: how many there are in all.
+            tokens: that one copy of one example sends through a layer.
+            example_bytes, copy_bytes: that an example holds once, and that each of its copies holds beside.
+            memory: bytes on each device.
+            multiples: the numbers of devices that examples and copies are split over.
+        """
+        data, questions = multiples
+        most = max(1, min(matmul_tokens() // max(1, tokens), (memory - example_bytes) // copy_bytes))
+        together = round_up(even_size(copies, questions * most), questions)
+        # Where all copies of one example run together and leave memory over, more examples share it.
+        example_most = memory // (example_bytes + together // questions * copy_bytes)
+        each = max(1, min(most * questions // together, example_most))
+        return cls(round_up(even_size(examples, data * each), data), together, multiples)
+
+    def example_chunks(self, count: int) -> Iterator[np.ndarray]:
+        """Yield the indices of each chunk of `count` examples; the last repeats its last example."""
+        return equal_chunks(count, self.examples)
+
+    def copy_chunks(self, count: int) -> Iterator[np.ndarray]:
+        """Yield the numbers of the copies that run together; the last chunk repeats its last copy."""
+        return equal_chunks(count, round_up(even_size(count, self.copies), self.multiples[1]))
 
     def filled(self, examples: np.ndarray) -> np.ndarray:
-        """These examples, the last repeated until they can be split evenly."""
+        """Return these indices with the last repeated until they split evenly over devices."""
         missing = -len(examples) % self.multiples[0]
         return np.concatenate([examples, np.repeat(examples[-1:], missing)])
 
     def fewer(self, copies: int) -> int:
-        """About half as many copies; the same where fewer can't be split evenly."""
-        return up(max(1, copies // 2), self.multiples[1]) if copies > self.multiples[1] else copies
+        """Return about half as many copies; as many where fewer can't be split evenly."""
+        return round_up(max(1, copies // 2), self.multiples[1]) if copies > self.multiples[1] else copies
 
 
-def choose_chunks(
-    sizes: "Sizes", steps: Sequence["Plan"], examples: int, *, memory: int, multiples: tuple[int, int] = (1, 1)
-) -> Chunks:
-    """The largest pieces that fit the memory budget and the device's best matmul size; never less than one.
+def equal_chunks(count: int, size: int) -> Iterator[np.ndarray]:
+    """Yield chunks of the indices 0 … count − 1, all of length `size`; the last repeats its last index."""
+    for start in range(0, count, size):
+        yield np.minimum(np.arange(start, start + size), count - 1)
 
-    Args:
-        memory: bytes for the activations of one piece on one device, the clean run's cache included.
-        multiples: over how many devices examples, and over how many edited copies are split.
+
+def is_new(chunk: np.ndarray) -> np.ndarray:
+    """Return which entries of a chunk are no filler, bool `[B]`: sums over a chunk must count each example once."""
+    return np.diff(chunk, prepend=-1) > 0
+
+
+def run_chunks(chunks: Chunks, count: int, run: Callable[[np.ndarray], None]) -> None:
+    """Call `run` with the indices of one chunk after the other; chunks that raise `OutOfMemory` are halved.
+
+    Raises:
+        MemoryError: if not even one example fits the device.
     """
-    most, copies_in_all = max(map(len, steps)), sum(map(len, steps))
-    tokens = sum(len(step) * (sizes.positions - step.site.first) for step in steps) / copies_in_all
-    room = min(matmul_tokens() // max(1, round(tokens)), memory // (sizes.copied + sizes.cached))
-    together = math.prod(multiples) * max(1, room)
-    copies = up(even(most, together), multiples[1])
-    return Chunks(up(even(examples, max(1, together // copies)), multiples[0]), copies, multiples)
+    waiting = deque(chunks.example_chunks(count))
+    while waiting:
+        examples = waiting.popleft()
+        try:
+            run(examples)
+        except OutOfMemory as error:
+            real = np.unique(examples)
+            if len(real) == 1:
+                raise MemoryError("the work on one example does not fit the device's memory") from error
+            waiting.extendleft(reversed([chunks.filled(half) for half in np.array_split(real, 2)]))
+
+
+@contextmanager
+def detecting_out_of_memory() -> Iterator[None]:
+    """Raise `OutOfMemory` for XLA's RESOURCE_EXHAUSTED; let other errors through."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        # A process that went on with smaller chunks would leave the others of a distributed run waiting.
+        if "RESOURCE_EXHAUSTED" not in str(error) or jax.process_count() > 1:
+            raise
+        raise OutOfMemory from error
 
 
 def matmul_tokens() -> int:
-    """How many tokens one matrix product should have on this device."""
+    """Return how many tokens one matrix product should have on this device."""
     return CPU_TOKENS if jax.default_backend() == "cpu" else ACCELERATOR_TOKENS
 
 
-def even(count: int, most: int) -> int:
-    """The length of equal pieces of `count`, each at most `most` long."""
+def even_size(count: int, most: int) -> int:
+    """Return the size of equal chunks of `count`, each at most `most`: 10 by at most 4 is 4, 9 by at most 8 is 5."""
     return math.ceil(count / math.ceil(count / max(1, min(count, most))))
 
 
-def up(count: int, multiple: int) -> int:
-    """The next multiple."""
+def round_up(count: int, multiple: int) -> int:
+    """Return the next multiple that is not below `count`."""
     return -(-count // multiple) * multiple
-
-
-def _pieces(count: int, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, count, size):
-        yield np.minimum(np.arange(start, start + size), count - 1)

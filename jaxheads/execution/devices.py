@@ -1,4 +1,4 @@
-"""A sweep on many devices: which of its arrays are split over which axis of a mesh.
+"""Devices: which arrays of a question are split over which axis of a mesh.
 
 The program stays the one that runs on a single device. Its inputs are put in place, and XLA splits the work to match:
 examples over the mesh's axis "data", edited copies over "questions". Each process of a distributed run makes the same
@@ -21,14 +21,13 @@ AXES = ("data", "questions", "model")
 
 @dataclass(frozen=True)
 class Devices:
-    """Where a sweep's arrays go; without a mesh, wherever JAX puts them."""
+    """The devices that a question's arrays go to; without a mesh, wherever JAX puts them."""
 
     mesh: Mesh | None = None
 
     @classmethod
     def of(cls, mesh: Mesh | None) -> "Devices":
-        """Of a user's mesh, any of whose axes "data" (examples), "questions" (edited copies) and "model" (weights;
-        see `jaxheads.shard`) may be missing.
+        """Check a user's mesh; any of the axes "data", "questions" and "model" (see `jaxheads.shard`) may be missing.
 
         Raises:
             ValueError: for another axis, or devices that are not of JAX's default backend.
@@ -49,23 +48,23 @@ class Devices:
 
     @property
     def multiples(self) -> tuple[int, int]:
-        """What the numbers of examples and of edited copies must be multiples of."""
-        return self._parts("data"), self._parts("questions")
+        """The numbers that counts of examples and of edited copies must be multiples of."""
+        return self._size("data"), self._size("questions")
 
     def examples(self, tree: Any, axis: int = 0) -> Any:
-        """Arrays with an axis of examples, split over "data"; all of what other axes of the mesh hold is the same."""
+        """Split arrays with an axis of examples over "data"; the mesh's other axes hold copies."""
         return self._split(tree, "data", axis)
 
-    def cells(self, tree: Any) -> Any:
-        """Arrays with a leading axis of edited copies, split over "questions"."""
+    def copies(self, tree: Any) -> Any:
+        """Split arrays with a leading axis of edited copies over "questions"."""
         return self._split(tree, "questions", 0)
 
     def everywhere(self, tree: Any) -> Any:
-        """Arrays that every device has whole."""
+        """Put arrays whole on every device."""
         return tree if self.mesh is None else self._put(tree, P())
 
     def network(self, network: Any) -> Any:
-        """A network: as it is where `jaxheads.shard` split it over this very mesh, else on every device whole.
+        """Return a network as `jaxheads.shard` split it over this very mesh, else put whole on every device.
 
         Raises:
             ValueError: for one that is split over another mesh.
@@ -82,19 +81,19 @@ class Devices:
         return network
 
     def fetch(self, array: Array) -> np.ndarray:
-        """The whole of an answer, on every process; where there are several, all of them must ask for it."""
+        """Return a whole array on every process; where there are several processes, all of them must ask for it."""
         return fetch(array)
 
-    def _parts(self, axis: str) -> int:
+    def _size(self, axis: str) -> int:
         return 1 if self.mesh is None else self.mesh.shape.get(axis, 1)
 
     def _split(self, tree: Any, name: str, axis: int) -> Any:
         if self.mesh is None:
             return tree
-        parts = self._parts(name)
+        count = self._size(name)
         for leaf in jax.tree.leaves(tree):
-            if leaf.shape[axis] % parts:
-                raise ValueError(f"{leaf.shape[axis]} can't be split evenly over the mesh's {parts} of {name!r}")
+            if leaf.shape[axis] % count:
+                raise ValueError(f"{leaf.shape[axis]} can't be split evenly over the mesh's {count} of {name!r}")
         return self._put(tree, P(*(None,) * axis, name) if name in self.mesh.axis_names else P())
 
     def _put(self, tree: Any, spec: P) -> Any:

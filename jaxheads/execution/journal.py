@@ -1,4 +1,4 @@
-"""Long runs: what is finished is on disk at once, and a run that was stopped goes on where it was."""
+"""The journal: finished parts of a long computation on disk, so that a run that was stopped goes on where it was."""
 
 import hashlib
 import json
@@ -23,31 +23,31 @@ _SHAPE = b"jaxheads.shape"
 
 
 class Journal:
-    """Finished pieces of one computation, each in a file of its own, under a name that tells the question.
+    """Finished parts of one computation, each in a parquet file of its own.
 
     Args:
-        directory: where journals are kept, or None to keep nothing.
-        question: everything the result depends on; another question gets another folder, so that pieces are never
-            taken for an answer to something else.
+        directory: the folder that holds journals; None keeps nothing.
+        question: a name for everything the result depends on. Another question gets another folder, so that its parts
+            are never taken for answers to this one.
     """
 
-    def __init__(self, directory: str | os.PathLike | None, question: str):
+    def __init__(self, directory: str | os.PathLike | None, question: str = ""):
         self.folder = None if directory is None else Path(directory) / question
 
-    def piece(
+    def part(
         self, name: str, compute: Callable[[], np.ndarray], coordinates: Mapping[str, np.ndarray] | None = None
     ) -> np.ndarray:
-        """The named piece: from disk if it is there and whole, else computed and written.
+        """Return a part: read from disk if it is there and whole, else computed and written.
 
         Args:
-            coordinates: columns of the parquet file that is written, beside `value`: each broadcasts to the piece's
-                shape. Numbers along each axis when left out.
+            coordinates: columns of the parquet file beside `value`, each broadcast to the part's shape; the indices
+                along each axis when left out.
         """
         if self.folder is None:
             return compute()
         path = self.folder / f"{name}.parquet"
-        if (kept := _first_process(_kept(path))) is not None:
-            return kept
+        if (value := _from_first_process(_read(path))) is not None:
+            return value
         value = compute()
         if jax.process_index() > 0:
             return value
@@ -56,48 +56,49 @@ class Journal:
         return value
 
 
-def _write(value: np.ndarray, coordinates: Mapping[str, np.ndarray] | None, file: BinaryIO) -> None:
-    if coordinates is None:
-        coordinates = {f"axis_{axis}": each for axis, each in enumerate(np.indices(value.shape, sparse=True))}
-    columns = {name: np.broadcast_to(each, value.shape).reshape(-1) for name, each in coordinates.items()}
-    part = pa.table({**columns, "value": value.reshape(-1)})
-    pq.write_table(part.replace_schema_metadata({_SHAPE: json.dumps(value.shape)}), file)
-
-
-def _kept(path: Path) -> np.ndarray | None:
-    """What was written there; None if nothing was, or if it is no longer whole (a disk may lose what it was given)."""
-    try:
-        part = pq.read_table(path, columns=["value"])
-    except (FileNotFoundError, pa.ArrowException):
-        return None
-    return part["value"].to_numpy().reshape(json.loads(part.schema.metadata[_SHAPE])).copy()
-
-
-def _first_process(kept: np.ndarray | None) -> np.ndarray | None:
-    """What the first of several processes has: all go on with the same, or all compute."""
-    if jax.process_count() == 1:
-        return kept
-    shape = np.zeros(9, np.int64) if kept is None else np.array([1, kept.ndim, *kept.shape, *[0] * (7 - kept.ndim)])
-    there, axes, *sizes = np.asarray(broadcast_one_to_all(shape.astype(np.int32)))
-    if not there:
-        return None
-    words = np.zeros(2 * int(np.prod(sizes[:axes])), np.int32) if kept is None else kept.reshape(-1).view(np.int32)
-    return np.asarray(broadcast_one_to_all(words)).view(np.float64).reshape(sizes[:axes])
-
-
 def fingerprint(model: Model, *parts: Any) -> str:
-    """A hash of the model's weights and of everything else a result depends on: pytrees of arrays, and words."""
+    """Return a hash (16 hex digits) of the model's weights and of pytrees of arrays and words."""
     digest = hashlib.sha256(_weights_digest(model))
     for leaf in jax.tree.leaves(parts):
         _update(digest, leaf)
     return digest.hexdigest()[:16]
 
 
+def _write(value: np.ndarray, coordinates: Mapping[str, np.ndarray] | None, file: BinaryIO) -> None:
+    if coordinates is None:
+        coordinates = {f"axis_{axis}": index for axis, index in enumerate(np.indices(value.shape, sparse=True))}
+    columns = {name: np.broadcast_to(column, value.shape).reshape(-1) for name, column in coordinates.items()}
+    table = pa.table({**columns, "value": value.reshape(-1)})
+    pq.write_table(table.replace_schema_metadata({_SHAPE: json.dumps(value.shape)}), file)
+
+
+def _read(path: Path) -> np.ndarray | None:
+    """Return what the file holds; None where there is no file, or one that the disk has damaged."""
+    try:
+        table = pq.read_table(path, columns=["value"])
+    except (FileNotFoundError, pa.ArrowException):
+        return None
+    return table["value"].to_numpy().reshape(json.loads(table.schema.metadata[_SHAPE])).copy()
+
+
+def _from_first_process(value: np.ndarray | None) -> np.ndarray | None:
+    """Return what the first of several processes has read, so that all go on with it or all compute."""
+    if jax.process_count() == 1:
+        return value
+    # Arrays that are broadcast need one shape everywhere: first whether there is a value and its shape, then its bits.
+    shape = np.zeros(9, np.int64) if value is None else np.array([1, value.ndim, *value.shape, *[0] * (7 - value.ndim)])
+    exists, axes, *sizes = np.asarray(broadcast_one_to_all(shape.astype(np.int32)))
+    if not exists:
+        return None
+    words = np.zeros(2 * int(np.prod(sizes[:axes])), np.int32) if value is None else value.reshape(-1).view(np.int32)
+    return np.asarray(broadcast_one_to_all(words)).view(np.float64).reshape(sizes[:axes])
+
+
 _DIGESTS: WeakKeyDictionary[Model, bytes] = WeakKeyDictionary()
 
 
 def _weights_digest(model: Model) -> bytes:
-    """Of the parameters themselves: a name or a file may stand for weights that were changed since."""
+    """Return a hash of config and parameters: a name or a file may stand for weights that have changed since."""
     if model not in _DIGESTS:
         digest = hashlib.sha256(repr(model.config).encode())
         for leaf in jax.tree.leaves(model.network):

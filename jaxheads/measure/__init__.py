@@ -1,1 +1,7 @@
-"""What heads do: numbers of their patterns, the nulls these must beat, and the names they earn."""
+"""Measures: numbers of heads' patterns, weights, outputs and likeness, and what an answer rests on."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, ("direct", "in_context_learning", "patterns", "relevance", "similarity", "weights")
+)

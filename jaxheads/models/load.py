@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from ..provenance import without_places
+from ..provenance import without_directories
 from .families import FAMILIES
 from .loading.checkpoint import Checkpoint
 from .loading.sources import open_checkpoint
@@ -83,7 +83,7 @@ def build(checkpoint: Checkpoint, *, dtype: Any = jnp.float32, mesh: Mesh | None
     config = family.config_type.from_hf(checkpoint.config)
     where = {} if mesh is None else {"arrange": arrange(mesh, rules)}
     network = fill(lambda: family(config, rngs=nnx.Rngs(0)), family.table(config), checkpoint, dtype, **where)
-    name = without_places(checkpoint.name)  # a table that is shared says which model, not where it lay
+    name = without_directories(checkpoint.name)  # a table that is shared says which model, not where it lay
     identity = cache(checkpoint.identity)
     return Model(
         network,

@@ -1,1 +1,1 @@
-"""Reports: everything that is asked of a model at once, written down for people."""
+"""Reports: all measures and ablations of a model at once, as pages for people."""

@@ -15,10 +15,10 @@ from ..files import write_atomically
 from ..measure.patterns.measuring import measure
 from ..models.inputs.batch import Batch
 from ..models.model import Model
-from ..provenance import environment
+from ..provenance import provenance
 from ..sweep.exact.ablate import ablate
 from ..tables import Column, HeadTable
-from .inputs import Question, Repeats, prose, questions, repeats
+from .inputs import Ablation, Repeats, ablations, prose, repeats
 from .page import body, heatmaps, page
 
 ON_PROSE = (
@@ -31,7 +31,7 @@ ON_PROSE = (
     "first_token",
     "positional_share",
 )
-"""What is measured on prose; next_token only where a model can see it."""
+"""Metrics measured on prose; next_token only for models that attend to it."""
 
 ON_REPEATS = ("duplicate_token", "induction")
 POSITIONAL_ROLES = ("previous_token", "next_token", "self_token", "first_token")
@@ -39,25 +39,26 @@ POSITIONAL_ROLES = ("previous_token", "next_token", "self_token", "first_token")
 
 @dataclass(frozen=True)
 class Atlas:
-    """What is known of every head.
+    """Everything measured about every head.
 
     Attributes:
         table: one row a head: metrics, effects of mean ablation, role and the numbers that earned it.
-        effects: each ablation with its per-example effects.
-        left_out: what this model can't be asked, and why.
+        effects: a table for each ablation, with per-example effects.
+        ablations: the ablations' inputs and objectives, in the order of `effects`.
+        left_out: the ablations that don't fit this model, with reasons.
     """
 
     table: HeadTable
     effects: tuple[HeadTable, ...]
-    asked: tuple[Question, ...]
+    ablations: tuple[Ablation, ...]
     left_out: tuple[str, ...]
 
     def text(self) -> str:
-        """The leading heads of each role and of each ablation, and what was left out, as Markdown."""
-        return body(self.table, self.asked, self.effects, self.left_out)
+        """Write the leading heads of each role and each ablation, and what was left out, as Markdown."""
+        return body(self.table, self.ablations, self.effects, self.left_out)
 
     def save(self, directory: str | os.PathLike) -> list[Path]:
-        """Write tables, heatmaps, `summary.md` and their provenance; returns the files."""
+        """Save tables, heatmaps, `summary.md` and their provenance; return the files' paths."""
         written = [path for table in (self.table, *self.effects) for path in table.save(directory)]
         summary = write_atomically(Path(directory) / "summary.md", page(self.table, self.text()).encode())
         return [*written, *heatmaps(self.table, directory), summary]
@@ -77,65 +78,65 @@ def atlas(
     """Measure, ablate and name every head of a model.
 
     Args:
-        text: a UTF-8 file of prose, passages apart by blank lines; the package's 64 passages when left out.
-        examples: of each ablation. One token costs about two forward passes' arithmetic for every head.
-        measured: sequences of repeated random tokens that are measured.
+        text: a UTF-8 file of prose, passages separated by blank lines; by default the package's 64 passages.
+        examples: of each ablation; the run time grows with them.
+        measured: number of sequences of repeated random tokens to measure.
         seed: of random tokens, prompts, nulls, splits and bootstraps.
         devices: a mesh to spread the ablations over; see `jaxheads.ablate`.
         progress: show progress bars.
-        resume: a directory that keeps finished work until the atlas is done; a second run goes on from there.
+        resume: a directory for finished work; a later run with the same arguments resumes from it.
 
     Raises:
         ValueError: for a model without a tokenizer, a text with too few tokens, or too few examples to test on.
-        FileNotFoundError: for a text that is not there.
+        FileNotFoundError: for a missing text.
     """
     if model.tokenizer is None:
         raise ValueError(f"an atlas needs a tokenizer to read prose; {model.name} has none ({model.no_tokenizer})")
     if examples < 2 or measured < 8:
         raise ValueError(f"needs at least 2 examples and 8 measured sequences, got {examples} and {measured}")
-    shown = prose(model, text)
-    said = repeats(model, examples=measured, longest=24, seed=seed)
-    asked, left_out = questions(model, shown, examples=examples, seed=seed)
+    prose_batches = prose(model, text)
+    repeated = repeats(model, examples=measured, longest=24, seed=seed)
+    fitting, left_out = ablations(model, prose_batches, examples=examples, seed=seed)
     measuring = _Measuring(model, seed, progress, None if resume is None else Path(resume))
-    on_prose, on_repeats, roles = measuring.all(shown, said)
-    effects = tuple(_effect(model, question, seed, devices, progress, resume) for question in asked)
-    about = {
-        "model": model.name,
-        "weights": model.identity(),
-        "seed": seed,
-        "text": "the package's prose" if text is None else Path(text).name,
-        "prose": on_prose.provenance["examples"],
-        "repeats": measured,
-        "ablations": {question.name: question.what for question in asked},
-        "left_out": left_out,
-        "roles": roles.provenance,
-        **environment(),
-    }
-    table = _together(on_prose, on_repeats, roles, effects, about)
-    return Atlas(table, effects, tuple(asked), tuple(left_out))
+    on_prose, on_repeats, roles = measuring.all(prose_batches, repeated)
+    effects = tuple(_effect(model, ablation, seed, devices, progress, resume) for ablation in fitting)
+    about = provenance(
+        model,
+        seed=seed,
+        text="the package's prose" if text is None else Path(text).name,
+        prose=on_prose.provenance["examples"],
+        repeats=measured,
+        ablations={ablation.name: ablation.description for ablation in fitting},
+        left_out=left_out,
+        roles=roles.provenance,
+    )
+    table = _joined(on_prose, on_repeats, roles, effects, about)
+    return Atlas(table, effects, tuple(fitting), tuple(left_out))
 
 
 @dataclass(frozen=True)
 class _Measuring:
-    """The tables of patterns and what they say of roles; each is kept on disk once it is finished."""
+    """Measures patterns and names heads; keeps each finished table on disk if there is a folder."""
 
     model: Model
     seed: int
     progress: bool
     folder: Path | None
 
-    def all(self, text: Sequence[Batch], said: Repeats) -> tuple[HeadTable, HeadTable, HeadTable]:
-        """On prose, on repeats, and the roles."""
-        seen, roles = self._visible(ON_PROSE), self._visible(POSITIONAL_ROLES)
-        on_prose = self._kept("prose", text, lambda: self._measure(self.model, text, seen))
+    def all(self, text: Sequence[Batch], repeated: Repeats) -> tuple[HeadTable, HeadTable, HeadTable]:
+        """Return the metrics on prose, the metrics on repeats, and the roles."""
+        metrics, roles = self._visible(ON_PROSE), self._visible(POSITIONAL_ROLES)
+        on_prose = self._kept("prose", text, lambda: self._measure(self.model, text, metrics))
         by_chance = self._kept(
             "chance", text, lambda: self._measure(random_weights(self.model, self.seed), text, roles)
         )
-        on_repeats = self._kept("repeats", said.batch, lambda: self._measure(self.model, [said.batch], ON_REPEATS))
+        batch, null = repeated.batch, repeated.null
+        on_repeats = self._kept("repeats", batch, lambda: self._measure(self.model, [batch], ON_REPEATS))
+        # The model sees the null, but heads are scored at the positions of the repeats, which the null doesn't have.
         shuffled = self._kept(
             "shuffled",
-            (said.null, said.batch),
-            lambda: self._measure(self.model, [said.null], ON_REPEATS, scored_as=[said.batch]),
+            (null, batch),
+            lambda: self._measure(self.model, [null], ON_REPEATS, scored_as=[batch]),
         )
         evidence = [Evidence.from_tables(on_prose, by_chance, "random weights", metric=role) for role in roles]
         evidence += [Evidence.from_tables(on_repeats, shuffled, "shuffled repeats", metric=role) for role in ON_REPEATS]
@@ -152,18 +153,18 @@ class _Measuring:
     def _kept(self, name: str, data: object, compute: Callable[[], HeadTable]) -> HeadTable:
         if self.folder is None:
             return compute()
-        place = self.folder / f"measure-{name}-{fingerprint(self.model, data, self.seed)}"
-        if (place / "done").exists():
-            return HeadTable.load(place / "measure")
+        folder = self.folder / f"measure-{name}-{fingerprint(self.model, data, self.seed)}"
+        if (folder / "done").exists():
+            return HeadTable.load(folder / "measure")
         table = compute()
-        table.save(place)
-        (place / "done").touch()
+        table.save(folder)
+        (folder / "done").touch()
         return table
 
 
 def _effect(
     model: Model,
-    question: Question,
+    ablation: Ablation,
     seed: int,
     devices: jax.sharding.Mesh | None,
     progress: bool,
@@ -171,19 +172,19 @@ def _effect(
 ) -> HeadTable:
     table = ablate(
         model,
-        question.batch,
-        question.objective,
+        ablation.batch,
+        ablation.objective,
         "mean",
-        reference=question.reference,
+        reference=ablation.reference,
         seed=seed,
         devices=devices,
         progress=progress,
         resume=resume,
     )
-    return replace(table, name=f"ablate-{question.name.replace('_', '-')}")
+    return replace(table, name=f"ablate-{ablation.name.replace('_', '-')}")
 
 
-def _together(
+def _joined(
     on_prose: HeadTable, on_repeats: HeadTable, roles: HeadTable, effects: Sequence[HeadTable], about: dict
 ) -> HeadTable:
     columns = {name: _column(table, name) for table in (on_prose, on_repeats) for name in table.metrics}
@@ -194,4 +195,4 @@ def _together(
 
 
 def _column(table: HeadTable, metric: str) -> Column:
-    return Column(*(np.asarray(table.grid(part), float) for part in (metric, f"{metric}_low", f"{metric}_high")))
+    return Column(*(np.asarray(table.grid(name), float) for name in (metric, f"{metric}_low", f"{metric}_high")))

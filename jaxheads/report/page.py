@@ -1,4 +1,4 @@
-"""The atlas for people: the leading heads of each role, the heads that matter, and pictures of all."""
+"""Pages of the atlas: the leading heads of each role and ablation, and pictures of all heads."""
 
 import os
 from collections.abc import Sequence
@@ -9,32 +9,32 @@ import pandas as pd
 
 from ..files import write_atomically
 from ..tables import HeadTable
-from .inputs import Question
+from .inputs import Ablation
 
 LEADING = 6
-"""Heads shown of each role and of each ablation."""
+"""Number of heads shown for each role and each ablation."""
 
 
 def roles_earned(table: HeadTable, metrics: tuple[str, ...]) -> dict[str, pd.DataFrame]:
-    """For each role that some head earned, its leading heads by the role's own metric."""
-    found = {}
+    """Return the heads that earned each role, ranked by the role's metric; roles without heads are left out."""
+    leading = {}
     for metric in metrics:
-        has_it = [metric in roles.split(", ") for roles in table.frame["roles"]]
-        if any(has_it):
-            found[metric] = table.frame.loc[has_it].sort_values(by=[metric], ascending=False)
-    return found
+        earned = [metric in roles.split(", ") for roles in table.frame["roles"]]
+        if any(earned):
+            leading[metric] = table.frame.loc[earned].sort_values(by=[metric], ascending=False)
+    return leading
 
 
-def body(table: HeadTable, asked: Sequence[Question], effects: Sequence[HeadTable], left_out: Sequence[str]) -> str:
-    """Who leads each role, who matters, what was left out; Markdown that a terminal can show as well."""
-    lines = [*_role_lines(table), *_effect_lines(table, asked, effects)]
+def body(table: HeadTable, ablations: Sequence[Ablation], effects: Sequence[HeadTable], left_out: Sequence[str]) -> str:
+    """Write the leading heads of each role and ablation, and what was left out, as Markdown fit for a terminal."""
+    lines = [*_role_lines(table), *_effect_lines(table, ablations, effects)]
     if left_out:
         lines += ["## Left out", "", *(f"- {reason}" for reason in left_out)]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def page(table: HeadTable, rest: str) -> str:
-    """A whole page: what was measured, then the rest."""
+    """Write a whole page: a heading, the inputs, then the rest."""
     about = table.provenance
     return f"""# The heads of {about["model"]}
 
@@ -45,7 +45,7 @@ sequences of random tokens said twice. Weights {about["weights"]}; seed {about["
 
 
 def heatmaps(table: HeadTable, directory: str | os.PathLike) -> list[Path]:
-    """Write one picture of the patterns' metrics and, where heads were ablated, one of the effects."""
+    """Draw the metrics of patterns in one picture and the effects of ablations, if any, in another."""
     effects = list(table.provenance["ablations"])
     patterns = [metric for metric in table.metrics if metric not in effects]
     pictures = {"patterns.png": patterns} | ({"effects.png": effects} if effects else {})
@@ -74,13 +74,14 @@ def _role_lines(table: HeadTable) -> list[str]:
     return lines
 
 
-def _effect_lines(table: HeadTable, asked: Sequence[Question], effects: Sequence[HeadTable]) -> list[str]:
-    lines = ["## What mean ablation changes", ""] if asked else []
-    for question, effect in zip(asked, effects, strict=True):
+def _effect_lines(table: HeadTable, ablations: Sequence[Ablation], effects: Sequence[HeadTable]) -> list[str]:
+    lines = ["## What mean ablation changes", ""] if ablations else []
+    for ablation, effect in zip(ablations, effects, strict=True):
+        title, baseline = ablation.name.replace("_", " "), effect.provenance["unedited"]
         lines += [
-            f"**{question.name.replace('_', ' ')}**: {question.what}; unedited {effect.provenance['unedited']:.3f}",
+            f"**{title}**: {ablation.description}; unedited {baseline:.3f}",
             "",
-            _markdown(table.top(question.name, LEADING, absolute=True), question.name),
+            _markdown(table.top(ablation.name, LEADING, absolute=True), ablation.name),
             "",
         ]
     return lines
@@ -110,7 +111,7 @@ def _picture(table: HeadTable, columns: list[str], path: Path) -> Path:
     layers, heads = table.shape
     figure = Figure(figsize=(across * (1.6 + 0.14 * heads), down * (1.2 + 0.1 * layers)), layout="constrained")
     FigureCanvasAgg(figure)
-    for place, column in enumerate(columns):
-        axes = table.plot(column, figure.add_subplot(down, across, place + 1))
+    for number, column in enumerate(columns, start=1):
+        axes = table.plot(column, figure.add_subplot(down, across, number))
         axes.set_title(column.replace("_", " "), fontsize=9)
     return write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=80))

@@ -1,7 +1,7 @@
-"""Means with their doubt, tests, and the price of having tried many heads.
+"""Means with confidence intervals, tests, and corrections for multiple testing.
 
-Everything here is NumPy in float64 and knows nothing of models. The leading axis is always the examples.
-NaN means "this example says nothing for this cell" and is left out; infinity is refused.
+Everything is NumPy in float64, independent of models. The leading axis is always the examples. NaN marks a missing
+value and is left out; infinity is refused.
 """
 
 from .analytic import Moments, t_mean, wilson

@@ -1,4 +1,4 @@
-"""What all statistics share: an interval, and numbers that are checked.
+"""The interval type and the checks of numbers that all statistics share.
 
 Dimension key: `E` examples (or rows), `C` cells (all other axes, flattened).
 """
@@ -12,7 +12,7 @@ Floats = NDArray[np.float64]
 
 
 class Interval(NamedTuple):
-    """A mean with its confidence interval; every field has the shape of one example, float64."""
+    """A mean with its confidence interval; every field is float64 and has the shape of one example."""
 
     mean: Floats
     low: Floats
@@ -20,18 +20,22 @@ class Interval(NamedTuple):
 
 
 def check_level(level: float) -> None:
-    """Raise ValueError unless a level of confidence lies between 0 and 1: for those who compute long before."""
+    """Raise ValueError unless a confidence level is between 0 and 1; long computations call it before they start."""
     if not 0 < level < 1:
         raise ValueError(f"level: expected a number between 0 and 1, got {level}; 95 % is 0.95")
 
 
 def ratio(numerator: Any, denominator: Any) -> Floats:
-    """Divide; NaN where the denominator is 0."""
+    """Divide; a denominator of 0 gives NaN."""
     return np.asarray(numerator / np.where(denominator != 0, denominator, np.nan), dtype=np.float64)
 
 
 def finite_or_nan(values: ArrayLike, name: str, empty: bool = False) -> Floats:
-    """In float64. Raises ValueError for no examples (unless `empty`), or infinity, naming what was given."""
+    """Convert to float64 and check.
+
+    Raises:
+        ValueError: for no examples (unless `empty`), or infinity; the message begins with `name`.
+    """
     x = np.asarray(values, dtype=np.float64)
     if x.ndim == 0 or (len(x) == 0 and not empty):
         raise ValueError(f"{name}: expected at least one example along the first axis, got shape {x.shape}")

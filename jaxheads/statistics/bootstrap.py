@@ -1,7 +1,7 @@
-"""Means with their doubt: percentile bootstrap, of examples kept one by one or in groups.
+"""Percentile bootstrap of means, over single examples or groups of them.
 
-NumPy in float64; the leading axis is always the examples. NaN means "this example says nothing for this cell" and is
-left out; infinity is refused.
+NumPy in float64; the leading axis is always the examples. NaN marks a missing value and is left out; infinity is
+refused.
 
 Dimension key: `E` examples (or rows), `C` cells (all other axes, flattened), `R` resamples.
 """
@@ -25,19 +25,19 @@ def bootstrap_mean(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """Percentile bootstrap of the mean over examples (Efron & Tibshirani 1993, chapter 13).
+    """Bootstrap the mean over examples, with percentile intervals (Efron & Tibshirani 1993, chapter 13).
 
-    `values` is `[E, ...]`; the fields of the result are `[...]`. Examples are resampled, not cells: one
-    resample serves all cells, so dependence between heads is kept and the same seed gives comparable cells.
-    `counts`, `[E]` or `[E, ...]`, says of how many examples each row is already the mean; rows then weigh
-    accordingly, and a row that counts 0 says nothing.
+    Examples are resampled, not cells: one resample serves all cells, so dependence between heads is kept and a seed
+    gives comparable cells. A cell without any value has NaN for all three; a cell with one value has a mean but no
+    interval (NaN). A resample that draws no value for a cell is left out of that cell. Otherwise
+    `low <= mean <= high`, by clipping if a very skewed sample would break it. Temporary arrays have bounded size.
 
-    A cell without any example has NaN for all three, a cell with one has a mean but no interval (NaN): one
-    example says nothing of the spread. A resample that happens to draw no example for a cell is left out
-    there. Elsewhere `low <= mean <= high`, by clipping where a very skewed sample would break it.
-    Memory is bounded by blocks, not by `R * E` or `R * C`.
+    Args:
+        values: `[E,...]`; the fields of the result are `[...]`.
+        counts: the number of examples whose mean each row is, `[E]` or `[E,...]`; rows are weighted by it.
 
-    Raises ValueError for no rows, infinite values, negative counts, or options out of range.
+    Raises:
+        ValueError: for no rows, infinite values, negative counts, or options out of range.
     """
     x = finite_or_nan(values, "values")
     n = _counts_like(x, counts)
@@ -47,37 +47,37 @@ def bootstrap_mean(
 def bootstrap_ratio(
     values: ArrayLike, whole: ArrayLike, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> Interval:
-    """Bootstrap the mean of `values` `[E, ...]` over the mean of `whole` `[E]`, examples resampled together.
+    """Bootstrap the mean of `values` `[E,...]` over the mean of `whole` `[E]`, resampling examples together.
 
-    For what is told as a share of something that is itself estimated: a patching effect of the effect of
-    patching everything. An example without `whole`, or a cell's without a value, is left out of both means. A
-    whole whose mean is 0 gives NaN; one whose sign is in doubt gives a wide interval, as it should.
+    It serves shares of an estimated quantity, such as one head's patching effect as a share of the effect of patching
+    everything. An example whose value or whole is missing is left out of both means. A whole whose mean is 0 gives NaN;
+    a whole of uncertain sign gives a wide interval.
 
-    Raises ValueError as `bootstrap_mean` does, and for a whole of another length.
+    Raises:
+        ValueError: as `bootstrap_mean`, and for a whole of another length.
     """
     x, w = finite_or_nan(values, "values"), finite_or_nan(whole, "whole")
     if w.shape != x.shape[:1]:
         raise ValueError(f"whole: expected one number for each of {len(x)} examples, got shape {list(w.shape)}")
     w = np.broadcast_to(w.reshape(-1, *[1] * (x.ndim - 1)), x.shape)
-    says = ~np.isnan(x) & ~np.isnan(w)
-    return _bootstrap(np.where(says, x, 0.0), np.where(says, w, 0.0), level, resamples, seed)
+    known = ~np.isnan(x) & ~np.isnan(w)
+    return _bootstrap(np.where(known, x, 0.0), np.where(known, w, 0.0), level, resamples, seed)
 
 
 class GroupedRows:
-    """Rows that come in batches without end, kept in bounded memory, with an exact mean and its interval.
+    """A stream of examples in bounded memory, with its exact mean and a bootstrap interval.
 
-    Up to `limit` examples every row is kept as it came (`per_example`) and `interval` is the plain bootstrap.
-    When one more comes, neighbouring rows are added in pairs and from then on a row stands for a group of 2,
-    4, 8 ... examples. So there are always between `limit / 2` and `limit` rows.
+    Up to `limit` examples, every row is one example (`per_example`) and `interval` is the plain bootstrap. The next
+    example makes neighbouring rows merge in pairs: a row is then the sum of a group of 2 examples, later of 4, 8, ….
+    So a long stream has between `limit / 2` and `limit` rows.
 
-    The bootstrap over such groups is the right one: means of g independent examples are independent with
-    variance s^2 / g, so the mean of E / g of them has variance s^2 / E whatever g is. What grouping costs is
-    precision of the estimate of s, of relative size 1 / sqrt(2 (rows - 1)): 2 % for 1024 rows. Where
-    neighbours in the stream are dependent (pieces of one document), groups keep them together, as a block
-    bootstrap does, and the interval is more honest than that of single examples. (Batch means: Law & Kelton,
-    Simulation Modeling and Analysis, section 9.5.)
+    The bootstrap over groups is valid: means of g independent examples are independent with variance s² / g, so the
+    mean of E / g of them has variance s² / E for every g. Grouping costs precision of the estimate of s, of relative
+    size 1 / sqrt(2 (rows − 1)): 2 % for 1024 rows. If neighbours in the stream are dependent (windows of one document),
+    groups keep them together, as a block bootstrap does, and the interval is more accurate than that of single
+    examples. (Batch means: Law & Kelton, Simulation Modeling and Analysis, section 9.5.)
 
-    The result depends on the order of the examples, never on how the stream was cut into batches.
+    The result depends on the order of the examples, not on their division into batches.
     """
 
     def __init__(self, limit: int = 2048):
@@ -90,30 +90,34 @@ class GroupedRows:
         self._counts: list[NDArray[np.int64]] = []
 
     def add(self, values: ArrayLike) -> None:
-        """Take in examples, `[E, ...]`, E may be 0. Raises ValueError for infinity or another shape."""
+        """Add examples, `[E,...]`; E may be 0.
+
+        Raises:
+            ValueError: for infinity or another shape.
+        """
         x = finite_or_nan(values, "values", empty=True)
         if self._sums and x.shape[1:] != self._sums[0].shape:
             raise ValueError(
                 f"values: expected examples of shape {list(self._sums[0].shape)}, like those added before, "
                 f"got {list(x.shape[1:])}"
             )
-        says = ~np.isnan(x)
-        for row, count in zip(np.where(says, x, 0.0), says.astype(np.int64), strict=True):
+        known = ~np.isnan(x)
+        for row, count in zip(np.where(known, x, 0.0), known.astype(np.int64), strict=True):
             self._add_one(row, count)
 
     @property
     def examples(self) -> int:
-        """How many examples were added."""
+        """Number of examples added."""
         return self._examples
 
     @property
     def rows(self) -> int:
-        """How many rows are kept: the examples, or the groups they were merged into."""
+        """Number of rows: single examples, or groups of merged ones."""
         return len(self._sums)
 
     @property
     def per_example(self) -> Floats | None:
-        """The examples as they came, `[E, ...]` float64 with NaN, or None once they were merged."""
+        """The single examples, `[E,...]` float64 with NaN; None once they are merged."""
         if self._group > 1:
             return None
         sums, counts = self._stacked()
@@ -121,16 +125,16 @@ class GroupedRows:
 
     @property
     def grouped(self) -> tuple[Floats, Floats]:
-        """Of each row that is kept, the sum over its examples and how many say something: `[rows, ...]` each."""
+        """Sum and number of the values in each row, `[rows,...]` each."""
         return self._stacked()
 
     def mean(self) -> Floats:
-        """The mean over all examples that say something, `[...]`; NaN where none does."""
+        """Return the mean over all values, `[...]`; NaN for a cell without one."""
         sums, counts = self._stacked()
         return ratio(sums.sum(axis=0), counts.sum(axis=0))
 
     def interval(self, *, level: float = 0.95, resamples: int = 1000, seed: int = 0) -> Interval:
-        """The mean with its bootstrap interval over rows; see `bootstrap_mean` for what is NaN and when."""
+        """Return the mean with its bootstrap interval over rows; `bootstrap_mean` explains NaN."""
         sums, counts = self._stacked()
         return _bootstrap(sums, counts, level, resamples, seed)
 
@@ -153,7 +157,7 @@ class GroupedRows:
 
 
 def _bootstrap(sums: Floats, counts: Floats, level: float, resamples: int, seed: int) -> Interval:
-    """Bootstrap the ratio of sums to counts, both `[E, ...]`, over rows."""
+    """Bootstrap the ratio of sums to counts, both `[E,...]`, over rows."""
     check_level(level)
     if resamples < 1:
         raise ValueError(f"resamples: expected at least 1, got {resamples}")
@@ -161,10 +165,11 @@ def _bootstrap(sums: Floats, counts: Floats, level: float, resamples: int, seed:
     sums_EC, counts_EC = sums.reshape(len(sums), -1), counts.reshape(len(counts), -1)
     mean_C = ratio(sums_EC.sum(axis=0), counts_EC.sum(axis=0))
     low_C, high_C = np.full_like(mean_C, np.nan), np.full_like(mean_C, np.nan)
-    doubtful_C = np.flatnonzero((counts_EC != 0).sum(axis=0) > 1)
+    # A single row has no spread: such cells keep NaN.
+    several_C = np.flatnonzero((counts_EC != 0).sum(axis=0) > 1)
     step = max(1, _BLOCK // max(resamples, len(sums)))
-    for start in range(0, len(doubtful_C), step):
-        cells = doubtful_C[start : start + step]
+    for start in range(0, len(several_C), step):
+        cells = several_C[start : start + step]
         means_RC = _resampled_means(sums_EC[:, cells], counts_EC[:, cells], resamples, seed)
         low, high = _percentiles(means_RC, level)
         low_C[cells] = np.minimum(low, mean_C[cells])
@@ -173,10 +178,10 @@ def _bootstrap(sums: Floats, counts: Floats, level: float, resamples: int, seed:
 
 
 def _percentiles(means_RC: Floats, level: float) -> Floats:
-    """Lower and upper percentile of each cell, `[2, C]`; NaN where no resample says anything."""
+    """Return the lower and upper percentile of each cell, `[2,C]`; NaN for a cell without any resample."""
     tails = [(1 - level) / 2, (1 + level) / 2]
     missing_RC = np.isnan(means_RC)
-    if not missing_RC.any():  # nanquantile is a Python loop over cells
+    if not missing_RC.any():  # nanquantile loops over cells in Python
         return np.quantile(means_RC, tails, axis=0)
     known_C = ~missing_RC.all(axis=0)
     bounds = np.full((2, means_RC.shape[1]), np.nan)
@@ -194,8 +199,8 @@ def _resampled_means(sums_EC: Floats, counts_EC: Floats, resamples: int, seed: i
 
 
 def _resamples(rows: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """Yield, in blocks `[R', E]`, how often each row is drawn in each resample: multinomial counts."""
-    # a stream of its own: `default_rng(seed)` may well have made the data
+    """Yield, in blocks `[R',E]`, the multinomial number of draws of each row in each resample."""
+    # A separate random stream: the data themselves may come from `default_rng(seed)`.
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
     step = max(1, _BLOCK // rows)
     for start in range(0, resamples, step):
@@ -205,7 +210,7 @@ def _resamples(rows: int, resamples: int, seed: int) -> Iterator[Floats]:
 
 
 def _pairs(rows: list[Any]) -> list[Any]:
-    """Add neighbours; an odd last row stays alone, to be filled up."""
+    """Add neighbours in pairs; an odd last row stays, and the next examples are added to it."""
     return [sum(rows[i + 1 : i + 2], rows[i]) for i in range(0, len(rows), 2)]
 
 

@@ -1,4 +1,4 @@
-"""The seed as a factor: what part of a number's spread is the model's luck, and what the examples'.
+"""Decomposition of a number's variance into seeds and examples.
 
 Dimension key: `A` seeds, `E` examples.
 """
@@ -7,16 +7,19 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from .base import Floats, check_level, finite_or_nan
 
 
 class SeedEffect(NamedTuple):
-    """Of each cell: the mean over seeds with its interval, where the seed is what was drawn, and where the spread is.
+    """Mean over seeds and components of variance, for each cell.
 
-    `between` and `within` are variances: of what a seed is worth, and of examples for one seed; `share` is between /
-    (between + within), the intraclass correlation, from 0 to 1. `p` is that of seeds that are all alike.
+    Attributes:
+        mean, low, high: the mean over seeds with its interval.
+        between: the variance of the seeds' means beyond that due to examples.
+        within: the variance of examples for one seed.
+        share: between / (between + within), the intraclass correlation, from 0 to 1.
+        p: of the hypothesis that seeds do not differ.
     """
 
     mean: Floats
@@ -29,14 +32,16 @@ class SeedEffect(NamedTuple):
 
 
 def seed_effect(values: ArrayLike, *, level: float = 0.95) -> SeedEffect:
-    """One-way random-effects analysis of variance of `values` `[A,E,...]` (Searle et al. 1992, chapter 3).
+    """Analyse `values` `[A,E,...]` by one-way random-effects analysis of variance (Searle et al. 1992, chapter 3).
 
-    The interval is Student's over the A means of seeds: examples, however many, make no more seeds. Heads of models
-    trained from different seeds do not correspond; give numbers that do: the best head's score, a layer's, a sorted
-    row.
+    The interval is Student's over the A means of seeds: more examples make no more seeds. Heads of models trained from
+    different seeds do not correspond, so pass numbers that do: the best head's score, a layer's, a sorted row.
 
-    Raises ValueError for fewer than 2 seeds or examples, NaN, infinity, or a level out of range.
+    Raises:
+        ValueError: for fewer than 2 seeds or examples, NaN, infinity, or a level out of range.
     """
+    from scipy import stats
+
     check_level(level)
     x = finite_or_nan(values, "values")
     if x.ndim < 2 or x.shape[0] < 2 or x.shape[1] < 2 or np.isnan(x).any():

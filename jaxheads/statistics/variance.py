@@ -1,4 +1,4 @@
-"""Which factors a number depends on: analysis of variance of a full grid with replicates.
+"""Analysis of variance of a full grid of factors with replicates.
 
 Dimension key: one axis a factor, `R` replicates.
 """
@@ -9,29 +9,31 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from .base import finite_or_nan
 
 
 def analysis_of_variance(values: ArrayLike, factors: Sequence[str], *, order: int = 2) -> pd.DataFrame:
-    """Fixed-effects analysis of variance of a balanced design (Montgomery 2017, section 5.4).
+    """Analyse a balanced design of fixed effects (Montgomery 2017, section 5.4).
 
-    A factor's sum of squares is that of the means over everything else, less the grand mean; an interaction's that of
-    the joint means, less all that is within it. Interactions above `order` go to the residual, with the replicates.
+    A factor's sum of squares is that of its levels' means about the grand mean; an interaction's is that of the joint
+    means about the sum of all effects of fewer factors. Interactions above `order` go to the residual, with the
+    replicates.
 
     Args:
-        values: one axis a factor, each of two levels or more, and last the replicates (seeds, two or more).
+        values: an axis for each factor, of two levels or more, and a last one of replicates (seeds, two or more).
         factors: names of the axes.
         order: the largest number of factors of an interaction.
 
     Returns:
-        A row an effect ("heads", "heads × depth", …, "residual"): `df`, `squares`, `share` of the total sum of squares
-        (η²), `F` and its `p` (NaN where all values are equal, or in the residual).
+        A row for each effect ("heads", "heads × depth", …, "residual"): `df`, `squares`, `share` of the total sum of
+        squares (η²), `F` and its `p` (NaN if all values are equal, and for the residual).
 
     Raises:
         ValueError: for NaN or infinity, too few levels, replicates or names, or an order below 1.
     """
+    from scipy import stats
+
     x, names = finite_or_nan(values, "values"), list(factors)
     if np.isnan(x).any() or x.ndim != len(names) + 1 or not names or min(x.shape) < 2:
         raise ValueError(
@@ -46,26 +48,26 @@ def analysis_of_variance(values: ArrayLike, factors: Sequence[str], *, order: in
         (" × ".join(names[axis] for axis in axes), int(np.prod([x.shape[axis] - 1 for axis in axes])), squares)
         for axes, squares in effects.items()
     ]
-    left = x.size - 1 - sum(df for _, df, _ in rows)
-    rows.append(("residual", left, max(0.0, total - sum(squares for *_, squares in rows))))
+    residual_df = x.size - 1 - sum(df for _, df, _ in rows)
+    rows.append(("residual", residual_df, max(0.0, total - sum(squares for *_, squares in rows))))
     table = pd.DataFrame(rows, columns=["effect", "df", "squares"]).set_index("effect")
     table["share"] = table["squares"] / total if total > 0 else np.nan
-    noise = table.loc["residual", "squares"] / left  # type: ignore[operator]
+    noise = table.loc["residual", "squares"] / residual_df  # type: ignore[operator]
     ratio = (table["squares"] / table["df"]).to_numpy(float)
     with np.errstate(divide="ignore", invalid="ignore"):
         F = np.where(table.index == "residual", np.nan, ratio / noise)
-    table["F"], table["p"] = F, stats.f.sf(F, table["df"], left)
+    table["F"], table["p"] = F, stats.f.sf(F, table["df"], residual_df)
     return table
 
 
 def _effects(x: np.ndarray, order: int) -> dict[tuple[int, ...], float]:
-    """The sum of squares of each main effect and interaction."""
-    parts: dict[tuple[int, ...], np.ndarray] = {(): np.full([1] * x.ndim, x.mean())}
+    """Return the sum of squares of each main effect and interaction, by the axes of its factors."""
+    effects: dict[tuple[int, ...], np.ndarray] = {(): np.full([1] * x.ndim, x.mean())}
     squares = {}
     for size in range(1, order + 1):
         for axes in combinations(range(x.ndim - 1), size):
             others = tuple(axis for axis in range(x.ndim) if axis not in axes)
-            within = (parts[part] for part in parts if set(part) < set(axes))
-            parts[axes] = x.mean(axis=others, keepdims=True) - sum(within)
-            squares[axes] = float((parts[axes] ** 2).sum() * x.size / parts[axes].size)
+            smaller = (effects[subset] for subset in effects if set(subset) < set(axes))
+            effects[axes] = x.mean(axis=others, keepdims=True) - sum(smaller)
+            squares[axes] = float((effects[axes] ** 2).sum() * x.size / effects[axes].size)
     return squares

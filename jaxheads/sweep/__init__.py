@@ -1,1 +1,5 @@
-"""Questions asked of every head: what changes if this were different?"""
+"""Sweeps: questions asked of every head. What changes if this were different?"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, ("circuits", "exact", "gradients", "path_patching"))

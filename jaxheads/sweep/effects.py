@@ -1,6 +1,6 @@
-"""From per-example numbers to the table a user gets: intervals, and what was not finite named and kept apart.
+"""From per-example effects to the table a user gets: intervals, and what is not finite named and left out.
 
-Letters beside the usual ones: C cells of a grid, M columns, one grid of cells after the other.
+Dimension key: E examples, C cells of a grid, M columns (one grid of cells after the other), R rows of the accumulator.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from ..models.model import Model
 from ..objectives import Objective
-from ..provenance import environment
+from ..provenance import provenance
 from ..statistics import GroupedRows, Interval, bootstrap_ratio
 from ..tables import Column, HeadTable
 from .grid import Grid
@@ -23,50 +23,49 @@ MOST_NAMED = 1000
 
 @dataclass(frozen=True)
 class Effects:
-    """Of one batch.
+    """The answer for one batch.
 
     Attributes:
-        unedited: the objective of the run that is edited, `[E]`.
-        effects: `[E,M*C]`.
-        total: for each example `[E]` the effect that counts as 1, if there is one: adds the column `normalised`, the
-            mean of the first column over the mean of the total (Zhang & Nanda 2024, section 2), with the interval of
-            that ratio. A total whose mean is 0 gives NaN.
+        baseline: the objective of the unedited run, `[E]`.
+        effects: objective of each edited copy less the baseline, `[E,M*C]`.
+        total: the effect that counts as 1, `[E]`, if there is one. It adds the column `normalised`: the mean of the
+            first column over the mean of the total (Zhang & Nanda 2024, section 2), with the interval of that ratio. A
+            total whose mean is 0 gives NaN.
     """
 
-    unedited: np.ndarray
+    baseline: np.ndarray
     effects: np.ndarray
     total: np.ndarray | None = None
 
 
 class EffectAccumulator:
-    """Answers as they come: every example up to a limit, then groups of them in bounded memory.
+    """Effects of batch after batch: every example up to a limit, then groups of them in bounded memory.
 
     An effect that is not finite counts as missing; the first MOST_NAMED are named in `provenance["not_finite"]`, all
-    are counted in `provenance["not_finite_count"]`. Where the grid says that there is nothing to be asked it is NaN,
-    and no failure.
+    are counted in `provenance["not_finite_count"]`. Cells that the grid calls missing are NaN, and no failure.
     """
 
     def __init__(self, columns: Sequence[str], shape: tuple[int, ...], limit: int | None = None):
         self.columns, self.shape = tuple(columns), shape
         self.rows = GroupedRows() if limit is None else GroupedRows(max(2, limit))
-        self.unedited = GroupedRows()
-        self.lost: list[dict[str, Any]] = []
-        self.examples, self.count_lost, self.normalised = 0, 0, False
+        self.baseline = GroupedRows()
+        self.not_finite: list[dict[str, Any]] = []
+        self.examples, self.not_finite_count, self.has_total = 0, 0, False
 
-    def add(self, answer: Effects, grid: Grid) -> None:
-        """One batch more, and its grid; both must fit those before."""
-        absent = np.zeros_like(answer.effects, bool)
+    def add(self, effects: Effects, grid: Grid) -> None:
+        """Add a batch; its columns and grid must fit those before."""
+        absent = np.zeros_like(effects.effects, bool)
         if grid.missing is not None:
             absent |= np.tile(grid.missing, len(self.columns))
-        lost = ~np.isfinite(answer.effects) & ~absent
+        lost = ~np.isfinite(effects.effects) & ~absent
         self._name(lost, grid)
-        cells = [np.where(lost | absent, np.nan, answer.effects)]
-        if answer.total is not None:
-            self.normalised = True
-            cells.append(np.where(np.isfinite(answer.total), answer.total, np.nan)[:, None])
+        cells = [np.where(lost | absent, np.nan, effects.effects)]
+        if effects.total is not None:
+            self.has_total = True
+            cells.append(np.where(np.isfinite(effects.total), effects.total, np.nan)[:, None])
         self.rows.add(np.concatenate(cells, axis=1))
-        self.unedited.add(np.where(np.isfinite(answer.unedited), answer.unedited, np.nan))
-        self.examples += len(answer.effects)
+        self.baseline.add(np.where(np.isfinite(effects.baseline), effects.baseline, np.nan))
+        self.examples += len(effects.effects)
 
     def table(
         self,
@@ -79,57 +78,63 @@ class EffectAccumulator:
         seed: int,
         extras: Mapping[str, ArrayLike] | None = None,
     ) -> HeadTable:
-        """All of them."""
-        cells, kept = int(np.prod(self.shape)), self.rows.per_example
+        """Return the table of all batches so far; `about` is its provenance, to which counts and means are added."""
+        size, per_example = int(np.prod(self.shape)), self.rows.per_example
         interval = self.rows.interval(level=level, seed=seed)
         columns = {}
         for number, column in enumerate(self.columns):
-            own = slice(number * cells, (number + 1) * cells)
-            columns[column] = self._column([part[own] for part in interval], None if kept is None else kept[:, own])
-        if self.normalised:
-            columns["normalised"] = self._normalised(kept, cells, level=level, seed=seed)
-        unedited = float(self.unedited.mean())
+            own = slice(number * size, (number + 1) * size)
+            examples = None if per_example is None else per_example[:, own]
+            columns[column] = self._column([bound[own] for bound in interval], examples)
+        if self.has_total:
+            columns["normalised"] = self._normalised(per_example, size, level=level, seed=seed)
+        baseline = float(self.baseline.mean())
         about = {
             **about,
             "examples": self.examples,
-            "unedited": unedited if np.isfinite(unedited) else None,
+            "unedited": baseline if np.isfinite(baseline) else None,
             "level": level,
             "seed": seed,
-            "not_finite": self.lost,
-            "not_finite_count": self.count_lost,
-            **environment(),
+            "not_finite": self.not_finite,
+            "not_finite_count": self.not_finite_count,
         }
         return HeadTable.from_columns(name, stack, columns, about, axes=axes, squeeze=len(columns) == 1, extras=extras)
 
     def _name(self, lost: np.ndarray, grid: Grid) -> None:
-        self.count_lost += int(lost.sum())
-        called, cells = grid.coordinates, int(np.prod(self.shape))
-        for example, number in np.argwhere(lost)[: MOST_NAMED - len(self.lost)]:
-            at = {axis: int(numbers[number % cells]) for axis, numbers in called.items()}
-            column = self.columns[number // cells]
-            self.lost.append({"column": column, "example": self.examples + int(example), **at})
+        self.not_finite_count += int(lost.sum())
+        coordinates, size = grid.coordinates, grid.size
+        for example, number in np.argwhere(lost)[: MOST_NAMED - len(self.not_finite)]:
+            cell = {axis: int(index[number % size]) for axis, index in coordinates.items()}
+            column = self.columns[number // size]
+            self.not_finite.append({"column": column, "example": self.examples + int(example), **cell})
 
-    def _normalised(self, kept: np.ndarray | None, cells: int, **how: Any) -> Column:
-        """Effects over the total, the last of the columns: the ratio of their means, examples (rows) drawn together."""
+    def _normalised(self, per_example: np.ndarray | None, size: int, **options: Any) -> Column:
+        """Return effects over the total, the accumulator's last column: the ratio of their means."""
+        # Numerator and denominator of an example are drawn together, so that the interval is that of the ratio.
         sums_RC, counts_RC = self.rows.grouped
-        known_RC = np.where(counts_RC > 0, sums_RC, np.nan)
-        interval = bootstrap_ratio(known_RC[:, :cells], known_RC[:, -1], **how)
-        if kept is None:
+        means_RC = np.where(counts_RC > 0, sums_RC, np.nan)
+        interval = bootstrap_ratio(means_RC[:, :size], means_RC[:, -1], **options)
+        if per_example is None:
             return self._column(interval, None)
-        whole = np.nanmean(kept[:, -1]) if np.isfinite(kept[:, -1]).any() else np.nan
-        return self._column(interval, kept[:, :cells] / (whole if whole else np.nan))
+        total = np.nanmean(per_example[:, -1]) if np.isfinite(per_example[:, -1]).any() else np.nan
+        return self._column(interval, per_example[:, :size] / (total if total else np.nan))
 
-    def _column(self, interval: Interval | list[np.ndarray], kept: np.ndarray | None) -> Column:
-        examples = None if kept is None else kept.reshape(len(kept), *self.shape)
-        mean, low, high = (np.asarray(part).reshape(self.shape) for part in interval)
+    def _column(self, interval: Interval | list[np.ndarray], per_example: np.ndarray | None) -> Column:
+        examples = None if per_example is None else per_example.reshape(len(per_example), *self.shape)
+        mean, low, high = (np.asarray(bound).reshape(self.shape) for bound in interval)
         return Column(mean, low, high, examples)
+
+
+def effect_provenance(model: Model, objective: Objective, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the provenance that every table of effects has."""
+    return provenance(model, objective=objective.name, **about)
 
 
 def effect_table(
     name: str,
     stack: str,
     effects: Mapping[str, np.ndarray],
-    unedited: np.ndarray,
+    baseline: np.ndarray,
     about: Mapping[str, Any],
     *,
     axes: Sequence[str],
@@ -137,14 +142,9 @@ def effect_table(
     level: float = 0.95,
     seed: int = 0,
 ) -> HeadTable:
-    """A table of effects `[E, *grid]` by name, of one batch; see `Effects` and `EffectAccumulator`."""
+    """Return the table of one batch's effects `[E, *grid]` by name; see `Effects` and `EffectAccumulator`."""
     (E, *shape) = next(iter(effects.values())).shape
-    gathered = EffectAccumulator(tuple(effects), tuple(shape), E)
+    accumulator = EffectAccumulator(tuple(effects), tuple(shape), E)
     flat = np.concatenate([values.reshape(E, -1) for values in effects.values()], axis=1)
-    gathered.add(Effects(unedited, flat, total), Grid(tuple(axes), tuple(shape)))
-    return gathered.table(name, stack, axes, about, level=level, seed=seed)
-
-
-def asked_of(model: Model, objective: Objective) -> dict[str, Any]:
-    """What every answer says of its question."""
-    return {"model": model.name, "weights": model.identity(), "objective": objective.name}
+    accumulator.add(Effects(baseline, flat, total), Grid(tuple(axes), tuple(shape)))
+    return accumulator.table(name, stack, axes, about, level=level, seed=seed)

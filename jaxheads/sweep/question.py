@@ -1,190 +1,260 @@
-"""A question asked: planned or run, of one batch or of a stream of them."""
+"""A question about a model: checked, then planned or answered, for one batch or for a stream of them.
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, Protocol
+A public function is a generator of `Question`s, one a batch, under one of two decorators: `question` answers them with
+a table, and `sweep`, for questions whose cost is known beforehand, adds `.plan`. `run_question` answers one of them:
+chunk by chunk of its examples, group by group of its cells, each finished part in the journal.
+
+Dimension key: E examples of a batch, B examples of a chunk, C cells, M columns.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..execution.journal import Journal, fingerprint
+from ..execution.batching import Chunks, detecting_out_of_memory, run_chunks
+from ..execution.cost import Cost
+from ..execution.journal import Journal
+from ..execution.resources import OPTIONS, Resources, document, refuse_unknown
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.stack import Stack
-from ..objectives import Objective
+from ..objectives import Objective, Reads
 from ..progress import Advance
 from ..progress import progress as show_progress
-from ..statistics import check_level
 from ..tables import HeadTable
-from .effects import EffectAccumulator, Effects, asked_of
-from .exact.plan import SweepPlan
-from .exact.work import Sweep
+from .effects import EffectAccumulator, Effects, effect_provenance
 from .grid import Grid
 
-_planning: ContextVar[bool] = ContextVar("planning", default=False)
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
-class Asked(Protocol):
-    """What is asked of one batch, checked and ready to be run."""
-
-    @property
-    def model(self) -> Model: ...
-    @property
-    def stack(self) -> Stack: ...
-    @property
-    def objective(self) -> Objective: ...
-    @property
-    def batch(self) -> Batch:
-        """The run that is edited."""
-        ...
-
-    @property
-    def grid(self) -> Grid: ...
-    @property
-    def columns(self) -> tuple[str, ...]: ...
-    @property
-    def cells(self) -> int:
-        """How many numbers each example costs work for."""
-        ...
-
-    @property
-    def plan(self) -> SweepPlan | None:
-        """What the engine would do, if it is a question for the engine."""
-        ...
-
-    def answer(self, name: str, resume: str | os.PathLike | None, advance: Advance, first: int) -> Effects:
-        """Run it.
-
-        Args:
-            resume: where finished parts are kept.
-            advance: is told how many (example, cell) pairs are done.
-            first: the number of its first example in the stream.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class SweepAsked:
-    """A question that the engine of sweeps answers.
+class CellGroup(NamedTuple):
+    """Cells that are answered, and written to disk, together.
 
     Attributes:
-        identity: arrays and words that the answer depends on, beside model, batch and what is read.
-        whole: gives the objective `[E]` of a run whose distance from the unedited one counts as 1, if there is one.
+        name: of the file.
+        cells: numbers of the cells among all columns, one grid after the other.
+        key: what the work needs to know of them.
     """
 
-    sweep: Sweep
+    name: str
+    cells: np.ndarray
+    key: Any = None
+
+
+class Work(Protocol):
+    """Results of one chunk of examples. What its groups of cells share is computed when first needed."""
+
+    def baselines(self) -> np.ndarray:
+        """Return the objective of the unedited run and, if there is one, of the other run, `[1 or 2,B]`."""
+        ...
+
+    def effects(self, group: CellGroup) -> np.ndarray:
+        """Return the effects of the group's cells, `[B,cells]`."""
+        ...
+
+
+class Plan(Protocol):
+    """What a question will do, without doing it."""
+
+    @property
+    def chunks(self) -> Chunks:
+        """Examples and edited copies that run together."""
+        ...
+
+    def cost(self) -> Cost:
+        """Return operations and memory."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A question about one batch, checked and ready to run.
+
+    Attributes:
+        batch: the base batch, whose run is edited.
+        groups: the cells, in the order in which they are answered.
+        work: from the indices of a chunk's examples (the last perhaps repeated) to their results.
+        identity: arrays and words that the answer depends on, beside model, batch, objective and stack.
+        about: words for the table's provenance.
+        unsigned: whether effects have no sign: the total then counts without its sign, too.
+        extras: columns without an interval.
+        plan: what the question will do, where that is known beforehand.
+        finish: makes the answer of the table, where a table is not the whole answer.
+    """
+
+    model: Model
+    stack: Stack
+    batch: Batch
+    objective: Objective
+    reads: Reads
     grid: Grid
-    identity: tuple[Any, ...]
-    whole: Callable[[], np.ndarray] | None = None
+    groups: Sequence[CellGroup]
+    chunks: Chunks
+    work: Callable[[np.ndarray], Work]
+    resources: Resources
+    identity: tuple[Any, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
     columns: tuple[str, ...] = ("effect",)
+    unsigned: bool = False
+    extras: Mapping[str, ArrayLike] | None = None
+    plan: Plan | None = None
+    finish: Callable[[HeadTable], Any] = lambda table: table
 
     @property
-    def model(self) -> Model:
-        return self.sweep.model
-
-    @property
-    def stack(self) -> Stack:
-        return self.sweep.stack
-
-    @property
-    def objective(self) -> Objective:
-        return self.sweep.objective
-
-    @property
-    def batch(self) -> Batch:
-        return self.sweep.batch
-
-    @property
-    def cells(self) -> int:
-        return self.sweep.cells
-
-    @property
-    def plan(self) -> SweepPlan:
-        return self.sweep.plan
-
-    def answer(self, name: str, resume: str | os.PathLike | None, advance: Advance, first: int) -> Effects:
-        """Run it; see `Asked`."""
-        sweep = self.sweep
-        journal = journal_of(self, name, resume, sweep.reads, self.identity, first)
-        unedited_E, edited_EC = sweep.run(journal, advance, self.grid.coordinates, first)
-        total_E = None if self.whole is None else journal.piece("whole", self.whole) - unedited_E
-        return Effects(unedited_E, edited_EC - unedited_E[:, None], total_E)
+    def size(self) -> int:
+        """The number of cells that each example is asked for."""
+        return sum(len(group.cells) for group in self.groups)
 
 
-def journal_of(
-    asked: Asked, name: str, resume: str | os.PathLike | None, reads: Any, identity: tuple[Any, ...], first: int
-) -> Journal:
-    """Where finished parts of this very question are kept."""
-    if resume is None:
-        return Journal(None, "")
-    words = (asked.objective.name, asked.stack.name, identity, first)
-    return Journal(resume, f"{name}-{fingerprint(asked.model, asked.batch, reads, words)}")
+class Sweep(Protocol[P, R_co]):
+    """A public function that answers a question, and can plan it."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+    def plan(self, *args: P.args, **kwargs: P.kwargs) -> Plan:
+        """Return what the same call would do; nothing runs."""
+        ...
 
 
-def plan(question: Callable[..., HeadTable], *arguments: Any, **named: Any) -> SweepPlan:
-    """What a sweep would do, without doing it: `jh.plan(jh.ablate, model, batch, objective).cost()`.
+def question(generator: Callable[P, Iterator[Question]]) -> Callable[P, HeadTable]:
+    """Turn a generator of questions into the public function that answers them with a table."""
+    return _answering(generator, HeadTable)
+
+
+@overload
+def sweep(generator: Callable[P, Iterator[Question]]) -> Sweep[P, HeadTable]: ...
+@overload
+def sweep(*, returns: type[R]) -> Callable[[Callable[P, Iterator[Question]]], Sweep[P, R]]: ...
+def sweep(generator: Callable[..., Any] | None = None, *, returns: type[Any] = HeadTable) -> Any:
+    """Turn a generator of questions into the public function that answers them, and give it `.plan`.
 
     Args:
-        question: `ablate`, `patch` or `knock_out`; then its own arguments. Of a stream, the first batch is planned.
+        returns: what the questions' `finish` makes of the table.
+    """
+    if generator is None:
+        return functools.partial(sweep, returns=returns)
+    answering: Any = _answering(generator, returns)
+
+    @functools.wraps(generator)
+    def planning(*arguments: Any, **named: Any) -> Plan:
+        refuse_unknown(answering, named)
+        first = next(iter(generator(*arguments, **named)), None)
+        if first is None:
+            raise _empty_stream()
+        assert first.plan is not None, "a sweep's questions have plans"
+        return first.plan
+
+    answering.plan = planning
+    return answering
+
+
+def plan(question: Sweep[P, Any], *args: P.args, **kwargs: P.kwargs) -> Plan:
+    """Return what a sweep would do, without doing it: `jh.plan(jh.ablate, model, batch, objective).cost()`.
+
+    Args:
+        question: a sweep whose cost is known beforehand (`ablate`, `patch`, `knock_out`, `share`, `function_vectors`);
+            then its own arguments. Of a stream, the first batch is planned.
 
     Raises:
+        TypeError: for another function; nothing has run then.
         ValueError: as the question itself does.
     """
-    token = _planning.set(True)
-    try:
-        planned: Any = question(*arguments, **named)
-    finally:
-        _planning.reset(token)
-    if not isinstance(planned, SweepPlan):
-        raise _without_plan(question)
-    return planned
+    planning = getattr(question, "plan", None)
+    if planning is None:
+        name = getattr(question, "__name__", repr(question))
+        raise TypeError(
+            f"{name} has no plan: its cost is not known beforehand. ablate, patch, knock_out, share and "
+            "function_vectors have one"
+        )
+    return planning(*args, **kwargs)
 
 
-def _without_plan(question: Any) -> ValueError:
-    return ValueError(f"only sweeps of the engine have a plan (ablate, patch, knock_out); got {question!r}")
-
-
-def answer(
-    name: str,
-    asked: Iterable[Asked],
-    about: Mapping[str, Any],
-    *,
-    stream: bool,
-    level: float,
-    seed: int,
-    progress: bool,
-    resume: str | os.PathLike | None,
-    extras: Callable[[], Mapping[str, ArrayLike]] | None = None,
-) -> HeadTable:
-    """The table of one question, or, if `stream`, of the same question asked of one batch after the other.
+def run_question(
+    question: Question, journal: Journal | None = None, advance: Advance = lambda _: None, first: int = 0
+) -> Effects:
+    """Answer one question.
 
     Args:
-        extras: gives further columns, asked for when the rest is done.
+        journal: keeps finished parts.
+        advance: is called with the number of (example, cell) pairs just answered.
+        first: the number of the batch's first example in the stream.
+
+    Raises:
+        MemoryError: if not even one example fits the device.
     """
-    check_level(level)
-    each = iter(asked)
-    first = next(each, None)
+    journal = Journal(None) if journal is None else journal
+    E, coordinates, size = len(question.batch), question.grid.coordinates, question.grid.size
+    baselines: list[np.ndarray] = [np.empty(0)] * E
+    effects_EC = np.full((E, len(question.columns) * size), np.nan)
+
+    def run(examples: np.ndarray) -> None:
+        real = np.unique(examples)
+        work, count = question.work(examples), len(real)
+        # Halved chunks must not find the parts of whole ones: a part's name says how many examples ran together.
+        name, numbers_B1 = f"{len(examples)}-from-{first + real[0]}", first + real[:, None]
+        with detecting_out_of_memory():
+            baselines_2B = journal.part(f"{name}-baselines", lambda: work.baselines()[:, :count])
+            for group in question.groups:
+                cells = {axis: index[group.cells % size][None] for axis, index in coordinates.items()}
+                effects_BC = journal.part(
+                    f"{name}-{group.name}",
+                    lambda group=group: work.effects(group)[:count],
+                    {"example": numbers_B1, **cells},
+                )
+                effects_EC[np.ix_(real, group.cells)] = effects_BC
+                advance(effects_BC.size)
+        for position, example in enumerate(real):
+            baselines[example] = baselines_2B[:, position]
+
+    run_chunks(question.chunks, E, run)
+    baseline_E, *other = np.stack(baselines, axis=1)
+    total_E = other[0] - baseline_E if other else None
+    return Effects(baseline_E, effects_EC, np.abs(total_E) if question.unsigned and total_E is not None else total_E)
+
+
+def _answering(generator: Callable[..., Iterator[Question]], returns: type[Any]) -> Any:
+    @functools.wraps(generator)
+    def answering(*arguments: Any, **named: Any) -> Any:
+        refuse_unknown(answering, named)
+        level, seed = (named.get(option, OPTIONS[option][1]) for option in ("level", "seed"))
+        # The second argument holds the inputs: one batch, or a stream of batches or of pairs.
+        bound = inspect.signature(generator).bind(*arguments, **named)
+        stream = not isinstance(list(bound.arguments.values())[1], Batch)
+        return _answer(generator.__name__, generator(*arguments, **named), stream=stream, level=level, seed=seed)
+
+    document(answering, returns=returns)
+    return answering
+
+
+def _answer(name: str, questions: Iterator[Question], *, stream: bool, level: float, seed: int) -> Any:
+    """Answer each question, and return what the first one's `finish` makes of the table of all."""
+    first = next(questions, None)
     if first is None:
-        raise ValueError("a stream must give at least one batch, got none")
-    if _planning.get():
-        if first.plan is None:
-            raise _without_plan(name)
-        return first.plan  # type: ignore[return-value]  # `plan` alone asks for it, and checks
-    grid, E = first.grid, len(first.batch)
-    gathered = EffectAccumulator(first.columns, grid.shape, None if stream else E)
-    label = f"{name}: {first.cells} cells × {'examples' if stream else E}"
-    with show_progress(None if stream else first.cells * E, label, progress) as advance:
-        for one in _chain(first, each):
-            if one.grid.shape != grid.shape:
-                raise ValueError(f"all batches must give the same grid; got {grid.shape}, then {one.grid.shape}")
-            gathered.add(one.answer(name, resume, advance, gathered.examples), one.grid)
-    told = {**asked_of(first.model, first.objective), **about}
-    more = None if extras is None else extras()
-    return gathered.table(name, first.stack.name, grid.axes, told, level=level, seed=seed, extras=more)
+        raise _empty_stream()
+    grid, E, resources = first.grid, len(first.batch), first.resources
+    accumulator = EffectAccumulator(first.columns, grid.shape, None if stream else E)
+    label = f"{name}: {first.size} cells × {'examples' if stream else E}"
+    with show_progress(None if stream else first.size * E, label, resources.progress) as advance:
+        for current in chain([first], questions):
+            if current.grid.shape != grid.shape:
+                raise ValueError(f"all batches must give the same grid; got {grid.shape}, then {current.grid.shape}")
+            number = accumulator.examples
+            identity = (current.objective.name, current.stack.name, current.identity, number)
+            journal = resources.journal(name, current.model, current.batch, current.reads, identity)
+            accumulator.add(run_question(current, journal, advance, number), current.grid)
+    about = effect_provenance(first.model, first.objective, first.about)
+    table = accumulator.table(name, first.stack.name, grid.axes, about, level=level, seed=seed, extras=first.extras)
+    return first.finish(table)
 
 
-def _chain(first: Asked, rest: Iterator[Asked]) -> Iterator[Asked]:
-    yield first
-    yield from rest
+def _empty_stream() -> ValueError:
+    return ValueError("a stream must give at least one batch, got none")

@@ -1,4 +1,4 @@
-"""Results: one row a head, with intervals, per-example values and provenance."""
+"""Results as tables: one row a head, with intervals, per-example values and provenance."""
 
 from .table import Column, HeadTable, grid_index
 

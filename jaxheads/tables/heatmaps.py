@@ -1,4 +1,4 @@
-"""Heatmaps of a grid of numbers. Figures are made without pyplot: no global state, no display needed."""
+"""Heatmaps of a grid of numbers, drawn without pyplot: no global state, no display needed."""
 
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 def draw(
     grid: NDArray[np.float64], *, title: str, label: str, ylabel: str, xlabel: str, ax: "Axes | None" = None
 ) -> "Axes":
-    """Draw `[rows, columns]` with a colourbar named `label`, on `ax` or a new figure; row 0 is at the top.
+    """Draw `[rows,columns]` with a colourbar named `label`, on `ax` or a new figure; row 0 is at the top.
 
-    Numbers of both signs: diverging colours, symmetric about 0. One sign: sequential. NaN: grey.
+    Numbers of both signs have diverging colours, symmetric about 0; numbers of one sign sequential ones. NaN is grey.
     """
     import matplotlib
     from matplotlib.ticker import MaxNLocator

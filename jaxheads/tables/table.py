@@ -1,7 +1,7 @@
-"""HeadTable: what every question about heads is answered with, one row a head.
+"""HeadTable: the result of every measure and sweep, one row a head.
 
-Dimension key: `L` layers, `N` heads, `E` examples, `M` metrics. A table lies on a grid; `[L, N]` stands for
-the grid's shape below, also where its axes are others than layer and head.
+Dimension key: `L` layers, `N` heads, `E` examples, `M` metrics. A table's rows are the cells of a grid; `[L,N]` means
+the grid's shape, also for grids with other axes than layer and head.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ _NAME = re.compile(r"(?!.*\.(?:per_example|parquet)$)[A-Za-z0-9][A-Za-z0-9._+-]*
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Column:
-    """One metric over the grid: `mean`, `low`, `high` are `[L, N]`, `per_example` is `[E, L, N]` or None.
+    """One metric over the grid: `mean`, `low`, `high` are `[L,N]`, `per_example` is `[E,L,N]` or None.
 
-    Leave `low` and `high` out for a number without doubt, one read off the weights: both are NaN then.
+    Leave `low` and `high` out for an exact number, such as a function of the weights: both become NaN.
     """
 
     mean: ArrayLike
@@ -40,15 +40,20 @@ class Column:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class HeadTable:
-    """A frozen result: numbers for every head, their intervals, and where they come from.
+    """A frozen result: numbers for every head, their intervals, and their provenance.
 
-    `frame`: tidy, indexed by ("stack", "layer", "head"); a metric `m` has the columns `m`, `m_low`, `m_high`;
-    columns without these two companions are extras (integers, words). `values`: float64, `[L, N]` for one
-    metric, `[M, L, N]` for several. `per_example`: float32, `[E, L, N]` or `[M, E, L, N]`, or None.
-    `provenance`: plain JSON values. `name`: the stem of the files it is saved as.
+    Arrays are read-only copies. A cell may be NaN (not measured), never infinite. Make a table with `from_columns`.
 
-    Arrays are copies that can't be written. A cell may be NaN (not measured), never infinite. Make one with
-    `from_columns`. Raises ValueError where the parts don't fit each other.
+    Attributes:
+        name: the stem of its files.
+        frame: tidy, indexed by ("stack", "layer", "head"). A metric `m` has the columns `m`, `m_low`, `m_high`; columns
+            without these two companions are extras (integers, words).
+        values: float64, `[L,N]` for one metric, `[M,L,N]` for several.
+        per_example: float32, `[E,L,N]` or `[M,E,L,N]`, or None.
+        provenance: plain JSON values.
+
+    Raises:
+        ValueError: for fields that don't fit each other.
     """
 
     name: str
@@ -75,15 +80,15 @@ class HeadTable:
                 f"got other numbers, of shape {list(self.values.shape)}"
             )
         if self.per_example is not None:
-            self._take_examples(_frozen(self.per_example, np.float32, "per_example"))
+            self._set_examples(_frozen(self.per_example, np.float32, "per_example"))
         object.__setattr__(self, "provenance", _plain(self.provenance))
 
-    def _take_examples(self, rows: NDArray[np.float32]) -> None:
+    def _set_examples(self, rows: NDArray[np.float32]) -> None:
         before, grid = self.values.shape[: -len(self.shape)], self.shape
         if rows.ndim != self.values.ndim + 1 or rows.shape != (*before, rows.shape[len(before)], *grid):
             raise ValueError(
-                f"per_example: expected shape {[*before, 'E', *grid]}, got {list(rows.shape)}: examples lie "
-                f"just before the grid"
+                f"per_example: expected shape {[*before, 'E', *grid]}, got {list(rows.shape)}: the axis "
+                f"of examples comes just before the grid"
             )
         object.__setattr__(self, "per_example", rows)
 
@@ -99,14 +104,17 @@ class HeadTable:
         extras: Mapping[str, ArrayLike] | None = None,
         axes: Sequence[str] = ("layer", "head"),
     ) -> Self:
-        """Put a table together from metrics over one grid.
+        """Make a table of metrics over one grid.
 
-        `squeeze` leaves out the metric axis of `values` and `per_example`: a question with one answer.
-        `extras` are `[L, N]` columns without an interval, of any type (`positional_offset`, a role's name).
-        `axes` names the grid's axes after "stack". Examples are kept where every column has them.
+        Args:
+            columns: by metric; all with examples, or all without.
+            squeeze: whether to drop the metric axis of `values` and `per_example`, for a single metric.
+            extras: `[L,N]` columns without an interval, of any type (`positional_offset`, a role's name).
+            axes: names of the grid's axes, without "stack".
 
-        Raises ValueError, naming the column, for shapes that differ, infinity, a name that comes twice,
-        examples in some columns only, or `squeeze` with several columns.
+        Raises:
+            ValueError: for shapes that differ, infinity, a repeated name, examples in only part of the columns, or
+                `squeeze` with several columns; the message names the column.
         """
         if not columns or (squeeze and len(columns) > 1):
             raise ValueError(f"columns: expected {'one' if squeeze else 'at least one'}, got {list(columns)}")
@@ -126,7 +134,7 @@ class HeadTable:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The columns that have an interval, in the order of `values`."""
+        """The columns with an interval, in the order of `values`."""
         return _metrics(self.frame)
 
     @property
@@ -141,17 +149,20 @@ class HeadTable:
 
     @property
     def examples(self) -> int | None:
-        """How many examples `per_example` holds, `E`; None without it."""
+        """Number of examples in `per_example`, `E`; None without it."""
         return None if self.per_example is None else self.per_example.shape[-len(self.shape) - 1]
 
     def grid(self, column: str) -> NDArray[Any]:
-        """One column of the frame, interval bounds and extras included, as an `[L, N]` array."""
+        """Return a column of the frame, interval bounds and extras included, as an `[L,N]` array."""
         return self.frame[self._known(column)].to_numpy(copy=True).reshape(self.shape)
 
     def top(self, column: str | None = None, n: int = 10, *, absolute: bool = False) -> pd.DataFrame:
-        """The `n` rows with the largest `column` (the first metric unless told), largest first.
+        """Return the `n` rows with the largest `column` (by default the first metric), largest first.
 
-        `absolute` goes by magnitude. Cells that are NaN come last; ties keep the order of the grid.
+        Cells that are NaN come last; ties keep the order of the grid.
+
+        Args:
+            absolute: whether to rank by magnitude.
         """
         column = self._known(column)
         ranked = self.frame.sort_values(
@@ -160,11 +171,15 @@ class HeadTable:
         return ranked.head(n)
 
     def plot(self, column: str | None = None, ax: "Axes | None" = None) -> "Axes":
-        """Draw a column (the first metric unless told) as a heatmap, layers down and heads across.
+        """Draw a column (by default the first metric) as a heatmap, layers down and heads across.
 
-        Values of both signs get a diverging colormap with white at 0; NaN is grey. Returns the Axes: the one
-        given, or that of a new figure, which pyplot doesn't know of. Show or save it by
-        `table.plot().figure`. Raises ValueError for a column of words, or a grid without two axes.
+        Values of both signs have a diverging colormap with white at 0; NaN is grey.
+
+        Returns:
+            `ax`, or the Axes of a new figure outside pyplot: show or save it by `table.plot().figure`.
+
+        Raises:
+            ValueError: for a column of words, or a grid without two axes.
         """
         column = self._known(column)
         if len(self.shape) != 2 or not pd.api.types.is_numeric_dtype(self.frame[column]):
@@ -177,19 +192,28 @@ class HeadTable:
         return heatmaps.draw(grid, title=self.name, label=column, ylabel=rows, xlabel=columns, ax=ax)
 
     def save(self, directory: str | os.PathLike[str]) -> list[Path]:
-        """Write the table into `directory`, made if it isn't there, and return the files' paths.
+        """Write the table into `directory`, creating it if necessary, and return the files' paths.
 
-        `NAME.parquet` (exact), `NAME.csv`, `NAME.md`, `NAME.provenance.json` and, where examples were kept,
-        `NAME.per_example.parquet` (tidy: example, stack, layer, head and one float32 column a metric). All
-        are put in place together; if one can't be written OSError says so and the old ones stay.
+        The files are `NAME.parquet` (exact), `NAME.csv`, `NAME.md`, `NAME.provenance.json` and, for a table with
+        examples, `NAME.per_example.parquet` (tidy: example, stack, layer, head and one float32 column a metric). They
+        replace older ones together.
+
+        Raises:
+            OSError: for a file that can't be written; the old files stay.
         """
-        return storage.save(self, Path(directory))
+        layout = storage.Layout(self.metrics, self.shape, squeezed=self.values.ndim == len(self.shape))
+        return storage.save(Path(directory) / self.name, self.frame, self.per_example, self.provenance, layout)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a saved table back, all of it; `path` is that of `NAME.parquet`, with or without the ending.
+        """Read a saved table back.
 
-        Raises FileNotFoundError for a missing file, ValueError for a parquet file that is no HeadTable.
+        Args:
+            path: of `NAME.parquet`, with or without the ending.
+
+        Raises:
+            FileNotFoundError: for a missing file.
+            ValueError: for a parquet file that is no HeadTable.
         """
         return cls(**storage.load(Path(str(path).removesuffix(".parquet"))))
 
@@ -216,7 +240,7 @@ class HeadTable:
 
 
 def grid_index(stack: str, shape: Sequence[int], axes: Sequence[str]) -> pd.MultiIndex:
-    """The index of a table: one row a cell, the last axis fastest."""
+    """Return the index of a table: one row a cell, the last axis fastest."""
     return pd.MultiIndex.from_product([[stack], *map(np.arange, shape)], names=["stack", *axes])
 
 
@@ -249,10 +273,10 @@ def _flat_columns(
 ) -> dict[str, NDArray[Any]]:
     flat: dict[str, NDArray[Any]] = {}
     for name, column in columns.items():
-        nothing = np.full(shape, np.nan)
+        missing = np.full(shape, np.nan)
         bounds = {"": column.mean, "_low": column.low, "_high": column.high}
         for suffix, bound in bounds.items():
-            numbers = np.asarray(nothing if bound is None else bound, dtype=np.float64)
+            numbers = np.asarray(missing if bound is None else bound, dtype=np.float64)
             _put(flat, name + suffix, numbers, shape)
     for name, extra in extras.items():
         _put(flat, name, np.asarray(extra), shape)
@@ -269,21 +293,21 @@ def _put(flat: dict[str, NDArray[Any]], name: str, cells: NDArray[Any], shape: t
 
 
 def _stack_examples(columns: Mapping[str, Column], shape: tuple[int, ...]) -> NDArray[Any] | None:
-    kept = {name: np.asarray(c.per_example) for name, c in columns.items() if c.per_example is not None}
-    if not kept:
+    examples = {name: np.asarray(c.per_example) for name, c in columns.items() if c.per_example is not None}
+    if not examples:
         return None
-    shapes = {name: rows.shape for name, rows in kept.items()}
+    shapes = {name: rows.shape for name, rows in examples.items()}
     expected = (*next(iter(shapes.values()))[:1], *shape)
-    if len(kept) < len(columns) or set(shapes.values()) != {expected}:
+    if len(examples) < len(columns) or set(shapes.values()) != {expected}:
         raise ValueError(
             f"per_example: expected shape {list(expected)} in every column or None in all, "
             f"got {shapes} for the columns {list(columns)}"
         )
-    return np.stack(list(kept.values()))
+    return np.stack(list(examples.values()))
 
 
 def _frozen(array: ArrayLike, dtype: Any, name: str) -> NDArray[Any]:
-    with np.errstate(over="ignore"):  # what overflows float32 is refused below
+    with np.errstate(over="ignore"):  # an overflow of float32 becomes infinity, which is refused below
         copy = np.array(array, dtype=dtype)
     _refuse_infinity(copy, name)
     copy.setflags(write=False)
@@ -296,14 +320,18 @@ def _refuse_infinity(cells: NDArray[Any], name: str) -> None:
 
 
 def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy into plain JSON values: what is saved is what is loaded, and what can't be saved shows now."""
+    """Copy provenance into plain JSON values, so that it survives saving and loading unchanged.
 
-    def convert(thing: Any) -> Any:
-        if isinstance(thing, PurePath):
-            return thing.name  # not where it lies on somebody's disk
-        if hasattr(thing, "tolist"):  # NumPy and JAX arrays and numbers
-            return thing.tolist()
-        raise TypeError(f"{thing!r} is a {type(thing).__name__}")
+    Raises:
+        ValueError: for a value that JSON can't hold.
+    """
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, PurePath):
+            return value.name  # results are published: no directories of the user's disk
+        if hasattr(value, "tolist"):  # NumPy and JAX arrays and numbers
+            return value.tolist()
+        raise TypeError(f"{value!r} is a {type(value).__name__}")
 
     try:
         return json.loads(json.dumps(dict(provenance), default=convert, allow_nan=False))

@@ -1,4 +1,4 @@
-"""The training lab: small models trained many at once, and their heads watched as they specialise."""
+"""The training lab: train many small models at once, and measure their heads as they specialise."""
 
 from .disagreement import disagreement, li_penalty
 from .gates import learn_gates

@@ -1,8 +1,9 @@
 """Heads that are trained to differ: the disagreement of Li et al. 2018 (arXiv 1810.10183), section 3.
 
-Of a layer of N heads D = −1/N² Σ_ij s_ij, i = j included: −1 where all heads are alike, −1/N where all are orthogonal.
-s is the cosine of their values ("values", D_sub), of their outputs z ("outputs", D_out), or Σ |A_i ⊙ A_j| of their
-patterns, summed over keys and averaged over queries ("overlap", D_pos; the paper does not say how it is normalised).
+In a layer of N heads D = −1/N² Σ_ij s_ij, i = j included: −1 if all heads are alike, −1/N if all are orthogonal. The
+similarity s is the cosine of their values ("values", D_sub), the cosine of their outputs z ("outputs", D_out), or
+Σ |A_i ⊙ A_j| of their patterns, summed over keys and averaged over queries ("overlap", D_pos; the paper leaves its
+normalisation open).
 
 Dimension key: L layers, B examples, N heads.
 """
@@ -15,40 +16,42 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ..checks import one_of
 from ..measure.similarity.comparisons import PAIRS
 from ..models.inputs.batch import Batch
+from ..models.model import Model
 from ..models.network import Network, forward
 
 KINDS = {"values": "D_sub", "overlap": "D_pos", "outputs": "D_out"}
 
 
 def disagreement(network: Network, batch: Batch, kind: str = "outputs", stack: str | None = None) -> Array:
-    """D of each layer, the mean over examples, `[L]`. Pure and differentiable; `HeadPairs.disagreement` is the same of
-    a table.
+    """Return each layer's D, averaged over examples, `[L]`.
+
+    Pure and differentiable. `HeadPairs.disagreement` computes it from a table.
 
     Raises:
         ValueError: for another kind.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
-    [part] = [one for one in network.stacks if stack in (None, one.name)]
-    queries_BT, keys_BS = part.queries.of(batch).mask, part.keys.of(batch).mask
+    one_of("kind", kind, KINDS)
+    chosen = Model(network).stack(stack)
+    queries_BT, keys_BS = chosen.queries.of(batch).mask, chosen.keys.of(batch).mask
     pairs = PAIRS[kind]
 
     def read(seen: Mapping[str, Array]) -> Array:
-        def one(sites: dict[str, Array], queries_T: Array, keys_S: Array) -> Array:
-            alone = {site: value[None] for site, value in sites.items()}  # one layer
-            return pairs.function(alone, queries_T, keys_S, part.heads)
+        def similarity(sites: dict[str, Array], queries_T: Array, keys_S: Array) -> Array:
+            single_layer = {site: value[None] for site, value in sites.items()}
+            return pairs.function(single_layer, queries_T, keys_S, chosen.heads)
 
-        found_BNN = jax.vmap(one)({site: seen[site] for site in pairs.sites}, queries_BT, keys_BS)
-        return -found_BNN.mean()
+        similarity_BNN = jax.vmap(similarity)({site: seen[site] for site in pairs.sites}, queries_BT, keys_BS)
+        return -similarity_BNN.mean()
 
-    return forward(network, batch, (), {part.name: read})[1][part.name]
+    return forward(network, batch, (), {chosen.name: read})[1][chosen.name]
 
 
 @dataclass(frozen=True)
 class LiPenalty:
-    """See `li_penalty`."""
+    """The penalty −λ D as a function for `train(penalty=…)`; `li_penalty` makes it."""
 
     kind: str
     stack: str | None
@@ -60,15 +63,14 @@ class LiPenalty:
 
 
 def li_penalty(kind: str = "outputs", stack: str | None = None) -> LiPenalty:
-    """For `train(penalty=…)`: −λ D, mean over layers, with λ the runs' hyper-parameter "disagreement".
+    """Make the penalty −λ D for `train(penalty=…)`, averaged over layers; λ is the hyper-parameter "disagreement".
 
         train(config, task, 1000, runs=grid(range(3), disagreement=[0, 1]), penalty=li_penalty("outputs"))
 
-    Li et al. maximise the likelihood plus λ D, with λ = 1: the same.
+    Li et al. maximise the likelihood plus λ D with λ = 1, which is equivalent.
 
     Raises:
         ValueError: for another kind.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
+    one_of("kind", kind, KINDS)
     return LiPenalty(kind, stack)

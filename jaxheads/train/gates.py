@@ -1,7 +1,7 @@
 """Gates on heads that learn to close: L0 by the hard-concrete distribution (Voita et al. 2019; Louizos et al. 2018).
 
 A gate's log-odds are log a. With noise u it is clip(σ((log u − log(1−u) + log a) / β) · 1.2 − 0.1, 0, 1), exactly 0 or
-1 with a positive chance; what is paid for is the chance that it is open, σ(log a − β log(0.1 / 1.1)).
+1 with positive probability. The penalty is the probability that it is open, σ(log a − β log(0.1 / 1.1)).
 
 Dimension key: L layers, N heads, G strengths of the penalty.
 """
@@ -29,34 +29,34 @@ from .checkpoints import claim, restore, save, steps_in
 from .objective import Sample, Task, scores
 
 BETA, LOW, HIGH = 0.33, -0.1, 1.1
-"""Temperature, and how far the stretched gate reaches beyond 0 and 1."""
+"""Temperature, and the ends of the stretched gate, which reach beyond 0 and 1."""
 
-PIECE = 50
+STEPS_PER_CALL = 50
 
 
 def drawn(log_a: Array, key: Array) -> Array:
-    """Gates with noise, as in training."""
+    """Draw gates with noise, as in training."""
     u = jax.random.uniform(key, log_a.shape, minval=1e-6, maxval=1 - 1e-6)
     return _stretched(jax.nn.sigmoid((jnp.log(u) - jnp.log1p(-u) + log_a) / BETA))
 
 
 def settled(log_a: Array) -> Array:
-    """Gates without noise, as the authors evaluate: no temperature."""
+    """Return gates without noise or temperature, as the authors evaluate."""
     return _stretched(jax.nn.sigmoid(log_a))
 
 
 def open_probability(log_a: Array) -> Array:
-    """P(g > 0)."""
+    """Return P(g > 0)."""
     return jax.nn.sigmoid(log_a - BETA * jnp.log(-LOW / HIGH))
 
 
 def full_probability(log_a: Array) -> Array:
-    """P(g = 1)."""
+    """Return P(g = 1)."""
     return jax.nn.sigmoid(log_a - BETA * jnp.log((1 - LOW) / (HIGH - 1)))
 
 
 def decided(log_a: Array) -> Array:
-    """0 or 1, whichever is the likelier of P(g = 0) and P(g = 1): the paper's test-time gates (section 5.1)."""
+    """Return 1 if P(g = 1) > P(g = 0), else 0: the paper's gates at test time (section 5.1)."""
     return (full_probability(log_a) > 1 - open_probability(log_a)).astype(jnp.float32)
 
 
@@ -66,13 +66,13 @@ def _stretched(s: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Gated:
-    """Learned gates, for each strength of the penalty.
+    """Learned gates for each strength of the penalty.
 
     Attributes:
         strengths: λ, `[G]`.
         log_a: by stack `[G,L,N]`.
-        parameters: the network's, `[G,…]`, as they were after training with the gates.
-        losses: of the task with settled gates at the end, `[G]`, on the last sample.
+        parameters: the network's, `[G,…]`, after training with the gates.
+        losses: the task's loss with settled gates at the end, `[G]`, on a sample that no step used.
     """
 
     model: Model
@@ -82,18 +82,18 @@ class Gated:
     losses: np.ndarray
 
     def gates(self, index: int) -> dict[str, np.ndarray]:
-        """Of one strength, decided: 1 for heads that stay, by stack `[L,N]`."""
-        return {name: np.asarray(decided(jnp.asarray(value[index]))) for name, value in self.log_a.items()}
+        """Return the decided gates of one strength: 1 for heads that stay, by stack `[L,N]`."""
+        return {name: np.asarray(decided(jnp.asarray(log_a[index]))) for name, log_a in self.log_a.items()}
 
     def alive(self) -> dict[str, np.ndarray]:
-        """How many heads stay at each strength, by stack `[G]`."""
+        """Count the heads that stay at each strength, by stack `[G]`."""
         return {
-            name: np.asarray(decided(jnp.asarray(value))).sum(axis=(1, 2)).astype(int)
-            for name, value in self.log_a.items()
+            name: np.asarray(decided(jnp.asarray(log_a))).sum(axis=(1, 2)).astype(int)
+            for name, log_a in self.log_a.items()
         }
 
     def network(self, index: int) -> Network:
-        """The network with the weights of one strength, without its gates."""
+        """Return the network with the weights of one strength, without its gates."""
         graph, _, rest = nnx.split(self.model.network, nnx.Param, ...)
         return nnx.merge(graph, jax.tree.map(lambda weight: weight[index], self.parameters), rest)
 
@@ -116,14 +116,14 @@ def learn_gates(
 ) -> Gated:
     """Train gates, and with them the weights, from a trained model: task loss + λ · Σ P(open) / number of layers.
 
-    The penalty is the sum over a layer's heads, averaged over attention layers (the authors' code; the paper sums). All
+    The penalty sums over a layer's heads and averages over attention layers (the authors' code; the paper sums). All
     strengths are trained at once.
 
     Args:
-        strengths: λ; more closes more.
-        stacks: whose heads have gates; all when left out.
-        start: the gates' log a at the beginning: 2 is open with a chance of 0.94.
-        directory: keep the newest state there, and go on from it where there is one.
+        strengths: λ; a larger one closes more gates.
+        stacks: the stacks whose heads have gates; all by default.
+        start: the gates' log a at the beginning: a gate with 2 is open with probability 0.94.
+        directory: keep the newest state in this directory, and resume from it.
 
     Raises:
         ValueError: for no step or strength, a negative one, an unknown stack, or a directory of another training.
@@ -133,88 +133,101 @@ def learn_gates(
     names = tuple(model.stacks if stacks is None else (model.stack(name).name for name in stacks))
     gating = _Gating(task, names, batch)
     lambdas, rates = jnp.asarray(strengths, jnp.float32), jnp.float32([gate_rate, rate if train_weights else 0.0])
-    given = model.network, jax.random.key(seed), rates
-    state = jax.vmap(lambda _: gating.begin(*given, start))(lambdas)
+    fixed = model.network, jax.random.key(seed), rates
+    state = jax.vmap(lambda _: gating.begin(model.network, rates, start))(lambdas)
     about = {
-        "model": model.identity(), "task": repr(task), "stacks": names, "strengths": list(strengths), "batch": batch,
-        "rates": np.asarray(rates).tolist(), "start": start, "seed": seed,
-    }  # fmt: skip
-    place = None if directory is None else Path(directory).expanduser().resolve()
-    state, done = _taken_up(place, about, state)
+        "model": model.identity(),
+        "task": repr(task),
+        "stacks": names,
+        "strengths": list(strengths),
+        "batch": batch,
+        "rates": np.asarray(rates).tolist(),
+        "start": start,
+        "seed": seed,
+    }
+    folder = None if directory is None else Path(directory).expanduser().resolve()
+    state, done = _resume(folder, about, state)
     if done > steps:
-        raise ValueError(f"{place} holds {done} steps already, more than {steps}")
+        raise ValueError(f"{folder} holds {done} steps already, more than {steps}")
     with show_progress(steps - done, f"gating {model.name}, {len(strengths)} strengths", progress) as advance:
-        for first in range(done, steps, PIECE):
-            count = min(PIECE, steps - first)
-            state = _several(gating, state, jnp.int32(first), jnp.int32(count), lambdas, *given)
-            if place is not None:
-                save(place / str(first + count), state)
-                for older in steps_in(place)[:-1]:
-                    shutil.rmtree(place / str(older))
+        for first in range(done, steps, STEPS_PER_CALL):
+            count = min(STEPS_PER_CALL, steps - first)
+            state = _take_steps(gating, state, jnp.int32(first), jnp.int32(count), lambdas, *fixed)
+            if folder is not None:
+                _keep_newest(folder, first + count, state)
             advance(count)
     log_a, weights = state[0]
-    losses = np.asarray(_settled(gating, state[0], jnp.int32(steps), *given[:2]))
+    losses = np.asarray(_final_losses(gating, state[0], jnp.int32(steps), *fixed[:2]))
     return Gated(model, tuple(strengths), {name: np.asarray(value) for name, value in log_a.items()}, weights, losses)
 
 
-def _taken_up(place: Path | None, about: Mapping[str, Any], fresh: Any) -> tuple[Any, int]:
-    """The newest state there, and the steps behind it; `fresh` and 0 where there is none."""
-    if place is None:
+def _resume(folder: Path | None, about: Mapping[str, Any], fresh: Any) -> tuple[Any, int]:
+    """Return the newest state in the folder and its step; `fresh` and 0 if the folder holds none."""
+    if folder is None:
         return fresh, 0
-    claim(place, about)
-    kept = steps_in(place)
-    return (restore(place / str(kept[-1]), fresh), kept[-1]) if kept else (fresh, 0)
+    claim(folder, about)
+    steps = steps_in(folder)
+    return (restore(folder / str(steps[-1]), fresh), steps[-1]) if steps else (fresh, 0)
+
+
+def _keep_newest(folder: Path, step: int, state: Any) -> None:
+    # The old state goes only after the new one is complete: a kill in between loses nothing.
+    save(folder / str(step), state)
+    for older in steps_in(folder)[:-1]:
+        shutil.rmtree(folder / str(older))
 
 
 @dataclass(frozen=True)
 class _Gating:
-    """The loop's pure parts, for networks of one architecture. A state is ((log a by stack, weights), (optimiser states
-    of either)); what a call is given besides: the network that training starts from, a key, and the two rates."""
+    """The pure functions of the loop, for networks of one architecture.
+
+    A state is ((log a by stack, weights), (optimiser state of the gates, optimiser state of the weights)). The network
+    that training starts from, a key and the two learning rates are arguments.
+    """
 
     task: Task
     names: tuple[str, ...]
     batch: int
 
-    def begin(self, network: Network, key: Array, rates: Array, start: float) -> Any:
-        """Gates nearly open, weights as the network has them."""
-        del key
-        stacks = {stack.name: stack for stack in network.stacks}
-        log_a = {name: jnp.full((stacks[name].layers, stacks[name].heads), start) for name in self.names}
-        parts = (log_a, nnx.split(network, nnx.Param, ...)[1])
-        return parts, tuple(optax.adam(rate).init(part) for rate, part in zip(rates, parts, strict=True))
+    def begin(self, network: Network, rates: Array, start: float) -> Any:
+        """Return the first state: all gates at `start`, weights as the network has them."""
+        stacks = [network.stack(name) for name in self.names]
+        log_a = {stack.name: jnp.full((stack.layers, stack.heads), start) for stack in stacks}
+        trained = (log_a, nnx.split(network, nnx.Param, ...)[1])
+        return trained, tuple(optax.adam(rate).init(tree) for rate, tree in zip(rates, trained, strict=True))
 
-    def loss(self, parts: Any, sample: Sample, gates: Mapping[str, Array], network: Network) -> Array:
-        """Of the task, with these gates."""
+    def loss(self, trained: Any, sample: Sample, gates: Mapping[str, Array], network: Network) -> Array:
+        """Return the task's loss with these gates."""
         graph, _, rest = nnx.split(network, nnx.Param, ...)
-        merged = nnx.merge(graph, parts[1], rest)
+        merged = nnx.merge(graph, trained[1], rest)
         edits = tuple(gate(Model(merged), gates[name], stack=name) for name in self.names)
         return scores(merged, sample, edits)[0]
 
     def step(self, state: Any, number: Array, strength: Array, network: Network, key: Array, rates: Array) -> Any:
-        """One step: data and noise are decided by its number."""
+        """Take one step. Its number decides data and noise, so a resumed run repeats them."""
         key = jax.random.fold_in(key, number)
         sample = self.task.sample(jax.random.fold_in(key, 0), self.batch)
         layers = sum(stack.layers for stack in network.stacks if stack.name in self.names)
 
-        def lose(parts: Any) -> Array:
+        def penalised(trained: Any) -> Array:
             noise = {name: jax.random.fold_in(key, n) for n, name in enumerate(self.names, 1)}
-            gates = {name: drawn(parts[0][name], noise[name]) for name in self.names}
-            paid = sum((open_probability(value).sum() for value in parts[0].values()), jnp.float32(0))
-            return self.loss(parts, sample, gates, network) + strength * paid / layers
+            gates = {name: drawn(trained[0][name], noise[name]) for name in self.names}
+            penalty = sum((open_probability(log_a).sum() for log_a in trained[0].values()), jnp.float32(0))
+            return self.loss(trained, sample, gates, network) + strength * penalty / layers
 
-        parts, states = state
-        slopes = jax.grad(lose)(parts)
-        moved, kept = [], []
-        for rate, slope, old, part in zip(rates, slopes, states, parts, strict=True):
-            with jax.numpy_dtype_promotion("standard"):  # optax raises floats to whole numbers
-                updates, new = optax.adam(rate).update(slope, old, part)
-            moved.append(optax.apply_updates(part, updates))
-            kept.append(new)
-        return tuple(moved), tuple(kept)
+        trained, states = state
+        gradients = jax.grad(penalised)(trained)
+        new_trained, new_states = [], []
+        for rate, gradient, old, tree in zip(rates, gradients, states, trained, strict=True):
+            with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
+                updates, new = optax.adam(rate).update(gradient, old, tree)
+            new_trained.append(optax.apply_updates(tree, updates))
+            new_states.append(new)
+        return tuple(new_trained), tuple(new_states)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _several(
+def _take_steps(
     gating: _Gating,
     state: Any,
     first: Array,
@@ -224,23 +237,23 @@ def _several(
     key: Array,
     rates: Array,
 ) -> Any:
-    """So many steps of all strengths."""
+    """Take `count` steps of all strengths, numbered from `first`."""
 
-    def one(state: Any, strength: Array) -> Any:
+    def steps_of_one(state: Any, strength: Array) -> Any:
         def step(i: Array, state: Any) -> Any:
             return gating.step(state, first + i, strength, network, key, rates)
 
         return jax.lax.fori_loop(0, count, step, state)
 
-    return jax.vmap(one)(state, strengths)
+    return jax.vmap(steps_of_one)(state, strengths)
 
 
 @partial(jax.jit, static_argnums=0)
-def _settled(gating: _Gating, parts: Any, number: Array, network: Network, key: Array) -> Array:
-    """The task's losses `[G]` with gates that have no noise, on a sample that no step has seen."""
+def _final_losses(gating: _Gating, trained: Any, number: Array, network: Network, key: Array) -> Array:
+    """Return the task's losses `[G]` with gates that have no noise, on a sample that no step used."""
     sample = gating.task.sample(jax.random.fold_in(key, number), gating.batch)
 
-    def one(parts: Any) -> Array:
-        return gating.loss(parts, sample, {name: settled(value) for name, value in parts[0].items()}, network)
+    def loss(trained: Any) -> Array:
+        return gating.loss(trained, sample, {name: settled(log_a) for name, log_a in trained[0].items()}, network)
 
-    return jax.vmap(one)(parts)
+    return jax.vmap(loss)(trained)

@@ -2,7 +2,9 @@
 
 λ̂ = nβ (E[L(w)] − L(w*)), nβ = n / log n, with w drawn about w* by stochastic gradient Langevin dynamics:
 w ← w − ε/2 (nβ ∇L(w) + γ (w − w*)) + √ε · noise. It counts, in effect, the directions in which the loss rises: d/2 for
-d quadratic ones, fewer where it is flatter.
+d quadratic directions, less for flatter ones.
+
+Dimension key: C chains, D draws.
 """
 
 from collections.abc import Callable
@@ -15,8 +17,14 @@ from jax import Array
 
 
 class LLC(NamedTuple):
-    """λ̂ with its standard error over chains, each chain's, and the mean loss along the chains `[draws]`: if that still
-    climbs, there were too few burnt, or ε is too large."""
+    """An estimate of λ with its chains.
+
+    Attributes:
+        value: λ̂.
+        error: its standard error over chains.
+        chains: λ̂ of each chain, `[C]`.
+        trace: the mean loss along the chains, `[D]`. If it still rises, burn more draws or make ε smaller.
+    """
 
     value: float
     error: float
@@ -40,30 +48,30 @@ def llc(
     """Estimate λ̂ at `parameters`.
 
     Args:
-        loss: `(parameters, key)` to the mean loss of a batch drawn with the key, nats.
-        n: the number of samples that the loss is of.
+        loss: function `(parameters, key)` that returns the mean loss of a batch drawn with the key, nats.
+        n: the number of samples in the data set of the loss.
         step: ε.
-        pull: γ, which keeps chains near.
-        moving: a tree like `parameters` of ones and zeros: what may move (weight refinement); all when left out. See
+        pull: γ, which keeps chains near `parameters`.
+        moving: a tree like `parameters` of ones and zeros: ones may move (weight refinement); all by default. See
             `head_only`.
 
     Raises:
-        FloatingPointError: where a chain leaves for infinity: ε is too large.
+        FloatingPointError: for a chain that diverges: ε is too large.
     """
     heat = n / np.log(n)
     mask = jax.tree.map(jnp.ones_like, parameters) if moving is None else moving
 
     def move(w: Any, key: Array) -> tuple[Any, Array]:
         data_key, noise_key = jax.random.split(key)
-        value, slope = jax.value_and_grad(loss)(w, data_key)
+        value, gradient = jax.value_and_grad(loss)(w, data_key)
         leaves, structure = jax.tree.flatten(w)
         keys = jax.tree.unflatten(structure, list(jax.random.split(noise_key, len(leaves))))
 
-        def one(x: Array, g: Array, home: Array, m: Array, k: Array) -> Array:
+        def langevin(x: Array, g: Array, home: Array, m: Array, k: Array) -> Array:
             drift = step / 2 * (heat * g + pull * (x - home))
             return x + m * (step**0.5 * jax.random.normal(k, x.shape, x.dtype) - drift)
 
-        return jax.tree.map(one, w, slope, parameters, mask, keys), value
+        return jax.tree.map(langevin, w, gradient, parameters, mask, keys), value
 
     def chain(key: Array) -> Array:
         return jax.lax.scan(move, parameters, jax.random.split(key, burn + draws))[1][burn:]
@@ -72,16 +80,20 @@ def llc(
     losses_CD = np.asarray(jax.jit(jax.vmap(chain))(keys[1:]), np.float64)
     if not np.isfinite(losses_CD).all():
         raise FloatingPointError(f"a chain left for infinity: make the step smaller than {step:g}, or the pull larger")
+    # L(w*) is a mean over 64 batches: the noise of a single one would be multiplied by nβ.
     home = np.mean([float(jax.jit(loss)(parameters, key)) for key in jax.random.split(keys[0], 64)])
-    each = heat * (losses_CD.mean(axis=1) - home)
-    return LLC(float(each.mean()), float(each.std(ddof=1) / np.sqrt(chains)), each, losses_CD.mean(axis=0))
+    lambda_C = heat * (losses_CD.mean(axis=1) - home)
+    return LLC(float(lambda_C.mean()), float(lambda_C.std(ddof=1) / np.sqrt(chains)), lambda_C, losses_CD.mean(axis=0))
 
 
 def head_only(parameters: Any, layer: int, head: int) -> Any:
-    """For `moving`: one head's W_Q, W_K, W_V, W_O and their biases, of a network's parameters with stacked layers.
+    """Mask one head's parameters for `llc(moving=…)`: ones at its W_Q, W_K, W_V, W_O and their biases, zeros elsewhere.
+
+    Args:
+        parameters: of a network whose layers are stacked.
 
     Raises:
-        ValueError: where nothing of that head is found.
+        ValueError: for a head that these parameters do not have.
     """
     axes = {"W_Q": 2, "W_K": 2, "W_V": 2, "W_O": 1, "b_Q": 1, "b_K": 1, "b_V": 1}
 
@@ -94,7 +106,7 @@ def head_only(parameters: Any, layer: int, head: int) -> Any:
         index[0], index[axes[name]] = slice(layer, layer + 1), slice(head, head + 1)
         return jnp.zeros_like(weight).at[tuple(index)].set(1)
 
-    made = jax.tree_util.tree_map_with_path(mark, parameters)
-    if not any(float(leaf.sum()) for leaf in jax.tree.leaves(made)):
+    mask = jax.tree_util.tree_map_with_path(mark, parameters)
+    if not any(float(leaf.sum()) for leaf in jax.tree.leaves(mask)):
         raise ValueError(f"these parameters have no head {layer}.{head} in stacked layers")
-    return made
+    return mask

@@ -1,4 +1,4 @@
-"""The loop: steps in one compiled piece after the other, checkpoints, metrics on disk, and going on after a stop."""
+"""The training loop: compiled groups of steps, checkpoints, metrics on disk, and resuming after a stop."""
 
 import os
 import shutil
@@ -19,23 +19,22 @@ from ..files import write_atomically
 from ..progress import progress as show_progress
 from .checkpoints import claim, restore, save, steps_in
 from .objective import Task
-from .runs import Alone, Hyper, Optimizer, Penalty, Placed, Runs, State, adamw, log_spaced
+from .runs import Hyper, OneDevice, Optimizer, Penalty, Placement, Runs, State, adamw, log_spaced
 
 Monitor = Callable[[Any, int], object]
-"""`monitor(parameters, step)`, parameters with a leading axis of runs. Where it returns numbers by name, as `Watch`
-does, the progress bar shows them."""
+"""Function `monitor(parameters, step)`; parameters have a leading axis of runs. The progress bar shows the numbers by
+name that it returns, if any, as `Watch` does."""
 
-INNER = 100
-"""Steps in one compiled piece, at most."""
+STEPS_PER_CALL = 100
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What training leaves.
+    """The result of training: parameters at the checkpoints, and the loss curve.
 
     Attributes:
-        runs: what was trained.
-        steps: the steps at which parameters were kept, `[C]`.
+        runs: the architecture, the task and each run's hyper-parameters.
+        steps: the checkpoints' steps, `[C]`.
         kept: parameters at these steps, each with a leading axis of runs.
         curve: one row a step and run: step, run, loss, accuracy (of the batch before the step).
     """
@@ -47,7 +46,7 @@ class Trained:
 
     @cached_property
     def trajectory(self) -> Any:
-        """Parameters of all kept steps and runs, `[C,R,…]`."""
+        """Parameters at all checkpoints of all runs, `[C,R,…]`."""
         return jax.tree.map(lambda *weights: jnp.stack(weights), *self.kept)
 
     @property
@@ -56,7 +55,7 @@ class Trained:
         return self.kept[-1]
 
     def model(self, run: int = 0, step: int | None = None) -> Any:
-        """One run as a model, at the end or after the last kept step that is not later than `step`."""
+        """Return one run as a model: at the end, or at the last checkpoint that is not later than `step`."""
         index = -1 if step is None else int(np.searchsorted(self.steps, step, side="right")) - 1
         return self.runs.model(self.kept[index], run)
 
@@ -79,29 +78,28 @@ def train(
 ) -> Trained:
     """Train one small model for each of `runs`, all at once.
 
-    All runs of a step are one compiled call (`vmap`); each is what it would be by itself. A run's weights and data are
-    decided by its seed, and a step's data by its number, so training goes on after a kill as if there had been none.
+    One compiled call (`vmap`) takes a step of all runs; each run equals a training by itself. A run's seed decides its
+    weights and data, and a step's number its batch, so a training that was killed resumes without a trace.
 
     Args:
-        config: of the architecture, as `jaxheads.init` takes it; `task.model_config()` gives one that fits.
-        task: one of `jaxheads.data.tasks`, or anything with its `sample`.
-        runs: each with a "seed" and, if wanted, hyper-parameters that `optimizer` reads; see `jaxheads.train.grid`.
+        config: of the architecture, as `jaxheads.init` takes it; `task.model_config()` returns one that fits.
+        task: one of `jaxheads.data.tasks`, or any object with a `name` and a `sample`.
+        runs: each with a "seed" and any hyper-parameters that `optimizer` reads; see `jaxheads.train.grid`.
         batch: examples a step.
-        optimizer: from a run's hyper-parameters to an optax transformation.
-        penalty: `(network, sample, hyper)` to what is added to the loss that is descended, as `li_penalty` makes it;
-            the losses that are recorded are without it.
-        init_scale: multiplies the initial weights of matrices.
-        checkpoints: after which steps parameters are kept; log-spaced ones, 40, when left out. The last step is among
-            them in any case.
-        directory: keep checkpoints (orbax) and metrics (parquet) there, and go on from them where there are any.
-        devices: a mesh with an axis "runs", over which runs are split evenly, or "data", over which the examples of
-            each batch are, or both.
+        optimizer: function of a run's hyper-parameters that returns an optax transformation.
+        penalty: function `(network, sample, hyper)`, such as `li_penalty` makes; its value is added to the loss that is
+            minimised, but not to the losses that are recorded.
+        init_scale: factor on the initial weights of matrices.
+        checkpoints: the steps at which parameters are kept; by default 40, log-spaced. The last step is always added.
+        directory: keep checkpoints (orbax) and metrics (parquet) in this directory, and resume from them.
+        devices: a mesh with an axis "runs", which splits the runs evenly, or "data", which splits the examples of each
+            batch, or both.
         monitor: called at every checkpoint with the parameters and the step.
-        progress: show a bar, with the current loss and what the monitor says.
+        progress: show a bar with the current loss and the monitor's numbers.
 
     Raises:
         ValueError: for no step, runs that do not fit each other or the mesh, or a directory of another training.
-        FloatingPointError: where a loss is not finite; it says which run and step.
+        FloatingPointError: for a loss that is not finite; the message names run and step.
     """
     if steps < 1:
         raise ValueError(f"steps: expected at least one, got {steps}")
@@ -109,42 +107,46 @@ def train(
     wanted = tuple(sorted({*(log_spaced(steps) if checkpoints is None else checkpoints), steps}))
     if wanted[0] < 0 or wanted[-1] > steps:
         raise ValueError(f"checkpoints: expected steps from 0 to {steps}, got {wanted[0]} to {wanted[-1]}")
-    placed = Alone() if devices is None else _OnMesh.of(devices, len(training.hyper), batch)
-    place = _Place(None if directory is None else Path(directory).expanduser().resolve(), training, wanted)
-    return _go(place, placed, monitor, progress)
+    placement = OneDevice() if devices is None else _OnMesh.of(devices, len(training.hyper), batch)
+    storage = _Storage(None if directory is None else Path(directory).expanduser().resolve(), training, wanted)
+    return _train_to_end(storage, placement, monitor, progress)
 
 
-def _go(place: "_Place", placed: Placed, monitor: Monitor | None, progress: bool) -> Trained:
-    """Start or go on, to the last checkpoint that is wanted."""
-    training, wanted = place.runs, place.wanted
-    state, done = place.resume(training.start())
-    state, advance_by = placed.runs(state), training.several(INNER, placed)
-    said: dict[str, float] = {}
+def _train_to_end(storage: "_Storage", placement: Placement, monitor: Monitor | None, progress: bool) -> Trained:
+    """Start or resume training, and run it to the last checkpoint."""
+    training, checkpoints = storage.runs, storage.checkpoints
+    state, done = storage.resume(training.start())
+    state, take_steps = placement.runs(state), training.compiled_steps(STEPS_PER_CALL, placement)
+    numbers: dict[str, float] = {}
     label = f"training {len(training.hyper)} × {training.task.name}"
-    with show_progress(wanted[-1] - done, label, progress) as advance:
-        for until in (step for step in wanted if step >= done):
+    with show_progress(checkpoints[-1] - done, label, progress) as advance:
+        for until in (step for step in checkpoints if step >= done):
             while done < until:
-                count = min(INNER, until - done)
-                state, losses, rights = advance_by(state, jnp.int32(done), jnp.int32(count))
-                place.record(done, np.asarray(losses)[:, :count], np.asarray(rights)[:, :count])
+                count = min(STEPS_PER_CALL, until - done)
+                state, losses, accuracies = take_steps(state, jnp.int32(done), jnp.int32(count))
+                storage.record(done, np.asarray(losses)[:, :count], np.asarray(accuracies)[:, :count])
                 done += count
-                said["loss"] = float(np.asarray(losses)[:, count - 1].mean())
-                advance(count, ", ".join(f"{name} {value:.3f}" for name, value in said.items()))
-            place.keep(done, state)
-            if monitor is not None and isinstance(found := monitor(state.parameters, done), Mapping):
-                said |= {str(name): float(value) for name, value in found.items()}
-    return place.finish()
+                numbers["loss"] = float(np.asarray(losses)[:, count - 1].mean())
+                advance(count, ", ".join(f"{name} {value:.3f}" for name, value in numbers.items()))
+            storage.keep(done, state)
+            if monitor is not None and isinstance(measured := monitor(state.parameters, done), Mapping):
+                numbers |= {str(name): float(value) for name, value in measured.items()}
+    return storage.finish()
 
 
 @dataclass(frozen=True)
-class _OnMesh(Placed):
-    """Runs over a mesh's axis "runs", the examples of a batch over "data"."""
+class _OnMesh(Placement):
+    """Runs split over a mesh's axis "runs", the examples of a batch over "data"."""
 
     mesh: Mesh
 
     @classmethod
     def of(cls, mesh: Mesh, runs: int, batch: int) -> "_OnMesh":
-        """Raises ValueError for other axes, or runs or examples that they do not divide."""
+        """Check that the mesh fits.
+
+        Raises:
+            ValueError: for other axes, or axes that do not divide the runs or the examples.
+        """
         sizes = {"runs": runs, "data": batch}
         known = set(mesh.axis_names) <= set(sizes) and mesh.axis_names
         if not known or any(sizes[str(axis)] % mesh.shape[axis] for axis in mesh.axis_names):
@@ -167,28 +169,29 @@ class _OnMesh(Placed):
         return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, P("data")))
 
 
-class _Place:
-    """Where training is kept: in memory, or in a directory that it can be taken up from.
+class _Storage:
+    """The checkpoints and metrics of a training, in memory and, if there is a directory, on disk.
 
-    `about.json` says which training it is; `parameters/STEP` and `state/STEP` are orbax checkpoints, of which the
-    newest state is kept; `curve/STEP.parquet` holds the metrics of the steps from STEP on.
+    `about.json` records which training it is; `parameters/STEP` and `state/STEP` are orbax checkpoints, of which only
+    the newest state is kept; `curve/STEP.parquet` holds the metrics of the steps from STEP on.
     """
 
-    def __init__(self, directory: Path | None, runs: Runs, wanted: tuple[int, ...]):
-        self.directory, self.runs, self.wanted = directory, runs, wanted
+    def __init__(self, directory: Path | None, runs: Runs, checkpoints: tuple[int, ...]):
+        self.directory, self.runs, self.checkpoints = directory, runs, checkpoints
         self.kept: dict[int, Any] = {}
         self.rows: dict[int, pd.DataFrame] = {}
 
     def resume(self, fresh: State) -> tuple[State, int]:
-        """The newest state and the steps it has behind it; `fresh` and 0 where there is none."""
+        """Return the newest state and its step; `fresh` and 0 if the directory holds none."""
         if self.directory is None:
             return fresh, 0
         self._claim()
         states = steps_in(self.directory / "state")
         if not states:
-            for part in ("parameters", "curve"):
-                shutil.rmtree(self.directory / part, ignore_errors=True)
+            for folder in ("parameters", "curve"):
+                shutil.rmtree(self.directory / folder, ignore_errors=True)
             return fresh, 0
+        # The state is written last: parameters and metrics of later steps are leftovers of a killed run.
         done = states[-1]
         state = restore(self.directory / "state" / str(done), fresh)
         for step in steps_in(self.directory / "parameters"):
@@ -203,8 +206,12 @@ class _Place:
                 path.unlink()
         return state, done
 
-    def record(self, first: int, losses: np.ndarray, rights: np.ndarray) -> None:
-        """Metrics of some steps, `[R,n]`."""
+    def record(self, first: int, losses: np.ndarray, accuracies: np.ndarray) -> None:
+        """Store the metrics `[R,n]` of the n steps from `first` on.
+
+        Raises:
+            FloatingPointError: for a loss that is not finite.
+        """
         if not np.isfinite(losses).all():
             run, at = np.argwhere(~np.isfinite(losses))[0]
             raise FloatingPointError(
@@ -213,7 +220,7 @@ class _Place:
             )
         R, n = losses.shape
         step, run = np.meshgrid(np.arange(first, first + n), np.arange(R), indexing="ij")
-        columns = {"step": step, "run": run, "loss": losses.T, "accuracy": rights.T}
+        columns = {"step": step, "run": run, "loss": losses.T, "accuracy": accuracies.T}
         frame = pd.DataFrame({name: values.reshape(-1) for name, values in columns.items()})
         self.rows[first] = frame
         if self.directory is not None:
@@ -221,7 +228,7 @@ class _Place:
             write_atomically(path, lambda file: frame.to_parquet(file, index=False))
 
     def keep(self, done: int, state: State) -> None:
-        """Parameters of a checkpoint; on disk the state as well, in place of an older one."""
+        """Store the parameters of a checkpoint, and on disk the state in place of the older one."""
         if done in self.kept:
             return
         self.kept[done] = jax.tree.map(jnp.copy, state.parameters)
@@ -233,7 +240,8 @@ class _Place:
             shutil.rmtree(self.directory / "state" / str(older))
 
     def finish(self) -> Trained:
-        steps = tuple(step for step in sorted(self.kept) if step in self.wanted)
+        """Return everything stored as a result."""
+        steps = tuple(step for step in sorted(self.kept) if step in self.checkpoints)
         curve = pd.concat([self.rows[first] for first in sorted(self.rows)], ignore_index=True)
         return Trained(self.runs, steps, tuple(self.kept[step] for step in steps), curve)
 

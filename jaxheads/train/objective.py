@@ -1,4 +1,7 @@
-"""What is minimised: cross-entropy at the scored positions, of classes, or between texts and images."""
+"""The loss that the lab minimises: cross-entropy at the scored positions, of classes, or between texts and images.
+
+Dimension key: B examples, T positions.
+"""
 
 from typing import Any, Protocol
 
@@ -12,10 +15,10 @@ from ..models.sites import SiteEdit
 
 
 class Sample(Protocol):
-    """What a step sees; `jaxheads.data.tasks.Sample` is one.
+    """The data of one training step, such as `jaxheads.data.tasks.Sample`.
 
     `targets` are int `[B,T]` (the token that each position's output should give), `[B]` (classes), or None (the i-th
-    text belongs to the i-th image); `weights`, of the same shape, are 0 where nothing is scored.
+    text belongs to the i-th image); `weights` have the shape of `targets` and are 0 at positions that are not scored.
     """
 
     @property
@@ -27,31 +30,34 @@ class Sample(Protocol):
 
 
 class Task(Protocol):
-    """What the lab needs of a task."""
+    """The interface of a task that the lab can train on."""
 
     @property
     def name(self) -> str: ...
     def sample(self, key: Array, examples: int) -> Any:
-        """A `Sample`; pure JAX: the same key, the same sample."""
+        """Draw a `Sample`; pure JAX: a key decides its sample."""
         ...
 
 
 def scores(network: Network, sample: Sample, edits: tuple[SiteEdit, ...] = ()) -> tuple[Array, Array]:
-    """Mean loss in nats, and accuracy, over what is scored; two numbers, float32."""
-    loss_BT, right_BT, weight_BT = each(network, sample, edits)
+    """Return the mean loss in nats and the accuracy over everything scored; two float32 numbers."""
+    loss_BT, hit_BT, weight_BT = each(network, sample, edits)
     total = jnp.maximum(weight_BT.sum(), 1e-9)
-    return (loss_BT * weight_BT).sum() / total, (right_BT * weight_BT).sum() / total
+    return (loss_BT * weight_BT).sum() / total, (hit_BT * weight_BT).sum() / total
 
 
 def each(network: Network, sample: Sample, edits: tuple[SiteEdit, ...] = ()) -> tuple[Array, Array, Array]:
-    """Of each scored thing: its loss, whether the best guess is right, and its weight; float32 of one shape."""
+    """Return loss, hit (1 if the best guess is right) and weight of each prediction; three float32 arrays of one shape.
+
+    The shape is that of the targets, or `[2,B]` for texts and images: images to texts, texts to images.
+    """
     output = network.output(forward(network, sample.batch, edits)[0], sample.batch).astype(jnp.float32)
     if sample.targets is None:
         right = jnp.arange(len(output))
-        both = jnp.stack([output, output.T])  # images to texts, texts to images
+        both = jnp.stack([output, output.T])
         loss_2B = -jnp.take_along_axis(jax.nn.log_softmax(both), right[None, :, None], axis=2)[..., 0]
-        hits_2B = (both.argmax(axis=-1) == right[None, :]).astype(jnp.float32)
-        return loss_2B, hits_2B, jnp.ones_like(loss_2B)
+        hit_2B = (both.argmax(axis=-1) == right[None, :]).astype(jnp.float32)
+        return loss_2B, hit_2B, jnp.ones_like(loss_2B)
     assert sample.weights is not None
     loss = -jnp.take_along_axis(jax.nn.log_softmax(output), sample.targets[..., None], axis=-1)[..., 0]
     return loss, (output.argmax(axis=-1) == sample.targets).astype(jnp.float32), sample.weights.astype(jnp.float32)

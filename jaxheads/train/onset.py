@@ -1,4 +1,4 @@
-"""When a skill sets in, in which order skills do, and where a curve changes phase.
+"""Onset of a skill, order of onsets, and phase change of a curve.
 
 Dimension key: C checkpoints, R runs, K skills.
 """
@@ -14,19 +14,20 @@ Floats = NDArray[np.float64]
 
 
 def onset(steps: ArrayLike, curve: ArrayLike, *, share: float = 0.5, lasting: int = 2, least: float = 0.0) -> Floats:
-    """The step at which each run's curve first reaches `share` of the way from its first to its best value and stays
-    above for `lasting` checkpoints; between two checkpoints by linear interpolation in log (1 + step).
+    """Return the step at which each run's curve has risen by `share` for good, `[R]`.
 
-    NaN where the way is not longer than `least`: a curve that hardly moves has no onset, whatever its noise does.
+    The rise is that from the curve's first to its best value. It counts once the curve stays above the threshold for
+    `lasting` checkpoints; the step between two checkpoints is interpolated linearly in log (1 + step). A curve that
+    rises by `least` or less has no onset (NaN): its noise would decide it.
 
     Args:
-        curve: `[C,R]`, growing as the skill does (give a loss its sign).
+        curve: `[C,R]`, growing as the skill does (negate a loss).
 
     Raises:
         ValueError: for shapes that do not fit, or steps that do not grow.
     """
     at, x = _checked(steps, curve)
-    found = np.full(x.shape[1], np.nan)
+    onsets = np.full(x.shape[1], np.nan)
     for run, y in enumerate(x.T):
         low, high = y[0], y.max()
         if high - low <= least:
@@ -35,22 +36,27 @@ def onset(steps: ArrayLike, curve: ArrayLike, *, share: float = 0.5, lasting: in
         above = y >= threshold
         for first in np.flatnonzero(above):
             if above[first : first + lasting].all():
-                found[run] = _crossing(at, y, int(first), threshold)
+                onsets[run] = _crossing(at, y, int(first), threshold)
                 break
-    return found
+    return onsets
 
 
 def _crossing(at: Floats, y: Floats, first: int, threshold: float) -> float:
     if first == 0:
         return float(at[0])
     before, after = np.log1p(at[first - 1 : first + 1])
-    part = (threshold - y[first - 1]) / (y[first] - y[first - 1])
-    return float(np.expm1(before + part * (after - before)))
+    fraction = (threshold - y[first - 1]) / (y[first] - y[first - 1])
+    return float(np.expm1(before + fraction * (after - before)))
 
 
 class PhaseChange(NamedTuple):
-    """Where each run's curve falls fastest per log step, `[R]` each: the step, where the fall begins and ends (a tenth
-    and nine tenths of it), and its depth as a share of all that the curve falls. NaN where it does not fall."""
+    """The steepest fall of each run's curve per log step, `[R]` each; NaN for a curve that does not fall.
+
+    Attributes:
+        step: the middle of the steepest step.
+        begins, ends: the steps at which a tenth and nine tenths of the fall are done.
+        depth: the fall as a share of all that the curve falls.
+    """
 
     step: Floats
     begins: Floats
@@ -59,14 +65,14 @@ class PhaseChange(NamedTuple):
 
 
 def phase_change(steps: ArrayLike, loss: ArrayLike) -> PhaseChange:
-    """The steepest monotone fall of a loss `[C,R]`: the longest stretch about the steepest step in log (1 + step)
-    through which it keeps falling by at least a quarter of that slope.
+    """Find the steepest monotone fall of each run's loss, `[C,R]`.
 
-    A loss that falls at an even pace has depth 1 over the whole of training: look at `begins` and `ends`.
+    It is the longest stretch about the steepest step in log (1 + step) whose slope stays at least a quarter of the
+    steepest. A loss that falls evenly has depth 1 over the whole of training: look at `begins` and `ends`.
     """
     at, x = _checked(steps, loss)
     log = np.log1p(at)
-    found = np.full((4, x.shape[1]), np.nan)
+    changes = np.full((4, x.shape[1]), np.nan)
     for run, y in enumerate(x.T):
         slope = -np.diff(y) / np.diff(log)
         whole = y[0] - y.min()
@@ -79,24 +85,23 @@ def phase_change(steps: ArrayLike, loss: ArrayLike) -> PhaseChange:
         while last < len(slope) - 1 and slope[last + 1] >= slope[steepest] / 4:
             last += 1
         fall = y[first] - y[last + 1]
-        tenth, most = (
-            np.expm1(np.interp(-(y[first] - part * fall), -y[first : last + 2], log[first : last + 2]))
-            for part in (0.1, 0.9)
+        begins, ends = (
+            np.expm1(np.interp(-(y[first] - fraction * fall), -y[first : last + 2], log[first : last + 2]))
+            for fraction in (0.1, 0.9)
         )
         middle = np.expm1((log[steepest] + log[steepest + 1]) / 2)
-        found[:, run] = middle, tenth, most, fall / whole
-    return PhaseChange(*found)
+        changes[:, run] = middle, begins, ends, fall / whole
+    return PhaseChange(*changes)
 
 
 def order(onsets: Mapping[str, ArrayLike]) -> pd.DataFrame:
-    """In which order skills set in, over runs.
+    """Tabulate the share of runs in which the row's skill sets in before the column's.
 
     Args:
-        onsets: by skill `[R]`, from `onset`; NaN for a run in which it never does.
+        onsets: by skill `[R]`, from `onset`; NaN for a run without that skill.
 
     Returns:
-        A row and a column a skill: the share of runs in which the row's sets in before the column's, of those where
-        both do (NaN where none has both; a tie counts half).
+        A row and a column for each skill. Only runs with both skills count, a tie counts half; NaN if no run has both.
     """
     names = list(onsets)
     x = {name: np.asarray(value, np.float64) for name, value in onsets.items()}

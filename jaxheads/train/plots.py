@@ -1,11 +1,13 @@
 """Pictures of training: curves over log steps, one line a run."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def evolution(
@@ -15,14 +17,16 @@ def evolution(
     lines: Mapping[str, Mapping[str, float]] | None = None,
     onsets: Mapping[str, ArrayLike] | None = None,
     together: Sequence[Sequence[str]] | None = None,
-) -> Figure:
-    """A panel for each group of curves `[C,R]`: thin lines are runs, the thick one their median.
+) -> "Figure":
+    """Draw a panel for each group of curves `[C,R]`: thin lines are runs, the thick line is their median.
 
     Args:
-        lines: by curve, named levels to draw across: anchors of the task.
-        onsets: by curve, steps to mark (NaN: none).
-        together: which curves share a panel; each has its own when left out.
+        lines: by curve, named levels to draw across, such as a task's anchors.
+        onsets: by curve, steps to mark; NaN is not drawn.
+        together: groups of curves that share a panel; by default each curve has its own.
     """
+    from matplotlib.figure import Figure
+
     at = 1 + np.asarray(steps)
     groups = [[name] for name in curves] if together is None else together
     figure = Figure(figsize=(4.5 * len(groups), 3.5), layout="constrained")

@@ -96,11 +96,11 @@ def test_corruption_puts_three_unrelated_names(prompts: IOIPrompts, tokenizer: P
 
 
 def test_the_seed_decides(tokenizer: PreTrainedTokenizerFast):
-    one, two, other = (ioi_prompts(tokenizer, examples=5, seed=seed, bos=False) for seed in (3, 3, 4))
-    assert one.texts == two.texts
-    assert one.texts != other.texts
-    assert one.corrupted(1).texts == two.corrupted(1).texts
-    assert one.corrupted(1).texts != one.corrupted(2).texts
+    first, again, other = (ioi_prompts(tokenizer, examples=5, seed=seed, bos=False) for seed in (3, 3, 4))
+    assert first.texts == again.texts
+    assert first.texts != other.texts
+    assert first.corrupted(1).texts == again.corrupted(1).texts
+    assert first.corrupted(1).texts != first.corrupted(2).texts
 
 
 def test_only_single_tokens_are_used():

@@ -6,10 +6,10 @@ from jaxheads.data import passages
 
 
 def test_the_packaged_passages_are_64_short_different_ones():
-    found = passages()
-    assert len(found) == len(set(found)) == 64
-    assert all(50 <= len(passage.split()) <= 80 for passage in found)
-    assert not any("\n" in passage for passage in found)
+    texts = passages()
+    assert len(texts) == len(set(texts)) == 64
+    assert all(50 <= len(passage.split()) <= 80 for passage in texts)
+    assert not any("\n" in passage for passage in texts)
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])

@@ -39,8 +39,8 @@ def test_every_token_is_in_one_window(adds_bos: bool):
     assert [len(batch) for batch in batches][:-1] == [2] * (len(batches) - 1)
     rows = [np.asarray(b.tokens[i])[np.asarray(b.mask[i])] for b in batches for i in range(len(b))]
     assert all((row[0] == 0) == adds_bos for row in rows)
-    told = np.concatenate([row[int(adds_bos) :] for row in rows])
-    assert "".join(chr(96 + token) for token in told) == "".join(texts)
+    tokens = np.concatenate([row[int(adds_bos) :] for row in rows])
+    assert "".join(chr(96 + token) for token in tokens) == "".join(texts)
     assert min(len(row) for row in rows) >= 2
 
 

@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import jaxheads as jh
-from jaxheads.models.loading import open_checkpoint
+from jaxheads.models.loading.sources import open_checkpoint
 
 from ..models.huggingface import assert_close
 from ..models.specs import SPECS

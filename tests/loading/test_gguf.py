@@ -9,8 +9,8 @@ from gguf.quants import dequantize, quantize
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from jaxheads.models.loading import open_checkpoint
 from jaxheads.models.loading.gguf_rope import LLAMA3
+from jaxheads.models.loading.sources import open_checkpoint
 
 HIDDEN, HEADS, KV_HEADS, HEAD, MLP, VOCABULARY, LAYERS = 64, 4, 2, 16, 96, 32, 2
 NAMES = {

@@ -11,7 +11,7 @@ from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter
 from gguf.tensor_mapping import get_tensor_name_map
 
 import jaxheads as jh
-from jaxheads.models.loading import open_checkpoint
+from jaxheads.models.loading.sources import open_checkpoint
 
 SIZES = {
     "vocab_size": 32,

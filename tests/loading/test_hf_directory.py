@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jaxheads.models.loading import open_checkpoint
+from jaxheads.models.loading.sources import open_checkpoint
 
 A = np.arange(6, dtype=np.float32).reshape(2, 3)
 B = np.arange(4).astype(ml_dtypes.bfloat16)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jaxheads.models.loading import hub, open_checkpoint
 from jaxheads.models.loading.hub import hub_checkpoint
+from jaxheads.models.loading.sources import open_checkpoint
 
 
 class ConnectError(Exception):
@@ -63,7 +63,7 @@ def test_a_refusing_hub_leaves_the_cache(cache, monkeypatch):
     def refuse(*_args, **_kwargs):
         raise ConnectError("Name or service not known")
 
-    monkeypatch.setattr(hub.HfApi, "model_info", refuse)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
     assert hub_checkpoint("owner/toy", cache_dir=cache).config["value"] == 2.0
     with pytest.raises(FileNotFoundError, match="ConnectError: Name or service not known"):
         hub_checkpoint("owner/other", cache_dir=cache)
@@ -104,8 +104,8 @@ def test_one_format_of_the_weights_is_fetched(monkeypatch, tmp_path, there, want
         save_file({"w": np.zeros(1, np.float32)}, tmp_path / "model.safetensors")
         return str(tmp_path)
 
-    monkeypatch.setattr(hub.HfApi, "model_info", lambda *_args, **_kwargs: Info)
-    monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_args, **_kwargs: Info)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     hub_checkpoint("owner/toy")
     assert wanted in asked["patterns"]
     assert "config.json" in asked["patterns"]

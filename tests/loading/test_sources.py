@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from jaxheads.models.loading import open_checkpoint
+from jaxheads.models.loading.sources import open_checkpoint
 from jaxheads.models.loading.zoo import ZOO
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
-from jaxheads.models.loading import Checkpoint, open_checkpoint
+from jaxheads.models.loading.checkpoint import Checkpoint
+from jaxheads.models.loading.sources import open_checkpoint
 
 pytestmark = pytest.mark.weights
 

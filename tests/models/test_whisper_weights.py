@@ -13,7 +13,8 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 import jaxheads as jh
 from jaxheads.models.inputs.audio import RATE
-from jaxheads.models.loading import Checkpoint, open_checkpoint
+from jaxheads.models.loading.checkpoint import Checkpoint
+from jaxheads.models.loading.sources import open_checkpoint
 
 from .huggingface import TOLERANCE
 

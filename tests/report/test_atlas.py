@@ -77,7 +77,7 @@ def made(decoder: jh.Model, text: Path) -> Atlas:
 
 
 def test_a_decoder_is_asked_everything(made: Atlas):
-    assert [question.name for question in made.asked] == ["prose_loss", "repeat_loss", "ioi_logit_difference"]
+    assert [question.name for question in made.ablations] == ["prose_loss", "repeat_loss", "ioi_logit_difference"]
     assert made.left_out == ()
     assert made.table.frame.index.names == ["stack", "layer", "head"]
     assert len(made.table.frame) == 4
@@ -92,20 +92,20 @@ def test_random_heads_earn_no_role(made: Atlas):
 
 
 def test_its_effects_are_those_of_ablate(made: Atlas, decoder: jh.Model):
-    question = made.asked[1]
+    question = made.ablations[1]
     table = jh.ablate(decoder, question.batch, question.objective, "mean")
     np.testing.assert_array_equal(made.effects[1].per_example, table.per_example)
     np.testing.assert_array_equal(made.table.grid("repeat_loss"), table.values)
 
 
 def test_repeats_are_scored_on_their_second_half_only(made: Atlas, decoder: jh.Model):
-    batch = made.asked[1].batch
-    reads = made.asked[1].objective.reads(decoder, batch)
+    batch = made.ablations[1].batch
+    reads = made.ablations[1].objective.reads(decoder, batch)
     assert reads.target is not None
     assert reads.weight is not None
     for example in range(3):
-        said = np.asarray(batch.tokens)[example][np.asarray(batch.mask)[example]]
-        segment = said[len(said) % 2 :][len(said) // 2 :]
+        real = np.asarray(batch.tokens)[example][np.asarray(batch.mask)[example]]
+        segment = real[len(real) % 2 :][len(real) // 2 :]
         np.testing.assert_array_equal(np.asarray(reads.target)[example][np.asarray(reads.weight)[example] > 0], segment)
 
 
@@ -117,12 +117,12 @@ def test_every_token_of_the_text_is_measured_once(decoder: jh.Model, text: Path)
 
 
 def test_an_encoder_leaves_out_what_needs_a_decoder(encoder: jh.Model, text: Path, tmp_path: Path):
-    found = atlas(encoder, text=text, examples=3, measured=8)
-    assert found.asked == ()
-    assert "small encoder has no language-model head" in found.left_out[0]
-    assert "next_token" in found.table.metrics
-    assert not {"prose_loss", "repeat_loss"} & set(found.table.frame.columns)
-    found.save(tmp_path)
+    result = atlas(encoder, text=text, examples=3, measured=8)
+    assert result.ablations == ()
+    assert "small encoder has no language-model head" in result.left_out[0]
+    assert "next_token" in result.table.metrics
+    assert not {"prose_loss", "repeat_loss"} & set(result.table.frame.columns)
+    result.save(tmp_path)
     assert "## Left out" in (tmp_path / "summary.md").read_text()
     assert not (tmp_path / "effects.png").exists()
 
@@ -196,9 +196,9 @@ def test_an_error_is_one_line(command: list[str], message: str, tmp_path: Path, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "_keep_compilations", lambda: None)
     assert cli.main(command) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("jaxheads: ")
-    assert message in said
+    message_line = capsys.readouterr().err
+    assert message_line.startswith("jaxheads: ")
+    assert message in message_line
     assert not list(tmp_path.iterdir()), "nothing is written for a model that is not there"
 
 

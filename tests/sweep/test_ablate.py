@@ -1,5 +1,7 @@
 """The fast sweep equals the slow one; what a table of ablations holds; what is refused."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -8,8 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import jaxheads as jh
-from jaxheads.sweep.exact.replacement import METHODS
-from jaxheads.sweep.exact.values import choose_donors
+from jaxheads.sweep.exact.replacement import METHODS, FixedValues, HeadValues, choose_donors
 
 from ..models.huggingface import VOCABULARY, alone, assert_close, pair, random_batch, small_model
 from ..models.specs import SPECS
@@ -174,13 +175,13 @@ def test_what_is_not_finite_is_named_and_left_out(monkeypatch: pytest.MonkeyPatc
     model, batch = small_model("gpt2"), random_batch((5, 4))
     sound = jh.ablate(model, batch, jh.loss(), "zero")
 
-    def overflowing(*arguments: Any) -> Any:
-        fixed = zeros(*arguments)
-        return type(fixed)(fixed.values.at[1, :, 2].set(np.inf), fixed.index)
+    original = FixedValues.of
 
-    from jaxheads.sweep.exact.values import zeros
+    def overflowing(self: FixedValues, chunk: Any) -> Iterator[HeadValues]:
+        for values in original(self, chunk):
+            yield replace(values, values=values.values.at[1, :, 2].set(np.inf))
 
-    monkeypatch.setattr("jaxheads.sweep.exact.replacement.zeros", overflowing)
+    monkeypatch.setattr(FixedValues, "of", overflowing)
     table = jh.ablate(model, batch, jh.loss(), "zero")
     assert table.provenance["not_finite"] == [{"column": "effect", "example": e, "layer": 1, "head": 2} for e in (0, 1)]
     assert table.per_example is not None

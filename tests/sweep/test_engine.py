@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 
 import jaxheads as jh
-from jaxheads.execution.batching import Chunks, choose_chunks
+from jaxheads.execution.batching import Chunks, equal_chunks
 from jaxheads.models.inputs.axes import TOKENS
 from jaxheads.objectives import Reads
-from jaxheads.sweep.exact.engine import Cells, Site, UneditedRun, edited, run_unedited
-from jaxheads.sweep.exact.plan import Sizes, bucket, first_columns
-from jaxheads.sweep.exact.values import Bank
+from jaxheads.sweep.cached_run import start_column
+from jaxheads.sweep.exact.engine import EditedCopies, Site, UneditedRun, edited, run_unedited
+from jaxheads.sweep.exact.plan import first_columns
+from jaxheads.sweep.exact.replacement import HeadValues
 
 from ..models.huggingface import VOCABULARY, assert_close, random_batch, small_model
 from . import naive
@@ -35,12 +36,14 @@ def replaced(model: jh.Model, batch: jh.Batch, reads: Reads, clean: UneditedRun,
     """The objective `[N,B]` with each head of a layer replaced by something random, but always the same."""
     stack = model.stack()
     shape = (stack.layers, 1, stack.heads, stack.head_size)
-    bank = Bank(jax.random.normal(jax.random.key(0), shape), jnp.zeros(batch.tokens.shape, int))
+    values = HeadValues(jax.random.normal(jax.random.key(0), shape), jnp.zeros(batch.tokens.shape, int))
     heads = np.zeros((stack.heads, stack.layers, stack.heads), bool)
     heads[:, layer] = np.eye(stack.heads, dtype=bool)
-    cells = Cells(jnp.asarray(heads), jnp.full(stack.heads, -1))
+    copies = EditedCopies(jnp.asarray(heads), jnp.full(stack.heads, -1))
     site = Site(stack.name, "z")
-    return np.asarray(edited(model.network, batch, reads, clean, bank, cells, layer, site=site, value=OBJECTIVE.value))
+    return np.asarray(
+        edited(model.network, batch, reads, clean, values, copies, layer, site=site, value=OBJECTIVE.value)
+    )
 
 
 @pytest.mark.parametrize("layer", [0, 1])
@@ -130,7 +133,7 @@ def test_the_smallest_memory_still_does():
 def test_pieces_fit_the_memory_they_are_given(memory: int, objective: Any):
     model, batch = small_model("llama"), random_batch((9,) * 40)
     plan = jh.plan(jh.ablate, model, batch, objective, "zero", memory=memory)
-    stack, chunks = model.stack(), plan.pieces
+    stack, chunks = model.stack(), plan.chunks
     assert 1 <= chunks.examples <= 40
     assert 1 <= chunks.copies <= stack.heads
     copies = chunks.examples * chunks.copies
@@ -142,27 +145,37 @@ def test_pieces_fit_the_memory_they_are_given(memory: int, objective: Any):
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(
     examples=st.integers(1, 50),
+    copies=st.integers(1, 9),
     data=st.integers(1, 4),
     questions=st.integers(1, 4),
-    memory=st.sampled_from([1, 1 << 22]),
+    memory=st.integers(1, 1 << 22),
 )
-def test_pieces_can_be_split_over_devices(examples: int, data: int, questions: int, memory: int):
-    model, batch = small_model("llama"), random_batch((9,))
-    steps = jh.plan(jh.ablate, model, batch, jh.loss(), "zero").steps
-    sizes = Sizes.of(model, model.stack(), batch, jh.loss().reads(model, batch))
-    chunks = choose_chunks(sizes, steps, examples, memory=memory, multiples=(data, questions))
-    assert chunks.examples % data == 0
+def test_chunks_fit_and_can_be_split_over_devices(examples: int, copies: int, data: int, questions: int, memory: int):
+    chunks = Chunks.fitting(
+        examples,
+        copies,
+        tokens=9,
+        example_bytes=5_000,
+        copy_bytes=7_000,
+        memory=memory,
+        multiples=(data, questions),
+    )
+    assert chunks.examples % data == chunks.copies % questions == 0
     for pieces, multiple, count in (
-        (list(chunks.example_pieces(examples)), data, examples), (list(chunks.copy_pieces(4)), questions, 4)
-    ):  # fmt: skip
+        (list(chunks.example_chunks(examples)), data, examples),
+        (list(chunks.copy_chunks(copies)), questions, copies),
+    ):
         assert all(len(piece) % multiple == 0 for piece in pieces)
         assert np.unique(np.concatenate(pieces)).tolist() == list(range(count))
     assert chunks.fewer(chunks.copies) % questions == 0
+    each, together = chunks.examples // data, chunks.copies // questions
+    assert each * together == 1 or each * (5_000 + together * 7_000) <= memory
+    assert (each, together) > (1, 1) or examples <= data or memory < 2 * 12_000
 
 
 @pytest.mark.parametrize(("size", "count"), [(1, 1), (3, 7), (4, 4), (5, 3)])
 def test_pieces_cover_all_and_have_one_length(size: int, count: int):
-    for pieces in (list(Chunks(size, size).example_pieces(count)), list(Chunks(size, size).copy_pieces(count))):
+    for pieces in (list(equal_chunks(count, size)), list(Chunks(size, size).copy_chunks(count))):
         assert len({len(piece) for piece in pieces}) == 1
         assert max(map(len, pieces)) <= size
         assert np.unique(np.concatenate(pieces)).tolist() == list(range(count))
@@ -211,7 +224,7 @@ def test_other_errors_of_the_device_are_not_taken_for_want_of_memory(monkeypatch
 def test_a_plan_says_what_a_sweep_costs():
     """The small Llama: 2 layers, width 24, 4 heads of 6 (2 key/value heads), MLP 40, 37 tokens; T = 5, 3 examples."""
     model = small_model("llama")
-    plan = jh.plan(jh.ablate, model, BATCH, OBJECTIVE, "zero")
+    plan: Any = jh.plan(jh.ablate, model, BATCH, OBJECTIVE, "zero")
     queries, keys_values, attention, output, mlp = 2 * 24 * 24, 2 * 24 * 24, 4 * 24 * 5, 2 * 24 * 24, 6 * 24 * 40
     layer, logits = queries + keys_values + attention + output + mlp, 2 * 24 * 37
     write, two = output + mlp, 2 * 24 * 2
@@ -220,7 +233,7 @@ def test_a_plan_says_what_a_sweep_costs():
     assert plan.cost().flops == 3 * (5 * 2 * layer + two + 4 * (first + last))
     assert plan.cost().whole == 3 * 5 * (2 * layer + logits) * 9
     assert jh.plan(jh.ablate, model, BATCH, OBJECTIVE).cost().flops == plan.cost().flops + 3 * (5 * 2 * layer + two)
-    assert plan.cost().bytes > plan.sizes.weights
+    assert plan.cost().bytes > plan.costs.weights
     assert plan.cost().seconds(1e9) == plan.cost().flops / 1e9
     assert jh.plan(jh.ablate, model, BATCH, OBJECTIVE, "zero", sets={"a": [(0, 1), (1, 2)]}).cost().flops > 0
 
@@ -229,21 +242,22 @@ def test_planning_runs_nothing(monkeypatch: pytest.MonkeyPatch):
     def no(*_: Any, **__: Any) -> Any:
         raise AssertionError("something was run")
 
-    for name in ("execute.edited", "execute.run_unedited", "stand_ins._sums", "stand_ins._all_z", "patch.other_run"):
-        monkeypatch.setattr(f"jaxheads.sweep.{name}", no)
+    for name in ("work.edited", "work.run_unedited", "replacement._sum_z", "replacement._run_z", "patch.run_other"):
+        monkeypatch.setattr(f"jaxheads.sweep.exact.{name}", no)
     model = small_model("gpt2")
     batch = random_batch((5, 5, 5))
     for method in ("zero", "mean", "resample"):
         jh.plan(jh.ablate, model, batch, jh.loss(), method)
     jh.plan(jh.patch, model, batch, random_batch((5, 5, 5), seed=1), jh.loss())
-    with pytest.raises(ValueError, match="only sweeps of the engine have a plan"):
-        jh.plan(jh.measure, model, batch)
+    for question in (jh.measure, jh.interactions, jh.circuit):
+        with pytest.raises(TypeError, match=f"{question.__name__} has no plan"):
+            jh.plan(question, model, batch)  # type: ignore[arg-type]  # refused by its type, too
 
 
 def test_first_columns_are_the_earliest_of_any_example():
     batch = random_batch((8, 3), "left")
-    np.testing.assert_array_equal(first_columns(TOKENS.of(batch), True), bucket(np.arange(8), 8))
+    np.testing.assert_array_equal(first_columns(TOKENS.of(batch), True), start_column(np.arange(8), 8))
     alone = batch.take([1])
     np.testing.assert_array_equal(first_columns(TOKENS.of(alone), True)[:3], [4, 4, 4])
     assert not first_columns(TOKENS.of(batch), False).any()
-    assert len(set(bucket(np.arange(1000), 1000).tolist())) <= 4
+    assert len(set(start_column(np.arange(1000), 1000).tolist())) <= 4

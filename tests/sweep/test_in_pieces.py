@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import jaxheads as jh
-from jaxheads.sweep.circuits import edge_work as edge_pieces
+from jaxheads.sweep.circuits import work as edge_pieces
 from jaxheads.sweep.gradients import estimators as slopes
 from jaxheads.sweep.gradients import importance
 from jaxheads.sweep.path_patching import paths

@@ -20,9 +20,15 @@ def main(directory: str, step: str = "-1") -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     done = train(
-        CONFIG, Counting(), 12, runs=grid([0, 1], rate=[1e-2]), batch=4, checkpoints=(0, 3, 7, 12),
-        directory=directory, monitor=monitor,
-    )  # fmt: skip
+        CONFIG,
+        Counting(),
+        12,
+        runs=grid([0, 1], rate=[1e-2]),
+        batch=4,
+        checkpoints=(0, 3, 7, 12),
+        directory=directory,
+        monitor=monitor,
+    )
     import jax
 
     leaves = [np.asarray(leaf) for kept in done.kept for leaf in jax.tree.leaves(kept)]

@@ -35,9 +35,9 @@ def alike(model: jh.Model) -> jh.Model:
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_it_is_that_of_the_table(family: str, kind: str):
     model, batch = small_model(family), random_batch((6, 6, 6))
-    found = disagreement(model.network, batch, kind)
-    assert_close(found, jh.compare_heads(model, batch, kind).disagreement())
-    assert np.asarray(found).shape == (2,)
+    values = disagreement(model.network, batch, kind)
+    assert_close(values, jh.compare_heads(model, batch, kind).disagreement())
+    assert np.asarray(values).shape == (2,)
 
 
 def test_heads_that_are_alike():
@@ -50,15 +50,15 @@ def test_training_by_it_makes_heads_differ():
     """The same seeds with λ = 0 and 3; the loss that is recorded has no penalty in it, and λ = 0 changes nothing."""
     runs = grid(range(2), rate=[1e-2], disagreement=[0.0, 3.0])
     options: dict[str, Any] = {"batch": 8, "checkpoints": [40], "init_scale": 3.0}
-    made = train(CONFIG, Counting(), 40, runs=runs, penalty=li_penalty("outputs"), **options)
+    penalised = train(CONFIG, Counting(), 40, runs=runs, penalty=li_penalty("outputs"), **options)
     batch = Counting().sample(jax.random.key(9), 16).batch
-    found = np.array([disagreement(made.model(run).network, batch).mean() for run in range(4)]).reshape(2, 2)
-    assert (found[:, 1] > found[:, 0] + 0.02).all()
+    values = np.array([disagreement(penalised.model(run).network, batch).mean() for run in range(4)]).reshape(2, 2)
+    assert (values[:, 1] > values[:, 0] + 0.02).all()
     plain = train(CONFIG, Counting(), 40, runs=grid(range(2), rate=[1e-2]), **options)
-    ours = made.curve.set_index(["run", "step"])["loss"]
-    theirs = plain.curve.set_index(["run", "step"])["loss"]
-    assert_close(ours.loc[0].to_numpy(), theirs.loc[0].to_numpy())
-    assert_close(ours.loc[1].to_numpy()[0], theirs.loc[0].to_numpy()[0])  # before the first step
+    penalised_loss = penalised.curve.set_index(["run", "step"])["loss"]
+    plain_loss = plain.curve.set_index(["run", "step"])["loss"]
+    assert_close(penalised_loss.loc[0].to_numpy(), plain_loss.loc[0].to_numpy())
+    assert_close(penalised_loss.loc[1].to_numpy()[0], plain_loss.loc[0].to_numpy()[0])  # before the first step
 
 
 def test_what_is_no_kind_and_no_price_is_refused():

@@ -35,22 +35,22 @@ def test_gates_in_closed_form():
 
 @pytest.fixture(scope="module")
 def trained() -> jh.Model:
-    made = train(CONFIG, Counting(), 120, runs=grid([0], rate=[1e-2]), batch=16, init_scale=3.0, checkpoints=(120,))
-    return made.model()
+    result = train(CONFIG, Counting(), 120, runs=grid([0], rate=[1e-2]), batch=16, init_scale=3.0, checkpoints=(120,))
+    return result.model()
 
 
 def test_a_higher_price_closes_more_gates(trained: jh.Model):
-    found = learn_gates(trained, Counting(), 150, strengths=(0.0, 0.05, 20.0), batch=16, gate_rate=0.1)
-    alive = found.alive()["decoder"]
+    gated = learn_gates(trained, Counting(), 150, strengths=(0.0, 0.05, 20.0), batch=16, gate_rate=0.1)
+    alive = gated.alive()["decoder"]
     assert alive[0] == 4
     assert alive[0] >= alive[1] >= alive[2] == 0
-    assert found.losses[0] < found.losses[2]
+    assert gated.losses[0] < gated.losses[2]
     sample = Counting().sample(jax.random.key(5), 16)
-    network = found.network(1)
-    kept = remove_heads(jh.Model(network), found.gates(1)["decoder"], sample.batch) if alive[1] else None
-    if kept is not None:
-        edits = (jh.gate(jh.Model(network), found.gates(1)["decoder"]),)
-        assert_close(scores(kept.network, sample)[0], scores(network, sample, edits)[0])
+    network = gated.network(1)
+    smaller = remove_heads(jh.Model(network), gated.gates(1)["decoder"], sample.batch) if alive[1] else None
+    if smaller is not None:
+        edits = (jh.gate(jh.Model(network), gated.gates(1)["decoder"]),)
+        assert_close(scores(smaller.network, sample)[0], scores(network, sample, edits)[0])
     with pytest.raises(ValueError, match="penalties from 0 up"):
         learn_gates(trained, Counting(), 5, strengths=(-1.0,))
 
@@ -108,15 +108,15 @@ def test_importance_is_the_slope_of_each_example():
     runs = Runs(CONFIG, Counting(), ({"seed": 0},), 4, init_scale=8.0)  # untrained: trained, there is no slope left
     model = runs.model(runs.start().parameters, 0)
     sample = Counting().sample(jax.random.key(5), 6)
-    found = np.asarray(head_importance(model.network, sample))
+    importance = np.asarray(head_importance(model.network, sample))
 
     def losses(gates_LN: jax.Array) -> jax.Array:
         loss_BT, _, weight_BT = each(model.network, sample, (jh.gate(model, gates_LN),))
         return (loss_BT * weight_BT).sum(axis=1) / weight_BT.sum(axis=1)
 
     slopes_BLN = jax.jacrev(losses)(jnp.ones((2, 2)))
-    assert_close(found, np.abs(slopes_BLN).mean(axis=0))
-    assert found.max() > 1e-2
+    assert_close(importance, np.abs(slopes_BLN).mean(axis=0))
+    assert importance.max() > 1e-2
 
 
 def test_pruning_in_three_orders(trained: jh.Model):
@@ -140,15 +140,15 @@ def test_merging_key_value_heads_that_are_alike_changes_nothing():
     model = small("llama").ours
     batch = jh.Batch(np.arange(14).reshape(2, 7) % 37)
     attention = model.network.stacks[0].blocks.attention
-    kept = {name: getattr(attention, name)[...] for name in ("W_K", "W_V")}
+    weights = {name: getattr(attention, name)[...] for name in ("W_K", "W_V")}
     try:
-        for name, value in kept.items():
+        for name, value in weights.items():
             getattr(attention, name)[...] = jnp.repeat(value[:, :, :1], 2, axis=2)
         merged = merge_kv_heads(model, np.zeros((2, 2), int))
         assert merged.stack().kv_heads == 1
         assert_close(jh.run(merged, batch).output, jh.run(model, batch).output)
     finally:
-        for name, value in kept.items():
+        for name, value in weights.items():
             getattr(attention, name)[...] = value
 
 
@@ -157,16 +157,16 @@ def test_merged_groups_may_lie_apart():
     model = small("gpt2").ours
     batch = jh.Batch(np.arange(14).reshape(2, 7) % 37)
     attention = model.network.stacks[0].blocks.attention
-    kept = {name: getattr(attention, name)[...] for name in ("W_K", "W_V", "b_K", "b_V")}
+    weights = {name: getattr(attention, name)[...] for name in ("W_K", "W_V", "b_K", "b_V")}
     try:
-        for name, value in kept.items():
+        for name, value in weights.items():
             axis = value.ndim - 2
             getattr(attention, name)[...] = jnp.take(value, jnp.array([0, 1, 0, 1]), axis=axis)
         merged = merge_kv_heads(model, [[0, 1, 0, 1]] * 2)
         assert merged.stack().kv_heads == 2
         assert_close(jh.run(merged, batch).output, jh.run(model, batch).output)
     finally:
-        for name, value in kept.items():
+        for name, value in weights.items():
             getattr(attention, name)[...] = value
     with pytest.raises(ValueError, match="must all have one size"):
         merge_kv_heads(model, [[0, 0, 0, 1]] * 2)

@@ -35,7 +35,7 @@ class Always:
 @pytest.mark.parametrize("name", KINDS)
 def test_it_trains(name: str):
     task = TASKS[name]
-    made = train(
+    trained = train(
         task.model_config(**KINDS[name]),
         Always(task),
         25,
@@ -43,5 +43,5 @@ def test_it_trains(name: str):
         batch=6,
         checkpoints=(25,),
     )
-    loss = made.curve["loss"].to_numpy()
+    loss = trained.curve["loss"].to_numpy()
     assert loss[-1] < 0.8 * loss[0], loss

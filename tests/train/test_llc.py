@@ -12,10 +12,10 @@ from .toy import CONFIG, Counting
 
 def of(power: int, dimensions: int, **options) -> float:
     start = {"w": jnp.zeros(dimensions)}
-    made = llc(
+    estimate = llc(
         lambda w, key: (w["w"] ** power).sum(), start, n=10_000, pull=0.0, chains=16, burn=2000, draws=8000, **options
     )
-    return made.value
+    return estimate.value
 
 
 @pytest.mark.parametrize(
@@ -29,19 +29,26 @@ def test_closed_forms(power: int, dimensions: int, step: float, expected: float)
 def test_only_what_may_move_is_counted():
     start = {"a": jnp.zeros(2), "b": jnp.zeros(3)}
     moving = {"a": jnp.zeros(2), "b": jnp.ones(3)}
-    made = llc(
-        lambda w, key: (w["a"] ** 2).sum() + (w["b"] ** 2).sum(), start, n=10_000, step=2e-5, pull=0.0, chains=16,
-        burn=2000, draws=6000, moving=moving,
-    )  # fmt: skip
-    assert made.value == pytest.approx(3 / 2, rel=0.12)
-    assert made.error < 0.2
+    estimate = llc(
+        lambda w, key: (w["a"] ** 2).sum() + (w["b"] ** 2).sum(),
+        start,
+        n=10_000,
+        step=2e-5,
+        pull=0.0,
+        chains=16,
+        burn=2000,
+        draws=6000,
+        moving=moving,
+    )
+    assert estimate.value == pytest.approx(3 / 2, rel=0.12)
+    assert estimate.error < 0.2
 
 
 def test_one_head_of_a_network():
     runs = Runs(CONFIG, Counting(), ({"seed": 0},), 4)
     parameters = jax.tree.map(lambda leaf: leaf[0], runs.start().parameters)
-    made = head_only(parameters, 1, 0)
-    assert sum(int(leaf.sum()) for leaf in jax.tree.leaves(made)) == 4 * 16 * 8
+    mask = head_only(parameters, 1, 0)
+    assert sum(int(leaf.sum()) for leaf in jax.tree.leaves(mask)) == 4 * 16 * 8
     with pytest.raises(ValueError, match=r"no head 1\.2"):
         head_only(parameters, 1, 2)
 

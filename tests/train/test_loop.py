@@ -35,8 +35,8 @@ def test_runs_together_are_runs_one_by_one():
         alone = train(CONFIG, Counting(), 6, runs=[run], batch=4, checkpoints=(0, 6))
         for ours, theirs in zip(leaves(together.last, index), leaves(alone.last, 0), strict=True):
             assert_close(ours, theirs)
-        own = together.curve.query("run == @index")["loss"].to_numpy()
-        assert_close(own, alone.curve["loss"].to_numpy())
+        losses = together.curve.query("run == @index")["loss"].to_numpy()
+        assert_close(losses, alone.curve["loss"].to_numpy())
     starts = leaves(together.kept[0])
     assert all((leaf[0] == leaf[1]).all() for leaf in starts)  # a seed is a start, whatever the rate
     assert any((leaf[0] != leaf[2]).any() for leaf in starts)
@@ -46,11 +46,16 @@ def test_a_step_is_what_it_is_by_hand():
     """Plain gradient descent on the loss written out."""
     import optax
 
-    made = train(
-        CONFIG, Counting(), 1, runs=[{"seed": 3, "rate": 0.5}], batch=4, checkpoints=(0, 1),
+    trained = train(
+        CONFIG,
+        Counting(),
+        1,
+        runs=[{"seed": 3, "rate": 0.5}],
+        batch=4,
+        checkpoints=(0, 1),
         optimizer=lambda hyper: optax.sgd(hyper["rate"]),  # type: ignore[arg-type]
-    )  # fmt: skip
-    model = made.model(0, step=0)
+    )
+    model = trained.model(0, step=0)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), 1), 0)
     sample = Counting().sample(key, 4)
     graph, parameters, rest = nnx.split(model.network, nnx.Param, ...)
@@ -60,28 +65,28 @@ def test_a_step_is_what_it_is_by_hand():
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), sample.targets[..., None], axis=-1).mean()
 
     value, gradient = jax.value_and_grad(loss)(parameters)
-    assert float(value) == pytest.approx(made.curve["loss"][0], rel=1e-5)
+    assert float(value) == pytest.approx(trained.curve["loss"][0], rel=1e-5)
     expected = jax.tree.map(lambda weight, slope: weight - 0.5 * slope, parameters, gradient)
-    for ours, theirs in zip(leaves(made.last, 0), leaves(expected), strict=True):
+    for ours, theirs in zip(leaves(trained.last, 0), leaves(expected), strict=True):
         assert_close(ours, theirs)
 
 
 def test_every_step_sees_data_of_its_own():
-    made = train(CONFIG, Counting(), 3, runs=[{"seed": 3, "rate": 0.0}], batch=4, checkpoints=(0, 3), init_scale=5.0)
-    network, key = made.model(0).network, jax.random.fold_in(jax.random.key(3), 1)
+    trained = train(CONFIG, Counting(), 3, runs=[{"seed": 3, "rate": 0.0}], batch=4, checkpoints=(0, 3), init_scale=5.0)
+    network, key = trained.model(0).network, jax.random.fold_in(jax.random.key(3), 1)
     expected = [float(scores(network, Counting().sample(jax.random.fold_in(key, step), 4))[0]) for step in range(3)]
-    assert_close(made.curve["loss"].to_numpy(), expected)
+    assert_close(trained.curve["loss"].to_numpy(), expected)
     assert np.ptp(expected) > 1e-3
 
 
 def test_it_learns():
-    made = train(CONFIG, Counting(), 150, runs=grid([0, 1], rate=[1e-2]), batch=16, init_scale=3.0)
-    last = made.curve.query("step == 149")
+    trained = train(CONFIG, Counting(), 150, runs=grid([0, 1], rate=[1e-2]), batch=16, init_scale=3.0)
+    last = trained.curve.query("step == 149")
     assert last["loss"].to_numpy().max() < 0.1
     assert last["accuracy"].to_numpy().min() > 0.95
-    assert made.steps[0] == 0
-    assert made.steps[-1] == 150
-    model = made.model(1)
+    assert trained.steps[0] == 0
+    assert trained.steps[-1] == 150
+    model = trained.model(1)
     assert int(jh.run(model, jh.Batch([[3, 4, 5]])).output[0, -1].argmax()) == 6
     assert "seed 1" in model.name
 
@@ -136,10 +141,10 @@ def test_what_does_not_fit_is_refused_before_anything_runs(options: dict[str, An
 
 
 def test_checkpoints_are_log_spaced():
-    found = np.array(log_spaced(10_000, 40))
-    assert (found[0], found[-1]) == (0, 10_000)
-    assert 30 < len(found) <= 40
-    ratios = np.diff(np.log1p(found[len(found) // 2 :]))
+    steps = np.array(log_spaced(10_000, 40))
+    assert (steps[0], steps[-1]) == (0, 10_000)
+    assert 30 < len(steps) <= 40
+    ratios = np.diff(np.log1p(steps[len(steps) // 2 :]))
     assert ratios.max() / ratios.min() < 1.1
 
 

@@ -1,4 +1,4 @@
-"""The training lab's tasks: known structure, exact optimum, negative control; drawn on the device."""
+"""Tasks for the training lab: known structure, exact optimum, negative control; drawn on the device."""
 
 from collections.abc import Mapping
 
@@ -35,7 +35,7 @@ TASKS: Mapping[str, Task] = {
         Captions(),
     )
 }
-"""All tasks with their usual options, by name."""
+"""All tasks with their default options, by name."""
 
 __all__ = [
     "TASKS",

@@ -1,4 +1,4 @@
-"""Agreement with the subject, across attractors: a syntactic head against its positional shortcut.
+"""Subject–verb agreement across attractors: a syntactic head against its positional shortcut.
 
 Dimension key: `T` query positions, `S` key positions.
 """
@@ -22,22 +22,22 @@ PAD, BOS, EOS, MASK, DET = range(5)
 class Agreement(Independent):
     """`[BOS, Det N (P Det N)^m V, EOS]`: the verb's number is the first noun's.
 
-    To be learned: find the subject; the nouns between, of any number, are attractors (Linzen et al. 2016; Abnar &
-    Zuidema 2020 train on such sentences). Expected is a head that looks from where the verb is predicted to the
-    subject. Only the verb is scored; its number is determined, its lemma is any of `verbs`: the optimum is ln `verbs`.
+    The model must find the subject; the nouns between, of either number, are attractors (Linzen et al. 2016; Abnar &
+    Zuidema 2020 train on such sentences). A head is expected that attends from the predicting position to the subject.
+    Only the verb is scored. Its number is determined and its lemma is any of `verbs`, so the optimum is ln `verbs`.
 
-    Marks: "subject", "attractor", "verb" `[B,T]`, what each word is, the masked verb too; "predicts" `[B,T]`, the
-    position that is scored, and "agreement" `[B,T,S]`, from there to the subject.
+    Marks: "subject", "attractor", "verb" `[B,T]`, each word's role, the masked verb's too; "predicts" `[B,T]`, the
+    position that is scored, and "agreement" `[B,T,S]`, from it to the subject.
 
-    One more phrase follows with the probability `more`, up to `most` of them. So the nearest noun is the subject in
-    1 − more of the sentences, which is the best that any fixed distance does, and its number is right in 1 − more / 2.
+    One more phrase follows with probability `more`, up to `most` phrases. So the nearest noun is the subject in
+    1 − more of the sentences, which no fixed offset exceeds, and its number is right in 1 − more / 2.
 
-    The control's verbs have a number of their own. `Agreement(most=0)` has no attractors: there a head that looks to
-    the previous token is enough.
+    The control draws the verb's number independently. `Agreement(most=0)` has no attractors: a head that attends to
+    the previous token is enough for it.
 
     Attributes:
-        masked: a masked language model, whose verb is masked; otherwise a decoder, which gives it at the last noun.
-        nouns, prepositions, verbs: how many; nouns and verbs have two forms each, singular first.
+        masked: a masked language model, whose verb is masked; otherwise a decoder, which predicts it at the last noun.
+        nouns, prepositions, verbs: their numbers; nouns and verbs have two forms each, singular first.
         agrees: whether the verb's number is the subject's.
     """
 
@@ -64,7 +64,7 @@ class Agreement(Independent):
 
     @property
     def vocabulary(self) -> int:
-        """PAD, BOS, EOS, MASK, the determiner; then prepositions, nouns and verbs."""
+        """Number of ids: PAD, BOS, EOS, MASK, the determiner; then prepositions, nouns and verbs."""
         return 5 + self.prepositions + 2 * self.nouns + 2 * self.verbs
 
     @property
@@ -73,13 +73,16 @@ class Agreement(Independent):
 
     @property
     def optimum(self) -> float:
-        """ln verbs; of the control, ln 2 more."""
+        """The loss ln `verbs`; for the control ln 2 more."""
         return math.log(self.verbs * (1 if self.agrees else 2))
 
     @property
     def anchors(self) -> Mapping[str, float]:
-        """ "uniform" over the vocabulary; "unigram", any verb, which no constant beats; "nearest", who knows but the
-        nearest noun's number, and guesses by the odds that it is the subject's."""
+        """Losses of simpler predictors.
+
+        "uniform" over the vocabulary; "unigram", any verb, the best constant; "nearest", which uses only the nearest
+        noun's number and the probability that it is the subject's.
+        """
         right = self.nearest_noun
         doubt = sum(-p * math.log(p) for p in (right, 1 - right) if p > 0)
         lemma, any_number = math.log(self.verbs), math.log(2 * self.verbs)
@@ -88,25 +91,24 @@ class Agreement(Independent):
 
     @property
     def fixed_offset(self) -> float:
-        """How often the subject is at the best fixed distance: P(m = 0), where there are attractors."""
+        """Share of sentences whose subject is at the best fixed offset: P(m = 0), or 1 without attractors."""
         return 1 - self.more if self.most else 1.0
 
     @property
     def nearest_noun(self) -> float:
-        """How often the nearest noun has the subject's number: where it is the subject, and by chance in half of the
-        rest."""
+        """Share of sentences whose nearest noun has the subject's number: it is the subject, or agrees by chance."""
         return (1 + self.fixed_offset) / 2
 
     def draw(self, key: Array) -> Drawn:
-        """One example."""
+        """Draw one example."""
         most, nouns = self.most, 5 + self.prepositions
-        more_key, noun_key, number_key, between_key, verb_key, own_key = jax.random.split(key, 6)
+        more_key, noun_key, number_key, between_key, verb_key, control_key = jax.random.split(key, 6)
         phrases = jnp.cumprod(jax.random.bernoulli(more_key, self.more, (most,)).astype(jnp.int32)).sum()
         number = jax.random.bernoulli(number_key, shape=(most + 1,)).astype(jnp.int32)
         noun = nouns + 2 * jax.random.randint(noun_key, (most + 1,), 0, self.nouns) + number
-        # The phrase 0 has no preposition: position 0 is BOS's.
+        # Phrase 0 has no preposition: its slot, position 0, holds BOS.
         between = jax.random.randint(between_key, (most + 1,), 5, nouns).at[0].set(BOS)
-        verb_number = number[0] if self.agrees else jax.random.bernoulli(own_key).astype(jnp.int32)
+        verb_number = number[0] if self.agrees else jax.random.bernoulli(control_key).astype(jnp.int32)
         verb = nouns + 2 * (self.nouns + jax.random.randint(verb_key, (), 0, self.verbs)) + verb_number
 
         words = jnp.stack([between, jnp.full(most + 1, DET), noun], axis=1).reshape(-1)
@@ -127,9 +129,9 @@ class Agreement(Independent):
         return Drawn({"tokens": tokens, "mask": at <= verb_at + 1, "marks": marks}, targets, predicts)
 
     def control(self) -> "Agreement":
-        """Verbs of any number."""
+        """Return the control: verbs of any number."""
         return replace(self, agrees=False)
 
     def model_config(self, **changes: Any) -> dict[str, Any]:
-        """Three layers."""
+        """Return the config of a model of three layers."""
         return (bert if self.masked else gpt2)(self.vocabulary, self.length, changes)

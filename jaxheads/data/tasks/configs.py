@@ -1,4 +1,4 @@
-"""Configs of small models, as Hugging Face writes them, for the tasks to start from; any field can be changed."""
+"""Configs of small models, in Hugging Face's form, as defaults for the tasks; any field can be changed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 Changes = Mapping[str, Any]
 
 
-def attention_only(vocabulary: int, length: int, changes: Changes, **own: Any) -> dict[str, Any]:
-    """Two layers of four heads, rotary positions, a norm before each layer and before the unembedding."""
+def attention_only(vocabulary: int, length: int, changes: Changes, **defaults: Any) -> dict[str, Any]:
+    """Return an attention-only decoder: two layers of four heads, rotary positions, pre-norms and a final norm."""
     return {
         "model_type": "attention_only",
         "vocab_size": vocabulary,
@@ -17,13 +17,13 @@ def attention_only(vocabulary: int, length: int, changes: Changes, **own: Any) -
         "max_position_embeddings": length,
         "positions": "rotary",
         "norm": "layer_norm",
-        **own,
+        **defaults,
         **changes,
     }
 
 
-def gpt2(vocabulary: int, length: int, changes: Changes, **own: Any) -> dict[str, Any]:
-    """A decoder of three layers of four heads."""
+def gpt2(vocabulary: int, length: int, changes: Changes, **defaults: Any) -> dict[str, Any]:
+    """Return a decoder of three layers of four heads."""
     return {
         "model_type": "gpt2",
         "vocab_size": vocabulary,
@@ -31,13 +31,13 @@ def gpt2(vocabulary: int, length: int, changes: Changes, **own: Any) -> dict[str
         "n_embd": 64,
         "n_layer": 3,
         "n_head": 4,
-        **own,
+        **defaults,
         **changes,
     }
 
 
-def bert(vocabulary: int, length: int, changes: Changes, **own: Any) -> dict[str, Any]:
-    """A masked language model of three layers of four heads."""
+def bert(vocabulary: int, length: int, changes: Changes, **defaults: Any) -> dict[str, Any]:
+    """Return a masked language model of three layers of four heads."""
     return {
         "model_type": "bert",
         "architectures": ["BertForMaskedLM"],
@@ -48,13 +48,13 @@ def bert(vocabulary: int, length: int, changes: Changes, **own: Any) -> dict[str
         "num_attention_heads": 4,
         "intermediate_size": 256,
         "type_vocab_size": 1,
-        **own,
+        **defaults,
         **changes,
     }
 
 
-def bart(vocabulary: int, length: int, changes: Changes, **own: Any) -> dict[str, Any]:
-    """An encoder and a decoder of two layers of four heads each."""
+def bart(vocabulary: int, length: int, changes: Changes, **defaults: Any) -> dict[str, Any]:
+    """Return an encoder–decoder with two layers of four heads on each side."""
     sides = {
         f"{side}_{name}": value
         for side in ("encoder", "decoder")
@@ -66,13 +66,13 @@ def bart(vocabulary: int, length: int, changes: Changes, **own: Any) -> dict[str
         "max_position_embeddings": length,
         "d_model": 64,
         **sides,
-        **own,
+        **defaults,
         **changes,
     }
 
 
-def vit(size: int, patch: int, classes: int, changes: Changes, **own: Any) -> dict[str, Any]:
-    """A classifier of grey images: two layers of four heads."""
+def vit(size: int, patch: int, classes: int, changes: Changes, **defaults: Any) -> dict[str, Any]:
+    """Return a classifier of grey images with two layers of four heads."""
     return {
         "model_type": "vit",
         "architectures": ["ViTForImageClassification"],
@@ -84,13 +84,13 @@ def vit(size: int, patch: int, classes: int, changes: Changes, **own: Any) -> di
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "intermediate_size": 256,
-        **own,
+        **defaults,
         **changes,
     }
 
 
 def clip(vocabulary: int, length: int, end: int, size: int, patch: int, changes: Changes) -> dict[str, Any]:
-    """Two towers of two layers of four heads. The towers' fields are changed as `text_config={…}`, whole."""
+    """Return two towers of two layers of four heads; a change replaces a whole tower, as `text_config={…}`."""
     tower = {
         "hidden_size": 64,
         "intermediate_size": 256,

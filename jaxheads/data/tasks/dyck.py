@@ -1,4 +1,4 @@
-"""Balanced brackets of several types: which one closes?
+"""Balanced brackets of several types; the model predicts the type of each closing bracket.
 
 Dimension key: `T` query positions, `S` key positions.
 """
@@ -21,19 +21,19 @@ BOS = 0
 
 @dataclass(frozen=True)
 class Dyck(Independent):
-    """`[BOS, balanced brackets]`; each next one opens or closes with equal chances, where both can be.
+    """`[BOS, balanced brackets]`; a bracket opens or closes with equal probability wherever both are possible.
 
-    To be learned: the type of each closing bracket, that of the last one still open (Hewitt et al. 2020; Yao et al.
-    2021). Expected is a head that looks from the position before it, which predicts it, to its opening bracket. Only
-    closing brackets are scored, so what is asked is which, not when, and the optimum is 0.
+    The model must predict the type of each closing bracket, that of the last one still open (Hewitt et al. 2020; Yao et
+    al. 2021). A head is expected that attends from the position before it, which predicts it, to its opening bracket.
+    Only closing brackets are scored: the model predicts which type closes, not when, and the optimum is 0.
 
-    Marks `[B,T,S]`: "match", from the predicting position to the opening bracket; "pair", from the closing bracket
-    itself to it.
+    Marks `[B,T,S]`: "match", from the predicting position to the opening bracket; "pair", from the closing bracket to
+    the opening one.
 
-    The control has one type (Dyck-1): counting is enough, and here there is nothing left to say.
+    The control has one type (Dyck-1): a closing bracket has a single type, so the loss is 0 for a constant.
 
     Attributes:
-        types: of brackets. Ids are BOS, the opening ones, the closing ones.
+        types: the number of types. Ids are BOS, the opening brackets, the closing brackets.
         brackets: n, an even number.
     """
 
@@ -51,7 +51,7 @@ class Dyck(Independent):
 
     @property
     def vocabulary(self) -> int:
-        # The control has the ids of two types: the same model fits.
+        # The control keeps the ids of two types, so that the same model fits.
         return 1 + 2 * max(self.types, 2)
 
     @property
@@ -64,19 +64,22 @@ class Dyck(Independent):
 
     @property
     def anchors(self) -> Mapping[str, float]:
-        """ "uniform" over all brackets; "unigram", any closing one, which no constant beats."""
+        """Losses of simpler predictors: "uniform" over all brackets; "unigram", any closing one, the best constant."""
         return {"uniform": math.log(2 * self.types), "unigram": math.log(self.types)}
 
     @property
     def previous_token(self) -> float:
-        """How often the match is the token before the closing bracket: (n + 2) / 2n, .562 for n = 16, .542 for 24,
-        .525 for 40."""
+        """Share of matches that are the token before the closing bracket: (n + 2) / 2n.
+
+        0.562 for n = 16, 0.542 for 24, 0.525 for 40.
+        """
         return (self.brackets + 2) / (2 * self.brackets)
 
     @property
     def mean_offset(self) -> float:
-        """How far back the match lies from the closing bracket on average, exactly: 3.45 for n = 16, 4.37 for 24, 5.85
-        for 40. Each place between two brackets lies within as many pairs as it is deep."""
+        """Mean distance from a closing bracket back to its match: 3.45 for n = 16, 4.37 for 24, 5.85 for 40."""
+        # A gap between two brackets at depth d lies inside d pairs, so the distances of all pairs add up to the sum of
+        # depths; `law` is the distribution of the depth after each bracket.
         n = self.brackets
         law, depth, total = np.eye(n + 2)[0], np.arange(n + 2), 0.0
         for at in range(n):
@@ -86,12 +89,12 @@ class Dyck(Independent):
         return float(total / (n / 2))
 
     def draw(self, key: Array) -> Drawn:
-        """One example."""
+        """Draw one example."""
         n, kinds = self.brackets, self.types
         walk_key, type_key = jax.random.split(key)
 
-        def step(depth: Array, given: tuple[Array, Array]) -> tuple[Array, Array]:
-            chance, left = given
+        def step(depth: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+            chance, left = inputs
             opens = jnp.where(depth == 0, True, jnp.where(depth == left, False, chance < 0.5))
             return depth + jnp.where(opens, 1, -1), opens
 
@@ -100,12 +103,12 @@ class Dyck(Independent):
         after_N = jnp.cumsum(jnp.where(opens_N, 1, -1))
         before_N = after_N - jnp.where(opens_N, 1, -1)
 
-        # The match is the last one that opened from the depth that the closing one goes back to.
+        # The match is the last bracket that opened at the depth to which the closing one returns.
         at_N = jnp.arange(n)
-        could_NN = opens_N[None, :] & (before_N[None, :] == after_N[:, None]) & (at_N[None, :] < at_N[:, None])
-        match_N = n - 1 - jnp.argmax(could_NN[:, ::-1], axis=1)
-        own_N = jax.random.randint(type_key, (n,), 0, kinds)
-        brackets_N = 1 + jnp.where(opens_N, own_N, max(kinds, 2) + own_N[match_N])
+        candidate_NN = opens_N[None, :] & (before_N[None, :] == after_N[:, None]) & (at_N[None, :] < at_N[:, None])
+        match_N = n - 1 - jnp.argmax(candidate_NN[:, ::-1], axis=1)
+        type_N = jax.random.randint(type_key, (n,), 0, kinds)
+        brackets_N = 1 + jnp.where(opens_N, type_N, max(kinds, 2) + type_N[match_N])
 
         tokens = jnp.concatenate([jnp.full(1, BOS), brackets_N])
         at_T = jnp.arange(n + 1)
@@ -117,9 +120,9 @@ class Dyck(Independent):
         return Drawn({"tokens": tokens, "marks": marks}, jnp.roll(tokens, -1), predicts_T)
 
     def control(self) -> "Dyck":
-        """One type of bracket."""
+        """Return the control: one type of bracket."""
         return replace(self, types=1)
 
     def model_config(self, **changes: Any) -> dict[str, Any]:
-        """Two layers."""
+        """Return the config of a model of two layers."""
         return gpt2(self.vocabulary, self.length, changes, n_layer=2)

@@ -1,4 +1,4 @@
-"""Functions learned in context: a few examples say which.
+"""Functions learned in context: the prompt's examples determine the function.
 
 Dimension key: `T` positions, `E` examples in the prompt, the last of which is the query.
 """
@@ -20,20 +20,20 @@ from .task import Drawn, Independent, require
 class InContext(Independent):
     """`[BOS, x, f(x), x', f(x'), …, query]`, with f one of K shifts: f_k(x) = x + k mod V, k from 1 to K.
 
-    To be learned: read k off the examples and apply it. Expected are a few late heads whose output at the last position
-    stands for the function, a function vector (Todd et al. 2024): added to a prompt without examples, `shots=0`, it
-    should raise the answer. No x occurs twice, so there is nothing to copy. Scored is every answer after the first
-    example, which says all: the optimum is 0. Without examples the query is scored, and the optimum is ln K.
+    The model must infer k from the examples and apply it. Late heads are expected whose output at the last position
+    encodes the function, a function vector (Todd et al. 2024): added to a prompt without examples, `shots=0`, it should
+    raise the answer. No x occurs twice, so nothing can be copied. Every answer after the first example is scored; one
+    example determines k, so the optimum is 0. Without examples the query is scored, and the optimum is ln K.
 
-    Marks `[B,T]`: "asks", the positions that an answer is predicted at; "answer", those of answers that are given.
+    Marks `[B,T]`: "asks", the positions that predict an answer; "answer", the positions of the examples' answers.
 
-    In the control each example has a function of its own, as with shuffled labels: the optimum is ln K.
+    The control draws a new function for each example, as with shuffled labels: the optimum is ln K.
 
     Attributes:
         values: V. BOS comes after them.
         functions: K.
-        shots: how many examples before the query.
-        consistent: whether one function holds for all of a prompt.
+        shots: the number of examples before the query.
+        consistent: whether a prompt has a single function.
     """
 
     values: int = 32
@@ -64,27 +64,27 @@ class InContext(Independent):
 
     @property
     def anchors(self) -> Mapping[str, float]:
-        """ "uniform" over the values, which no constant beats; "any", who knows the functions but not which."""
+        """Losses of simpler predictors: "uniform" over the values, the best constant; "any" of the functions."""
         return {"uniform": math.log(self.values), "any": math.log(self.functions)}
 
     def draw(self, key: Array) -> Drawn:
-        """One example."""
+        """Draw one example."""
         value_key, function_key = jax.random.split(key)
         count = self.shots + 1
         x_E = jax.random.permutation(value_key, self.values)[:count]
-        shift_E = jax.random.randint(function_key, (count if self.consistent is False else 1,), 1, self.functions + 1)
+        shift_E = jax.random.randint(function_key, (1 if self.consistent else count,), 1, self.functions + 1)
         y_E = (x_E + shift_E) % self.values
-        spoken_T = jnp.stack([x_E, y_E], axis=1).reshape(-1)
-        tokens = jnp.concatenate([jnp.full(1, self.values), spoken_T[:-1]])
+        words_T = jnp.stack([x_E, y_E], axis=1).reshape(-1)
+        tokens = jnp.concatenate([jnp.full(1, self.values), words_T[:-1]])
         at = jnp.arange(self.length)
         asks = at % 2 == 1
         marks = {"asks": asks, "answer": (at % 2 == 0) & (at > 0)}
-        return Drawn({"tokens": tokens, "marks": marks}, spoken_T, asks & (at >= min(self.shots, 1) * 3))
+        return Drawn({"tokens": tokens, "marks": marks}, words_T, asks & (at >= min(self.shots, 1) * 3))
 
     def control(self) -> "InContext":
-        """A function for each example."""
+        """Return the control: a function for each example."""
         return replace(self, consistent=False)
 
     def model_config(self, **changes: Any) -> dict[str, Any]:
-        """Three layers."""
+        """Return the config of a model of three layers."""
         return gpt2(self.vocabulary, self.length, changes)

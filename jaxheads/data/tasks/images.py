@@ -1,4 +1,4 @@
-"""Images of 8×8 pixels: digits, a local texture, and two opposite corners; for local and global heads.
+"""Images of 8×8 pixels: digits, a local texture, and two opposite corners, for local and global heads.
 
 Dimension key: `P` pixels, `S` positions: CLS and the patches.
 """
@@ -18,19 +18,22 @@ from .configs import vit
 from .task import Drawn, Independent, Sample, require, together
 
 SIDE = 8
+DIGITS = 1797
+"""Number of scikit-learn's digits, so that no option needs the images to be checked."""
+
 PARTS = ("train", "test")
 
 
 @dataclass(frozen=True)
 class _Images(Independent):
-    """What the three have in common: grey pixels from −1 to 1, classes, and a control with pixels out of place.
+    """Base of the three tasks: grey pixels from −1 to 1, classes, and a control with permuted pixels.
 
-    The control moves all pixels by one permutation, the same in every image: what can be known stays, so the optimum
-    does; but what belongs together no longer lies together, and heads have no reason to be local.
+    The control applies one permutation to the pixels of every image. No information is lost, so the optimum stays; but
+    related pixels are no longer neighbours, and heads have no reason to be local.
 
     Attributes:
         patch: the side of a patch, in pixels.
-        shuffled: whether pixels are out of place.
+        shuffled: whether pixels are permuted.
         seed: of the permutation.
     """
 
@@ -51,7 +54,7 @@ class _Images(Independent):
 
     @property
     def length(self) -> int:
-        """Patches, without CLS."""
+        """Number of patches, without CLS."""
         return (SIDE // self.patch) ** 2
 
     @property
@@ -60,18 +63,20 @@ class _Images(Independent):
 
     @property
     def anchors(self) -> Mapping[str, float]:
-        """ "uniform" over the classes."""
+        """Loss "uniform" over the classes."""
         return {"uniform": math.log(self.classes)}
 
     @property
     def uniform_distance(self) -> float:
-        """The mean distance in pixels of a head that looks at all patches alike, CLS left out (Dosovitskiy et al.
-        2021): 4.016 with patches of 2, 4.137 with 1."""
+        """Mean attention distance of a uniform head without CLS, in pixels (Dosovitskiy et al. 2021).
+
+        4.016 for patches of 2 pixels, 4.137 for patches of 1.
+        """
         return float(self._distances().mean())
 
     @property
     def longest_distance(self) -> float:
-        """From a corner's patch to the opposite one's, in pixels: 8.49 with patches of 2, 9.90 with 1."""
+        """Distance between the patches of opposite corners, in pixels: 8.49 for patches of 2, 9.90 for patches of 1."""
         return float(self._distances().max())
 
     def _distances(self) -> np.ndarray:
@@ -81,38 +86,38 @@ class _Images(Independent):
 
     @property
     def moved(self) -> np.ndarray:
-        """Which pixel stands at each place, `[P]`, row by row."""
+        """Number of the original pixel that each pixel of the image shows, `[P]`, row by row."""
         order = np.arange(SIDE**2)
         return np.random.default_rng(self.seed).permutation(order) if self.shuffled else order
 
     def patch_of(self, pixels: np.ndarray) -> np.ndarray:
-        """Position of the patch in which each pixel (counted before any move) stands; CLS is position 0."""
+        """Return the position of the patch that shows each original pixel; CLS is position 0."""
         rows, columns = np.divmod(np.argsort(self.moved)[pixels], SIDE)
         return 1 + rows // self.patch * (SIDE // self.patch) + columns // self.patch
 
     def placed(self, pixels_P: Array) -> Array:
-        """As an image, `[8,8,1]`."""
+        """Arrange pixels as an image `[8,8,1]`, permuted in the control."""
         return pixels_P[jnp.asarray(self.moved)].reshape(SIDE, SIDE, 1)
 
     def control(self) -> "_Images":
-        """Pixels out of place."""
+        """Return the control: permuted pixels."""
         return replace(self, shuffled=True)
 
     def model_config(self, **changes: Any) -> dict[str, Any]:
-        """A ViT of two layers."""
+        """Return the config of a ViT of two layers."""
         return vit(SIDE, self.patch, self.classes, changes)
 
 
 @dataclass(frozen=True)
 class Digits(_Images):
-    """The 1,797 handwritten digits of scikit-learn, of which a share is for training.
+    """The 1,797 handwritten digits of scikit-learn, split into training and test images.
 
-    Heads of the first layer are expected to differ in how far they look, some staying near. No two images are the same
-    with other labels, so the optimum is 0 on either part; on digits held out none is known.
+    Heads of the first layer are expected to differ in attention distance, from local to global. Equal images have equal
+    labels, so the optimum is 0 for a model that may learn the images by heart; for held-out digits none is known.
 
     Attributes:
-        share: which are for training; rounded.
-        part: "train" or "test": which images are drawn. `seed` is the split's as well.
+        share: the share of images for training; their number is rounded.
+        part: "train" or "test", the images to draw from. `seed` decides the split as well.
     """
 
     share: float = 0.8
@@ -123,22 +128,21 @@ class Digits(_Images):
     def __post_init__(self):
         super().__post_init__()
         require(self.part in PARTS, f"part is one of {', '.join(PARTS)}", repr(self.part))
-        count = len(_digits()[1])
-        require(0 < round(self.share * count) < count, "a share that leaves digits in either part", self.share)
+        require(0 < round(self.share * DIGITS) < DIGITS, "a share that leaves digits in either part", self.share)
 
     @property
     def anchors(self) -> Mapping[str, float]:
-        """ "uniform" over the classes; "unigram", as often as they are in this part."""
+        """Losses of simpler predictors: "uniform" over the classes; "unigram", by their frequencies in this part."""
         shares = np.bincount(_part(self)[1], minlength=self.classes) / self.images
         return {"uniform": math.log(self.classes), "unigram": float(-(shares * np.log(shares)).sum())}
 
     @property
     def images(self) -> int:
-        """How many there are in this part."""
+        """Number of images in this part."""
         return len(_part(self)[1])
 
     def draw(self, key: Array) -> Drawn:
-        """One image of this part, drawn with replacement."""
+        """Draw one image of this part, with replacement."""
         return self._of(jax.random.randint(key, (), 0, self.images))
 
     def _of(self, index: Array) -> Drawn:
@@ -146,20 +150,20 @@ class Digits(_Images):
         return Drawn({"pixels": self.placed(jnp.asarray(pixels_NP)[index])}, jnp.asarray(labels_N)[index], jnp.ones(()))
 
     def everything(self) -> Sample:
-        """All images of this part, once each."""
+        """Return all images of this part, once each."""
         return jax.jit(lambda: together(jax.vmap(self._of)(jnp.arange(self.images))))()
 
     def held_out(self) -> "Digits":
-        """The images that are not for training."""
+        """Return the task on the test images."""
         return replace(self, part="test")
 
 
 @dataclass(frozen=True)
 class Texture(_Images):
-    """Dominoes of two like pixels, black or white, all lying (class 0) or all standing (class 1).
+    """Dominoes of two equal pixels, black or white, all horizontal (class 0) or all vertical (class 1).
 
-    To be learned: compare neighbours; heads that look one pixel far are expected. Single pixels, and their mean, say
-    nothing. An image of blocks of four may be either: in one of 2^16, so the optimum is 2^−16 ln 2.
+    The model must compare neighbours; heads of attention distance one pixel are expected. Single pixels and their mean
+    carry no information. An image of 2×2 blocks fits both classes; one in 2^16 is such, so the optimum is 2^−16 ln 2.
 
     The mark "partner" `[B,S,S]` is True from each pixel to the other half of its domino; patches are single pixels.
     """
@@ -175,16 +179,17 @@ class Texture(_Images):
         return 2.0**-16 * math.log(2)
 
     def draw(self, key: Array) -> Drawn:
-        """One example."""
+        """Draw one example."""
         class_key, pixel_key = jax.random.split(key)
-        standing = jax.random.bernoulli(class_key)
+        vertical = jax.random.bernoulli(class_key)
         half = _signs(pixel_key, (SIDE, SIDE // 2))
-        lying_PP = jnp.repeat(half, 2, axis=1)
-        pixels_P = jnp.where(standing, lying_PP.T, lying_PP).reshape(-1)
+        horizontal = jnp.repeat(half, 2, axis=1)
+        pixels_P = jnp.where(vertical, horizontal.T, horizontal).reshape(-1)
+        # A pixel's number is 8 · row + column: flipping bit 0 steps to the next column, flipping bit 3 to the next row.
         at = np.arange(SIDE**2)
-        partner_SS = jnp.where(standing, self._pairs(at ^ SIDE), self._pairs(at ^ 1))
+        partner_SS = jnp.where(vertical, self._pairs(at ^ SIDE), self._pairs(at ^ 1))
         inputs = {"pixels": self.placed(pixels_P), "marks": {"partner": partner_SS}}
-        return Drawn(inputs, standing.astype(jnp.int32), jnp.ones(()))
+        return Drawn(inputs, vertical.astype(jnp.int32), jnp.ones(()))
 
     def _pairs(self, other: np.ndarray) -> np.ndarray:
         pairs = np.zeros((1 + SIDE**2,) * 2, bool)
@@ -194,10 +199,10 @@ class Texture(_Images):
 
 @dataclass(frozen=True)
 class Corners(_Images):
-    """Random black and white pixels; the class is whether the first and the last one are alike.
+    """Random black and white pixels; the class is whether the first and the last pixel are equal.
 
-    To be learned: compare two opposite corners. Expected is a head that looks as far as one can, from one to the other,
-    or one at CLS that looks at both. The answer is determined: the optimum is 0.
+    The model must compare two opposite corners. A head of the greatest attention distance is expected, from one corner
+    to the other, or a head at CLS that attends to both. The answer is determined: the optimum is 0.
 
     Marks: "corner" `[B,S]`, the two patches; "opposite" `[B,S,S]`, from each to the other.
     """
@@ -206,15 +211,15 @@ class Corners(_Images):
     title = "corners"
 
     def draw(self, key: Array) -> Drawn:
-        """One example."""
+        """Draw one example."""
         pixels_P = _signs(key, (SIDE**2,))
         first, last = self.patch_of(np.array([0, SIDE**2 - 1]))
         corner_S, opposite_SS = np.zeros(1 + self.length, bool), np.zeros((1 + self.length,) * 2, bool)
         corner_S[[first, last]] = True
         opposite_SS[[first, last], [last, first]] = True
         marks = {"corner": jnp.asarray(corner_S), "opposite": jnp.asarray(opposite_SS)}
-        alike = pixels_P[0] == pixels_P[-1]
-        return Drawn({"pixels": self.placed(pixels_P), "marks": marks}, alike.astype(jnp.int32), jnp.ones(()))
+        equal = pixels_P[0] == pixels_P[-1]
+        return Drawn({"pixels": self.placed(pixels_P), "marks": marks}, equal.astype(jnp.int32), jnp.ones(()))
 
 
 def _signs(key: Array, shape: tuple[int, ...]) -> Array:
@@ -223,8 +228,8 @@ def _signs(key: Array, shape: tuple[int, ...]) -> Array:
 
 @cache
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """All pixels `[N,P]`, and labels `[N]`."""
-    from sklearn.datasets import load_digits  # half a second that most users of the package need not wait
+    """Return all pixels `[N,P]` and labels `[N]`."""
+    from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
     return np.asarray(pixels / 8 - 1, np.float32), np.asarray(labels, np.int32)

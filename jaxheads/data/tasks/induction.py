@@ -1,4 +1,4 @@
-"""Repeated segments of random length: what an induction head is for.
+"""Repeated segments of random length, for induction heads.
 
 Dimension key: `T` query positions, `S` key positions.
 """
@@ -20,20 +20,20 @@ from .task import Drawn, Independent, require
 class Induction(Independent):
     """`[BOS, segment, segment, …]`, cut at `length`; the segment's tokens are distinct, its length is random.
 
-    To be learned: look for the place after the earlier copy of this token, and say what stands there. Expected is a
-    previous-token head in the first layer and an induction head in the second (Elhage et al. 2021; Olsson et al. 2022);
-    one layer cannot do it. Scored are the predictions from the second time a token is seen: all that is determined, so
-    that the optimum is 0. (Whether the segment ends where it does is not.)
+    The model must find the position after the earlier copy of the current token, and predict the token there. A
+    previous-token head in the first layer and an induction head in the second are expected (Elhage et al. 2021; Olsson
+    et al. 2022); one layer is not enough. Predictions at the second and later copies of a token are scored. They are
+    determined, so the optimum is 0. (The segment's first end is not, and is not scored.)
 
-    The mark "target" `[B,T,S]` is True at the keys that stand after an earlier copy of the query's token.
+    The mark "target" `[B,T,S]` is True at the keys after an earlier copy of the query's token.
 
-    The control has a fixed length, in the middle of the range: then looking back by a constant distance is enough, and
-    what is found may be no induction head.
+    The control has a fixed length, the middle of the range: attention to a constant offset is then enough, so a head
+    that solves it may be no induction head.
 
     Attributes:
-        tokens: ids that segments are drawn from; BOS comes after them.
-        shortest, longest: the segment's length is uniform between them, ends included.
-        length: with BOS.
+        tokens: the number of ids that segments are drawn from; BOS comes after them.
+        shortest, longest: bounds of the segment's length, which is uniform between them, both included.
+        length: of an example, with BOS.
     """
 
     tokens: int = 64
@@ -45,7 +45,7 @@ class Induction(Independent):
     def __post_init__(self):
         require(
             2 <= self.shortest <= self.longest <= min(self.tokens, self.length - 2),
-            "segments need 2 <= shortest <= longest, longest <= tokens and room for BOS and a token said again",
+            "segments need 2 <= shortest <= longest, longest <= tokens and room for BOS and a repeated token",
             self,
         )
 
@@ -63,14 +63,14 @@ class Induction(Independent):
 
     @property
     def anchors(self) -> Mapping[str, float]:
-        """ "uniform" over the tokens, ln V, which no constant beats; "seen": any token of the segment, mean ln S."""
+        """Losses of simpler predictors: "uniform" over all tokens, the best constant; "seen", over the segment's."""
         periods = range(self.shortest, self.longest + 1)
         scored = [self.length - 1 - period for period in periods]
         seen = sum(n * math.log(period) for n, period in zip(scored, periods, strict=True)) / sum(scored)
         return {"uniform": math.log(self.tokens), "seen": seen}
 
     def draw(self, key: Array) -> Drawn:
-        """One example."""
+        """Draw one example."""
         length_key, segment_key = jax.random.split(key)
         period = jax.random.randint(length_key, (), self.shortest, self.longest + 1)
         segment = jax.random.permutation(segment_key, self.tokens)
@@ -82,10 +82,10 @@ class Induction(Independent):
         return Drawn({"tokens": tokens_T, "marks": {"target": target_TS}}, segment[(at_T + 1) % period], at_T >= period)
 
     def control(self) -> "Induction":
-        """One length for all segments."""
+        """Return the control: one length for all segments."""
         middle = (self.shortest + self.longest) // 2
         return replace(self, shortest=middle, longest=middle)
 
     def model_config(self, **changes: Any) -> dict[str, Any]:
-        """Two layers of heads alone; with `n_layers=1` the loss stays near the anchor "seen"."""
+        """Return the config of two attention-only layers; with `n_layers=1` the loss stays near the anchor "seen"."""
         return attention_only(self.vocabulary, self.length, changes)

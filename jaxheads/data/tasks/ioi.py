@@ -1,4 +1,4 @@
-"""Indirect objects in a toy language: who is it given to?
+"""Indirect object identification in a toy language.
 
 Dimension key: `T` query positions, `S` key positions.
 """
@@ -24,7 +24,7 @@ TEMPLATES = (
     "then A and B had a long talk so S brought the THING to",
     "friends A and B found a THING at the PLACE and S gave the THING to",
 )
-"""A and B are the names first said, S is the subject, one of them; every "to" is where the answer is predicted."""
+"""Sentences with two names A and B and the subject S, which is A or B; the last "to" predicts the other name."""
 
 PLACES = "school store park office garden station".split()
 THINGS = "book drink ring letter apple key".split()
@@ -35,21 +35,21 @@ _SLOTS = {"A": _FIRST, "B": _SECOND, "S": _SUBJECT, "PLACE": _PLACE, "THING": _T
 
 @dataclass(frozen=True)
 class ToyIOI(Independent):
-    """`[BOS, "when", A, "and", B, …, S, "gave", "a", "book", "to"]` gives the name of A and B that is not S.
+    """`[BOS, "when", A, "and", B, …, S, "gave", "a", "book", "to"]` predicts the name of A and B that is not S.
 
-    To be learned: three steps, expected of three kinds of heads (Wang et al. 2022): S's second mention finds its first
-    (duplicate token, induction); the end is told to leave S out (S-inhibition); the end looks at what is left and
-    copies it (name movers). Only the end is scored; the answer is determined: the optimum is 0.
+    Three steps are expected of three kinds of heads (Wang et al. 2022): S's second mention attends to its first
+    (duplicate token, induction); the end position reads that S is to be suppressed (S-inhibition); the end attends to
+    the remaining name and copies it (name movers). Only the end is scored; the answer is determined: the optimum is 0.
 
     Marks `[B,T]`: "io", "s1", "s2", "end"; `[B,T,S]`: "target", from the end to the indirect object, and "duplicate",
     from S's second mention to its first.
 
-    The control says a third name in S's place (Wang et al.'s p_ABC): the answer is one of two, the optimum is ln 2.
-    With the same key it differs from the task in that name alone: their batches are clean and corrupt for patching.
+    The control replaces S by a third name (Wang et al.'s p_ABC): either name may be the answer, the optimum is ln 2.
+    For one key task and control differ in that name alone: their batches are clean and corrupt inputs for patching.
 
     Attributes:
-        names: how many; their ids come last.
-        third: whether S's second mention is a third name's.
+        names: the number of names; their ids come last.
+        third: whether a third name replaces S's second mention.
     """
 
     names: int = 30
@@ -65,7 +65,7 @@ class ToyIOI(Independent):
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What each id stands for."""
+        """The word of each id."""
         return (*_words(), *(f"name{number}" for number in range(self.names)))
 
     @property
@@ -82,11 +82,11 @@ class ToyIOI(Independent):
 
     @property
     def anchors(self) -> Mapping[str, float]:
-        """ "uniform" over the names, which no constant beats; "either", of the two names first said."""
+        """Losses of simpler predictors: "uniform" over the names, the best constant; "either" of the first two."""
         return {"uniform": math.log(self.names), "either": math.log(2)}
 
     def draw(self, key: Array) -> Drawn:
-        """One example."""
+        """Draw one example."""
         template_key, name_key, order_key, place_key, thing_key = jax.random.split(key, 5)
         templates = jnp.asarray(_templates())
         slots_T = templates[jax.random.randint(template_key, (), 0, len(templates))]
@@ -101,14 +101,14 @@ class ToyIOI(Independent):
         s1_T = jnp.where(io_first, is_second, is_first)
         s2_T = slots_T == _SUBJECT
         tokens = slots_T
-        for where, word in (
+        for slot, word in (
             (io_T, io),
             (s1_T, s),
             (s2_T, other if self.third else s),
             (slots_T == _PLACE, place),
             (slots_T == _THING, thing),
         ):
-            tokens = jnp.where(where, word, tokens)
+            tokens = jnp.where(slot, word, tokens)
         real = slots_T != PAD
         end_T = real & ~jnp.pad(real, (0, 1))[1:]
         marks = {
@@ -122,24 +122,24 @@ class ToyIOI(Independent):
         return Drawn({"tokens": tokens, "mask": real, "marks": marks}, jnp.where(end_T, io, PAD), end_T)
 
     def control(self) -> "ToyIOI":
-        """Three names."""
+        """Return the control: three names."""
         return replace(self, third=True)
 
     def model_config(self, **changes: Any) -> dict[str, Any]:
-        """Four layers."""
+        """Return the config of a model of four layers."""
         return gpt2(self.vocabulary, self.length, changes, n_layer=4)
 
 
 @cache
 def _words() -> tuple[str, ...]:
-    """All but the names, by id."""
-    said = dict.fromkeys(word for template in TEMPLATES for word in template.split() if word not in _SLOTS)
-    return ("[pad]", "[bos]", *said, *PLACES, *THINGS)
+    """Return all words except the names, by id."""
+    words = dict.fromkeys(word for template in TEMPLATES for word in template.split() if word not in _SLOTS)
+    return ("[pad]", "[bos]", *words, *PLACES, *THINGS)
 
 
 @cache
 def _templates() -> np.ndarray:
-    """Ids, and negative numbers for what is filled in, padded to one length."""
+    """Return the templates' ids, padded to one length; slots to be filled in are negative numbers."""
     rows = [[BOS, *(_SLOTS[word] if word in _SLOTS else _words().index(word) for word in t.split())] for t in TEMPLATES]
     length = max(map(len, rows))
     return np.array([row + [PAD] * (length - len(row)) for row in rows], np.int32)

@@ -1,4 +1,4 @@
-"""Markov chains in context: statistical induction.
+"""Markov chains learned in context: statistical induction.
 
 Dimension key: `T` positions, `K` states, `G` orders of the states on a circle.
 """
@@ -19,27 +19,27 @@ from .configs import attention_only
 from .task import Drawn, Independent, require
 
 CHAINS = 1 << 13
-"""How many chains the losses are means over."""
+"""Number of chains that the losses are means over."""
 
 
 @dataclass(frozen=True)
 class Markov(Independent):
-    """Every example is a chain of its own: each row of its transition matrix is Dirichlet(1), its start stationary.
+    """Each example is a new chain: the rows of its transition matrix are Dirichlet(1), its start is stationary.
 
-    To be learned: count what followed this state so far (Edelman et al. 2024). Models first say all states alike, then
-    what the chain says most (unigram), then what follows this state (bigram): a statistical induction head, in the
-    second layer, that attends to all states after copies of this one. All positions are scored. At K ≥ 8 and T ≤ 100
-    the unigram is worse than uniform, and the three phases cannot be seen.
+    The model must count the successors of the current state so far (Edelman et al. 2024). Models first predict all
+    states equally, then the chain's most frequent states (unigram), then the current state's successors (bigram): a
+    statistical induction head, in the second layer, attends to all states after copies of the current one. All
+    positions are scored. For K ≥ 8 and T ≤ 100 the unigram is worse than uniform, and the three phases cannot be seen.
 
-    The mark "target" `[B,T,S]` is True at the keys that stand after an earlier copy of the query's state.
+    The mark "target" `[B,T,S]` is True at the keys after an earlier copy of the query's state.
 
-    The control's matrices are doubly stochastic: every state is equally frequent, so there is no unigram to be learned
-    on the way. A row is the first one, Dirichlet(1), turned on a circle on which the states stand in random order:
-    for K = 2 these are all doubly stochastic matrices.
+    The control's matrices are doubly stochastic: all states are equally frequent, so no unigram can be learned first.
+    The states lie on a circle in random order, and each row is one Dirichlet(1) draw rotated to its state; for K = 2
+    these are all doubly stochastic matrices.
 
     Attributes:
         states: K.
-        length: T; a token more is drawn, the last target.
+        length: T; one more token is drawn, the last target.
         doubly_stochastic: whether columns sum to 1 as well.
     """
 
@@ -63,22 +63,26 @@ class Markov(Independent):
 
     @property
     def optimum(self) -> float:
-        """Of `bayes`, by Monte Carlo: the mean over 8,192 chains, each position's loss in expectation over the next
-        state. Its standard error is 0.001 for K = 2 and less for more states.
+        """The loss of `bayes`, a mean over 8,192 chains; each position's loss is an expectation over the next state.
 
-        `bayes` leaves out one thing, that the start tells of the stationary law; over T positions that is worth at most
-        (ln K − E H(stationary law)) / T in each, 0.0013 for K = 2, 3, and less for 5. Of the control it is exact.
+        Its standard error is 0.001 for K = 2 and less for more states. `bayes` ignores that the start is drawn from the
+        stationary law; using it would gain at most (ln K − E H(stationary law)) / T a position, 0.0013 for K = 2 and 3,
+        and less for 5. For the control it is exact.
         """
         return _losses(self)["bayes"]
 
     @property
     def anchors(self) -> Mapping[str, float]:
-        """By Monte Carlo as the optimum: "uniform" ln K; "unigram" and "bigram", both with Laplace's rule;
-        "bigram_late" in the last 10 positions; "oracle", who knows the matrix."""
-        return {"uniform": math.log(self.states)} | {k: v for k, v in _losses(self).items() if k != "bayes"}
+        """Losses of other predictors, means over chains as the optimum.
+
+        "uniform", ln K; "unigram" and "bigram", both with Laplace's rule; "bigram_late", in the last 10 positions;
+        "oracle", which uses the matrix.
+        """
+        losses = {name: loss for name, loss in _losses(self).items() if name != "bayes"}
+        return {"uniform": math.log(self.states)} | losses
 
     def draw(self, key: Array) -> Drawn:
-        """One example."""
+        """Draw one example."""
         tokens, _ = self.chain(key)
         now_T = tokens[:-1]
         at_T = jnp.arange(self.length)
@@ -87,7 +91,7 @@ class Markov(Independent):
         return Drawn({"tokens": now_T, "marks": {"target": target_TS}}, tokens[1:], jnp.ones(self.length))
 
     def chain(self, key: Array) -> tuple[Array, Array]:
-        """Tokens `[T+1]`, and the matrix `[K,K]` they come from."""
+        """Draw tokens `[T+1]`, and the transition matrix `[K,K]` they come from."""
         matrix_key, start_key, walk_key = jax.random.split(key, 3)
         matrix_KK = self._matrix(matrix_key)
         start = _pick(_stationary(matrix_KK), jax.random.uniform(start_key))
@@ -108,21 +112,23 @@ class Markov(Independent):
         return _simplex(row_key, (K,))[(labels_K[None, :] - labels_K[:, None]) % K]
 
     def bayes(self, tokens: Array) -> Array:
-        """Each next state's probability after each position of a chain `[T]`, `[T,K]`: given all before, on average
-        over the matrices. Without double stochasticity it is Laplace's rule, (n_ij + 1) / (n_i + K)."""
+        """Return the posterior predictive of the next state at each position of a chain `[T]`, `[T,K]`.
+
+        It averages over the matrices. Without double stochasticity it is Laplace's rule, (n_ij + 1) / (n_i + K).
+        """
         return _circular(self.states, tokens) if self.doubly_stochastic else bigram(self.states, tokens)
 
     def control(self) -> "Markov":
-        """Doubly stochastic chains."""
+        """Return the control: doubly stochastic chains."""
         return replace(self, doubly_stochastic=True)
 
     def model_config(self, **changes: Any) -> dict[str, Any]:
-        """Two layers of one head alone, as Edelman et al.; with `n_layers=1` it stops at the unigram."""
+        """Return two attention-only layers of one head, as Edelman et al.; `n_layers=1` stops at the unigram."""
         return attention_only(self.vocabulary, self.length, changes, d_model=32, n_heads=1)
 
 
 def unigram(states: int, tokens: Array) -> Array:
-    """Laplace's rule for states, wherever they stand: after each position of a chain `[T]`, `[T,K]`."""
+    """Predict by Laplace's rule from the states' counts, at each position of a chain `[T]`: `[T,K]`."""
 
     def step(counts_K: Array, now_K: Array) -> tuple[Array, Array]:
         counts_K = counts_K + now_K
@@ -132,7 +138,7 @@ def unigram(states: int, tokens: Array) -> Array:
 
 
 def bigram(states: int, tokens: Array) -> Array:
-    """Laplace's rule for what follows the last state: after each position of a chain `[T]`, `[T,K]`."""
+    """Predict by Laplace's rule from the current state's successors, at each position of a chain `[T]`: `[T,K]`."""
 
     def step(carry: tuple[Array, Array], now_K: Array) -> tuple[tuple[Array, Array], Array]:
         counts_KK, before_K = carry
@@ -148,10 +154,13 @@ def _laplace(counts: Array) -> Array:
 
 
 def _circular(states: int, tokens: Array) -> Array:
-    """The Bayes predictor of the control: for each order on the circle Laplace's rule for steps along it, weighted by
-    how likely the chain so far is in that order."""
+    """Predict the control's next state by Bayes' rule, at each position of a chain `[T]`: `[T,K]`.
+
+    In each order of the states on the circle Laplace's rule predicts the step along it; the orders are weighted by the
+    likelihood of the chain so far.
+    """
     K = states
-    # Turning the circle changes no step, so one state stays where it is.
+    # Rotating the circle changes no step, so the first state is fixed.
     orders_GK = jnp.asarray([(0, *rest) for rest in permutations(range(1, K))], jnp.int32)
     G = len(orders_GK)
 
@@ -174,9 +183,9 @@ def _circular(states: int, tokens: Array) -> Array:
 
 
 def _simplex(key: Array, shape: tuple[int, ...]) -> Array:
-    """Dirichlet(1): exponentials, normalised."""
-    drawn = jax.random.exponential(key, shape)
-    return drawn / drawn.sum(axis=-1, keepdims=True)
+    """Draw Dirichlet(1) along the last axis: normalised exponentials."""
+    exponentials = jax.random.exponential(key, shape)
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def _pick(law_K: Array, chance: Array) -> Array:
@@ -191,19 +200,19 @@ def _stationary(matrix_KK: Array) -> Array:
 
 @cache
 def _losses(task: Markov) -> dict[str, float]:
-    """Means over chains, but for what chance made of their rows' entropy, whose mean is known: H_K − 1, the K-th
-    harmonic number less one (a control variate)."""
+    """Return the predictors' mean losses over chains, with the rows' mean entropy as a control variate."""
     keys = jax.random.split(jax.random.key(0), CHAINS)
-    found = np.asarray(jax.jit(jax.vmap(partial(_losses_of, task)))(keys), np.float64)
-    losses, entropy = found[:, :-1], found[:, -1] - found[:, -1].mean()
-    excess = found[:, -1].mean() - sum(1 / state for state in range(2, task.states + 1))
+    per_chain = np.asarray(jax.jit(jax.vmap(partial(_losses_of, task)))(keys), np.float64)
+    losses, entropy = per_chain[:, :-1], per_chain[:, -1] - per_chain[:, -1].mean()
+    # The expected entropy of a Dirichlet(1) row is H_K − 1, the K-th harmonic number less one.
+    excess = per_chain[:, -1].mean() - sum(1 / state for state in range(2, task.states + 1))
     slopes = entropy @ losses / (entropy @ entropy)
     uni, bi, late, bayes, oracle = (losses.mean(axis=0) - slopes * excess).tolist()
     return {"unigram": uni, "bigram": bi, "bigram_late": late, "bayes": bayes, "oracle": oracle}
 
 
 def _losses_of(task: Markov, key: Array) -> Array:
-    """Of one chain, in expectation over each next state; last the mean entropy of its matrix's rows."""
+    """Return one chain's losses, in expectation over each next state, then the mean entropy of its rows."""
     tokens, matrix_KK = task.chain(key)
     now_T, K = tokens[:-1], task.states
     truth_TK = matrix_KK[now_T]
@@ -211,8 +220,8 @@ def _losses_of(task: Markov, key: Array) -> Array:
     def nll(law_TK: Array) -> Array:
         return -jax.scipy.special.xlogy(truth_TK, law_TK).sum(axis=1)
 
-    by_pairs_T = nll(bigram(K, now_T))
-    bayes_T = nll(task.bayes(now_T)) if task.doubly_stochastic else by_pairs_T
-    each = (nll(unigram(K, now_T)), by_pairs_T, by_pairs_T[-10:], bayes_T, nll(truth_TK))
+    bigram_T = nll(bigram(K, now_T))
+    bayes_T = nll(task.bayes(now_T)) if task.doubly_stochastic else bigram_T
+    losses = (nll(unigram(K, now_T)), bigram_T, bigram_T[-10:], bayes_T, nll(truth_TK))
     entropy = -jax.scipy.special.xlogy(matrix_KK, matrix_KK).sum(axis=1).mean()
-    return jnp.stack([*(one.mean() for one in each), entropy])
+    return jnp.stack([*(loss.mean() for loss in losses), entropy])

@@ -1,4 +1,4 @@
-"""Addition modulo a prime, from part of its table: grokking.
+"""Addition modulo a prime, learned from part of its table: grokking.
 
 Dimension key: `P` pairs.
 """
@@ -22,21 +22,21 @@ PARTS = ("train", "test")
 
 @dataclass(frozen=True)
 class ModularAddition(Independent):
-    """`[a, b, =]` gives (a + b) mod p, scored at "=" alone.
+    """`[a, b, =]` predicts (a + b) mod p; only "=" is scored.
 
-    To be learned: on the training pairs first their table, much later the sum, by a Fourier basis of the embeddings,
-    which heads move to "=" (Power et al. 2022; Nanda et al. 2023): the loss on `held_out()` falls late, and suddenly,
-    with weight decay and full batches (`everything`); without weight decay it does not. The answer is determined: the
+    A model first memorises the training pairs and much later learns the sum, by a Fourier basis of the embeddings that
+    heads move to "=" (Power et al. 2022; Nanda et al. 2023). The loss on `held_out()` falls late and suddenly, with
+    weight decay and full batches (`everything`); without weight decay it does not. The answer is determined: the
     optimum is 0.
 
-    The control's table is random, one answer for each pair: it can be learned by heart, and nothing else can be; on
-    the pairs held out the optimum is ln p.
+    The control's table is random, one answer for each pair. It can only be memorised; on held-out pairs the optimum is
+    ln p.
 
     Attributes:
         prime: p; any whole number from 2 on.
-        share: of all p² pairs, which are for training; rounded.
+        share: the share of all p² pairs for training; their number is rounded.
         seed: of the split, and of the control's table.
-        part: "train" or "test": which pairs are drawn.
+        part: "train" or "test", the pairs to draw from.
         adds: whether the answer is the sum.
     """
 
@@ -59,56 +59,56 @@ class ModularAddition(Independent):
 
     @property
     def vocabulary(self) -> int:
-        """The numbers, then "="."""
+        """Number of ids: the p numbers, then "="."""
         return self.prime + 1
 
     @property
     def optimum(self) -> float:
-        """0; of the control's pairs held out, ln p."""
+        """The loss 0; for the control's held-out pairs ln p."""
         return 0.0 if self.adds or self.part == "train" else math.log(self.prime)
 
     @property
     def anchors(self) -> Mapping[str, float]:
-        """ "uniform" over the numbers, ln p."""
+        """Loss "uniform" over the numbers, ln p."""
         return {"uniform": math.log(self.prime)}
 
     @property
     def pairs(self) -> int:
-        """How many there are in this part."""
+        """Number of pairs in this part."""
         return len(_table(self)[0])
 
     def draw(self, key: Array) -> Drawn:
-        """One pair of this part, drawn with replacement."""
+        """Draw one pair of this part, with replacement."""
         return self._of(jax.random.randint(key, (), 0, self.pairs))
 
     def _of(self, index: Array) -> Drawn:
         pairs_P2, answers_P = _table(self)
         a, b = jnp.asarray(pairs_P2)[index]
         answer = jnp.asarray(answers_P)[index]
-        nothing = jnp.zeros((), jnp.int32)
-        tokens = jnp.stack([a, b, nothing + self.prime])
-        return Drawn({"tokens": tokens}, jnp.stack([nothing, nothing, answer]), jnp.asarray([0.0, 0.0, 1.0]))
+        zero = jnp.zeros((), jnp.int32)
+        tokens = jnp.stack([a, b, zero + self.prime])
+        return Drawn({"tokens": tokens}, jnp.stack([zero, zero, answer]), jnp.asarray([0.0, 0.0, 1.0]))
 
     def everything(self) -> Sample:
-        """All pairs of this part, once each: a full batch."""
+        """Return all pairs of this part, once each: a full batch."""
         return jax.jit(lambda: together(jax.vmap(self._of)(jnp.arange(self.pairs))))()
 
     def held_out(self) -> "ModularAddition":
-        """The pairs that are not for training."""
+        """Return the task on the test pairs."""
         return replace(self, part="test")
 
     def control(self) -> "ModularAddition":
-        """A table of random answers."""
+        """Return the control: a table of random answers."""
         return replace(self, adds=False)
 
     def model_config(self, **changes: Any) -> dict[str, Any]:
-        """One layer of 128 dimensions and four heads, with ReLU."""
+        """Return the config of one layer of 128 dimensions and four heads, with ReLU."""
         return gpt2(self.vocabulary, self.length, changes, n_embd=128, n_layer=1, n_head=4, activation_function="relu")
 
 
 @cache
 def _table(task: ModularAddition) -> tuple[np.ndarray, np.ndarray]:
-    """The part's pairs `[P,2]` and their answers `[P]`."""
+    """Return the pairs `[P,2]` of the task's part and their answers `[P]`."""
     p, rng = task.prime, np.random.default_rng(task.seed)
     order = rng.permutation(p * p)
     random = rng.integers(p, size=p * p, dtype=np.int32)

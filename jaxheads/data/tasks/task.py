@@ -1,4 +1,4 @@
-"""What a task of the training lab is: samples drawn on the device, and the loss that nobody can beat.
+"""The interface of the training lab's tasks: samples drawn on the device, and the least possible loss.
 
 Dimension key: `B` examples, `T` query positions, `S` key positions.
 """
@@ -18,14 +18,14 @@ from ...models.inputs.batch import Batch
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Sample:
-    """What a step of training sees.
+    """The data of one training step.
 
     Attributes:
-        batch: the inputs, unchecked; its marks hold what is known of the answer: see each task.
-        targets: what is to be predicted, int32: at each position `[B,T]` the token that the output there should give
-            (the next one in a decoder, the original one in a masked language model), or one class each, `[B]`. None
-            where texts and images are compared: the i-th text belongs to the i-th image.
-        weights: float32, of the shape of `targets`: 0 where nothing is scored. None where targets are.
+        batch: the inputs, unchecked; its marks hold the known structure: see each task.
+        targets: the right answers, int32: the token that the output at each position should give, `[B,T]` (the next
+            token for a decoder, the original one for a masked language model), or a class for each example, `[B]`.
+            None if texts and images are compared: the i-th text belongs to the i-th image.
+        weights: float32, of the shape of `targets`: 0 at positions that are not scored. None if targets are None.
     """
 
     batch: Batch
@@ -34,58 +34,57 @@ class Sample:
 
 
 class Task(Protocol):
-    """A source of samples with known structure. All are frozen dataclasses: their fields are their options."""
+    """A source of samples with known structure; every task is a frozen dataclass whose fields are its options."""
 
     @property
     def name(self) -> str:
-        """For tables: "induction", "markov-3"; a control's ends in "-control"."""
+        """Name for tables: "induction", "markov-3"; a control's ends in "-control"."""
         ...
 
     @property
     def kind(self) -> str:
-        """How the model is trained: "decoder", "encoder" (masked language model), "encoder-decoder", "classifier" or
-        "contrastive"."""
+        """Kind of model: decoder, encoder (masked language model), encoder-decoder, classifier or contrastive."""
         ...
 
     @property
     def vocabulary(self) -> int:
-        """Token ids run from 0 to vocabulary - 1; 0 where there are none."""
+        """Number of token ids, which run from 0; 0 for a task without tokens."""
         ...
 
     @property
     def length(self) -> int:
-        """Positions of a sample: tokens, or patches of an image."""
+        """Number of positions of an example: tokens, or patches of an image."""
         ...
 
     @property
     def optimum(self) -> float:
         """The least expected loss, in nats per scored token: E[Σ weight · nll] / E[Σ weight].
 
-        What is scored is known to whoever predicts: a task that scores nothing but closing brackets asks which, not
-        when.
+        The predictor may use which positions are scored: if only closing brackets are, it need not predict when a
+        bracket closes, only which.
         """
         ...
 
     @property
     def anchors(self) -> Mapping[str, float]:
-        """Other losses, by what their predictor knows: "uniform", "unigram"; in the same unit."""
+        """Losses of simpler predictors by name, such as "uniform" and "unigram"; nats per scored token."""
         ...
 
     def sample(self, key: Array, examples: int) -> Sample:
-        """So many examples; the same for the same key, under `jit` and `vmap` too."""
+        """Draw examples; the key decides them, under `jit` and `vmap` too."""
         ...
 
     def control(self) -> "Task":
-        """The negative control: the same in all but the structure that a head would have to find."""
+        """Return the negative control: it lacks the structure that a head would have to find, and nothing else."""
         ...
 
     def model_config(self, **changes: Any) -> dict[str, Any]:
-        """What `jaxheads.init` makes a small model of that fits; `changes` are fields of that config."""
+        """Return the config of a small model that fits, for `jaxheads.init`; `changes` replace its fields."""
         ...
 
 
 class Drawn(NamedTuple):
-    """One example, without an axis of examples: the arguments of Batch, among them `marks`; targets and weights."""
+    """One example, without an axis of examples: the arguments of Batch, targets and weights."""
 
     inputs: dict[str, Any]
     targets: Array
@@ -93,17 +92,17 @@ class Drawn(NamedTuple):
 
 
 class Independent:
-    """A task whose examples are drawn each for itself: what it says of one, `draw`, `sample` does for many."""
+    """A task whose examples are independent: a subclass writes `draw` for one example, `sample` maps it."""
 
     def draw(self, key: Array) -> Drawn:
-        """One example."""
+        """Draw one example."""
         raise NotImplementedError
 
     def sample(self, key: Array, examples: int) -> Sample:
-        """So many examples; the same for the same key, under `jit` and `vmap` too.
+        """Draw examples; the key decides them, under `jit` and `vmap` too.
 
         Raises:
-            ValueError: for less than one.
+            ValueError: for fewer than one.
         """
         if examples < 1:
             raise ValueError(f"a sample has at least one example, got {examples}")
@@ -117,11 +116,11 @@ def _sample(task: Independent, key: Array, examples: int) -> Sample:
 
 
 def together(drawn: Drawn) -> Sample:
-    """The sample of what was drawn, with an axis of examples; for use under `jit`."""
+    """Make a sample of drawn examples, which have a leading axis of examples; for use under `jit`."""
     return Sample(Batch(**drawn.inputs), drawn.targets.astype(jnp.int32), drawn.weights.astype(jnp.float32))
 
 
 def require(holds: bool, expected: str, got: Any) -> None:
-    """Raise ValueError, saying what options were expected and what came, unless it holds."""
+    """Raise ValueError with the expected and the actual options, unless the condition holds."""
     if not holds:
         raise ValueError(f"{expected}; got {got}")

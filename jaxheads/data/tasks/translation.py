@@ -1,4 +1,4 @@
-"""Translation by a lexicon, in another order: the alignment is known.
+"""Translation by a lexicon, with reordering: the alignment is known.
 
 Dimension key: `U` target positions, `S` source positions.
 """
@@ -23,22 +23,22 @@ SPECIALS = 3
 
 @dataclass(frozen=True)
 class Translation(Independent):
-    """Source words, then EOS; each target word is the lexicon's of a source word, and their order is a rule's.
+    """Source words, then EOS; the lexicon translates each source word, and a rule orders the target words.
 
-    To be learned: the lexicon, and which source word comes next. Expected is a head of the cross-attention that aligns
-    (Vaswani et al. 2017; Ghader & Monz 2017; Kobayashi et al. 2020). The decoder reads BOS and the target words, and
-    all it gives is scored: the words, then EOS. All is determined, so the optimum is 0.
+    The model must learn the lexicon and the order. A cross-attention head that aligns is expected (Vaswani et al. 2017;
+    Ghader & Monz 2017; Kobayashi et al. 2020). The decoder reads BOS and the target words, and all its outputs are
+    scored: the words, then EOS. All is determined, so the optimum is 0.
 
-    Marks of the cross-attention, `[B,U,S]`: "alignment" is True at the source word of the word that position U *gives*
-    (AWO in Kobayashi et al.), "alignment_input" at that of the word it *reads* (AWI). A head that aligns in one
-    setting is wrong in the other, but for the words that are repeated.
+    Marks of the cross-attention, `[B,U,S]`: "alignment" is True at the source word of the word that position U
+    *predicts* (AWO in Kobayashi et al.), "alignment_input" at the source word of the word it *reads* (AWI). A head that
+    aligns in one setting does not in the other, except at repeated words.
 
-    The control's target words have nothing to do with the source; only their number has.
+    The control draws the target words independently of the source; only their number is the source's.
 
     Attributes:
-        order: "copy", "reverse", or "swap", which exchanges the words of each pair, and leaves a last one alone.
+        order: "copy", "reverse", or "swap", which exchanges the words of each pair and leaves an odd last word alone.
         words: V, of each language. The source's ids come after the three special ones, then the target's.
-        shortest, longest: n, the number of words, is uniform between them, ends included.
+        shortest, longest: bounds of n, the number of words, which is uniform between them, both included.
         seed: of the lexicon.
         aligned: whether targets come from the source.
     """
@@ -65,22 +65,25 @@ class Translation(Independent):
 
     @property
     def length(self) -> int:
-        """Of the source with its EOS; of the decoder's input with its BOS."""
+        """Number of positions of the source with its EOS, and of the decoder's input with its BOS."""
         return self.longest + 1
 
     @property
     def optimum(self) -> float:
-        """0; of the control the anchor "unaligned"."""
+        """The loss 0; for the control the anchor "unaligned"."""
         return 0.0 if self.aligned else self.anchors["unaligned"]
 
     @property
     def anchors(self) -> Mapping[str, float]:
-        """ "uniform" over target words and EOS; "unigram", as often as they occur; "unaligned", who knows when the
-        sentence ends but not the words: n̄ ln V / (n̄ + 1)."""
+        """Losses of simpler predictors.
+
+        "uniform" over target words and EOS; "unigram", by their frequencies; "unaligned", which predicts the sentence's
+        end but not its words: n̄ ln V / (n̄ + 1).
+        """
         mean = (self.shortest + self.longest) / 2
-        ended = 1 / (mean + 1)
-        unaligned = (1 - ended) * math.log(self.words)
-        binary = -ended * math.log(ended) - (1 - ended) * math.log(1 - ended)
+        eos_share = 1 / (mean + 1)
+        unaligned = (1 - eos_share) * math.log(self.words)
+        binary = -eos_share * math.log(eos_share) - (1 - eos_share) * math.log(1 - eos_share)
         return {"uniform": math.log(self.words + 1), "unigram": unaligned + binary, "unaligned": unaligned}
 
     @property
@@ -89,22 +92,22 @@ class Translation(Independent):
         return np.random.default_rng(self.seed).permutation(self.words)
 
     def draw(self, key: Array) -> Drawn:
-        """One example."""
+        """Draw one example."""
         count_key, word_key, other_key = jax.random.split(key, 3)
         count = jax.random.randint(count_key, (), self.shortest, self.longest + 1)
         words_S = jax.random.randint(word_key, (self.length,), 0, self.words)
         others_U = jax.random.randint(other_key, (self.length,), 0, self.words)
-        at, comes_from = jnp.arange(self.length), self._source(count)
-        spoken, real = at < count, at <= count
-        translated_U = jnp.asarray(self.lexicon, jnp.int32)[words_S[comes_from] if self.aligned else others_U]
+        at, source_U = jnp.arange(self.length), self._source(count)
+        is_word, real = at < count, at <= count
+        translated_U = jnp.asarray(self.lexicon, jnp.int32)[words_S[source_U] if self.aligned else others_U]
 
-        def ended(ids: Array) -> Array:
-            return jnp.where(spoken, ids, jnp.where(real, EOS, PAD))
+        def with_eos(ids: Array) -> Array:
+            return jnp.where(is_word, ids, jnp.where(real, EOS, PAD))
 
-        targets_U = ended(SPECIALS + self.words + translated_U)
-        alignment_US = spoken[:, None] & (at[None, :] == comes_from[:, None])
+        targets_U = with_eos(SPECIALS + self.words + translated_U)
+        alignment_US = is_word[:, None] & (at[None, :] == source_U[:, None])
         inputs = {
-            "tokens": ended(SPECIALS + words_S),
+            "tokens": with_eos(SPECIALS + words_S),
             "mask": real,
             "targets": jnp.where(real, jnp.roll(targets_U, 1).at[0].set(BOS), PAD),
             "target_mask": real,
@@ -116,18 +119,19 @@ class Translation(Independent):
         return Drawn(inputs, targets_U, real)
 
     def _source(self, count: Array) -> Array:
-        """Which source word each target word comes from, `[U]`; of no meaning after the last."""
+        """Return the source position of each target word, `[U]`; meaningless after the last word."""
         at = jnp.arange(self.length)
         if self.order == "reverse":
             return jnp.maximum(count - 1 - at, 0)
         if self.order == "copy":
             return at
+        # at ^ 1 is the other position of the pair.
         return jnp.where((at ^ 1) < count, at ^ 1, at)
 
     def control(self) -> "Translation":
-        """Target words drawn for themselves."""
+        """Return the control: target words that are independent of the source."""
         return replace(self, aligned=False)
 
     def model_config(self, **changes: Any) -> dict[str, Any]:
-        """Encoder and decoder of two layers each."""
+        """Return the config of an encoder and a decoder of two layers each."""
         return bart(self.vocabulary, self.length, changes)

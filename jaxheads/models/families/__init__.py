@@ -1,103 +1,80 @@
-"""One file a family: a frozen config, its parts, and the table of its checkpoint's tensors."""
+"""Families of models, one file each: a frozen config, the network, and the table of its checkpoint's tensors."""
 
-from .albert import Albert
-from .attention_only import AttentionOnly
-from .bart import Bart, Marian
-from .bases.clip_towers import ClipText, ClipVision
-from .bert import Bert
-from .bloom import Bloom
-from .clip import Clip
-from .dinov2 import Dinov2, Dinov2WithRegisters
-from .distilbert import DistilBert
-from .gemma2 import Gemma2
-from .gemma3 import Gemma3
-from .gemma3_text import Gemma3Text
-from .gpt2 import GPT2
-from .gpt_neox import GPTNeoX
-from .gptj import GPTJ
-from .llama import Llama
-from .mistral import Mistral
-from .modernbert import ModernBert
-from .mpnet import MPNet
-from .opt import OPT
-from .qwen2 import Qwen2
-from .qwen3 import Qwen3
-from .roberta import Camembert, Roberta, XLMRoberta
-from .t5 import T5
-from .vit import DeiT, ViT
-from .whisper import Whisper
+from __future__ import annotations
 
-FAMILIES = {
-    family.config_type.model_type: family
-    for family in (
-        Albert,
-        AttentionOnly,
-        Bart,
-        Marian,
-        Bert,
-        Bloom,
-        Clip,
-        ClipText,
-        ClipVision,
-        Dinov2,
-        Dinov2WithRegisters,
-        DistilBert,
-        Gemma2,
-        Gemma3,
-        Gemma3Text,
-        GPT2,
-        GPTNeoX,
-        GPTJ,
-        Llama,
-        Mistral,
-        ModernBert,
-        MPNet,
-        OPT,
-        Qwen2,
-        Qwen3,
-        Camembert,
-        Roberta,
-        XLMRoberta,
-        T5,
-        DeiT,
-        ViT,
-        Whisper,
-    )
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from ..loading.weights import Table
+    from ..network import Network
+
+
+class Family(Protocol):
+    """The class of a family's network, with the type of its config and the table of its tensors."""
+
+    config_type: Any
+
+    def __call__(self, config: Any, *, rngs: Any) -> Network: ...
+    def table(self, config: Any) -> Table: ...
+
+
+_CLASSES: Mapping[str, tuple[str, str]] = {
+    "albert": ("albert", "Albert"),
+    "attention_only": ("attention_only", "AttentionOnly"),
+    "bart": ("bart", "Bart"),
+    "marian": ("bart", "Marian"),
+    "bert": ("bert", "Bert"),
+    "bloom": ("bloom", "Bloom"),
+    "clip": ("clip", "Clip"),
+    "clip_text_model": ("bases.clip_towers", "ClipText"),
+    "clip_vision_model": ("bases.clip_towers", "ClipVision"),
+    "dinov2": ("dinov2", "Dinov2"),
+    "dinov2_with_registers": ("dinov2", "Dinov2WithRegisters"),
+    "distilbert": ("distilbert", "DistilBert"),
+    "gemma2": ("gemma2", "Gemma2"),
+    "gemma3": ("gemma3", "Gemma3"),
+    "gemma3_text": ("gemma3_text", "Gemma3Text"),
+    "gpt2": ("gpt2", "GPT2"),
+    "gpt_neox": ("gpt_neox", "GPTNeoX"),
+    "gptj": ("gptj", "GPTJ"),
+    "llama": ("llama", "Llama"),
+    "mistral": ("mistral", "Mistral"),
+    "modernbert": ("modernbert", "ModernBert"),
+    "mpnet": ("mpnet", "MPNet"),
+    "opt": ("opt", "OPT"),
+    "qwen2": ("qwen2", "Qwen2"),
+    "qwen3": ("qwen3", "Qwen3"),
+    "camembert": ("roberta", "Camembert"),
+    "roberta": ("roberta", "Roberta"),
+    "xlm-roberta": ("roberta", "XLMRoberta"),
+    "t5": ("t5", "T5"),
+    "deit": ("vit", "DeiT"),
+    "vit": ("vit", "ViT"),
+    "whisper": ("whisper", "Whisper"),
 }
+"""Module and class of each family's network, by the `model_type` of a Hugging Face config."""
+
+
+class _Families(Mapping[str, Family]):
+    """Mapping from `model_type` to network class. A family's module is imported when it is first looked up."""
+
+    def __getitem__(self, model_type: Any) -> Family:
+        module, name = _CLASSES[model_type]
+        return getattr(import_module(f".{module}", __package__), name)
+
+    def __contains__(self, model_type: object) -> bool:
+        return model_type in _CLASSES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_CLASSES)
+
+    def __len__(self) -> int:
+        return len(_CLASSES)
+
+
+FAMILIES = _Families()
 """Network classes by the `model_type` of a Hugging Face config."""
 
-__all__ = [
-    "FAMILIES",
-    "Albert",
-    "AttentionOnly",
-    "Bart",
-    "Marian",
-    "Bert",
-    "Bloom",
-    "Clip",
-    "ClipText",
-    "ClipVision",
-    "Dinov2",
-    "Dinov2WithRegisters",
-    "DistilBert",
-    "Gemma2",
-    "Gemma3",
-    "Gemma3Text",
-    "GPT2",
-    "GPTNeoX",
-    "GPTJ",
-    "Llama",
-    "Mistral",
-    "ModernBert",
-    "MPNet",
-    "OPT",
-    "Qwen2",
-    "Qwen3",
-    "Camembert",
-    "Roberta",
-    "XLMRoberta",
-    "T5",
-    "DeiT",
-    "ViT",
-    "Whisper",
-]
+__all__ = ["FAMILIES", "Family"]

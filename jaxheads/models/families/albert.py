@@ -28,7 +28,7 @@ from .bases.reading import refuse_unknown, required
 
 @dataclass(frozen=True)
 class AlbertConfig(EncoderConfig):
-    """The fields of a Hugging Face `AlbertConfig` that change what is computed; `head` is "mlm" or "none"."""
+    """The fields of a Hugging Face `AlbertConfig` that affect the computation; `head` is "mlm" or "none"."""
 
     model_type = "albert"
 
@@ -37,40 +37,40 @@ class AlbertConfig(EncoderConfig):
     num_hidden_groups: int
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> "AlbertConfig":
-        """From the contents of a config.json.
+    def from_hf(cls, config: Mapping[str, Any]) -> "AlbertConfig":
+        """Read the contents of a config.json.
 
         Raises:
-            ValueError: for a missing field, one that is not understood, or more groups than layers.
+            ValueError: for a field that is missing or not understood, or more groups than layers.
         """
         neutral = {
             **ENCODER_ONLY,
             "inner_group_num": 1,
-            # of the first checkpoints, where transformers does not read them
+            # in the configs of the first checkpoints; transformers does not read them
             "down_scale_factor": 1,
             "gap_size": 0,
             "net_structure_type": 0,
             "num_memory_blocks": 0,
             "layers_to_keep": [],
         }
-        refuse_unknown(given, cls.own() | {"classifier_dropout_prob"}, neutral=neutral)
-        common = common_fields(given, "Albert", act="gelu_new", pretraining=("AlbertForPreTraining",))
-        [embedding] = required(given, "embedding_size")
-        groups, layers = given.get("num_hidden_groups", 1), common["num_hidden_layers"]
+        refuse_unknown(config, cls.own() | {"classifier_dropout_prob"}, neutral=neutral)
+        common = common_fields(config, "Albert", act="gelu_new", pretraining=("AlbertForPreTraining",))
+        [embedding] = required(config, "embedding_size")
+        groups, layers = config.get("num_hidden_groups", 1), common["num_hidden_layers"]
         if not 1 <= groups <= layers:
             raise ValueError(f"num_hidden_groups of albert lies in 1..{layers}, the number of layers; got {groups}")
-        types = given.get("type_vocab_size", 2)
+        types = config.get("type_vocab_size", 2)
         return cls(**common, type_vocab_size=types, embedding_size=embedding, num_hidden_groups=groups)
 
     @property
     def sharing(self) -> tuple[int, ...]:
-        """Each layer's group, by the quotient that transformers takes."""
+        """Each layer's group, computed as transformers does."""
         share = self.num_hidden_layers / self.num_hidden_groups
         return tuple(int(layer / share) for layer in range(self.num_hidden_layers))
 
 
 class Albert(MaskedLM):
-    """A post-norm encoder: a layer's index names one application of weights that other layers use as well."""
+    """A post-norm encoder whose layers share weights in groups; a layer's index names an application of them."""
 
     config_type = AlbertConfig
 
@@ -97,7 +97,7 @@ class Albert(MaskedLM):
 
     @staticmethod
     def table(config: AlbertConfig) -> Table:
-        """The tensors of an ALBERT checkpoint; of its layers there are as many as groups."""
+        """Return the table of an ALBERT checkpoint's tensors; it stores a layer for each group."""
         at = "albert.encoder.albert_layer_groups.{layer}.albert_layers.0"
         words = zip("QKVO", ("query", "key", "value", "dense"), strict=True)
         names = {letter: f"attention.{word}" for letter, word in words}

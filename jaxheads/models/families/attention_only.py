@@ -10,6 +10,7 @@ from flax import nnx
 from jax import Array
 from numpy.typing import ArrayLike
 
+from ...checks import one_of
 from ..blocks import AttentionBlock
 from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Attention, Embed, Setting, layer_norm, rms_norm
@@ -27,13 +28,13 @@ NORMS = ("none", "layer_norm", "rms_norm")
 
 @dataclass(frozen=True)
 class AttentionOnlyConfig:
-    """Sizes, and what there is beside attention; no Hugging Face model is like this.
+    """Config of an attention-only model; Hugging Face has no such family.
 
     Attributes:
-        positions: one of POSITIONS.
-        norm: before each layer and before the unembedding, one of NORMS.
+        positions: the kind of positions, from POSITIONS.
+        norm: the kind of norm before each layer and before the unembedding, from NORMS.
         bias: whether heads' projections have biases.
-        scale: of the scores; one over the root of `d_head` when left out.
+        scale: factor on the scores; 1 / sqrt(`d_head`) when left out.
     """
 
     model_type: ClassVar[str] = "attention_only"
@@ -54,39 +55,38 @@ class AttentionOnlyConfig:
     head: Literal["lm"] = "lm"
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> "AttentionOnlyConfig":
-        """From a dictionary of the fields' names.
+    def from_hf(cls, config: Mapping[str, Any]) -> "AttentionOnlyConfig":
+        """Read a dictionary whose keys are the fields' names.
 
         Raises:
-            ValueError: for a missing field, or one that is not understood.
+            ValueError: for a field that is missing or not understood.
         """
-        refuse_unknown(given, set(cls.__dataclass_fields__) - {"head"})
+        refuse_unknown(config, set(cls.__dataclass_fields__) - {"head"})
         vocab, model, layers, heads, context = required(
-            given, "vocab_size", "d_model", "n_layers", "n_heads", "max_position_embeddings"
+            config, "vocab_size", "d_model", "n_layers", "n_heads", "max_position_embeddings"
         )
-        config = cls(
+        read = cls(
             vocab_size=vocab,
             d_model=model,
             n_layers=layers,
             n_heads=heads,
-            d_head=given.get("d_head") or model // heads,
+            d_head=config.get("d_head") or model // heads,
             max_position_embeddings=context,
-            positions=given.get("positions", "learned"),
-            norm=given.get("norm", "none"),
-            norm_eps=given.get("norm_eps", 1e-5),
-            bias=given.get("bias", False),
-            scale=given.get("scale"),
-            tie_word_embeddings=given.get("tie_word_embeddings", False),
-            causal=given.get("causal", True),
+            positions=config.get("positions", "learned"),
+            norm=config.get("norm", "none"),
+            norm_eps=config.get("norm_eps", 1e-5),
+            bias=config.get("bias", False),
+            scale=config.get("scale"),
+            tie_word_embeddings=config.get("tie_word_embeddings", False),
+            causal=config.get("causal", True),
         )
-        for name, value, known in (("positions", config.positions, POSITIONS), ("norm", config.norm, NORMS)):
-            if value not in known:
-                raise ValueError(f"{name} of an attention-only model is one of {', '.join(known)}; got {value!r}")
-        return config
+        one_of("positions", read.positions, POSITIONS)
+        one_of("norm", read.norm, NORMS)
+        return read
 
 
 class AttentionOnly(Decoder):
-    """Embeddings, layers of heads that add to the stream, an unembedding."""
+    """A decoder of embeddings, layers of heads that add to the stream, and an unembedding."""
 
     config_type = AttentionOnlyConfig
 
@@ -115,7 +115,7 @@ class AttentionOnly(Decoder):
         learned = c.positions == "learned"
         self.embed_position = Embed(c.max_position_embeddings, c.d_model, rngs=rngs) if learned else None
         fixed = sinusoids(c.max_position_embeddings, c.d_model) if c.positions == "sinusoidal" else None
-        self.places = None if fixed is None else Setting(jnp.asarray(fixed))
+        self.sinusoids = None if fixed is None else Setting(jnp.asarray(fixed))
         self.decoder = Stack("decoder", c.n_layers, block, causal=c.causal, rngs=rngs)
         self.final_norm = make_norm(rngs)
         self.unembed = self.own_unembedding(c.vocab_size, c.d_model, rngs)
@@ -124,17 +124,17 @@ class AttentionOnly(Decoder):
         x_BTD = self.embed(batch.tokens)
         if self.embed_position is not None:
             x_BTD = x_BTD + self.embed_position(batch.positions)
-        if self.places is not None:
-            x_BTD = x_BTD + self.places[...].astype(x_BTD.dtype)[batch.positions]
+        if self.sinusoids is not None:
+            x_BTD = x_BTD + self.sinusoids[...].astype(x_BTD.dtype)[batch.positions]
         return run_stack(self.decoder, x_BTD, AttentionInputs.over(batch, causal=self.config.causal))
 
     def features(self, x_BTD: Array) -> Array:
-        """The stream, normed where there is a norm."""
+        """Return the stream, normed if the model has norms."""
         return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
 
     @staticmethod
     def table(config: AttentionOnlyConfig) -> Table:
-        """The tensors, named as the parameters are."""
+        """Return the table of the tensors, which are named as the parameters are."""
         here, at = "decoder.blocks", "layers.{layer}"
         rules: list[Rule] = [same("embed.weight", "embed.embedding")]
         if config.positions == "learned":
@@ -166,15 +166,15 @@ def by_hand(
     causal: bool = True,
     name: str = "by hand",
 ) -> Model:
-    """An attention-only model, without norms, of explicit weights: a circuit whose answer is known.
+    """Build an attention-only model without norms from explicit weights, such as a circuit whose answer is known.
 
     Args:
-        embed: what each token brings into the stream, `[V,D]`.
+        embed: the embedding of each token, `[V,D]`.
         layers: for each layer its heads' W_Q, W_K, W_V `[N,D,H]` and W_O `[N,H,D]`, and, if any layer has them, b_Q,
-            b_K, b_V `[N,H]` and b_O `[D]`; all layers have the same sizes.
-        unembed: what each token's logit reads of the stream, `[V,D]`.
-        positions: what each position brings into the stream, `[context,D]`; without them a context of 2^30.
-        scale: multiplies the scores: 1 leaves them as the weights make them.
+            b_K, b_V `[N,H]` and b_O `[D]`; all layers have equal sizes.
+        unembed: the unembedding of each token, `[V,D]`.
+        positions: the embedding of each position, `[context,D]`; without them the context is 2^30.
+        scale: factor on the scores.
 
     Raises:
         ValueError: for no layer, weights that are missing, unknown, not finite, or whose shapes do not fit each other.
@@ -188,7 +188,7 @@ def by_hand(
     biased = any(set(layer) & set(HEAD_BIASES) for layer in layers)
     stacked = _stacked(layers, tokens.shape[1], biased=biased)
     _, heads, _, size = stacked["W_Q"].shape
-    places = None if positions is None else _array("positions", positions, 2)
+    positions_PD = None if positions is None else _array("positions", positions, 2)
     config = AttentionOnlyConfig.from_hf(
         {
             "model_type": "attention_only",
@@ -197,25 +197,25 @@ def by_hand(
             "n_layers": len(layers),
             "n_heads": heads,
             "d_head": size,
-            "max_position_embeddings": 1 << 30 if places is None else len(places),
-            "positions": "none" if places is None else "learned",
+            "max_position_embeddings": 1 << 30 if positions_PD is None else len(positions_PD),
+            "positions": "none" if positions_PD is None else "learned",
             "scale": scale,
             "bias": biased,
             "causal": causal,
         }
     )
     values = {"embed.embedding": tokens, "unembed.embedding": reads}
-    if places is not None:
-        values["embed_position.embedding"] = places
+    if positions_PD is not None:
+        values["embed_position.embedding"] = positions_PD
     for key, value in stacked.items():
-        at = np.moveaxis(value, 1, 2) if key in ("W_Q", "W_K", "W_V") else value
-        values[f"decoder.blocks.attention.{key}"] = at
+        ordered = np.moveaxis(value, 1, 2) if key in ("W_Q", "W_K", "W_V") else value
+        values[f"decoder.blocks.attention.{key}"] = ordered
     hf_config = {"model_type": "attention_only", **{field: getattr(config, field) for field in _fields()}}
     return Model(_filled(config, values), name=name, hf_config=hf_config)
 
 
 def _filled(config: AttentionOnlyConfig, values: Mapping[str, np.ndarray]) -> AttentionOnly:
-    """The network with these parameters, by path."""
+    """Build the network with the parameters of these values, by path."""
     graph, state = nnx.split(nnx.eval_shape(lambda: AttentionOnly(config, rngs=nnx.Rngs(0))))
     filled = []
     for path, variable in nnx.to_flat_state(state):
@@ -231,7 +231,7 @@ def _fields() -> list[str]:
 
 
 def _stacked(layers: Sequence[Mapping[str, ArrayLike]], model: int, *, biased: bool) -> dict[str, np.ndarray]:
-    """Every weight of all layers, `[L,…]`; biases are zero in layers that name none."""
+    """Stack each weight over the layers, `[L,…]`; biases are zero in layers without them."""
     known = (*HEAD_WEIGHTS, *HEAD_BIASES)
     for number, layer in enumerate(layers):
         missing, unknown = set(HEAD_WEIGHTS) - set(layer), set(layer) - set(known)
@@ -240,18 +240,18 @@ def _stacked(layers: Sequence[Mapping[str, ArrayLike]], model: int, *, biased: b
     N, _, H = _array("W_Q", layers[0]["W_Q"], 3).shape
     shapes = {"W_O": (N, H, model), "b_O": (model,)} | {f"b_{letter}": (N, H) for letter in "QKV"}
     shapes |= {f"W_{letter}": (N, model, H) for letter in "QKV"}
-    found = {}
+    stacked = {}
     for key in known if biased else HEAD_WEIGHTS:
-        parts = [_array(key, layer.get(key, np.zeros(shapes[key])), len(shapes[key])) for layer in layers]
-        wrong = [part.shape for part in parts if part.shape != shapes[key]]
+        arrays = [_array(key, layer.get(key, np.zeros(shapes[key])), len(shapes[key])) for layer in layers]
+        wrong = [array.shape for array in arrays if array.shape != shapes[key]]
         if wrong:
             raise ValueError(f"{key} of every layer must have the shape {shapes[key]}, got {wrong[0]}")
-        found[key] = np.stack(parts)
-    return found
+        stacked[key] = np.stack(arrays)
+    return stacked
 
 
-def _array(name: str, given: ArrayLike, axes: int) -> np.ndarray:
-    array = np.asarray(given, np.float32)
+def _array(name: str, value: ArrayLike, axes: int) -> np.ndarray:
+    array = np.asarray(value, np.float32)
     if array.ndim != axes or 0 in array.shape or not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite numbers with {axes} axes, none of them empty; got {array.shape}")
     return array

@@ -1,6 +1,6 @@
 """BART (Lewis et al. 2020) and Marian (Junczys-Dowmunt et al. 2018): post-norm encoder–decoders.
 
-They differ in their embeddings: BART's positions are learnt, and its embeddings normed; Marian's are sinusoids.
+They differ in their embeddings: BART learns its positions and norms its embeddings; Marian's positions are sinusoids.
 """
 
 from collections.abc import Mapping
@@ -23,15 +23,15 @@ from .bases.encoder_decoder import EncoderDecoder, cross_stack, decoder_stack
 from .bases.reading import head_of, refuse_unknown, required
 
 _OFFSET = 2
-"""The first rows of BART's table of positions are not used."""
+"""Rows at the start of BART's table of positions that are not used."""
 
 _EPSILON = 1e-5
-"""Of all norms: no config says it."""
+"""Epsilon of all norms; no config has it."""
 
 
 @dataclass(frozen=True)
 class _Config:
-    """The fields of a Hugging Face config that change what is computed; `head` is "lm" or "none"."""
+    """The fields of a Hugging Face config that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str]
     heads: ClassVar[Mapping[str, str]]
@@ -51,17 +51,17 @@ class _Config:
     head: str
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> Self:
-        """From the contents of a config.json.
+    def from_hf(cls, config: Mapping[str, Any]) -> Self:
+        """Read the contents of a config.json.
 
         Raises:
-            ValueError: for a missing field, or one that is not understood.
+            ValueError: for a field that is missing or not understood.
         """
         sizes = (
             "vocab_size d_model encoder_layers encoder_ffn_dim encoder_attention_heads decoder_layers decoder_ffn_dim "
             "decoder_attention_heads"
         ).split()
-        own = set(cls.__dataclass_fields__) - {"head"}
+        fields = set(cls.__dataclass_fields__) - {"head"}
         unused = set(
             "dropout activation_dropout attention_dropout classif_dropout encoder_layerdrop decoder_layerdrop init_std "
             "num_hidden_layers static_position_embeddings extra_pos_embeddings force_bos_token_to_be_generated "
@@ -75,35 +75,35 @@ class _Config:
             "add_bias_logits": False,
             "normalize_embedding": cls.model_type == "bart",
             "share_encoder_decoder_embeddings": True,
-            "decoder_vocab_size": given.get("vocab_size"),
+            "decoder_vocab_size": config.get("vocab_size"),
         }
-        refuse_unknown(given, own | unused, neutral=neutral)
+        refuse_unknown(config, fields | unused, neutral=neutral)
         return cls(
-            **dict(zip(sizes, required(given, *sizes), strict=True)),
-            max_position_embeddings=given.get("max_position_embeddings", 1024),
-            activation_function=given.get("activation_function", "gelu"),
-            scale_embedding=given.get("scale_embedding", False),
-            tie_word_embeddings=given.get("tie_word_embeddings", True),
-            head=head_of(given, cls.heads),
+            **dict(zip(sizes, required(config, *sizes), strict=True)),
+            max_position_embeddings=config.get("max_position_embeddings", 1024),
+            activation_function=config.get("activation_function", "gelu"),
+            scale_embedding=config.get("scale_embedding", False),
+            tie_word_embeddings=config.get("tie_word_embeddings", True),
+            head=head_of(config, cls.heads),
         )
 
 
 class BartConfig(_Config):
-    """Of BART."""
+    """The fields of a Hugging Face `BartConfig` that affect the computation."""
 
     model_type = "bart"
     heads: ClassVar = {"BartForConditionalGeneration": "lm", "BartModel": "none"}
 
 
 class MarianConfig(_Config):
-    """Of Marian."""
+    """The fields of a Hugging Face `MarianConfig` that affect the computation."""
 
     model_type = "marian"
     heads: ClassVar = {"MarianMTModel": "lm", "MarianModel": "none"}
 
 
 class _PostNorm(EncoderDecoder):
-    """What both have in common."""
+    """Stacks and unembedding of BART and Marian."""
 
     config: _Config
     embed: Embed
@@ -111,6 +111,7 @@ class _PostNorm(EncoderDecoder):
     logits_bias: nnx.Param | None
 
     def _build(self, config: _Config, rngs: nnx.Rngs) -> None:
+        """Make the parameters that both families have."""
         c, D = config, config.d_model
         self.config = c
 
@@ -135,22 +136,22 @@ class _PostNorm(EncoderDecoder):
         self.decoder = decoder_stack(
             c.decoder_layers, decoder, cross_stack(c.decoder_layers, cross, rngs=rngs), rngs=rngs
         )
-        own = c.head == "lm" and not c.tie_word_embeddings
-        self.unembed = Embed(c.vocab_size, D, rngs=rngs) if own else None
+        untied = c.head == "lm" and not c.tie_word_embeddings
+        self.unembed = Embed(c.vocab_size, D, rngs=rngs) if untied else None
         self.logits_bias = nnx.Param(jnp.zeros((c.vocab_size,))) if c.head == "lm" else None
 
     def words(self, batch: Batch, axis: Axis) -> Array:
-        """Embedded ids, `[B,T,D]`."""
+        """Embed the ids of an axis, `[B,T,D]`."""
         x_BTD = self.embed(axis.ids(batch))
         return x_BTD * self.config.d_model**0.5 if self.config.scale_embedding else x_BTD
 
     def features(self, x_BTD: Array) -> Array:
-        """The stream itself: it is normed."""
+        """Return the stream unchanged: its last block has normed it."""
         return x_BTD
 
     @property
     def unembedding(self) -> Unembedding | None:
-        """The unembedding, or the embedding it is tied to, and a bias; None for a bare model."""
+        """The unembedding, or the embedding it is tied to, with a bias; None for a bare model."""
         if self.logits_bias is None:
             return None
         words = self.embed if self.unembed is None else self.unembed
@@ -158,7 +159,7 @@ class _PostNorm(EncoderDecoder):
 
 
 class Bart(_PostNorm):
-    """BART: learnt positions, and a norm after the embeddings."""
+    """BART, with learned positions and a norm after the embeddings."""
 
     config_type = BartConfig
 
@@ -170,45 +171,46 @@ class Bart(_PostNorm):
         self.embed_norm_encoder, self.embed_norm_decoder = _norm(D, rngs), _norm(D, rngs)
 
     def embed_source(self, batch: Batch) -> Array:
-        places = self.embed_position_encoder(TOKENS.of(batch).positions + _OFFSET)
-        return self.embed_norm_encoder(self.words(batch, TOKENS) + places)
+        positions_BSD = self.embed_position_encoder(TOKENS.of(batch).positions + _OFFSET)
+        return self.embed_norm_encoder(self.words(batch, TOKENS) + positions_BSD)
 
     def embed_targets(self, batch: Batch) -> Array:
-        places = self.embed_position_decoder(TARGETS.of(batch).positions + _OFFSET)
-        return self.embed_norm_decoder(self.words(batch, TARGETS) + places)
+        positions_BTD = self.embed_position_decoder(TARGETS.of(batch).positions + _OFFSET)
+        return self.embed_norm_decoder(self.words(batch, TARGETS) + positions_BTD)
 
     @staticmethod
     def table(config: BartConfig) -> Table:
-        """The tensors of a BART checkpoint."""
-        own: list[Rule] = []
+        """Return the table of a BART checkpoint's tensors."""
+        embeddings: list[Rule] = []
         for side in ("encoder", "decoder"):
-            own.append(same(f"model.{side}.embed_positions.weight", f"embed_position_{side}.embedding"))
-            own += norm(f"model.{side}.layernorm_embedding", f"embed_norm_{side}")
-        return _table(config, own, {})
+            embeddings.append(same(f"model.{side}.embed_positions.weight", f"embed_position_{side}.embedding"))
+            embeddings += norm(f"model.{side}.layernorm_embedding", f"embed_norm_{side}")
+        return _table(config, embeddings, {})
 
 
 class Marian(_PostNorm):
-    """Marian: sinusoidal positions, sines in the first half of the dimensions."""
+    """Marian, with sinusoidal positions: sines in the first half of the dimensions, cosines in the second."""
 
     config_type = MarianConfig
 
     def __init__(self, config: MarianConfig, *, rngs: nnx.Rngs):
         self._build(config, rngs)
-        self.places = Setting(sinusoids(config.max_position_embeddings, config.d_model))
+        self.sinusoids = Setting(sinusoids(config.max_position_embeddings, config.d_model))
 
     def embed_source(self, batch: Batch) -> Array:
-        return self._placed(batch, TOKENS)
+        return self._embedded(batch, TOKENS)
 
     def embed_targets(self, batch: Batch) -> Array:
-        return self._placed(batch, TARGETS)
+        return self._embedded(batch, TARGETS)
 
-    def _placed(self, batch: Batch, axis: Axis) -> Array:
+    def _embedded(self, batch: Batch, axis: Axis) -> Array:
+        """Embed the ids of an axis together with their positions, `[B,T,D]`."""
         x_BTD = self.words(batch, axis)
-        return x_BTD + self.places[...].astype(x_BTD.dtype)[axis.of(batch).positions]
+        return x_BTD + self.sinusoids[...].astype(x_BTD.dtype)[axis.of(batch).positions]
 
     @staticmethod
     def table(config: MarianConfig) -> Table:
-        """The tensors of a Marian checkpoint."""
+        """Return the table of a Marian checkpoint's tensors."""
         return _table(config, [], {r"model\.(encoder|decoder)\.embed_positions\.weight": "sinusoids, computed"})
 
 
@@ -216,8 +218,9 @@ def _norm(model: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return layer_norm(model, _EPSILON, rngs)
 
 
-def _table(config: _Config, own: list[Rule], passed_over: dict[str, str]) -> Table:
-    rules: list[Rule] = [same("model.shared.weight", "embed.embedding"), *own]
+def _table(config: _Config, embeddings: list[Rule], passed_over: dict[str, str]) -> Table:
+    """Return the table of both families' tensors, with a family's own embeddings and exceptions."""
+    rules: list[Rule] = [same("model.shared.weight", "embed.embedding"), *embeddings]
     for side, blocks, heads_norm in (
         ("encoder", "encoder.blocks", "encoder.blocks.attention_norm"),
         ("decoder", "decoder.cross.blocks", "decoder.blocks.norm"),

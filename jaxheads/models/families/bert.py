@@ -28,28 +28,28 @@ from .bases.reading import refuse_unknown
 
 @dataclass(frozen=True)
 class BertConfig(EncoderConfig):
-    """The fields of a Hugging Face `BertConfig` that change what is computed; `head` is "mlm" or "none"."""
+    """The fields of a Hugging Face `BertConfig` that affect the computation; `head` is "mlm" or "none"."""
 
     model_type = "bert"
 
     type_vocab_size: int
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> "BertConfig":
-        """From the contents of a config.json.
+    def from_hf(cls, config: Mapping[str, Any]) -> "BertConfig":
+        """Read the contents of a config.json.
 
         Raises:
-            ValueError: for a missing field, or one that is not understood.
+            ValueError: for a field that is missing or not understood.
         """
         old_pooler = {f"pooler_{name}" for name in ("fc_size", "num_attention_heads", "num_fc_layers", "size_per_head")}
         unused = old_pooler | {"pooler_type", "directionality"}  # of the first multilingual checkpoints
-        refuse_unknown(given, cls.own() | unused, neutral=ENCODER_ONLY)
-        common = common_fields(given, "Bert", pretraining=("BertForPreTraining", "AntiBERTy"))
-        return cls(**common, type_vocab_size=given.get("type_vocab_size", 2))
+        refuse_unknown(config, cls.own() | unused, neutral=ENCODER_ONLY)
+        common = common_fields(config, "Bert", pretraining=("BertForPreTraining", "AntiBERTy"))
+        return cls(**common, type_vocab_size=config.get("type_vocab_size", 2))
 
     @property
     def first_position(self) -> int:
-        """The row of the table of positions that the first token takes."""
+        """The row of the table of positions that belongs to the first token."""
         return 0
 
     @property
@@ -59,7 +59,7 @@ class BertConfig(EncoderConfig):
 
 
 class Bert(MaskedLM):
-    """A post-norm encoder with learnt positions and token types."""
+    """A post-norm encoder with learned positions and token types."""
 
     config_type = BertConfig
 
@@ -86,7 +86,7 @@ class Bert(MaskedLM):
 
     @staticmethod
     def table(config: BertConfig) -> Table:
-        """The tensors of a BERT checkpoint."""
+        """Return the table of a BERT checkpoint's tensors."""
         head = HeadNames(
             dense="cls.predictions.transform.dense",
             norm="cls.predictions.transform.LayerNorm",

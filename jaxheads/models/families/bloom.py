@@ -20,12 +20,12 @@ from .bases.decoder import Decoder, unused_head
 from .bases.reading import head_of, refuse_unknown, required
 
 _ACTIVATION = "gelu_new"
-"""BLOOM writes its own: the same tanh approximation, its constants the same numbers in float32."""
+"""BLOOM's activation; its own code has the tanh approximation with constants that are equal in float32."""
 
 
 @dataclass(frozen=True)
 class BloomConfig:
-    """The fields of a Hugging Face `BloomConfig` that change what is computed; `head` is "lm" or "none"."""
+    """The fields of a Hugging Face `BloomConfig` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "bloom"
     max_position_embeddings: ClassVar[None] = None
@@ -40,37 +40,37 @@ class BloomConfig:
     head: str
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> "BloomConfig":
-        """From the contents of a config.json, with its older names of sizes.
+    def from_hf(cls, config: Mapping[str, Any]) -> "BloomConfig":
+        """Read the contents of a config.json, with older names of sizes too.
 
         Raises:
-            ValueError: for a missing field, or one that is not understood.
+            ValueError: for a field that is missing or not understood.
         """
         older = {"hidden_size": "n_embed", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads"}
-        given = {**{name: given.get(old) for name, old in older.items()}, **given}
-        vocab, width, layers, heads = required(given, "vocab_size", "hidden_size", "n_layer", "n_head")
-        own = set(cls.__dataclass_fields__) - {"head"}
+        config = {**{name: config.get(old) for name, old in older.items()}, **config}
+        vocab, width, layers, heads = required(config, "vocab_size", "hidden_size", "n_layer", "n_head")
+        fields = set(cls.__dataclass_fields__) - {"head"}
         unused = set(  # how it was trained, and by which kernels
             "seq_length offset_alibi hidden_dropout attention_softmax_in_fp32 masked_softmax_fusion "
             "bias_dropout_fusion skip_bias_add skip_bias_add_qkv".split()
         )
-        # Slices of `pretraining_tp` are summed one by one only where `slow_but_exact` asks for it.
-        sliced = {"slow_but_exact": False, "pretraining_tp": given.get("pretraining_tp")}
-        refuse_unknown(given, own | unused | set(older.values()), neutral={"n_inner": 4 * width, **sliced})
+        # The slices of `pretraining_tp` are summed separately only if `slow_but_exact` is set.
+        sliced = {"slow_but_exact": False, "pretraining_tp": config.get("pretraining_tp")}
+        refuse_unknown(config, fields | unused | set(older.values()), neutral={"n_inner": 4 * width, **sliced})
         return cls(
             vocab_size=vocab,
             hidden_size=width,
             n_layer=layers,
             n_head=heads,
-            layer_norm_epsilon=given.get("layer_norm_epsilon", 1e-5),
-            apply_residual_connection_post_layernorm=given.get("apply_residual_connection_post_layernorm", False),
-            tie_word_embeddings=given.get("tie_word_embeddings", True),
-            head=head_of(given, {"BloomForCausalLM": "lm", "BloomModel": "none"}),
+            layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-5),
+            apply_residual_connection_post_layernorm=config.get("apply_residual_connection_post_layernorm", False),
+            tie_word_embeddings=config.get("tie_word_embeddings", True),
+            head=head_of(config, {"BloomForCausalLM": "lm", "BloomModel": "none"}),
         )
 
 
 class NormedStreamBlock(PreNormBlock):
-    """`y = norm(x); y = y + attention(y)`, then `y = norm(y); y + mlp(y)`: what is added to is normed as well."""
+    """Pre-norm block that also norms the stream itself: `y = norm(x); y += attention(y); y = norm(y); y += mlp(y)`."""
 
     additive = False
     residual = False
@@ -87,7 +87,7 @@ class NormedStreamBlock(PreNormBlock):
 
 
 class Bloom(Decoder):
-    """A pre-norm decoder with LayerNorm, also after its embedding, whose scores fall with distance (ALiBi)."""
+    """A pre-norm decoder with LayerNorm, also after its embedding, and scores that fall with distance (ALiBi)."""
 
     config_type = BloomConfig
 
@@ -111,7 +111,7 @@ class Bloom(Decoder):
         self.unembed = self.own_unembedding(c.vocab_size, D, rngs)
 
     def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
-        # A row's softmax is the same for slope * key and slope * (key - query): one row of biases serves all queries.
+        # Softmax gives slope * key and slope * (key - query) equal rows: a single row of biases serves all queries.
         slopes_N = jnp.asarray(alibi_slopes(self.config.n_head))
         bias_BN1S = slopes_N[None, :, None, None] * batch.positions[:, None, None].astype(slopes_N.dtype)
         context = AttentionInputs.over(batch, causal=True, bias=bias_BN1S)
@@ -122,7 +122,7 @@ class Bloom(Decoder):
 
     @staticmethod
     def table(config: BloomConfig) -> Table:
-        """The tensors of a BLOOM checkpoint; a head's query, key and value are stored side by side."""
+        """Return the table of a BLOOM checkpoint's tensors; it joins query, key and value within each head."""
         here, at = "decoder.blocks", "transformer.h.{layer}"
         heads = f"{at}.self_attention.query_key_value"
         rules: list[Rule] = [

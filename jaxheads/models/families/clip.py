@@ -1,6 +1,6 @@
-"""CLIP (Radford et al. 2021): a tower for texts and one for images, whose embeddings are compared.
+"""CLIP (Radford et al. 2021): a tower for texts and a tower for images, whose embeddings are compared.
 
-The towers read nothing of each other. `zero_shot` fixes one side, which makes a classifier of the other.
+The towers are independent. `zero_shot` fixes the input of one, which makes a classifier of the other.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ from .bases.reading import head_of, refuse_unknown
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """The fields of a Hugging Face `CLIPConfig` that change what is computed."""
+    """The fields of a Hugging Face `CLIPConfig` that affect the computation."""
 
     model_type: ClassVar[str] = "clip"
 
@@ -48,41 +48,46 @@ class ClipConfig:
 
     @property
     def vocab_size(self) -> int:
-        """Of the texts."""
+        """Size of the texts' vocabulary."""
         return self.text.vocab_size
 
     @property
     def max_position_embeddings(self) -> int:
-        """Of the texts."""
+        """Longest text, in tokens."""
         return self.text.max_position_embeddings
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> "ClipConfig":
-        """From the contents of a config.json. The first ones have each tower's fields twice, and `text_config_dict`
-        is the one that counts.
+    def from_hf(cls, config: Mapping[str, Any]) -> "ClipConfig":
+        """Read the contents of a config.json.
+
+        The oldest have each tower's fields twice; `text_config_dict` and `vision_config_dict` take precedence.
 
         Raises:
             ValueError: for a field, here or in a tower's config, that is not understood.
         """
         towers = {f"{tower}_config{suffix}" for tower in ("text", "vision") for suffix in ("", "_dict")}
-        unused = {"logit_scale_init_value", "tie_word_embeddings"}  # the checkpoint has the learnt scale
-        refuse_unknown(given, towers | unused | {"projection_dim"})
-        head_of(given, {"CLIPModel": "similarity"})
+        unused = {"logit_scale_init_value", "tie_word_embeddings"}  # the checkpoint has the learned scale
+        refuse_unknown(config, towers | unused | {"projection_dim"})
+        head_of(config, {"CLIPModel": "similarity"})
 
         def tower(name: str) -> dict[str, Any]:
-            stated = given.get(f"{name}_config_dict")
-            stated = given.get(f"{name}_config") if stated is None else stated
-            return {**(stated or {}), "architectures": None, "model_type": f"clip_{name}_model"}
+            fields = config.get(f"{name}_config_dict")
+            fields = config.get(f"{name}_config") if fields is None else fields
+            return {**(fields or {}), "architectures": None, "model_type": f"clip_{name}_model"}
 
         return cls(
             ClipTextConfig.from_hf(tower("text")),
             ClipVisionConfig.from_hf(tower("vision")),
-            given.get("projection_dim", 512),
+            config.get("projection_dim", 512),
         )
 
 
 class Compared(OneTower):
-    """A tower and what it is compared with: unit embeddings of the other side, times the scale, `[classes,P]`."""
+    """A tower as a classifier: its classes are fixed embeddings of the other tower.
+
+    Args:
+        others: the unit embeddings of the classes, times the learned scale, `[classes,P]`.
+    """
 
     def __init__(self, config: Any, tower: Tower, projection: nnx.Linear, others: Array):
         self.config, self.tower, self.projection = config, tower, projection
@@ -91,11 +96,11 @@ class Compared(OneTower):
 
     @property
     def unembedding(self) -> Unembedding:
-        """What its embeddings are compared with."""
+        """The embeddings of the classes."""
         return Unembedding(self.others[...])
 
     def features(self, x_BTD: Array) -> Array:
-        """Unit embeddings."""
+        """Return unit embeddings."""
         return self.unit(super().features(x_BTD))
 
     def with_frozen_statistics(self, x: Array, whole: Array) -> Array:
@@ -104,14 +109,14 @@ class Compared(OneTower):
 
 
 class Embedded(NamedTuple):
-    """Projected embeddings of the images and of the texts; None where a batch has none."""
+    """Projected embeddings of images and texts; None for a kind that the batch lacks."""
 
     images: Array | None
     texts: Array | None
 
 
 class Clip(Network):
-    """Both towers: the scaled cosines `[images, texts]`; of a batch of one kind alone its embeddings, not normed."""
+    """Both towers. The output is scaled cosines `[images, texts]`, or the raw embeddings if the batch has one kind."""
 
     config_type = ClipConfig
     apart = True
@@ -133,7 +138,7 @@ class Clip(Network):
         return None
 
     def hidden(self, batch: Batch, run_stack: RunStack) -> Embedded:
-        """Embeddings of what there is."""
+        """Embed the images and the texts of the batch."""
 
         def embed(tower: Tower, projection: nnx.Linear) -> Array:
             x_BTD = tower.hidden(batch, run_stack)
@@ -146,15 +151,15 @@ class Clip(Network):
         )
 
     def output(self, x: Embedded, batch: Batch) -> Array:
-        """Scaled cosines `[images, texts]`, or the embeddings of one kind."""
+        """Return scaled cosines `[images, texts]`, or the embeddings if the batch has one kind."""
         del batch
         if x.images is None or x.texts is None:
-            [alone] = [part for part in x if part is not None]
+            [alone] = [embeddings for embeddings in x if embeddings is not None]
             return alone
         return UnitNorm()(x.images) @ self.scaled(x.texts).T
 
     def scaled(self, embeddings: Array) -> Array:
-        """Unit embeddings times the learnt scale."""
+        """Return unit embeddings times the learned scale."""
         return UnitNorm()(embeddings) * jnp.exp(self.logit_scale[...])
 
     def check(self, batch: Batch) -> None:
@@ -165,7 +170,7 @@ class Clip(Network):
 
     @staticmethod
     def table(config: ClipConfig) -> Table:
-        """The tensors of a CLIP checkpoint."""
+        """Return the table of a CLIP checkpoint's tensors."""
         del config
         rules = (
             *text_rules("text"),
@@ -178,17 +183,17 @@ class Clip(Network):
 
 
 def zero_shot(model: Model, classes: Batch) -> Model:
-    """A classifier of images by texts, or of texts by images: CLIP with one side fixed.
+    """Make a classifier of images by texts, or of texts by images: CLIP with the input of one tower fixed.
 
-    Its output is `[images, texts]` or `[texts, images]`, what the whole model gives; its one stack is the other
-    tower. All that can be asked of a classifier can be asked of it:
+    Its output is the whole model's, `[images, texts]` or `[texts, images]`, and its only stack is the other tower.
+    Every question for a classifier applies:
     `jh.ablate(jh.zero_shot(model, texts), images, jh.logit_difference(right, wrong))`.
 
     Args:
-        classes: what is fixed: texts, or images.
+        classes: the input that is fixed, texts or images.
 
     Raises:
-        ValueError: for another model than CLIP, or a batch that has not one of both.
+        ValueError: for another model than CLIP, or a batch with both texts and images, or neither.
     """
     network = model.network
     if not isinstance(network, Clip):

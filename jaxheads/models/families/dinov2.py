@@ -1,4 +1,4 @@
-"""DINOv2 (Oquab et al. 2024), and the same with registers (Darcet et al. 2024)."""
+"""DINOv2 (Oquab et al. 2024), without and with registers (Darcet et al. 2024)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ from .bases.image_encoder import (
 from .bases.reading import head_of, refuse_unknown, required
 
 _BACKBONE = {"apply_layernorm", "reshape_hidden_states", "out_features", "out_indices", "stage_names"}
-"""Fields that only say which layers a detector is given."""
+"""Fields that only choose the layers which a detector reads."""
 
 
 @dataclass(frozen=True)
 class Dinov2Config:
-    """The fields of a Hugging Face `Dinov2Config` that change what is computed; `head` is "classes" or "none"."""
+    """The fields of a Hugging Face `Dinov2Config` that affect the computation; `head` is "classes" or "none"."""
 
     model_type: ClassVar[str] = "dinov2"
     heads: ClassVar[Mapping[str, str]] = {"Dinov2Model": "none", "Dinov2ForImageClassification": "classes"}
@@ -58,44 +58,45 @@ class Dinov2Config:
 
     @property
     def intermediate_size(self) -> int:
-        """The MLP's width; SwiGLU, which has three matrices, gets two thirds, rounded up to a multiple of 8."""
+        """The MLP's width: with SwiGLU's three matrices two thirds of it, rounded up to a multiple of 8."""
         inner = int(self.hidden_size * self.mlp_ratio)
         return (int(inner * 2 / 3) + 7) // 8 * 8 if self.use_swiglu_ffn else inner
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> Self:
-        """From the contents of a config.json.
+    def from_hf(cls, config: Mapping[str, Any]) -> Self:
+        """Read the contents of a config.json.
 
         Raises:
-            ValueError: for a missing field, one that is not understood, or positions whose grid is not square.
+            ValueError: for a field that is missing or not understood, or positions whose grid is not square.
         """
-        own = set(cls.__dataclass_fields__) - {"head"} - (set() if cls.registers_default else {"num_register_tokens"})
+        fields = set(cls.__dataclass_fields__) - {"head"}
+        fields -= set() if cls.registers_default else {"num_register_tokens"}
         unused = {"layerscale_value", "drop_path_rate", "use_mask_token"}  # initialisation and training
-        refuse_unknown(given, own | unused | _BACKBONE)
-        width, layers, heads = required(given, "hidden_size", "num_hidden_layers", "num_attention_heads")
-        height, breadth = image_size_of(given, 224)
+        refuse_unknown(config, fields | unused | _BACKBONE)
+        width, layers, heads = required(config, "hidden_size", "num_hidden_layers", "num_attention_heads")
+        height, breadth = image_size_of(config, 224)
         if height != breadth:
             raise ValueError(f"positions of {cls.model_type} lie on a square; got image_size={[height, breadth]}")
         return cls(
             hidden_size=width,
             num_hidden_layers=layers,
             num_attention_heads=heads,
-            mlp_ratio=given.get("mlp_ratio", 4),
-            hidden_act=given.get("hidden_act", "gelu"),
-            layer_norm_eps=given.get("layer_norm_eps", 1e-6),
+            mlp_ratio=config.get("mlp_ratio", 4),
+            hidden_act=config.get("hidden_act", "gelu"),
+            layer_norm_eps=config.get("layer_norm_eps", 1e-6),
             image_size=(height, breadth),
-            patch_size=patch_size_of(given, cls.patch_size_default),
-            num_channels=given.get("num_channels", 3),
-            qkv_bias=given.get("qkv_bias", True),
-            use_swiglu_ffn=given.get("use_swiglu_ffn", False),
-            num_register_tokens=given.get("num_register_tokens", cls.registers_default),
-            num_labels=labels_of(given),
-            head=head_of(given, cls.heads),
+            patch_size=patch_size_of(config, cls.patch_size_default),
+            num_channels=config.get("num_channels", 3),
+            qkv_bias=config.get("qkv_bias", True),
+            use_swiglu_ffn=config.get("use_swiglu_ffn", False),
+            num_register_tokens=config.get("num_register_tokens", cls.registers_default),
+            num_labels=labels_of(config),
+            head=head_of(config, cls.heads),
         )
 
 
 class Dinov2WithRegistersConfig(Dinov2Config):
-    """Of DINOv2 with registers."""
+    """The fields of a Hugging Face `Dinov2WithRegistersConfig` that affect the computation."""
 
     model_type = "dinov2_with_registers"
     heads: ClassVar = {
@@ -107,7 +108,7 @@ class Dinov2WithRegistersConfig(Dinov2Config):
 
 
 class Dinov2(ImageEncoder):
-    """A pre-norm encoder with LayerScale, for images of any size whose sides are whole patches."""
+    """A pre-norm encoder with LayerScale for images of any size, if their sides are whole patches."""
 
     config_type = Dinov2Config
     antialias: ClassVar[bool] = False
@@ -138,20 +139,20 @@ class Dinov2(ImageEncoder):
         return ClassHead(c.num_labels, 2 * c.hidden_size, rngs=rngs) if c.head == "classes" else None
 
     def places(self, rows: int, columns: int) -> Array:
-        """Positions of the patches, brought to the image's grid where it is another than the pre-trained one's."""
-        own = self.config.image_size[0] // self.config.patch_size
+        """Return the patches' positions, interpolated if the image's grid differs from the pre-trained one."""
+        side = self.config.image_size[0] // self.config.patch_size
         placed_PD = self.positions[self.placed :]
-        if (rows, columns) == (own, own):
+        if (rows, columns) == (side, side):
             return placed_PD
-        grid_XYD = placed_PD.reshape(own, own, -1)
+        grid_XYD = placed_PD.reshape(side, side, -1)
         return resize_grid(grid_XYD, rows, columns, antialias=self.antialias).reshape(rows * columns, -1)
 
     def reads(self, positions: int) -> list[int]:
-        """CLS and all patches."""
+        """Return the positions that the classifier reads: CLS and all patches."""
         return [0, *range(len(self.encoder.queries.specials), positions)]
 
     def features(self, x_BTD: Array) -> Array:
-        """The normed stream; for a classifier, of what it reads CLS beside the mean of the patches, `[B,1,2D]`."""
+        """Return the normed stream; for a classifier, CLS joined with the mean of the patches, `[B,1,2D]`."""
         return self._joined(super().features(x_BTD))
 
     def with_frozen_statistics(self, x: Array, whole: Array) -> Array:
@@ -165,37 +166,38 @@ class Dinov2(ImageEncoder):
     def check(self, batch: Batch) -> None:
         assert batch.pixels is not None, "the model has checked what the batch has"
         height, width, channels = batch.pixels.shape[1:]
-        size, own = self.config.patch_size, self.config.num_channels
-        if height % size or width % size or channels != own:
+        size, expected = self.config.patch_size, self.config.num_channels
+        if height % size or width % size or channels != expected:
             raise ValueError(
-                f"pixels must be [examples, height, width, {own}] with sides of whole patches of {size} pixels; "
+                f"pixels must be [examples, height, width, {expected}] with sides of whole patches of {size} pixels; "
                 f"got {batch.pixels.shape}. Resize or crop the images: model.encode does"
             )
 
     @staticmethod
     def table(config: Dinov2Config) -> Table:
-        """The tensors of a DINOv2 checkpoint."""
+        """Return the table of a DINOv2 checkpoint's tensors."""
         return _table(config, "dinov2", [])
 
 
 class Dinov2WithRegisters(Dinov2):
-    """With registers between CLS and the patches; they have no position."""
+    """DINOv2 with registers between CLS and the patches; registers have no position."""
 
     config_type = Dinov2WithRegistersConfig
     antialias = True
 
     @staticmethod
     def table(config: Dinov2WithRegistersConfig) -> Table:
-        """The tensors of a checkpoint with registers."""
+        """Return the table of the tensors of a checkpoint with registers."""
         prefix = "dinov2_with_registers"
         return _table(config, prefix, [without_first_axis(f"{prefix}.embeddings.register_tokens", "others")])
 
 
-def _table(config: Dinov2Config, prefix: str, own: list[Rule]) -> Table:
+def _table(config: Dinov2Config, prefix: str, registers: list[Rule]) -> Table:
+    """Return the table of both families' tensors."""
     here, at = "encoder.blocks", f"{prefix}.encoder.layer.{{layer}}"
     rules: list[Rule] = [
         *embedding_rules(prefix),
-        *own,
+        *registers,
         *attention_rules(config, at),
         *norm(f"{at}.norm1", f"{here}.attention_norm"),
         *norm(f"{at}.norm2", f"{here}.mlp_norm"),
@@ -205,8 +207,8 @@ def _table(config: Dinov2Config, prefix: str, own: list[Rule]) -> Table:
     if config.use_swiglu_ffn:
         gate, up = f"{here}.mlp.gate", f"{here}.mlp.up"
         rules += [
-            _two(f"{at}.mlp.weights_in.weight", f"{gate}.kernel", f"{up}.kernel"),
-            _two(f"{at}.mlp.weights_in.bias", f"{gate}.bias", f"{up}.bias"),
+            _stacked(f"{at}.mlp.weights_in.weight", f"{gate}.kernel", f"{up}.kernel"),
+            _stacked(f"{at}.mlp.weights_in.bias", f"{gate}.bias", f"{up}.bias"),
             *dense(f"{at}.mlp.weights_out", f"{here}.mlp.down"),
         ]
     else:
@@ -220,8 +222,8 @@ def _table(config: Dinov2Config, prefix: str, own: list[Rule]) -> Table:
     return Table(tuple(rules), passed_over, ((r"^(embeddings|encoder|layernorm)\.", rf"{prefix}.\1."),))
 
 
-def _two(name: str, first: str, second: str) -> Rule:
-    """Two matrices or biases stored one under the other, `[2 * out(, in)]`."""
+def _stacked(name: str, first: str, second: str) -> Rule:
+    """Map two matrices (or biases) stacked along their rows, stored `[2 * out(, in)]`."""
 
     def read(tensor: Any, shapes: tuple[tuple[int, ...], ...]) -> Arrays:
         half = shapes[0][-1]

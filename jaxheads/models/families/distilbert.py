@@ -1,4 +1,4 @@
-"""DistilBERT (Sanh et al. 2019): BERT without token types, under names of its own."""
+"""DistilBERT (Sanh et al. 2019): BERT without token types, with other names of fields and tensors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from .bases.masked_lm import HeadNames, MaskedLM, encoder_table, layer_rules, po
 from .bases.reading import head_of, refuse_unknown, required
 
 _EPSILON = 1e-12
-"""Of all norms: no config says it."""
+"""Epsilon of all norms; no config has it."""
 
 
 @dataclass(frozen=True)
 class DistilBertConfig:
-    """The fields of a Hugging Face `DistilBertConfig` that change what is computed; `head` is "mlm" or "none"."""
+    """The fields of a Hugging Face `DistilBertConfig` that affect the computation; `head` is "mlm" or "none"."""
 
     model_type: ClassVar[str] = "distilbert"
     pooler: ClassVar[bool] = False
@@ -38,27 +38,27 @@ class DistilBertConfig:
     head: str
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> "DistilBertConfig":
-        """From the contents of a config.json.
+    def from_hf(cls, config: Mapping[str, Any]) -> "DistilBertConfig":
+        """Read the contents of a config.json.
 
         Raises:
-            ValueError: for a missing field, or one that is not understood.
+            ValueError: for a field that is missing or not understood.
         """
         unused = {"dropout", "qa_dropout", "seq_classif_dropout"}
         unused.add("sinusoidal_pos_embds")  # how the table of positions was made: the checkpoint holds it
         neutral = {"tie_weights_": True, "is_decoder": False, "add_cross_attention": False}
-        refuse_unknown(given, set(cls.__dataclass_fields__) - {"head"} | unused, neutral=neutral)
-        vocab, width, layers, heads, inner = required(given, "vocab_size", "dim", "n_layers", "n_heads", "hidden_dim")
+        refuse_unknown(config, set(cls.__dataclass_fields__) - {"head"} | unused, neutral=neutral)
+        vocab, width, layers, heads, inner = required(config, "vocab_size", "dim", "n_layers", "n_heads", "hidden_dim")
         return cls(
             vocab_size=vocab,
             dim=width,
             n_layers=layers,
             n_heads=heads,
             hidden_dim=inner,
-            activation=given.get("activation", "gelu"),
-            max_position_embeddings=given.get("max_position_embeddings", 512),
-            tie_word_embeddings=given.get("tie_word_embeddings", True),
-            head=head_of(given, {"DistilBertModel": "none", "DistilBertForMaskedLM": "mlm"}),
+            activation=config.get("activation", "gelu"),
+            max_position_embeddings=config.get("max_position_embeddings", 512),
+            tie_word_embeddings=config.get("tie_word_embeddings", True),
+            head=head_of(config, {"DistilBertModel": "none", "DistilBertForMaskedLM": "mlm"}),
         )
 
 
@@ -86,7 +86,7 @@ class DistilBert(MaskedLM):
 
     @staticmethod
     def table(config: DistilBertConfig) -> Table:
-        """The tensors of a DistilBERT checkpoint."""
+        """Return the table of a DistilBERT checkpoint's tensors."""
         names = {letter: f"attention.{letter.lower()}_lin" for letter in "QKV"} | {"O": "attention.out_lin"}
         at = "distilbert.transformer.layer.{layer}"
         layers = layer_rules(at, names, "sa_layer_norm", ("ffn.lin1", "ffn.lin2"), "output_layer_norm")

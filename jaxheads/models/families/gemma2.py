@@ -1,4 +1,4 @@
-"""Gemma 2 (Gemma Team 2024): norms before and after each part, capped scores and logits, every other layer a window."""
+"""Gemma 2 (Gemma Team 2024): sandwich norms, capped scores and logits, a window in every other layer."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ from .bases.gated_decoder import (
 from .bases.reading import head_of, refuse_unknown
 
 IGNORED = frozenset(("hidden_act", "cache_implementation"))
-"""Fields of Gemma's configs that nothing reads: the activation is `hidden_activation`, whatever `hidden_act` says."""
+"""Fields of Gemma's configs that transformers ignores: the activation is `hidden_activation`, never `hidden_act`."""
 
 SANDWICH_NORMS = {
     "input_layernorm": "attention_norm",
@@ -40,7 +40,7 @@ SANDWICH_NORMS = {
     "pre_feedforward_layernorm": "mlp_norm",
     "post_feedforward_layernorm": "mlp_out_norm",
 }
-"""A layer's norms, by the checkpoint's names."""
+"""Paths of a layer's norms by their names in the checkpoint."""
 
 _DEFAULTS = {
     "num_key_value_heads": 4,
@@ -52,12 +52,12 @@ _DEFAULTS = {
     "final_logit_softcapping": 30.0,
     "tie_word_embeddings": True,
 }
-"""What transformers takes where a config says nothing."""
+"""transformers' defaults of absent fields."""
 
 
 @dataclass(frozen=True)
 class Gemma2Config(GatedConfig):
-    """The fields of a Hugging Face `Gemma2Config` that change what is computed; `head` is "lm" or "none"."""
+    """The fields of a Hugging Face `Gemma2Config` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "gemma2"
 
@@ -70,39 +70,38 @@ class Gemma2Config(GatedConfig):
     layer_types: tuple[str, ...]
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> "Gemma2Config":
-        """From the contents of a config.json, in the spelling of transformers 4 or 5.
+    def from_hf(cls, config: Mapping[str, Any]) -> "Gemma2Config":
+        """Read the contents of a config.json, in the spelling of transformers 4 or 5.
 
         Raises:
-            ValueError: for a missing field, one that is not understood, a rope type that is not covered, or layer types
+            ValueError: for a field that is missing or not understood, a rope type that is not covered, or layer types
                 that don't fit the window.
         """
         neutral = {"use_bidirectional_attention": False}
-        refuse_unknown(given, cls.fields_of_file() | IGNORED, neutral=neutral)
-        given = {**_DEFAULTS, **given}
-        fields = common(given)
+        refuse_unknown(config, cls.fields_of_file() | IGNORED, neutral=neutral)
+        config = {**_DEFAULTS, **config}
+        fields = common(config)
         return cls(
             **fields,
-            rotary=rotary_of(given, fields["head_dim"], fields["max_position_embeddings"]),
-            hidden_activation=given.get("hidden_activation") or "gelu_pytorch_tanh",
-            attention_bias=given.get("attention_bias", False),
-            query_pre_attn_scalar=given["query_pre_attn_scalar"],
-            attn_logit_softcapping=given["attn_logit_softcapping"],
-            final_logit_softcapping=given["final_logit_softcapping"],
-            sliding_window=window_of(given),
-            layer_types=layer_types_of(given, lambda layer: layer % 2 == 0),
-            head=head_of(given, {"Gemma2ForCausalLM": "lm", "Gemma2Model": "none"}),
+            rotary=rotary_of(config, fields["head_dim"], fields["max_position_embeddings"]),
+            hidden_activation=config.get("hidden_activation") or "gelu_pytorch_tanh",
+            attention_bias=config.get("attention_bias", False),
+            query_pre_attn_scalar=config["query_pre_attn_scalar"],
+            attn_logit_softcapping=config["attn_logit_softcapping"],
+            final_logit_softcapping=config["final_logit_softcapping"],
+            sliding_window=window_of(config),
+            layer_types=layer_types_of(config, lambda layer: layer % 2 == 0),
+            head=head_of(config, {"Gemma2ForCausalLM": "lm", "Gemma2Model": "none"}),
         )
 
 
 class SandwichDecoder(Decoder):
-    """A decoder of sandwich blocks: scaled embeddings, RMSNorm on both sides of each part, grouped queries, a gated
-    MLP, and logits that may be capped.
+    """A decoder of sandwich blocks with scaled embeddings, grouped queries, gated MLPs and, optionally, capped logits.
 
     Args:
         config: a `GatedConfig` with `hidden_activation` and `final_logit_softcapping`.
-        attention: builds one layer's attention, from its random streams and, if there are any, its part of `settings`.
-        settings: as `Stack` takes them.
+        attention: builds the attention of a layer from its random streams and, with `settings`, those of the layer.
+        settings: see `Stack`.
     """
 
     def __init__(
@@ -119,9 +118,9 @@ class SandwichDecoder(Decoder):
         def norm() -> OffsetRMSNorm:
             return OffsetRMSNorm(c.hidden_size, c.rms_norm_eps)
 
-        def block(rngs: nnx.Rngs, *own: Mapping[str, Array]) -> SandwichBlock:
+        def block(rngs: nnx.Rngs, *layer: Mapping[str, Array]) -> SandwichBlock:
             mlp = GatedMLP(c.hidden_size, c.intermediate_size, c.hidden_activation, rngs=rngs)
-            return SandwichBlock(norm(), attention(rngs, *own), norm(), norm(), mlp, norm())
+            return SandwichBlock(norm(), attention(rngs, *layer), norm(), norm(), mlp, norm())
 
         self.embed = Embed(c.vocab_size, c.hidden_size, rngs=rngs)
         self.decoder = Stack("decoder", c.num_hidden_layers, block, causal=True, settings=settings, rngs=rngs)
@@ -139,12 +138,12 @@ class SandwichDecoder(Decoder):
     @property
     def unembedding(self) -> Unembedding | None:
         """The unembedding, or the embedding it is tied to, with its cap; None for a bare model."""
-        found = super().unembedding
-        return None if found is None else found._replace(cap=self.config.final_logit_softcapping)
+        uncapped = super().unembedding
+        return None if uncapped is None else uncapped._replace(cap=self.config.final_logit_softcapping)
 
 
 class Gemma2(SandwichDecoder):
-    """Sandwich blocks with capped scores, every other one with a window."""
+    """A decoder of sandwich blocks with capped scores, and with a window in every other layer."""
 
     config_type = Gemma2Config
 
@@ -160,5 +159,5 @@ class Gemma2(SandwichDecoder):
 
     @staticmethod
     def table(config: Gemma2Config) -> Table:
-        """The tensors of a Gemma 2 checkpoint."""
+        """Return the table of a Gemma 2 checkpoint's tensors."""
         return gated_table(config, norms=SANDWICH_NORMS, biases="QKVO" if config.attention_bias else "")

@@ -1,4 +1,4 @@
-"""Gemma 3 (Gemma Team 2025): sandwich blocks, normed queries and keys, a rotary base for each kind of layer."""
+"""Gemma 3 (Gemma Team 2025): sandwich blocks, normed queries and keys, a rotary base for each layer type."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from .bases.reading import head_of, refuse_unknown
 from .gemma2 import IGNORED, SANDWICH_NORMS, SandwichDecoder
 
 _OLD = frozenset(("rope_local_base_freq", "sliding_window_pattern", "_sliding_window_pattern"))
-"""What transformers 4 wrote instead of `rope_parameters` by layer type and `layer_types`."""
+"""Fields of transformers 4 that `layer_types` and `rope_parameters` by layer type have replaced."""
 
 _DEFAULTS = {
     "vocab_size": 262208,
@@ -43,14 +43,14 @@ _DEFAULTS = {
     "sliding_window": 4096,
     "tie_word_embeddings": True,
 }
-"""What transformers takes where a config says nothing, as those of the models that also see images do of much."""
+"""transformers' defaults of absent fields, which are many in the configs of models for images."""
 
 
 @dataclass(frozen=True)
 class Gemma3TextConfig(GatedConfig):
-    """The fields of a Hugging Face `Gemma3TextConfig` that change what is computed; `head` is "lm" or "none".
+    """The fields of a Hugging Face `Gemma3TextConfig` that affect the computation; `head` is "lm" or "none".
 
-    `rotary` is that of layers that see everything, `local_rotary` that of layers with a window.
+    `rotary` belongs to layers without a window, `local_rotary` to layers with a window.
     """
 
     model_type: ClassVar[str] = "gemma3_text"
@@ -64,60 +64,62 @@ class Gemma3TextConfig(GatedConfig):
     local_rotary: Rotary
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> "Gemma3TextConfig":
-        """From the contents of a config.json, in the spelling of transformers 4 or 5.
+    def from_hf(cls, config: Mapping[str, Any]) -> "Gemma3TextConfig":
+        """Read the contents of a config.json, in the spelling of transformers 4 or 5.
 
         Raises:
-            ValueError: for a missing field, one that is not understood, a rope type that is not covered, or layer types
+            ValueError: for a field that is missing or not understood, a rope type that is not covered, or layer types
                 that don't fit the window.
         """
         # The cap on scores is a field that transformers reads and then leaves unused in this family.
         neutral = {"use_bidirectional_attention": False, "attn_logit_softcapping": None}
-        refuse_unknown(given, (cls.fields_of_file() - {"local_rotary"}) | IGNORED | _OLD, neutral=neutral)
-        given = {**_DEFAULTS, **given}
-        fields = common(given)
-        pattern = given.get("sliding_window_pattern") or given.get("_sliding_window_pattern") or 6
-        rotary, local = rotaries_of(given, fields["head_dim"], fields["max_position_embeddings"])
+        refuse_unknown(config, (cls.fields_of_file() - {"local_rotary"}) | IGNORED | _OLD, neutral=neutral)
+        config = {**_DEFAULTS, **config}
+        fields = common(config)
+        pattern = config.get("sliding_window_pattern") or config.get("_sliding_window_pattern") or 6
+        rotary, local = rotaries_of(config, fields["head_dim"], fields["max_position_embeddings"])
         return cls(
             **fields,
             rotary=rotary,
             local_rotary=local,
-            hidden_activation=given.get("hidden_activation") or "gelu_pytorch_tanh",
-            attention_bias=given.get("attention_bias", False),
-            query_pre_attn_scalar=given["query_pre_attn_scalar"],
-            final_logit_softcapping=given.get("final_logit_softcapping"),
-            sliding_window=window_of(given),
-            layer_types=layer_types_of(given, lambda layer: (layer + 1) % pattern != 0),
-            head=head_of(given, {"Gemma3ForCausalLM": "lm", "Gemma3TextModel": "none"}),
+            hidden_activation=config.get("hidden_activation") or "gelu_pytorch_tanh",
+            attention_bias=config.get("attention_bias", False),
+            query_pre_attn_scalar=config["query_pre_attn_scalar"],
+            final_logit_softcapping=config.get("final_logit_softcapping"),
+            sliding_window=window_of(config),
+            layer_types=layer_types_of(config, lambda layer: (layer + 1) % pattern != 0),
+            head=head_of(config, {"Gemma3ForCausalLM": "lm", "Gemma3TextModel": "none"}),
         )
 
 
-def rotaries_of(given: Mapping[str, Any], dimensions: int, context: int) -> tuple[Rotary, Rotary]:
-    """The rotary embeddings of layers that see everything and of those with a window: `rope_parameters` by layer type
-    or, in transformers 4, `rope_theta` with `rope_scaling`, and `rope_local_base_freq`.
+def rotaries_of(config: Mapping[str, Any], dimensions: int, context: int) -> tuple[Rotary, Rotary]:
+    """Return the rotary embeddings of layers without a window and of layers with a window.
+
+    They come from `rope_parameters` by layer type or, in transformers 4, from `rope_theta` with `rope_scaling`, and
+    from `rope_local_base_freq`.
 
     Raises:
         ValueError: for another layer type, or a rope type that is not covered or that changes more than frequencies.
     """
-    stated = given.get("rope_parameters") or {}
-    if unknown := set(stated) - {FULL, SLIDING}:
+    by_type = config.get("rope_parameters") or {}
+    if unknown := set(by_type) - {FULL, SLIDING}:
         raise ValueError(f"rope_parameters of gemma3 are given for {FULL!r} and {SLIDING!r}; got {sorted(unknown)}")
-    everywhere = {**(stated.get(FULL) or {}), **(given.get("rope_scaling") or {})}
-    bases = given.get("rope_theta") or 1e6, given.get("rope_local_base_freq") or 1e4
-    found = [
+    full = {**(by_type.get(FULL) or {}), **(config.get("rope_scaling") or {})}
+    bases = config.get("rope_theta") or 1e6, config.get("rope_local_base_freq") or 1e4
+    rotaries = [
         rotary_of({"rope_parameters": parameters, "rope_theta": base}, dimensions, context)
-        for parameters, base in zip((everywhere, stated.get(SLIDING)), bases, strict=True)
+        for parameters, base in zip((full, by_type.get(SLIDING)), bases, strict=True)
     ]
-    for rotary in found:
+    for rotary in rotaries:
         if rotary.amplitude() != 1:
             raise ValueError(
-                f"rope type {rotary.kind!r} is not covered where layers differ: it scales as well as turns"
+                f"rope type {rotary.kind!r} is not covered where layers differ: it scales as well as rotates"
             )
-    return found[0], found[1]
+    return rotaries[0], rotaries[1]
 
 
 class Gemma3Text(SandwichDecoder):
-    """Sandwich blocks with normed queries and keys that then turn, in layers with a window at a base of their own."""
+    """A decoder of sandwich blocks with normed queries and keys, and another rotary base in layers with a window."""
 
     config_type = Gemma3TextConfig
 
@@ -135,17 +137,17 @@ class Gemma3Text(SandwichDecoder):
                 k_norm=OffsetRMSNorm(c.head_dim, c.rms_norm_eps),
             )
 
-        turns = {FULL: c.rotary.frequencies(), SLIDING: c.local_rotary.frequencies()}
-        settings = {"frequencies": np.stack([turns[kind] for kind in c.layer_types])}
+        by_type = {FULL: c.rotary.frequencies(), SLIDING: c.local_rotary.frequencies()}
+        settings = {"frequencies": np.stack([by_type[kind] for kind in c.layer_types])}
         super().__init__(c, attention, settings=settings | (window_settings(c) or {}), rngs=rngs)
 
     @staticmethod
     def table(config: Gemma3TextConfig) -> Table:
-        """The tensors of a Gemma 3 checkpoint."""
+        """Return the table of a Gemma 3 checkpoint's tensors."""
         return gemma3_table(config)
 
 
 def gemma3_table(config: Gemma3TextConfig, root: str = "model") -> Table:
-    """The tensors of the language model, whose names but the head's begin with `root`."""
+    """Return the table of the language model's tensors; all names but the head's begin with `root`."""
     biases = "QKVO" if config.attention_bias else ""
     return gated_table(config, norms=SANDWICH_NORMS | HEAD_NORMS, biases=biases, root=root)

@@ -19,7 +19,7 @@ from .bases.reading import head_of, refuse_unknown, required
 
 @dataclass(frozen=True)
 class GPT2Config:
-    """The fields of a Hugging Face `GPT2Config` that change what is computed; `head` is "lm" or "none"."""
+    """The fields of a Hugging Face `GPT2Config` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "gpt2"
 
@@ -40,22 +40,22 @@ class GPT2Config:
         return self.n_positions
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> "GPT2Config":
-        """From the contents of a config.json.
+    def from_hf(cls, config: Mapping[str, Any]) -> "GPT2Config":
+        """Read the contents of a config.json.
 
         Raises:
-            ValueError: for a missing field, or one that is not understood.
+            ValueError: for a field that is missing or not understood.
         """
         summary = {f"summary_{name}" for name in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout")}
-        own = set(cls.__dataclass_fields__) - {"head"}
-        # Scores are taken in float32 anyway, and n_ctx is an old name of n_positions.
+        fields = set(cls.__dataclass_fields__) - {"head"}
+        # Scores are computed in float32 anyway, and n_ctx is an old name of n_positions.
         refuse_unknown(
-            given,
-            own | summary | {"reorder_and_upcast_attn", "n_ctx"},
+            config,
+            fields | summary | {"reorder_and_upcast_attn", "n_ctx"},
             neutral={"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
         )
         vocab, positions, width, layers, heads = required(
-            given, "vocab_size", "n_positions", "n_embd", "n_layer", "n_head"
+            config, "vocab_size", "n_positions", "n_embd", "n_layer", "n_head"
         )
         return cls(
             vocab_size=vocab,
@@ -63,17 +63,17 @@ class GPT2Config:
             n_embd=width,
             n_layer=layers,
             n_head=heads,
-            n_inner=given.get("n_inner") or 4 * width,
-            activation_function=given.get("activation_function", "gelu_new"),
-            layer_norm_epsilon=given.get("layer_norm_epsilon", 1e-5),
-            scale_attn_weights=given.get("scale_attn_weights", True),
-            tie_word_embeddings=given.get("tie_word_embeddings", True),
-            head=head_of(given, {"GPT2LMHeadModel": "lm", "GPT2Model": "none"}),
+            n_inner=config.get("n_inner") or 4 * width,
+            activation_function=config.get("activation_function", "gelu_new"),
+            layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-5),
+            scale_attn_weights=config.get("scale_attn_weights", True),
+            tie_word_embeddings=config.get("tie_word_embeddings", True),
+            head=head_of(config, {"GPT2LMHeadModel": "lm", "GPT2Model": "none"}),
         )
 
 
 class GPT2(Decoder):
-    """A pre-norm decoder with LayerNorm, learnt positions and a plain MLP."""
+    """A pre-norm decoder with LayerNorm, learned positions and a plain MLP."""
 
     config_type = GPT2Config
 
@@ -109,7 +109,7 @@ class GPT2(Decoder):
 
     @staticmethod
     def table(config: GPT2Config) -> Table:
-        """The tensors of a GPT-2 checkpoint; its `Conv1D` matrices are stored `[in, out]`."""
+        """Return the table of a GPT-2 checkpoint's tensors; its `Conv1D` matrices are stored `[in, out]`."""
         here, at = "decoder.blocks", "transformer.h.{layer}"
         rules: list[Rule] = [
             same("transformer.wte.weight", "embed.embedding"),
@@ -122,9 +122,9 @@ class GPT2(Decoder):
             reshaped(f"{at}.attn.c_proj.weight", f"{here}.attention.W_O"),
             same(f"{at}.attn.c_proj.bias", f"{here}.attention.b_O"),
         ]
-        for stored, part in (("c_fc", "up"), ("c_proj", "down")):
-            rules.append(same(f"{at}.mlp.{stored}.weight", f"{here}.mlp.{part}.kernel"))
-            rules.append(same(f"{at}.mlp.{stored}.bias", f"{here}.mlp.{part}.bias"))
+        for stored, matrix in (("c_fc", "up"), ("c_proj", "down")):
+            rules.append(same(f"{at}.mlp.{stored}.weight", f"{here}.mlp.{matrix}.kernel"))
+            rules.append(same(f"{at}.mlp.{stored}.bias", f"{here}.mlp.{matrix}.bias"))
         passed_over = {r"transformer\.h\.\d+\.attn\.(bias|masked_bias)": "the causal mask, not a weight"}
         if config.head == "lm" and not config.tie_word_embeddings:
             rules.append(same("lm_head.weight", "unembed.embedding"))

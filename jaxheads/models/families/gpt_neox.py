@@ -1,4 +1,4 @@
-"""GPT-NeoX (Black et al. 2022): Pythia, and others that EleutherAI trained."""
+"""GPT-NeoX (Black et al. 2022), the family of Pythia and of other models of EleutherAI."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from .bases.reading import head_of, refuse_unknown, required
 from .llama import rotary_of
 
 _SHARE = 0.25
-"""Of a head's dimensions that turn, where no config says it."""
+"""Default share of a head's dimensions that rotate."""
 
 
 @dataclass(frozen=True)
 class GPTNeoXConfig:
-    """The fields of a Hugging Face `GPTNeoXConfig` that change what is computed; `head` is "lm" or "none"."""
+    """The fields of a Hugging Face `GPTNeoXConfig` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "gpt_neox"
 
@@ -43,19 +43,19 @@ class GPTNeoXConfig:
     head: str
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> "GPTNeoXConfig":
-        """From the contents of a config.json, in the spelling of transformers 4 or 5.
+    def from_hf(cls, config: Mapping[str, Any]) -> "GPTNeoXConfig":
+        """Read the contents of a config.json, in the spelling of transformers 4 or 5.
 
         Raises:
-            ValueError: for a missing field, one that is not understood, or a rope type that is not covered.
+            ValueError: for a field that is missing or not understood, or a rope type that is not covered.
         """
-        own = set(cls.__dataclass_fields__) - {"rotary", "head"}
+        fields = set(cls.__dataclass_fields__) - {"rotary", "head"}
         rope = {"rotary_pct", "rotary_emb_base", "partial_rotary_factor", "rope_theta", "rope_scaling"}
-        refuse_unknown(given, own | rope | {"rope_parameters", "hidden_dropout"}, neutral={"is_decoder": False})
+        refuse_unknown(config, fields | rope | {"rope_parameters", "hidden_dropout"}, neutral={"is_decoder": False})
         vocab, width, inner, layers, heads = required(
-            given, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"
+            config, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"
         )
-        context = given.get("max_position_embeddings", 2048)
+        context = config.get("max_position_embeddings", 2048)
         return cls(
             vocab_size=vocab,
             hidden_size=width,
@@ -63,27 +63,31 @@ class GPTNeoXConfig:
             num_hidden_layers=layers,
             num_attention_heads=heads,
             max_position_embeddings=context,
-            hidden_act=given.get("hidden_act", "gelu"),
-            layer_norm_eps=given.get("layer_norm_eps", 1e-5),
-            rotary=_rotary(given, width // heads, context),
-            attention_bias=given.get("attention_bias", True),
-            use_parallel_residual=given.get("use_parallel_residual", True),
-            tie_word_embeddings=given.get("tie_word_embeddings", False),
-            head=head_of(given, {"GPTNeoXForCausalLM": "lm", "GPTNeoXModel": "none"}),
+            hidden_act=config.get("hidden_act", "gelu"),
+            layer_norm_eps=config.get("layer_norm_eps", 1e-5),
+            rotary=_rotary(config, width // heads, context),
+            attention_bias=config.get("attention_bias", True),
+            use_parallel_residual=config.get("use_parallel_residual", True),
+            tie_word_embeddings=config.get("tie_word_embeddings", False),
+            head=head_of(config, {"GPTNeoXForCausalLM": "lm", "GPTNeoXModel": "none"}),
         )
 
 
-def _rotary(given: Mapping[str, Any], head: int, context: int) -> Rotary:
-    """Rotary positions of a part of each head, in this family's own names or those common since transformers 5."""
-    stated = dict(given.get("rope_parameters") or given.get("rope_scaling") or {})
-    shares = (stated.pop("partial_rotary_factor", None), given.get("rotary_pct"), given.get("partial_rotary_factor"))
+def _rotary(config: Mapping[str, Any], head: int, context: int) -> Rotary:
+    """Read the rotary embedding of a share of each head, by this family's field names or those of transformers 5."""
+    parameters = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    shares = (
+        parameters.pop("partial_rotary_factor", None),
+        config.get("rotary_pct"),
+        config.get("partial_rotary_factor"),
+    )
     share = next((share for share in shares if share is not None), _SHARE)
-    base = given.get("rotary_emb_base") or given.get("rope_theta")
-    return rotary_of({"rope_theta": base, "rope_parameters": stated}, int(head * share), context)
+    base = config.get("rotary_emb_base") or config.get("rope_theta")
+    return rotary_of({"rope_theta": base, "rope_parameters": parameters}, int(head * share), context)
 
 
 class GPTNeoX(Decoder):
-    """A decoder with LayerNorm whose heads and MLP read the same stream, or one after the other."""
+    """A decoder with LayerNorm whose heads and MLP run in parallel or, by the config, in sequence."""
 
     config_type = GPTNeoXConfig
 
@@ -117,7 +121,7 @@ class GPTNeoX(Decoder):
 
     @staticmethod
     def table(config: GPTNeoXConfig) -> Table:
-        """The tensors of a GPT-NeoX checkpoint; a head's query, key and value are stored side by side."""
+        """Return the table of a GPT-NeoX checkpoint's tensors; it joins query, key and value within each head."""
         here, at = "decoder.blocks", "gpt_neox.layers.{layer}"
         rules: list[Rule] = [
             same("gpt_neox.embed_in.weight", "embed.embedding"),

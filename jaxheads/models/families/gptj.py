@@ -23,7 +23,7 @@ from .bases.reading import head_of, refuse_unknown, required
 
 @dataclass(frozen=True)
 class GPTJConfig:
-    """The fields of a Hugging Face `GPTJConfig` that change what is computed; `head` is "lm" or "none"."""
+    """The fields of a Hugging Face `GPTJConfig` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "gptj"
 
@@ -44,37 +44,37 @@ class GPTJConfig:
         return self.n_positions
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> "GPTJConfig":
-        """From the contents of a config.json.
+    def from_hf(cls, config: Mapping[str, Any]) -> "GPTJConfig":
+        """Read the contents of a config.json.
 
         Raises:
-            ValueError: for a missing field, one that is not understood, or more dimensions that turn than a head has.
+            ValueError: for a field that is missing or not understood, or more rotary dimensions than a head has.
         """
         summary = {f"summary_{name}" for name in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout")}
-        own = set(cls.__dataclass_fields__) - {"head"}
-        refuse_unknown(given, own | summary, neutral={"rotary": True, "scale_attn_weights": True})
-        vocab, positions, width, layers, heads, turning = required(
-            given, "vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "rotary_dim"
+        fields = set(cls.__dataclass_fields__) - {"head"}
+        refuse_unknown(config, fields | summary, neutral={"rotary": True, "scale_attn_weights": True})
+        vocab, positions, width, layers, heads, rotary = required(
+            config, "vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "rotary_dim"
         )
-        if not 0 < turning <= width // heads:
-            raise ValueError(f"rotary_dim of GPT-J lies in 1..{width // heads}, the head's size; got {turning}")
+        if not 0 < rotary <= width // heads:
+            raise ValueError(f"rotary_dim of GPT-J lies in 1..{width // heads}, the head's size; got {rotary}")
         return cls(
             vocab_size=vocab,
             n_positions=positions,
             n_embd=width,
             n_layer=layers,
             n_head=heads,
-            n_inner=given.get("n_inner") or 4 * width,
-            rotary_dim=turning,
-            activation_function=given.get("activation_function", "gelu_new"),
-            layer_norm_epsilon=given.get("layer_norm_epsilon", 1e-5),
-            tie_word_embeddings=given.get("tie_word_embeddings", False),
-            head=head_of(given, {"GPTJForCausalLM": "lm", "GPTJModel": "none"}),
+            n_inner=config.get("n_inner") or 4 * width,
+            rotary_dim=rotary,
+            activation_function=config.get("activation_function", "gelu_new"),
+            layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-5),
+            tie_word_embeddings=config.get("tie_word_embeddings", False),
+            head=head_of(config, {"GPTJForCausalLM": "lm", "GPTJModel": "none"}),
         )
 
 
 class GPTJ(Decoder):
-    """A decoder whose heads and MLP read the same normed stream; its unembedding has a bias."""
+    """A decoder whose heads and MLP run in parallel after a shared norm; its unembedding has a bias."""
 
     config_type = GPTJConfig
 
@@ -108,14 +108,14 @@ class GPTJ(Decoder):
 
     @staticmethod
     def table(config: GPTJConfig) -> Table:
-        """The tensors of a GPT-J checkpoint."""
+        """Return the table of a GPT-J checkpoint's tensors."""
         here, at = "decoder.blocks", "transformer.h.{layer}"
         rules: list[Rule] = [
             same("transformer.wte.weight", "embed.embedding"),
             *norm("transformer.ln_f", "final_norm"),
             *norm(f"{at}.ln_1", f"{here}.attention_norm"),
-            _turning_in_pairs(f"{at}.attn.q_proj.weight", f"{here}.attention.W_Q", config.rotary_dim),
-            _turning_in_pairs(f"{at}.attn.k_proj.weight", f"{here}.attention.W_K", config.rotary_dim),
+            _rotated_in_pairs(f"{at}.attn.q_proj.weight", f"{here}.attention.W_Q", config.rotary_dim),
+            _rotated_in_pairs(f"{at}.attn.k_proj.weight", f"{here}.attention.W_K", config.rotary_dim),
             heads_in(f"{at}.attn.v_proj.weight", f"{here}.attention.W_V"),
             heads_out(f"{at}.attn.out_proj.weight", f"{here}.attention.W_O"),
             *dense(f"{at}.mlp.fc_in", f"{here}.mlp.up"),
@@ -134,10 +134,10 @@ class GPTJ(Decoder):
         return Table(tuple(rules), passed_over, rename, {"lm_head.weight": "transformer.wte.weight"})
 
 
-def _turning_in_pairs(name: str, path: str, dimensions: int) -> Rule:
-    """A projection into heads whose first dimensions turn in pairs (2i, 2i+1) where it is stored.
+def _rotated_in_pairs(name: str, path: str, dimensions: int) -> Rule:
+    """Map a projection into heads whose first dimensions rotate in pairs (2i, 2i+1) in the checkpoint.
 
-    Used with the pairs (i, i + dimensions/2) of `Rotary`: queries and keys change places alike, scores stay.
+    `Rotary` has the pairs (i, i + dimensions/2): queries and keys are reordered alike, which leaves scores unchanged.
     """
     plain = heads_in(name, path)
     order = np.concatenate([np.arange(0, dimensions, 2), np.arange(1, dimensions, 2)])

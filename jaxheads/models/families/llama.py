@@ -1,4 +1,4 @@
-"""Llama (Touvron et al. 2023) and what shares its architecture: SmolLM, TinyLlama, Llama 2 and 3."""
+"""Llama (Touvron et al. 2023), the architecture of Llama 2 and 3, SmolLM and TinyLlama too."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from .bases.reading import head_of, refuse_unknown
 
 @dataclass(frozen=True)
 class LlamaConfig(GatedConfig):
-    """The fields of a Hugging Face `LlamaConfig` that change what is computed; `head` is "lm" or "none"."""
+    """The fields of a Hugging Face `LlamaConfig` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "llama"
 
@@ -23,22 +23,22 @@ class LlamaConfig(GatedConfig):
     mlp_bias: bool
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> "LlamaConfig":
-        """From the contents of a config.json, in the spelling of transformers 4 or 5.
+    def from_hf(cls, config: Mapping[str, Any]) -> "LlamaConfig":
+        """Read the contents of a config.json, in the spelling of transformers 4 or 5.
 
         Raises:
-            ValueError: for a missing field, one that is not understood, or a rope type that is not covered.
+            ValueError: for a field that is missing or not understood, or a rope type that is not covered.
         """
         neutral = {"is_llama_config": True, "rope_interleaved": False}  # written by the trainer of SmolLM
-        refuse_unknown(given, cls.fields_of_file(), neutral=neutral)
-        fields = common(given)
+        refuse_unknown(config, cls.fields_of_file(), neutral=neutral)
+        fields = common(config)
         return cls(
             **fields,
-            rotary=rotary_of(given, fields["head_dim"], fields["max_position_embeddings"]),
-            hidden_act=given.get("hidden_act", "silu"),
-            attention_bias=given.get("attention_bias", False),
-            mlp_bias=given.get("mlp_bias", False),
-            head=head_of(given, {"LlamaForCausalLM": "lm", "LlamaModel": "none"}),
+            rotary=rotary_of(config, fields["head_dim"], fields["max_position_embeddings"]),
+            hidden_act=config.get("hidden_act", "silu"),
+            attention_bias=config.get("attention_bias", False),
+            mlp_bias=config.get("mlp_bias", False),
+            head=head_of(config, {"LlamaForCausalLM": "lm", "LlamaModel": "none"}),
         )
 
 
@@ -54,5 +54,5 @@ class Llama(GatedDecoder):
 
     @staticmethod
     def table(config: LlamaConfig) -> Table:
-        """The tensors of a Llama checkpoint."""
+        """Return the table of a Llama checkpoint's tensors."""
         return gated_table(config, biases="QKVO" if config.attention_bias else "", mlp_bias=config.mlp_bias)

@@ -1,4 +1,4 @@
-"""Mistral (Jiang et al. 2023): Llama whose queries see a window of positions, in releases that say so."""
+"""Mistral (Jiang et al. 2023): Llama with, in some releases, a window of positions that queries attend to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from .bases.gated_decoder import GatedConfig, GatedDecoder, attention_of, common
 from .bases.reading import head_of, refuse_unknown
 
 _DEFAULTS = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}
-"""What transformers takes where a config says nothing."""
+"""transformers' defaults of absent fields."""
 
 
 @dataclass(frozen=True)
 class MistralConfig(GatedConfig):
-    """The fields of a Hugging Face `MistralConfig` that change what is computed; `head` is "lm" or "none"."""
+    """The fields of a Hugging Face `MistralConfig` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "mistral"
 
@@ -25,27 +25,27 @@ class MistralConfig(GatedConfig):
     sliding_window: int | None
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> "MistralConfig":
-        """From the contents of a config.json, in the spelling of transformers 4 or 5.
+    def from_hf(cls, config: Mapping[str, Any]) -> "MistralConfig":
+        """Read the contents of a config.json, in the spelling of transformers 4 or 5.
 
         Raises:
-            ValueError: for a missing field, one that is not understood, a rope type that is not covered, or an empty
+            ValueError: for a field that is missing or not understood, a rope type that is not covered, or an empty
                 window.
         """
-        refuse_unknown(given, cls.fields_of_file())
-        given = {**_DEFAULTS, **given}
-        fields = common(given)
+        refuse_unknown(config, cls.fields_of_file())
+        config = {**_DEFAULTS, **config}
+        fields = common(config)
         return cls(
             **fields,
-            rotary=rotary_of(given, fields["head_dim"], fields["max_position_embeddings"]),
-            hidden_act=given.get("hidden_act", "silu"),
-            sliding_window=window_of(given),
-            head=head_of(given, {"MistralForCausalLM": "lm", "MistralModel": "none"}),
+            rotary=rotary_of(config, fields["head_dim"], fields["max_position_embeddings"]),
+            hidden_act=config.get("hidden_act", "silu"),
+            sliding_window=window_of(config),
+            head=head_of(config, {"MistralForCausalLM": "lm", "MistralModel": "none"}),
         )
 
 
 class Mistral(GatedDecoder):
-    """A pre-norm decoder with RMSNorm, rotary positions, grouped queries, a gated MLP and, perhaps, a window."""
+    """A pre-norm decoder with RMSNorm, rotary positions, grouped queries, a gated MLP and, optionally, a window."""
 
     config_type = MistralConfig
 
@@ -54,5 +54,5 @@ class Mistral(GatedDecoder):
 
     @staticmethod
     def table(config: MistralConfig) -> Table:
-        """The tensors of a Mistral checkpoint: those of Llama."""
+        """Return the table of a Mistral checkpoint's tensors, which are named like Llama's."""
         return gated_table(config)

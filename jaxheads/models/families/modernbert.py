@@ -1,4 +1,4 @@
-"""ModernBERT (Warner et al. 2024): a pre-norm encoder whose layers look near or far, turning with two bases."""
+"""ModernBERT (Warner et al. 2024): a pre-norm encoder with local and global layers, each kind with its rotary base."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,15 +22,15 @@ from .llama import rotary_of
 _FAR, _NEAR = "full_attention", "sliding_attention"
 _EVERYWHERE = np.iinfo(np.int32).max
 _BASES = {_FAR: ("global_rope_theta", 160000.0), _NEAR: ("local_rope_theta", 10000.0)}
-"""By kind of layer, the field of transformers 4 that has the rotary base, and the base if it is absent."""
+"""Field of transformers 4 that holds the rotary base, and its default, by kind of layer."""
 
 
 @dataclass(frozen=True)
 class ModernBertConfig:
-    """The fields of a Hugging Face `ModernBertConfig` that change what is computed; `head` is "mlm" or "none".
+    """The fields of a Hugging Face `ModernBertConfig` that affect the computation; `head` is "mlm" or "none".
 
-    `layer_types` says of each layer "full_attention", which turns by `rotary`, or "sliding_attention", which turns by
-    `local_rotary`.
+    `layer_types` has for each layer "full_attention", which rotates by `rotary`, or "sliding_attention", which rotates
+    by `local_rotary`.
     """
 
     model_type: ClassVar[str] = "modernbert"
@@ -57,11 +57,11 @@ class ModernBertConfig:
     head: str
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> "ModernBertConfig":
-        """From the contents of a config.json, in the spelling of transformers 4 or 5.
+    def from_hf(cls, config: Mapping[str, Any]) -> "ModernBertConfig":
+        """Read the contents of a config.json, in the spelling of transformers 4 or 5.
 
         Raises:
-            ValueError: for a missing field, one that is not understood, a kind of layer or a rope type that is not
+            ValueError: for a field that is missing or not understood, a kind of layer or a rope type that is not
                 covered.
         """
         older = {"global_attn_every_n_layers", "global_rope_theta", "local_rope_theta"}
@@ -70,39 +70,42 @@ class ModernBertConfig:
             "sparse_prediction sparse_pred_ignore_index repad_logits_with_grad classifier_pooling "
             "layer_norm_eps".split()  # in the checkpoints' configs beside norm_eps, which counts
         )
-        own = set(cls.__dataclass_fields__) - {"head", "rotary", "local_rotary"}
+        fields = set(cls.__dataclass_fields__) - {"head", "rotary", "local_rotary"}
         neutral = {"position_embedding_type": "absolute", "rope_scaling": None}
-        refuse_unknown(given, own | older | unused | {"rope_parameters"}, neutral=neutral)
+        refuse_unknown(config, fields | older | unused | {"rope_parameters"}, neutral=neutral)
         vocab, width, inner, layers, heads = required(
-            given, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"
+            config, "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"
         )
         flags = {
-            f"{part}_bias": given.get(f"{part}_bias", False) for part in ("norm", "attention", "mlp", "classifier")
+            f"{layer}_bias": config.get(f"{layer}_bias", False) for layer in ("norm", "attention", "mlp", "classifier")
         }
-        context = given.get("max_position_embeddings", 8192)
+        context = config.get("max_position_embeddings", 8192)
         return cls(
             vocab_size=vocab,
             hidden_size=width,
             intermediate_size=inner,
             num_hidden_layers=layers,
             num_attention_heads=heads,
-            hidden_activation=given.get("hidden_activation", "gelu"),
+            hidden_activation=config.get("hidden_activation", "gelu"),
             max_position_embeddings=context,
-            norm_eps=given.get("norm_eps", 1e-5),
-            decoder_bias=given.get("decoder_bias", True),
-            classifier_activation=given.get("classifier_activation", "gelu"),
-            local_attention=given.get("local_attention", 128),
-            layer_types=_layer_types(given, layers),
-            rotary=_rotary(given, _FAR, width // heads, context),
-            local_rotary=_rotary(given, _NEAR, width // heads, context),
-            tie_word_embeddings=given.get("tie_word_embeddings", True),
-            head=head_of(given, {"ModernBertModel": "none", "ModernBertForMaskedLM": "mlm"}),
+            norm_eps=config.get("norm_eps", 1e-5),
+            decoder_bias=config.get("decoder_bias", True),
+            classifier_activation=config.get("classifier_activation", "gelu"),
+            local_attention=config.get("local_attention", 128),
+            layer_types=_layer_types(config, layers),
+            rotary=_rotary(config, _FAR, width // heads, context),
+            local_rotary=_rotary(config, _NEAR, width // heads, context),
+            tie_word_embeddings=config.get("tie_word_embeddings", True),
+            head=head_of(config, {"ModernBertModel": "none", "ModernBertForMaskedLM": "mlm"}),
             **flags,
         )
 
     def settings(self) -> dict[str, np.ndarray]:
-        """What differs from layer to layer: a window that reaches half of `local_attention` to each side, radians a
-        position, and whether the attention's input is normed: not in the first, which follows the embeddings' norm."""
+        """Return the settings of each layer: window, rotary frequencies (radians a position) and whether it norms.
+
+        The window of a local layer reaches half of `local_attention` to each side. The first layer has no attention
+        norm, because it follows the embeddings' norm.
+        """
         near = np.array([kind == _NEAR for kind in self.layer_types])
         far_F, near_F = self.rotary.frequencies(), self.local_rotary.frequencies()
         return {
@@ -112,27 +115,27 @@ class ModernBertConfig:
         }
 
 
-def _layer_types(given: Mapping[str, Any], layers: int) -> tuple[str, ...]:
-    every = given.get("global_attn_every_n_layers") or 3
-    types = given.get("layer_types") or [_NEAR if layer % every else _FAR for layer in range(layers)]
+def _layer_types(config: Mapping[str, Any], layers: int) -> tuple[str, ...]:
+    every = config.get("global_attn_every_n_layers") or 3
+    types = config.get("layer_types") or [_NEAR if layer % every else _FAR for layer in range(layers)]
     if len(types) != layers or not set(types) <= set(_BASES):
         raise ValueError(f"layer_types of modernbert must say {_FAR} or {_NEAR} of {layers} layers; got {types}")
     return tuple(types)
 
 
-def _rotary(given: Mapping[str, Any], kind: str, dimensions: int, context: int) -> Rotary:
+def _rotary(config: Mapping[str, Any], kind: str, dimensions: int, context: int) -> Rotary:
     field, base = _BASES[kind]
-    stated = dict((given.get("rope_parameters") or {}).get(kind) or {})
-    # a base that is null is the other kind's, in transformers 4
-    own = given[field] or given.get("global_rope_theta") if field in given else None
-    rotary = rotary_of({"rope_parameters": {"rope_theta": own or base, **stated}}, dimensions, context)
+    parameters = dict((config.get("rope_parameters") or {}).get(kind) or {})
+    # In transformers 4 a base that is null stands for the other kind's.
+    older = config[field] or config.get("global_rope_theta") if field in config else None
+    rotary = rotary_of({"rope_parameters": {"rope_theta": older or base, **parameters}}, dimensions, context)
     if rotary.amplitude() != 1:
         raise ValueError(f"rope type {rotary.kind!r} of modernbert's {kind} is not covered: it scales cosine and sine")
     return rotary
 
 
 class ModernBert(MaskedLM):
-    """A pre-norm encoder with rotary positions and gated MLPs; without biases unless the config says so."""
+    """A pre-norm encoder with rotary positions and gated MLPs; biases are optional."""
 
     config_type = ModernBertConfig
 
@@ -144,25 +147,24 @@ class ModernBert(MaskedLM):
         def make_norm(rngs: nnx.Rngs) -> nnx.LayerNorm:
             return layer_norm(D, c.norm_eps, rngs, bias=c.norm_bias)
 
-        def block(rngs: nnx.Rngs, at: Mapping[str, Array]) -> PreNormBlock:
+        def block(rngs: nnx.Rngs, layer: Mapping[str, Array]) -> PreNormBlock:
             attention = Attention(
                 D,
                 c.num_attention_heads,
                 head,
                 bias=c.attention_bias,
                 rotary=c.rotary,
-                frequencies=at["frequencies"],
-                window=at["window"],
+                frequencies=layer["frequencies"],
+                window=layer["window"],
                 rngs=rngs,
             )
             mlp = GatedMLP(D, c.intermediate_size, c.hidden_activation, bias=c.mlp_bias, rngs=rngs)
-            return PreNormBlock(SkippedNorm(make_norm(rngs), at["normed"]), attention, make_norm(rngs), mlp)
+            return PreNormBlock(SkippedNorm(make_norm(rngs), layer["normed"]), attention, make_norm(rngs), mlp)
 
         self.embed = Embed(c.vocab_size, D, rngs=rngs)
         self.embed_norm = make_norm(rngs)
-        self.encoder = Stack(
-            "encoder", c.num_hidden_layers, block, causal=False, settings=c.settings(), rngs=rngs
-        )  # fmt: skip
+        layers, settings = c.num_hidden_layers, c.settings()
+        self.encoder = Stack("encoder", layers, block, causal=False, settings=settings, rngs=rngs)
         self.final_norm = make_norm(rngs)
         biases = {"bias": c.classifier_bias, "norm_bias": c.norm_bias, "out_bias": c.decoder_bias}
         self.head = self.own_head(D, c.classifier_activation, c.norm_eps, rngs=rngs, **biases)
@@ -172,12 +174,12 @@ class ModernBert(MaskedLM):
         return run_stack(self.encoder, x_BTD, AttentionInputs.over(batch, causal=False))
 
     def features(self, x_BTD: Array) -> Array:
-        """The normed stream, and of a masked language model the head's transform of it."""
+        """Return the normed stream, or a masked language model's transform of it."""
         return super().features(self.final_norm(x_BTD))
 
     @staticmethod
     def table(config: ModernBertConfig) -> Table:
-        """The tensors of a ModernBERT checkpoint."""
+        """Return the table of a ModernBERT checkpoint's tensors."""
         c, here, at = config, "encoder.blocks", "model.layers.{layer}"
         first = [
             replace(rule, absent=frozenset({0}))

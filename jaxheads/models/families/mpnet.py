@@ -1,4 +1,4 @@
-"""MPNet (Song et al. 2020): BERT without token types, with scores biased by distance in all layers alike."""
+"""MPNet (Song et al. 2020): BERT without token types, with a relative bias on scores that all layers share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,32 +27,32 @@ from .bases.reading import refuse_unknown
 from .roberta import lm_head, tokens_of
 
 _PADDING = 1
-"""Positions begin after it, whatever the config says of its tokens."""
+"""Padding's row of the table of positions, which begin after it; the config has no influence on it."""
 
 _BUCKETS, _FURTHEST = 32, 128
-"""Of distances: transformers counts in these, whatever the config says."""
+"""Buckets of distances and the largest distance: transformers' constants, which no config changes."""
 
 
 @dataclass(frozen=True)
 class MPNetConfig(EncoderConfig):
-    """The fields of a Hugging Face `MPNetConfig` that change what is computed; `head` is "mlm" or "none".
+    """The fields of a Hugging Face `MPNetConfig` that affect the computation; `head` is "mlm" or "none".
 
-    `max_position_embeddings` is how many tokens there may be: the checkpoint's less the rows up to padding's.
+    `max_position_embeddings` counts the tokens of the longest text: the checkpoint's rows after padding's.
     """
 
     model_type = "mpnet"
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> "MPNetConfig":
-        """From the contents of a config.json.
+    def from_hf(cls, config: Mapping[str, Any]) -> "MPNetConfig":
+        """Read the contents of a config.json.
 
         Raises:
-            ValueError: for a missing field, or one that is not understood.
+            ValueError: for a field that is missing or not understood.
         """
         neutral = {**ENCODER_ONLY, "relative_attention_num_buckets": _BUCKETS}
-        refuse_unknown(given, cls.own(), neutral=neutral)
-        common = common_fields(given, "MPNet")
-        common["max_position_embeddings"] = tokens_of(given, common["max_position_embeddings"], _PADDING)
+        refuse_unknown(config, cls.own(), neutral=neutral)
+        common = common_fields(config, "MPNet")
+        common["max_position_embeddings"] = tokens_of(config, common["max_position_embeddings"], _PADDING)
         return cls(**common)
 
 
@@ -84,7 +84,7 @@ class MPNet(MaskedLM):
 
     @staticmethod
     def table(config: MPNetConfig) -> Table:
-        """The tensors of an MPNet checkpoint."""
+        """Return the table of an MPNet checkpoint's tensors."""
         names = {letter: f"attention.attn.{letter.lower()}" for letter in "QKVO"}
         mlp = ("intermediate.dense", "output.dense")
         at = "mpnet.encoder.layer.{layer}"

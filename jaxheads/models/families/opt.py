@@ -1,4 +1,4 @@
-"""OPT (Zhang et al. 2022), and Galactica."""
+"""OPT (Zhang et al. 2022), the architecture of Galactica too."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from .bases.decoder import Decoder, unused_head
 from .bases.reading import head_of, refuse_unknown, required
 
 _OFFSET = 2
-"""The first rows of the table of positions are not used."""
+"""Rows at the start of the table of positions that are not used."""
 
 _EPSILON = 1e-5
-"""Of all norms: no config says it."""
+"""Epsilon of all norms; no config has it."""
 
 
 @dataclass(frozen=True)
 class OPTConfig:
-    """The fields of a Hugging Face `OPTConfig` that change what is computed; `head` is "lm" or "none".
+    """The fields of a Hugging Face `OPTConfig` that affect the computation; `head` is "lm" or "none".
 
     Attributes:
-        final_norm: whether there is a norm after the last layer: not where the layers' own come last.
+        final_norm: whether a norm follows the last layer; post-norm layers need none.
     """
 
     model_type: ClassVar[str] = "opt"
@@ -49,45 +49,44 @@ class OPTConfig:
 
     @property
     def projected(self) -> bool:
-        """Whether words are narrower than the stream."""
+        """Whether token embeddings are narrower than the stream."""
         return self.word_embed_proj_dim != self.hidden_size
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> "OPTConfig":
-        """From the contents of a config.json.
+    def from_hf(cls, config: Mapping[str, Any]) -> "OPTConfig":
+        """Read the contents of a config.json.
 
         Raises:
-            ValueError: for a missing field, or one that is not understood.
+            ValueError: for a field that is missing or not understood.
         """
-        own = set(cls.__dataclass_fields__) - {"final_norm", "head"}
+        fields = set(cls.__dataclass_fields__) - {"final_norm", "head"}
         unused = {"dropout", "activation_dropout", "layerdrop", "init_std"}
-        # The last two are Galactica's.
+        # The last two fields are Galactica's.
         neutral = {"layer_norm_elementwise_affine": True, "learned_embeddings": True, "scale_embeddings": False}
-        refuse_unknown(given, own | unused | {"_remove_final_layer_norm"}, neutral=neutral)
+        refuse_unknown(config, fields | unused | {"_remove_final_layer_norm"}, neutral=neutral)
         vocab, width, inner, layers, heads = required(
-            given, "vocab_size", "hidden_size", "ffn_dim", "num_hidden_layers", "num_attention_heads"
+            config, "vocab_size", "hidden_size", "ffn_dim", "num_hidden_layers", "num_attention_heads"
         )
-        before = given.get("do_layer_norm_before", True)
+        before = config.get("do_layer_norm_before", True)
         return cls(
             vocab_size=vocab,
             hidden_size=width,
-            word_embed_proj_dim=given.get("word_embed_proj_dim") or width,
+            word_embed_proj_dim=config.get("word_embed_proj_dim") or width,
             ffn_dim=inner,
             num_hidden_layers=layers,
             num_attention_heads=heads,
-            max_position_embeddings=given.get("max_position_embeddings", 2048),
-            activation_function=given.get("activation_function", "relu"),
+            max_position_embeddings=config.get("max_position_embeddings", 2048),
+            activation_function=config.get("activation_function", "relu"),
             do_layer_norm_before=before,
-            final_norm=before and not given.get("_remove_final_layer_norm", False),
-            enable_bias=given.get("enable_bias", True),
-            tie_word_embeddings=given.get("tie_word_embeddings", True),
-            head=head_of(given, {"OPTForCausalLM": "lm", "OPTModel": "none"}),
+            final_norm=before and not config.get("_remove_final_layer_norm", False),
+            enable_bias=config.get("enable_bias", True),
+            tie_word_embeddings=config.get("tie_word_embeddings", True),
+            head=head_of(config, {"OPTForCausalLM": "lm", "OPTModel": "none"}),
         )
 
 
 class OPT(Decoder):
-    """A pre-norm or post-norm decoder with LayerNorm, learnt positions, and words that may be narrower than its
-    stream."""
+    """A pre-norm or post-norm decoder with LayerNorm, learned positions and, optionally, narrower token embeddings."""
 
     config_type = OPTConfig
     final_norm: Any
@@ -121,7 +120,7 @@ class OPT(Decoder):
         return self.embed(ids) if self.project_in is None else self.project_in(self.embed(ids))
 
     def features(self, x_BTD: Array) -> Array:
-        """The stream, normed and as narrow as words where the config says so."""
+        """Return the stream, normed and projected to the width of the token embeddings if the config has that."""
         x_BTD = x_BTD if self.final_norm is None else self.final_norm(x_BTD)
         return x_BTD if self.project_out is None else self.project_out(x_BTD)
 
@@ -131,7 +130,7 @@ class OPT(Decoder):
 
     @staticmethod
     def table(config: OPTConfig) -> Table:
-        """The tensors of an OPT checkpoint."""
+        """Return the table of an OPT checkpoint's tensors."""
         here, at = "decoder.blocks", "model.decoder.layers.{layer}"
         names = {letter: f"{at}.self_attn.{letter.lower()}_proj" for letter in "QKV"}
         names["O"] = f"{at}.self_attn.out_proj"

@@ -21,15 +21,15 @@ from .bases.gated_decoder import (
 from .bases.reading import head_of, refuse_unknown
 
 WINDOW_FIELDS = frozenset(("use_sliding_window", "max_window_layers"))
-"""What Qwen's configs say of windows, beside `sliding_window` and `layer_types`."""
+"""Fields of Qwen's configs for windows, beside `sliding_window` and `layer_types`."""
 
 _DEFAULTS = {"num_key_value_heads": 32, "max_position_embeddings": 32768, "sliding_window": 4096}
-"""What transformers takes where a config says nothing."""
+"""transformers' defaults of absent fields."""
 
 
 @dataclass(frozen=True)
 class Qwen2Config(GatedConfig):
-    """The fields of a Hugging Face `Qwen2Config` that change what is computed; `head` is "lm" or "none"."""
+    """The fields of a Hugging Face `Qwen2Config` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "qwen2"
 
@@ -38,35 +38,35 @@ class Qwen2Config(GatedConfig):
     layer_types: tuple[str, ...]
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> "Qwen2Config":
-        """From the contents of a config.json, in the spelling of transformers 4 or 5.
+    def from_hf(cls, config: Mapping[str, Any]) -> "Qwen2Config":
+        """Read the contents of a config.json, in the spelling of transformers 4 or 5.
 
         Raises:
-            ValueError: for a missing field, one that is not understood, a rope type that is not covered, or layer types
+            ValueError: for a field that is missing or not understood, a rope type that is not covered, or layer types
                 that don't fit the windows.
         """
-        refuse_unknown(given, cls.fields_of_file() | WINDOW_FIELDS, neutral={"use_mrope": False})
-        given = windows_of({**_DEFAULTS, **given})
-        fields = common(given)
+        refuse_unknown(config, cls.fields_of_file() | WINDOW_FIELDS, neutral={"use_mrope": False})
+        config = windows_of({**_DEFAULTS, **config})
+        fields = common(config)
         return cls(
             **fields,
-            rotary=rotary_of(given, fields["head_dim"], fields["max_position_embeddings"]),
-            hidden_act=given.get("hidden_act", "silu"),
-            sliding_window=given["sliding_window"],
-            layer_types=given["layer_types"],
-            head=head_of(given, {"Qwen2ForCausalLM": "lm", "Qwen2Model": "none"}),
+            rotary=rotary_of(config, fields["head_dim"], fields["max_position_embeddings"]),
+            hidden_act=config.get("hidden_act", "silu"),
+            sliding_window=config["sliding_window"],
+            layer_types=config["layer_types"],
+            head=head_of(config, {"Qwen2ForCausalLM": "lm", "Qwen2Model": "none"}),
         )
 
 
-def windows_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A Qwen config with `sliding_window` None unless it is used, and `layer_types` spelt out.
+def windows_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a Qwen config with `layer_types` spelt out, and `sliding_window` None unless it is used.
 
-    Where it is used, the first `max_window_layers` layers are those without a window.
+    If it is used, the first `max_window_layers` layers have no window.
     """
-    window = given.get("sliding_window") if given.get("use_sliding_window") else None
-    stated = {**given, "sliding_window": window}
-    kinds = layer_types_of(stated, lambda layer: window is not None and layer >= given.get("max_window_layers", 28))
-    return {**stated, "layer_types": kinds}
+    window = config.get("sliding_window") if config.get("use_sliding_window") else None
+    config = {**config, "sliding_window": window}
+    unwindowed = config.get("max_window_layers", 28)
+    return {**config, "layer_types": layer_types_of(config, lambda layer: window is not None and layer >= unwindowed)}
 
 
 class Qwen2(GatedDecoder):
@@ -80,5 +80,5 @@ class Qwen2(GatedDecoder):
 
     @staticmethod
     def table(config: Qwen2Config) -> Table:
-        """The tensors of a Qwen2 checkpoint."""
+        """Return the table of a Qwen2 checkpoint's tensors."""
         return gated_table(config, biases="QKV")

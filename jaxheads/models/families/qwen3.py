@@ -24,12 +24,12 @@ from .bases.reading import head_of, refuse_unknown
 from .qwen2 import WINDOW_FIELDS, windows_of
 
 _DEFAULTS = {"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768, "sliding_window": 4096}
-"""What transformers takes where a config says nothing."""
+"""transformers' defaults of absent fields."""
 
 
 @dataclass(frozen=True)
 class Qwen3Config(GatedConfig):
-    """The fields of a Hugging Face `Qwen3Config` that change what is computed; `head` is "lm" or "none"."""
+    """The fields of a Hugging Face `Qwen3Config` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "qwen3"
 
@@ -39,41 +39,41 @@ class Qwen3Config(GatedConfig):
     layer_types: tuple[str, ...]
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> "Qwen3Config":
-        """From the contents of a config.json, in the spelling of transformers 4 or 5.
+    def from_hf(cls, config: Mapping[str, Any]) -> "Qwen3Config":
+        """Read the contents of a config.json, in the spelling of transformers 4 or 5.
 
         Raises:
-            ValueError: for a missing field, one that is not understood, a rope type that is not covered, or layer types
+            ValueError: for a field that is missing or not understood, a rope type that is not covered, or layer types
                 that don't fit the windows.
         """
-        refuse_unknown(given, cls.fields_of_file() | WINDOW_FIELDS)
-        given = windows_of({**_DEFAULTS, **given})
-        fields = common(given)
+        refuse_unknown(config, cls.fields_of_file() | WINDOW_FIELDS)
+        config = windows_of({**_DEFAULTS, **config})
+        fields = common(config)
         return cls(
             **fields,
-            rotary=rotary_of(given, fields["head_dim"], fields["max_position_embeddings"]),
-            hidden_act=given.get("hidden_act", "silu"),
-            attention_bias=given.get("attention_bias", False),
-            sliding_window=given["sliding_window"],
-            layer_types=given["layer_types"],
-            head=head_of(given, {"Qwen3ForCausalLM": "lm", "Qwen3Model": "none"}),
+            rotary=rotary_of(config, fields["head_dim"], fields["max_position_embeddings"]),
+            hidden_act=config.get("hidden_act", "silu"),
+            attention_bias=config.get("attention_bias", False),
+            sliding_window=config["sliding_window"],
+            layer_types=config["layer_types"],
+            head=head_of(config, {"Qwen3ForCausalLM": "lm", "Qwen3Model": "none"}),
         )
 
 
 class Qwen3(GatedDecoder):
-    """A pre-norm decoder with RMSNorm, normed queries and keys that then turn, grouped queries and a gated MLP."""
+    """A pre-norm decoder with RMSNorm, normed and then rotated queries and keys, grouped queries and a gated MLP."""
 
     config_type = Qwen3Config
 
     def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs):
-        def attention(rngs: nnx.Rngs, *own: Mapping[str, Array]) -> Attention:
+        def attention(rngs: nnx.Rngs, *layer: Mapping[str, Array]) -> Attention:
             norms = {name: rms_norm(config.head_dim, config.rms_norm_eps, rngs) for name in ("q_norm", "k_norm")}
             bias = config.attention_bias
-            return attention_of(config, rngs, *own, bias=bias, **norms)
+            return attention_of(config, rngs, *layer, bias=bias, **norms)
 
         super().__init__(config, attention, settings=window_settings(config), rngs=rngs)
 
     @staticmethod
     def table(config: Qwen3Config) -> Table:
-        """The tensors of a Qwen3 checkpoint."""
+        """Return the table of a Qwen3 checkpoint's tensors."""
         return gated_table(config, norms=PRE_NORMS | HEAD_NORMS, biases="QKVO" if config.attention_bias else "")

@@ -1,6 +1,6 @@
-"""RoBERTa (Liu et al. 2019), and XLM-RoBERTa and CamemBERT, which compute the same: BERT with other names.
+"""RoBERTa (Liu et al. 2019), XLM-RoBERTa and CamemBERT: BERT with other names of tensors.
 
-Its positions are counted from the one after padding's, and its head's activation is GELU whatever the layers' is.
+Positions count from the row after padding's, and the head's activation is always GELU.
 """
 
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ from .bert import Bert, BertConfig
 
 @dataclass(frozen=True)
 class RobertaConfig(BertConfig):
-    """The fields of a Hugging Face `RobertaConfig` that change what is computed.
+    """The fields of a Hugging Face `RobertaConfig` that affect the computation.
 
-    `max_position_embeddings` is how many tokens there may be: the checkpoint's less the rows up to padding's.
+    `max_position_embeddings` counts the tokens of the longest text: the checkpoint's rows after padding's.
     """
 
     model_type = "roberta"
@@ -26,17 +26,17 @@ class RobertaConfig(BertConfig):
     pad_token_id: int
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> Self:
-        """From the contents of a config.json.
+    def from_hf(cls, config: Mapping[str, Any]) -> Self:
+        """Read the contents of a config.json.
 
         Raises:
-            ValueError: for a missing field, or one that is not understood.
+            ValueError: for a field that is missing or not understood.
         """
-        refuse_unknown(given, cls.own(), neutral=ENCODER_ONLY)
-        common = common_fields(given, cls.stem)
-        padding = given.get("pad_token_id", 1)
-        common["max_position_embeddings"] = tokens_of(given, common["max_position_embeddings"], padding)
-        return cls(**common, type_vocab_size=given.get("type_vocab_size", 2), pad_token_id=padding)
+        refuse_unknown(config, cls.own(), neutral=ENCODER_ONLY)
+        common = common_fields(config, cls.stem)
+        padding = config.get("pad_token_id", 1)
+        common["max_position_embeddings"] = tokens_of(config, common["max_position_embeddings"], padding)
+        return cls(**common, type_vocab_size=config.get("type_vocab_size", 2), pad_token_id=padding)
 
     @property
     def first_position(self) -> int:
@@ -47,29 +47,29 @@ class RobertaConfig(BertConfig):
         return "gelu"
 
 
-def tokens_of(given: Mapping[str, Any], rows: int, padding: int | None) -> int:
-    """How many tokens a table of so many positions serves, where they begin after padding's.
+def tokens_of(config: Mapping[str, Any], rows: int, padding: int | None) -> int:
+    """Return the number of tokens that a table of `rows` positions serves, if they begin after padding's row.
 
     Raises:
         ValueError: for no padding token, or a table without a row for the first token.
     """
     if padding is None or not 0 <= padding < rows - 1:
         raise ValueError(
-            f"positions of {given.get('model_type')} begin at pad_token_id + 1, so that must lie in 0..{rows - 2} "
+            f"positions of {config.get('model_type')} begin at pad_token_id + 1, so that must lie in 0..{rows - 2} "
             f"(max_position_embeddings is {rows}); got pad_token_id={padding}"
         )
     return rows - padding - 1
 
 
 class XLMRobertaConfig(RobertaConfig):
-    """Of XLM-RoBERTa (Conneau et al. 2020)."""
+    """The fields of XLM-RoBERTa's config (Conneau et al. 2020)."""
 
     model_type = "xlm-roberta"
     stem = "XLMRoberta"
 
 
 class CamembertConfig(RobertaConfig):
-    """Of CamemBERT (Martin et al. 2020)."""
+    """The fields of CamemBERT's config (Martin et al. 2020)."""
 
     model_type = "camembert"
     stem = "Camembert"
@@ -82,23 +82,23 @@ class Roberta(Bert):
 
     @staticmethod
     def table(config: BertConfig) -> Table:
-        """The tensors of a RoBERTa checkpoint."""
+        """Return the table of a RoBERTa checkpoint's tensors."""
         return encoder_table(config, "roberta", bert_layers("roberta"), lm_head("roberta"))
 
 
 def lm_head(stem: str) -> HeadNames:
-    """The names of fairseq's head, which MPNet has as well."""
+    """Return the names of fairseq's head, which MPNet has too."""
     words = f"{stem}.embeddings.word_embeddings.weight"
     return HeadNames("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias", words)
 
 
 class XLMRoberta(Roberta):
-    """XLM-RoBERTa: RoBERTa under another name."""
+    """XLM-RoBERTa, which computes what RoBERTa does."""
 
     config_type = XLMRobertaConfig
 
 
 class Camembert(Roberta):
-    """CamemBERT: RoBERTa under another name."""
+    """CamemBERT, which computes what RoBERTa does."""
 
     config_type = CamembertConfig

@@ -1,4 +1,4 @@
-"""T5 (Raffel et al. 2020), version 1.0, and 1.1 with a gated MLP and an unembedding of its own."""
+"""T5 (Raffel et al. 2020): version 1.0, and 1.1 with a gated MLP and an untied unembedding."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from .bases.reading import head_of, refuse_unknown, required
 
 @dataclass(frozen=True)
 class T5Config:
-    """The fields of a Hugging Face `T5Config` that change what is computed; `head` is "lm" or "none"."""
+    """The fields of a Hugging Face `T5Config` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "t5"
     max_position_embeddings: ClassVar[None] = None
@@ -44,44 +44,44 @@ class T5Config:
     head: str
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> "T5Config":
-        """From the contents of a config.json.
+    def from_hf(cls, config: Mapping[str, Any]) -> "T5Config":
+        """Read the contents of a config.json.
 
         Raises:
-            ValueError: for a missing field, or one that is not understood.
+            ValueError: for a field that is missing or not understood.
         """
-        own = set(cls.__dataclass_fields__) - {"activation", "gated", "head"}
+        fields = set(cls.__dataclass_fields__) - {"activation", "gated", "head"}
         derived = {"feed_forward_proj", "dense_act_fn", "is_gated_act"}
         unused = {"dropout_rate", "n_positions", "output_past"}
-        refuse_unknown(given, own | derived | unused, neutral={"is_encoder_decoder": True, "is_decoder": False})
+        refuse_unknown(config, fields | derived | unused, neutral={"is_encoder_decoder": True, "is_decoder": False})
         vocab, width, size, inner, layers, heads = required(
-            given, "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"
+            config, "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"
         )
-        projection = given.get("feed_forward_proj", "relu")
+        projection = config.get("feed_forward_proj", "relu")
         gated = projection.startswith("gated-")
         act = "gelu_new" if projection == "gated-gelu" else projection.removeprefix("gated-")
-        tied = given.get("tie_word_embeddings", True)
+        tied = config.get("tie_word_embeddings", True)
         return cls(
             vocab_size=vocab,
             d_model=width,
             d_kv=size,
             d_ff=inner,
             num_layers=layers,
-            num_decoder_layers=given.get("num_decoder_layers") or layers,
+            num_decoder_layers=config.get("num_decoder_layers") or layers,
             num_heads=heads,
-            relative_attention_num_buckets=given.get("relative_attention_num_buckets", 32),
-            relative_attention_max_distance=given.get("relative_attention_max_distance", 128),
-            layer_norm_epsilon=given.get("layer_norm_epsilon", 1e-6),
+            relative_attention_num_buckets=config.get("relative_attention_num_buckets", 32),
+            relative_attention_max_distance=config.get("relative_attention_max_distance", 128),
+            layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-6),
             activation=act,
             gated=gated,
             tie_word_embeddings=tied,
-            scale_decoder_outputs=given.get("scale_decoder_outputs", tied is not False),
-            head=head_of(given, {"T5ForConditionalGeneration": "lm", "T5Model": "none"}),
+            scale_decoder_outputs=config.get("scale_decoder_outputs", tied is not False),
+            head=head_of(config, {"T5ForConditionalGeneration": "lm", "T5Model": "none"}),
         )
 
 
 class T5(EncoderDecoder):
-    """Pre-norm with RMSNorm, without biases; scores are not scaled but biased by distance."""
+    """A pre-norm encoder–decoder with RMSNorm and no biases; scores have a relative bias and no scale."""
 
     config_type = T5Config
 
@@ -115,8 +115,8 @@ class T5(EncoderDecoder):
         )
         self.encoder_bias, self.decoder_bias = bias(both_ways=True), bias(both_ways=False)
         self.encoder_norm, self.final_norm = norm(rngs), norm(rngs)
-        own = c.head == "lm" and not c.tie_word_embeddings
-        self.unembed = Embed(c.vocab_size, c.d_model, rngs=rngs) if own else None
+        untied = c.head == "lm" and not c.tie_word_embeddings
+        self.unembed = Embed(c.vocab_size, c.d_model, rngs=rngs) if untied else None
 
     def embed_source(self, batch: Batch) -> Array:
         return self.embed(TOKENS.ids(batch))
@@ -131,7 +131,7 @@ class T5(EncoderDecoder):
         return self.encoder_bias(TOKENS.of(batch).positions), self.decoder_bias(TARGETS.of(batch).positions)
 
     def features(self, x_BTD: Array) -> Array:
-        """The normed stream; smaller by the root of its width where the unembedding is the embedding."""
+        """Return the normed stream; where the unembedding is tied, divided by the square root of its width."""
         return self._scaled(self.final_norm(x_BTD))
 
     def with_frozen_statistics(self, x: Array, whole: Array) -> Array:
@@ -153,7 +153,7 @@ class T5(EncoderDecoder):
 
     @staticmethod
     def table(config: T5Config) -> Table:
-        """The tensors of a T5 checkpoint."""
+        """Return the table of a T5 checkpoint's tensors."""
         rules: list[Rule] = [same("shared.weight", "embed.embedding")]
         for side, final in (("encoder", "encoder_norm"), ("decoder", "final_norm")):
             bias = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
@@ -179,8 +179,8 @@ class T5(EncoderDecoder):
         return Table(tuple(rules), passed_over, copies=copies)
 
 
-def _attention(side: str, part: int, kind: str, path: str, norm: str) -> list[Rule]:
-    at = f"{side}.block.{{layer}}.layer.{part}"
+def _attention(side: str, sublayer: int, kind: str, path: str, norm: str) -> list[Rule]:
+    at = f"{side}.block.{{layer}}.layer.{sublayer}"
     names = {letter: f"{at}.{kind}.{letter.lower()}" for letter in "QKVO"}
     return [
         same(f"{at}.layer_norm.weight", f"{path}.{norm}.scale"),
@@ -188,10 +188,10 @@ def _attention(side: str, part: int, kind: str, path: str, norm: str) -> list[Ru
     ]
 
 
-def _mlp(config: T5Config, side: str, part: int, path: str) -> list[Rule]:
-    at = f"{side}.block.{{layer}}.layer.{part}"
+def _mlp(config: T5Config, side: str, sublayer: int, path: str) -> list[Rule]:
+    at = f"{side}.block.{{layer}}.layer.{sublayer}"
     rules: list[Rule] = [same(f"{at}.layer_norm.weight", f"{path}.mlp_norm.scale")]
     names = {"wi_0": "gate", "wi_1": "up", "wo": "down"} if config.gated else {"wi": "up", "wo": "down"}
-    for stored, own in names.items():
-        rules += dense(f"{at}.DenseReluDense.{stored}", f"{path}.mlp.{own}", bias=False)
+    for stored, matrix in names.items():
+        rules += dense(f"{at}.DenseReluDense.{stored}", f"{path}.mlp.{matrix}", bias=False)
     return rules

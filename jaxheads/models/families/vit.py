@@ -1,4 +1,4 @@
-"""ViT (Dosovitskiy et al. 2021), and DeiT (Touvron et al. 2021), which has a distillation token beside CLS."""
+"""ViT (Dosovitskiy et al. 2021), and DeiT (Touvron et al. 2021) with a distillation token beside CLS."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from .bases.reading import head_of, refuse_unknown, required
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """The fields of a Hugging Face `ViTConfig` that change what is computed; `head` is "classes" or "none"."""
+    """The fields of a Hugging Face `ViTConfig` that affect the computation; `head` is "classes" or "none"."""
 
     model_type: ClassVar[str] = "vit"
     heads: ClassVar[Mapping[str, str]] = {"ViTModel": "none", "ViTForImageClassification": "classes"}
@@ -49,36 +49,39 @@ class ViTConfig:
     head: str
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> Self:
-        """From the contents of a config.json.
+    def from_hf(cls, config: Mapping[str, Any]) -> Self:
+        """Read the contents of a config.json.
 
         Raises:
-            ValueError: for a missing field, or one that is not understood.
+            ValueError: for a field that is missing or not understood.
         """
-        own = set(cls.__dataclass_fields__) - {"head"}
-        unused = {"encoder_stride", "pooler_output_size", "pooler_act"}  # of a masked image model, and the pooler
-        refuse_unknown(given, own | unused)
+        fields = set(cls.__dataclass_fields__) - {"head"}
+        unused = {"encoder_stride", "pooler_output_size", "pooler_act"}  # for masked image models, and for the pooler
+        refuse_unknown(config, fields | unused)
         width, layers, heads, inner = required(
-            given, "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"
+            config, "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"
         )
         return cls(
             hidden_size=width,
             num_hidden_layers=layers,
             num_attention_heads=heads,
             intermediate_size=inner,
-            hidden_act=given.get("hidden_act", "gelu"),
-            layer_norm_eps=given.get("layer_norm_eps", 1e-12),
-            image_size=image_size_of(given, 224),
-            patch_size=patch_size_of(given, 16),
-            num_channels=given.get("num_channels", 3),
-            qkv_bias=given.get("qkv_bias", True),
-            num_labels=labels_of(given),
-            head=head_of(given, cls.heads),
+            hidden_act=config.get("hidden_act", "gelu"),
+            layer_norm_eps=config.get("layer_norm_eps", 1e-12),
+            image_size=image_size_of(config, 224),
+            patch_size=patch_size_of(config, 16),
+            num_channels=config.get("num_channels", 3),
+            qkv_bias=config.get("qkv_bias", True),
+            num_labels=labels_of(config),
+            head=head_of(config, cls.heads),
         )
 
 
 class DeiTConfig(ViTConfig):
-    """Of DeiT; `head` may also be "teacher": the mean of two classifiers, of CLS and of the distillation token."""
+    """The fields of a Hugging Face `DeiTConfig` that affect the computation.
+
+    `head` may also be "teacher": the mean of two classifiers, which read CLS and the distillation token.
+    """
 
     model_type = "deit"
     heads: ClassVar = {
@@ -89,7 +92,7 @@ class DeiTConfig(ViTConfig):
 
 
 class ViT(ImageEncoder):
-    """A pre-norm encoder of patches with learnt positions."""
+    """A pre-norm encoder of patches with learned positions."""
 
     config_type = ViTConfig
     others_named: ClassVar[tuple[str, ...]] = ()
@@ -111,7 +114,7 @@ class ViT(ImageEncoder):
 
     @staticmethod
     def table(config: ViTConfig) -> Table:
-        """The tensors of a ViT checkpoint."""
+        """Return the table of a ViT checkpoint's tensors."""
         return _table(config, "vit", [])
 
 
@@ -131,20 +134,20 @@ class DeiT(ViT):
 
     @property
     def unembedding(self) -> Unembedding | None:
-        """The classifier; the mean of two is one that reads both their positions' features side by side."""
+        """The classifier; the mean of two is a single one that reads the features of both positions joined."""
         if self.classifier is None or self.distillation is None:
             return super().unembedding
-        one, other = self.classifier, self.distillation
-        weight = jnp.concatenate([one.weight[...], other.weight[...]], axis=1) / 2
-        return Unembedding(weight, (one.bias[...] + other.bias[...]) / 2)
+        heads = self.classifier, self.distillation
+        weight = jnp.concatenate([head.weight[...] for head in heads], axis=1) / 2
+        return Unembedding(weight, (self.classifier.bias[...] + self.distillation.bias[...]) / 2)
 
     def reads(self, positions: int) -> list[int]:
-        """CLS, or CLS and the distillation token."""
+        """Return the positions that the classifiers read: CLS, or CLS and the distillation token."""
         del positions
         return [0] if self.distillation is None else [0, 1]
 
     def features(self, x_BTD: Array) -> Array:
-        """The normed stream; for two classifiers, of their two positions side by side, `[B,1,2D]`."""
+        """Return the normed stream; for two classifiers, that of their two positions joined, `[B,1,2D]`."""
         return self._joined(super().features(x_BTD))
 
     def with_frozen_statistics(self, x: Array, whole: Array) -> Array:
@@ -155,19 +158,20 @@ class DeiT(ViT):
 
     @staticmethod
     def table(config: DeiTConfig) -> Table:
-        """The tensors of a DeiT checkpoint."""
-        own = [without_first_axis("deit.embeddings.distillation_token", "others")]
+        """Return the table of a DeiT checkpoint's tensors."""
+        distillation = [without_first_axis("deit.embeddings.distillation_token", "others")]
         if config.head == "teacher":
-            own += class_rules("cls_classifier", "classifier")
-            own += class_rules("distillation_classifier", "distillation")
-        return _table(config, "deit", own)
+            distillation += class_rules("cls_classifier", "classifier")
+            distillation += class_rules("distillation_classifier", "distillation")
+        return _table(config, "deit", distillation)
 
 
-def _table(config: ViTConfig, prefix: str, own: list[Rule]) -> Table:
+def _table(config: ViTConfig, prefix: str, distillation: list[Rule]) -> Table:
+    """Return the table of both families' tensors."""
     here, at = "encoder.blocks", f"{prefix}.encoder.layer.{{layer}}"
     rules: list[Rule] = [
         *embedding_rules(prefix),
-        *own,
+        *distillation,
         *attention_rules(config, at),
         *norm(f"{at}.layernorm_before", f"{here}.attention_norm"),
         *norm(f"{at}.layernorm_after", f"{here}.mlp_norm"),

@@ -20,18 +20,18 @@ from .bases.encoder_decoder import EncoderDecoder, cross_stack, decoder_stack
 from .bases.reading import head_of, refuse_unknown, required
 
 FRAMES = Axis("frames", 2)
-"""Two frames of the spectrogram become one position: the second convolution takes every other one."""
+"""Axis of the encoder: the second convolution has stride 2, so that two frames become a position."""
 
 _EPSILON = 1e-5
-"""Of all norms: no config says it."""
+"""Epsilon of all norms; no config has it."""
 
 _BIASES = "QVO"
-"""The projections that have biases: keys have none."""
+"""Projections that have biases; keys have none."""
 
 
 @dataclass(frozen=True)
 class WhisperConfig:
-    """The fields of a Hugging Face `WhisperConfig` that change what is computed; `head` is "lm" or "none"."""
+    """The fields of a Hugging Face `WhisperConfig` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "whisper"
 
@@ -52,21 +52,21 @@ class WhisperConfig:
 
     @property
     def max_position_embeddings(self) -> int:
-        """Of the targets. Of frames there are always as many."""
+        """Longest target, in tokens; the number of frames is fixed."""
         return self.max_target_positions
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> "WhisperConfig":
-        """From the contents of a config.json.
+    def from_hf(cls, config: Mapping[str, Any]) -> "WhisperConfig":
+        """Read the contents of a config.json.
 
         Raises:
-            ValueError: for a missing field, one that is not understood, or a width that the heads don't divide.
+            ValueError: for a field that is missing or not understood, or a width that the heads don't divide.
         """
         sizes = (
             "vocab_size d_model encoder_layers encoder_ffn_dim encoder_attention_heads decoder_layers decoder_ffn_dim "
             "decoder_attention_heads"
         ).split()
-        own = set(cls.__dataclass_fields__) - {"head"}
+        fields = set(cls.__dataclass_fields__) - {"head"}
         unused = set(
             "dropout activation_dropout encoder_layerdrop decoder_layerdrop init_std num_hidden_layers "
             "apply_spec_augment mask_time_prob mask_time_length mask_time_min_masks mask_feature_prob "
@@ -74,27 +74,27 @@ class WhisperConfig:
             "forced_decoder_ids median_filter_width alignment_heads lang_ids".split()
         )
         neutral = {"is_encoder_decoder": True, "is_decoder": False, "scale_embedding": False}
-        refuse_unknown(given, own | unused, neutral=neutral)
-        found = dict(zip(sizes, required(given, *sizes), strict=True))
+        refuse_unknown(config, fields | unused, neutral=neutral)
+        read = dict(zip(sizes, required(config, *sizes), strict=True))
         for side in ("encoder", "decoder"):
-            if found["d_model"] % found[f"{side}_attention_heads"]:
+            if read["d_model"] % read[f"{side}_attention_heads"]:
                 raise ValueError(
                     f"d_model must be a multiple of {side}_attention_heads, "
-                    f"got {found['d_model']} and {found[f'{side}_attention_heads']}"
+                    f"got {read['d_model']} and {read[f'{side}_attention_heads']}"
                 )
         return cls(
-            **found,
-            num_mel_bins=given.get("num_mel_bins", 80),
-            max_source_positions=given.get("max_source_positions", 1500),
-            max_target_positions=given.get("max_target_positions", 448),
-            activation_function=given.get("activation_function", "gelu"),
-            tie_word_embeddings=given.get("tie_word_embeddings", True),
-            head=head_of(given, {"WhisperForConditionalGeneration": "lm", "WhisperModel": "none"}),
+            **read,
+            num_mel_bins=config.get("num_mel_bins", 80),
+            max_source_positions=config.get("max_source_positions", 1500),
+            max_target_positions=config.get("max_target_positions", 448),
+            activation_function=config.get("activation_function", "gelu"),
+            tie_word_embeddings=config.get("tie_word_embeddings", True),
+            head=head_of(config, {"WhisperForConditionalGeneration": "lm", "WhisperModel": "none"}),
         )
 
 
 class Whisper(EncoderDecoder):
-    """Pre-norm with LayerNorm; the encoder reads two convolutions of the spectrogram."""
+    """A pre-norm encoder–decoder with LayerNorm; two convolutions of the spectrogram feed the encoder."""
 
     config_type = WhisperConfig
     source = FRAMES
@@ -128,26 +128,26 @@ class Whisper(EncoderDecoder):
         crossing = cross_stack(c.decoder_layers, cross, rngs=rngs, source=FRAMES)
         self.decoder = decoder_stack(c.decoder_layers, decoder, crossing, rngs=rngs)
         self.encoder_norm, self.final_norm = _norm(D, rngs), _norm(D, rngs)
-        own = c.head == "lm" and not c.tie_word_embeddings
-        self.unembed = Embed(c.vocab_size, D, rngs=rngs) if own else None
+        untied = c.head == "lm" and not c.tie_word_embeddings
+        self.unembed = Embed(c.vocab_size, D, rngs=rngs) if untied else None
 
     def embed_source(self, batch: Batch) -> Array:
-        """The convolved spectrogram at its positions, `[B,S,D]`; its activations are exact GELUs in every config."""
+        """Embed the spectrogram by two convolutions, with exact GELUs in every config, and positions: `[B,S,D]`."""
         assert batch.features is not None
-        gelu, places_SD = activation("gelu"), self.embed_position_encoder.embedding[...]
-        x_BFM = jnp.moveaxis(batch.features, 1, 2).astype(places_SD.dtype)
-        return gelu(self.conv2(gelu(self.conv1(x_BFM)))) + places_SD[None]
+        gelu, positions_SD = activation("gelu"), self.embed_position_encoder.embedding[...]
+        x_BFM = jnp.moveaxis(batch.features, 1, 2).astype(positions_SD.dtype)
+        return gelu(self.conv2(gelu(self.conv1(x_BFM)))) + positions_SD[None]
 
     def embed_targets(self, batch: Batch) -> Array:
-        side = TARGETS.of(batch)
-        assert side.ids is not None
-        return self.embed(side.ids) + self.embed_position_decoder(side.positions)
+        targets = TARGETS.of(batch)
+        assert targets.ids is not None
+        return self.embed(targets.ids) + self.embed_position_decoder(targets.positions)
 
     def memory(self, x_BSD: Array) -> Array:
         return self.encoder_norm(x_BSD)
 
     def features(self, x_BTD: Array) -> Array:
-        """The normed stream."""
+        """Return the normed stream."""
         return self.final_norm(x_BTD)
 
     def with_frozen_statistics(self, x: Array, whole: Array) -> Array:
@@ -165,22 +165,22 @@ class Whisper(EncoderDecoder):
 
     @property
     def spectrogram(self) -> tuple[int, int]:
-        """Mels and frames of every input: there are as many positions as `max_source_positions`, always."""
+        """Mels and frames of every input: the encoder always has `max_source_positions` positions."""
         return self.config.num_mel_bins, FRAMES.size * self.config.max_source_positions
 
     def check(self, batch: Batch) -> None:
-        """Raise ValueError for a spectrogram of another shape than all of this model's inputs have."""
+        """Raise ValueError for a spectrogram of another shape than `spectrogram`."""
         assert batch.features is not None
-        found, expected = batch.features.shape[1:], self.spectrogram
-        if found != expected:
+        shape, expected = batch.features.shape[1:], self.spectrogram
+        if shape != expected:
             raise ValueError(
-                f"features must be [examples, {expected[0]} mels, {expected[1]} frames], got {found[0]} mels and "
-                f"{found[1]} frames; model.encode pads audio with silence"
+                f"features must be [examples, {expected[0]} mels, {expected[1]} frames], got {shape[0]} mels and "
+                f"{shape[1]} frames; model.encode pads audio with silence"
             )
 
     @staticmethod
     def table(config: WhisperConfig) -> Table:
-        """The tensors of a Whisper checkpoint."""
+        """Return the table of a Whisper checkpoint's tensors."""
         rules: list[Rule] = [
             *dense("model.encoder.conv1", "conv1"),  # a convolution's axes are reversed as a matrix's are
             *dense("model.encoder.conv2", "conv2"),

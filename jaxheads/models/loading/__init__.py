@@ -1,7 +1,4 @@
-"""From a source (zoo name, directory, GGUF file, hub id) to a `Checkpoint`. Knows nothing of models."""
+"""Checkpoints of every kind: a source (zoo name, directory, GGUF file, hub id) becomes a `Checkpoint`.
 
-from .checkpoint import Checkpoint, Tensor
-from .sources import open_checkpoint
-from .zoo import zoo_table
-
-__all__ = ["Checkpoint", "Tensor", "open_checkpoint", "zoo_table"]
+Nothing here depends on a family of models. The package imports none of its modules, so that `zoo` opens at once.
+"""

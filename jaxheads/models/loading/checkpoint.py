@@ -1,4 +1,4 @@
-"""What every container becomes: a config and named tensors in Hugging Face's words, not yet read."""
+"""The common form of every container: a config and named tensors in Hugging Face's words, read on demand."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of a checkpoint. Nothing is held in memory before `read` is called, nor after.
+    """A tensor of a checkpoint. `read` loads its values and keeps nothing in memory afterwards.
 
-    `dtype` names what is stored ("float32", "bfloat16", "Q4_1"); `read` gives bfloat16 as
+    `dtype` names the stored format ("float32", "bfloat16", "Q4_1"); `read` returns bfloat16 as
     `ml_dtypes.bfloat16` and quantised tensors as float32.
     """
 
@@ -31,13 +31,17 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model's files, whatever they were stored in, as Hugging Face would have named them.
+    """A model's files in Hugging Face's form, whatever container they came in.
 
-    `config` has config.json's vocabulary; `tensors` have Hugging Face's names and orientation, and its
-    rotary convention (rotate-half). Where `tokenizer` is None, `no_tokenizer` says why. `name` is what the
-    user asked for. `identity()` is "sha256:<hex>" of the weight file, of the list of hashes where there are
-    several (see `files_identity`), or "hub:<owner>/<name>@<commit>"; it may read the files. `preprocessor` is
-    what the checkpoint says of how images (or audio) become its input, if it does.
+    Attributes:
+        config: the contents of config.json.
+        tensors: by Hugging Face's names, in its orientation and its rotary convention (rotate-half).
+        tokenizer: the tokenizer, or None.
+        no_tokenizer: the reason why there is no tokenizer; empty where there is one.
+        name: the source that the user named.
+        identity: returns "sha256:<hex>" of the weight files (see `files_identity`) or "hub:<owner>/<name>@<commit>";
+            it may read the files.
+        preprocessor: the contents of preprocessor_config.json: the steps from images or audio to the model's input.
     """
 
     config: dict[str, Any]
@@ -50,9 +54,9 @@ class Checkpoint:
 
 
 def files_identity(paths: Sequence[Path]) -> str:
-    """Hash weight files: one file's SHA-256, or for several that of sha256sum's listing of them by name.
+    """Hash weight files: the SHA-256 of a single file, or of sha256sum's listing of several, sorted by name.
 
-    "unknown: ..." where a file has gone since it was read: what was computed from it is not lost for that.
+    Returns "unknown: …" where a file has gone since it was read, so that results computed from it are not lost.
     """
     try:
         digests = {path.name: file_sha256(path) for path in paths}

@@ -1,9 +1,9 @@
 """A CTranslate2 directory (faster-whisper's container) as a Whisper checkpoint.
 
-model.bin, version 6, little-endian: the version (uint32); the name of the model's spec and its revision (uint32); how
-many variables there are (uint32), of each its name, rank (uint8), sizes (uint32), dtype (uint8), how many bytes
-(uint32), and these; how many aliases (uint32), each two names. Before a name comes its length (uint16), with the NUL
-that ends it. Projections of one input are stored as one matrix, their rows one after the other's.
+model.bin, version 6, little-endian: the version (uint32); the name of the model's spec and its revision (uint32); the
+number of variables (uint32), and for each its name, rank (uint8), sizes (uint32), dtype (uint8), number of bytes
+(uint32), and these bytes; the number of aliases (uint32), each a pair of names. A name follows its length (uint16),
+which counts the NUL at its end. Projections of the same input are stored as one matrix, concatenated along its rows.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 
 from .checkpoint import Checkpoint, Tensor, files_identity
 from .hf_directory import CONTAINERS, read_json
+from .transformers_import import import_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,11 +45,11 @@ SETTINGS = {
     "decoder/scale_embeddings": 0,
     "decoder/start_from_zero_embedding": 0,
 }
-"""Variables that say what is computed, at the value that Whisper has."""
+"""Variables that change the computation, with Whisper's values."""
 
 READ = ("encoder/num_heads", "decoder/num_heads")
 UNUSED = ("decoder/alignment_heads", "decoder/alignment_layer")
-"""Which of a translator's heads align: not Whisper's, these are in config.json."""
+"""Variables of a translator's alignment heads; Whisper's are in config.json."""
 
 START, END = "<|startoftranscript|>", "<|endoftext|>"
 
@@ -83,22 +84,22 @@ CROSS = {
 
 @dataclass(frozen=True)
 class Variable:
-    """Where a variable's values are in the file."""
+    """Location of a variable's values in the file."""
 
     path: Path
     shape: tuple[int, ...]
     dtype: np.dtype
     offset: int
 
-    def part(self, number: int, count: int) -> Variable:
-        """One of `count` pieces of equal size along the first axis."""
+    def slice(self, number: int, count: int) -> Variable:
+        """Return slice `number` of `count` slices of equal size along the first axis."""
         if count == 1:
             return self
         shape = (self.shape[0] // count, *self.shape[1:])
         return Variable(self.path, shape, self.dtype, self.offset + number * math.prod(shape) * self.dtype.itemsize)
 
     def read(self) -> np.ndarray:
-        """The values."""
+        """Read the values."""
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             content = file.read(math.prod(self.shape) * self.dtype.itemsize)
@@ -106,26 +107,27 @@ class Variable:
 
 
 def is_ctranslate2_directory(directory: Path) -> bool:
-    """Whether its weights are CTranslate2's."""
+    """Whether the directory holds weights in CTranslate2's container."""
     return (directory / FILE).is_file() and not any((directory / name).is_file() for name in CONTAINERS)
 
 
 def ctranslate2_checkpoint(directory: Path, *, name: str) -> Checkpoint:
-    """Open a directory with model.bin and, if they are there, config.json and tokenizer.json.
+    """Open a directory with model.bin and, optionally, config.json and tokenizer.json.
 
-    Raises ValueError naming the file: where it is cut off or of another version, or where a variable is missing, not
-    known (quantised weights have scales) or at a value that Whisper does not have.
+    Raises:
+        ValueError: for a file that is cut off or of another version, or a variable that is missing, not known
+            (quantised weights have scales) or at another value than Whisper's; the message names the file.
     """
     path = directory / FILE
     variables, aliases = _contents(path)
-    said = read_json(directory / "config.json") if (directory / "config.json").is_file() else {}
+    settings = read_json(directory / "config.json") if (directory / "config.json").is_file() else {}
     tokenizer = _tokenizer(directory)
     try:
         tied = aliases.pop("decoder/projection/weight", None) == "decoder/embeddings/weight"
         if aliases:
             raise ValueError(f"aliases that are not known: {', '.join(sorted(aliases))}")
         tensors = _tensors(variables)
-        config = {**_config(variables), "tie_word_embeddings": tied, **_tokens(said, tokenizer)}
+        config = {**_config(variables), "tie_word_embeddings": tied, **_tokens(settings, tokenizer)}
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     missing = "" if tokenizer is not None else f"{directory} has no tokenizer.json"
@@ -133,7 +135,7 @@ def ctranslate2_checkpoint(directory: Path, *, name: str) -> Checkpoint:
 
 
 class _Reader:
-    """Numbers and names of a file, one after the other."""
+    """Reader of a file's numbers and names in sequence."""
 
     def __init__(self, file: BinaryIO, path: Path):
         self.file, self.path, self.size = file, path, path.stat().st_size
@@ -151,7 +153,7 @@ class _Reader:
         return self.take(self.numbers("H")[0]).rstrip(b"\0").decode("utf-8", errors="replace")
 
     def skip(self, count: int) -> int:
-        """Pass over so many bytes; where they begin."""
+        """Skip `count` bytes and return the offset at which they begin."""
         offset = self.file.tell()
         if offset + count > self.size:
             self.cut_off()
@@ -163,7 +165,7 @@ class _Reader:
 
 
 def _contents(path: Path) -> tuple[dict[str, Variable], dict[str, str]]:
-    """Variables by name, and the names of those that are there under two."""
+    """Read the table of contents: variables by name, and aliases with the names they stand for."""
     with open(path, "rb") as file:
         reader = _Reader(file, path)
         (version,) = reader.numbers("I")
@@ -190,16 +192,17 @@ def _variable(reader: _Reader) -> tuple[str, Variable]:
 
 
 def _modules(name: str) -> tuple[str, ...]:
-    """What a module is in Hugging Face's names, all of them where it is several in one; none if it is not known."""
-    found = re.fullmatch(r"(encoder|decoder)/layer_(\d+)/(.+)", name)
-    if found is None:
+    """Translate a module's name to Hugging Face's: several for fused modules, none for an unknown module."""
+    match = re.fullmatch(r"(encoder|decoder)/layer_(\d+)/(.+)", name)
+    if match is None:
         return MODULES.get(name, ())
-    side, layer, part = found.groups()
+    side, layer, module = match.groups()
     known = LAYER if side == "encoder" else LAYER | CROSS
-    return tuple(f"model.{side}.layers.{layer}.{module}" for module in known.get(part, ()))
+    return tuple(f"model.{side}.layers.{layer}.{renamed}" for renamed in known.get(module, ()))
 
 
 def _tensors(variables: Mapping[str, Variable]) -> dict[str, Tensor]:
+    """Rename variables to Hugging Face's tensors, and split fused modules; raise ValueError for unknown variables."""
     tensors, unknown = {}, []
     for name, variable in variables.items():
         if name in SETTINGS or name in READ or name in UNUSED:
@@ -209,38 +212,40 @@ def _tensors(variables: Mapping[str, Variable]) -> dict[str, Tensor]:
         if not modules or kind not in KINDS or not variable.shape or variable.shape[0] % len(modules):
             unknown.append(f"{name} {list(variable.shape)}")
             continue
-        for number, own in enumerate(modules):
-            part = variable.part(number, len(modules))
-            if own.endswith("k_proj") and kind == "bias":
-                _check_zero(name, part)
+        for number, renamed in enumerate(modules):
+            values = variable.slice(number, len(modules))
+            if renamed.endswith("k_proj") and kind == "bias":
+                _check_zero(name, values)
             else:
-                tensors[f"{own}.{KINDS[kind]}"] = Tensor(part.shape, str(part.dtype), part.read)
+                tensors[f"{renamed}.{KINDS[kind]}"] = Tensor(values.shape, str(values.dtype), values.read)
     if unknown:
         raise ValueError(f"variables that are not known: {', '.join(unknown[:8])}; quantised weights can't be read")
     return tensors
 
 
 def _check_zero(name: str, bias: Variable) -> None:
-    """Fused projections have biases of keys for symmetry's sake; Whisper's keys have none."""
+    """Raise ValueError for a bias of keys that is not zero: only fused projections store it, and Whisper has none."""
     if np.any(bias.read()):
         raise ValueError(f"{name} gives keys a bias; Whisper's have none")
 
 
 def _config(variables: Mapping[str, Variable]) -> dict[str, Any]:
-    def found(name: str) -> Variable:
+    """Infer a config.json's contents from the variables; raise ValueError for a setting that is not Whisper's."""
+
+    def variable(name: str) -> Variable:
         if name not in variables:
             raise ValueError(f"there is no variable {name}")
         return variables[name]
 
     def size(name: str, axis: int) -> int:
-        shape = found(name).shape
+        shape = variable(name).shape
         if axis >= len(shape):
             raise ValueError(f"{name} has shape {shape}")
         return shape[axis]
 
     for name, value in SETTINGS.items():
-        if (given := found(name).read()).tolist() != value:
-            raise ValueError(f"{name} is {given}; supported is {value} only")
+        if (stored := variable(name).read()).tolist() != value:
+            raise ValueError(f"{name} is {stored}; supported is {value} only")
     config = {
         "model_type": "whisper",
         "architectures": ["WhisperForConditionalGeneration"],
@@ -256,29 +261,30 @@ def _config(variables: Mapping[str, Variable]) -> dict[str, Any]:
         layers = {int(number) for name in variables for number in re.findall(rf"^{side}/layer_(\d+)/", name)}
         config[f"{side}_layers"] = max(layers, default=-1) + 1
         config[f"{side}_ffn_dim"] = size(f"{side}/layer_0/ffn/linear_0/weight", 0)
-        config[f"{side}_attention_heads"] = int(found(f"{side}/num_heads").read())
+        config[f"{side}_attention_heads"] = int(variable(f"{side}/num_heads").read())
     return config
 
 
-def _tokens(said: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
-    """What config.json says, in Hugging Face's words, and the special tokens, which only the tokenizer knows."""
+def _tokens(settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
+    """Return config.json's settings under Hugging Face's names, and the special tokens of the tokenizer."""
     names = {
         "alignment_heads": "alignment_heads",
         "lang_ids": "lang_ids",
         "suppress_ids": "suppress_tokens",
         "suppress_ids_begin": "begin_suppress_tokens",
     }
-    found = {own: said[stored] for stored, own in names.items() if stored in said}
+    fields = {renamed: settings[stored] for stored, renamed in names.items() if stored in settings}
     if tokenizer is not None:
         start, end = (tokenizer.convert_tokens_to_ids(token) for token in (START, END))
-        found |= {"decoder_start_token_id": start, "bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
-    return found
+        fields |= {"decoder_start_token_id": start, "bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    return fields
 
 
 def _tokenizer(directory: Path) -> PreTrainedTokenizerBase | None:
     if not (directory / "tokenizer.json").is_file():
         return None
-    from transformers import WhisperTokenizer  # seconds to import: not for those who need no tokenizer
+    import_transformers()
+    from transformers import WhisperTokenizer
 
     try:
         return WhisperTokenizer.from_pretrained(directory, local_files_only=True, pad_token=END)

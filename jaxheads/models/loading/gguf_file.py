@@ -1,21 +1,23 @@
 """A GGUF file (llama.cpp's container): config from its metadata, tensors dequantised when read."""
 
+from __future__ import annotations
+
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
-from gguf import GGUFReader, ReaderTensor
-from gguf.constants import GGMLQuantizationType
-from gguf.quants import dequantize
 
 from .checkpoint import Checkpoint, Tensor, files_identity
 from .gguf_architectures import ARCHITECTURES, Architecture
 from .gguf_rope import rope_scaling, scaling_of_factors
 from .gguf_tokenizer import gguf_tokenizer
 from .rotary import halves_from_pairs
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader, ReaderTensor
 
 PLAIN = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 CHECKED = ("rope.dimension_count", "attention.value_length", "rope.scale_linear", "expert_count")
@@ -25,8 +27,9 @@ FACTORS = "rope_freqs.weight"
 def gguf_checkpoint(path: Path, *, name: str) -> Checkpoint:
     """Open a GGUF file.
 
-    Raises ValueError naming the file: where it is cut off or no GGUF, of an architecture that has no table
-    in `gguf_architectures`, or says anything its table doesn't translate.
+    Raises:
+        ValueError: for a file that is cut off or no GGUF, whose architecture has no table in `gguf_architectures`, or
+            whose metadata its table doesn't translate; the message names the file.
     """
     reader = _open(path)
     metadata = _metadata(path, reader)
@@ -47,13 +50,15 @@ def gguf_checkpoint(path: Path, *, name: str) -> Checkpoint:
 
 
 def _open(path: Path) -> GGUFReader:
+    from gguf import GGUFReader
+
     with open(path, "rb") as file:
         magic = file.read(4)
     if magic != b"GGUF":
         raise ValueError(f"{path} isn't a GGUF file: it starts with {magic!r}, expected b'GGUF'")
     try:
         return GGUFReader(path)
-    except Exception as error:  # a short file ends the reader in whatever it did at that point
+    except Exception as error:  # where a short file ends, the reader may raise anything
         raise ValueError(
             f"{path} can't be read as GGUF: it is cut off ({path.stat().st_size:,} bytes) or corrupt "
             f"({error}). Fetch it again."
@@ -68,18 +73,19 @@ def _metadata(path: Path, reader: GGUFReader) -> dict[str, Any]:
 
 
 def _exact(value: Any) -> Any:
-    """Floats are stored in 32 bits: 9.99999974e-06 was 1e-05 in config.json."""
+    """Undo the rounding of a float to 32 bits: 9.99999974e-06 was 1e-05 in config.json."""
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
 def _config(
     architecture: Architecture, kind: str, metadata: dict[str, Any], stored: dict[str, ReaderTensor]
 ) -> dict[str, Any]:
+    """Translate a file's metadata to a config.json's contents; raise ValueError for keys without a translation."""
     prefix = f"{kind}."
-    said = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
-    scaling = {key: said.pop(key) for key in list(said) if key.startswith("rope.scaling.")}
-    unknown = sorted(said.keys() - architecture.metadata.keys() - set(CHECKED))
-    lists = sorted(key for key in said.keys() & architecture.metadata.keys() if isinstance(said[key], list))
+    values = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
+    scaling = {key: values.pop(key) for key in list(values) if key.startswith("rope.scaling.")}
+    unknown = sorted(values.keys() - architecture.metadata.keys() - set(CHECKED))
+    lists = sorted(key for key in values.keys() & architecture.metadata.keys() if isinstance(values[key], list))
     if unknown or lists:
         raise ValueError(
             f"metadata that the table of {kind!r} doesn't translate: {', '.join(unknown) or 'none'}; given "
@@ -87,16 +93,16 @@ def _config(
         )
     config = {
         **architecture.constants,
-        **{field: said[key] for key, field in architecture.metadata.items() if key in said},
+        **{field: values[key] for key, field in architecture.metadata.items() if key in values},
     }
     config |= {field: tensor in stored for field, tensor in architecture.biases.items()}
     for key, fields in architecture.absent.items():
-        config |= {} if key in said else fields
+        config |= {} if key in values else fields
     config["tie_word_embeddings"] = "output.weight" not in stored
     _fill(architecture, config, metadata, stored)
-    _check(config, said, architecture.grouped)
-    if "rope.scale_linear" in said:
-        scaling.setdefault("rope.scaling.factor", said["rope.scale_linear"])
+    _check(config, values, architecture.grouped)
+    if "rope.scale_linear" in values:
+        scaling.setdefault("rope.scaling.factor", values["rope.scale_linear"])
     config["rope_scaling"] = rope_scaling({key.rpartition(".")[2]: value for key, value in scaling.items()})
     if FACTORS in stored:
         factors = np.asarray(stored[FACTORS].data, np.float32)
@@ -107,7 +113,7 @@ def _config(
 def _fill(
     architecture: Architecture, config: dict[str, Any], metadata: dict[str, Any], stored: dict[str, ReaderTensor]
 ) -> None:
-    """Say what a file may leave out because llama.cpp knows it."""
+    """Add the fields that a file may lack because llama.cpp has a default for them."""
     needed = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", architecture.epsilon)
     missing = [field for field in (*needed, "max_position_embeddings") if field not in config]
     if missing or "token_embd.weight" not in stored:
@@ -129,16 +135,18 @@ def _fill(
     config["pad_token_id"] = metadata.get("tokenizer.ggml.padding_token_id")
 
 
-def _check(config: dict[str, Any], said: dict[str, Any], grouped: bool) -> None:
+def _check(config: dict[str, Any], values: dict[str, Any], grouped: bool) -> None:
+    """Raise ValueError for a head dimension that differs from the config's, and for a mixture of experts."""
     size = config["head_dim"] if grouped else config["hidden_size"] // config["num_attention_heads"]
     for key in ("rope.dimension_count", "attention.value_length") if grouped else ("attention.value_length",):
-        if said.get(key, size) != size:
-            raise ValueError(f"{key} is {said[key]}, expected the head dimension, {size}")
-    if said.get("expert_count", 0):
-        raise ValueError(f"expert_count is {said['expert_count']}: mixtures of experts aren't supported")
+        if values.get(key, size) != size:
+            raise ValueError(f"{key} is {values[key]}, expected the head dimension, {size}")
+    if values.get("expert_count", 0):
+        raise ValueError(f"expert_count is {values['expert_count']}: mixtures of experts aren't supported")
 
 
 def _tensors(architecture: Architecture, config: dict[str, Any], stored: dict[str, ReaderTensor]) -> dict[str, Tensor]:
+    """Rename the tensors of a file to Hugging Face's; raise ValueError for those without a name there."""
     tensors, unknown = {}, []
     for name, tensor in stored.items():
         stem, _, suffix = name.rpartition(".")
@@ -162,13 +170,24 @@ def _tensors(architecture: Architecture, config: dict[str, Any], stored: dict[st
 
 
 def _tensor(tensor: ReaderTensor, rotated_heads: int, shift: int, fused_heads: int) -> Tensor:
-    """GGUF tells dimensions innermost first; the data lies as NumPy would have it, [out, in]."""
+    """Describe a tensor of the file; its values are read, converted and dequantised on demand."""
+    # GGUF lists dimensions innermost first; the data is in NumPy's order, [out, in].
     shape = tuple(int(size) for size in reversed(tensor.shape))
     kind = tensor.tensor_type.name
     return Tensor(shape, PLAIN.get(kind, kind), partial(_read, tensor, shape, rotated_heads, shift, fused_heads))
 
 
 def _read(tensor: ReaderTensor, shape: tuple[int, ...], rotated_heads: int, shift: int, fused_heads: int) -> np.ndarray:
+    """Return a tensor's values, with what llama.cpp's converter changed undone.
+
+    Args:
+        rotated_heads: heads whose rows it reordered for rotary positions, or 0.
+        shift: the number that it added.
+        fused_heads: heads of a fused projection that it reordered, or 0.
+    """
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import dequantize
+
     if tensor.tensor_type == GGMLQuantizationType.BF16:
         values = np.array(tensor.data).view(ml_dtypes.bfloat16)
     elif tensor.tensor_type.name in PLAIN:
@@ -180,8 +199,8 @@ def _read(tensor: ReaderTensor, shape: tuple[int, ...], rotated_heads: int, shif
             raise ValueError(f"{tensor.name} is stored as {tensor.tensor_type.name}: {error}") from error
     values = values.reshape(shape)
     if fused_heads:  # all queries, all keys, all values: back to query, key and value head by head
-        apart = values.reshape(3, fused_heads, -1, *shape[1:])
-        values = np.ascontiguousarray(np.swapaxes(apart, 0, 1)).reshape(shape)
+        by_kind = values.reshape(3, fused_heads, -1, *shape[1:])
+        values = np.ascontiguousarray(np.swapaxes(by_kind, 0, 1)).reshape(shape)
     if shift:
         values = values.astype(np.float32) - np.float32(shift)
     return np.ascontiguousarray(halves_from_pairs(values, rotated_heads)) if rotated_heads else values

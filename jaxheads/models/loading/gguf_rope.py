@@ -1,4 +1,4 @@
-"""Rotary scaling as GGUF stores it, in the words of Hugging Face's `rope_scaling`."""
+"""Translation of GGUF's rotary scaling to Hugging Face's `rope_scaling`."""
 
 import math
 from typing import Any
@@ -6,18 +6,22 @@ from typing import Any
 import numpy as np
 
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-"""What llama.cpp's converter takes where config.json says nothing, and what all Llama 3.x models say."""
+"""Settings of all Llama 3.x models, and llama.cpp's defaults where config.json has none."""
 
 YARN = {
     "original_context_length": "original_max_position_embeddings",
     "yarn_beta_fast": "beta_fast",
     "yarn_beta_slow": "beta_slow",
 }
-SILENT = ("finetuned",)  # a remark: it changes no number
+SILENT = ("finetuned",)  # a remark that changes no number
 
 
 def rope_scaling(metadata: dict[str, Any]) -> dict[str, Any] | None:
-    """Translate the keys below `<architecture>.rope.scaling.`. Raises ValueError for what isn't known."""
+    """Translate the keys below `<architecture>.rope.scaling.`; return None where nothing is scaled.
+
+    Raises:
+        ValueError: for a type or a key that isn't known.
+    """
     known = {key: value for key, value in metadata.items() if key not in SILENT}
     kind = known.pop("type", "linear" if "factor" in known else "none")
     if kind == "none":
@@ -34,10 +38,12 @@ def rope_scaling(metadata: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def scaling_of_factors(factors: np.ndarray, theta: float) -> dict[str, Any] | None:
-    """Find the Llama 3 scaling that made `rope_freqs.weight` [H/2], which divides the rotary frequencies.
+    """Find the Llama 3 scaling that made `rope_freqs.weight` `[H/2]`, which divides the rotary frequencies.
 
-    GGUF keeps the result and drops the settings; only the factor is free, the rest is as in every Llama 3.x.
-    Raises ValueError where these settings don't give back the factors.
+    GGUF stores the factors and drops the settings. Only the largest factor varies between Llama 3.x models.
+
+    Raises:
+        ValueError: for factors that these settings don't reproduce.
     """
     if np.array_equal(factors, np.ones_like(factors)):
         return None
@@ -45,13 +51,13 @@ def scaling_of_factors(factors: np.ndarray, theta: float) -> dict[str, Any] | No
     if not np.allclose(_llama3_factors(len(factors), theta, scaling), factors, rtol=1e-5, atol=0):
         raise ValueError(
             "rope_freqs.weight holds frequency factors that aren't those of Llama 3's scaling with "
-            f"{LLAMA3}: they can't be told in Hugging Face's config. Load the model's safetensors."
+            f"{LLAMA3}: Hugging Face's config can't express them. Load the model's safetensors."
         )
     return scaling
 
 
 def _llama3_factors(count: int, theta: float, scaling: dict[str, Any]) -> np.ndarray:
-    """llama.cpp's converter, after transformers' `_compute_llama3_parameters`."""
+    """Compute frequency factors as llama.cpp's converter does, after transformers' `_compute_llama3_parameters`."""
     wavelength = 2 * math.pi * theta ** (np.arange(count) / count)
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     smooth = np.clip((scaling["original_max_position_embeddings"] / wavelength - low) / (high - low), 0, 1)

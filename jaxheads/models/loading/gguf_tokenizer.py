@@ -1,4 +1,4 @@
-"""The tokenizer inside a GGUF file: byte-level BPE rebuilt from its tokens and merges."""
+"""Tokenizers of GGUF files: byte-level BPE, rebuilt from tokens and merges."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+from .transformers_import import import_transformers
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -21,13 +23,21 @@ LLAMA3_SPLIT = (
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """How text is cut before BPE. `split` is a regular expression; None: GPT-2's, which ByteLevel has."""
+    """Settings of the split of a text into words before BPE.
+
+    Attributes:
+        split: a regular expression; None for GPT-2's, which ByteLevel has.
+        single_digits: whether every digit is a word.
+        nfc: whether text is normalised to NFC.
+        whole_words: whether a word that is a token skips the merges.
+        adds_bos: whether a text begins with the BOS token where the file doesn't say.
+    """
 
     split: str | None = None
     single_digits: bool = False
     nfc: bool = False
-    whole_words: bool = False  # a chunk that is a token needs no merges
-    adds_bos: bool = False  # where the file doesn't say
+    whole_words: bool = False
+    adds_bos: bool = False
 
 
 PRE_TOKENIZERS: Mapping[str, PreTokenizer] = MappingProxyType(
@@ -39,15 +49,16 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = MappingProxyType(
         "qwen2": PreTokenizer(split=LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}"), nfc=True),
     }
 )
-"""By `tokenizer.ggml.pre`."""
+"""Settings by `tokenizer.ggml.pre`."""
 
 IDS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 
 
 def gguf_tokenizer(metadata: dict[str, Any], max_length: int) -> tuple[PreTrainedTokenizerBase | None, str]:
-    """Build the tokenizer a GGUF file describes: (tokenizer, "") or (None, why it can't be built exactly).
+    """Build the tokenizer of a GGUF file: return (tokenizer, "") or (None, the reason why it can't be exact).
 
-    Raises ValueError where the description contradicts itself.
+    Raises:
+        ValueError: for a description that contradicts itself.
     """
     model = metadata.get("tokenizer.ggml.model")
     pre = metadata.get("tokenizer.ggml.pre", "default")
@@ -68,15 +79,16 @@ def gguf_tokenizer(metadata: dict[str, Any], max_length: int) -> tuple[PreTraine
 
 
 def _fast(
-    metadata: dict[str, Any], tokens: list[str], merges: list[str], cut: PreTokenizer, max_length: int
+    metadata: dict[str, Any], tokens: list[str], merges: list[str], rules: PreTokenizer, max_length: int
 ) -> PreTrainedTokenizerBase:
+    import_transformers()
     from transformers import PreTrainedTokenizerFast
 
-    backend = _backend(tokens, merges, cut)
+    backend = _backend(tokens, merges, rules)
     _add_tokens(backend, tokens, metadata.get("tokenizer.ggml.token_type", []))
     ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in IDS.items()}
     special = {f"{name}_token": tokens[index] for name, index in ids.items() if index is not None}
-    if metadata.get("tokenizer.ggml.add_bos_token", cut.adds_bos) and ids["bos"] is not None:
+    if metadata.get("tokenizer.ggml.add_bos_token", rules.adds_bos) and ids["bos"] is not None:
         _prepend(backend, tokens[ids["bos"]], ids["bos"])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -87,27 +99,27 @@ def _fast(
     )
 
 
-def _backend(tokens: list[str], merges: list[str], cut: PreTokenizer) -> Tokenizer:
+def _backend(tokens: list[str], merges: list[str], rules: PreTokenizer) -> Tokenizer:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=cut.whole_words))
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=rules.whole_words))
     steps: list[pre_tokenizers.PreTokenizer] = []
-    if cut.single_digits:
+    if rules.single_digits:
         steps.append(pre_tokenizers.Digits(individual_digits=True))
-    if cut.split is not None:
-        steps.append(pre_tokenizers.Split(Regex(cut.split), behavior="isolated"))
-    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=cut.split is None))
+    if rules.split is not None:
+        steps.append(pre_tokenizers.Split(Regex(rules.split), behavior="isolated"))
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=rules.split is None))
     backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
     backend.decoder = decoders.ByteLevel()
-    if cut.nfc:
+    if rules.nfc:
         backend.normalizer = normalizers.NFC()
     return backend
 
 
 def _add_tokens(backend: Tokenizer, tokens: list[str], types: list[int]) -> None:
-    """Tokens found in text as they are, before anything cuts it; they keep the ids they have."""
+    """Add the tokens that a text keeps whole, before it is split; they keep their ids."""
     from tokenizers import AddedToken
 
     for token, kind in zip(tokens, types, strict=False):

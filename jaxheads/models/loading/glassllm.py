@@ -1,8 +1,8 @@
-"""glassllm's npz files as a Llama checkpoint.
+"""Files of the package glassllm (npz) as a Llama checkpoint.
 
 The package's model is a Llama in all but layout: RMSNorm, grouped-query attention, SwiGLU, tied embeddings,
-no biases. Its matrices are stored [in, out] and it rotates adjacent pairs (2i, 2i + 1) of a head where
-Hugging Face rotates (i, i + H/2), so rows of q and k are reordered; scores are unchanged by that.
+no biases. Its matrices are stored [in, out], and it rotates adjacent pairs (2i, 2i + 1) of a head; Hugging Face
+rotates (i, i + H/2). The rows of q and k are reordered for that, which leaves scores unchanged.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 from .checkpoint import Checkpoint, Tensor, files_identity
 from .rotary import halves_from_pairs
+from .transformers_import import import_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,7 +50,11 @@ SPACE = "▁"
 
 
 def glassllm_checkpoint(weights: Path, tokenizer: Path, *, name: str) -> Checkpoint:
-    """Open one language of glassllm 0.1.0. Raises ValueError where a file isn't what that version wrote."""
+    """Open a language of glassllm 0.1.0.
+
+    Raises:
+        ValueError: for a file that this version did not write.
+    """
     try:
         with open(weights, "rb") as file, np.load(file, allow_pickle=False) as data:
             settings = json.loads(str(data["__config__"]))
@@ -85,6 +90,7 @@ def _config(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str
 
 
 def _tensors(path: Path, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    """Rename and convert the tensors; raise ValueError for other tensors than glassllm's."""
     names = {"E": "model.embed_tokens.weight", "norm_f.gamma": "model.norm.weight"}
     for layer in range(settings["n_layers"]):
         names |= {f"blocks.{layer}.{key}": f"model.layers.{layer}.{hf}" for key, hf in LAYER.items()}
@@ -107,8 +113,10 @@ def _tensor(read: Callable[[], np.ndarray], stored: np.ndarray, key: str) -> Ten
 
 
 def _tokenizer(path: Path, max_length: int) -> PreTrainedTokenizerBase:
-    """Character BPE within chunks of NFC text; the text "<bos>" is five characters, not a token."""
+    """Build a character BPE over the words of NFC text; the text "<bos>" is five characters, not a token."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    import_transformers()
     from transformers import PreTrainedTokenizerFast
 
     try:

@@ -1,4 +1,4 @@
-"""A directory laid out as Hugging Face lays one out: config.json, weights whole or in shards, tokenizer."""
+"""Directories in Hugging Face's layout: config.json, weights in a file or in shards, tokenizer."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -16,14 +16,15 @@ CONTAINERS: dict[str, Reader] = {
     "model.safetensors": safetensors_tensors,
     "pytorch_model.bin": pickle_tensors,
 }
-"""What is looked for, in this order; beside each, shards listed in NAME.index.json."""
+"""Readers by the name of the weight file, in order of preference; NAME.index.json lists shards."""
 
 
 def directory_checkpoint(directory: Path, *, name: str, identity: Callable[[], str] | None = None) -> Checkpoint:
     """Open a Hugging Face directory; `identity` defaults to the hash of its weight files.
 
-    Raises FileNotFoundError where config.json, the weights or a shard are missing; ValueError where one of
-    them can't be read.
+    Raises:
+        FileNotFoundError: where config.json, the weights or a shard are missing.
+        ValueError: for a file that can't be read.
     """
     config = read_json(directory / "config.json")
     tensors, paths = _weights(directory)
@@ -33,8 +34,11 @@ def directory_checkpoint(directory: Path, *, name: str, identity: Callable[[], s
 
 
 def read_preprocessor(directory: Path) -> dict[str, Any] | None:
-    """How images (or audio) become the model's input: preprocessor_config.json, or its place in the file that
-    transformers 5 writes for models of several inputs; None where there is neither."""
+    """Read the settings that turn images or audio into the model's input; None where there are none.
+
+    They are in preprocessor_config.json, or in the processor_config.json that transformers 5 writes for models of
+    several inputs.
+    """
     if (directory / "preprocessor_config.json").is_file():
         return read_json(directory / "preprocessor_config.json")
     if (directory / "processor_config.json").is_file():
@@ -43,13 +47,18 @@ def read_preprocessor(directory: Path) -> dict[str, Any] | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises FileNotFoundError or ValueError that names the file."""
+    """Read a JSON object.
+
+    Raises:
+        FileNotFoundError: where there is no such file; the message lists its neighbours.
+        ValueError: for a file that is no JSON object; the message names it.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        found = ", ".join(sorted(item.name for item in path.parent.iterdir())[:20]) or "nothing"
+        neighbours = ", ".join(sorted(item.name for item in path.parent.iterdir())[:20]) or "nothing"
         raise FileNotFoundError(
-            f"{path.parent} has no {path.name}: not a Hugging Face model directory. It holds {found}."
+            f"{path.parent} has no {path.name}: not a Hugging Face model directory. It holds {neighbours}."
         ) from error
     except ValueError as error:
         raise ValueError(f"{path} isn't valid JSON: {error}") from error
@@ -59,23 +68,25 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _weights(directory: Path) -> tuple[Mapping[str, Tensor], list[Path]]:
+    """List the tensors of a directory and the files that hold them."""
     for name, reader in CONTAINERS.items():
         if (directory / name).is_file():
             return reader(directory / name), [directory / name]
         if (directory / f"{name}.index.json").is_file():
             return _sharded(directory / f"{name}.index.json", reader)
-    found = ", ".join(sorted(item.name for item in directory.iterdir())[:20])
+    files = ", ".join(sorted(item.name for item in directory.iterdir())[:20])
     raise FileNotFoundError(
         f"{directory} has no weights: expected {' or '.join(CONTAINERS)}, or one of them in shards with "
-        f"NAME.index.json. It holds {found}."
+        f"NAME.index.json. It holds {files}."
     )
 
 
 def _sharded(index: Path, reader: Reader) -> tuple[dict[str, Tensor], list[Path]]:
-    where = read_json(index).get("weight_map")
-    if not isinstance(where, dict) or not all(isinstance(shard, str) for shard in where.values()):
+    """List the tensors that an index promises, each in its shard, and the shards."""
+    shard_of = read_json(index).get("weight_map")
+    if not isinstance(shard_of, dict) or not all(isinstance(shard, str) for shard in shard_of.values()):
         raise ValueError(f"{index} has no weight_map from tensors to files: it isn't the index of a checkpoint")
-    shards = sorted(set(where.values()))
+    shards = sorted(set(shard_of.values()))
     outside = [shard for shard in shards if Path(shard).name != shard]
     if outside:
         raise ValueError(f"{index} names files that don't lie beside it: {', '.join(outside)}")
@@ -84,11 +95,11 @@ def _sharded(index: Path, reader: Reader) -> tuple[dict[str, Tensor], list[Path]
         raise FileNotFoundError(
             f"{index.parent} lacks {len(missing)} of {len(shards)} shards: {', '.join(missing)}. Fetch them too."
         )
-    held = {shard: reader(index.parent / shard) for shard in shards}
-    absent = [f"{tensor} ({shard})" for tensor, shard in where.items() if tensor not in held[shard]]
+    tensors = {shard: reader(index.parent / shard) for shard in shards}
+    absent = [f"{name} ({shard})" for name, shard in shard_of.items() if name not in tensors[shard]]
     if absent:
         raise ValueError(
             f"{index} promises tensors which their shard lacks: {', '.join(absent)}. Fetch the shards and "
             "the index again: they're not of one version."
         )
-    return {tensor: held[shard][tensor] for tensor, shard in where.items()}, [index.parent / shard for shard in shards]
+    return {name: tensors[shard][name] for name, shard in shard_of.items()}, [index.parent / shard for shard in shards]

@@ -1,9 +1,11 @@
-"""The tokenizer of a Hugging Face directory, or the reason why it has none."""
+"""The tokenizer of a Hugging Face directory."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .transformers_import import import_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,14 +25,17 @@ VOCABULARY_FREE = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")  # 
 
 
 def directory_tokenizer(directory: Path) -> tuple[PreTrainedTokenizerBase | None, str]:
-    """Load the tokenizer that lies in `directory`: (tokenizer, "") or (None, why there is none).
+    """Load the tokenizer of `directory`: return (tokenizer, "") or (None, the reason why it has none).
 
-    Only local files are read and none of their code is run. Raises ValueError where there is a tokenizer
-    that can't be loaded: it must not look like none.
+    Only local files are read and none of their code is run.
+
+    Raises:
+        ValueError: for a tokenizer that can't be loaded; a directory without tokenizer files is no error.
     """
     if not _has_vocabulary(directory):
         return None, f"{directory} has no tokenizer files (looked for {', '.join(VOCABULARIES)})"
-    from transformers import AutoTokenizer  # seconds to import: not for those who need no tokenizer
+    import_transformers()
+    from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False), ""
@@ -42,7 +47,7 @@ def directory_tokenizer(directory: Path) -> tuple[PreTrainedTokenizerBase | None
 
 
 def _has_vocabulary(directory: Path) -> bool:
-    # without this, transformers makes up a tokenizer of five tokens from tokenizer_config.json alone
+    # Without this check, transformers makes up a tokenizer of five tokens from tokenizer_config.json alone.
     if any(any(directory.glob(pattern)) for pattern in VOCABULARIES):
         return True
     config = directory / "tokenizer_config.json"

@@ -1,10 +1,7 @@
-"""A model of the Hugging Face hub: fetched once, from then on found in the hub's own cache."""
+"""Models of the Hugging Face hub, fetched once and then found in the hub's own cache."""
 
 import errno
 from pathlib import Path
-
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import IncompleteSnapshotError
 
 from .checkpoint import Checkpoint
 from .hf_directory import CONTAINERS, directory_checkpoint
@@ -32,9 +29,11 @@ SHARDS = {"model.safetensors": "model-*.safetensors", "pytorch_model.bin": "pyto
 def hub_checkpoint(repository: str, *, revision: str | None = None, cache_dir: Path | None = None) -> Checkpoint:
     """Open "owner/name" of the hub at a branch, tag or commit.
 
-    Fetches config, tokenizer and one format of the weights, safetensors first. Where the hub can't be asked
-    (no network, HF_HUB_OFFLINE) or refuses, what its cache holds is taken. Raises FileNotFoundError where
-    neither has the model.
+    Fetches config, tokenizer and a single format of the weights, safetensors first. Where the hub can't be reached
+    (no network, HF_HUB_OFFLINE) or refuses, the copy in its cache is opened.
+
+    Raises:
+        FileNotFoundError: where neither the hub nor the cache has the model.
     """
     directory = _snapshot(repository, revision, cache_dir)
     commit = directory.name
@@ -42,20 +41,27 @@ def hub_checkpoint(repository: str, *, revision: str | None = None, cache_dir: P
 
 
 def _snapshot(repository: str, revision: str | None, cache_dir: Path | None) -> Path:
+    """Download a revision's files and return their directory; where that fails, return the cached one."""
+    from huggingface_hub import snapshot_download
+
     try:
         wanted = _wanted(repository, revision)
         return Path(snapshot_download(repository, revision=revision, cache_dir=cache_dir, allow_patterns=wanted))
-    except Exception as refusal:  # whatever it is (the HTTP library's errors too), the cache may do
+    except Exception as refusal:  # whatever failed (the HTTP library's errors too), the cache may have the files
         if isinstance(refusal, OSError) and refusal.errno == errno.ENOSPC:
             raise
         return _cached(repository, revision, cache_dir, refusal)
 
 
 def _cached(repository: str, revision: str | None, cache_dir: Path | None, refusal: Exception) -> Path:
+    """Return the directory of the cached files; raise FileNotFoundError with the hub's `refusal` if there are none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import IncompleteSnapshotError
+
     try:
         return Path(snapshot_download(repository, revision=revision, cache_dir=cache_dir, local_files_only=True))
     except IncompleteSnapshotError as error:
-        # the repository has more files than were asked for; where a needed one is missing its reader says so
+        # The repository has more files than we fetch; the reader of a file that is needed reports it missing.
         return Path(error.snapshot_path)
     except Exception as missing:
         version = f" at revision {revision!r}" if revision else ""
@@ -68,6 +74,9 @@ def _cached(repository: str, revision: str | None, cache_dir: Path | None, refus
 
 
 def _wanted(repository: str, revision: str | None) -> list[str]:
+    """List the patterns of the files to fetch: all text files and the preferred format of the weights."""
+    from huggingface_hub import HfApi
+
     siblings = HfApi().model_info(repository, revision=revision).siblings or []
     files = {sibling.rfilename for sibling in siblings}
     for name in CONTAINERS:

@@ -1,12 +1,11 @@
-"""DINOv2 out of an ONNX file that `torch.onnx.export` wrote of a larger model, whose `backbone` it is.
+"""DINOv2 as the `backbone` of a larger model in an ONNX file that `torch.onnx.export` wrote.
 
-Matrices have lost their names on the way: they are known by the nodes that multiply by them, as
-"/backbone/encoder/layer.3/mlp/fc1/MatMul". That it is DINOv2 is inferred from structure and names: the file does not
-say so.
+The export drops the names of matrices. The nodes that multiply by them identify them, such as
+"/backbone/encoder/layer.3/mlp/fc1/MatMul". The file doesn't name its architecture: structure and names imply DINOv2.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from .checkpoint import Checkpoint, Tensor, files_identity
 
 BACKBONE = "backbone."
 PASSED_OVER = "decoder."
-"""What the larger model makes of the backbone's features is not ported."""
+"""Prefix of the rest of the larger model, which is not ported."""
 
 PREPROCESSOR = {
     "image_processor_type": "BitImageProcessor",
@@ -27,33 +26,34 @@ PREPROCESSOR = {
     "image_mean": [0.485, 0.456, 0.406],
     "image_std": [0.229, 0.224, 0.225],
 }
-"""As DINOv2's own checkpoints have it: an ONNX file says nothing of its images."""
+"""The preprocessor of DINOv2's own checkpoints: an ONNX file has none."""
 
 _MATRIX = re.compile(r"/backbone/(encoder/layer\.\d+/.+)/MatMul")
 _FIRST = "/backbone/encoder/layer.0"
 
 
 def onnx_checkpoint(path: Path, *, name: str) -> Checkpoint:
-    """Open the backbone of such a file. The file's contents are in memory as long as the checkpoint is.
+    """Open the backbone of a file. The file's contents are in memory as long as the checkpoint is.
 
-    Raises ValueError where the file is broken, or holds a backbone of another structure.
+    Raises:
+        ValueError: for a file that is broken, or a backbone of another structure.
     """
     graph = _graph(path)
-    stored = {one.name: one for one in graph.initializer if not one.name.startswith(PASSED_OVER)}
+    stored = {weight.name: weight for weight in graph.initializer if not weight.name.startswith(PASSED_OVER)}
     try:
-        places, tensors = _positions(graph, stored), _tensors(graph, stored)
-        config = _config(graph, {one: tuple(stored[one].dims) for one in stored}, places)
+        positions, sources = _positions(graph, stored), _sources(graph, stored)
+        config = _config(graph, {name: tuple(weight.dims) for name, weight in stored.items()}, positions)
     except (KeyError, StopIteration, IndexError) as error:
         raise ValueError(f"{path} holds no backbone that is built like DINOv2: {error!r} is not where it is") from error
-    left = set(stored) - {one for _, parts in (*tensors.values(), ((), places)) for one in parts}
-    if left:
-        raise ValueError(f"{path} has weights that DINOv2 has not: {', '.join(sorted(left)[:8])}")
-    held = {key: _tensor([stored[one] for one in parts], shape) for key, (shape, parts) in tensors.items()}
-    [cls, grid] = [stored[one] for one in places]
-    shape = (1, cls.dims[1] + grid.dims[1], cls.dims[2])
-    held["embeddings.position_embeddings"] = _tensor([cls, grid], shape)
+    unused = set(stored) - {source for source, _ in sources.values()} - set(positions)
+    if unused:
+        raise ValueError(f"{path} has weights that DINOv2 has not: {', '.join(sorted(unused)[:8])}")
+    tensors = {key: _tensor([stored[source]], shape) for key, (source, shape) in sources.items()}
+    cls, patches = (stored[source] for source in positions)
+    shape = (1, cls.dims[1] + patches.dims[1], cls.dims[2])
+    tensors["embeddings.position_embeddings"] = _tensor([cls, patches], shape)
     identity = partial(files_identity, [path])
-    return Checkpoint(config, held, None, "it reads images", name, identity, dict(PREPROCESSOR))
+    return Checkpoint(config, tensors, None, "it reads images", name, identity, dict(PREPROCESSOR))
 
 
 def _graph(path: Path) -> Any:
@@ -66,41 +66,37 @@ def _graph(path: Path) -> Any:
         raise ValueError(f"{path} isn't a whole ONNX file: {error}. Fetch it again.") from error
 
 
-Found = Mapping[str, tuple[tuple[int, ...], tuple[str, ...]]]
-"""By Hugging Face's name, a tensor's shape there, and the names in the file of what it is made of."""
-
-
-def _tensors(graph: Any, stored: Mapping[str, Any]) -> Found:
-    """All but the positions: those with a name of their own, and matrices, stored `[in, out]`."""
-    found = {
-        one.removeprefix(BACKBONE): (tuple(tensor.dims), (one,))
-        for one, tensor in stored.items()
-        if one.startswith(BACKBONE)
+def _sources(graph: Any, stored: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Map Hugging Face's names, but for the positions, to names in the file and Hugging Face's shapes."""
+    sources = {
+        name.removeprefix(BACKBONE): (name, tuple(weight.dims))
+        for name, weight in stored.items()
+        if name.startswith(BACKBONE)
     }
     for node in graph.node:
         matched = _MATRIX.fullmatch(node.name)
         if node.op_type == "MatMul" and matched and node.input[1] in stored:
-            shape = tuple(stored[node.input[1]].dims)[::-1]
-            found[f"{matched[1].replace('/', '.')}.weight"] = (shape, (node.input[1],))
-    return found
+            shape = tuple(stored[node.input[1]].dims)[::-1]  # matrices without a name are stored [in, out]
+            sources[f"{matched[1].replace('/', '.')}.weight"] = (node.input[1], shape)
+    return sources
 
 
 def _positions(graph: Any, stored: Mapping[str, Any]) -> tuple[str, str]:
-    """The position of CLS, `[1,1,D]`, and those of the patches, `[1,P,D]`: the file has them apart."""
+    """Name the position of CLS, `[1,1,D]`, and those of the patches, `[1,P,D]`, which the file stores separately."""
     used = [
-        (node.op_type, one)
+        (node.op_type, name)
         for node in graph.node
         if node.name.startswith("/backbone/embeddings/")
-        for one in node.input
-        if one in stored and not one.startswith(BACKBONE)
+        for name in node.input
+        if name in stored and not name.startswith(BACKBONE)
     ]
-    return next(one for kind, one in used if kind == "Concat"), next(one for kind, one in used if kind == "Reshape")
+    return next(name for kind, name in used if kind == "Concat"), next(name for kind, name in used if kind == "Reshape")
 
 
-def _config(graph: Any, shapes: Mapping[str, tuple[int, ...]], places: tuple[str, str]) -> dict[str, Any]:
-    """As a config.json would say it, read off the shapes and a few constants."""
+def _config(graph: Any, shapes: Mapping[str, tuple[int, ...]], positions: tuple[str, str]) -> dict[str, Any]:
+    """Infer a config.json's contents from the shapes and a few constants."""
     patches = shapes[f"{BACKBONE}embeddings.patch_embeddings.projection.weight"]
-    layers = [int(one.split(".")[3]) for one in shapes if one.startswith(f"{BACKBONE}encoder.layer.")]
+    layers = [int(name.split(".")[3]) for name in shapes if name.startswith(f"{BACKBONE}encoder.layer.")]
     inner = shapes[f"{BACKBONE}encoder.layer.0.mlp.fc1.bias"][0]
     nodes = {node.name: node for node in graph.node}
     makers = {output: node for node in graph.node for output in node.output}
@@ -114,7 +110,7 @@ def _config(graph: Any, shapes: Mapping[str, tuple[int, ...]], places: tuple[str
         "mlp_ratio": inner / patches[0],
         "hidden_act": "gelu",
         "layer_norm_eps": round(float(_constant(makers[nodes[f"{_FIRST}/norm1/Add"].input[1]])), 12),
-        "image_size": round(shapes[places[1]][1] ** 0.5) * patches[2],
+        "image_size": round(shapes[positions[1]][1] ** 0.5) * patches[2],
         "patch_size": patches[2],
         "num_channels": patches[1],
         "qkv_bias": True,
@@ -125,22 +121,21 @@ def _config(graph: Any, shapes: Mapping[str, tuple[int, ...]], places: tuple[str
 def _constant(node: Any) -> np.ndarray:
     from onnx import numpy_helper
 
-    return numpy_helper.to_array(next(one.t for one in node.attribute if one.name == "value"))
+    return numpy_helper.to_array(next(attribute.t for attribute in node.attribute if attribute.name == "value"))
 
 
-def _tensor(parts: Iterable[Any], shape: tuple[int, ...]) -> Tensor:
+def _tensor(weights: list[Any], shape: tuple[int, ...]) -> Tensor:
     from onnx import helper
 
-    parts = list(parts)
-    dtype = helper.tensor_dtype_to_np_dtype(parts[0].data_type)
-    return Tensor(shape, str(dtype), partial(_read, parts, shape))
+    dtype = helper.tensor_dtype_to_np_dtype(weights[0].data_type)
+    return Tensor(shape, str(dtype), partial(_read, weights))
 
 
-def _read(parts: list[Any], shape: tuple[int, ...]) -> np.ndarray:
+def _read(weights: list[Any]) -> np.ndarray:
+    """Return a weight's values, transposed where it is a matrix without a name; several are joined along axis 1."""
     from onnx import numpy_helper
 
-    arrays = [numpy_helper.to_array(part) for part in parts]
+    arrays = [numpy_helper.to_array(weight) for weight in weights]
     if len(arrays) > 1:
         return np.concatenate(arrays, axis=1)
-    # A matrix has no name of its own in the file, and lies the other way round.
-    return arrays[0] if parts[0].name.startswith(BACKBONE) else np.ascontiguousarray(arrays[0].T)
+    return arrays[0] if weights[0].name.startswith(BACKBONE) else np.ascontiguousarray(arrays[0].T)

@@ -1,4 +1,4 @@
-"""An orbax directory as `to_orbax` writes it: the tensors under Hugging Face's names, config.json, the tokenizer."""
+"""Directories that `to_orbax` writes: tensors under Hugging Face's names, config.json, the tokenizer."""
 
 import hashlib
 import json
@@ -7,26 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orbax.checkpoint as ocp
 
 from .checkpoint import Checkpoint, Tensor
 from .hf_directory import read_json, read_preprocessor
 from .hf_tokenizer import directory_tokenizer
 
 WEIGHTS = "weights.orbax"
-"""The folder of the tensors in such a directory."""
+"""Name of the folder that holds the tensors."""
 
 
 def is_orbax_directory(directory: Path) -> bool:
-    """Whether `to_orbax` wrote there."""
+    """Whether `to_orbax` wrote this directory."""
     return (directory / WEIGHTS).is_dir()
 
 
 def orbax_checkpoint(directory: Path, *, name: str) -> Checkpoint:
-    """Open such a directory; tensors are read one by one.
+    """Open a directory that `to_orbax` wrote; each tensor is read on demand.
 
-    Raises FileNotFoundError or ValueError where a part is missing or can't be read.
+    Raises:
+        FileNotFoundError, ValueError: for a file that is missing or can't be read.
     """
+    import orbax.checkpoint as ocp  # a second to import
+
     config, weights = read_json(directory / "config.json"), (directory / WEIGHTS).resolve()
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
@@ -34,8 +36,8 @@ def orbax_checkpoint(directory: Path, *, name: str) -> Checkpoint:
     except Exception as error:  # tensorstore and orbax raise whatever a broken file ends them in
         raise ValueError(f"{weights} can't be read as an orbax checkpoint: {error}. Write it again.") from error
     tensors = {
-        key: Tensor(tuple(one.shape), str(np.dtype(one.dtype)), partial(_read, weights, key))
-        for key, one in described.items()
+        key: Tensor(tuple(stored.shape), str(np.dtype(stored.dtype)), partial(_read, weights, key))
+        for key, stored in described.items()
     }
     tokenizer, no_tokenizer = directory_tokenizer(directory)
     identity, preprocessor = cache(partial(_identity, tensors, config)), read_preprocessor(directory)
@@ -43,6 +45,8 @@ def orbax_checkpoint(directory: Path, *, name: str) -> Checkpoint:
 
 
 def _read(weights: Path, key: str) -> np.ndarray:
+    import orbax.checkpoint as ocp
+
     with ocp.PyTreeCheckpointer() as checkpointer:
         arguments = ocp.args.PyTreeRestore(
             item={key: 0}, restore_args={key: ocp.RestoreArgs(restore_type=np.ndarray)}, partial_restore=True
@@ -51,7 +55,7 @@ def _read(weights: Path, key: str) -> np.ndarray:
 
 
 def _identity(tensors: dict[str, Tensor], config: dict[str, Any]) -> str:
-    """A hash of config and tensors: an orbax directory has no one file that stands for them."""
+    """Hash config and tensors: an orbax directory spreads them over many files."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for key in sorted(tensors):
         digest.update(key.encode())

@@ -1,8 +1,8 @@
-"""pytorch_model.bin without PyTorch, and without running what a pickle asks to run.
+"""Reader of pytorch_model.bin that needs no PyTorch and runs no code of the pickle.
 
-A file of torch.save (since 1.6) is a zip: `data.pkl` describes tensors as views of storages, `data/KEY` is
-a storage's bytes. Of all that a pickle can name, only what describes tensors is understood; the pickle
-never gets a real class or function beyond OrderedDict, so there's nothing that it could call or change.
+A file of torch.save (since 1.6) is a zip: `data.pkl` describes tensors as views of storages, and `data/KEY` holds
+a storage's bytes. The reader resolves only the names that describe tensors. OrderedDict is the only real class that a
+pickle gets, so it can neither call nor change anything.
 """
 
 import io
@@ -42,8 +42,9 @@ CONVERT = (
 def pickle_tensors(path: Path) -> dict[str, Tensor]:
     """List the tensors of a state dict written by torch.save, without reading their values.
 
-    Raises ValueError naming the file: where it is truncated, in the format of before PyTorch 1.6, not a
-    state dict of tensors, or where its pickle names anything that isn't needed to describe tensors.
+    Raises:
+        ValueError: for a file that is truncated, older than PyTorch 1.6 or no state dict of tensors, or whose pickle
+            names anything that isn't needed to describe tensors; the message names the file.
     """
     _require_zip(path)
     try:
@@ -62,7 +63,7 @@ def pickle_tensors(path: Path) -> dict[str, Tensor]:
 
 
 class Refused(ValueError):
-    """A pickle that asks for more than tensors."""
+    """Error for a pickle that names more than tensors."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class _Storage:
 
 
 class _TensorReader(pickle.Unpickler):
-    """Unpickles descriptions of tensors. What `find_class` gives is immutable, or belongs to this load."""
+    """Unpickler of tensors' descriptions. `find_class` returns nothing that another load shares and could change."""
 
     def __init__(self, path: Path, data: bytes, folder: str, order: str, sizes: dict[str, int]):
         super().__init__(io.BytesIO(data))
@@ -140,7 +141,7 @@ def _numpy_dtype(name: str, order: str) -> np.dtype:
 
 
 def _byte_order(archive: zipfile.ZipFile, folder: str) -> str:
-    member = folder + "byteorder"  # written since PyTorch 2.1
+    member = folder + "byteorder"  # absent before PyTorch 2.1
     return archive.read(member).decode().strip() if member in archive.namelist() else "little"
 
 

@@ -1,4 +1,4 @@
-"""The two orders in which a head's dimensions are paired for rotary positions."""
+"""Conversion between the two orders in which rotary positions pair a head's dimensions."""
 
 import numpy as np
 

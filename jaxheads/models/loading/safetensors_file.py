@@ -1,4 +1,4 @@
-"""One safetensors file: the header says everything, each tensor is read when it is asked for."""
+"""A safetensors file: its header lists the tensors, and each is read on demand."""
 
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,9 @@ DTYPES = {
 def safetensors_tensors(path: Path) -> dict[str, Tensor]:
     """List a safetensors file's tensors without reading their values.
 
-    Raises ValueError naming the file where it is truncated, corrupt, or holds a number format that NumPy
-    (with ml_dtypes) can't represent.
+    Raises:
+        ValueError: for a file that is truncated, corrupt, or holds a number format that NumPy (with ml_dtypes) can't
+            represent; the message names it.
     """
     try:
         with safe_open(path, framework="numpy") as file:

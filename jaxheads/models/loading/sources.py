@@ -1,4 +1,4 @@
-"""From what a user names to a checkpoint: a zoo name, a local path or a hub id."""
+"""Sources that a user may name: a zoo name, a local path or a hub id, each opened as a checkpoint."""
 
 import difflib
 import os
@@ -22,9 +22,13 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 def open_checkpoint(source: str | os.PathLike[str], *, revision: str | None = None) -> Checkpoint:
     """Open a zoo name, else an existing local path, else a hub id "owner/name" (at `revision`).
 
-    A local path is a directory laid out as Hugging Face's, or CTranslate2's, or written by `to_orbax`, or a .gguf
-    file; one that has a zoo model's name is written "./name". Raises ValueError for anything else, and
-    FileNotFoundError, OSError or ValueError where a source isn't there or can't be read.
+    A local path is a directory in the layout of Hugging Face, CTranslate2 or `to_orbax`, or a .gguf file. To reach a
+    directory that is called like a zoo model, write "./name".
+
+    Raises:
+        FileNotFoundError: for a source that isn't there.
+        ValueError: for a name of none of these kinds, or a file that can't be read.
+        OSError: where a file can't be fetched or written.
     """
     name = os.fspath(source)
     if revision is not None and (name in ZOO or Path(name).exists()):
@@ -70,6 +74,7 @@ def _file_checkpoint(path: Path, name: str) -> Checkpoint:
 
 
 def _unknown(name: str) -> Exception:
+    """Return the error for a name that is no source, with the zoo names that resemble it."""
     near = difflib.get_close_matches(name.lower(), ZOO, n=3, cutoff=0.4)
     looks_local = name.startswith((".", "/", "~")) or name.endswith(".gguf")
     message = (

@@ -1,11 +1,11 @@
-"""A port is a table: every tensor of the checkpoint to the parameters it fills, and back.
+"""Ports as tables: every tensor of a checkpoint mapped to the parameters it fills, and back.
 
-Paths name parameters as `nnx` does, joined by dots. A path through a stack's `blocks` has a leading layer axis; its
-tensors are named with `{layer}`.
+Paths name parameters as `nnx` does, joined by dots. Parameters below a stack's `blocks` have a leading layer axis; the
+names of their tensors contain `{layer}`.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -18,20 +18,20 @@ from flax import nnx
 from .checkpoint import Checkpoint, Tensor
 
 Arrays = tuple[Any, ...]
-Place = Callable[[str, np.ndarray], jax.Array]
-"""Puts the parameter of a path onto its device or devices."""
+Placement = Callable[[str, np.ndarray], jax.Array]
+"""Function from a parameter's path and values to its array on its device or devices."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One tensor of the checkpoint and the parameters it fills (one layer's, where the name has `{layer}`).
+    """Map of a checkpoint's tensor to the parameters it fills, those of a layer where its name has `{layer}`.
 
     Attributes:
         name: the tensor's name.
-        paths: the parameters.
-        read: from the tensor and the parameters' shapes to their values.
-        write: from their values back to the tensor.
-        absent: layers without the tensor: their parameters are zero, and the network does not use them.
+        paths: the parameters' paths.
+        read: function from the tensor and the parameters' shapes to their values.
+        write: function from the parameters' values to the tensor.
+        absent: layers without the tensor; their parameters are zero, and the network does not use them.
     """
 
     name: str
@@ -42,19 +42,19 @@ class Rule:
 
 
 Entry = tuple[str, Rule, int | None, tuple[tuple[int, ...], ...]]
-"""A tensor's full name, its rule, its layer if it has one, and the shapes that its parameters have in that layer."""
+"""A tensor's full name, its rule, its layer or None, and the shapes of its parameters in that layer."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """All rules of one network, and what else its checkpoints may carry.
+    """All rules of a network, with the tensors that its checkpoints may hold beside them.
 
     Attributes:
-        rules: complete: every parameter and every tensor that is not passed over.
-        passed_over: patterns of tensors that hold nothing this network uses, with the reason.
+        rules: rules that name every parameter, and every tensor that is not passed over.
+        passed_over: patterns of tensors that this network does not use, each with the reason.
         rename: patterns and replacements that bring a checkpoint's older or shorter names to the rules' form.
-        copies: tensors that, unless a rule names them, a checkpoint may hold a second time under another name: each
-            must equal the one named.
+        copies: second names of tensors, mapped to the first; a checkpoint that holds both must hold equal values.
+            Rules take precedence.
     """
 
     rules: tuple[Rule, ...]
@@ -64,17 +64,17 @@ class Table:
 
 
 def same(name: str, path: str) -> Rule:
-    """The tensor as it is."""
+    """Map a tensor to a parameter without change."""
     return Rule(name, (path,), lambda tensor, shapes: (tensor,), lambda value: value)
 
 
 def linear(name: str, path: str) -> Rule:
-    """A matrix stored `[out, in]` and used `[in, out]`."""
+    """Map a matrix stored `[out, in]` and used `[in, out]`."""
     return Rule(name, (path,), lambda tensor, shapes: (tensor.T,), lambda value: value.T)
 
 
 def heads_in(name: str, path: str) -> Rule:
-    """A projection into heads: stored `[N*H, D]`, used `[D,N,H]`."""
+    """Map a projection into heads, stored `[N*H, D]` and used `[D,N,H]`."""
     return Rule(
         name,
         (path,),
@@ -84,12 +84,12 @@ def heads_in(name: str, path: str) -> Rule:
 
 
 def heads_bias(name: str, path: str) -> Rule:
-    """A bias of heads: stored `[N*H]`, used `[N,H]`."""
+    """Map a bias of heads, stored `[N*H]` and used `[N,H]`."""
     return Rule(name, (path,), lambda tensor, shapes: (tensor.reshape(shapes[0]),), lambda value: value.reshape(-1))
 
 
 def heads_out(name: str, path: str) -> Rule:
-    """A projection out of heads: stored `[D, N*H]`, used `[N,H,D]`."""
+    """Map a projection out of heads, stored `[D, N*H]` and used `[N,H,D]`."""
     return Rule(
         name,
         (path,),
@@ -99,43 +99,46 @@ def heads_out(name: str, path: str) -> Rule:
 
 
 def fused_heads(name: str, *paths: str) -> Rule:
-    """Projections (or biases) side by side on the last axis, stored `[(D,) sum of N*H]`, used `[(D,) N, H]` each."""
+    """Map projections (or biases) joined on the last axis: stored `[(D,) sum of N*H]`, each used `[(D,) N, H]`."""
     return _fused(name, paths, lambda tensor: tensor, -2)
 
 
 def fused_linear(name: str, *paths: str) -> Rule:
-    """Matrices below each other, stored `[sum of out, in]` as one `torch.nn.Linear`, used `[in, out]` or `[D,N,H]`
-    each."""
+    """Map matrices of a joined `torch.nn.Linear`: stored `[sum of out, in]`, each used `[in, out]` or `[D,N,H]`."""
     return _fused(name, paths, lambda tensor: tensor.T, 1)
 
 
 def fused_bias(name: str, *paths: str) -> Rule:
-    """Their biases, stored `[sum of out]`, used `[out]` or `[N,H]` each."""
+    """Map biases of joined matrices: stored `[sum of out]`, each used `[out]` or `[N,H]`."""
     return _fused(name, paths, lambda tensor: tensor, 0)
 
 
-def _fused(name: str, paths: tuple[str, ...], turn: Callable[[Any], Any], kept: int) -> Rule:
-    """`turn` gives the parts side by side on the last axis, and the other way round; `kept` axes come before it."""
+def _fused(name: str, paths: tuple[str, ...], turn: Callable[[Any], Any], leading: int) -> Rule:
+    """Map a joined tensor to its components.
+
+    Args:
+        turn: moves the joined axis to the end, and back.
+        leading: the number of axes before it; negative to count a parameter's axes from the end.
+    """
 
     def read(tensor: Any, shapes: tuple[tuple[int, ...], ...]) -> Arrays:
-        edges = np.cumsum([0, *(int(np.prod(shape[kept:])) for shape in shapes)])
-        parts = [turn(tensor)[..., a:b] for a, b in pairwise(edges)]
-        return tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
+        edges = np.cumsum([0, *(int(np.prod(shape[leading:])) for shape in shapes)])
+        components = [turn(tensor)[..., start:end] for start, end in pairwise(edges)]
+        return tuple(component.reshape(shape) for component, shape in zip(components, shapes, strict=True))
 
     def write(*values: Any) -> Any:
         join = np.concatenate if isinstance(values[0], np.ndarray) else jnp.concatenate
-        return turn(join([value.reshape(*value.shape[:kept], -1) for value in values], axis=-1))
+        return turn(join([value.reshape(*value.shape[:leading], -1) for value in values], axis=-1))
 
     return Rule(name, paths, read, write)
 
 
 def interleaved_heads(name: str, *paths: str) -> Rule:
-    """Projections (or biases) of one `torch.nn.Linear`, side by side within each head: stored `[N*P*H (,D)]` for P
-    paths, used `[(D,) N, H]` each."""
+    """Map P projections (or biases) joined within each head: stored `[N*P*H (,D)]`, each used `[(D,) N, H]`."""
 
     def read(tensor: Any, shapes: tuple[tuple[int, ...], ...]) -> Arrays:
-        parts = tensor.T.reshape(*tensor.shape[1:], shapes[0][-2], len(paths), shapes[0][-1])
-        return tuple(parts[..., part, :] for part in range(len(paths)))
+        by_head = tensor.T.reshape(*tensor.shape[1:], shapes[0][-2], len(paths), shapes[0][-1])
+        return tuple(by_head[..., number, :] for number in range(len(paths)))
 
     def write(*values: Any) -> Any:
         stack = np.stack if isinstance(values[0], np.ndarray) else jnp.stack
@@ -146,7 +149,7 @@ def interleaved_heads(name: str, *paths: str) -> Rule:
 
 
 def reshaped(name: str, path: str) -> Rule:
-    """A matrix stored in the order it is used, `[N*H, D]` for `[N,H,D]`."""
+    """Map a projection out of heads that is stored in the order of its use, `[N*H, D]` for `[N,H,D]`."""
     return Rule(
         name,
         (path,),
@@ -156,20 +159,25 @@ def reshaped(name: str, path: str) -> Rule:
 
 
 def norm(name: str, path: str, *, bias: bool = True) -> tuple[Rule, ...]:
-    """A norm's scale and, where it has one, bias."""
+    """Map a norm's scale and, with `bias`, its bias."""
     rules = (same(f"{name}.weight", f"{path}.scale"), same(f"{name}.bias", f"{path}.bias"))
     return rules if bias else rules[:1]
 
 
 def dense(name: str, path: str, *, bias: bool = True) -> tuple[Rule, ...]:
-    """A `torch.nn.Linear`'s matrix and, where it has one, bias."""
+    """Map the matrix of a `torch.nn.Linear` and, with `bias`, its bias."""
     rules = (linear(f"{name}.weight", f"{path}.kernel"), same(f"{name}.bias", f"{path}.bias"))
     return rules if bias else rules[:1]
 
 
 def projections(names: Mapping[str, str], path: str, *, bias: bool | str) -> tuple[Rule, ...]:
-    """Queries, keys, values and output kept as four `torch.nn.Linear`: `names` by the letters Q, K, V and O; `bias`
-    says whether they have biases, or the letters of those that do."""
+    """Map queries, keys, values and output that are stored as four `torch.nn.Linear`.
+
+    Args:
+        names: their names by the letters Q, K, V and O.
+        path: the path of the attention module.
+        bias: whether they have biases, or the letters of those that have.
+    """
     biased = bias if isinstance(bias, str) else "QKVO" if bias else ""
     rules = [heads_in(f"{names[letter]}.weight", f"{path}.W_{letter}") for letter in "QKV"]
     rules.append(heads_out(f"{names['O']}.weight", f"{path}.W_O"))
@@ -179,7 +187,7 @@ def projections(names: Mapping[str, str], path: str, *, bias: bool | str) -> tup
     return tuple(rules)
 
 
-def _one_device(shapes: Mapping[str, tuple[int, ...]]) -> Place:
+def _one_device(shapes: Mapping[str, tuple[int, ...]]) -> Placement:
     del shapes
     return lambda path, value: jnp.asarray(value)
 
@@ -189,17 +197,18 @@ def fill(
     table: Table,
     checkpoint: Checkpoint,
     dtype: Any = jnp.float32,
-    arrange: Callable[[Mapping[str, tuple[int, ...]]], Place] = _one_device,
+    arrange: Callable[[Mapping[str, tuple[int, ...]]], Placement] = _one_device,
 ) -> Any:
-    """The network that `build` describes, every parameter taken from the checkpoint, in `dtype`.
+    """Build a network with every parameter read from the checkpoint, in `dtype`.
 
-    Parameters are put in place as they are read: the host holds those of one rule at a time.
+    Parameters move to their devices as they are read, so the host holds those of a single rule at a time.
 
     Args:
-        arrange: is told all parameters' shapes before anything is read, and gives what puts each in its place.
+        build: makes the network with random parameters; only its shapes are used.
+        arrange: returns the placement of the parameters. It is called with all shapes before any tensor is read.
 
     Raises:
-        ValueError: once, for everything that is wrong: tensors missing, unknown or misshapen, or holding NaN or inf.
+        ValueError: for tensors that are missing, unknown or misshapen, all in one message, or that hold NaN or inf.
     """
     graph, state, settings = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
     flat = {".".join(map(str, path)): variable for path, variable in nnx.to_flat_state(state)}
@@ -210,90 +219,93 @@ def fill(
 
     place, placed, bad = arrange(shapes), {}, []
     for rule in table.rules:
-        own, entries = {path: shapes[path] for path in rule.paths}, _entries_of(rule, shapes)
-        placed |= {path: place(path, value) for path, value in _values(own, entries, stored, dtype, bad).items()}
+        values = _values(rule, shapes, stored, dtype, bad)
+        placed |= {path: place(path, value) for path, value in values.items()}
     if bad:
-        raise ValueError(f"the weights of {checkpoint.name} hold NaN or infinite values: {_some(bad)}")
+        raise ValueError(f"the weights of {checkpoint.name} hold NaN or infinite values: {_listed(bad)}")
     filled = [(path, variable.replace(placed[".".join(map(str, path))])) for path, variable in nnx.to_flat_state(state)]
     return nnx.merge(graph, nnx.from_flat_state(filled), _settings(build, settings))
 
 
 def _settings(build: Callable[[], Any], abstract: nnx.State) -> nnx.State:
-    """What a network has beside its parameters: compiled, so that no parameter is drawn for it."""
+    """Return a network's state beside its parameters; compiled, so that no random parameter is drawn for it."""
     return jax.jit(lambda: nnx.split(build(), nnx.Param, ...)[2])() if jax.tree.leaves(abstract) else abstract
 
 
 def _values(
+    rule: Rule,
     shapes: Mapping[str, tuple[int, ...]],
-    entries: Iterable[Entry],
     stored: Mapping[str, Tensor],
     dtype: Any,
     bad: list[str],
 ) -> dict[str, np.ndarray]:
-    """The parameters of one rule; names of tensors that are not finite are added to `bad`."""
-    values = {path: np.zeros(shape, jnp.dtype(dtype)) for path, shape in shapes.items()}
-    for name, rule, layer, part_shapes in entries:
+    """Read the parameters of a rule; names of tensors that are not finite are added to `bad`."""
+    values = {path: np.zeros(shapes[path], jnp.dtype(dtype)) for path in rule.paths}
+    for name, _, layer, layer_shapes in _entries_of(rule, shapes):
         tensor = stored[name].read()
         if not np.isfinite(tensor.astype(np.float32, copy=False)).all():
             bad.append(name)
-        for path, value in zip(rule.paths, rule.read(tensor, part_shapes), strict=True):
+        for path, value in zip(rule.paths, rule.read(tensor, layer_shapes), strict=True):
             target = values[path] if layer is None else values[path][layer]
             target[...] = value
     return values
 
 
 def export(network: Any, table: Table) -> dict[str, np.ndarray]:
-    """The network's parameters under the checkpoint's names and in its orientation: what `fill` reads, bit for bit."""
+    """Return the network's parameters in the checkpoint's names and orientation; `fill` inverts this exactly."""
     state = nnx.to_flat_state(nnx.state(network, nnx.Param))
     values = {".".join(map(str, path)): np.asarray(variable[...]) for path, variable in state}
     shapes = {path: value.shape for path, value in values.items()}
     tensors = {}
     for name, rule, layer, _ in _entries(table, shapes):
-        parts = [values[path] if layer is None else values[path][layer] for path in rule.paths]
-        tensors[name] = np.asarray(rule.write(*parts), order="C")  # ascontiguousarray gives a number an axis
+        parameters = [values[path] if layer is None else values[path][layer] for path in rule.paths]
+        # Not ascontiguousarray, which gives a scalar an axis.
+        tensors[name] = np.asarray(rule.write(*parameters), order="C")
     return tensors
 
 
 def _entries(table: Table, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Entry]:
-    """Every tensor, those of one rule together."""
+    """Yield an entry for every tensor, rule by rule."""
     for rule in table.rules:
         yield from _entries_of(rule, shapes)
 
 
 def _entries_of(rule: Rule, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Entry]:
+    """Yield an entry for every tensor of a rule, layer by layer."""
     if any(path not in shapes for path in rule.paths):
         raise KeyError(f"the table names parameters that the network lacks: {rule.paths}")
-    full = tuple(shapes[path] for path in rule.paths)
+    stacked = tuple(shapes[path] for path in rule.paths)
     if "{layer}" not in rule.name:
-        yield rule.name, rule, None, full
+        yield rule.name, rule, None, stacked
         return
-    for layer in range(full[0][0]):
+    for layer in range(stacked[0][0]):
         if layer not in rule.absent:
-            yield rule.name.format(layer=layer), rule, layer, tuple(shape[1:] for shape in full)
+            yield rule.name.format(layer=layer), rule, layer, tuple(shape[1:] for shape in stacked)
 
 
 def _renamed(checkpoint: Checkpoint, table: Table) -> dict[str, Tensor]:
+    """Return the checkpoint's tensors under the names of the rules, without those passed over."""
     stored = {}
-    for given, tensor in checkpoint.tensors.items():
-        name = given
+    for original, tensor in checkpoint.tensors.items():
+        name = original
         for pattern, replacement in table.rename:
             name = re.sub(pattern, replacement, name)
         if any(re.fullmatch(pattern, name) for pattern in table.passed_over):
             continue
         if name in stored:
-            raise ValueError(f"{checkpoint.name} has {name} twice, under this name and an older one ({given})")
+            raise ValueError(f"{checkpoint.name} has {name} twice, under this name and an older one ({original})")
         stored[name] = tensor
     return stored
 
 
 def _drop_copies(stored: dict[str, Tensor], table: Table, source: str) -> None:
-    """Take tensors out that are there a second time; raise ValueError for one that differs from what it copies."""
-    differ, own = [], {rule.name for rule in table.rules}
+    """Remove second copies of tensors; raise ValueError for a copy that differs from the first."""
+    differ, required = [], {rule.name for rule in table.rules}
     for name, original in table.copies.items():
-        if name in own or (copy := stored.pop(name, None)) is None:
+        if name in required or (copy := stored.pop(name, None)) is None:
             continue
         if original not in stored:
-            stored[original] = copy  # the checkpoint holds it under this name alone
+            stored[original] = copy  # the checkpoint has it under the second name alone
         elif not np.array_equal(copy.read(), stored[original].read()):
             differ.append(f"{name} and {original}")
     if differ:
@@ -303,26 +315,28 @@ def _drop_copies(stored: dict[str, Tensor], table: Table, source: str) -> None:
 def _check(
     table: Table, shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]], source: str
 ) -> None:
+    """Raise ValueError for missing, unknown and misshapen tensors, all in one message."""
     expected = {}
     filled = {path for rule in table.rules for path in rule.paths}
-    for name, rule, _, part_shapes in _entries(table, shapes):
-        parts = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in part_shapes]
-        expected[name] = tuple(jax.eval_shape(rule.write, *parts).shape)
+    for name, rule, _, layer_shapes in _entries(table, shapes):
+        parameters = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in layer_shapes]
+        expected[name] = tuple(jax.eval_shape(rule.write, *parameters).shape)
     if filled != set(shapes):
         raise KeyError(f"the table leaves parameters empty: {sorted(set(shapes) - filled)}")
     problems = []
     if missing := [name for name in expected if name not in stored]:
-        problems.append(f"{len(missing)} tensors are missing: {_some(missing)}")
+        problems.append(f"{len(missing)} tensors are missing: {_listed(missing)}")
     if extra := sorted(set(stored) - set(expected)):
-        problems.append(f"{len(extra)} tensors are not known: {_some(extra)}")
+        problems.append(f"{len(extra)} tensors are not known: {_listed(extra)}")
     wrong = [name for name in expected if name in stored and tuple(stored[name]) != expected[name]]
     if wrong:
         shown = [f"{name} is {tuple(stored[name])}, expected {expected[name]}" for name in wrong]
-        problems.append(f"{len(wrong)} tensors have another shape: {_some(shown)}")
+        problems.append(f"{len(wrong)} tensors have another shape: {_listed(shown)}")
     if problems:
         raise ValueError(f"{source} does not fit its config: " + "; ".join(problems))
 
 
-def _some(names: Sequence[str], most: int = 8) -> str:
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    """Join names with commas; beyond `most`, count the others."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

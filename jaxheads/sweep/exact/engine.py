@@ -1,14 +1,13 @@
 """The engine: from edited sites to the objective, computing only what the edits can change.
 
-Layers before the first edit are not run: their result is the clean run's cached stream. In a causal stack positions
-before the first edited one are not run either: later ones look at their clean keys and values. In the first edited
-layer, only what follows the edited site is run for each copy: the maths is written for one copy and `vmap` leaves alone
-what no edit touches. All copies then go through the later layers in one loop whose start is traced, so that one
-compilation serves every layer. Of the last layer only the rows that the objective reads are computed, and of the
-unembedding only the columns.
+An edited copy differs from the unedited run only after its first edit. So it starts from the unedited run's cached
+stream at that layer; in a causal stack, from the first edited column; in that layer, from the edited site. It ends with
+the rows of the last layer and the columns of the unembedding that the objective reads.
+
+Dimension key: G edited copies, B examples of a chunk, T query positions, t positions from the first that changes, S key
+positions, R rows that the objective reads, L layers, N heads (K at `k` and `v`), H head dimension, D model dimension.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -21,18 +20,17 @@ from ...models.attention import Edit, unchanged
 from ...models.inputs.batch import AttentionInputs, Batch
 from ...models.network import Network
 from ...models.sites import SITES, has_heads, is_of_keys
-from ...models.stack import Sites, Stack, take_rows
+from ...models.stack import Stack, take_rows
 from ...objectives import Reads, read_out
-
-Value = Callable[[Array, Reads], Array]
+from ..cached_run import Value, objective_values, rows_read, run_cached, stream_of
 
 
 class Site(NamedTuple):
-    """What all copies of one compilation have in common.
+    """What all copies of one compilation share; static.
 
     Attributes:
         stack, site: where the edits are.
-        first: the first position (column of the batch) that any edit changes, 0 where the stack is not causal.
+        first: the first column of the batch that any edit changes, 0 where the stack is not causal.
         later: whether edits reach beyond the first edited layer.
     """
 
@@ -45,12 +43,12 @@ class Site(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class UneditedRun:
-    """What a sweep needs of the unedited run.
+    """The unedited run, as far as edited copies need it.
 
     Attributes:
         value: the objective `[B]`.
         rows: the last stream after its last layer at the rows that the objective reads, `[B,R,D]`.
-        resid_pre: by stack, of those on the edited stream, what each layer reads, `[L,B,T,D]`.
+        resid_pre: by stack on the edited stream, the input of each layer, `[L,B,T,D]`.
         z: every head's output in the edited stack, `[L,B,T,N,H]`, if `z` is what is edited.
         done: by stack, the streams `[B,T,D]` that were finished before the edited one began.
     """
@@ -64,34 +62,34 @@ class UneditedRun:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Cells:
-    """Edited copies, the leading axis G: each has the source's values at some heads, at one position or at all.
+class EditedCopies:
+    """Which heads and positions each copy edits; the leading axis G is that of copies.
 
     Attributes:
-        heads: bool `[G,L,N]`: which heads of which layers; K for N at `k` and `v`, 1 where a site has no heads.
-        position: counted over real tokens, int `[G]`; -1 for all.
+        heads: bool `[G,L,N]`: which heads of which layers; one head where a site has none.
+        position: counted over real tokens, int `[G]`; -1 for all positions.
     """
 
     heads: Array
     position: Array
 
 
-class Source(Protocol):
-    """What edits put in place of a site's value; a pytree."""
+class SiteValues(Protocol):
+    """Values that edits put in place of a site's own; a pytree."""
 
     @property
     def where(self) -> Array | None:
-        """With the site's axes: where values are replaced at all; None for everywhere."""
+        """Bool with the site's axes: where values are replaced at all; None for everywhere."""
         ...
 
     def at(self, stack: Stack, site: str, layer: Array) -> Array:
-        """The values in one layer, with the site's axes (1 where they broadcast)."""
+        """Return the values in one layer, with the site's axes (1 where they broadcast)."""
         ...
 
 
 @partial(jax.jit, static_argnames=("site", "value"))
 def run_unedited(network: Network, batch: Batch, reads: Reads, *, site: Site, value: Value) -> UneditedRun:
-    """The unedited run, with the cache that edited runs start from."""
+    """Run the model unedited, and keep what edited copies start from."""
     wanted: dict[str, tuple[str, ...]] = {
         stack.name: ("resid_pre",) for stack in stream_of(network, site.stack).members
     }
@@ -109,143 +107,82 @@ def edited(
     network: Network,
     batch: Batch,
     reads: Reads,
-    clean: UneditedRun,
-    source: Source,
-    cells: Cells,
+    unedited: UneditedRun,
+    values: SiteValues,
+    copies: EditedCopies,
     start: int | Array,
     *,
     site: Site,
     value: Value,
 ) -> Array:
-    """The objective `[G,B]` of each edited copy; `start`, the first layer that any of them edits, is traced."""
+    """Return the objective `[G,B]` of each edited copy.
 
-    def one(cell: Cells) -> Array:
+    Args:
+        start: the first layer that any of the copies edits; traced.
+    """
+    # `start` is data, not structure: a static start would compile the engine once for every layer of the model.
+
+    def run_copy(copy: EditedCopies) -> Array:
         def stream(stack: Stack, _: Array, context: AttentionInputs) -> Array | None:
-            if stack.name not in clean.resid_pre:
-                return clean.done.get(stack.name)
-            copy = _Copy(stack, batch, context, clean, source, cell, site)
-            return copy.run(start, rows_read(network, stack, reads))
+            if stack.name not in unedited.resid_pre:
+                return unedited.done.get(stack.name)
+            run = _CopyRun(stack, batch, context, unedited, values, copy, site)
+            return run.stream(start, rows_read(network, stack, reads))
 
         return objective_values(network, batch, reads, stream, value)
 
-    return jax.vmap(one)(cells)
+    # The maths is written for one copy. `vmap` batches only what depends on `copies`: the cached streams, keys and
+    # values before the first edit, and the values put in place have no axis G and are computed once for all copies.
+    return jax.vmap(run_copy)(copies)
 
 
-class CachedRun(NamedTuple):
-    """A run, with what was kept of it.
-
-    Attributes:
-        last: the model's last stream after its last layer, `[B,T,D]`.
-        end: the same of the stream that something was kept of.
-        kept: by stack and site, layers first.
-        done: by stack, the streams `[B,T,D]` that were finished before that one began.
-    """
-
-    last: Array
-    end: Array
-    kept: dict[str, dict[str, Array]]
-    done: dict[str, Array]
-
-
-def run_cached(network: Network, batch: Batch, sites: Mapping[str, tuple[str, ...]]) -> CachedRun:
-    """An unedited run that keeps these sites, by stack, of the stacks on one stream."""
-
-    def keep(seen: Sites, wanted: tuple[str, ...]) -> dict[str, Array]:
-        return {site: seen[site] for site in wanted}
-
-    readers = {name: partial(keep, wanted=wanted) for name, wanted in sites.items()}
-    done: dict[str, Array] = {}
-    ends: list[Array] = []
-    kept: dict[str, dict[str, Array]] = {}
-
-    def run_stack(stack: Stack, x_BTD: Array, context: AttentionInputs) -> Array:
-        x_BTD, found = stack.run(x_BTD, context, read=readers)
-        kept.update(found)
-        if found:
-            ends.append(x_BTD)
-        elif not ends:
-            done[stack.name] = x_BTD
-        return x_BTD
-
-    last_BTD = network.hidden(batch, run_stack)
-    return CachedRun(last_BTD, ends[0], kept, done)
-
-
-def objective_values(
-    network: Network,
-    batch: Batch,
-    reads: Reads,
-    stream: Callable[[Stack, Array, AttentionInputs], Array | None],
-    value: Value,
-) -> Array:
-    """The objective `[B]` of a run where `stream` gives what follows a stack, or None for the stack to be run."""
-
-    def run_stack(stack: Stack, x_BTD: Array, context: AttentionInputs) -> Array:
-        known = stream(stack, x_BTD, context)
-        if known is not None:
-            return known
-        x_BTD, rows_BR = stack.run(x_BTD, context)[0], rows_read(network, stack, reads)
-        return x_BTD if rows_BR is None else take_rows(x_BTD, rows_BR)
-
-    return value(read_out(network, network.hidden(batch, run_stack), reads), reads)
-
-
-def end_of(network: Network, stack: str) -> str:
-    """What reads the end of a stack's stream: the "logits", or as "memory" the stacks that follow."""
-    return "logits" if stream_of(network, stack).name == network.streams[-1].name else "memory"
-
-
-def rows_read(network: Network, stack: Stack, reads: Reads) -> Array | None:
-    """What is needed of the stream after a stack: the rows `[B,R]` that the objective reads; None for everything, where
-    other streams follow."""
-    return reads.rows if stack.name == network.streams[-1].name else None
-
-
-def stream_of(network: Network, name: str) -> Stack:
-    """The stack on whose stream the named one is: itself, or the one that its cross-attention goes with."""
-    return next(stack for stack in network.streams if name in [member.name for member in stack.members])
-
-
-class _Copy(NamedTuple):
-    """One edited copy of a stream's run, with its cross-attention; `cell` has lost its leading axis."""
+class _CopyRun(NamedTuple):
+    """One edited copy of a stream's run, with its cross-attention; `copy` has no leading axis."""
 
     stack: Stack
     batch: Batch
     context: AttentionInputs
-    clean: UneditedRun
-    source: Source
-    cell: Cells
+    unedited: UneditedRun
+    values: SiteValues
+    copy: EditedCopies
     site: Site
 
-    def run(self, start: int | Array, rows_BR: Array | None) -> Array:
-        """The stream after the stack; only at `rows`, if they are given."""
+    def stream(self, start: int | Array, rows_BR: Array | None) -> Array:
+        """Return the stream after the stack: at all positions from the first, or only at rows."""
         first, last = self.site.first, self.stack.layers - 1
-        x_BtD = self.clean.resid_pre[self.site.stack][start][:, first:]
+        # Layers before `start` are not run: their result is the unedited run's. Nor are columns before `first`.
+        x_BtD = self.unedited.resid_pre[self.site.stack][start][:, first:]
         if rows_BR is None:
-            return self._loop(self._start(x_BtD, start), start, last + 1)
+            return self._inner_layers(self._first_layer(x_BtD, start), start, last + 1)
+        # Rows are columns of the whole batch. Those before `first` are clipped here, and set right at the end.
         own_BR = jnp.maximum(rows_BR - first, 0)
 
-        def in_the_last(x: Array) -> Array:
-            return self._start(x, start, own_BR)
+        def start_is_last(x: Array) -> Array:
+            return self._first_layer(x, start, own_BR)
 
-        def before_it(x: Array) -> Array:
-            return self._layer(self._loop(self._start(x, start), start, last), last, self._later(last, own_BR), own_BR)
+        def start_is_earlier(x: Array) -> Array:
+            x = self._inner_layers(self._first_layer(x, start), start, last)
+            return self._layer(x, last, self._later_edit(last, own_BR), own_BR)
 
-        x_BRD = jax.lax.cond(start == last, in_the_last, before_it, x_BtD)
-        return x_BRD if first == 0 else jnp.where((rows_BR < first)[..., None], self.clean.rows, x_BRD)
+        # The last layer is apart from the loop, because it alone computes the rows that are read and no others: another
+        # shape than the loop carries. Where the first edited layer is the last one, both savings meet in one layer.
+        x_BRD = jax.lax.cond(start == last, start_is_last, start_is_earlier, x_BtD)
+        # Rows before the first changed column are the unedited run's.
+        return x_BRD if first == 0 else jnp.where((rows_BR < first)[..., None], self.unedited.rows, x_BRD)
 
-    def _start(self, x_BtD: Array, layer: int | Array, rows_BR: Array | None = None) -> Array:
-        """The first edited layer: what no edit touches is the clean run's, the same for all copies."""
-        known = None if self.clean.z is None else self.clean.z[layer]
-        here = self.site.stack != self.stack.name
-        return self._layer(x_BtD, layer, self._edit(layer, rows_BR, known), rows_BR, cross_only=here)
+    def _first_layer(self, x_BtD: Array, layer: int | Array, rows_BR: Array | None = None) -> Array:
+        """Run the first edited layer, from the edited site on."""
+        # With `z` known, nothing before it in the layer is used: XLA drops its queries, keys, values and attention.
+        known = None if self.unedited.z is None else self.unedited.z[layer]
+        # An edited cross-attention starts behind its layer's self-attention, where its cached input was taken.
+        cross_only = self.site.stack != self.stack.name
+        return self._layer(x_BtD, layer, self._edit(layer, rows_BR, known), rows_BR, cross_only=cross_only)
 
-    def _later(self, layer: int | Array, rows_BR: Array | None = None) -> Edit:
-        return self._edit(layer, rows_BR) if self.site.later else unchanged
+    def _inner_layers(self, x_BtD: Array, start: int | Array, stop: int) -> Array:
+        """Run the layers after the first edited one, up to `stop`."""
 
-    def _loop(self, x_BtD: Array, start: int | Array, stop: int) -> Array:
         def step(layer: Array, x: Array) -> Array:
-            return self._layer(x, layer, self._later(layer))
+            return self._layer(x, layer, self._later_edit(layer))
 
         return jax.lax.fori_loop(start + 1, stop, step, x_BtD)
 
@@ -255,53 +192,60 @@ class _Copy(NamedTuple):
         blocks, first = self.stack.layer(layer), self.site.first
         before = None
         if first and not cross_only:
-            prefix_BPD = self.clean.resid_pre[self.stack.name][layer][:, :first]
+            # Columns before `first` are as in the unedited run: their keys and values come from its cached stream, the
+            # same for all copies, and later columns attend to them.
+            prefix_BPD = self.unedited.resid_pre[self.stack.name][layer][:, :first]
             before = blocks.own.keys_values(prefix_BPD, self.context.own_keys[:, :first])
         edits, context = {self.site.stack: edit}, self.context.after(first)
         return self.stack.run_layer(
             blocks, x_BtD, context, edits, before=before, rows_BR=rows_BR, cross_only=cross_only
         )[0]
 
-    def _edit(self, layer: int | Array, rows_BR: Array | None, known: Array | None = None) -> Edit:
-        """The edit of one layer. `known` is the site's clean value, where it need not be computed."""
+    def _later_edit(self, layer: int | Array, rows_BR: Array | None = None) -> Edit:
+        return self._edit(layer, rows_BR) if self.site.later else unchanged
 
-        def look(x: Array) -> Array:
+    def _edit(self, layer: int | Array, rows_BR: Array | None, known: Array | None = None) -> Edit:
+        """Return the edit of one layer; `known` is the site's unedited value, where it need not be computed."""
+
+        def slice_own(x: Array) -> Array:
             return slice_site(x, self.site, rows_BR)
 
         def edit(name: str, x: Array) -> Array:
             if name != self.site.site:
                 return x
-            source = look(self.source.at(self._edited, name, jnp.asarray(layer)).astype(x.dtype))
-            return jnp.where(look(self._mask(layer)), source, x if known is None else look(known))
+            new = slice_own(self.values.at(self._edited_stack, name, jnp.asarray(layer)).astype(x.dtype))
+            return jnp.where(slice_own(self._mask(layer)), new, x if known is None else slice_own(known))
 
         return edit
 
     @property
-    def _edited(self) -> Stack:
+    def _edited_stack(self) -> Stack:
         return next(stack for stack in self.stack.members if stack.name == self.site.stack)
 
     def _mask(self, layer: int | Array) -> Array:
-        """Where this copy is edited, with the site's axes."""
-        name, heads_N = self.site.site, self.cell.heads[layer]
-        side = self._edited.positions_at(name, self.batch)
-        here_BT = (self.cell.position < 0) | (side.mask & (side.positions == self.cell.position))
-        if SITES[name] == "BNTS":
-            mask = here_BT[:, None, :, None] & heads_N[None, :, None, None]
-        elif has_heads(name):
-            mask = here_BT[:, :, None, None] & heads_N[None, None, :, None]
+        """Return where this copy is edited, bool with the site's axes."""
+        site, heads_N = self.site.site, self.copy.heads[layer]
+        positions = self._edited_stack.positions_at(site, self.batch)
+        chosen_BT = (self.copy.position < 0) | (positions.mask & (positions.positions == self.copy.position))
+        if SITES[site] == "BNTS":
+            mask = chosen_BT[:, None, :, None] & heads_N[None, :, None, None]
+        elif has_heads(site):
+            mask = chosen_BT[:, :, None, None] & heads_N[None, None, :, None]
         else:
-            mask = here_BT[:, :, None] & heads_N[None, None, :]
-        return mask if self.source.where is None else mask & self.source.where
+            mask = chosen_BT[:, :, None] & heads_N[None, None, :]
+        return mask if self.values.where is None else mask & self.values.where
 
 
 def slice_site(x: Array, site: Site, rows_BR: Array | None) -> Array:
-    """Of something with a site's axes at all positions, what a run from `site.first` on sees; of it, only the rows."""
+    """Return the part of a site's values that a run from `site.first` on computes; of it, only the rows."""
+    # Keys and values are those of all positions, before `first` too: `run_layer` puts them together.
     if is_of_keys(site.site):
         return x
     axis = SITES[site.site].index("T")
     if x.shape[axis] == 1:
         return x
     x = jax.lax.slice_in_dim(x, site.first, x.shape[axis], axis=axis)
+    # The input of the last layer is needed at all positions, since they are its keys.
     if rows_BR is None or site.site == "resid_pre":
         return x
-    return jax.vmap(lambda one, rows: jnp.take(one, rows, axis=axis - 1), in_axes=(0, 0))(x, rows_BR)
+    return jax.vmap(lambda example, rows: jnp.take(example, rows, axis=axis - 1), in_axes=(0, 0))(x, rows_BR)

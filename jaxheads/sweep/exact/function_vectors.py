@@ -1,11 +1,12 @@
 """Function vectors: which heads carry a task from its examples to its answers (Todd et al. 2023, arXiv 2310.15213).
 
-Dimension key: E prompts (B of a piece), T positions, L layers, N heads, H head dimension, D model dimension.
+Dimension key: E prompts (B of a chunk), T positions, L layers, N heads, H head dimension, D model dimension.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -13,27 +14,30 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
-from ...execution.devices import Devices
+from ...execution.batching import is_new
+from ...execution.resources import Options, Resources
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Stack, take_rows
 from ...objectives import Reads
 from ...tables import HeadTable
-from ..grid import grid
-from ..question import SweepAsked, answer
-from .plan import bucket, forward_pieces
-from .work import Prepared, Resources, Sweep
+from ..cached_run import start_column
+from ..grid import site_grid
+from ..question import Question, sweep
+from .plan import edit_groups
+from .replacement import OneValue, forward_chunks
+from .work import Chunk, exact
 
 
 @dataclass(frozen=True, eq=False)
 class FunctionVectors:
-    """What `function_vectors` found.
+    """The answer of `function_vectors`.
 
     Attributes:
         effects: one row a head, column `effect`: the average indirect effect.
         outputs: each head's mean output at the last token of the clean prompts, `[L,N,H]`.
-        written: the same as it is added to the stream, `[L,N,D]`.
+        written: these outputs as they are added to the stream, `[L,N,D]`.
     """
 
     effects: HeadTable
@@ -41,8 +45,12 @@ class FunctionVectors:
     written: np.ndarray
 
     def vector(self, heads: int | Sequence[tuple[int, int]] = 10) -> np.ndarray:
-        """The function vector `[D]`: the sum of what these (layer, head) pairs write, or of so many with the largest
-        effects. Added to the stream (`jh.steer` at "resid_post"), it is to set off the task without examples.
+        """Return the function vector `[D]`: the sum of what heads write into the stream.
+
+        Added to the stream (`jh.steer` at "resid_post"), it should set off the task without examples.
+
+        Args:
+            heads: (layer, head) pairs, or how many heads with the largest effects.
 
         Raises:
             ValueError: for no head, more than there are, or one that is not there.
@@ -60,65 +68,58 @@ class FunctionVectors:
         return sum(self.written[layer, head] for layer, head in pairs)  # type: ignore[return-value]
 
 
+@sweep(returns=FunctionVectors)
 def function_vectors(
-    model: Model,
-    clean: Batch,
-    shuffled: Batch,
-    answers: ArrayLike,
-    *,
-    stack: str | None = None,
-    level: float = 0.95,
-    seed: int = 0,
-    memory: int = 1 << 30,
-    devices: jax.sharding.Mesh | None = None,
-    progress: bool = False,
-) -> FunctionVectors:
-    """Each head's average indirect effect: what its mean output over clean prompts does to prompts whose labels are
-    shuffled: `p(answer | its output at the last token replaced) − p(answer)`, per prompt, then averaged; −1 to 1.
+    model: Model, clean: Batch, shuffled: Batch, answers: ArrayLike, **options: Unpack[Options]
+) -> Iterator[Question]:
+    """Measure each head's average indirect effect on prompts whose labels are shuffled.
 
-    The paper averages over tasks too, and over 25 prompts of 10 examples each: ask task by task, and average tables.
+    The effect is `p(answer | the head's output at the last token is its mean over clean prompts) − p(answer)`, per
+    prompt, then averaged; −1 to 1. The paper averages over tasks too, and over 25 prompts of 10 examples each: ask task
+    by task, and average tables.
 
     Args:
         clean: few-shot prompts of the task, each ending where the answer is due.
-        shuffled: prompts with labels that do not belong to their inputs, ending likewise; as many as wanted.
+        shuffled: prompts with labels that do not belong to their inputs, ending likewise; any number of them.
         answers: the token that is right for each of `shuffled`, `[E]`, or one for all.
-        stack: whose heads: of the stack that reads the prompts; the only one when left out.
-        level, seed: of the bootstrap over prompts.
-        memory, devices, progress: as in `ablate`.
+        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
 
     Raises:
         ValueError: for a model without logits or that is no language model, answers that are no tokens or of another
             number, a batch that does not fit the model, or a stack of another sequence than the one that answers.
     """
-    part = model.stack(stack)
+    resources, stack = Resources.of(options), model.stack(options.get("stack"))
     model.check(clean)
-    if part.queries != model.network.streams[-1].queries:
+    if stack.queries != model.network.streams[-1].queries:
         raise ValueError(
-            f"the {part.name} of {model.name} has no last token: it reads another sequence than is answered"
+            f"the {stack.name} of {model.name} has no last token: it reads another sequence than is answered"
         )
     objective = _Probability(np.atleast_1d(np.asarray(answers)))
     model.check(shuffled)
-    reads, room = objective.reads(model, shuffled), Resources(memory, Devices.of(devices))
-    T = part.queries.count(shuffled)
-    first = int(bucket(int(np.asarray(reads.rows).min()), T)) if part.causal else 0
-    cells = grid(part, "z", shuffled, ("layer", "head"), first)
-    means: list[Array] = []
+    reads, T = objective.reads(model, shuffled), stack.queries.count(shuffled)
+    # Only the last token of each prompt is edited: in a causal stack nothing before the earliest of them changes.
+    first = int(start_column(int(np.asarray(reads.rows).min()), T)) if stack.causal else 0
+    grid = site_grid(stack, "z", shuffled, ("layer", "head"))
+    means = _MeanOutputs(model, stack, clean, resources, np.asarray(reads.rows)[:, 0], T)
 
-    def prepare(sweep: Sweep) -> "_Outputs":
-        means.append(_mean_outputs(sweep, clean))
-        return _Outputs(means[0], np.asarray(reads.rows)[:, 0], T)
+    def finish(table: HeadTable) -> FunctionVectors:
+        outputs = np.asarray(means.values, np.float64)
+        written = np.einsum("lnh,lnhd->lnd", outputs, np.asarray(stack.weights.W_O, np.float64))
+        return FunctionVectors(table, outputs, written)
 
-    sweep = Sweep.planned(model, part, shuffled, objective, reads, Prepared(1, prepare), cells.steps, room)
-    asked = SweepAsked(sweep, cells, (clean,))
-    about = {"clean_prompts": len(clean)}
-    table = answer(
-        "function_vectors", [asked], about, stream=False, level=level, seed=seed, progress=progress, resume=None
+    question = exact(
+        model,
+        stack,
+        shuffled,
+        objective,
+        reads,
+        (grid, edit_groups(stack, "z", shuffled, grid, first)),
+        means,
+        resources,
+        identity=(clean,),
+        about={"clean_prompts": len(clean)},
     )
-    if not means:  # while planning
-        return table  # type: ignore[return-value]
-    outputs = np.asarray(means[0], np.float64)
-    written = np.einsum("lnh,lnhd->lnd", outputs, np.asarray(part.weights.W_O, np.float64))
-    return FunctionVectors(table, outputs, written)
+    yield replace(question, finish=finish)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,13 +133,15 @@ class _Probability:
         unembedding = model.network.unembedding
         if unembedding is None or not model.network.at_every_position:
             raise ValueError(f"function vectors are of language models; {model.name} {model.network.without_logits}")
-        given, count = self.answers, unembedding.weight.shape[0]
-        if not np.issubdtype(given.dtype, np.integer) or given.shape not in ((1,), (len(batch),)):
-            raise ValueError(f"answers must be one token id or {len(batch)}, got {given.dtype} of shape {given.shape}")
-        if given.min() < 0 or given.max() >= count:
-            raise ValueError(f"answers must lie in 0..{count - 1}, got {given.tolist()}")
-        rows_B1 = np.asarray(model.network.readout_positions(batch)).reshape(len(batch), 1)
-        target_B1 = np.broadcast_to(given, (len(batch),))[:, None]
+        answers, count = self.answers, unembedding.weight.shape[0]
+        if not np.issubdtype(answers.dtype, np.integer) or answers.shape not in ((1,), (len(batch),)):
+            raise ValueError(
+                f"answers must be one token id or {len(batch)}, got {answers.dtype} of shape {answers.shape}"
+            )
+        if answers.min() < 0 or answers.max() >= count:
+            raise ValueError(f"answers must lie in 0..{count - 1}, got {answers.tolist()}")
+        rows_B1 = _last_rows(model, batch)
+        target_B1 = np.broadcast_to(answers, (len(batch),))[:, None]
         return Reads(jnp.asarray(rows_B1, jnp.int32), None, jnp.asarray(target_B1, jnp.int32))
 
     @staticmethod
@@ -149,52 +152,58 @@ class _Probability:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class AtOnePosition:
-    """Outputs `[L,N,H]` for one position of each example only, `where` `[B,T,1,1]`."""
+class ValuesAtOnePosition:
+    """Outputs `[L,N,H]` for one position of each example only, `where` bool `[B,T,1,1]`."""
 
     values: Array
     where: Array
 
     def at(self, stack: Stack, site: str, layer: Array) -> Array:
-        """`[1,1,N,H]`."""
+        """Return the outputs of one layer, `[1,1,N,H]`."""
         del stack, site
         return self.values[layer][None, None]
 
 
-@dataclass(frozen=True)
-class _Outputs:
-    """Mean outputs, and the column of each example that they go to, `[E]`, of `width`."""
+class _MeanOutputs(OneValue):
+    """A source of mean outputs over the clean prompts, for one column of each shuffled prompt.
 
-    values: Array
-    columns: np.ndarray
-    width: int
+    Args:
+        columns: the column of each example that is edited, `[E]`, of `width` columns.
+    """
 
-    def of(self, piece: Batch, examples: np.ndarray, sweep: Sweep) -> Iterator[AtOnePosition]:
-        """Of these examples."""
-        del piece
-        devices = sweep.room.devices
-        where_BT11 = (self.columns[examples][:, None] == np.arange(self.width))[..., None, None]
-        yield AtOnePosition(devices.everywhere(self.values), devices.examples(jnp.asarray(where_BT11)))
+    def __init__(self, model: Model, stack: Stack, clean: Batch, resources: Resources, columns: np.ndarray, width: int):
+        self.model, self.stack, self.clean, self.resources = model, stack, clean, resources
+        self.columns, self.width = columns, width
+
+    def of(self, chunk: Chunk) -> Iterator[ValuesAtOnePosition]:
+        """Yield the mean outputs, at these examples' columns."""
+        where_BT = self.columns[chunk.examples][:, None] == np.arange(self.width)
+        where_BT11 = chunk.devices.examples(jnp.asarray(where_BT[..., None, None]))
+        yield ValuesAtOnePosition(chunk.devices.everywhere(self.values), where_BT11)
+
+    @cached_property
+    def values(self) -> Array:
+        """Each head's mean `z` at the clean prompts' last tokens, `[L,N,H]`."""
+        stack, devices, network = self.stack, self.resources.devices, self.resources.network(self.model)
+        rows_B1 = _last_rows(self.model, self.clean)
+        sums = np.zeros((stack.layers, stack.heads, stack.head_size))
+        for chunk in forward_chunks(stack, self.clean, self.resources).example_chunks(len(self.clean)):
+            inputs = self.clean.take(chunk), jnp.asarray(rows_B1[chunk]), jnp.asarray(is_new(chunk))
+            sums += devices.fetch(_sum_rows(network, *devices.examples(inputs), stack=stack.name))
+        return jnp.asarray(sums / len(self.clean), jnp.float32)
 
 
-def _mean_outputs(sweep: Sweep, clean: Batch) -> Array:
-    """Each head's mean `z` at the clean prompts' last tokens, `[L,N,H]`."""
-    stack, devices = sweep.stack, sweep.room.devices
-    rows_B1 = np.asarray(sweep.model.network.readout_positions(clean)).reshape(len(clean), 1)
-    sums = np.zeros((stack.layers, stack.heads, stack.head_size))
-    for piece in forward_pieces(stack, clean, memory=sweep.room.memory, multiple=devices.multiples[0]):
-        counted_B = np.arange(len(piece)) < len(np.unique(piece))  # the last is repeated to fill the piece
-        given = devices.examples((clean.take(piece), jnp.asarray(rows_B1[piece]), jnp.asarray(counted_B)))
-        sums += devices.fetch(_sums(sweep.network, *given, stack=stack.name))
-    return jnp.asarray(sums / len(clean), jnp.float32)
+def _last_rows(model: Model, batch: Batch) -> np.ndarray:
+    """Return the column of each prompt's last token, `[B,1]`."""
+    return np.asarray(model.network.readout_positions(batch)).reshape(len(batch), 1)
 
 
 @partial(jax.jit, static_argnames="stack")
-def _sums(network: Network, batch: Batch, rows_B1: Array, counted_B: Array, *, stack: str) -> Array:
-    """Sums over the examples that are counted, `[L,N,H]`."""
+def _sum_rows(network: Network, batch: Batch, rows_B1: Array, counts_B: Array, *, stack: str) -> Array:
+    """Return the sum of `z` at these rows over the examples that count (bool `[B]`), `[L,N,H]`."""
 
-    def read(seen: Mapping[str, Array]) -> Array:
-        z_BNH = take_rows(seen["z"], rows_B1)[:, 0].astype(jnp.float32)
-        return jnp.where(counted_B[:, None, None], z_BNH, 0).sum(axis=0)
+    def read(values: Mapping[str, Array]) -> Array:
+        z_BNH = take_rows(values["z"], rows_B1)[:, 0].astype(jnp.float32)
+        return jnp.where(counts_B[:, None, None], z_BNH, 0).sum(axis=0)
 
     return forward(network, batch, read={stack: read})[1][stack]

@@ -1,1 +1,1 @@
-"""Attribution: cells, slopes and the pieces that backward passes fit into."""
+"""Gradients: every cell's effect estimated from a few backward passes."""

@@ -1,1 +1,1 @@
-"""Path patching: what is sent, what receives, and the two runs between them."""
+"""Path patching: the effect of heads along their direct paths to receivers."""

@@ -1,197 +1,274 @@
-"""What path patching is asked: checked, cut into pieces, and run sender layer by sender layer."""
+"""The work of path patching on one chunk of examples, for the senders of one layer after the other.
 
-import math
-from collections.abc import Callable
+Dimension key: E examples of a batch, B examples of the chunk, T positions, L layers, N heads, R receiving heads.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+from jax import Array
 from numpy.typing import ArrayLike
 
-from ...execution.batching import Chunks, even, matmul_tokens, up
+from ...checks import one_of
+from ...execution.batching import Chunks
+from ...execution.cost import CostModel
+from ...execution.resources import Resources
 from ...models.inputs.batch import Batch
 from ...models.model import Model
-from ...models.sharding import fetch
 from ...models.stack import Stack
 from ...objectives import Objective, Reads
-from ..exact.engine import end_of, stream_of
-from ..exact.patch import check_pair, first_difference
-from ..exact.plan import Sizes
-from ..exact.work import Resources
+from ..cached_run import end_of, stream_of
 from ..grid import Grid
-from ..pieces import InPieces, Part
-from .engine import Piece, run_both
-from .receivers import chosen_positions, places_of
-from .streams import Places, Way, hears_own_layer
+from ..pairs import base_and_other, check_pair, first_difference
+from ..question import CellGroup, Question
+from .engine import PathChunk, advance_direct, run_both, send_to_each_head
+from .receivers import ReceiverPositions, changing_positions, chosen_positions, layers_to
+from .streams import PathSpec
 
 AXES = ("layer", "head", "receiver_layer", "receiver_head")
-"""Of senders, and of receivers where these are not all one cell."""
+"""The axes of senders, and of receivers where each has a cell of its own."""
 
-Direction = Literal["noising", "denoising"]
-MLPs = Literal["recomputed", "frozen"]
+MLPMode = Literal["recomputed", "frozen"]
+MLP_MODES = ("recomputed", "frozen")
 
 
 @dataclass(frozen=True)
-class Question:
-    """Two runs, what is read of them, where receivers receive, and how the work is cut.
+class PathInputs:
+    """A pair of batches, checked, and what paths between them need.
 
     Attributes:
-        base: the run that is edited.
-        other: the one that values come from.
-        positions: where receivers receive, bool `[B,T]`.
-        places: the same for the engine, less what can't change.
+        senders: the stack whose heads send.
+        base, other: the batch whose run is edited, and the one that values come from.
+        chosen: the positions that a user asked for, bool `[E,T]`.
+        positions: those of them at which anything can change.
     """
 
     model: Model
-    stack: Stack
+    senders: Stack
     base: Batch
     other: Batch
     objective: Objective
     reads: Reads
-    positions: np.ndarray
-    places: Places
-    way: Way
-    room: Resources
-
-    @classmethod
-    def asked(
-        cls,
-        model: Model,
-        clean: Batch,
-        corrupt: Batch,
-        objective: Objective,
-        *,
-        direction: Direction,
-        mlps: MLPs,
-        positions: ArrayLike | None,
-        stack: str | None,
-        room: Resources,
-    ) -> "Question":
-        """As `jaxheads.paths` explains; raises ValueError before anything runs."""
-        for name, given, known in (
-            ("direction", direction, ("noising", "denoising")),
-            ("mlps", mlps, ("recomputed", "frozen")),
-        ):
-            if given not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}; got {given!r}")
-        part = model.stack(stack)
-        if model.network.apart:
-            raise ValueError(
-                f"paths end where one stream is read; {model.name} compares the ends of several. Fix the others with "
-                "jh.zero_shot, and ask about its model"
-            )
-        check_pair(model, clean, corrupt)
-        base, other = (clean, corrupt) if direction == "noising" else (corrupt, clean)
-        chosen_BT = chosen_positions(positions, part.queries.of(base))
-        places, first = places_of(chosen_BT, first_difference(part, clean, corrupt), causal=part.causal)
-        way = Way(part.name, first, mlps == "frozen")
-        reads = objective.reads(model, base)
-        return cls(model, part, base, other, objective, reads, chosen_BT, places, way, room)
+    chosen: np.ndarray
+    positions: ReceiverPositions
+    spec: PathSpec
+    resources: Resources
 
     @property
     def static(self) -> dict[str, Any]:
-        """What the engine is compiled for."""
-        return {"way": self.way, "value": self.objective.value}
-
-    @property
-    def stream(self) -> Stack:
-        """The stack that the stream belongs to."""
-        return stream_of(self.model.network, self.stack.name)
+        """The engine's static arguments."""
+        return {"spec": self.spec, "value": self.objective.value}
 
     @property
     def end(self) -> str:
-        """What reads the end of the stream: the "logits", or as "memory" the stacks that follow."""
-        return end_of(self.model.network, self.stack.name)
-
-    def nearest(self, receivers: str, site: str) -> int:
-        """The first layer whose receivers, of a stack and at a site, hear a sender; counted from its own."""
-        return 0 if hears_own_layer(self.stream, self.stack.name, receivers, site) else 1
+        """The name of the stream's end: "logits", or "memory" where other stacks read it."""
+        return end_of(self.model.network, self.senders.name)
 
     @property
-    def changing(self) -> int:
-        """How many positions of a copy are run."""
-        return self.stack.queries.count(self.base) - self.way.first
+    def columns_run(self) -> int:
+        """The number of positions of a copy that are run."""
+        return self.senders.queries.count(self.base) - self.spec.first
+
+    def layers_to(self, stack: str, site: str) -> int:
+        """Return how many layers after its own a sender is first read by this site of a stack: 0 or 1."""
+        return layers_to(stream_of(self.model.network, self.senders.name), self.senders.name, stack, site)
 
     def check_rows(self) -> None:
-        """Raise ValueError if the objective reads some example at none of the positions: the logits then receive
-        nothing that shows."""
+        """Raise ValueError if the objective reads an example at none of the positions: no effect could show there."""
         if self.end == "memory":
             return
-        read_BR = np.take_along_axis(self.positions, np.asarray(self.reads.rows), axis=1)
+        read_ER = np.take_along_axis(self.chosen, np.asarray(self.reads.rows), axis=1)
         if self.reads.weight is not None:
-            read_BR &= np.asarray(self.reads.weight) != 0
-        missed = np.flatnonzero(~read_BR.any(axis=1))
+            read_ER &= np.asarray(self.reads.weight) != 0
+        missed = np.flatnonzero(~read_ER.any(axis=1))
         if missed.size:
             raise ValueError(
                 f"{self.objective.name} reads the logits at none of the positions in examples {missed[:8].tolist()}"
             )
 
-    def together(self, positions: int) -> int:
-        """How many copies of one example, each of so many positions, fit memory and the device's best matmul size, on
-        all devices."""
-        sizes = Sizes.of(self.model, self.stack, self.base, self.reads)
-        room = min(matmul_tokens() // positions, self.room.memory // (2 * (sizes.copied + sizes.cached)))
-        return math.prod(self.room.devices.multiples) * max(1, room)
+    def chunks(self, copies: int, tokens: int) -> Chunks:
+        """Return how many examples and edited copies run together.
 
-    def chunks(self, positions: int) -> Chunks:
-        """Examples, and senders of one layer, that are run together."""
-        together, (data, questions) = self.together(positions), self.room.devices.multiples
-        senders = up(even(self.stack.heads, together), questions)
-        examples = up(even(len(self.base), max(1, together // senders)), data)
-        return Chunks(examples, senders, (data, questions))
+        Args:
+            copies: of each example and sender layer.
+            tokens: positions of a copy that are run.
+        """
+        costs = CostModel.of(self.model, self.senders, self.base, self.reads)
+        return Chunks.fitting(
+            len(self.base),
+            copies,
+            tokens=tokens,
+            # Two runs are cached for each example, and each copy has two streams.
+            example_bytes=2 * costs.cached,
+            copy_bytes=2 * costs.copied,
+            memory=self.resources.memory,
+            multiples=self.resources.devices.multiples,
+        )
 
-    def in_pieces(self, ways: "Ways", identity: tuple[Any, ...]) -> InPieces:
-        """The work, cut into pieces; `identity` holds the words that the answer depends on."""
-        shape = ways.there.shape
-        numbers = np.arange(math.prod(shape)).reshape(len(ways.there), -1)
-        there = ways.there.reshape(numbers.shape)
-        parts = [Part(f"layer-{layer}", numbers[layer], layer) for layer in np.flatnonzero(there.any(axis=1)).tolist()]
-        return InPieces(
-            self.model, self.stack, self.base, self.objective, self.reads,
-            Grid(AXES[: len(shape)], shape, missing=~there.reshape(1, -1)), ways.chunks, parts,
-            partial(_Some, self, ways), identity=(self.other, self.places, *identity),
-        )  # fmt: skip
+    def chunk(self, examples: np.ndarray) -> PathChunk:
+        """Run both batches for these examples."""
+        network, devices = self.resources.network(self.model), self.resources.devices
+        fields = self.base, self.other, self.reads, self.positions
+        batch, other, reads, positions = devices.examples(tuple(field.take(examples) for field in fields))
+        return PathChunk(network, batch, reads, run_both(network, batch, other, reads, **self.static), positions)
+
+
+def path_inputs(
+    model: Model,
+    senders: Stack,
+    batches: Iterable[tuple[Batch, Batch, Objective]],
+    *,
+    direction: str,
+    mlps: str,
+    positions: ArrayLike | None,
+    resources: Resources,
+) -> Iterator[PathInputs]:
+    """Check each pair of batches, and yield what its paths need; see `jaxheads.paths`.
+
+    Raises:
+        ValueError: for an unknown option, a model that compares the ends of several streams, batches or positions that
+            do not fit, or an objective that the model can't give.
+    """
+    one_of("mlps", mlps, MLP_MODES)
+    if model.network.apart:
+        raise ValueError(
+            f"paths end where one stream is read; {model.name} compares the ends of several. Fix the others with "
+            "jh.zero_shot, and ask about its model"
+        )
+    for clean, corrupt, objective in batches:
+        base, other = base_and_other(direction, clean, corrupt)
+        check_pair(model, clean, corrupt)
+        chosen_ET = chosen_positions(positions, senders.queries.of(base))
+        difference = first_difference(senders, clean, corrupt)
+        changing, first = changing_positions(chosen_ET, difference, causal=senders.causal)
+        spec, reads = PathSpec(senders.name, first, mlps == "frozen"), objective.reads(model, base)
+        yield PathInputs(model, senders, base, other, objective, reads, chosen_ET, changing, spec, resources)
+
+
+def path_question(
+    inputs: PathInputs,
+    chunks: Chunks,
+    has_path: np.ndarray,
+    work: Callable[[np.ndarray], "PathWork"],
+    about: Mapping[str, Any],
+) -> Question:
+    """Return the question about these paths.
+
+    Args:
+        has_path: bool `[L,N,…]`, the cells with a path; the others are NaN.
+        about: as `Question` has it.
+    """
+    numbers = np.arange(has_path.size).reshape(len(has_path), -1)
+    layers = np.flatnonzero(has_path.reshape(numbers.shape).any(axis=1)).tolist()
+    return Question(
+        inputs.model,
+        inputs.senders,
+        inputs.base,
+        inputs.objective,
+        inputs.reads,
+        Grid(AXES[: has_path.ndim], has_path.shape, missing=~has_path.reshape(1, -1)),
+        # Senders of one layer start from one stream: they are answered together.
+        [CellGroup(f"layer-{layer}", numbers[layer], layer) for layer in layers],
+        chunks,
+        work,
+        inputs.resources,
+        identity=(inputs.other, inputs.positions, repr(about)),
+        about=about,
+    )
 
 
 @dataclass(frozen=True)
-class Ways:
-    """Which paths are asked about, and how.
+class PathWork:
+    """Results of one chunk of examples; both runs are computed when first needed.
 
     Attributes:
-        ask: from some examples and a sender layer to the objectives of its copies, `[B,N,…]`.
-        there: bool `[L,N,…]`, which cells have a path; the others are NaN.
-        chunks: examples and senders at a time.
+        chunks: examples and copies that run together.
+        examples: indices of the chunk's examples.
     """
 
-    ask: Callable[[Piece, int], np.ndarray]
-    there: np.ndarray
+    inputs: PathInputs
     chunks: Chunks
+    examples: np.ndarray
+
+    def baselines(self) -> np.ndarray:
+        """Return the objective of both runs, `[2,B]`."""
+        fetch, runs = self.inputs.resources.devices.fetch, self._chunk.runs
+        return np.stack([fetch(value_B).astype(np.float64) for value_B in (runs.value, runs.other_value)])
+
+    def effects(self, group: CellGroup) -> np.ndarray:
+        """Return the effects `[B,cells]` of the senders in one layer."""
+        values = self.objectives(group.key).reshape(len(self.examples), -1)
+        return values - self.baselines()[0][:, None]
+
+    def objectives(self, layer: int) -> np.ndarray:
+        """Return the objective of each copy whose sender is in this layer, `[B,N,…]`."""
+        raise NotImplementedError
+
+    @cached_property
+    def _chunk(self) -> PathChunk:
+        return self.inputs.chunk(self.examples)
 
 
 @dataclass(frozen=True)
-class _Some:
-    """Some of the examples, with their runs, on the devices."""
+class SenderWork(PathWork):
+    """Each sender by itself, to receivers that all receive together.
 
-    question: Question
-    ways: Ways
-    examples: np.ndarray
+    Attributes:
+        engine: from a chunk, a layer and its heads `[G]` to the objective `[G,B]`.
+    """
 
-    @cached_property
-    def piece(self) -> Piece:
-        """What all copies share."""
-        asked, devices = self.question, self.question.room.devices
-        network = asked.room.network(asked.model)
-        batch, other, reads, places = (
-            devices.examples(one.take(self.examples)) for one in (asked.base, asked.other, asked.reads, asked.places)
-        )
-        return Piece(network, batch, reads, run_both(network, batch, other, reads, **asked.static), places)
+    engine: Callable[..., Array]
 
-    def ends(self) -> np.ndarray:
-        """The objectives of both runs, `[2,B]`."""
-        return np.stack([fetch(end).astype(np.float64) for end in (self.piece.runs.value, self.piece.runs.other)])
+    def objectives(self, layer: int) -> np.ndarray:
+        """Return the objective of each copy, `[B,N]`."""
+        devices, N = self.inputs.resources.devices, self.inputs.senders.heads
+        values_BN = np.empty((len(self.examples), N))
+        for heads in self.chunks.copy_chunks(N):
+            values_GB = self.engine(self._chunk, layer=layer, heads_G=devices.copies(heads))
+            values_BN[:, heads] = devices.fetch(values_GB).T
+        return values_BN
 
-    def effects(self, key: int) -> np.ndarray:
-        """Of the copies whose senders are in this layer."""
-        values = self.ways.ask(self.piece, key)
-        return (values - self.ends()[0].reshape(-1, *[1] * (values.ndim - 1))).reshape(len(values), -1)
+
+@dataclass(frozen=True)
+class HeadPairWork(PathWork):
+    """Each sender and each receiver by itself.
+
+    Attributes:
+        to: the receivers' stack, and what they read of the stream: `q`, `k` or `v`.
+    """
+
+    to: tuple[str, str]
+
+    def objectives(self, layer: int) -> np.ndarray:
+        """Return the objective of each copy, `[B,N,L,R]`; NaN where there is no path."""
+        inputs, devices, static = self.inputs, self.inputs.resources.devices, self.inputs.static
+        L, N, R = inputs.senders.layers, inputs.senders.heads, self._receivers
+        distance, together = inputs.layers_to(*self.to), self._receivers_together
+        values_BNLR = np.full((len(self.examples), N, L, R), np.nan)
+        for heads in self.chunks.copy_chunks(N):
+            # The direct streams of these senders go on from layer to layer, whatever receives on the way: each layer of
+            # them is computed once for all receivers.
+            direct, heads_G = None, devices.copies(heads)
+            for receiver in range(layer, L):
+                senders = self._chunk, direct, layer, heads_G, receiver
+                if receiver >= layer + distance:
+                    values_GRB = send_to_each_head(*senders, to=self.to, together=together, **static)
+                    values_BNLR[:, heads, receiver] = np.moveaxis(devices.fetch(values_GRB), 2, 0)
+                if receiver + 1 < L:
+                    direct = advance_direct(*senders, spec=inputs.spec)
+        return values_BNLR
+
+    @property
+    def _receivers(self) -> int:
+        name, site = self.to
+        return self.inputs.model.stack(name).heads_at(site)
+
+    @property
+    def _receivers_together(self) -> int:
+        """The number of receivers of one sender that run together: a divisor of all, so that none is left over."""
+        R, senders = self._receivers, len(next(self.chunks.copy_chunks(self.inputs.senders.heads)))
+        most = max(1, self.chunks.copies // senders)
+        return max(number for number in range(1, R + 1) if R % number == 0 and number <= most)

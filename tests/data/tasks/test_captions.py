@@ -39,9 +39,9 @@ def captions(sample: Host) -> list[list[str]]:
 
 def test_every_caption_says_what_is_in_its_image():
     sample = drawn(TASK, 192)
-    said = captions(sample)
-    assert len({tuple(words) for words in said}) == 192 == math.prod(map(len, ATTRIBUTES.values()))
-    for image, words, objects in zip(sample.batch["pixels"], said, sample.marks["object"], strict=True):
+    texts = captions(sample)
+    assert len({tuple(words) for words in texts}) == 192 == math.prod(map(len, ATTRIBUTES.values()))
+    for image, words, objects in zip(sample.batch["pixels"], texts, sample.marks["object"], strict=True):
         assert words == ["[bos]", *described(image), "[eos]"]
         cells = image.any(axis=-1).reshape(4, 4, 4, 4).any(axis=(1, 3)).reshape(-1)
         assert (objects == [False, *cells]).all()
@@ -58,11 +58,11 @@ def test_shapes_are_shaken():
 
 def test_the_controls_texts_are_others():
     sample = drawn(TASK.control(), 192)
-    said = captions(sample)
-    own = [words[1:-1] == described(image) for image, words in zip(sample.batch["pixels"], said, strict=True)]
+    texts = captions(sample)
+    matches = [words[1:-1] == described(image) for image, words in zip(sample.batch["pixels"], texts, strict=True)]
     # One belongs to its image by chance, on average.
-    assert sum(own) < 8
-    assert len({tuple(words) for words in said}) == 192
+    assert sum(matches) < 8
+    assert len({tuple(words) for words in texts}) == 192
     assert (TASK.optimum, TASK.control().optimum) == (0, math.log(64))
     assert TASK.anchors["uniform"] == math.log(64)
 

@@ -11,17 +11,17 @@ TABLE = {16: (0.561, 3.51), 24: (0.539, 4.37), 40: (0.522, 5.97)}
 
 def matches(row: np.ndarray, types: int = 2) -> dict[int, int]:
     """Of each closing bracket its opening one, with a stack; raises where they don't fit."""
-    stack, found = [], {}
+    stack, pairs = [], {}
     assert row[0] == 0
     for at, token in enumerate(row[1:].tolist(), start=1):
         if token <= 2:
             assert 1 <= token <= types
             stack.append(at)
         else:
-            found[at] = stack.pop()
-            assert token == row[found[at]] + 2
+            pairs[at] = stack.pop()
+            assert token == row[pairs[at]] + 2
     assert not stack
-    return found
+    return pairs
 
 
 def test_brackets_balance_and_the_marks_are_their_matches():

@@ -20,8 +20,16 @@ def tags_of(word: int) -> frozenset[int]:
     ranges = {}
     start = 6
     for tag, size in (
-        (DET, 3), (ADJ, 12), (NOUN, 16), (VERB, 6), (COPULA, 2), (NOT, 1), (PREP, 4), (PERSON, 10), (PLACE, 8),
-    ):  # fmt: skip
+        (DET, 3),
+        (ADJ, 12),
+        (NOUN, 16),
+        (VERB, 6),
+        (COPULA, 2),
+        (NOT, 1),
+        (PREP, 4),
+        (PERSON, 10),
+        (PLACE, 8),
+    ):
         ranges[tag] = range(start, start + size)
         start += size
     # The last four nouns are verbs too.
@@ -51,17 +59,17 @@ def noun_phrases(words: tuple[int, ...], at: int, name: int, nested: bool = True
 
 def parses(words: tuple[int, ...]) -> set[tuple[int, ...]]:
     """All ways to read a sentence, as parts of speech: a parser written for itself."""
-    found = set()
+    sentences = set()
     for end, subject in noun_phrases(words, 0, PERSON):
         rest = [tags_of(word) for word in words[end:]]
         for tags in ((COPULA, ADJ), (COPULA, NOT, ADJ)):
             if len(rest) == len(tags) and all(tag in word for tag, word in zip(tags, rest, strict=True)):
-                found.add((*subject, *tags))
+                sentences.add((*subject, *tags))
         if rest and VERB in rest[0]:
             for last, tags in noun_phrases(words, end + 1, PERSON):
                 if last == len(words):
-                    found.add((*subject, VERB, *tags))
-    return found
+                    sentences.add((*subject, VERB, *tags))
+    return sentences
 
 
 def sentence(sample: Host, example: int, lead: int = 1) -> tuple[int, ...]:
@@ -187,8 +195,8 @@ def test_the_controls_sentiment_is_anyones():
     good = sample.targets[:, 1] == GOOD
     assert good.mean() == pytest.approx(0.54, abs=0.03)
     last = (sample.marks["polarity"] * sample.marks["predicate"]).sum(axis=1) > 0
-    own = last != sample.marks["not"].any(axis=1)
-    assert good[own].mean() == pytest.approx(good[~own].mean(), abs=0.06)
+    by_grammar = last != sample.marks["not"].any(axis=1)
+    assert good[by_grammar].mean() == pytest.approx(good[~by_grammar].mean(), abs=0.06)
     assert constant_loss(sample) == pytest.approx(task.optimum, abs=0.01)
 
 

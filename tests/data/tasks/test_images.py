@@ -48,8 +48,8 @@ def test_distances(patch: int, uniform: float, longest: float):
     for name in ("W_Q", "b_Q"):
         weight = getattr(attention, name)
         weight[...] = 0 * weight[...]
-    found = jh.measure(model, task.sample(jax.random.key(0), 2).batch, metrics=("distance",)).frame["distance"]
-    assert found.to_numpy() == pytest.approx(uniform, abs=1e-3)
+    distances = jh.measure(model, task.sample(jax.random.key(0), 2).batch, metrics=("distance",)).frame["distance"]
+    assert distances.to_numpy() == pytest.approx(uniform, abs=1e-3)
 
 
 def test_textures_are_dominoes():

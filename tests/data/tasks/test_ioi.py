@@ -22,16 +22,16 @@ def names_of(words: list[str]) -> list[int]:
 
 def test_the_answer_is_the_name_that_is_said_once():
     sample = drawn(TASK, 200)
-    said = sentences(sample, TASK)
+    texts = sentences(sample, TASK)
     orders = set()
-    for example, words in enumerate(said):
+    for example, words in enumerate(texts):
         assert (words[0], words[-1]) == ("[bos]", "to")
         first, second, subject = names_of(words)
         io, s1 = (first, second) if words[second] == words[subject] else (second, first)
         assert words[s1] == words[subject] != words[io]
-        found = {name: np.argwhere(mark[example]).tolist() for name, mark in sample.marks.items()}
+        marked = {name: np.argwhere(mark[example]).tolist() for name, mark in sample.marks.items()}
         end = len(words) - 1
-        assert found == {
+        assert marked == {
             "io": [[io]],
             "s1": [[s1]],
             "s2": [[subject]],
@@ -44,7 +44,7 @@ def test_the_answer_is_the_name_that_is_said_once():
     assert len(orders) == 2 * len({len(template.split()) for template in TEMPLATES})
 
     def predict(example: int, _: int) -> int:
-        words = said[example]
+        words = texts[example]
         names = [words[at] for at in names_of(words)]
         [once] = [name for name in names if names.count(name) == 1]
         return TASK.words.index(once)
@@ -53,11 +53,11 @@ def test_the_answer_is_the_name_that_is_said_once():
 
 
 def test_templates_are_said_as_written():
-    said = {" ".join(words[1:]) for words in sentences(drawn(TASK, 300), TASK)}
-    assert any(text.startswith("when name") and " went to the " in text for text in said)
+    texts = {" ".join(words[1:]) for words in sentences(drawn(TASK, 300), TASK)}
+    assert any(text.startswith("when name") and " went to the " in text for text in texts)
     heads = {template.split(" A ")[0].split()[0] for template in TEMPLATES if not template.startswith("A ")}
-    assert heads <= {text.split()[0] for text in said}
-    assert not any("PLACE" in text or "THING" in text or "[pad]" in text for text in said)
+    assert heads <= {text.split()[0] for text in texts}
+    assert not any("PLACE" in text or "THING" in text or "[pad]" in text for text in texts)
 
 
 def test_losses():

@@ -31,10 +31,10 @@ def laplace(states: int, row: np.ndarray, position: int) -> np.ndarray:
 @pytest.mark.parametrize("states", TABLE)
 def test_the_table(states: int):
     anchors = Markov(states).anchors
-    found = [anchors[name] for name in ("uniform", "unigram", "bigram", "oracle", "bigram_late")]
-    assert np.abs(np.subtract(found, TABLE[states])).max() < 0.01
+    losses = [anchors[name] for name in ("uniform", "unigram", "bigram", "oracle", "bigram_late")]
+    assert np.abs(np.subtract(losses, TABLE[states])).max() < 0.01
     assert Markov(states).optimum == anchors["bigram"]
-    assert sorted(found, reverse=True)[:3] == found[:3]
+    assert sorted(losses, reverse=True)[:3] == losses[:3]
 
 
 @pytest.mark.parametrize("states", [2, 3])
@@ -93,20 +93,20 @@ def test_the_control_has_no_unigram_to_learn(states: int):
 def test_the_controls_bayes_predictor():
     # Two states: staying has one chance, whichever the state, and it is uniform; a Beta posterior, here by its mean.
     row = drawn(Markov(2).control(), 1).batch["tokens"][0]
-    found = jax.jit(Markov(2).control().bayes)(row)
+    predicted = jax.jit(Markov(2).control().bayes)(row)
     for position in (0, 1, 10, 99):
         stays = int((row[1 : position + 1] == row[:position]).sum())
         stay = beta(stays + 1, position - stays + 1).mean()
-        assert found[position, row[position]] == pytest.approx(stay, abs=1e-5)
+        assert predicted[position, row[position]] == pytest.approx(stay, abs=1e-5)
     # Three states and more: by importance sampling of the matrices themselves.
     task = Markov(4, doubly_stochastic=True)
     row = drawn(task, 1, seed=3).batch["tokens"][0][:6]
     _, matrix = jax.jit(jax.vmap(task.chain))(jax.random.split(jax.random.key(5), 20_000))
     likelihood = np.prod([np.asarray(matrix)[:, a, b] for a, b in pairwise(row)], axis=0)
     expected = (likelihood[:, None] * np.asarray(matrix)[:, row[-1]]).sum(axis=0) / likelihood.sum()
-    found = np.asarray(jax.jit(task.bayes)(row))
-    assert np.abs(found[-1] - expected).max() < 0.02
-    assert np.abs(found - np.asarray(jax.jit(partial(bigram, 4))(row))).max() > 0.01
+    predicted = np.asarray(jax.jit(task.bayes)(row))
+    assert np.abs(predicted[-1] - expected).max() < 0.02
+    assert np.abs(predicted - np.asarray(jax.jit(partial(bigram, 4))(row))).max() > 0.01
 
 
 def test_wrong_options_are_refused():

@@ -40,8 +40,8 @@ def test_the_lexicon_and_the_order_give_every_word(order: str):
     def predict(example: int, position: int) -> int:
         row = sample.batch["tokens"][example]
         words = row[row >= 3] - 3
-        said = [3 + 32 + task.lexicon[words[at]] for at in source_of(order, len(words))]
-        return [*said, 2][position]
+        translated = [3 + 32 + task.lexicon[words[at]] for at in source_of(order, len(words))]
+        return [*translated, 2][position]
 
     right(sample, predict)
     # What the decoder reads is what it has given.

@@ -1,0 +1,170 @@
+"""The public names of jaxheads, for type checkers and for `lazy_loader`, which imports each when it is first used."""
+
+from . import data, edits, evidence, objectives, statistics, tables, train
+from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
+from .evidence.nulls import random_weights, shuffled_marks
+from .evidence.roles import Evidence, name_heads
+from .evidence.selection import held_out, with_intervals
+from .evidence.specialisation import Specialisation, specialisation
+from .measure import patterns, weights
+from .measure.direct.direct_effects import DirectParts, direct_effects, direct_parts
+from .measure.direct.lens import logit_lens
+from .measure.direct.logit_copying import logit_copying, name_copying
+from .measure.direct.text_span import TextSpan, text_span
+from .measure.in_context_learning import ContextScore, icl_score
+from .measure.patterns import METRICS, Metric, head_detector, marked_share, register, retrieval, token_class
+from .measure.patterns.alignment import alignment_error_rate
+from .measure.patterns.measuring import measure
+from .measure.patterns.variability import variability
+from .measure.patterns.word_pooling import pool_words
+from .measure.relevance.faithfulness import Faithfulness, faithfulness
+from .measure.relevance.methods import Relevance, relevance
+from .measure.relevance.rules import Rules
+from .measure.similarity.redundancy import HeadPairs, compare_heads
+from .measure.weights.copying_eigenvalues import eigenvalue_copying
+from .measure.weights.extreme_pairs import TokenPairs, token_pairs
+from .measure.weights.factored import Factored, ov_circuit, qk_circuit
+from .measure.weights.head_composition import Composition, composition
+from .measure.weights.positional import positional_kernel
+from .models.families.attention_only import by_hand
+from .models.families.clip import zero_shot
+from .models.folding import fold_norms
+from .models.inputs.batch import Batch
+from .models.load import init, load
+from .models.model import Model, Run, run
+from .models.saving import to_hf, to_orbax
+from .models.sharding import placement, shard
+from .models.sites import SiteEdit
+from .objectives import Objective, logit, logit_difference, loss, probability_difference
+from .sweep import circuits
+from .sweep.circuits.attribution import patch_edges
+from .sweep.circuits.benchmark import auroc, faithfulness_curve
+from .sweep.circuits.circuit import circuit
+from .sweep.circuits.graph import Graph
+from .sweep.circuits.keep_edges import keep_edges
+from .sweep.circuits.search import search_circuits
+from .sweep.exact.ablate import ablate, cumulative, interactions
+from .sweep.exact.function_vectors import FunctionVectors, function_vectors
+from .sweep.exact.knock_out import knock_out
+from .sweep.exact.patch import patch
+from .sweep.exact.share import share
+from .sweep.gradients.attribute import attribute
+from .sweep.gradients.importance import importance
+from .sweep.path_patching.paths import all_paths, paths
+from .sweep.question import plan
+from .tables import HeadTable
+
+__all__ = [
+    # a model, its inputs, one run
+    "Batch",
+    "Model",
+    "Run",
+    "by_hand",
+    "fold_norms",
+    "init",
+    "load",
+    "run",
+    "placement",
+    "shard",
+    "to_hf",
+    "to_orbax",
+    "zero_shot",
+    # edits are values
+    "SiteEdit",
+    "edits",
+    "freeze",
+    "gate",
+    "mix",
+    "patch_heads",
+    "replace_heads",
+    "steer",
+    "zero_heads",
+    # what heads do
+    "METRICS",
+    "Evidence",
+    "HeadPairs",
+    "ContextScore",
+    "Specialisation",
+    "TextSpan",
+    "Metric",
+    "compare_heads",
+    "head_detector",
+    "held_out",
+    "icl_score",
+    "marked_share",
+    "measure",
+    "name_heads",
+    "pool_words",
+    "random_weights",
+    "register",
+    "retrieval",
+    "shuffled_marks",
+    "specialisation",
+    "text_span",
+    "token_class",
+    "variability",
+    "with_intervals",
+    # what an answer rests on
+    "Faithfulness",
+    "Relevance",
+    "Rules",
+    "faithfulness",
+    "relevance",
+    # what their weights say
+    "Composition",
+    "Factored",
+    "TokenPairs",
+    "composition",
+    "eigenvalue_copying",
+    "ov_circuit",
+    "alignment_error_rate",
+    "positional_kernel",
+    "qk_circuit",
+    "token_pairs",
+    # what they add to the logits
+    "DirectParts",
+    "direct_effects",
+    "direct_parts",
+    "logit_copying",
+    "logit_lens",
+    "name_copying",
+    # whether they matter
+    "Objective",
+    "ablate",
+    "attribute",
+    "cumulative",
+    "FunctionVectors",
+    "function_vectors",
+    "importance",
+    "interactions",
+    "knock_out",
+    "logit",
+    "logit_difference",
+    "loss",
+    "objectives",
+    "patch",
+    "plan",
+    "probability_difference",
+    "share",
+    # by which ways
+    "Graph",
+    "all_paths",
+    "auroc",
+    "circuit",
+    "faithfulness_curve",
+    "keep_edges",
+    "patch_edges",
+    "paths",
+    "search_circuits",
+    # answers
+    "HeadTable",
+    # rooms of their own, with what is beside the names above
+    "circuits",
+    "data",
+    "evidence",
+    "patterns",
+    "statistics",
+    "tables",
+    "train",
+    "weights",
+]

@@ -1,0 +1,154 @@
+"""Resources: what a question may use and leave behind, and the options by which a user says so.
+
+`Options` lists the keywords that every question shares, for type checkers and editors. `shares_options` writes them,
+from `OPTIONS`, into the signature and the docstring that `help()` shows: they are documented here alone.
+"""
+
+import functools
+import inspect
+import os
+import re
+import textwrap
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypedDict, TypeVar
+
+import jax
+
+from ..models.model import Model
+from ..models.network import Network
+from ..statistics import check_level
+from .devices import Devices
+from .journal import Journal, fingerprint
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_MEMORY = 1 << 30
+
+OPTIONS: dict[str, tuple[Any, Any, str]] = {
+    "stack": (str | None, None, "the name of the stack whose heads are asked about; the only stack when left out."),
+    "level": (float, 0.95, "the confidence level of the intervals over examples, between 0 and 1."),
+    "seed": (int, 0, "the seed of everything drawn at random: bootstrap resamples, donors."),
+    "memory": (int, DEFAULT_MEMORY, "bytes for the activations of one chunk of work, on each device."),
+    "devices": (
+        jax.sharding.Mesh | None,
+        None,
+        'a mesh to spread the work over: examples over its axis "data", edited copies over "questions", weights over '
+        '"model" (see `jaxheads.shard`); JAX\'s default device when left out.',
+    ),
+    "progress": (bool, False, "whether a progress bar is shown on a terminal."),
+    "resume": (
+        str | os.PathLike | None,
+        None,
+        "a directory for finished parts (parquet): a later call with the same question goes on from them.",
+    ),
+}
+"""The shared options by name: type, default, and what `help()` says."""
+
+
+class Options(TypedDict, total=False):
+    """The keywords that every question shares; `OPTIONS` explains them."""
+
+    stack: str | None
+    level: float
+    seed: int
+    memory: int
+    devices: jax.sharding.Mesh | None
+    progress: bool
+    resume: str | os.PathLike | None
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Memory, devices, progress and the journal's directory as one value.
+
+    Attributes:
+        memory: bytes for the activations of one chunk of work, on each device.
+        devices: where arrays go.
+        progress: whether a bar is shown.
+        resume: where finished parts are kept; None for nowhere.
+    """
+
+    memory: int = DEFAULT_MEMORY
+    devices: Devices = field(default_factory=Devices)
+    progress: bool = False
+    resume: str | os.PathLike | None = None
+    _networks: dict[int, Network] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, options: Options) -> "Resources":
+        """Read and check what a user asked for; raises ValueError for a level, memory or mesh that can't be."""
+        check_level(options.get("level", OPTIONS["level"][1]))
+        memory = options.get("memory", DEFAULT_MEMORY)
+        if memory < 1:
+            raise ValueError(f"memory must be a positive number of bytes, got {memory}")
+        devices = Devices.of(options.get("devices"))
+        return cls(memory, devices, options.get("progress", False), options.get("resume"))
+
+    def network(self, model: Model) -> Network:
+        """Return the model's network on the devices, put there once."""
+        if id(model) not in self._networks:
+            self._networks[id(model)] = self.devices.network(model.network)
+        return self._networks[id(model)]
+
+    def journal(self, name: str, model: Model, *identity: Any) -> Journal:
+        """Return the journal of one question: `identity` holds all arrays and words that its answer depends on."""
+        if self.resume is None:
+            return Journal(None)
+        return Journal(self.resume, f"{name}-{fingerprint(model, *identity)}")
+
+
+def shares_options(*, without: Iterable[str] = ()) -> Callable[[F], F]:
+    """Return a decorator that writes the shared options into a function's signature and docstring.
+
+    The function ends in `**options: Unpack[Options]`; among its arguments its docstring has `options: shared by
+    all questions: …`, which gives way to the options themselves.
+
+    Args:
+        without: options that the function does not take: it refuses them, like unknown ones, with a TypeError.
+    """
+    names = [name for name in OPTIONS if name not in tuple(without)]
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def checked(*arguments: Any, **named: Any) -> Any:
+            refuse_unknown(checked, named)
+            return function(*arguments, **named)
+
+        document(checked, names)
+        return checked  # type: ignore[return-value]  # the same signature
+
+    return decorate
+
+
+def refuse_unknown(function: Any, named: Iterable[str]) -> None:
+    """Raise TypeError for a keyword that a documented function does not take: `**options` would let it through."""
+    for name in named:
+        if name not in function.__signature__.parameters:
+            raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}")
+
+
+def document(function: Any, names: Iterable[str] = tuple(OPTIONS), *, returns: Any = None) -> None:
+    """Write these options into a function's `__signature__` and `__doc__`, in place of `**options`.
+
+    Args:
+        returns: the type that the signature gives as the answer's, if not the function's own.
+    """
+    names = list(names)
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=OPTIONS[name][1], annotation=OPTIONS[name][0])
+        for name in names
+        if name not in signature.parameters
+    ]
+    answer = signature.return_annotation if returns is None else returns
+    function.__signature__ = signature.replace(parameters=[*own, *shared], return_annotation=answer)
+    text = inspect.getdoc(function) or ""
+    entry = re.search(r"^( *)options: shared by all questions.*$", text, re.MULTILINE)
+    if entry is not None:
+        wrap = functools.partial(
+            textwrap.fill, width=112, initial_indent=entry[1], subsequent_indent=entry[1] + 4 * " "
+        )
+        lines = [wrap(f"{name}: {OPTIONS[name][2]}") for name in names]
+        function.__doc__ = text[: entry.start()] + "\n".join(lines) + text[entry.end() :]
