@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ...models.inputs.batch import Batch
-from ...models.positions import count_positions
+from ...models.inputs.batch import Batch, count_positions
 from ...models.stack import Stack
 
 NEEDS = ("any", "places", "order", "ids")

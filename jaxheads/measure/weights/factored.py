@@ -17,7 +17,7 @@ from jax import Array
 
 from ...models.folding import fold_stack
 from ...models.model import Model
-from ...models.norms import affine, unit_stream
+from ...models.norms import scale_and_bias, unit_stream
 from ...models.stack import HeadWeights, Stack
 
 
@@ -123,8 +123,8 @@ def _as_met(attention: Any, offset: int, norms: bool) -> tuple[Array, Array]:
     def met(weight_DNH: Array, norm: Any, position: int) -> Array:
         weight_DNH = weight_DNH.astype(jnp.float32)
         if norms and norm is not None:
-            weight_DNH = weight_DNH * affine(norm)[0].astype(jnp.float32)[None, None]
-        return attention.turned(weight_DNH[None], jnp.full((1, len(weight_DNH)), position))[0]
+            weight_DNH = weight_DNH * scale_and_bias(norm)[0].astype(jnp.float32)[None, None]
+        return attention.rotate(weight_DNH[None], jnp.full((1, len(weight_DNH)), position))[0]
 
     queries_DNH = met(attention.W_Q[...], attention.q_norm, offset)
     return queries_DNH, met(attention.W_K[...], attention.k_norm, 0)
