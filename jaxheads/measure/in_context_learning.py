@@ -4,17 +4,21 @@ Dimension key: E examples, B batch, T positions, D model dimension.
 """
 
 from dataclasses import dataclass
+from typing import Unpack
 
 import jax
 import numpy as np
 from jax import Array
 
+from ..execution.cost import FLOAT
+from ..execution.resources import Options, Resources, shares_options
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.network import Network, forward
-from ..models.sharding import fetch
-from ..statistics import Interval, bootstrap_mean, check_level
+from ..models.unembedding import PIECE
+from ..statistics import Interval, bootstrap_mean
 from ..statistics.base import Floats
+from .example_chunks import choose_chunks, run_examples
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,18 +36,20 @@ class ContextScore:
     losses: Floats
 
 
-def icl_score(
-    model: Model, batch: Batch, early: int = 50, late: int = 500, *, seed: int = 0, level: float = 0.95
-) -> ContextScore:
+@shares_options(without=("stack",))
+def icl_score(model: Model, batch: Batch, early: int = 50, late: int = 500, **options: Unpack[Options]) -> ContextScore:
     """Return the loss of the `late`-th token less that of the `early`-th, averaged over examples, in nats.
 
     Negative where context helps (Olsson et al. 2022, "in-context learning score"; Yin & Steinhardt's code has the other
     sign). Tokens are counted from 1, padding left out; the first has no prediction, so `early` is 2 or more.
 
+    Args:
+        options: shared by all questions: level, seed, memory, devices, progress, resume.
+
     Raises:
         ValueError: for a model without a next-token loss, or examples shorter than `late`.
     """
-    check_level(level)
+    resources = Resources.of(options)
     model.check(batch)
     if model.network.unembedding is None or not model.causal:
         raise ValueError(f"a score of context needs a causal language model; {model.name} is none")
@@ -51,14 +57,35 @@ def icl_score(
     shortest = int(np.asarray(positions.lengths).min())
     if not 2 <= early < late <= shortest:
         raise ValueError(f"expected 2 <= early < late <= {shortest}, the shortest example; got {early} and {late}")
-    nats = np.concatenate([fetch(_losses(model.network, batch.take([example]))) for example in range(len(batch))])
+    nats = _all_losses(resources, model, batch)
     mask = np.asarray(positions.mask)
     predicted = mask[:, 1:] & mask[:, :-1]
     losses = np.full(predicted.shape, np.nan)
     for example, row in enumerate(predicted):
         losses[example, : row.sum()] = nats[example][row]  # the n-th real token's is at n − 2
     scores = losses[:, late - 2] - losses[:, early - 2]
-    return ContextScore(bootstrap_mean(scores, level=level, seed=seed), scores, losses)
+    interval = bootstrap_mean(scores, level=options.get("level", 0.95), seed=options.get("seed", 0))
+    return ContextScore(interval, scores, losses)
+
+
+def _all_losses(resources: Resources, model: Model, batch: Batch) -> np.ndarray:
+    """Return the loss of each next token of every example, `[E,T−1]`."""
+    network, stack, chunks = resources.network(model), model.network.streams[-1], []
+    assert network.unembedding is not None
+
+    def compute(examples: np.ndarray) -> Array:
+        return _losses(network, resources.devices.examples(batch.take(examples)))
+
+    logits_bytes = 2 * FLOAT * stack.queries.count(batch) * min(PIECE, network.unembedding.weight.shape[0])
+    run_examples(
+        choose_chunks(resources, model, stack, batch, example_bytes=logits_bytes),
+        len(batch),
+        compute,
+        lambda _, losses: chunks.append(losses),
+        resources=resources,
+        journal=resources.journal("icl_score", model, batch),
+    )
+    return np.concatenate(chunks)
 
 
 @jax.jit

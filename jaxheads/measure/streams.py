@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from ..models.inputs.batch import Batch
+from ..models.model import Model
+from ..models.stack import Stack
 
 Batches = Batch | Iterable[Batch]
 
@@ -15,6 +17,11 @@ def each_batch(batches: Batches, name: str) -> Iterator[Batch]:
         if not isinstance(batch, Batch):
             raise ValueError(f"{name}: expected a Batch or an iterable of them, got a {type(batch).__name__}")
         yield batch
+
+
+def inputs_of(model: Model, stack: Stack, batch: Batch) -> Batch:
+    """Return the inputs that the stack's stream reads: one of the two where streams read nothing of each other."""
+    return batch.only(stack.queries.kind) if model.network.apart else batch
 
 
 def scored_pairs(batches: Batches, scored_as: Batches | None) -> Iterator[tuple[Batch, Batch]]:

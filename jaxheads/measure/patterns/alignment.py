@@ -4,12 +4,14 @@ Dimension key: B batch, E examples, L layers, N heads, T target positions, S sou
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
+from ...execution.resources import shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...statistics import bootstrap_mean, check_level
@@ -26,6 +28,7 @@ MOST_EXAMPLES = 2048
 """Examples of one call of `measure`, which keeps no more of them one by one."""
 
 
+@shares_options()
 def alignment_error_rate(
     model: Model,
     batch: Batch,
@@ -37,6 +40,7 @@ def alignment_error_rate(
     stack: str = "cross",
     level: float = 0.95,
     seed: int = 0,
+    **options: Any,
 ) -> HeadTable:
     """Return each head's alignment error rate, 1 − (|A ∩ S| + |A ∩ P|) / (|A| + |S|), corpus totals; 0 to 1.
 
@@ -52,6 +56,10 @@ def alignment_error_rate(
         sure, possible: bool `[B,T,S]`; S ⊆ P, and P is S when left out.
         skip: bool `[B,S]`, source positions that no link goes to.
         of: "norms" takes the largest ‖α f(x)‖ in place of the largest α.
+        stack: the name of the stack whose heads are asked about.
+        level: the confidence level of the intervals over examples, between 0 and 1.
+        seed: the seed of the bootstrap.
+        options: memory, devices, progress and resume, as `measure` takes them.
 
     Returns:
         One row a head: columns `aer`, `precision` (|A ∩ P| / |A|) and `recall` (|A ∩ S| / |S|), ratios of sums with
@@ -67,7 +75,7 @@ def alignment_error_rate(
     counts = (Metric("links", _links), *hits)
     starts = range(0, len(batch), MOST_EXAMPLES)
     blocks = [marked.take(np.arange(start, min(start + MOST_EXAMPLES, len(batch)))) for start in starts]
-    tables = [measure(model, block, counts, of=of, stack=stack) for block in blocks]
+    tables = [measure(model, block, counts, of=of, stack=stack, **options) for block in blocks]
     counts_MELN = np.concatenate([table.per_example for table in tables if table.per_example is not None], axis=1)
     links_ELN, possible_ELN, sure_ELN = np.nan_to_num(counts_MELN.astype(np.float64))
     gold_ELN = np.broadcast_to(np.asarray(sure, bool).sum(axis=(1, 2))[:, None, None], links_ELN.shape)

@@ -1,10 +1,10 @@
 """Metrics: named functions of one head's pattern, vmapped once over heads and examples.
 
 Dimension key: B batch, T query positions, S key positions, N query heads, P = B N patterns, O entries of a vector
-metric.
+metric, C entries of all metrics, one metric after the other.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,6 +68,15 @@ def evaluate(metrics: Sequence[Metric], pattern_BNTS: Array, examples: Example) 
         return value.reshape(B, N, *value.shape[1:]), counts.reshape(B, N, *counts.shape[1:])
 
     return {metric.name: score(metric) for metric in metrics}
+
+
+def packed(scores: Mapping[str, Scored]) -> Array:
+    """Return scores of one layer in one array, float32 `[B,N,C]`: NaN where a score does not count, ∞ if not finite."""
+    arrays = []
+    for value, counts in scores.values():
+        array = jnp.where(counts, jnp.where(jnp.isfinite(value), value, jnp.inf), jnp.nan)
+        arrays.append(array if array.ndim == 3 else array[..., None])
+    return jnp.concatenate(arrays, axis=-1)
 
 
 def fits(metric: Metric, stack: Stack) -> bool:

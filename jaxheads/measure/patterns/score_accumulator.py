@@ -1,6 +1,7 @@
 """Accumulator of the scores of chunk after chunk, in bounded host memory, and the table it gives.
 
-Dimension key: E examples, B examples of a chunk, L layers, N heads, O entries of a vector metric.
+Dimension key: E examples, B examples of a chunk, L layers, N heads, O entries of a vector metric, C entries of all
+metrics, one metric after the other.
 """
 
 import hashlib
@@ -32,12 +33,15 @@ class ScoreAccumulator:
         """Number of examples so far."""
         return next(iter(self.rows.values())).examples
 
-    def add(self, positions: Positions, scores: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-        """Add a chunk: the positions of its queries, and by metric the values `[L,B,N]` and which of them count."""
-        for name, (value_LB, counts_LB) in scores.items():
-            finite_LB = np.isfinite(value_LB)
-            self.not_finite += int((counts_LB & ~finite_LB).sum())
-            self.rows[name].add(np.moveaxis(np.where(counts_LB & finite_LB, value_LB, np.nan), 1, 0))
+    def add(self, positions: Positions, scores_BLNC: np.ndarray) -> None:
+        """Add a chunk: the positions of its queries, and scores as `packed` gives them."""
+        self.not_finite += int(np.isinf(scores_BLNC).sum())
+        finite_BLNC = np.where(np.isfinite(scores_BLNC), scores_BLNC, np.nan)
+        start = 0
+        for metric in self.metrics:
+            end = start + max(1, len(metric.best_of))
+            self.rows[metric.name].add(finite_BLNC[..., start:end] if metric.best_of else finite_BLNC[..., start])
+            start = end
         ids = np.zeros(positions.shape, int) if positions.ids is None else np.asarray(positions.ids)
         for tokens, mask in zip(ids, np.asarray(positions.mask), strict=True):
             self.tokens += int(mask.sum())

@@ -1,50 +1,58 @@
 """Scores of every head's attention patterns, for any number of examples, in the memory of one layer.
 
-Dimension key: E examples, B examples of a chunk, T positions, L layers, N heads, M metrics, O entries of a vector
-metric.
+Dimension key: E examples, B examples of a chunk, T query positions, S key positions, L layers, N heads, M metrics, C
+entries of all metrics.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from types import CodeType
+from typing import Any, Unpack
 
 import jax
 import numpy as np
+from jax import Array
 
+from ...execution.cost import FLOAT
+from ...execution.devices import Devices
+from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model, check_edit
 from ...models.network import Network, forward
-from ...models.sharding import fetch
 from ...models.sites import SiteEdit
 from ...models.stack import Stack
 from ...progress import progress as show_progress
-from ...statistics import check_level
 from ...tables import HeadTable
-from ..streams import Batches, scored_pairs
+from ..example_chunks import choose_chunks, run_examples
+from ..streams import Batches, inputs_of, scored_pairs
 from .compiler_options import lean_options
 from .example import examples_of
-from .metric import Metric, Scored, evaluate, fits
+from .metric import Metric, evaluate, fits, packed
 from .registry import METRICS, resolve
 from .score_accumulator import ScoreAccumulator
 from .value_norms import Of, check_of, gram, pattern_read
 
-PATTERN_BYTES = 256 * 2**20
-"""Most bytes of one layer's patterns, `[B,N,T,T]` float32, that are computed at once."""
+Inputs = tuple[Batch, Batch, tuple[SiteEdit, ...]]
+"""A batch, the batch that it is scored by, and the edits."""
+
+Add = Callable[[np.ndarray, np.ndarray], None]
+"""Takes the indices of a chunk's examples, and their scores `[B,L,N,C]`."""
+
+PATTERNS_HELD = 8
+"""Arrays of a pattern's size that the compiled metrics hold at once, at most."""
 
 
+@shares_options()
 def measure(
     model: Model,
     batch: Batches,
     metrics: str | Metric | Sequence[str | Metric] | None = None,
     *,
     of: Of = "weights",
-    stack: str | None = None,
     edits: Sequence[SiteEdit] | SiteEdit = (),
     scored_as: Batches | None = None,
-    progress: bool = False,
-    seed: int = 0,
-    level: float = 0.95,
+    **options: Unpack[Options],
 ) -> HeadTable:
     """Measure the attention pattern of every head: one row a head, one column a metric.
 
@@ -57,13 +65,10 @@ def measure(
             positions allow.
         of: "norms" reads ‖α f(x)‖, each query's divided by their sum, in place of the weights α, in every metric;
             "raw_norms" does not divide (Kobayashi et al. 2020; see `jaxheads.measure.patterns.value_norms`).
-        stack: whose heads; needed where the model has several stacks.
         edits: measure the edited model. An edit with an axis of examples needs a single batch.
         scored_as: batches whose tokens metrics read in place of those that the model reads, with the same masks. This
             is how shuffled text makes a null for `induction`: its own tokens hold no repeat to count.
-        progress: show a progress bar.
-        seed: of the bootstrap.
-        level: of the intervals, over examples.
+        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
 
     Returns:
         For each metric its mean and interval; `positional_share` also has the integers `positional_offset`
@@ -77,22 +82,65 @@ def measure(
             (the previous token of cross-attention, or of an image); for no batch; for a batch, stack or edit that
             does not fit the model, or lacks a mark that a metric reads; for `scored_as` that does not fit the batches.
     """
-    measured = model.stack(stack)
-    chosen = _chosen(metrics, measured, model.name)
-    check_level(level)
+    resources, stack = Resources.of(options), model.stack(options.get("stack"))
+    chosen = _chosen(metrics, stack, model.name)
     check_of(of)
-    edits, scores = (edits,) if isinstance(edits, SiteEdit) else tuple(edits), ScoreAccumulator(chosen)
-    total = len(_read_by(model, measured, batch)) if isinstance(batch, Batch) else None
-    label = f"measuring {measured.layers * measured.heads} heads of {model.name}"
-    with show_progress(total, label, progress) as advance:
-        for current, scored in _checked(model, measured, edits, scored_pairs(batch, scored_as)):
-            _check_marks(measured, scored, chosen)
-            for examples, values in _chunk_scores(model.network, measured, current, scored, edits, chosen, of):
-                scores.add(measured.queries.of(current.take(examples)), values)
+    edits = (edits,) if isinstance(edits, SiteEdit) else tuple(edits)
+    scores = ScoreAccumulator(chosen)
+    total = len(inputs_of(model, stack, batch)) if isinstance(batch, Batch) else None
+    label = f"measuring {stack.layers * stack.heads} heads of {model.name}"
+    with show_progress(total, label, resources.progress) as advance:
+        for current, scored in _checked(model, stack, edits, scored_pairs(batch, scored_as)):
+            _check_marks(stack, scored, chosen)
+
+            def add(examples: np.ndarray, scores_BLNC: np.ndarray, current: Batch = current) -> None:
+                scores.add(stack.queries.of(current.take(examples)), scores_BLNC)
                 advance(len(examples))
+
+            _score(resources, model, stack, (current, scored, edits), chosen, of, scores.examples, add)
     about = {"of": of, "edits": _edit_words(edits), "scored_as_other_tokens": scored_as is not None}
-    squeeze = isinstance(metrics, str | Metric)
-    return scores.table(model, measured.name, about, level=level, seed=seed, squeeze=squeeze)
+    level, seed, squeeze = options.get("level", 0.95), options.get("seed", 0), isinstance(metrics, str | Metric)
+    return scores.table(model, stack.name, about, level=level, seed=seed, squeeze=squeeze)
+
+
+def _score(
+    resources: Resources,
+    model: Model,
+    stack: Stack,
+    inputs: Inputs,
+    metrics: tuple[Metric, ...],
+    of: Of,
+    first: int,
+    add: Add,
+) -> None:
+    """Score all examples of one batch, and add the scores of each chunk; `first` is its first example's number."""
+    batch, scored, edits = inputs
+    E, T, S = len(batch), stack.queries.count(batch), stack.keys.count(batch)
+    network, every = resources.network(model), np.arange(E)
+
+    def compute(examples: np.ndarray) -> Array:
+        taken = inputs if np.array_equal(examples, every) else _take(examples, inputs)
+        scores_LBNC = program()(network, *_placed(resources.devices, taken), stack.name, metrics, of)
+        return scores_LBNC.swapaxes(0, 1)
+
+    words = repr((stack.name, of, _edit_words(edits), [_metric_words(metric) for metric in metrics]))
+    entries = [(metric.name, entry) for metric in metrics for entry in metric.best_of or (0,)]
+    coordinates = {
+        "layer": np.arange(stack.layers)[None, :, None, None],
+        "head": np.arange(stack.heads)[None, None, :, None],
+        "metric": np.array([name for name, _ in entries])[None, None, None, :],
+        "entry": np.array([entry for _, entry in entries])[None, None, None, :],
+    }
+    run_examples(
+        choose_chunks(resources, model, stack, batch, example_bytes=PATTERNS_HELD * FLOAT * stack.heads * T * S),
+        E,
+        compute,
+        add,
+        resources=resources,
+        journal=resources.journal("measure", model, batch, scored, edits, words, first),
+        coordinates=coordinates,
+        first=first,
+    )
 
 
 @cache
@@ -110,12 +158,12 @@ def _scores(
     stack: str,
     metrics: tuple[Metric, ...],
     of: Of,
-) -> dict[str, Scored]:
-    """Return value and counts of every metric, `[L,B,N]` or `[L,B,N,O]`; the unembedding is not computed."""
+) -> Array:
+    """Return the scores of all metrics as `packed` has them, `[L,B,N,C]`; the unembedding is not computed."""
     measured = network.stack(stack)
     examples = examples_of(measured, scored)
     grams = None if of == "weights" else gram(measured)
-    reader = {stack: lambda sites: evaluate(metrics, pattern_read(of, sites, grams), examples)}
+    reader = {stack: lambda sites: packed(evaluate(metrics, pattern_read(of, sites, grams), examples))}
     return forward(network, batch, edits, reader)[1][stack]
 
 
@@ -130,42 +178,29 @@ def _chosen(metrics: str | Metric | Sequence[str | Metric] | None, stack: Stack,
     return chosen
 
 
-def _chunk_scores(
-    network: Network,
-    stack: Stack,
-    batch: Batch,
-    scored: Batch,
-    edits: tuple[SiteEdit, ...],
-    metrics: tuple[Metric, ...],
-    of: Of,
-) -> Iterator[tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]]:
-    """Yield the examples of each chunk, and their scores.
-
-    Chunks have one size, so they compile once: the last repeats its last example.
-    """
-    B, T = stack.queries.of(batch).shape
-    most = max(1, PATTERN_BYTES // (4 * stack.heads * T * stack.keys.count(batch)))
-    chunks = -(-B // most)
-    size = -(-B // chunks)
-    for start in range(0, B, size):
-        examples = np.arange(start, min(start + size, B))
-        filled = np.minimum(np.arange(start, start + size), B - 1)
-        inputs = (batch, scored, edits) if size == B else _take(filled, batch, scored, edits)
-        scores = jax.tree.map(fetch, program()(network, *inputs, stack.name, metrics, of))
-        count = len(examples)
-        yield examples, {name: (value[:, :count], counts[:, :count]) for name, (value, counts) in scores.items()}
-
-
-def _take(
-    examples: np.ndarray, batch: Batch, scored: Batch, edits: tuple[SiteEdit, ...]
-) -> tuple[Batch, Batch, tuple[SiteEdit, ...]]:
+def _take(examples: np.ndarray, inputs: Inputs) -> Inputs:
     """Return these examples of the batches, and of the edits that have an axis of examples."""
+    batch, scored, edits = inputs
 
-    def take(array: jax.Array) -> jax.Array:
+    def take(array: Array) -> Array:
         return array if array.shape[1] == 1 else array[:, examples]
 
     taken = tuple(replace(edit, weight=take(edit.weight), source=take(edit.source)) for edit in edits)
     return batch.take(examples), scored.take(examples), taken
+
+
+def _placed(devices: Devices, inputs: Inputs) -> Inputs:
+    """Return the inputs on devices, split over them along their axis of examples."""
+    batch, scored, edits = inputs
+
+    def place(array: Array) -> Array:
+        return devices.everywhere(array) if array.shape[1] == 1 else devices.examples(array, axis=1)
+
+    placed = tuple(
+        replace(edit, layers=devices.everywhere(edit.layers), weight=place(edit.weight), source=place(edit.source))
+        for edit in edits
+    )
+    return devices.examples(batch), devices.examples(scored), placed
 
 
 def _checked(
@@ -177,12 +212,7 @@ def _checked(
         model.check_runs(stack, batch)
         for edit in edits:
             check_edit(model, batch, edit)
-        yield _read_by(model, stack, batch), _read_by(model, stack, scored)
-
-
-def _read_by(model: Model, stack: Stack, batch: Batch) -> Batch:
-    """Return the inputs that the stack's stream reads: one of the two where streams read nothing of each other."""
-    return batch.only(stack.queries.kind) if model.network.apart else batch
+        yield inputs_of(model, stack, batch), inputs_of(model, stack, scored)
 
 
 def _check_marks(stack: Stack, batch: Batch, metrics: tuple[Metric, ...]) -> None:
@@ -201,3 +231,15 @@ def _check_marks(stack: Stack, batch: Batch, metrics: tuple[Metric, ...]) -> Non
 
 def _edit_words(edits: Sequence[SiteEdit]) -> list[str]:
     return [f"{edit.operation} at {edit.stack}.{edit.site}" for edit in edits]
+
+
+def _metric_words(metric: Metric) -> tuple[Any, ...]:
+    """Return a metric in words, its function by the code: a user's lambda may change between two calls."""
+    code = getattr(metric.function, "__code__", None)
+    compiled = metric.function if code is None else _code_words(code)
+    return metric.name, metric.options, metric.best_of, compiled
+
+
+def _code_words(code: CodeType) -> tuple[Any, ...]:
+    constants = [_code_words(value) if isinstance(value, CodeType) else value for value in code.co_consts]
+    return code.co_code, code.co_names, constants

@@ -7,10 +7,11 @@ Heads are redundant in different senses, which need not agree: they have similar
 outputs, or one can do the other's work (`jaxheads.share`, the test that counts).
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import numpy as np
@@ -18,16 +19,18 @@ import pandas as pd
 from jax import Array
 from numpy.typing import NDArray
 
+from ...execution.cost import FLOAT
+from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.network import Network, forward
-from ...models.sharding import fetch
 from ...models.stack import Sites, Stack
 from ...progress import progress as show_progress
 from ...provenance import provenance
-from ...statistics import GroupedRows, check_level
+from ...statistics import GroupedRows
 from ...statistics.base import Floats
-from ..streams import Batches, each_batch
+from ..example_chunks import choose_chunks, run_examples
+from ..streams import Batches, each_batch, inputs_of
 from .comparisons import COMPARISONS, Comparison
 
 ROWS = 64
@@ -156,23 +159,16 @@ class HeadPairs:
         return f"<HeadPairs {self.kind} of {len(self.heads)} heads ({self.stack})>\n{self.frame.head().to_string()}"
 
 
-def compare_heads(
-    model: Model,
-    batch: Batches,
-    by: str = "js",
-    *,
-    stack: str | None = None,
-    progress: bool = False,
-    seed: int = 0,
-    level: float = 0.95,
-) -> HeadPairs:
+@shares_options()
+def compare_heads(model: Model, batch: Batches, by: str = "js", **options: Unpack[Options]) -> HeadPairs:
     """Compare every two heads of a stack: their mean similarity or distance over examples.
 
     Args:
-        batch: one batch or any iterable of batches; examples run one by one.
+        batch: one batch or any iterable of batches.
         by: a key of `COMPARISONS`: "js", "js_sum", "cosine" and "overlap" compare patterns, "values" and "outputs" what
             heads carry, "cka" what they write.
-        seed, level: of the bootstrap over examples (beyond 64, over groups of them), and of its interval.
+        options: shared by all questions: stack, level, seed, memory, devices, progress, resume. Beyond 64 examples the
+            bootstrap is over groups of them.
 
     Raises:
         ValueError: for an unknown `by`, a batch or stack that does not fit the model, no example, one too
@@ -180,28 +176,67 @@ def compare_heads(
     """
     if by not in COMPARISONS:
         raise ValueError(f"heads are compared by one of {', '.join(COMPARISONS)}; got {by!r}")
-    check_level(level)
-    compared, comparison = model.stack(stack), COMPARISONS[by]
+    resources, stack, comparison = Resources.of(options), model.stack(options.get("stack")), COMPARISONS[by]
+    level, seed = options.get("level", 0.95), options.get("seed", 0)
     rows = GroupedRows(limit=ROWS)
-    total = len(batch) if isinstance(batch, Batch) else None
-    label = f"comparing {compared.layers * compared.heads} heads of {model.name}"
-    with show_progress(total, label, progress) as advance:
+    total = len(inputs_of(model, stack, batch)) if isinstance(batch, Batch) else None
+    label = f"comparing {stack.layers * stack.heads} heads of {model.name}"
+    with show_progress(total, label, resources.progress) as advance:
+
+        def add(examples: np.ndarray, pairs_BMM: np.ndarray) -> None:
+            rows.add(pairs_BMM)
+            advance(len(examples))
+
         for current in each_batch(batch, "batch"):
-            _check(model, compared, current, comparison)
-            for example in range(len(current)):
-                pairs_MM = _compared(model.network, current.take([example]), compared.name, comparison)
-                rows.add(np.asarray(fetch(pairs_MM), np.float64)[None])
-                advance(1)
+            _check(model, stack, current, comparison)
+            _compare(resources, model, stack, inputs_of(model, stack, current), by, rows.examples, add)
     if not rows.examples:
         raise ValueError("batch: expected at least one example; the iterable gave none")
     interval = _interval(rows, comparison, level, seed)
-    about = provenance(model, stack=compared.name, by=by, examples=rows.examples, level=level, seed=seed)
-    return HeadPairs(by, compared.name, (compared.layers, compared.heads), *interval, about)
+    about = provenance(model, stack=stack.name, by=by, examples=rows.examples, level=level, seed=seed)
+    return HeadPairs(by, stack.name, (stack.layers, stack.heads), *interval, about)
+
+
+def _compare(
+    resources: Resources, model: Model, stack: Stack, batch: Batch, by: str, first: int, add: Callable[..., None]
+) -> None:
+    """Compare heads on every example of a batch, and add each chunk's pairs; `first` is its first example's number."""
+    comparison, network = COMPARISONS[by], resources.network(model)
+
+    def compute(examples: np.ndarray) -> Array:
+        return _compared(network, resources.devices.examples(batch.take(examples)), stack.name, comparison)
+
+    layers, heads = (index.reshape(-1) for index in np.indices((stack.layers, stack.heads)))
+    run_examples(
+        choose_chunks(resources, model, stack, batch, example_bytes=_example_bytes(stack, batch, comparison)),
+        len(batch),
+        compute,
+        add,
+        resources=resources,
+        journal=resources.journal("compare_heads", model, batch, repr((stack.name, by)), first),
+        coordinates={
+            "layer": layers[None, :, None],
+            "head": heads[None, :, None],
+            "other_layer": layers[None, None, :],
+            "other_head": heads[None, None, :],
+        },
+        first=first,
+    )
+
+
+def _example_bytes(stack: Stack, batch: Batch, comparison: Comparison) -> int:
+    """Return the bytes that all layers' sites of one example take, with what they are compared by."""
+    T, S, M = stack.queries.count(batch), stack.keys.count(batch), stack.layers * stack.heads
+    sites = stack.layers * sum(math.prod(stack.site_shape(site, 1, T, S)) for site in comparison.sites)
+    # A comparison holds the sites normalised, a mixture and its logarithm; HSIC products of one head with all.
+    products = M * stack.head_size**2 if comparison.needs_output else 0
+    return FLOAT * (4 * sites + products + 2 * M**2)
 
 
 def _check(model: Model, stack: Stack, batch: Batch, comparison: Comparison) -> None:
     """Raise ValueError for a batch that does not fit the model, or is too short or too long to compare heads on."""
     model.check(batch)
+    model.check_runs(stack, batch)
     shortest = int(np.asarray(stack.queries.of(batch).lengths).min())
     if shortest < comparison.least:
         raise ValueError(
@@ -218,17 +253,20 @@ def _check(model: Model, stack: Stack, batch: Batch, comparison: Comparison) -> 
 
 @partial(jax.jit, static_argnames=("stack", "comparison"))
 def _compared(network: Network, batch: Batch, stack: str, comparison: Comparison) -> Array:
-    """Return the numbers of one example, `[M,M]`."""
+    """Return the numbers of every example, `[B,M,M]`."""
     compared = network.stack(stack)
-    W_O = compared.weights.W_O if comparison.needs_output else None
 
     def read(sites: Sites) -> Mapping[str, Array]:
-        kept = {site: sites[site][0] for site in comparison.sites}
-        return kept if W_O is None else {**kept, "W_O": W_O[sites["layer"]]}
+        return {site: sites[site] for site in comparison.sites}
 
     kept = forward(network, batch, read={stack: read})[1][stack]
-    queries_T, keys_S = compared.queries.of(batch).mask[0], compared.keys.of(batch).mask[0]
-    return comparison.function(kept, queries_T, keys_S, compared.heads)
+    outputs = {"W_O": compared.weights.W_O} if comparison.needs_output else {}
+
+    def compare(sites: Mapping[str, Array], queries_T: Array, keys_S: Array) -> Array:
+        return comparison.function({**sites, **outputs}, queries_T, keys_S, compared.heads)
+
+    masks = compared.queries.of(batch).mask, compared.keys.of(batch).mask
+    return jax.vmap(compare, in_axes=(1, 0, 0))(kept, *masks)
 
 
 def _interval(rows: GroupedRows, comparison: Comparison, level: float, seed: int) -> tuple[Floats, Floats, Floats]:
