@@ -11,8 +11,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from ...execution.resources import Options, Resources
-from ...models.inputs.axes import Positions
-from ...models.inputs.batch import Batch
+from ...models.inputs.batch import Batch, Positions
 from ...models.model import Model
 from ...models.stack import Stack
 from ...objectives import Objective

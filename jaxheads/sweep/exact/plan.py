@@ -12,8 +12,7 @@ import numpy as np
 from ...execution.batching import Chunks
 from ...execution.cost import Cost, CostModel
 from ...execution.resources import Resources
-from ...models.inputs.axes import Positions
-from ...models.inputs.batch import Batch
+from ...models.inputs.batch import Batch, Positions
 from ...models.sites import is_of_keys
 from ...models.stack import Stack
 from ..cached_run import start_column

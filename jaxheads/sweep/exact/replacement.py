@@ -19,8 +19,7 @@ from ...checks import one_of
 from ...execution.batching import Chunks, is_new
 from ...execution.cost import forward_bytes
 from ...execution.resources import Resources
-from ...models.inputs.axes import Positions
-from ...models.inputs.batch import Batch
+from ...models.inputs.batch import Batch, Positions
 from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Stack
