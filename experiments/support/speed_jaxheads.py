@@ -38,12 +38,13 @@ class JaxHeads:
             return {}
         if work.kind == "measure":
             return {"held": self._held(jh.Batch(inputs.tokens))}
-        plan, examples = jh.plan(self._call(work, inputs)), len(inputs.tokens)
+        call, examples = self._call(work, inputs), len(inputs.tokens)
+        plan: Any = jh.plan(call.func, *call.args, **call.keywords)
         if work.kind == "forward":
-            return {"needed": plan.sizes.forward(examples), "loop": plan.sizes.forward(examples)}
-        layers = plan.sizes.positions * plan.sizes.layers * plan.sizes.layer_of_one
-        one_run = examples * (layers + plan.sizes.rows * plan.sizes.vocabulary)
-        runs = 1 + plan.sources + sum(map(len, plan.steps))
+            return {"needed": plan.costs.forward(examples), "loop": plan.costs.forward(examples)}
+        layers = plan.costs.positions * plan.costs.layers * plan.costs.layer_of_one
+        one_run = examples * (layers + plan.costs.rows * plan.costs.vocabulary)
+        runs = 1 + plan.sources + sum(map(len, plan.groups))
         return {"needed": plan.cost().flops, "loop": float(one_run * runs), "planned_memory": plan.cost().bytes}
 
     def matmul(self) -> float:
@@ -55,7 +56,7 @@ class JaxHeads:
 
         return fastest_product(multiply)
 
-    def _call(self, work: Work, inputs: Inputs) -> Callable[[], jh.HeadTable]:
+    def _call(self, work: Work, inputs: Inputs) -> Any:
         """Return the call of a sweep; for other works, that of an ablation."""
         batch, objective = jh.Batch(inputs.tokens), jh.logit_difference(inputs.right, inputs.wrong)
         if work.kind != "patch":
