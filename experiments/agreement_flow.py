@@ -1,50 +1,49 @@
-"""Do rollout and flow say which words an answer rests on, where raw attention does not?
+"""Relevance of words by rollout and flow: do they find the words an answer rests on, where raw attention does not?
 
     python -m experiments.agreement_flow [--quick] [--seeds N] [--steps N] [--out DIR]
 
-After Abnar & Zuidema 2020 (arXiv 2005.00928), on their architecture (6 layers, 8 heads, width 128, every position sees
-every other) and their question, the number of a verb. They trained on natural sentences; here the sentences are those
-of a grammar with attractors, so the answer is known to rest on the subject alone, and the verb is masked, where they
-had a CLS.
+After Abnar & Zuidema 2020 (arXiv 2005.00928): their architecture (6 layers, 8 heads, width 128, attention to both
+sides) and their task, the number of a verb. They trained on natural sentences and read the answer at a CLS. Here a
+grammar with attractors makes the sentences, so that the answer rests on the subject alone, and the verb is masked.
 
-In every layer three relevances of each word for the masked verb: raw attention there (mean over heads), rollout from
-the input up to there, flow likewise. Each is ranked beside blank-out (what masking the word does to the probability of
-the right verb) and beside input gradients (the size of gradient × input), word by word: Spearman's correlation in each
-sentence, then means. Controls: the same models untrained, and models trained on verbs of a random number.
+In every layer three methods rate each word's relevance for the masked verb: raw attention in that layer (mean over
+heads), and rollout and flow from the input up to that layer. Each rating is compared, word by word, with blank-out (the
+fall of the right verb's probability when the word is masked) and with input gradients (the size of gradient × input):
+Spearman's correlation within each sentence, then the mean. Controls are the same models untrained, and models trained
+on verbs of a random number.
 
-Found (results/agreement-flow; 6 seeds, 200 sentences): rollout and flow rank words as blank-out does from the first
-layer (0.43 both) to the last (0.44 [0.30, 0.57] and 0.42 [0.27, 0.57]), where raw attention has fallen from 0.43 to
-0.19 [0.03, 0.35]; in sentences with attractors both have the subject first in all, raw attention in 0.72. So the order
-of the three at the top is the published one. Their rise with depth (0.32 to 0.71) is not there: our models find the
-subject in the first layer, and what later layers look at adds nothing. Untrained models and models of verbs with a
-random number are at 0. Three seeds are too few here: two runs of the same three, compiled from other versions of the
-library, gave 0.54 and 0.28 for rollout, since training amplifies what rounding begins.
+Found (results/agreement-flow; 6 seeds, 200 sentences): rollout and flow rank words like blank-out from the first layer
+(0.43 both) to the last (0.44 [0.30, 0.57] and 0.42 [0.27, 0.57]), where raw attention has fallen from 0.43 to 0.19
+[0.03, 0.35]. In sentences with attractors both rank the subject first in every sentence, raw attention in 0.72 of them.
+So the three methods come in the published order at the last layer. The published rise with depth (0.32 to 0.71) is
+missing: our models find the subject in the first layer, and the attention of later layers adds nothing. Untrained
+models and models of verbs with a random number stay at 0. Three seeds are too few here. Two runs of the same three
+seeds, compiled from other versions of the library, gave 0.54 and 0.28 for rollout, since training amplifies rounding.
 
-Cost on 2 cores: 12 minutes, most of it flows; --quick, under one, only shows that it runs.
+Cost on 2 cores: 12 minutes, most of them for flow; --quick, under one minute, only shows that it runs.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jax import Array
-from matplotlib.figure import Figure
 
 import jaxheads as jh
-from experiments.lab import command_line, publish
+from experiments import lab
 from jaxheads.data.tasks import Agreement, Sample
-from jaxheads.data.tasks.agreement import MASK
-from jaxheads.measure.relevance.flow import flows
-from jaxheads.measure.relevance.rollout import mean_attention, rolled_out, with_residual
-from jaxheads.models.network import Network, forward
-from jaxheads.statistics import rank_correlation, t_mean
-from jaxheads.train import grid, scores, train
+from jaxheads.measure.relevance import flows, rolled_out, with_residual
+from jaxheads.statistics import rank_correlation
+from jaxheads.train import Network, grid, scores, train
 
-WAYS = ("raw", "rollout", "flow")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+METHODS = ("raw", "rollout", "flow")
 
 PUBLISHED = {
     "blank-out": {
@@ -58,225 +57,227 @@ PUBLISHED = {
         "flow": (0.22, 0.31, 0.54, 0.61, 0.60, 0.61),
     },
 }
-"""Their Tables 1 and 2: Spearman's correlation, layers 1 to 6, 2,000 sentences [P]."""
+"""Spearman's correlations of Abnar & Zuidema's Tables 1 and 2, layers 1 to 6, 2,000 sentences [P]."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """What is trained.
+class Options(lab.TrainingOptions):
+    """Options: the training, and the sentences that are rated.
 
     Attributes:
-        quick: few steps, two layers, few sentences.
-        seeds, steps: how many; 6 and 300 when left out.
-        examples: sentences that relevance is asked of; 200 when left out.
+        examples: sentences whose words are rated; 200 when left out.
     """
 
-    quick: bool = False
-    seeds: int | None = None
-    steps: int | None = None
-    examples: int | None = None
-    batch: int = 64
-    rate: float = 1e-3
+    usual = (6, 300)
+    short = (1, 4)
     out: Path = Path("results/agreement-flow")
+    batch: int = 64
+    examples: int | None = None
 
     @property
-    def trained(self) -> tuple[int, int, int]:
-        """Seeds, steps, sentences."""
-        short = (1, 4, 6) if self.quick else (6, 300, 200)
-        return self.seeds or short[0], self.steps or short[1], self.examples or short[2]
+    def sentences(self) -> int:
+        """The number of sentences whose words are rated."""
+        return self.examples or (6 if self.quick else 200)
 
     @property
     def config(self) -> dict[str, Any]:
-        """Theirs; small where it is to be quick."""
+        """The published architecture; two layers where the run is quick."""
         if self.quick:
             return {"num_hidden_layers": 2}
         return {"num_hidden_layers": 6, "num_attention_heads": 8, "hidden_size": 128, "intermediate_size": 512}
 
 
+def verb_positions(sample: Sample) -> np.ndarray:
+    """Return the position of each sentence's verb, the only one that is scored, `[E]`."""
+    assert sample.weights is not None
+    return np.asarray(sample.weights).argmax(axis=1)
+
+
 @jax.jit
-def right(network: Network, sample: Sample, tokens_ET: Array) -> Array:
-    """The probability of the right verb with these tokens in place of the sample's, `[E]`."""
+def verb_probability(network: Network, sample: Sample, tokens_ET: Array) -> Array:
+    """Return the probability of the right verb, with these tokens in place of the sample's, `[E]`."""
     assert sample.targets is not None
     assert sample.weights is not None
-    batch = jh.Batch(tokens_ET, sample.batch.mask)
-    output_ETV = jax.nn.softmax(network.output(forward(network, batch)[0], batch))
-    given_ET = jnp.take_along_axis(output_ETV, sample.targets[..., None], axis=2)[..., 0]
-    return (given_ET * sample.weights).sum(axis=1)
+    logits_ETV = jh.run(jh.Model(network), jh.Batch(tokens_ET, sample.batch.mask)).output
+    p_ET = jnp.take_along_axis(jax.nn.softmax(logits_ETV), sample.targets[..., None], axis=2)[..., 0]
+    return (p_ET * sample.weights).sum(axis=1)
 
 
 def blank_out(network: Network, sample: Sample) -> np.ndarray:
-    """By how much the probability of the right verb falls as each word is masked, `[E,T]`."""
+    """Return the fall of the right verb's probability when each word is masked, `[E,T]`."""
     tokens_ET = sample.batch.tokens
     assert tokens_ET is not None
-    whole_E = right(network, sample, tokens_ET)
-    without = [right(network, sample, tokens_ET.at[:, t].set(MASK)) for t in range(tokens_ET.shape[1])]
-    return np.asarray(whole_E[:, None] - jnp.stack(without, axis=1), np.float64)
+    mask = tokens_ET[0, verb_positions(sample)[0]]  # the verb is masked already
+    whole_E = verb_probability(network, sample, tokens_ET)
+    blanked = [verb_probability(network, sample, tokens_ET.at[:, t].set(mask)) for t in range(tokens_ET.shape[1])]
+    return np.asarray(whole_E[:, None] - jnp.stack(blanked, axis=1), np.float64)
 
 
 def gradients(model: jh.Model, sample: Sample, task: Agreement) -> np.ndarray:
-    """The size of gradient × input, of the two numbers' logit difference at the masked verb, `[E,T]`."""
+    """Return the size of gradient × input, for the logit difference of the verb's two numbers, `[E,T]`."""
     assert sample.targets is not None
-    assert sample.weights is not None
-    at_E = np.asarray(sample.weights).argmax(axis=1)
-    verb_E = np.asarray(sample.targets)[np.arange(len(at_E)), at_E]
-    first = task.vocabulary - 2 * task.verbs
-    other_E = first + ((verb_E - first) ^ 1)
-    found = jh.relevance(model, sample.batch, jh.logit_difference(verb_E, other_E, at_E), "gradient")
-    return np.abs(found.tokens.astype(np.float64))
+    verb_E = verb_positions(sample)
+    right_E = np.asarray(sample.targets)[np.arange(len(verb_E)), verb_E]
+    first_verb = task.vocabulary - 2 * task.verbs
+    wrong_E = first_verb + ((right_E - first_verb) ^ 1)  # a verb's two numbers are neighbours
+    objective = jh.logit_difference(right_E, wrong_E, verb_E)
+    return np.abs(jh.relevance(model, sample.batch, objective, "gradient").tokens.astype(np.float64))
 
 
 def relevances(model: jh.Model, sample: Sample) -> dict[str, np.ndarray]:
-    """Of each word for the masked verb, by way, up to every layer: `[E,L,T]`."""
-    assert sample.weights is not None
-    attention_ELTT = mean_attention(model, sample.batch, model.stack())
+    """Return the relevance of each word for the masked verb, by method, up to every layer: `[E,L,T]`."""
+    patterns_LENTT = jh.run(model, sample.batch, "pattern").seen["pattern"]
+    attention_ELTT = np.moveaxis(np.asarray(patterns_LENTT.mean(axis=2)), 1, 0)
     E, L, T, _ = attention_ELTT.shape
-    at_E = np.asarray(sample.weights).argmax(axis=1)
-    row_ET = np.eye(T, dtype=np.float32)[at_E]
+    verb_E = verb_positions(sample)
+    row_ET = np.eye(T, dtype=np.float32)[verb_E]
     rollout = jax.jit(jax.vmap(rolled_out))
     return {
-        "raw": attention_ELTT[np.arange(E), :, at_E],
+        "raw": attention_ELTT[np.arange(E), :, verb_E],
         "rollout": np.stack(
             [np.asarray(rollout(attention_ELTT[:, : layer + 1], row_ET)) for layer in range(L)], axis=1
         ),
-        "flow": np.stack([_flows(attention_ELTT[e], int(at_E[e])) for e in range(E)]),
+        "flow": np.stack([_flows_by_layer(attention_ELTT[e], int(verb_E[e])) for e in range(E)]),
     }
 
 
-def _flows(attention_LTT: np.ndarray, at: int) -> np.ndarray:
-    pipes = np.asarray(with_residual(jnp.asarray(attention_LTT)))
-    return np.stack([flows(pipes[: layer + 1], at) for layer in range(len(pipes))])
+def _flows_by_layer(attention_LTT: np.ndarray, position: int) -> np.ndarray:
+    capacities_LTT = np.asarray(with_residual(jnp.asarray(attention_LTT)))
+    return np.stack([flows(capacities_LTT[: layer + 1], position) for layer in range(len(capacities_LTT))])
 
 
-def compared(model: jh.Model, sample: Sample, task: Agreement, condition: str, seed: int) -> pd.DataFrame:
-    """One row a way and layer: correlations with blank-out and gradients, and how often the subject comes first."""
-    batch, found = sample.batch, relevances(model, sample)
+def compare(model: jh.Model, sample: Sample, task: Agreement, condition: str, seed: int) -> pd.DataFrame:
+    """Return a row for each method and layer: its correlations, and how often the subject comes first."""
+    batch = sample.batch
     assert batch.marks is not None
     assert sample.weights is not None
     counts_ET = np.asarray(batch.mask) & (np.asarray(sample.weights) == 0)
-    judges = {"blank-out": blank_out(model.network, sample), "gradients": gradients(model, sample, task)}
+    references = {"blank-out": blank_out(model.network, sample), "gradients": gradients(model, sample, task)}
     nouns_ET = np.asarray(batch.marks["subject"]) | np.asarray(batch.marks["attractor"])
     subject_E = np.asarray(batch.marks["subject"]).argmax(axis=1)
-    several_E = nouns_ET.sum(axis=1) > 1
+    attracted_E = nouns_ET.sum(axis=1) > 1
     rows = []
-    for way, relevance_ELT in found.items():
+    for method, relevance_ELT in relevances(model, sample).items():
         for layer in range(relevance_ELT.shape[1]):
             x_ET = relevance_ELT[:, layer]
-            row: dict[str, Any] = {"condition": condition, "seed": seed, "way": way, "layer": layer + 1}
-            for name, judge_ET in judges.items():
-                each = [
-                    rank_correlation(x[counts], judge[counts])
-                    for x, judge, counts in zip(x_ET, judge_ET, counts_ET, strict=True)
-                ]
-                known = np.array([one for one in each if one is not None], float)
-                row |= {
-                    name: known.mean() if known.size else np.nan,
-                    f"{name} sd": known.std() if known.size else np.nan,
-                }
-            first = np.where(nouns_ET, x_ET, -np.inf).argmax(axis=1) == subject_E
-            row["subject first"] = first[several_E].mean() if several_E.any() else np.nan
+            row: dict[str, Any] = {"condition": condition, "seed": seed, "way": method, "layer": layer + 1}
+            for name, reference_ET in references.items():
+                correlations = _correlations(x_ET, reference_ET, counts_ET)
+                row[name] = correlations.mean() if correlations.size else np.nan
+                row[f"{name} sd"] = correlations.std() if correlations.size else np.nan
+            subject_first_E = np.where(nouns_ET, x_ET, -np.inf).argmax(axis=1) == subject_E
+            row["subject first"] = subject_first_E[attracted_E].mean() if attracted_E.any() else np.nan
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def run(options: Options) -> None:
-    """Train, compare, write."""
-    seeds, steps, examples = options.trained
+def _correlations(x_ET: np.ndarray, reference_ET: np.ndarray, counts_ET: np.ndarray) -> np.ndarray:
+    """Return Spearman's correlation of each sentence that has one."""
+    sentences = zip(x_ET, reference_ET, counts_ET, strict=True)
+    values = [rank_correlation(x[counts], reference[counts]) for x, reference, counts in sentences]
+    return np.array([value for value in values if value is not None], float)
+
+
+def run(options: Options) -> lab.Results:
+    """Train the models, rate the words in each, compare."""
+    seeds, steps = options.trained
     task, tables, accuracy = Agreement(masked=True), [], {}
-    sample = task.sample(jax.random.key(2020), examples)
-    for condition, trained_on in (("trained", task), ("random number", task.control())):
-        made = train(
-            task.model_config(**options.config), trained_on, steps, batch=options.batch, init_scale=2.0,
-            checkpoints=[0, steps], runs=grid(range(seeds), rate=[options.rate]), progress=True,
-        )  # fmt: skip
+    sample = task.sample(jax.random.key(2020), options.sentences)
+    for condition, training_task in (("trained", task), ("random number", task.control())):
+        trained = train(
+            task.model_config(**options.config),
+            training_task,
+            steps,
+            batch=options.batch,
+            init_scale=2.0,
+            checkpoints=[0, steps],
+            runs=grid(range(seeds), rate=[options.rate]),
+            progress=True,
+        )
         for seed in range(seeds):
-            model = made.model(seed)
+            model = trained.model(seed)
             accuracy[f"{condition}, seed {seed}"] = float(jax.jit(scores)(model.network, sample)[1])
-            tables.append(compared(model, sample, task, condition, seed))
+            tables.append(compare(model, sample, task, condition, seed))
             if condition == "trained":
-                tables.append(compared(made.model(seed, 0), sample, task, "untrained", seed))
+                tables.append(compare(trained.model(seed, 0), sample, task, "untrained", seed))
         print(f"{condition}: {accuracy}", flush=True)
-    each = pd.concat(tables, ignore_index=True)
-    about = {"seeds": seeds, "steps": steps, "sentences": examples, "batch": options.batch, "rate": options.rate}
-    text = page(options, each, accuracy)
-    publish(options.out, text, {**about, "accuracy": accuracy}, {"runs": each}, {"layers": picture(each)})
+    runs = pd.concat(tables, ignore_index=True)
+    about = {**options.about, "sentences": options.sentences, "accuracy": accuracy}
+    return lab.Results(page(options, runs, accuracy), about, {"runs": runs}, {"layers": picture(runs)})
 
 
-def by_layer(each: pd.DataFrame, condition: str, judge: str) -> pd.DataFrame:
-    """Means over seeds, a row a way and a column a layer, ours above theirs."""
-    own: Any = each[each["condition"] == condition]
+def by_layer(runs: pd.DataFrame, condition: str, reference: str) -> pd.DataFrame:
+    """Return means over seeds, a row for each method and a column for each layer, ours above the published ones."""
+    chosen: Any = runs[runs["condition"] == condition]
     rows = []
-    for way in WAYS:
-        values = own[own["way"] == way].groupby("layer")[judge].mean()
-        rows.append({"way": way, "whose": "ours", **{f"L{layer}": value for layer, value in values.items()}})
-        if condition == "trained" and judge in PUBLISHED:
-            theirs = PUBLISHED[judge][way][: len(values)]
-            rows.append({"way": way, "whose": "published [P]", **{f"L{n}": x for n, x in enumerate(theirs, 1)}})
+    for method in METHODS:
+        means = chosen[chosen["way"] == method].groupby("layer")[reference].mean()
+        rows.append({"way": method, "whose": "ours", **{f"L{layer}": value for layer, value in means.items()}})
+        if condition == "trained" and reference in PUBLISHED:
+            published = PUBLISHED[reference][method][: len(means)]
+            rows.append({"way": method, "whose": "published [P]", **{f"L{n}": x for n, x in enumerate(published, 1)}})
     return pd.DataFrame(rows)
 
 
-def picture(each: pd.DataFrame) -> Figure:
-    """Correlation with blank-out by layer, runs thin; theirs dashed."""
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    for panel, judge in zip(figure.subplots(1, 2, sharey=True), ("blank-out", "gradients"), strict=True):
-        for number, way in enumerate(WAYS):
-            own: Any = each[(each["condition"] == "trained") & (each["way"] == way)]
-            for _, run in own.groupby("seed"):
-                panel.plot(run["layer"], run[judge], color=f"C{number}", linewidth=0.7, alpha=0.5)
-            mean: Any = own.groupby("layer")[judge].mean()
-            panel.plot(mean.index, np.asarray(mean), color=f"C{number}", linewidth=2, label=way)
-            theirs = PUBLISHED[judge][way][: len(mean)]
-            panel.plot(np.arange(1, len(theirs) + 1), theirs, color=f"C{number}", linestyle="--", linewidth=1)
-        panel.set_xlabel("layer")
-        panel.set_title(judge, fontsize=9)
-        panel.axhline(0, color="0.8", linewidth=0.8)
-    panel.legend(fontsize=7)
-    figure.axes[0].set_ylabel("Spearman's correlation (published: dashed)")
+def picture(runs: pd.DataFrame) -> "Figure":
+    """Draw the correlations by layer: a thin line for each seed, a thick one for their mean, published ones dashed."""
+    figure, both = lab.panels(2, (9, 3.5), sharey=True)
+    for axes, reference in zip(both, PUBLISHED, strict=True):
+        for number, method in enumerate(METHODS):
+            color = f"C{number}"
+            chosen: Any = runs[(runs["condition"] == "trained") & (runs["way"] == method)]
+            for _, seed in chosen.groupby("seed"):
+                axes.plot(seed["layer"], seed[reference], color=color, linewidth=0.7, alpha=0.5)
+            mean: Any = chosen.groupby("layer")[reference].mean()
+            axes.plot(mean.index, np.asarray(mean), color=color, linewidth=2, label=method)
+            published = PUBLISHED[reference][method][: len(mean)]
+            axes.plot(np.arange(1, len(published) + 1), published, color=color, linestyle="--", linewidth=1)
+        axes.set_xlabel("layer")
+        axes.set_title(reference, fontsize=9)
+        axes.axhline(0, color="0.8", linewidth=0.8)
+    both[-1].legend(fontsize=7)
+    both[0].set_ylabel("Spearman's correlation (published: dashed)")
     return figure
 
 
-def page(options: Options, each: pd.DataFrame, accuracy: dict[str, float]) -> str:
-    """What was found, for a reader."""
-    seeds, steps, examples = options.trained
+def page(options: Options, runs: pd.DataFrame, accuracy: dict[str, float]) -> str:
+    """Return the page for readers."""
+    seeds, steps = options.trained
     tables = "\n\n".join(
-        f"### {judge.capitalize()}\n\n{by_layer(each, 'trained', judge).to_markdown(index=False, floatfmt='.2f')}"
-        for judge in PUBLISHED
+        f"### {reference.capitalize()}\n\n{lab.markdown(by_layer(runs, 'trained', reference), '.2f')}"
+        for reference in PUBLISHED
     )
-    last: Any = each[each["layer"] == each["layer"].max()]
-    rows = []
-    for (condition, way), group in last.groupby(["condition", "way"], sort=False):
-        row: dict[str, Any] = {"condition": condition, "way": way}
-        for name in ("blank-out", "gradients", "subject first"):
-            values = group[name].to_numpy(float)
-            mean, low, high = map(float, t_mean(values)) if len(values) > 1 else (values[0], np.nan, np.nan)
-            row[name] = f"{mean:.2f} [{low:.2f}, {high:.2f}]"
-        rows.append(row)
-    sd = each.loc[each["condition"] == "trained", ["blank-out sd", "gradients sd"]].to_numpy()
+    last: Any = runs[runs["layer"] == runs["layer"].max()]
+    rows = [
+        {"condition": condition, "way": method}
+        | {name: lab.with_interval(group[name].to_numpy()) for name in (*PUBLISHED, "subject first")}
+        for (condition, method), group in last.groupby(["condition", "way"], sort=False)
+    ]
+    sd = runs.loc[runs["condition"] == "trained", ["blank-out sd", "gradients sd"]].to_numpy()
     return f"""# Rollout and flow on the agreement grammar
 
-{len(set(each["layer"]))} layers, every position sees every other, {seeds} seeds, {steps} steps of {options.batch}
-sentences; {examples} fresh sentences. Accuracy: {", ".join(f"{name} {value:.2f}" for name, value in accuracy.items())}.
+Models of {len(set(runs["layer"]))} layers with attention to both sides; {seeds} seeds, {steps} training steps of
+{options.batch} sentences. Measured on {options.sentences} fresh sentences. Accuracy:
+{", ".join(f"{name} {value:.2f}" for name, value in accuracy.items())}.
 
 ## Correlation by layer
 
-Mean over sentences and seeds of Spearman's correlation in a sentence; its standard deviation over sentences is
-{sd.min():.2f} to {sd.max():.2f} (published: 0.2 to 0.5). Theirs are of natural sentences, from a CLS; ours of the
-grammar's, from the masked verb.
+Spearman's correlation within each sentence, then the mean over sentences and seeds. Its standard deviation over
+sentences is {sd.min():.2f} to {sd.max():.2f} (published: 0.2 to 0.5). The published numbers are of natural sentences,
+read at a CLS; ours are of the grammar's sentences, read at the masked verb.
 
 {tables}
 
 ## The last layer, and the controls
 
-Mean over seeds with Student's interval. Subject first: how often the subject has more than any attractor, where there
-is one.
+Mean over seeds with Student's interval. Subject first: the share of the sentences with an attractor in which the
+subject is more relevant than any attractor.
 
 {pd.DataFrame(rows).to_markdown(index=False)}
 """
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    command_line("agreement_flow", Options, run, __doc__, arguments)
-
+main = lab.command(Options, run, __doc__)
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""Do the ways of asking which heads, and which tokens, matter agree with each other? And what does each cost?
+"""Agreement between methods that say which heads, and which tokens, matter; and the cost of each method.
 
     python -m experiments.attribution_agreement [--model NAME] [--examples N] [--quick] [--out DIR] [--seed S]
 
@@ -6,95 +6,92 @@ Heads: mean ablation and patching (whole effects, recomputed by the sweeps), the
 (Michel et al. 2019), direct effects on the logits, and relevance by four methods, all on the same prompts with an
 indirect object (Wang et al. 2022) and the same logit difference. Tokens: rollout, flow, Chefer and the relevance
 methods, against blanking tokens out one by one. Agreement is Spearman's rank correlation over heads (of absolute
-values: methods do not share a sign), example by example, then averaged, with a bootstrap over examples; beside it that
-of the means over examples, which is what tables of heads are read by. Seconds are of a second call, without compiling.
+values, since methods do not share a sign), example by example, then averaged, with a bootstrap over examples; beside it
+the correlation of the means over examples, from which tables of heads are read. Seconds are of a second call, without
+compilation.
 
-Found on SmolLM2-135M (results/attribution-agreement; 16 prompts, 270 heads). Gradients stand in well for the sweep they
-approximate: AtP and patching agree by 0.96 example by example (0.92 of the means), for a fortieth of the time.
-They do not stand in for another question: patching and mean ablation agree by 0.51 only, importance and ablation by
-0.62, and direct effects with ablation by 0.12, for most of what a head does goes by way of later layers. Importance and
-gradient × input are one number here (1.00 example by example): the slope of a gate is the sum of z · ∂.
+Found on SmolLM2-135M (results/attribution-agreement; 16 prompts, 270 heads). Gradients approximate their own sweep
+well: AtP and patching agree by 0.96 example by example (0.92 for the means), in a fortieth of the time. They do not
+answer another question: patching and mean ablation agree by only 0.51, importance and ablation by 0.62, and direct
+effects with ablation by 0.12, for most effects of a head pass through later layers. Importance and gradient × input are
+the same number here (1.00 example by example): the derivative by a gate is the sum of z · ∂.
 
-Relevance by rules says something else again: AttnLRP agrees with ablation by 0.39, CP-LRP by 0.24, the conductance of
-integrated gradients by 0.22. That is no verdict, since they share out one logit, where ablation takes a head away; but
-a head chosen by one of them is not what ablation would have chosen. Of tokens, CP-LRP, AttnLRP and integrated gradients
-find those without which the difference falls most (comprehensiveness 6.8, 6.1 and 6.0), far ahead of rollout (1.7),
-which does not know what is asked. Seconds are those of a quiet machine, but for mean ablation, which other work slowed.
+Relevance by rules answers yet another question: AttnLRP agrees with ablation by 0.39, CP-LRP by 0.24, the conductance
+of integrated gradients by 0.22. This is no verdict, since these methods share out one logit, where ablation removes a
+head; but a head chosen by one of them is not the head that ablation would choose. For tokens, CP-LRP, AttnLRP and
+integrated gradients find those whose removal lowers the difference most (comprehensiveness 6.8, 6.1 and 6.0), far ahead
+of rollout (1.7), which does not depend on the objective. Seconds were measured on a quiet machine, except for mean
+ablation, which other work slowed down.
 
-Cost on 2 cores: 11 minutes for the default 16 prompts of SmolLM2-135M, most of it ablation, patching and atp*.
+Cost on 2 cores: 11 minutes for the default 16 prompts of SmolLM2-135M, most of them for ablation, patching and atp*.
 """
 
-import json
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import tyro
-from matplotlib.figure import Figure
 
 import jaxheads as jh
+from experiments import lab
 from jaxheads.data import ioi_prompts
-from jaxheads.files import write_atomically, write_together
-from jaxheads.provenance import environment
 from jaxheads.statistics import bootstrap_mean, rank_correlation
-from jaxheads.tables import HeadTable
 
-TOKEN_METHODS = ("rollout", "flow", "chefer", "attnlrp", "cplrp", "gradient", "integrated-gradients")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RELEVANCE_METHODS = ("attnlrp", "cplrp", "gradient", "integrated-gradients")
+TOKEN_METHODS = ("rollout", "flow", "chefer", *RELEVANCE_METHODS)
+QUICK_TOKEN_METHODS = ("rollout", "attnlrp", "gradient")
 
 
 @dataclass(frozen=True)
-class Options:
-    """What is asked.
+class Options(lab.Options):
+    """Options. A quick run takes few prompts, and no methods that need many passes.
 
     Attributes:
         model: a decoder: zoo name, hub id or directory.
-        examples: prompts; 16, or 3 with --quick.
-        quick: few prompts, and of the token methods those without many passes.
+        examples: number of prompts; 16 when left out, 3 with --quick.
+        seed: seed of the prompts and of the bootstrap.
     """
 
+    out: Path = Path("results/attribution-agreement")
     model: str = "smollm2-135m"
     examples: int | None = None
-    quick: bool = False
-    out: Path = Path("results/attribution-agreement")
     seed: int = 0
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The prompts, other prompts of the same form, and what is judged."""
+class Prompts:
+    """Prompts with an indirect object, corrupted prompts of the same form, and the objective."""
 
     clean: jh.Batch
     corrupt: jh.Batch
     objective: Any
 
 
-def prompts(model: jh.Model, count: int, seed: int) -> Asked:
-    """With an indirect object, and the same with three other names."""
-    made = ioi_prompts(model.tokenizer, examples=count, seed=seed, bos=model.tokenizer.bos_token_id is not None)
-    other = made.corrupted(seed + 1)
-    objective = jh.logit_difference(made.indirect_object, made.subject)
-    return Asked(jh.Batch(made.tokens, made.mask), jh.Batch(other.tokens, other.mask), objective)
+def make_prompts(model: jh.Model, count: int, seed: int) -> Prompts:
+    """Return prompts with an indirect object, and their corruptions with three other names."""
+    clean = ioi_prompts(model.tokenizer, examples=count, seed=seed, bos=model.tokenizer.bos_token_id is not None)
+    corrupt = clean.corrupted(seed + 1)
+    objective = jh.logit_difference(clean.indirect_object, clean.subject)
+    return Prompts(jh.Batch(clean.tokens, clean.mask), jh.Batch(corrupt.tokens, corrupt.mask), objective)
 
 
-def head_methods(model: jh.Model, asked: Asked, options: Options) -> dict[str, Callable[[], HeadTable]]:
-    """By name, what gives a number for every head and example."""
-    clean, corrupt, objective = asked.clean, asked.corrupt, asked.objective
+def head_methods(model: jh.Model, prompts: Prompts, *, quick: bool) -> dict[str, Callable[[], jh.HeadTable]]:
+    """Return, by name, the methods that give a number for every head and example."""
+    clean, corrupt, objective = prompts.clean, prompts.corrupt, prompts.objective
 
-    def relevance(method: Any) -> Callable[[], HeadTable]:
-        def way() -> HeadTable:
-            found = jh.relevance(model, clean, objective, method, steps=8).heads
-            assert found is not None
-            return found
+    def relevance(method: Any) -> jh.HeadTable:
+        table = jh.relevance(model, clean, objective, method, steps=8).heads
+        assert table is not None
+        return table
 
-        return way
-
-    ways: dict[str, Callable[[], HeadTable]] = {
+    methods: dict[str, Callable[[], jh.HeadTable]] = {
         "ablation (mean)": lambda: jh.ablate(model, clean, objective, "mean", reference=corrupt),
         "patching": lambda: jh.patch(model, clean, corrupt, objective, direction="noising"),
         "atp": lambda: jh.attribute(model, clean, corrupt, objective, "atp", direction="noising"),
@@ -102,79 +99,83 @@ def head_methods(model: jh.Model, asked: Asked, options: Options) -> dict[str, C
         "importance": lambda: jh.importance(model, clean, objective),
         "direct effect": lambda: jh.direct_effects(model, clean, objective),
     }
-    if options.quick:
-        del ways["atp*"]
-    methods = ("attnlrp",) if options.quick else ("attnlrp", "cplrp", "gradient", "integrated-gradients")
-    return ways | {f"relevance ({method})": relevance(method) for method in methods}
+    if quick:
+        del methods["atp*"]
+    for method in RELEVANCE_METHODS[: 1 if quick else None]:
+        methods[f"relevance ({method})"] = lambda method=method: relevance(method)
+    return methods
 
 
-def numbers(table: HeadTable) -> np.ndarray:
-    """`[E,L,N]` of a table's first metric."""
-    assert table.per_example is not None
-    each = table.per_example
-    return each[0] if each.ndim == len(table.shape) + 2 else each
+def example_values(table: jh.HeadTable) -> np.ndarray:
+    """Return a table's first metric example by example, `[E,L,N]`."""
+    values = table.per_example
+    assert values is not None
+    return values[0] if values.ndim == len(table.shape) + 2 else values
 
 
-def timed(ways: Mapping[str, Callable[[], Any]]) -> tuple[dict[str, Any], dict[str, float]]:
-    """What each gives, and the seconds of its second call."""
-    found, seconds = {}, {}
-    for name, way in ways.items():
-        way()
-        began = time.perf_counter()
-        found[name] = way()
-        seconds[name] = time.perf_counter() - began
+def call_twice(methods: Mapping[str, Callable[[], Any]]) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return each method's result, and the seconds of its second call."""
+    results, seconds = {}, {}
+    for name, method in methods.items():
+        method()
+        start = time.perf_counter()
+        results[name] = method()
+        seconds[name] = time.perf_counter() - start
         print(f"{name}: {seconds[name]:.2f} s", flush=True)
-    return found, seconds
+    return results, seconds
 
 
 def agreement(values: Mapping[str, np.ndarray], seed: int) -> pd.DataFrame:
-    """One row a pair of methods: mean rank correlation of absolute values over examples with its interval, and that of
-    the means. `values` are `[E,…]`."""
+    """Return a row for each pair of methods, with two rank correlations of absolute values.
+
+    One is taken example by example, then averaged, with its interval; the other is that of the means over examples.
+
+    Args:
+        values: each method's `[E,…]`.
+        seed: seed of the bootstrap.
+    """
     rows = []
     for first, second in combinations(values, 2):
-        one, other = (np.abs(values[name]).reshape(len(values[name]), -1) for name in (first, second))
-        found = [rank_correlation(a, b) for a, b in zip(one, other, strict=True)]
-        each = np.array([np.nan if value is None else value for value in found])
-        mean, low, high = bootstrap_mean(each, seed=seed)
+        first_EC, second_EC = (np.abs(values[name]).reshape(len(values[name]), -1) for name in (first, second))
+        correlations: Any = [rank_correlation(x, y) for x, y in zip(first_EC, second_EC, strict=True)]
+        mean, low, high = map(float, bootstrap_mean(np.array(correlations, float), seed=seed))
         of_means = rank_correlation(np.abs(values[first].mean(axis=0)), np.abs(values[second].mean(axis=0)))
         columns = {"rank_correlation": mean, "rank_correlation_low": low, "rank_correlation_high": high}
-        row = {"first": first, "second": second, **{name: float(value) for name, value in columns.items()}}
-        rows.append({**row, "of_means": of_means})
+        rows.append({"first": first, "second": second, **columns, "of_means": of_means})
     return pd.DataFrame(rows)
 
 
 def matrix(pairs: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Square, methods in their order."""
+    """Return a column of the pairs as a square, methods in their order."""
     names = list(dict.fromkeys([*pairs["first"], *pairs["second"]]))
-    found = pd.DataFrame(np.eye(len(names)), index=names, columns=names)
+    square = pd.DataFrame(np.eye(len(names)), index=names, columns=names)
     for row in pairs.to_dict("records"):
-        found.loc[row["first"], row["second"]] = found.loc[row["second"], row["first"]] = row[column]
-    return found
+        square.loc[row["first"], row["second"]] = square.loc[row["second"], row["first"]] = row[column]
+    return square
 
 
-def figure(pairs: pd.DataFrame) -> Figure:
-    """The matrix of heads, as numbers on colours."""
-    shown = matrix(pairs, "rank_correlation")
-    drawn = Figure(figsize=(8, 7), layout="constrained")
-    axes = drawn.subplots()
-    axes.imshow(shown.to_numpy(), vmin=-1, vmax=1, cmap="RdBu_r")
-    axes.set_xticks(range(len(shown)), list(shown), rotation=60, ha="right", fontsize=8)
-    axes.set_yticks(range(len(shown)), list(shown.index), fontsize=8)
-    for (row, column), value in np.ndenumerate(shown.to_numpy()):
+def picture(pairs: pd.DataFrame) -> "Figure":
+    """Draw the matrix of the head methods, as numbers on colours."""
+    square = matrix(pairs, "rank_correlation")
+    figure, [axes] = lab.panels(1, (8, 7))
+    axes.imshow(square.to_numpy(), vmin=-1, vmax=1, cmap="RdBu_r")
+    axes.set_xticks(range(len(square)), list(square), rotation=60, ha="right", fontsize=8)
+    axes.set_yticks(range(len(square)), list(square.index), fontsize=8)
+    for (row, column), value in np.ndenumerate(square.to_numpy()):
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7)
     axes.set_title("rank correlation over heads, mean over examples")
-    return drawn
+    return figure
 
 
 def page(about: Mapping[str, Any], heads: pd.DataFrame, cost: pd.DataFrame, tokens: pd.DataFrame) -> str:
-    """What was found, for a reader."""
+    """Return the page for readers."""
     return f"""# Which heads matter, which tokens: {about["model"]}, {about["examples"]} prompts with an indirect object
 
-## Heads: rank correlation of absolute values, example by example, mean
+## Heads: rank correlation of absolute values, example by example, then the mean
 
 {matrix(heads, "rank_correlation").to_markdown(floatfmt=".2f")}
 
-## The same of means over examples
+## Heads: rank correlation of the means over examples
 
 {matrix(heads, "of_means").to_markdown(floatfmt=".2f")}
 
@@ -182,52 +183,34 @@ def page(about: Mapping[str, Any], heads: pd.DataFrame, cost: pd.DataFrame, toke
 
 {cost.to_markdown(floatfmt=".3g")}
 
-## Tokens: faithfulness beside blanking out (blank: the vocabulary's token {about["blank"]})
+## Tokens: faithfulness, beside blanking out (blank: the vocabulary's token {about["blank"]})
 
-{tokens.reset_index().to_markdown(index=False, floatfmt=".3g")}
+{lab.markdown(tokens)}
 
 Intervals of all pairs are in heads.csv.
 """
 
 
-def run(options: Options) -> Path:
-    """Ask all, compare, write."""
+def run(options: Options) -> lab.Results:
+    """Call every method on the same prompts and compare the results."""
     model = jh.load(options.model)
     count = options.examples or (3 if options.quick else 16)
-    asked = prompts(model, count, options.seed)
-    found, seconds = timed(head_methods(model, asked, options))
-    values = {name: numbers(table) for name, table in found.items()}
-    heads = agreement(values, options.seed)
+    prompts = make_prompts(model, count, options.seed)
+    tables, seconds = call_twice(head_methods(model, prompts, quick=options.quick))
+    heads = agreement({name: example_values(table) for name, table in tables.items()}, options.seed)
     cost = pd.DataFrame({"seconds": seconds})
     cost["of a mean ablation"] = cost["seconds"] / seconds["ablation (mean)"]
-    blank = model.tokenizer.pad_token_id or model.tokenizer.unk_token_id or 0
-    chosen = ("rollout", "attnlrp", "gradient") if options.quick else TOKEN_METHODS
-    tokens = jh.faithfulness(model, asked.clean, asked.objective, chosen, blank=int(blank), points=5, seed=options.seed)
-    about = {
-        "model": model.name, "weights": model.identity(), "examples": count, "seed": options.seed, "blank": int(blank),
-        **environment(),
-    }  # fmt: skip
-    write_together(
-        {
-            options.out / "heads.csv": heads.to_csv(index=False, lineterminator="\n").encode(),
-            options.out / "cost.csv": cost.to_csv(lineterminator="\n").encode(),
-            options.out / "tokens.csv": tokens.frame.to_csv(lineterminator="\n").encode(),
-            options.out / "summary.md": page(about, heads, cost, tokens.frame).encode(),
-            options.out / "provenance.json": (json.dumps(about, indent=2) + "\n").encode(),
-        }
-    )
-    return write_atomically(options.out / "heads.png", lambda file: figure(heads).savefig(file, format="png", dpi=80))
+    blank = int(model.tokenizer.pad_token_id or model.tokenizer.unk_token_id or 0)
+    methods = QUICK_TOKEN_METHODS if options.quick else TOKEN_METHODS
+    tokens = jh.faithfulness(
+        model, prompts.clean, prompts.objective, methods, blank=blank, points=5, seed=options.seed
+    ).frame
+    about = lab.provenance(model, examples=count, seed=options.seed, blank=blank)
+    tables = {"heads": heads, "cost": cost, "tokens": tokens}
+    return lab.Results(page(about, heads, cost, tokens), about, tables, {"heads": picture(heads)})
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    options = tyro.cli(Options, args=arguments, prog="python -m experiments.attribution_agreement", description=__doc__)
-    try:
-        run(options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"attribution_agreement: {error}")
-    print((options.out / "summary.md").read_text(encoding="utf-8"))
-
+main = lab.command(Options, run, __doc__)
 
 if __name__ == "__main__":
     main()

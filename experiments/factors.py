@@ -1,52 +1,53 @@
-"""Which factors shape specialisation: heads, depth, data or task? And what do more heads buy?
+"""Specialisation of heads by number of heads, depth, data and task: which factor shapes it, and do more heads help?
 
     python -m experiments.factors [--quick] [--heads N …] [--depths L …] [--seeds N] [--steps N] [--out DIR]
 
-The question that this project began with. A full grid of small attention-only models of one width: heads a layer ×
-layers × data × task, several seeds each, trained for equally many steps. The tasks are induction (repeated segments)
-and agreement (the verb's number is the subject's); the data of each either leave a positional shortcut (segments of one
-length; no attractors) or do not. Every model is then measured on data without the shortcut:
+The question that this project began with. A full grid of small attention-only models of equal width: heads per layer ×
+layers × data × task, several seeds each, all trained for the same number of steps. The tasks are induction (repeated
+segments) and agreement (the verb takes the number of its subject). The data of each task either leave a positional
+shortcut (segments of one length; no attractors) or leave none. Every model is measured on data without the shortcut:
 
-- accuracy: of what is determined;
-- specialised: the share of heads with a selectivity of at least a half (what that means is defined in
-  `jaxheads.evidence.specialisation`; the null is all untrained models of the task), whose score in that function is
-  more than a fifth of what the null leaves open beyond it;
-- alike: 1 − effective heads / heads, from 0 (no two look alike) towards 1 (all alike), mean over layers;
-- needed: the fewest heads that keep 99 % of the accuracy, taken away in order of what each costs by itself.
+- accuracy: on the predictions that are determined;
+- specialised: the share of heads with a selectivity of at least one half (`jaxheads.evidence.specialisation` defines
+  it; the null is all untrained models of the task) whose score in that function exceeds the null's 95 % quantile by
+  more than a fifth of the distance from there to 1;
+- alike: 1 − effective heads / heads, from 0 (all heads differ) towards 1 (all alike), mean over layers;
+- needed: the fewest heads that keep 99 % of the accuracy, when heads are removed in order of their ablation effect.
 
-An analysis of variance says how much of each outcome's spread is due to which factor, with all interactions of two.
+An analysis of variance gives the share of each outcome's spread that is due to each factor and to each interaction of
+two factors.
 
-Found (results/factors; 72 models): what a model can do is the task's (72 % of the spread of accuracy) and the data's
-(16 %); heads and depth have 1 and 2 %. Data with a shortcut leave exactly that: induction at 0.13 to 0.16 where
-segments vary, agreement at 0.78 (the nearest noun is right in 0.75). More heads of the same width bought nothing here.
-Induction, after equally many steps, goes from 0.80 with one head a layer over 0.73 with 4 to 0.44 with 16; agreement is
-at 1.00 with any. They become alike instead (99 % of that spread is the number of heads': 16 heads are as different
-as 1.3 to 3), and of 16 in one layer agreement needs half. Which share is specialised is the outcome least explained:
-45 % is seeds' and higher interactions'. One layer does not do induction but gets to 0.40 with segments this short.
+Found (results/factors; 72 models): accuracy depends on the task (72 % of its spread) and the data (16 %); heads and
+depth explain 1 and 2 %. Data with a shortcut teach the shortcut alone: induction reaches 0.13 to 0.16 on segments of
+varying length, agreement 0.78 (the nearest noun is right in 0.75). More heads at equal width did not help here.
+Induction, after the same number of steps, falls from 0.80 with one head per layer to 0.73 with 4 and 0.44 with 16;
+agreement is at 1.00 with any number. More heads become alike (99 % of that outcome's spread is due to the number of
+heads: 16 heads differ as much as 1.3 to 3), and agreement needs half of 16 heads in one layer. The share of specialised
+heads is explained least: 45 % is due to seeds and higher interactions. One layer can't do induction, but reaches 0.40
+on segments this short.
 
-Cost on 2 cores: 5 minutes; --quick, under one, only shows that it runs.
+Cost on 2 cores: 5 minutes; --quick, under one minute, only shows that it runs.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 import jaxheads as jh
-from experiments.lab import command_line, publish
+from experiments import lab
+from experiments.support.marked_pairs import along
 from jaxheads.data.tasks import Agreement, Induction, Sample
-from jaxheads.data.tasks.configs import attention_only
-from jaxheads.measure.patterns import Metric
-from jaxheads.measure.patterns.example import Example
-from jaxheads.measure.patterns.metric import Scored, attention_to
-from jaxheads.statistics import analysis_of_variance, t_mean
+from jaxheads.statistics import analysis_of_variance
 from jaxheads.train import Trained, grid, pruning_curve, pruning_order, train
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FACTORS = ("heads", "depth", "data", "task")
 OUTCOMES = ("accuracy", "specialised", "alike", "needed")
@@ -55,79 +56,62 @@ EVALUATED = 64
 """Fresh examples that models are measured on."""
 
 
-def _to(pattern_TS: jax.Array, example: Example, mark: str) -> Scored:
-    return attention_to(pattern_TS, example.mark(mark) > 0)
-
-
-def to(mark: str) -> Metric:
-    """Attention along a mark of pairs."""
-    return Metric(f"to_{mark}", _to, (("mark", mark),), marks=(mark,))
-
-
 @dataclass(frozen=True)
 class Problem:
     """A task, with data that leave no shortcut and data that do.
 
     Attributes:
-        functions: what heads are measured for.
+        functions: the measures in which heads may specialise.
     """
 
     name: str
     varied: Any
     shortcut: Any
-    functions: tuple[str | Metric, ...]
+    functions: tuple[str | jh.Metric, ...]
 
 
 _INDUCTION = Induction(tokens=32, shortest=4, longest=10, length=32)
 PROBLEMS = (
     Problem("induction", _INDUCTION, _INDUCTION.control(), (*POSITIONAL, "duplicate_token", "induction")),
-    Problem("agreement", Agreement(), Agreement(most=0), (*POSITIONAL, to("agreement"))),
+    Problem("agreement", Agreement(), Agreement(most=0), (*POSITIONAL, along("agreement"))),
 )
 
 
 @dataclass(frozen=True)
-class Options:
-    """What is trained.
+class Options(lab.TrainingOptions):
+    """Options: the training, and the levels of the factors. A quick run takes a corner of the grid.
 
     Attributes:
-        quick: a corner of the grid, few steps.
-        heads: a layer; each divides the width of 64.
+        heads: heads per layer; each number divides the width of 64.
         depths: layers.
-        seeds, steps: how many; 3 and 400 when left out.
     """
 
-    quick: bool = False
+    usual = (3, 400)
+    short = (2, 3)
+    out: Path = Path("results/factors")
+    rate: float = 3e-3
     heads: tuple[int, ...] = (1, 4, 16)
     depths: tuple[int, ...] = (1, 2)
-    seeds: int | None = None
-    steps: int | None = None
-    batch: int = 32
-    rate: float = 3e-3
-    out: Path = Path("results/factors")
-
-    @property
-    def trained(self) -> tuple[int, int]:
-        """Seeds and steps."""
-        return self.seeds or (2 if self.quick else 3), self.steps or (3 if self.quick else 400)
 
     @property
     def levels(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Heads and depths."""
+        """Heads and depths of this run."""
         return (self.heads[:2], self.depths[-1:]) if self.quick else (self.heads, self.depths)
 
     @property
-    def problems(self) -> Sequence["Problem"]:
-        """The tasks."""
+    def problems(self) -> Sequence[Problem]:
+        """The tasks of this run."""
         return PROBLEMS[:1] if self.quick else PROBLEMS
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the grid, and what was measured of its models.
+    """One cell of the grid, with the measures of its models.
 
     Attributes:
-        scores: a run each: by function `[E,L,N]`.
-        untrained: by function `[R,L,N]`, means of the models before they were trained.
+        rows: numbers of each model.
+        scores: scores of each model's heads by function, `[E,L,N]`.
+        untrained: scores of the models before training by function, means over examples, `[R,L,N]`.
     """
 
     heads: int
@@ -139,105 +123,112 @@ class Cell:
     untrained: dict[str, np.ndarray]
 
 
-def functions_of(model: jh.Model, sample: Sample, problem: Problem) -> dict[str, np.ndarray]:
-    """Every head's scores, example by example, `[E,L,N]`."""
+def function_scores(model: jh.Model, sample: Sample, problem: Problem) -> dict[str, np.ndarray]:
+    """Return every head's score in each function, example by example, `[E,L,N]`."""
     table = jh.measure(model, sample.batch, problem.functions)
     assert table.per_example is not None
     return dict(zip(table.metrics, table.per_example, strict=True))
 
 
 def needed(model: jh.Model, sample: Sample) -> int:
-    """The fewest heads that keep 99 % of the accuracy."""
+    """Return the fewest heads that keep 99 % of the accuracy."""
     return needed_by(pruning_curve(model.network, sample, pruning_order(model.network, sample, "ablation")))
 
 
 def needed_by(curve: pd.DataFrame) -> int:
-    """Read off the accuracy as head after head is taken away."""
-    kept = curve["accuracy"].to_numpy() >= 0.99 * curve["accuracy"].iloc[0]
-    away = int(np.flatnonzero(~kept)[0]) - 1 if not kept.all() else len(curve) - 1
-    return len(curve) - 1 - away
+    """Return the fewest heads that keep 99 % of the accuracy, from the accuracies as heads are removed."""
+    enough = curve["accuracy"].to_numpy() >= 0.99 * curve["accuracy"].iloc[0]
+    removed = len(curve) - 1 if enough.all() else int(np.flatnonzero(~enough)[0]) - 1
+    return len(curve) - 1 - removed
 
 
 def alike(model: jh.Model, sample: Sample, heads: int) -> float:
-    """1 − effective heads / heads, by their patterns; 0 for a single one."""
+    """Return 1 − effective heads / heads, by the heads' patterns; 0 for a single head."""
     if heads == 1:
         return 0.0
     return float(1 - jh.compare_heads(model, sample.batch.take(np.arange(8)), "js").effective_heads().mean() / heads)
 
 
-def cell(heads: int, depth: int, data: str, problem: Problem, options: Options) -> Cell:
-    """Train a cell's models and measure them."""
+def train_cell(heads: int, depth: int, data: str, problem: Problem, options: Options) -> Cell:
+    """Train the models of one cell and measure them."""
     seeds, steps = options.trained
-    task = problem.varied if data == "varied" else problem.shortcut
-    vocabulary, length = problem.varied.vocabulary, problem.varied.length
-    made = train(
-        attention_only(vocabulary, length, {"n_layers": depth, "n_heads": heads}), task, steps, batch=options.batch,
-        init_scale=3.0, checkpoints=[0, steps], runs=grid(range(seeds), rate=[options.rate], cosine=[steps]),
-    )  # fmt: skip
+    config = _INDUCTION.model_config(
+        n_layers=depth,
+        n_heads=heads,
+        vocab_size=problem.varied.vocabulary,
+        max_position_embeddings=problem.varied.length,
+    )
+    trained = train(
+        config,
+        problem.varied if data == "varied" else problem.shortcut,
+        steps,
+        batch=options.batch,
+        init_scale=3.0,
+        checkpoints=[0, steps],
+        runs=grid(range(seeds), rate=[options.rate], cosine=[steps]),
+    )
     sample = problem.varied.sample(jax.random.key(7), EVALUATED)
     rows, scores = [], []
-    for run in range(seeds):
-        model = made.model(run)
-        curve = pruning_curve(model.network, sample, [])
-        scores.append(functions_of(model, sample, problem))
-        rows.append(
-            {"seed": run, "loss": float(curve["loss"].iloc[0]), "accuracy": float(curve["accuracy"].iloc[0]),
-             "alike": alike(model, sample, heads), "needed": needed(model, sample)}
-        )  # fmt: skip
-    return Cell(heads, depth, data, problem, tuple(rows), tuple(scores), _untrained(made, sample, problem, seeds))
+    for seed in range(seeds):
+        model = trained.model(seed)
+        whole = pruning_curve(model.network, sample, []).iloc[0]
+        row = {"seed": seed, "loss": float(whole["loss"]), "accuracy": float(whole["accuracy"])}
+        rows.append({**row, "alike": alike(model, sample, heads), "needed": needed(model, sample)})
+        scores.append(function_scores(model, sample, problem))
+    untrained = untrained_scores(trained, sample, problem, seeds)
+    return Cell(heads, depth, data, problem, tuple(rows), tuple(scores), untrained)
 
 
-def _untrained(made: Trained, sample: Sample, problem: Problem, seeds: int) -> dict[str, np.ndarray]:
-    each = [functions_of(made.model(run, 0), sample, problem) for run in range(seeds)]
-    return {name: np.stack([np.nanmean(one[name], axis=0) for one in each]) for name in each[0]}
+def untrained_scores(trained: Trained, sample: Sample, problem: Problem, seeds: int) -> dict[str, np.ndarray]:
+    """Return the heads' scores before training by function, means over examples, `[R,L,N]`."""
+    runs = [function_scores(trained.model(seed, 0), sample, problem) for seed in range(seeds)]
+    return {name: np.stack([np.nanmean(run[name], axis=0) for run in runs]) for name in runs[0]}
 
 
 def specialised(cells: Sequence[Cell]) -> pd.DataFrame:
-    """One row a model: what was measured, and its share of specialised heads with the functions that they have."""
+    """Return a row for each model: its numbers, its share of specialised heads, and their functions."""
     rows = []
-    for one in cells:
-        pool = [other.untrained for other in cells if other.problem is one.problem]
-        nulls = {name: np.concatenate([part[name].reshape(-1) for part in pool])[None] for name in pool[0]}
-        for row, scores in zip(one.rows, one.scores, strict=True):
-            found: Any = jh.specialisation(scores, nulls, resamples=0).heads.frame
-            floors = {name: _floor(null) for name, null in nulls.items()}
+    for cell in cells:
+        same_task = [other.untrained for other in cells if other.problem is cell.problem]
+        nulls = {
+            name: np.concatenate([untrained[name].reshape(-1) for untrained in same_task])[None]
+            for name in same_task[0]
+        }
+        thresholds = {name: _threshold(null) for name, null in nulls.items()}
+        for numbers, scores in zip(cell.rows, cell.scores, strict=True):
+            heads: Any = jh.specialisation(scores, nulls, resamples=0).heads.frame
             means = {name: np.nanmean(values, axis=0).reshape(-1) for name, values in scores.items()}
-            reaches = [name != "" and means[name][n] > floors[name] for n, name in enumerate(found["function"])]
-            selective = (found["selectivity"] >= 0.5).to_numpy() & np.array(reaches)
-            functions = sorted(set(found.loc[selective, "function"].tolist()))
-            rows.append(
-                {"heads": one.heads, "depth": one.depth, "data": one.data, "task": one.problem.name, **row,
-                 "specialised": float(selective.mean()), "functions": ", ".join(functions)}
-            )  # fmt: skip
+            strong = [name != "" and means[name][n] > thresholds[name] for n, name in enumerate(heads["function"])]
+            selective = (heads["selectivity"] >= 0.5).to_numpy() & np.array(strong)
+            functions = sorted(set(heads.loc[selective, "function"].tolist()))
+            levels = {"heads": cell.heads, "depth": cell.depth, "data": cell.data, "task": cell.problem.name}
+            shares = {"specialised": float(selective.mean()), "functions": ", ".join(functions)}
+            rows.append({**levels, **numbers, **shares})
     return pd.DataFrame(rows)
 
 
-def _floor(null: np.ndarray) -> float:
-    """What only a twentieth of the null's heads exceed, and a fifth of the way from there to 1."""
+def _threshold(null: np.ndarray) -> float:
+    """Return the null's 95 % quantile, plus a fifth of the distance from there to 1."""
     chance = float(np.quantile(null, 0.95))
     return chance + 0.2 * (1 - chance)
 
 
-def run(options: Options) -> None:
-    """The whole grid; analyse, write."""
+def run(options: Options) -> lab.Results:
+    """Train and measure the whole grid, then analyse its variance."""
     heads, depths = options.levels
     cells = []
     for problem, count, depth, data in product(options.problems, heads, depths, ("varied", "shortcut")):
-        cells.append(cell(count, depth, data, problem, options))
-        told = ", ".join(f"{row['accuracy']:.2f}" for row in cells[-1].rows)
-        print(f"{problem.name}, {data}: {count} heads × {depth} layers: accuracy {told}", flush=True)
+        cells.append(train_cell(count, depth, data, problem, options))
+        accuracies = ", ".join(f"{row['accuracy']:.2f}" for row in cells[-1].rows)
+        print(f"{problem.name}, {data}: {count} heads × {depth} layers: accuracy {accuracies}", flush=True)
     runs = specialised(cells)
-    variance = pd.concat(analysed(runs, options), ignore_index=True)
-    seeds, steps = options.trained
-    about = {"seeds": seeds, "steps": steps, "batch": options.batch, "rate": options.rate}
-    publish(
-        options.out, page(options, runs, variance), about, {"runs": runs, "variance": variance},
-        {"heads": picture(runs)},
-    )  # fmt: skip
+    variance = pd.concat(analyse(runs, options), ignore_index=True)
+    tables = {"runs": runs, "variance": variance}
+    return lab.Results(page(options, runs, variance), options.about, tables, {"heads": picture(runs)})
 
 
-def analysed(runs: pd.DataFrame, options: Options) -> Iterator[pd.DataFrame]:
-    """The analysis of variance of each outcome; factors of one level are left out."""
+def analyse(runs: pd.DataFrame, options: Options) -> Iterator[pd.DataFrame]:
+    """Yield the analysis of variance of each outcome; factors with a single level are left out."""
     heads, depths = options.levels
     sizes = {"heads": len(heads), "depth": len(depths), "data": 2, "task": len(options.problems)}
     seeds, _ = options.trained
@@ -251,75 +242,65 @@ def analysed(runs: pd.DataFrame, options: Options) -> Iterator[pd.DataFrame]:
         yield table
 
 
-def picture(runs: pd.DataFrame) -> Figure:
-    """Each outcome by the number of heads: a line a task and depth, data without the shortcut."""
-    figure = Figure(figsize=(3.2 * len(OUTCOMES), 3.5), layout="constrained")
-    own: Any = runs[runs["data"] == "varied"]
-    for panel, outcome in zip(figure.subplots(1, len(OUTCOMES)), OUTCOMES, strict=True):
-        for number, (task, depth) in enumerate(product(sorted(set(own["task"])), sorted(set(own["depth"])))):
-            some = own[(own["task"] == task) & (own["depth"] == depth)]
-            panel.scatter(some["heads"], some[outcome], s=8, color=f"C{number}", alpha=0.5)
-            mean = some.groupby("heads")[outcome].mean()
-            panel.plot(mean.index, mean, color=f"C{number}", label=f"{task}, {depth} layers")
-        panel.set_xscale("log", base=2)
-        panel.set_title(outcome, fontsize=9)
-        panel.set_xlabel("heads a layer")
-    figure.axes[0].legend(fontsize=6)
+def picture(runs: pd.DataFrame) -> "Figure":
+    """Draw each outcome by the number of heads, on data without the shortcut: a line for each task and depth."""
+    figure, row = lab.panels(len(OUTCOMES), (3.2 * len(OUTCOMES), 3.5))
+    varied: Any = runs[runs["data"] == "varied"]
+    for axes, outcome in zip(row, OUTCOMES, strict=True):
+        for number, (task, depth) in enumerate(product(sorted(set(varied["task"])), sorted(set(varied["depth"])))):
+            models = varied[(varied["task"] == task) & (varied["depth"] == depth)]
+            lab.points_and_mean(axes, models, "heads", outcome, color=f"C{number}", label=f"{task}, {depth} layers")
+        axes.set_xscale("log", base=2)
+        axes.set_title(outcome, fontsize=9)
+        axes.set_xlabel("heads a layer")
+    row[0].legend(fontsize=6)
     return figure
 
 
 def page(options: Options, runs: pd.DataFrame, variance: pd.DataFrame) -> str:
-    """What was found, for a reader."""
+    """Return the page for readers."""
     seeds, steps = options.trained
     shares = variance.pivot(index="effect", columns="outcome", values="share").reindex(
         index=list(dict.fromkeys(variance["effect"])), columns=list(OUTCOMES)
     )
     p = variance.pivot(index="effect", columns="outcome", values="p").reindex_like(shares)
-    told = shares.map(lambda value: f"{value:.0%}")
-    sure = p.map(lambda value: "*" if value < 0.001 else "")
-    table = (told + sure).reset_index().to_markdown(index=False)
-    buys = [_row(key, own) for key, own in runs.groupby(["task", "data", "depth", "heads"], sort=False)]
+    table = shares.map(lambda value: f"{value:.0%}") + p.map(lambda value: "*" if value < 0.001 else "")
+    groups = [_row(key, group) for key, group in runs.groupby(["task", "data", "depth", "heads"], sort=False)]
+    heads, depths = options.levels
     return f"""# Which factors shape specialisation
 
-Attention-only models, width 64, {seeds} seeds a cell, {steps} steps of {options.batch} examples; measured on
-{EVALUATED} fresh examples of the data without a shortcut. {len(runs)} models.
+Attention-only models of width 64; {seeds} seeds for each cell of the grid, {steps} training steps of {options.batch}
+examples. Measured on {EVALUATED} fresh examples of the data without a shortcut. {len(runs)} models.
 
 ## Analysis of variance
 
-The share of each outcome's spread (sum of squares) that is due to each factor and to interactions of two; `*`:
-p < 0.001. The residual holds seeds and higher interactions. {"; ".join(_levels(options))}.
+The share of each outcome's spread (sum of squares) that is due to each factor and to each interaction of two factors;
+`*`: p < 0.001. The residual holds seeds and higher interactions. Levels: heads {list(heads)}; depth {list(depths)};
+data varied, shortcut; task {", ".join(problem.name for problem in options.problems)}.
 
-{table}
+{lab.markdown(table)}
 
 ## What more heads buy
 
-Means over seeds; accuracy with Student's interval. `functions`: those that some head is specialised in, in any seed.
+Means over seeds; accuracy with Student's interval. `functions`: the functions in which any head of any seed is
+specialised.
 
-{pd.DataFrame(buys).to_markdown(index=False)}
+{pd.DataFrame(groups).to_markdown(index=False)}
 """
 
 
-def _levels(options: Options) -> list[str]:
-    heads, depths = options.levels
-    return [f"heads: {list(heads)}", f"depth: {list(depths)}", "data: varied, shortcut", "task: induction, agreement"]
-
-
-def _row(key: Any, own: Any) -> dict[str, Any]:
-    mean, low, high = map(float, t_mean(own["accuracy"].to_numpy(float)))
-    functions = sorted({name for names in own["functions"] for name in names.split(", ") if name})
+def _row(key: Any, group: Any) -> dict[str, Any]:
+    functions = sorted({name for names in group["functions"] for name in names.split(", ") if name})
     return {
         **dict(zip(("task", "data", "layers", "heads"), key, strict=True)),
-        "accuracy": f"{mean:.2f} [{low:.2f}, {high:.2f}]",
-        "loss": f"{own['loss'].mean():.3f}",
-        **{name: f"{own[name].mean():.2f}" for name in OUTCOMES[1:]},
+        "accuracy": lab.with_interval(group["accuracy"].to_numpy()),
+        "loss": f"{group['loss'].mean():.3f}",
+        **{name: f"{group[name].mean():.2f}" for name in OUTCOMES[1:]},
         "functions": ", ".join(functions),
     }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    command_line("factors", Options, run, __doc__, arguments)
-
+main = lab.command(Options, run, __doc__)
 
 if __name__ == "__main__":
     main()

@@ -1,60 +1,256 @@
-"""What several experiments share: the command line, and how their results are written."""
+"""The frame of every experiment: options, the run, and results that are written all or nothing.
 
+An experiment is a file with a docstring (question, command, cost, findings beside published ones), a class `Options`, a
+function `run(options) -> Results`, and `main = lab.command(Options, run, __doc__)`. Of all modules of the experiments
+only this one imports `jaxheads.files`, `jaxheads.progress` and `jaxheads.provenance`; the others take them from here.
+"""
+
+import inspect
 import json
+import shutil
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, TypeVar
 
 import jax
+import numpy as np
 import pandas as pd
 import tyro
-from matplotlib.figure import Figure
 
-from jaxheads.files import write_together
-from jaxheads.provenance import environment
+from jaxheads.files import Content, write_atomically, write_together
+from jaxheads.progress import progress
+from jaxheads.provenance import environment, git_state, provenance
+from jaxheads.statistics import t_mean
+from jaxheads.tables import HeadTable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "Options",
+    "Results",
+    "TrainingOptions",
+    "command",
+    "file_name",
+    "git_state",
+    "markdown",
+    "mean_over_seeds",
+    "panels",
+    "points_and_mean",
+    "progress",
+    "provenance",
+    "with_interval",
+    "write",
+    "write_atomically",
+]
 
 
-def command_line(
-    name: str, options: Any, run: Callable[[Any], None], about: str | None, given: list[str] | None
-) -> None:
-    """Read the options (a dataclass with `quick` and `out`), run, and show the page."""
-    chosen = tyro.cli(options, args=given, prog=f"experiments.{name}", description=about)
-    optimizations = jax.config.values["jax_disable_most_optimizations"]
-    if chosen.quick:  # a quick run compiles far longer than it computes
+@dataclass(frozen=True)
+class Options:
+    """Options of every experiment.
+
+    Attributes:
+        quick: a small run, which only shows that the experiment works.
+        out: the folder of the results.
+    """
+
+    quick: bool = False
+    out: Path = Path("results")
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the results."""
+        return self.out
+
+    @property
+    def unfinished(self) -> Path:
+        """The folder for finished parts of a run that may be stopped. It is removed when the results are written."""
+        return self.folder / ".partial"
+
+
+@dataclass(frozen=True)
+class TrainingOptions(Options):
+    """Options of an experiment that trains models.
+
+    Attributes:
+        seeds: models of each kind; the experiment's usual number when left out.
+        steps: training steps; the experiment's usual number when left out.
+        batch: examples of a step.
+        rate: AdamW's learning rate.
+    """
+
+    usual: ClassVar[tuple[int, int]]
+    """Seeds and steps of a whole run."""
+    short: ClassVar[tuple[int, int]]
+    """Seeds and steps of a quick run."""
+
+    seeds: int | None = None
+    steps: int | None = None
+    batch: int = 32
+    rate: float = 1e-3
+
+    @property
+    def trained(self) -> tuple[int, int]:
+        """Seeds and steps of this run."""
+        seeds, steps = self.short if self.quick else self.usual
+        return self.seeds or seeds, self.steps or steps
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Words about the training for provenance."""
+        seeds, steps = self.trained
+        return {"seeds": seeds, "steps": steps, "batch": self.batch, "rate": self.rate}
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that an experiment writes.
+
+    Attributes:
+        page: Markdown for readers, `summary.md`.
+        about: plain JSON values for `provenance.json`, beside the environment.
+        tables: `NAME.csv` by name. An index is written unless it only counts the rows and has no name.
+        figures: `NAME.png` by name.
+        heads: tables of heads by name, each in the files of `HeadTable.save`.
+        others: contents of other files by file name.
+        folder: a folder inside the results' folder, where an experiment has several.
+    """
+
+    page: str
+    about: Mapping[str, Any]
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    figures: Mapping[str, "Figure"] = field(default_factory=dict)
+    heads: Mapping[str, HeadTable] = field(default_factory=dict)
+    others: Mapping[str, Content] = field(default_factory=dict)
+    folder: str = ""
+
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+
+
+def command(
+    options: type[AnyOptions], run: Callable[[AnyOptions], Results | Iterable[Results]], about: str | None
+) -> Callable[..., None]:
+    """Return the experiment's `main`: read the options, run, write the results, print the page.
+
+    Args:
+        options: the class that the command line is read into.
+        run: the experiment; its file names the command. Where it yields several results, each is written as it comes.
+        about: the text of `--help`.
+    """
+    name = Path(inspect.getfile(run)).stem
+
+    def main(arguments: list[str] | None = None) -> None:
+        chosen = tyro.cli(options, args=arguments, prog=f"python -m experiments.{name}", description=about)
+        try:
+            with _compilation(chosen):
+                results = run(chosen)
+                for result in (results,) if isinstance(results, Results) else results:
+                    write(result, chosen.folder / result.folder)
+                    print(f"{result.page}\nwritten to {chosen.folder / result.folder}")
+        except KeyboardInterrupt:
+            goes_on = "; the same command goes on from here" if chosen.unfinished.exists() else ""
+            print(f"stopped{goes_on}", file=sys.stderr)
+            sys.exit(130)
+        except (ValueError, OSError, FloatingPointError) as error:
+            sys.exit(f"{name}: {error}")
+        shutil.rmtree(chosen.unfinished, ignore_errors=True)
+
+    return main
+
+
+@contextmanager
+def _compilation(options: Options) -> Iterator[None]:
+    before = jax.config.values["jax_disable_most_optimizations"]
+    # A quick training compiles far longer than it computes.
+    if options.quick and isinstance(options, TrainingOptions):
         jax.config.update("jax_disable_most_optimizations", True)
     try:
-        run(chosen)
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"{name}: {error}")
+        yield
     finally:
-        jax.config.update("jax_disable_most_optimizations", optimizations)
-    print((chosen.out / "summary.md").read_text(encoding="utf-8"))
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
-def publish(
-    out: Path,
-    page: str,
-    about: Mapping[str, Any],
-    tables: Mapping[str, pd.DataFrame],
-    figures: Mapping[str, Figure] | None = None,
-) -> None:
-    """Write all or nothing: `summary.md`, a csv for each table, a png for each figure, and `provenance.json`."""
-    contents: dict[Any, Any] = {
-        out / f"{name}.csv": table.to_csv(index=False, lineterminator="\n").encode() for name, table in tables.items()
-    }
-    for name, figure in (figures or {}).items():
-        contents[out / f"{name}.png"] = partial(_draw, figure)
-    contents[out / "summary.md"] = page.encode()
-    contents[out / "provenance.json"] = (json.dumps({**about, **environment()}, indent=2) + "\n").encode()
-    write_together(contents)
+def write(results: Results, folder: Path) -> None:
+    """Write all files of the results or, if any can't be written, none."""
+    contents: dict[str, Content] = {f"{name}.csv": _csv(table) for name, table in results.tables.items()}
+    contents |= {f"{name}.png": partial(_draw, figure) for name, figure in results.figures.items()}
+    contents |= _head_files(results.heads) | dict(results.others)
+    contents["summary.md"] = results.page.encode()
+    contents["provenance.json"] = (json.dumps({**results.about, **environment()}, indent=2) + "\n").encode()
+    write_together({folder / name: content for name, content in contents.items()})
+    for name, table in results.heads.items():
+        if table.per_example is None:
+            # Examples of an earlier run would be taken for this table's.
+            (folder / f"{name}.per_example.parquet").unlink(missing_ok=True)
 
 
-def _draw(figure: Figure, file: Any) -> None:
+def _csv(table: pd.DataFrame) -> bytes:
+    return table.to_csv(index=_has_index(table), lineterminator="\n").encode()
+
+
+def _has_index(table: pd.DataFrame) -> bool:
+    return table.index.name is not None or not isinstance(table.index, pd.RangeIndex)
+
+
+def _draw(figure: "Figure", file: BinaryIO) -> None:
     figure.savefig(file, format="png", dpi=80)
 
 
+def _head_files(tables: Mapping[str, HeadTable]) -> dict[str, Content]:
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = [path for name, table in tables.items() for path in replace(table, name=name).save(scratch)]
+        return {path.name: path.read_bytes() for path in paths}
+
+
+def markdown(table: pd.DataFrame, floatfmt: str = ".3g") -> str:
+    """Return a table as Markdown, with its index unless that only counts the rows and has no name."""
+    shown = table.reset_index() if _has_index(table) else table
+    return shown.to_markdown(index=False, floatfmt=floatfmt)
+
+
+def mean_over_seeds(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    """Return the mean and Student's 95 % interval over seeds; the interval of a single seed is NaN."""
+    values = np.asarray(values, float)
+    if len(values) == 1:
+        return float(values[0]), np.nan, np.nan
+    mean, low, high = map(float, t_mean(values))
+    return mean, low, high
+
+
+def with_interval(values: Sequence[float] | np.ndarray, form: str = ".2f") -> str:
+    """Return the mean over seeds with its interval as words: "0.43 [0.30, 0.57]"."""
+    mean, low, high = mean_over_seeds(values)
+    return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def panels(count: int, size: tuple[float, float], rows: int = 1, **options: Any) -> "tuple[Figure, list[Axes]]":
+    """Return a figure and its panels, row after row.
+
+    Args:
+        count: number of panels, a multiple of the rows.
+        size: width and height in inches.
+        options: of `Figure.subplots`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, list(figure.subplots(rows, count // rows, squeeze=False, **options).flat)
+
+
+def points_and_mean(axes: "Axes", frame: pd.DataFrame, x: str, y: str, *, color: str, label: str) -> None:
+    """Draw one point a row, and a line through the means of the points at each `x`."""
+    axes.scatter(frame[x], frame[y], s=8, color=color, alpha=0.5)
+    mean: Any = frame.groupby(x)[y].mean()
+    axes.plot(mean.index, mean, color=color, label=label)
+
+
 def file_name(words: str) -> str:
-    """Words as part of a file's name: "K = 2, one layer" is "K2-one-layer"."""
+    """Return words as part of a file's name: "K = 2, one layer" becomes "K2-one-layer"."""
     return words.replace(" = ", "").replace(", ", "-").replace(" ", "-")

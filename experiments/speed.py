@@ -1,28 +1,27 @@
-"""How long does jaxheads take beside TransformerLens, nnsight and a plain PyTorch loop, and why?
+"""Speed of jaxheads beside TransformerLens, nnsight and a plain PyTorch loop, and the reasons for the differences.
 
     python -m experiments.speed [--quick] [--sides NAME …] [--works NAME …] [--repeats N] [--no-curves] [--out DIR]
 
-Ablation of all heads, patching of z and of the residual stream, importance and a forward pass, on the same random
-weights of GPT-2 small and the same inputs. Sides take turns, each in a process of its own on all cores of the CPU, and
-after every call their tables are compared, example by example: a side that says something else ends the run. The peers
-are used as their own documentation shows and in every way known to be faster, of which the fastest counts; they come
-with `pip install 'jaxheads[peers]'`, and a side that is not installed is left out.
+Ablation of all heads, patching of z and of the residual stream, importance, measures and a forward pass, on the same
+random weights of GPT-2 small and the same inputs. The sides take turns, each in a process of its own on all cores of
+the CPU, and after every call their tables are compared, example by example: a side with other numbers ends the run. The
+peers are used as their documentation shows and in every way known to be faster; the fastest way counts. They come with
+`pip install 'jaxheads[peers]'`; a side that is not installed is left out.
 
-Also: compilation apart, peak memory, the share of the matmul peak that this machine reaches in the same run, how much
-of the lead over PyTorch is FLOPs not spent and how much this CPU's matrix products, and jaxheads' time against heads,
-layers, examples, length and devices.
+Also measured: compilation, peak memory, the share of this machine's matmul peak in the same run, the factors of the
+lead over PyTorch (FLOPs not spent, this CPU's matrix products), and jaxheads' time by heads, layers, examples, length
+and devices.
 
-Cost: almost all of it is the peers' whole forward passes, in the first call in every way that is tried. A run that was
-stopped goes on where it was. --quick takes a model so small that its times say nothing: it shows that all agree.
+Found (results/speed; results/speed-measures): see the pages, whose numbers README cites with their commands.
+
+Cost: nearly all of it is the peers' whole forward passes, in the first call of every way that is tried. A stopped run
+goes on where it was. --quick takes a model so small that its times mean nothing: it shows that all sides agree.
 """
 
 import hashlib
 import importlib.util
 import json
 import os
-import platform
-import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -32,39 +31,35 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tyro
 
-from experiments import speed_report
-from experiments.speed_worker import Worker, WorkerError
-from experiments.speed_works import WORKS, Sizes, save_inputs, save_weights
-from jaxheads.files import write_atomically, write_together
-from jaxheads.progress import progress
-from jaxheads.provenance import environment, git_state
+from experiments import lab
+from experiments.support.speed_machine import processor
+from experiments.support.speed_report import OURS, PLAIN, results
+from experiments.support.speed_worker import Worker
+from experiments.support.speed_works import FULL, QUICK, WORKS, Sizes, save_inputs, save_weights
 
 TOLERANCE = 1e-4
-"""Most that two sides' tables may differ; relative to the largest value where that exceeds 1."""
+"""The largest difference between two sides' tables; relative to the largest value where that exceeds 1."""
 
 REPEATS = 3
 
 
 class Library(NamedTuple):
-    """A side: where its class is, and the package that it needs."""
+    """A side: the path of its class, and the package that it needs."""
 
     path: str
     package: str
 
 
 SIDES = {
-    "jaxheads": Library("experiments.speed_jaxheads:JaxHeads", "jaxheads"),
-    "pytorch": Library("experiments.speed_peers:PyTorch", "torch"),
-    "transformer_lens": Library("experiments.speed_peers:TransformerLens", "transformer_lens"),
-    "nnsight": Library("experiments.speed_peers:NNsight", "nnsight"),
+    "jaxheads": Library("experiments.support.speed_jaxheads:JaxHeads", "jaxheads"),
+    "pytorch": Library("experiments.support.speed_peers:PyTorch", "torch"),
+    "transformer_lens": Library("experiments.support.speed_peers:TransformerLens", "transformer_lens"),
+    "nnsight": Library("experiments.support.speed_peers:NNsight", "nnsight"),
 }
-ON_DEVICES = "experiments.speed_jaxheads:JaxHeadsOnDevices"
+ON_DEVICES = "experiments.support.speed_jaxheads:JaxHeadsOnDevices"
 PACKAGES = ("torch", "transformer-lens", "nnsight")
 
-
-FULL, QUICK = Sizes(), Sizes(2, 2, 32, 101, 64, prompts=4, length=12, pairs=2, pair_length=8, prefix=4, long=40)
 CURVES: dict[str, tuple[int, ...]] = {
     "heads": (6, 12, 24),
     "layers": (3, 6, 12),
@@ -76,83 +71,86 @@ QUICK_CURVES: dict[str, tuple[int, ...]] = {"layers": (1, 2), "devices": (2,)}
 
 
 @dataclass(frozen=True)
-class Options:
-    """What to measure.
+class Options(lab.Options):
+    """Options. A quick run takes a tiny model and one repeat.
 
     Attributes:
-        quick: a tiny model, one repeat.
-        sides: who takes part: jaxheads, pytorch, transformer_lens, nnsight.
-        works: what they do: ablate, patch_z, patch_z_shared_prefix, patch_resid_pre, importance, forward, measure,
+        sides: the sides that take part: jaxheads, pytorch, transformer_lens, nnsight.
+        works: the works: ablate, patch_z, patch_z_shared_prefix, patch_resid_pre, importance, forward, measure,
             forward_long, measure_long.
-        repeats: how often each side does each work, after a first call; 3 when left out, 1 with --quick.
-        prompts, pairs: how many, to ablate and to patch; 16 and 8 when left out. Times are about proportional.
-        curves: also jaxheads' time against heads, layers, examples, length and devices.
-        out: where results go.
-        seed: of weights and inputs.
+        repeats: counted repeats of each work by each side, after a first call; 3 when left out, 1 with --quick.
+        prompts: number of ablated prompts; 16 when left out. Times are about proportional.
+        pairs: number of patched pairs; 8 when left out. Times are about proportional.
+        curves: whether jaxheads' time by heads, layers, examples, length and devices is measured, too.
+        seed: seed of weights and inputs.
     """
 
-    quick: bool = False
+    out: Path = Path("results/speed")
     sides: tuple[str, ...] = tuple(SIDES)
     works: tuple[str, ...] = tuple(WORKS)
     repeats: int | None = None
     prompts: int | None = None
     pairs: int | None = None
     curves: bool = True
-    out: Path = Path("results/speed")
     seed: int = 0
 
     @property
     def sizes(self) -> Sizes:
-        """Of the works."""
+        """Sizes of the works."""
         sizes = QUICK if self.quick else FULL
         return replace(sizes, prompts=self.prompts or sizes.prompts, pairs=self.pairs or sizes.pairs)
 
     @property
     def count(self) -> int:
-        """How many repeats count."""
+        """The number of counted repeats."""
         return self.repeats if self.repeats is not None else 1 if self.quick else REPEATS
 
     @property
     def curve_sizes(self) -> Sizes:
-        """What the cost curves start from: a quarter of the ablation."""
+        """Sizes that the cost curves start from: a quarter of the ablation."""
         return self.sizes if self.quick else replace(FULL, prompts=8, length=32)
 
     @property
     def points(self) -> list[tuple[str, int]]:
-        """The cost curves' points: what is changed, to what."""
+        """The cost curves' points: the size that is changed, and its value."""
         axes = (QUICK_CURVES if self.quick else CURVES) if self.curves else {}
         return [(axis, value) for axis, values in axes.items() for value in values]
 
     def check(self) -> None:
-        """Raise ValueError for what can't be measured."""
+        """Raise ValueError for options that can't be measured."""
         for name, given, known in (("sides", self.sides, SIDES), ("works", self.works, WORKS)):
             if unknown := sorted(set(given) - set(known)):
                 raise ValueError(f"{name} may be {', '.join(known)}; got {', '.join(unknown)}")
-        if "jaxheads" not in self.sides or not self.works or self.count < 1:
+        if OURS not in self.sides or not self.works or self.count < 1:
             raise ValueError("expected jaxheads among the sides, at least one work and one repeat")
 
 
-class Pieces:
-    """What is already measured, each in a file: a run that was stopped goes on from there."""
+class Journal:
+    """Finished measurements on disk, a file each: a stopped run goes on from there.
 
-    def __init__(self, directory: Path, *question: Any):
-        self.directory = directory / hashlib.sha256(repr(question).encode()).hexdigest()[:16]
+    Args:
+        directory: the folder of the files.
+        identity: everything that the measurements depend on.
+    """
+
+    def __init__(self, directory: Path, *identity: Any):
+        self.directory = directory / hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
 
     def get(self, name: str) -> dict[str, Any] | None:
-        """The piece, if it is there."""
+        """Return a finished measurement, or None."""
         path = self.directory / f"{name}.json"
         return json.loads(path.read_text()) if path.exists() else None
 
-    def put(self, name: str, piece: dict[str, Any]) -> dict[str, Any]:
-        """Keep it."""
-        write_atomically(self.directory / f"{name}.json", json.dumps(piece).encode())
-        return piece
+    def put(self, name: str, measurement: dict[str, Any]) -> dict[str, Any]:
+        """Write a measurement and return it."""
+        lab.write_atomically(self.directory / f"{name}.json", json.dumps(measurement).encode())
+        return measurement
 
 
-def measure_work(work: str, sides: Sequence[str], options: Options, pieces: Pieces, scratch: Path) -> list[dict]:
-    """All rounds of one work: the first call of every way of every side, then the fastest ones in turn."""
+def measure_work(work: str, sides: Sequence[str], options: Options, journal: Journal, scratch: Path) -> list[dict]:
+    """Return all rounds of a work: the first calls of every way of every side, then the fastest ways in turn."""
     names = [f"{work}-{repeat}" for repeat in range(options.count + 1)]
-    rounds = [piece for piece in map(pieces.get, names) if piece is not None]
+    rounds = [finished for finished in map(journal.get, names) if finished is not None]
     if len(rounds) == len(names):
         return rounds
     weights = save_weights(options.sizes, options.seed, scratch)
@@ -161,20 +159,20 @@ def measure_work(work: str, sides: Sequence[str], options: Options, pieces: Piec
     with ExitStack() as stack:
         workers = {side: stack.enter_context(closing(Worker(SIDES[side].path))) for side in sides}
         loaded = {side: worker.load(weights, work, inputs) for side, worker in workers.items()}
-        about = {side: one["about"] for side, one in loaded.items()}
-        if rounds:  # stopped and gone on: these processes are new, and their first calls don't count
+        about = {side: answer["about"] for side, answer in loaded.items()}
+        if rounds:  # the run was stopped: these processes are new, and their first calls don't count
             one_round(work, workers, fastest(rounds[0]))
         for repeat in range(len(rounds), len(names)):
             turns = [*sides[repeat % len(sides) :], *sides[: repeat % len(sides)]]
-            ways = fastest(rounds[0]) if rounds else {side: one["ways"] for side, one in loaded.items()}
-            found = one_round(work, {side: workers[side] for side in turns}, ways)
-            rounds.append(pieces.put(names[repeat], {"work": work, "repeat": repeat, "about": about, **found}))
-            say(rounds[-1])
+            ways = fastest(rounds[0]) if rounds else {side: answer["ways"] for side, answer in loaded.items()}
+            calls = one_round(work, {side: workers[side] for side in turns}, ways)
+            rounds.append(journal.put(names[repeat], {"work": work, "repeat": repeat, "about": about, **calls}))
+            print_round(rounds[-1])
     return rounds
 
 
 def one_round(work: str, workers: Mapping[str, Worker], ways: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Every side's turn: its calls with what they took, and the rate of its matrix products right after."""
+    """Return the calls of every side's turn with their cost, and the rate of its matrix products right after."""
     calls: dict[str, dict[str, Any]] = {}
     tables: dict[tuple[str, str], np.ndarray] = {}
     rates = {}
@@ -182,7 +180,7 @@ def one_round(work: str, workers: Mapping[str, Worker], ways: Mapping[str, Seque
         calls[side] = {}
         for way in ways[side]:
             tables[side, way], calls[side][way] = worker.run(way)
-        if side in (speed_report.OURS, speed_report.PLAIN):
+        if side in (OURS, PLAIN):
             rates[side] = worker.matmul()
     for (side, way), difference in differences(work, tables).items():
         calls[side][way]["difference"] = difference
@@ -190,58 +188,61 @@ def one_round(work: str, workers: Mapping[str, Worker], ways: Mapping[str, Seque
 
 
 def differences(work: str, tables: Mapping[tuple[str, str], np.ndarray]) -> dict[tuple[str, str], float]:
-    """How far each table is from the plain loop's (the first, without one), relative to the largest value above 1.
+    """Return each table's largest difference from the plain loop's, relative to the largest value if that exceeds 1.
+
+    Where the plain loop takes no part, the first table is the reference.
 
     Raises:
-        ValueError: for a table of another shape, or one that is further away than TOLERANCE; with all that are.
+        ValueError: for a table of another shape, or tables that differ by TOLERANCE or more; all of them are named.
     """
-    reference = next((key for key in tables if key[0] == speed_report.PLAIN), next(iter(tables)))
-    expected, found, wrong = tables[reference], {}, []
+    reference = next((key for key in tables if key[0] == PLAIN), next(iter(tables)))
+    expected, largest, wrong = tables[reference], {}, []
     scale = max(1.0, float(np.abs(expected).max()))
     for (side, way), table in tables.items():
         if table.shape != expected.shape:
             raise ValueError(f"{work}: {side} ({way}) gives {table.shape}, {reference[0]} gives {expected.shape}")
-        away = np.abs(table - expected) / scale
-        found[side, way] = float(away.max())
-        if not found[side, way] < TOLERANCE:  # NaN is wrong too
-            at = tuple(map(int, np.unravel_index(np.argmax(away), away.shape)))
+        difference = np.abs(table - expected) / scale
+        largest[side, way] = float(difference.max())
+        if not largest[side, way] < TOLERANCE:  # NaN is wrong too
+            at = tuple(map(int, np.unravel_index(np.argmax(difference), difference.shape)))
             wrong.append(f"{side} ({way}) gives {table[at]:.6g} for {expected[at]:.6g} at {at}")
     if wrong:
         raise ValueError(f"{work}: not the table of {reference[0]}, by [example, layer, column]: {'; '.join(wrong)}")
-    return found
+    return largest
 
 
 def fastest(first: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The fastest way of each side in a round."""
+    """Return the fastest way of each side in a round."""
     return {side: [min(calls, key=lambda way: calls[way]["seconds"])] for side, calls in first["calls"].items()}
 
 
-def say(one: Mapping[str, Any]) -> None:
-    """A line for whoever follows a log."""
-    times = (f"{side} {min(call['seconds'] for call in calls.values()):.3g} s" for side, calls in one["calls"].items())
-    print(f"{one['work']}, {'first call' if one['repeat'] == 0 else one['repeat']}: {', '.join(times)}", flush=True)
+def print_round(calls: Mapping[str, Any]) -> None:
+    """Print a line for readers of a log."""
+    times = (f"{side} {min(way['seconds'] for way in ways.values()):.3g} s" for side, ways in calls["calls"].items())
+    repeat = "first call" if calls["repeat"] == 0 else calls["repeat"]
+    print(f"{calls['work']}, {repeat}: {', '.join(times)}", flush=True)
 
 
-def measure_point(axis: str, value: int, options: Options, pieces: Pieces, scratch: Path) -> dict[str, Any]:
-    """Seconds of jaxheads' ablation at one point of a cost curve."""
+def measure_point(axis: str, value: int, options: Options, journal: Journal, scratch: Path) -> dict[str, Any]:
+    """Return the seconds of jaxheads' ablation at one point of a cost curve."""
     name = f"{axis}-{value}"
-    if kept := pieces.get(name):
-        return kept
-    base = options.curve_sizes
-    sizes = base if axis == "devices" else replace(base, **{axis: value})
+    if finished := journal.get(name):
+        return finished
+    start = options.curve_sizes
+    sizes = start if axis == "devices" else replace(start, **{axis: value})
     weights = save_weights(sizes, options.seed, scratch)
     inputs = save_inputs(sizes, options.seed, scratch)["prompts"]
-    many = axis == "devices" and value > 1
-    settings = {"JAX_NUM_CPU_DEVICES": str(value)} if many else {}
-    with closing(Worker(ON_DEVICES if many else SIDES["jaxheads"].path, settings)) as worker:
+    several = axis == "devices" and value > 1
+    settings = {"JAX_NUM_CPU_DEVICES": str(value)} if several else {}
+    with closing(Worker(ON_DEVICES if several else SIDES[OURS].path, settings)) as worker:
         loaded = worker.load(weights, "ablate", inputs)
         first, *seconds = (worker.run(loaded["ways"][0])[1]["seconds"] for _ in range(options.count + 1))
     point = {"axis": "examples" if axis == "prompts" else axis, "value": value}
-    return pieces.put(name, {**point, "first": first, "seconds": seconds, "needed": loaded["about"]["needed"]})
+    return journal.put(name, {**point, "first": first, "seconds": seconds, "needed": loaded["about"]["needed"]})
 
 
 def installed(sides: Sequence[str]) -> Iterator[str]:
-    """Those whose package is there; for the others, how to have them."""
+    """Yield the sides whose package is installed; print how to install the others."""
     for side in sides:
         if importlib.util.find_spec(SIDES[side].package) is not None:
             yield side
@@ -249,9 +250,8 @@ def installed(sides: Sequence[str]) -> Iterator[str]:
             print(f"{side} is left out: {SIDES[side].package} is not installed (pip install 'jaxheads[peers]')")
 
 
-def provenance(options: Options, sides: Sequence[str]) -> dict[str, Any]:
-    """Where the numbers come from."""
-    versions = {name: _version(name) for name in PACKAGES}
+def about_run(options: Options, sides: Sequence[str]) -> dict[str, Any]:
+    """Return the words for provenance."""
     return {
         "sides": list(sides),
         "sizes": asdict(options.sizes),
@@ -261,8 +261,7 @@ def provenance(options: Options, sides: Sequence[str]) -> dict[str, Any]:
         "tolerance": TOLERANCE,
         "processor": processor(),
         "cores": os.cpu_count(),
-        "peers": versions,
-        **environment(),
+        "peers": {name: _version(name) for name in PACKAGES},
     }
 
 
@@ -273,53 +272,27 @@ def _version(package: str) -> str | None:
         return None
 
 
-def processor() -> str:
-    """What the processor is called."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def run(options: Options) -> list[Path]:
-    """Measure and write; a run that was stopped goes on where it was."""
+def run(options: Options) -> lab.Results:
+    """Measure all works and points; a stopped run goes on where it was."""
     options.check()
-    sides, partial_results = list(installed(options.sides)), options.out / ".partial"
-    code = git_state(Path(__file__).parent)
-    pieces = Pieces(partial_results, options.sizes, options.curve_sizes, options.seed, sides, options.count, code)
+    sides, code = list(installed(options.sides)), lab.git_state(Path(__file__).parent)
+    identity = (options.sizes, options.curve_sizes, options.seed, sides, options.count, code)
+    journal = Journal(options.unfinished, *identity)
     rounds, points = [], []
     with (
         tempfile.TemporaryDirectory() as scratch,
-        progress(len(options.works) + len(options.points), "works and points measured", True) as advance,
+        lab.progress(len(options.works) + len(options.points), "works and points measured", True) as advance,
     ):
         for work in options.works:
-            rounds += measure_work(work, sides, options, pieces, Path(scratch))
+            rounds += measure_work(work, sides, options, journal, Path(scratch))
             advance()
         for axis, value in options.points:
-            points.append(measure_point(axis, value, options, pieces, Path(scratch)))
+            points.append(measure_point(axis, value, options, journal, Path(scratch)))
             advance()
-    about = provenance(options, sides)
-    contents = speed_report.files(rounds, points, about)
-    contents["provenance.json"] = (json.dumps(about, indent=2) + "\n").encode()
-    written = write_together({options.out / name: content for name, content in contents.items()})
-    shutil.rmtree(partial_results, ignore_errors=True)
-    return written
+    return results(rounds, points, about_run(options, sides))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    options = tyro.cli(Options, args=arguments, prog="python -m experiments.speed", description=__doc__)
-    try:
-        run(options)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
-    except (ValueError, OSError, WorkerError) as error:
-        sys.exit(f"speed: {error}")
-    print((options.out / "summary.md").read_text(encoding="utf-8"))
-    print(f"written to {options.out}")
-
+main = lab.command(Options, run, __doc__)
 
 if __name__ == "__main__":
     main()

@@ -1,267 +1,269 @@
-"""How far does each head of a vision transformer look, and what makes it look near or far?
+"""Attention distance of the heads of a vision transformer: how far do they look, and what makes them look near or far?
 
     python -m experiments.vision_heads [--quick] [--seeds N] [--steps N] [--out DIR]
 
 After Dosovitskiy et al. 2021 (arXiv 2010.11929; mean attention distance by head and depth) and Raghu et al. 2021
-(arXiv 2108.08810; low layers look near and far, high ones far, where there was data enough). Their models and data are
-large: here small ones learn 8×8 images. Handwritten digits as an ordinary task; two tasks that can only be solved by
-looking far (are two opposite corners alike?) or near (do like pixels lie in pairs, or stand?); and as controls digits
-and textures whose pixels are out of place, by one permutation for all images: what can be known stays, what is near
-does not. Distances are in pixels, between centres of patches, CLS left out and rows renormalised.
+(arXiv 2108.08810; with enough data low layers look near and far, high layers far). Their models and data are large;
+here small models learn 8×8 images. The ordinary task is handwritten digits. One task can be solved only by looking far
+(are two opposite corners alike?), one only by looking near (do equal pixels lie in horizontal or in vertical pairs?).
+Controls are digits and textures with all pixels out of place, by one permutation for all images: the information stays,
+the neighbourhoods do not. Distances are in pixels, between centres of patches; CLS is left out and rows renormalised.
 
-Found (results/vision-heads; 3 seeds): no head here looks near. Digits are learned (0.98 to 0.99 of those held out) with
-heads whose mean distances lie between 3.65 and 4.08 px, where looking everywhere alike is 4.02; with pixels out of
-place accuracy and distances are the same. That is what Raghu et al. say of little data, and not what Dosovitskiy et al.
-show of much. Corners are told apart in every seed, by a head of the first layer that looks from CLS at both (0.94 of
-its attention); none looks from one to the other. Textures are the hardest: one seed of three stays at chance after 420
-steps, and the others (0.82, 0.94) do not look at partners more than by chance. More steps were not tried.
+Found (results/vision-heads; 3 seeds): no head looks near. Digits are learned (accuracy 0.98 to 0.99 on held-out ones)
+by heads whose mean distances lie between 3.65 and 4.08 px, where uniform attention has 4.02; with pixels out of place
+accuracy and distances are the same. Raghu et al. report this for little data, Dosovitskiy et al. the opposite for much
+data. Corners are compared in every seed by a head of the first layer that looks from CLS at both corners (0.94 of its
+attention); no head looks from one corner to the other. Textures are the hardest: one seed of three stays at chance
+after 420 steps, and in the others (0.82, 0.94) no head looks at partners more than by chance. Longer training was not
+tried.
 
-Cost on 2 cores: 8 minutes, other work beside it; --quick, under one, only shows that it runs.
+Cost on 2 cores: 8 minutes, with other work beside it; --quick, under one minute, only shows that it runs.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jax import Array
-from matplotlib.figure import Figure
 
-from experiments.lab import command_line, file_name, publish
+import jaxheads as jh
+from experiments import lab
+from experiments.support.marked_pairs import along
 from jaxheads.data.tasks import Corners, Digits, Sample, Texture
-from jaxheads.measure.patterns import METRICS, Metric
-from jaxheads.measure.patterns.example import Example
-from jaxheads.measure.patterns.metric import Scored, attention_to
-from jaxheads.models.network import Network
-from jaxheads.statistics import t_mean
-from jaxheads.train import Trace, Trained, ablation_losses, evolution, grid, head_scores, scores, trace, train
+from jaxheads.measure.patterns import Example, Scored
+from jaxheads.train import Network, Trace, Trained, ablation_losses, evolution, grid, head_scores, scores, trace, train
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 EVALUATED = 256
 """Fresh images that heads are measured on."""
 
 
-def to_mark(pattern_TS: Array, example: Example, mark: str) -> Scored:
-    """Attention from each patch to the one that the mark says, mean over patches that have one."""
-    return attention_to(pattern_TS, example.mark(mark) > 0)
-
-
-def from_cls(pattern_TS: Array, example: Example, mark: str) -> Scored:
-    """Attention of CLS to marked patches."""
+def attention_from_cls(pattern_TS: Array, example: Example, mark: str) -> Scored:
+    """Return the attention of CLS to marked patches."""
     return (pattern_TS[0] * example.mark(mark)[0]).sum(), jnp.bool_(True)
-
-
-def partner(mark: str) -> Metric:
-    """`to_mark` as a metric."""
-    return Metric(f"to_{mark}", to_mark, (("mark", mark),), marks=(mark,))
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What is trained on what.
+    """One condition: a task and its training.
 
     Attributes:
-        share: of the steps.
-        slower: the rate's divisor.
-        metrics: beside the distance.
+        share: training steps as a share of the option's.
+        metrics: metrics of its heads, beside the distance.
+        slower: divisor of the learning rate.
     """
 
     name: str
     task: Digits | Corners | Texture
     share: float
-    metrics: tuple[Metric, ...] = ()
+    metrics: tuple[jh.Metric, ...] = ()
     slower: float = 1.0
 
+    def steps(self, steps: int) -> int:
+        """Return the condition's training steps."""
+        return max(1, round(self.share * steps))
 
-FAR = (partner("opposite"), Metric("cls_to_corner", from_cls, (("mark", "corner"),), marks=("corner",)))
+
+FAR = (
+    along("opposite"),
+    jh.Metric("cls_to_corner", attention_from_cls, (("mark", "corner"),), marks=("corner",)),
+)
 CONDITIONS = (
     Condition("digits", Digits(), 1.0),
     Condition("digits, pixels out of place", Digits(shuffled=True), 1.0),
     Condition("corners", Corners(patch=2), 2.0, FAR, slower=2.0),
-    Condition("texture", Texture(), 0.7, (partner("partner"),)),
-    Condition("texture, pixels out of place", Texture(shuffled=True), 0.7, (partner("partner"),)),
+    Condition("texture", Texture(), 0.7, (along("partner"),)),
+    Condition("texture, pixels out of place", Texture(shuffled=True), 0.7, (along("partner"),)),
 )
 
 
 @dataclass(frozen=True)
-class Options:
-    """What is trained.
+class Options(lab.TrainingOptions):
+    """Options of the training.
 
     Attributes:
-        quick: few steps of one seed.
-        seeds, steps: how many; 3 and 600 when left out.
-        layers: of the model.
+        layers: layers of the models.
     """
 
-    quick: bool = False
-    seeds: int | None = None
-    steps: int | None = None
-    layers: int = 3
-    batch: int = 32
-    rate: float = 2e-3
+    usual = (3, 600)
+    short = (1, 3)
     out: Path = Path("results/vision-heads")
-
-    @property
-    def trained(self) -> tuple[int, int]:
-        """Seeds and steps."""
-        return self.seeds or (1 if self.quick else 3), self.steps or (3 if self.quick else 600)
+    rate: float = 2e-3
+    layers: int = 3
 
 
-def fresh(task: Any) -> Sample:
-    """Images that were not trained on: held out where there is a fixed number of them."""
-    own = task.held_out() if isinstance(task, Digits) else task
-    return own.sample(jax.random.key(2021), EVALUATED)
+def fresh_images(task: Any) -> Sample:
+    """Return images that were not trained on: held-out ones where a task has a fixed number of images."""
+    unseen = task.held_out() if isinstance(task, Digits) else task
+    return unseen.sample(jax.random.key(2021), EVALUATED)
 
 
-def watch(made: Trained, condition: Condition) -> Trace:
-    """Heads' scores and the accuracy at every checkpoint."""
-    sample, metrics = fresh(condition.task), (METRICS["distance"], *condition.metrics)
+def measure_checkpoints(trained: Trained, condition: Condition) -> Trace:
+    """Return the heads' scores, the loss and the accuracy at every checkpoint."""
+    sample, metrics = fresh_images(condition.task), (jh.METRICS["distance"], *condition.metrics)
 
     def numbers(network: Network) -> Mapping[str, Array]:
-        loss, right = scores(network, sample)
-        return {**head_scores(network, sample.batch, metrics), "loss": loss, "accuracy": right}
+        loss, accuracy = scores(network, sample)
+        return {**head_scores(network, sample.batch, metrics), "loss": loss, "accuracy": accuracy}
 
-    return trace(made.runs, made.steps, made.trajectory, numbers)
+    return trace(trained.runs, trained.steps, trained.trajectory, numbers)
 
 
-def of_heads(made: Trained, seen: Trace, condition: Condition) -> pd.DataFrame:
-    """One row a seed and head, as it is at the end: what it measures, and the loss without it."""
-    sample, without = fresh(condition.task), jax.jit(ablation_losses)
+def head_table(trained: Trained, measured: Trace, condition: Condition) -> pd.DataFrame:
+    """Return a row for each seed and head: its scores after training, and the loss without it."""
+    sample, losses_without = fresh_images(condition.task), jax.jit(ablation_losses)
     frames = []
-    for run in range(len(made.runs.hyper)):
-        cost = np.asarray(without(made.model(run).network, sample))
-        layer, head = np.indices(cost.shape).reshape(2, -1)
-        found = {name: value[-1, run].reshape(-1) for name, value in seen.values.items() if value.ndim == 4}
-        frames.append(
-            pd.DataFrame(
-                {"condition": condition.name, "seed": run, "layer": layer + 1, "head": head, **found,
-                 "loss without": cost.reshape(-1)}
-            )
-        )  # fmt: skip
+    for run in range(len(trained.runs.hyper)):
+        loss_LN = np.asarray(losses_without(trained.model(run).network, sample))
+        layer, head = np.indices(loss_LN.shape).reshape(2, -1)
+        columns = {"condition": condition.name, "seed": run, "layer": layer + 1, "head": head}
+        columns |= {name: value[-1, run].reshape(-1) for name, value in measured.values.items() if value.ndim == 4}
+        frames.append(pd.DataFrame({**columns, "loss without": loss_LN.reshape(-1)}))
     return pd.concat(frames, ignore_index=True)
 
 
-def run(options: Options) -> None:
-    """Train, watch, write."""
+def run(options: Options) -> lab.Results:
+    """Train every condition and measure its heads."""
     seeds, steps = options.trained
-    tables, figures, accuracies = [], {}, []
+    heads, figures, accuracies = [], {}, []
     for condition in CONDITIONS:
-        task, count = condition.task, max(1, round(condition.share * steps))
-        made = train(
-            task.model_config(num_hidden_layers=options.layers), task, count, batch=options.batch, init_scale=4.0,
-            runs=grid(range(seeds), rate=[options.rate / condition.slower], cosine=[count]), progress=True,
-        )  # fmt: skip
-        seen = watch(made, condition)
-        tables.append(of_heads(made, seen, condition))
-        last = seen.values["accuracy"][-1]
-        accuracies += [
-            {"condition": condition.name, "seed": seed, "steps": count, "accuracy": value}
-            for seed, value in enumerate(last.tolist())
-        ]
-        nearest = seen.values["distance"].min(axis=(2, 3))
-        curves = {"accuracy": seen.values["accuracy"], "nearest head": nearest, "furthest head": seen.best("distance")}
-        figures[file_name(condition.name)] = evolution(
-            seen.steps, curves, lines={"nearest head": {"uniform": task.uniform_distance}},
-            together=[["accuracy"], ["nearest head", "furthest head"]],
-        )  # fmt: skip
+        count = condition.steps(steps)
+        trained = train(
+            condition.task.model_config(num_hidden_layers=options.layers),
+            condition.task,
+            count,
+            batch=options.batch,
+            init_scale=4.0,
+            runs=grid(range(seeds), rate=[options.rate / condition.slower], cosine=[count]),
+            progress=True,
+        )
+        measured = measure_checkpoints(trained, condition)
+        heads.append(head_table(trained, measured, condition))
+        last = measured.values["accuracy"][-1]
+        columns = {"condition": condition.name, "seed": range(seeds), "steps": count, "accuracy": last}
+        accuracies.append(pd.DataFrame(columns))
+        figures[lab.file_name(condition.name)] = training_picture(measured, condition)
         print(f"{condition.name}: accuracy {last.round(3).tolist()}", flush=True)
-    heads, learnt = pd.concat(tables, ignore_index=True), pd.DataFrame(accuracies)
-    about = {"seeds": seeds, "steps": steps, "layers": options.layers, "batch": options.batch, "rate": options.rate}
-    publish(
-        options.out, page(options, heads, learnt), about, {"heads": heads, "accuracy": learnt},
-        {"distances": picture(heads), **figures},
-    )  # fmt: skip
+    tables = {"heads": pd.concat(heads, ignore_index=True), "accuracy": pd.concat(accuracies, ignore_index=True)}
+    about = {**options.about, "layers": options.layers}
+    return lab.Results(page(options, **tables), about, tables, {"distances": picture(tables["heads"]), **figures})
 
 
-def picture(heads: pd.DataFrame) -> Figure:
-    """Every head's distance by layer, a colour a seed: their Figure 7."""
-    figure = Figure(figsize=(3 * len(CONDITIONS), 3.5), layout="constrained")
-    for panel, condition in zip(figure.subplots(1, len(CONDITIONS)), CONDITIONS, strict=True):
-        own: Any = heads[heads["condition"] == condition.name]
-        shift = (own["seed"] - own["seed"].mean()) * 0.12
-        panel.scatter(own["layer"] + shift, own["distance"], c=[f"C{seed}" for seed in own["seed"]], s=14)
+def training_picture(measured: Trace, condition: Condition) -> "Figure":
+    """Draw the accuracy, and the distances of the nearest and the furthest head, over training."""
+    distance = measured.values["distance"]
+    curves = {
+        "accuracy": measured.values["accuracy"],
+        "nearest head": distance.min(axis=(2, 3)),
+        "furthest head": distance.max(axis=(2, 3)),
+    }
+    levels = {"nearest head": {"uniform": condition.task.uniform_distance}}
+    return evolution(measured.steps, curves, lines=levels, together=[["accuracy"], ["nearest head", "furthest head"]])
+
+
+def picture(heads: pd.DataFrame) -> "Figure":
+    """Draw every head's distance by layer, each seed in a colour, after Figure 7 of Dosovitskiy et al. 2021."""
+    figure, row = lab.panels(len(CONDITIONS), (3 * len(CONDITIONS), 3.5))
+    for axes, condition in zip(row, CONDITIONS, strict=True):
+        chosen: Any = heads[heads["condition"] == condition.name]
+        shift = (chosen["seed"] - chosen["seed"].mean()) * 0.12
+        axes.scatter(chosen["layer"] + shift, chosen["distance"], c=[f"C{seed}" for seed in chosen["seed"]], s=14)
         levels = {"uniform": condition.task.uniform_distance, "longest": condition.task.longest_distance}
         for label, level in levels.items():
-            panel.axhline(level, color="0.6", linewidth=0.8, linestyle="--")
-            panel.annotate(label, (1, level), fontsize=7, va="bottom", color="0.4")
-        panel.set_title(condition.name, fontsize=8)
-        panel.set_xlabel("layer")
-        panel.set_ylim(0, 10.5)
-    figure.axes[0].set_ylabel("mean attention distance, px")
+            axes.axhline(level, color="0.6", linewidth=0.8, linestyle="--")
+            axes.annotate(label, (1, level), fontsize=7, va="bottom", color="0.4")
+        axes.set_title(condition.name, fontsize=8)
+        axes.set_xlabel("layer")
+        axes.set_ylim(0, 10.5)
+    row[0].set_ylabel("mean attention distance, px")
     return figure
 
 
 def by_layer(heads: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds of the nearest, mean and furthest head of each layer, and the spread over heads."""
-    rows, groups = [], heads.groupby(["condition", "layer"], sort=False)
-    each: Any
-    for key, each in groups:
+    """Return means over seeds of the nearest, mean and furthest head of each layer, and the spread over heads."""
+    names = {"min": "nearest head", "mean": "mean of heads", "max": "furthest head", "std": "spread"}
+    rows = []
+    layer_heads: Any
+    for key, layer_heads in heads.groupby(["condition", "layer"], sort=False):
         condition, layer = cast(tuple[str, int], key)
-        found = each.groupby("seed")["distance"].agg(["min", "mean", "max", "std"]).mean()
-        names = {"min": "nearest head", "mean": "mean of heads", "max": "furthest head", "std": "spread"}
-        row: dict[str, Any] = {"condition": condition, "layer": layer} | {names[name]: found[name] for name in names}
+        distances = layer_heads.groupby("seed")["distance"].agg(list(names)).mean()
+        row: dict[str, Any] = {"condition": condition, "layer": layer}
+        row |= {title: distances[name] for name, title in names.items()}
         for metric in ("to_opposite", "cls_to_corner", "to_partner"):
-            if metric in each and each[metric].notna().any():
-                row[metric] = each.groupby("seed")[metric].max().mean()
+            if metric in layer_heads and layer_heads[metric].notna().any():
+                row[metric] = layer_heads.groupby("seed")[metric].max().mean()
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def page(options: Options, heads: pd.DataFrame, learnt: pd.DataFrame) -> str:
-    """What was found, for a reader."""
-    seeds, steps = options.trained
-    told = []
+def condition_table(options: Options, accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each condition: its steps, its accuracy over seeds, and the distances of its images."""
+    _, steps = options.trained
+    rows = []
     for condition in CONDITIONS:
-        values = learnt.loc[learnt["condition"] == condition.name, "accuracy"].to_numpy(float)
-        mean, low, high = map(float, t_mean(values)) if seeds > 1 else (values[0], np.nan, np.nan)
+        values = accuracy.loc[accuracy["condition"] == condition.name, "accuracy"].to_numpy()
+        mean, low, high = lab.mean_over_seeds(values)
         task = condition.task
-        told.append(
-            {"condition": condition.name, "patch": task.patch, "steps": max(1, round(condition.share * steps)),
-             "accuracy": mean, "low": low, "high": high, "uniform distance": task.uniform_distance,
-             "longest": task.longest_distance}
-        )  # fmt: skip
-    layers = by_layer(heads)
-    near, mean = (
+        row = {"condition": condition.name, "patch": task.patch, "steps": condition.steps(steps)}
+        row |= {"accuracy": mean, "low": low, "high": high}
+        rows.append({**row, "uniform distance": task.uniform_distance, "longest": task.longest_distance})
+    return pd.DataFrame(rows)
+
+
+def claims(layers: pd.DataFrame) -> pd.DataFrame:
+    """Return the published claims beside our numbers."""
+    nearest, mean = (
         {name: layers.loc[layers["condition"] == name, column].to_numpy(float) for name in set(layers["condition"])}
         for column in ("nearest head", "mean of heads")
     )
-    claims = pd.DataFrame(
-        [
-            ("the first layer's heads differ, and some look near", "Dosovitskiy et al. 2021, figure 7 [P]",
-             f"nearest head of layer 1 on digits {near['digits'][0]:.2f} px; "
-             f"with pixels out of place {near['digits, pixels out of place'][0]:.2f}"),
-            ("high layers look far", "Dosovitskiy et al. 2021; Raghu et al. 2021 [P]",
-             "mean of heads on digits, layer by layer: " + ", ".join(f"{x:.2f}" for x in mean["digits"])),
-        ],
-        columns=["claim", "published", "here"],
-    )  # fmt: skip
+    rows = [
+        (
+            "the first layer's heads differ, and some look near",
+            "Dosovitskiy et al. 2021, figure 7 [P]",
+            f"nearest head of layer 1 on digits {nearest['digits'][0]:.2f} px; "
+            f"with pixels out of place {nearest['digits, pixels out of place'][0]:.2f}",
+        ),
+        (
+            "high layers look far",
+            "Dosovitskiy et al. 2021; Raghu et al. 2021 [P]",
+            "mean of heads on digits, layer by layer: " + ", ".join(f"{x:.2f}" for x in mean["digits"]),
+        ),
+    ]
+    return pd.DataFrame(rows, columns=["claim", "published", "here"])
+
+
+def page(options: Options, heads: pd.DataFrame, accuracy: pd.DataFrame) -> str:
+    """Return the page for readers."""
+    seeds, _ = options.trained
+    layers = by_layer(heads)
     return f"""# How far heads of a vision transformer look
 
-{options.layers} layers of 4 heads, width 64, {seeds} seeds, batches of {options.batch}; measured on {EVALUATED} images
-that were not trained on (digits: of the fifth that is held out). Accuracy: mean over seeds, Student's interval.
+{options.layers} layers of 4 heads, width 64; {seeds} seeds, batches of {options.batch}. Measured on {EVALUATED} images
+that were not trained on (digits: from the fifth that is held out). Accuracy: mean over seeds, Student's interval.
 
-{pd.DataFrame(told).to_markdown(index=False, floatfmt=".3f")}
+{lab.markdown(condition_table(options, accuracy), ".3f")}
 
 ## Distance by layer
 
-Pixels; means over seeds. `to_opposite`: of the best head, attention from a corner to the opposite one;
-`cls_to_corner`: from CLS to both; `to_partner`: from each pixel to the other half of its domino.
+Pixels; means over seeds. Attention of the best head: `to_opposite` from a corner to the opposite one; `cls_to_corner`
+from CLS to both; `to_partner` from each pixel to the other half of its pair.
 
-{layers.to_markdown(index=False, floatfmt=".2f")}
+{lab.markdown(layers, ".2f")}
 
 ## Beside what was published
 
-{claims.to_markdown(index=False)}
+{lab.markdown(claims(layers))}
 """
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    command_line("vision_heads", Options, run, __doc__, arguments)
-
+main = lab.command(Options, run, __doc__)
 
 if __name__ == "__main__":
     main()

@@ -2,7 +2,7 @@
 
 from . import data, edits, evidence, objectives, statistics, tables, train
 from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
-from .evidence.nulls import random_weights, shuffled_marks
+from .evidence.nulls import shuffled_marks
 from .evidence.roles import Evidence, name_heads
 from .evidence.selection import held_out, with_intervals
 from .evidence.specialisation import Specialisation, specialisation
@@ -14,24 +14,25 @@ from .measure.direct.text_span import TextSpan, text_span
 from .measure.in_context_learning import ContextScore, icl_score
 from .measure.patterns import METRICS, Metric, head_detector, marked_share, register, retrieval, token_class
 from .measure.patterns.alignment import alignment_error_rate
-from .measure.patterns.measuring import measure
+from .measure.patterns.scoring import measure
 from .measure.patterns.variability import variability
 from .measure.patterns.word_pooling import pool_words
-from .measure.relevance.attribution import Relevance, relevance
 from .measure.relevance.faithfulness import Faithfulness, faithfulness
+from .measure.relevance.methods import Relevance, relevance
 from .measure.relevance.rules import Rules
 from .measure.similarity.redundancy import HeadPairs, compare_heads
-from .measure.weights.composition import Composition, composition
-from .measure.weights.eigenvalue_copying import eigenvalue_copying
+from .measure.weights.copying_eigenvalues import eigenvalue_copying
+from .measure.weights.extreme_pairs import TokenPairs, token_pairs
 from .measure.weights.factored import Factored, ov_circuit, qk_circuit
+from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
-from .measure.weights.token_pairs import TokenPairs, token_pairs
 from .models.families.attention_only import by_hand
 from .models.families.clip import zero_shot
 from .models.folding import fold_norms
 from .models.inputs.batch import Batch
 from .models.load import init, load
 from .models.model import Model, Run, run
+from .models.random_weights import random_weights
 from .models.saving import to_hf, to_orbax
 from .models.sharding import placement, shard
 from .models.sites import SiteEdit

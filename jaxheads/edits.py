@@ -1,7 +1,7 @@
-"""Edits as values: what a user can change in a run, built and checked before anything runs.
+"""Edits of a run as values, built and checked before anything runs.
 
-Every builder gives a `SiteEdit`: sites are its structure, all else (layer, head, position, example, amount, values) is
-arrays. So edits can be stacked and `vmap`ped over, differentiated through, and one compilation serves them all.
+Every function returns a `SiteEdit`. Its site is static, all else (layer, head, position, example, amount, values) is
+arrays, so edits can be stacked, `vmap`ped over and differentiated through, and one compilation serves them all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,11 @@ from numpy.typing import ArrayLike
 
 from .models.inputs.batch import Batch
 from .models.model import Model
-from .models.sites import SiteEdit
+from .models.sites import SITES, SiteEdit, has_heads, is_of_keys
 from .models.stack import Stack
 
 HeadList = Sequence[tuple[int, int]]
-_HEAD_AXIS = {"q": 2, "k": 2, "v": 2, "z": 2, "scores": 1, "pattern": 1}
-_POSITION_AXIS = {"scores": 2, "pattern": 2}
+"""(layer, head) pairs."""
 
 
 def mix(
@@ -35,26 +34,26 @@ def mix(
     batch: Batch | None = None,
     amount: ArrayLike = 1.0,
 ) -> SiteEdit:
-    """`(1 - amount) * x + amount * source` at a site: the edit that all others are cases of.
+    """Edit a site's value `x` to `(1 - amount) * x + amount * source`, the general form of most edits.
 
     Args:
         site: "z", "pattern", "resid_pre", …, with its stack's prefix where the model has several stacks.
         source: the replacement, with the site's axes at full rank (size 1 where it broadcasts), and a leading layer
             axis if there are several `layers`.
         layers: the layers to edit.
-        heads: only these heads (key/value heads at `k` and `v`); all of them when left out.
-        positions: only these positions, as indices into the padded batch (query positions at `scores` and
-            `pattern`, key positions at `k` and `v`).
-        examples: only these examples of the batch.
-        batch: what the edit is for; needed with `positions` or `examples`, whose number it tells.
-        amount: 0 leaves x as it is, 1 replaces it; may be traced.
+        heads: the heads to edit (key/value heads at `k` and `v`); all of them when left out.
+        positions: the positions to edit, as indices into the padded batch (query positions at `scores` and
+            `pattern`, key positions at `k` and `v`); all of them when left out.
+        examples: the examples to edit; all of them when left out.
+        batch: the batch to edit, needed with `positions` or `examples`.
+        amount: 0 leaves `x` as it is, 1 replaces it; may be traced.
 
     Raises:
         ValueError: for a site, layer or head that the model does not have, an empty selection, positions that are
             padding in every chosen example, or a source that is not finite.
     """
-    where = _where(model, site, positions, examples, batch)
-    return _edit(model, site, source, "mix", layers, heads, where, amount)
+    mask = _selection(model, site, positions, examples, batch)
+    return _edit(model, site, source, "mix", layers, heads, mask, amount)
 
 
 def steer(
@@ -69,9 +68,9 @@ def steer(
     batch: Batch | None = None,
     amount: ArrayLike = 1.0,
 ) -> SiteEdit:
-    """`x + amount * vector` at a site; arguments and errors as in `mix`."""
-    where = _where(model, site, positions, examples, batch)
-    return _edit(model, site, vector, "add", layers, heads, where, amount)
+    """Edit a site's value `x` to `x + amount * vector`; arguments and errors as in `mix`."""
+    mask = _selection(model, site, positions, examples, batch)
+    return _edit(model, site, vector, "add", layers, heads, mask, amount)
 
 
 def zero_heads(model: Model, heads: HeadList, *, stack: str | None = None, amount: ArrayLike = 1.0) -> SiteEdit:
@@ -80,11 +79,8 @@ def zero_heads(model: Model, heads: HeadList, *, stack: str | None = None, amoun
     Raises:
         ValueError: for an empty list, or a head that is not there.
     """
-    part = model.stack(stack)
-    chosen = _pairs(part, heads)
-    return replace_heads(
-        model, heads, jnp.zeros((len(np.unique(chosen[:, 0])), 1, 1, 1, 1)), stack=stack, amount=amount
-    )
+    layers = np.unique(_pairs(model.stack(stack), heads)[:, 0])
+    return replace_heads(model, heads, jnp.zeros((len(layers), 1, 1, 1, 1)), stack=stack, amount=amount)
 
 
 def replace_heads(
@@ -98,38 +94,48 @@ def replace_heads(
     Raises:
         ValueError: for an empty list, or a head that is not there.
     """
-    part = model.stack(stack)
-    chosen = _pairs(part, heads)
-    layers, row = np.unique(chosen[:, 0], return_inverse=True)
-    weight = np.zeros((len(layers), 1, 1, part.heads, 1), np.float32)
-    weight[row, 0, 0, chosen[:, 1]] = 1
+    edited_stack = model.stack(stack)
+    pairs = _pairs(edited_stack, heads)
+    layers, row = np.unique(pairs[:, 0], return_inverse=True)
+    weight = np.zeros((len(layers), 1, 1, edited_stack.heads, 1), np.float32)
+    weight[row, 0, 0, pairs[:, 1]] = 1
     return SiteEdit(
         jnp.asarray(layers),
         jnp.asarray(weight) * jnp.asarray(amount, jnp.float32),
         _finite("values", values),
         "z",
-        part.name,
+        edited_stack.name,
     )
 
 
 def patch_heads(model: Model, heads: HeadList, seen: Mapping[str, Array], *, stack: str | None = None) -> SiteEdit:
-    """Put the `z` of another run of the same shape (`run.seen`, captured with "z") into these (layer, head) pairs."""
-    part = model.stack(stack)
-    layers = np.unique(_pairs(part, heads)[:, 0])
-    name = "z" if "z" in seen else f"{part.name}.z"
+    """Replace the output `z` of these (layer, head) pairs by that of another run.
+
+    Args:
+        seen: `run.seen` of a run on a batch of equal shape, captured with "z".
+
+    Raises:
+        ValueError: for an empty list, a head that is not there, or a run without `z`.
+    """
+    edited_stack = model.stack(stack)
+    layers = np.unique(_pairs(edited_stack, heads)[:, 0])
+    name = "z" if "z" in seen else f"{edited_stack.name}.z"
     if name not in seen:
         raise ValueError(f"patching needs the other run's z: run it with capture='z'; it has {sorted(seen)}")
     return replace_heads(model, heads, seen[name][layers], stack=stack)
 
 
 def freeze(model: Model, site: str, values: ArrayLike, *, layers: Sequence[int] | None = None) -> SiteEdit:
-    """Hold a site at the values of a run, `[L,…]` as captured: in all layers, or in `layers` only.
+    """Freeze a site at the values of a run, `[L,…]` as captured, in all layers or only in `layers`.
 
-    Freezing "pattern" at the clean run's leaves later heads looking where they looked (Olsson et al. 2022,
-    pattern-preserving ablation).
+    With "pattern" of the clean run, later heads keep their attention pattern (Olsson et al. 2022, pattern-preserving
+    ablation).
+
+    Raises:
+        ValueError: for a site or layer that the model does not have, or values without an axis of all layers.
     """
     stack = model.stack(model.site(site)[0])
-    chosen = np.arange(stack.layers) if layers is None else _within("layers", layers, stack.layers)
+    chosen = np.arange(stack.layers) if layers is None else _indices("layers", layers, stack.layers)
     values = jnp.asarray(values)
     if values.shape[0] != stack.layers:
         raise ValueError(f"values need a leading axis of all {stack.layers} layers, got shape {values.shape}")
@@ -138,12 +144,12 @@ def freeze(model: Model, site: str, values: ArrayLike, *, layers: Sequence[int] 
 
 def gate(model: Model, gates_LN: ArrayLike, *, stack: str | None = None) -> SiteEdit:
     """Multiply every head's `z` by its gate, `[L,N]`: 1 leaves it, 0 removes it; differentiable."""
-    part = model.stack(stack)
+    gated = model.stack(stack)
     gates_LN = jnp.asarray(gates_LN)
-    if gates_LN.shape != (part.layers, part.heads):
-        raise ValueError(f"gates must be [layers, heads] = {(part.layers, part.heads)}, got {gates_LN.shape}")
+    if gates_LN.shape != (gated.layers, gated.heads):
+        raise ValueError(f"gates must be [layers, heads] = {(gated.layers, gated.heads)}, got {gates_LN.shape}")
     weight = (1 - gates_LN)[:, None, None, :, None]
-    return SiteEdit(jnp.arange(part.layers), weight, jnp.zeros((part.layers, 1, 1, 1, 1)), "z", part.name)
+    return SiteEdit(jnp.arange(gated.layers), weight, jnp.zeros((gated.layers, 1, 1, 1, 1)), "z", gated.name)
 
 
 def _edit(
@@ -153,15 +159,15 @@ def _edit(
     operation: Literal["mix", "add"],
     layers: int | Sequence[int],
     heads: int | Sequence[int] | None,
-    where: Array | None,
+    mask: Array | None,
     amount: ArrayLike,
 ) -> SiteEdit:
     stack_name, site = model.site(site)
     stack = model.stack(stack_name)
-    chosen = _within("layers", layers, stack.layers)
+    chosen = _indices("layers", layers, stack.layers)
     values = _finite("source", source)
     values = values[None] if np.ndim(layers) == 0 else values
-    rank = 1 + (4 if site in _HEAD_AXIS else 3)
+    rank = 1 + len(SITES[site])
     if values.ndim != rank or values.shape[0] != len(chosen):
         raise ValueError(
             f"source at {site} needs {rank - 1} axes, after one of {len(chosen)} layers if there are several; "
@@ -169,49 +175,49 @@ def _edit(
         )
     weight = jnp.broadcast_to(jnp.asarray(amount, jnp.float32).reshape((1,) * rank), (len(chosen), *(1,) * (rank - 1)))
     if heads is not None:
-        weight = weight * _one_hot_heads(stack, site, heads, rank)
-    if where is not None:
-        weight = weight * where[None]
+        weight = weight * _head_mask(stack, site, heads)
+    if mask is not None:
+        weight = weight * mask[None]
     return SiteEdit(jnp.asarray(chosen), weight, values, site, stack_name, operation)
 
 
-def _one_hot_heads(stack: Stack, site: str, heads: int | Sequence[int], rank: int) -> np.ndarray:
-    if site not in _HEAD_AXIS:
+def _head_mask(stack: Stack, site: str, heads: int | Sequence[int]) -> np.ndarray:
+    """Return 1 at the chosen heads, 0 elsewhere, with a layer axis and the site's axes, size 1 but for heads."""
+    if not has_heads(site):
         raise ValueError(f"the site {site} has no heads; leave heads out")
-    count = stack.kv_heads if site in ("k", "v") else stack.heads
-    shape = [1] * rank
-    shape[1 + _HEAD_AXIS[site]] = count
-    return np.isin(np.arange(count), _within("heads", heads, count)).astype(np.float32).reshape(shape)
+    count = stack.heads_at(site)
+    mask = np.isin(np.arange(count), _indices("heads", heads, count)).astype(np.float32)
+    return mask.reshape(1, *(count if axis in "NK" else 1 for axis in SITES[site]))
 
 
-def _where(
+def _selection(
     model: Model,
     name: str,
     positions: int | Sequence[int] | None,
     examples: int | Sequence[int] | None,
     batch: Batch | None,
 ) -> Array | None:
-    """1 at the chosen examples and positions, 0 elsewhere, with the site's axes; None if neither is restricted."""
+    """Return 1 at the chosen examples and positions, 0 elsewhere, with the site's axes; None for all of them."""
     if positions is None and examples is None:
         return None
     if batch is None:
         raise ValueError("positions and examples are those of a batch: give it as batch=")
     stack, site = model.site(name)
-    part = model.stack(stack)
-    side = (part.keys if site in ("k", "v") else part.queries).of(batch)
-    B, T = side.shape
-    chosen_B = np.arange(B) if examples is None else _within("examples", examples, B)
-    chosen_T = np.arange(T) if positions is None else _within("positions", positions, T)
-    where_BT = np.zeros((B, T), np.float32)
-    where_BT[np.ix_(chosen_B, chosen_T)] = 1
-    if not (where_BT * np.asarray(side.mask)).any():
+    site_positions = model.stack(stack).positions_at(site, batch)
+    B, T = site_positions.shape
+    chosen_B = np.arange(B) if examples is None else _indices("examples", examples, B)
+    chosen_T = np.arange(T) if positions is None else _indices("positions", positions, T)
+    mask_BT = np.zeros((B, T), np.float32)
+    mask_BT[np.ix_(chosen_B, chosen_T)] = 1
+    if not (mask_BT * np.asarray(site_positions.mask)).any():
         raise ValueError(f"an edit at positions {chosen_T.tolist()} hits nothing: they are padding in every example")
-    axes = [1] * (4 if site in _HEAD_AXIS else 3)
-    axes[0], axes[_POSITION_AXIS.get(site, 1)] = B, T
-    return jnp.asarray(where_BT.reshape(axes))
+    axes = SITES[site]
+    sizes = {"B": B, "S" if is_of_keys(site) else "T": T}
+    return jnp.asarray(mask_BT.reshape([sizes.get(axis, 1) for axis in axes]))
 
 
-def _within(name: str, chosen: int | Sequence[int], count: int) -> np.ndarray:
+def _indices(name: str, chosen: int | Sequence[int], count: int) -> np.ndarray:
+    """Return indices below `count` as an array; raise ValueError for none, a wrong one, or one named twice."""
     numbers = np.atleast_1d(np.asarray(chosen))
     if numbers.size == 0 or not np.issubdtype(numbers.dtype, np.integer):
         raise ValueError(f"{name} must be at least one whole number, got {chosen!r}")
@@ -223,15 +229,15 @@ def _within(name: str, chosen: int | Sequence[int], count: int) -> np.ndarray:
 
 
 def _pairs(stack: Stack, heads: HeadList) -> np.ndarray:
+    """Return (layer, head) pairs as an array; raise ValueError for none, or a head that is not there."""
     pairs = np.asarray(heads)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not np.issubdtype(pairs.dtype, np.integer):
         raise ValueError(f"heads must be a list of at least one (layer, head) pair, got {heads!r}")
-    limits = (stack.layers, stack.heads)
     for layer, head in pairs:
-        if not (0 <= layer < limits[0] and 0 <= head < limits[1]):
+        if not (0 <= layer < stack.layers and 0 <= head < stack.heads):
             raise ValueError(
-                f"head {(int(layer), int(head))} hits nothing: the {stack.name} has layers 0..{limits[0] - 1} "
-                f"and heads 0..{limits[1] - 1}"
+                f"head {(int(layer), int(head))} hits nothing: the {stack.name} has layers 0..{stack.layers - 1} "
+                f"and heads 0..{stack.heads - 1}"
             )
     return pairs
 

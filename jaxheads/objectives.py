@@ -1,7 +1,7 @@
-"""What an intervention is objective_values by: a number for each example, and what it takes to compute it.
+"""Objectives: a number for each example, by which interventions are judged.
 
-An objective says beforehand which rows of the last layer and which columns of the unembedding it reads, so that a
-sweep computes no others.
+An objective lists in advance which rows (positions) of the last stream and which columns of the unembedding it reads,
+so that a sweep computes no others.
 """
 
 from collections.abc import Mapping
@@ -23,13 +23,13 @@ from .models.stack import take_rows
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Reads:
-    """What an objective needs of a batch's output; the leading axis is always the examples.
+    """Entries of a batch's output that an objective reads; the leading axis is always the examples.
 
     Attributes:
         rows: positions read, `[B,R]`.
-        columns: vocabulary columns whose logits are read, `[B,C]`, or None for all of them.
-        target: the token whose log-probability is read at each row, `[B,R]`, or None for logits.
-        weight: each row's share in its example's value, `[B,R]`, or None.
+        columns: vocabulary columns whose logits are read, `[B,C]`; None for all of them.
+        target: token whose log-probability is read at each row, `[B,R]`; None for logits.
+        weight: weight of each row in its example's value, `[B,R]`; or None.
     """
 
     rows: Array
@@ -38,36 +38,39 @@ class Reads:
     weight: Array | None = None
 
     def repeat(self, times: int) -> "Reads":
-        """The same for the batch `times` times over."""
+        """Return the reads of the batch repeated `times` times."""
         return jax.tree.map(lambda field: jnp.tile(field, (times, *(1,) * (field.ndim - 1))), self)
 
     def take(self, examples: ArrayLike) -> "Reads":
-        """The same for these examples of the batch."""
+        """Return the reads of these examples, by index."""
         index = np.asarray(examples)
         return jax.tree.map(lambda field: field[index], self)
 
 
 class Objective(Protocol):
-    """One number an example. `value` is static: it is compiled in, and all data reaches it through `reads`."""
+    """A function of a model's output with one value for each example.
+
+    `value` is static because it is compiled into a sweep's program; all data reaches it through `reads`.
+    """
 
     @property
     def name(self) -> str:
-        """For tables."""
+        """Name in tables."""
         ...
 
     def reads(self, model: Model, batch: Batch) -> Reads:
-        """What is needed of this batch's output; raises ValueError if the model can't give it."""
+        """Return the entries of this batch's output that are read; raise ValueError if the model has none."""
         ...
 
     @staticmethod
     def value(read: Array, reads: Reads) -> Array:
-        """`[B]` from what was read, in the form that `read_out` gives it."""
+        """Return the value of each example, `[B]`, of the entries that `read_out` returned."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class LogitDifference:
-    """logit(right) − logit(wrong) at one position of each example; see `logit_difference`."""
+    """Objective logit(right) − logit(wrong) at one position of each example; see `logit_difference`."""
 
     right: np.ndarray
     wrong: np.ndarray
@@ -85,7 +88,7 @@ class LogitDifference:
 
 @dataclass(frozen=True, eq=False)
 class Logit:
-    """One token's logit at one position of each example; see `logit`."""
+    """Objective of one token's logit at one position of each example; see `logit`."""
 
     token: np.ndarray | None
     positions: np.ndarray | None
@@ -105,7 +108,7 @@ class Logit:
 
 @dataclass(frozen=True, eq=False)
 class Loss:
-    """Mean next-token cross-entropy of each example, in nats; see `loss`."""
+    """Objective of each example's mean next-token cross-entropy, in nats; see `loss`."""
 
     where: np.ndarray | None
     name: str
@@ -114,8 +117,8 @@ class Loss:
         _needs_logits(model, self.name)
         if not model.causal:
             raise ValueError(f"a next-token loss needs a causal decoder; {model.name} is an encoder")
-        side = model.network.streams[-1].queries.of(batch)
-        mask_BT = np.asarray(side.mask)
+        positions = model.network.streams[-1].queries.of(batch)
+        mask_BT = np.asarray(positions.mask)
         counted_BT = mask_BT[:, 1:] & mask_BT[:, :-1]
         if self.where is not None:
             if self.where.shape != mask_BT.shape:
@@ -123,10 +126,10 @@ class Loss:
             counted_BT &= self.where[:, 1:]
         counts_B = counted_BT.sum(axis=1)
         if not counts_B.all():
-            nothing = np.flatnonzero(counts_B == 0)[:8].tolist()
-            raise ValueError(f"a loss needs a token to predict after a real one; examples {nothing} have none")
-        rows_BR, weight_BR = _gathered(counted_BT)
-        target_BR = np.take_along_axis(np.asarray(side.ids), rows_BR + 1, axis=1)
+            empty = np.flatnonzero(counts_B == 0)[:8].tolist()
+            raise ValueError(f"a loss needs a token to predict after a real one; examples {empty} have none")
+        rows_BR, weight_BR = _gather(counted_BT)
+        target_BR = np.take_along_axis(np.asarray(positions.ids), rows_BR + 1, axis=1)
         return Reads(jnp.asarray(rows_BR), None, jnp.asarray(target_BR), jnp.asarray(weight_BR))
 
     @staticmethod
@@ -137,7 +140,7 @@ class Loss:
 
 @dataclass(frozen=True, eq=False)
 class ProbabilityDifference:
-    """Σ sign · p(token) at one position of each example; see `probability_difference`."""
+    """Objective Σ sign · p(token) at one position of each example; see `probability_difference`."""
 
     tokens: np.ndarray
     signs: np.ndarray
@@ -146,8 +149,8 @@ class ProbabilityDifference:
 
     def reads(self, model: Model, batch: Batch) -> Reads:
         tokens_BC, signs_BC = (
-            np.broadcast_to(part, (len(batch), part.shape[-1])) if len(part) in (1, len(batch)) else None
-            for part in (self.tokens, self.signs)
+            np.broadcast_to(array, (len(batch), array.shape[-1])) if len(array) in (1, len(batch)) else None
+            for array in (self.tokens, self.signs)
         )
         if tokens_BC is None or signs_BC is None:
             raise ValueError(f"tokens and signs must be for all examples alike or for each of {len(batch)}")
@@ -165,10 +168,12 @@ class ProbabilityDifference:
 
 
 def read_out(network: Network, x_BRD: Array, reads: Reads) -> Array:
-    """What the objective reads of the stream at its rows: its targets' log-probabilities `[B,R]`, or its columns'
-    logits `[B,R,C]`, or all logits `[B,R,V]`."""
+    """Return what an objective reads of the stream at its rows.
+
+    The log-probabilities of its targets `[B,R]`, or the logits of its columns `[B,R,C]`, or all logits `[B,R,V]`.
+    """
     unembedding = network.unembedding
-    assert unembedding is not None, "objectives check for logits when they say what they read"
+    assert unembedding is not None, "the `reads` of every objective check for logits"
     features = network.features(x_BRD)
     if reads.target is not None:
         return unembedding.log_probability(features, reads.target)
@@ -178,48 +183,59 @@ def read_out(network: Network, x_BRD: Array, reads: Reads) -> Array:
 def logit_difference(
     right: ArrayLike, wrong: ArrayLike, positions: ArrayLike | None = None, *, name: str = "logit_difference"
 ) -> LogitDifference:
-    """logit(right) − logit(wrong), the metric of Wang et al. 2022 (section 2).
+    """Return the objective logit(right) − logit(wrong) of Wang et al. 2022 (section 2).
 
     Args:
-        right: token id of the right answer, or class, one for all examples or one for each, `[B]`.
-        wrong: of the wrong answer, likewise.
-        positions: where the logits are read, an index into the padded batch, one for all or `[B]`; where the model's
-            head reads when left out: a language model's at each example's last real token, a classifier's at CLS.
+        right: token id (or class) of the right answer, one for all examples or `[B]`.
+        wrong: token id (or class) of the wrong answer, one for all examples or `[B]`.
+        positions: positions where the logits are read, indices into the padded batch, one for all examples or `[B]`.
+            When left out, those that the model's head reads: for a language model each example's last real token, for
+            a classifier CLS.
+        name: name in tables.
+
+    Raises:
+        ValueError: for token ids or positions that are not integers.
     """
-    where = None if positions is None else _numbers("positions", positions)
-    return LogitDifference(_numbers("right", right), _numbers("wrong", wrong), where, name)
+    indices = None if positions is None else _integers("positions", positions)
+    return LogitDifference(_integers("right", right), _integers("wrong", wrong), indices, name)
 
 
 def logit(token: ArrayLike | None = None, positions: ArrayLike | None = None, *, name: str = "logit") -> Logit:
-    """The logit of one token: what relevance is propagated from (Voita et al. 2019, section 4: the top one).
+    """Return the objective of one token's logit, from which relevance is propagated (Voita et al. 2019, section 4).
 
     Args:
-        token: its id, or a class, one for all examples or one for each, `[B]`; each example's most likely when left
-            out, which takes a run of the model.
+        token: its id (or class), one for all examples or `[B]`. When left out, each example's most likely token, as
+            Voita et al. take it, which costs a run of the model.
         positions: as in `logit_difference`.
+        name: name in tables.
+
+    Raises:
+        ValueError: for token ids or positions that are not integers.
     """
-    which = None if token is None else _numbers("token", token)
-    where = None if positions is None else _numbers("positions", positions)
-    return Logit(which, where, name)
+    ids = None if token is None else _integers("token", token)
+    indices = None if positions is None else _integers("positions", positions)
+    return Logit(ids, indices, name)
 
 
 def probability_difference(
     tokens: ArrayLike, signs: ArrayLike, positions: ArrayLike | None = None, *, name: str = "probability_difference"
 ) -> ProbabilityDifference:
-    """Σ sign · p(token), from −1 to 1: of the years above a year less those below, as in Hanna et al. 2023 (section
-    2.2), whose code's metric is the negative. Their sharpness has signs 1 and −1 at the years after and before, 0
-    elsewhere.
+    """Return the objective Σ sign · p(token), from −1 to 1 for signs 1 and −1.
+
+    Hanna et al. 2023 (section 2.2) take the probability of the years above a year minus that of the others; the metric
+    in their code is its negative. Their sharpness has sign 1 for the next year, −1 for the previous one, else 0.
 
         years = [model.tokenizer(f"{y:02d}")["input_ids"][-1] for y in range(100)]
-        above = jh.probability_difference(years, np.where(np.arange(100) > given[:, None], 1, -1))
+        above = jh.probability_difference(years, np.where(np.arange(100) > year[:, None], 1, -1))
 
     Args:
-        tokens: ids, `[C]` or `[B,C]`.
-        signs: their weights, of the same shapes.
+        tokens: token ids, `[C]` or `[B,C]`.
+        signs: the weight of each token, `[C]` or `[B,C]`.
         positions: as in `logit_difference`.
+        name: name in tables.
 
     Raises:
-        ValueError: for tokens and signs of different numbers, or ids that are not whole.
+        ValueError: for different numbers of tokens and signs, or ids or positions that are not integers.
     """
     ids, weights = np.atleast_2d(np.asarray(tokens)), np.atleast_2d(np.asarray(signs, np.float32))
     if ids.ndim != 2 or ids.shape[1] != weights.shape[1] or not np.issubdtype(ids.dtype, np.integer):
@@ -227,16 +243,16 @@ def probability_difference(
             f"expected token ids and a sign for each, [C] or [examples, C]; got {ids.dtype} of {list(ids.shape)} and "
             f"{list(weights.shape)}"
         )
-    where = None if positions is None else _numbers("positions", positions)
-    return ProbabilityDifference(ids, weights, where, name)
+    indices = None if positions is None else _integers("positions", positions)
+    return ProbabilityDifference(ids, weights, indices, name)
 
 
 def loss(where: ArrayLike | None = None, *, name: str = "loss") -> Loss:
-    """Next-token cross-entropy in nats, per example the mean over its predicted tokens.
+    """Return the objective of next-token cross-entropy in nats, averaged over each example's predicted tokens.
 
     Args:
-        where: which tokens count as predicted, bool `[B,T]`; every real token with a real one before it when left
-            out.
+        where: which tokens count as predicted, bool `[B,T]`. When left out, every real token that follows a real one.
+        name: name in tables.
     """
     return Loss(None if where is None else np.asarray(where).astype(bool), name)
 
@@ -244,11 +260,11 @@ def loss(where: ArrayLike | None = None, *, name: str = "loss") -> Loss:
 def _columns(
     model: Model, batch: Batch, name: str, tokens: Mapping[str, np.ndarray], positions: np.ndarray | None
 ) -> Reads:
-    """Logits of some tokens, by what they are called, at one position of each example."""
+    """Return reads of the logits of `tokens` (ids by the argument's name) at one position of each example."""
     _needs_logits(model, name)
-    side = model.network.streams[-1].queries.of(batch)
-    B, T = side.shape
-    columns_BC = np.stack([_each(key, ids, B) for key, ids in tokens.items()] or [np.zeros(B, np.int32)], axis=1)
+    last_stream = model.network.streams[-1].queries.of(batch)
+    B, T = last_stream.shape
+    columns_BC = np.stack([_per_example(key, ids, B) for key, ids in tokens.items()] or [np.zeros(B, np.int32)], axis=1)
     vocabulary = model.network.unembedding.weight.shape[0]
     if columns_BC.min() < 0 or columns_BC.max() >= vocabulary:
         raise ValueError(f"{' and '.join(tokens)} must be token ids in 0..{vocabulary - 1}, got {columns_BC.tolist()}")
@@ -256,10 +272,10 @@ def _columns(
     if positions is not None:
         if rows_BR.shape[1] > 1:
             raise ValueError(f"the head of {model.name} reads {rows_BR.shape[1]} positions together: give none")
-        rows_BR = _each("positions", positions, B)[:, None]
+        rows_BR = _per_example("positions", positions, B)[:, None]
     if rows_BR.min() < 0 or rows_BR.max() >= T:
         raise ValueError(f"positions must lie in 0..{T - 1}, got {rows_BR[:, 0].tolist()}")
-    padding = np.flatnonzero(~np.take_along_axis(np.asarray(side.mask), rows_BR, axis=1).all(axis=1))
+    padding = np.flatnonzero(~np.take_along_axis(np.asarray(last_stream.mask), rows_BR, axis=1).all(axis=1))
     if padding.size:
         raise ValueError(f"a {name.replace('_', ' ')} can't be read at padding, as in examples {padding[:8].tolist()}")
     return Reads(jnp.asarray(rows_BR, jnp.int32), jnp.asarray(columns_BC, jnp.int32))
@@ -267,13 +283,13 @@ def _columns(
 
 @jax.jit
 def _most_likely(network: Network, batch: Batch, reads: Reads) -> Array:
-    """The token `[B,1]` with the largest logit at the first row."""
+    """Return the token `[B,1]` with the largest logit at the first row."""
     logits_BRV = read_out(network, take_rows(forward(network, batch)[0], reads.rows), reads)
     return jnp.argmax(logits_BRV[:, 0], axis=-1).astype(jnp.int32)[:, None]
 
 
-def _gathered(counted_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices `[B,R]` of the counted positions, padded by repeating one with weight 0, and weights that sum to 1."""
+def _gather(counted_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return indices `[B,R]` of the counted positions, padded by others with weight 0, and weights that sum to 1."""
     counts_B = counted_BT.sum(axis=1)
     rows_BR = np.argsort(~counted_BT, axis=1, kind="stable")[:, : counts_B.max()].astype(np.int32)
     real_BR = np.arange(rows_BR.shape[1])[None] < counts_B[:, None]
@@ -285,14 +301,14 @@ def _needs_logits(model: Model, name: str) -> None:
         raise ValueError(f"{name} needs logits over a vocabulary; {model.name} {model.network.without_logits}")
 
 
-def _numbers(name: str, given: ArrayLike) -> np.ndarray:
-    array = np.atleast_1d(np.asarray(given))
+def _integers(name: str, values: ArrayLike) -> np.ndarray:
+    array = np.atleast_1d(np.asarray(values))
     if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"{name} must be a whole number or one for each example, got {given!r}")
+        raise ValueError(f"{name} must be a whole number or one for each example, got {values!r}")
     return array
 
 
-def _each(name: str, numbers: np.ndarray, examples: int) -> np.ndarray:
+def _per_example(name: str, numbers: np.ndarray, examples: int) -> np.ndarray:
     if len(numbers) not in (1, examples):
         raise ValueError(f"{name} must be one number or {examples}, one for each example; got {len(numbers)}")
     return np.broadcast_to(numbers, (examples,))

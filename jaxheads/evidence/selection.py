@@ -1,8 +1,12 @@
-"""The best heads, honestly: chosen on one half of the examples, reported on the other."""
+"""Selection of the best heads on one half of the examples, with their values on the other.
+
+Dimension key: E examples, M metrics.
+"""
 
 import numpy as np
 import pandas as pd
 
+from ..checks import one_of
 from ..statistics import Interval, bootstrap_mean, split_halves, t_mean, wilson
 from ..tables import Column, HeadTable
 
@@ -19,11 +23,11 @@ def held_out(
     seed: int = 0,
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """The `n` best heads of a table by `metric` (its first unless told), without the luck of having been chosen.
+    """Return the `n` best heads of a table by `metric` (its first unless given), with values free of selection bias.
 
-    Examples are split in halves by `seed`. One half chooses; the other alone gives the value and its interval. What a
-    choice gains by luck is the difference of the two, the optimism: for the best of many heads on few examples it may
-    be as large as what is found.
+    Examples are split in halves by `seed`. One half chooses; the other alone gives the value and its interval. The
+    difference of the two is the optimism, what a choice gains by luck: for the best of many heads on few examples it
+    may be as large as the effect itself.
 
     Args:
         largest: whether large values are good.
@@ -39,11 +43,11 @@ def held_out(
     name = table.metrics[0] if metric is None else metric
     if table.per_example is None or name not in table.metrics:
         raise ValueError(f"{table.name}: expected {name!r} with its examples kept, got {', '.join(table.metrics)}")
-    each = table.per_example
-    x = each[table.metrics.index(name)] if each.ndim == len(table.shape) + 2 else each
-    first, second = split_halves(len(x), seed)
-    chosen = bootstrap_mean(x[first], level=level, seed=seed).mean.reshape(-1)
-    reported = Interval(*(part.reshape(-1) for part in bootstrap_mean(x[second], level=level, seed=seed)))
+    values = table.per_example
+    values = values[table.metrics.index(name)] if values.ndim == len(table.shape) + 2 else values
+    first, second = split_halves(len(values), seed)
+    chosen = bootstrap_mean(values[first], level=level, seed=seed).mean.reshape(-1)
+    reported = Interval(*(bound.reshape(-1) for bound in bootstrap_mean(values[second], level=level, seed=seed)))
     goodness = np.abs(chosen) if absolute else chosen if largest else -chosen
     order = np.argsort(-np.where(np.isnan(goodness), -np.inf, goodness), kind="stable")[:n]
     sign = np.sign(chosen) if absolute else 1 if largest else -1
@@ -58,25 +62,26 @@ def held_out(
 
 
 def with_intervals(table: HeadTable, kind: str, *, level: float = 0.95, seed: int = 0) -> HeadTable:
-    """The same table with other intervals, from its examples: "bootstrap" (as measured), "t" (Student's), "wilson" (of
-    shares: values that are 0 or 1, as of `sink`).
+    """Return a table with its intervals computed anew from its examples.
+
+    Args:
+        kind: "bootstrap" (as measured), "t" (Student's), or "wilson" (of shares: values that are 0 or 1, as of `sink`).
 
     Raises:
         ValueError: for another kind, a table that keeps no examples, or shares that are none.
     """
-    if kind not in INTERVALS:
-        raise ValueError(f"intervals are {', '.join(INTERVALS)}; got {kind!r}")
+    one_of("kind", kind, INTERVALS)
     if table.per_example is None:
         raise ValueError(f"{table.name}: expected its examples to be kept; beyond 2,048 they are not")
     single = table.per_example.ndim == len(table.shape) + 1
-    each = table.per_example[None] if single else table.per_example
+    values_ME = table.per_example[None] if single else table.per_example
     options = {"seed": seed} if kind == "bootstrap" else {}
     columns = {}
-    for name, x in zip(table.metrics, each, strict=True):
-        mean, low, high = INTERVALS[kind](x, level=level, **options)
-        columns[name] = Column(mean, low, high, x)
-    taken = {f"{name}{end}" for name in table.metrics for end in ("", "_low", "_high")}
-    extras = {name: table.grid(name) for name in table.frame if name not in taken}
+    for name, values_E in zip(table.metrics, values_ME, strict=True):
+        mean, low, high = INTERVALS[kind](values_E, level=level, **options)
+        columns[name] = Column(mean, low, high, values_E)
+    computed = {f"{name}{end}" for name in table.metrics for end in ("", "_low", "_high")}
+    extras = {name: table.grid(name) for name in table.frame if name not in computed}
     about = {**table.provenance, "interval": kind, "level": level, "seed": seed}
     axes = [str(axis) for axis in table.frame.index.names[1:]]
     return HeadTable.from_columns(table.name, table.stack, columns, about, squeeze=single, extras=extras, axes=axes)

@@ -1,7 +1,7 @@
-"""What "specialised" means here, in one place.
+"""Specialisation of heads: a definition, and its test.
 
 A head is *specialised* in a function where it does more of it than heads that do it by chance, and *selective* where
-that is all it does. Of head h and function f, with s the head's mean score, b the score that only a twentieth of the
+that is all it does. For head h and function f, with s the head's mean score, b the score that only a twentieth of the
 null's heads exceed, and m the largest score of any head:
 
     c[h,f] = max(0, s[h,f] − b[f]) / (m[f] − b[f])        from 0 (nothing beyond chance) to 1 (the best head)
@@ -28,9 +28,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ..statistics import check_level, false_discovery
+from ..statistics.base import Floats
 from ..tables import Column, HeadTable
-
-Floats = NDArray[np.float64]
 
 CHANCE = 0.95
 """The quantile of the null's heads that a head must exceed."""
@@ -40,12 +39,12 @@ SHUFFLES = 1000
 
 @dataclass(frozen=True, eq=False)
 class Specialisation:
-    """Which heads do what, and nothing else.
+    """Selectivity of heads, and breadth of functions.
 
     Attributes:
         matrix: c, a row a head and a column a function.
-        heads: one row a head: `selectivity` with its interval; `function`, the one it does most of, `strength`, its c,
-            `p` and `q` (corrected over heads).
+        heads: one row a head: `selectivity` with its interval; `function`, the one with the head's largest c, which is
+            `strength`; `p` and `q` (corrected over heads).
         functions: one row a function: `breadth` with its interval, `share`, breadth / M, and the best head.
     """
 
@@ -64,53 +63,54 @@ def specialisation(
     seed: int = 0,
     provenance: Mapping[str, Any] | None = None,
 ) -> Specialisation:
-    """Selectivity of every head and breadth of every function; the module says what they are.
+    """Return the selectivity of every head and the breadth of every function, defined in the module's docstring.
 
     Args:
-        scores: by function, `[E,L,N]`; examples may differ from function to function, and NaN says nothing. More is
-            more: give effects by their size.
-        nulls: of the same functions, `[E,…]`: scores of heads that do it by chance alone (random weights, shuffled
-            text), as many as there are.
+        scores: by function, `[E,L,N]`; examples may differ from function to function, and NaN counts as missing. A
+            larger score must mean more of the function: give effects by their size.
+        nulls: by function, `[E,…]`: scores of any number of heads that do it by chance alone (random weights, shuffled
+            text).
         resamples, level, seed: of the bootstrap over examples, of its intervals.
 
     Raises:
         ValueError: for fewer than two functions, other names or heads than the first's, or infinity.
     """
     check_level(level)
-    real, chance = ({name: _read(name, values) for name, values in given.items()} for given in (scores, nulls))
+    real, chance = ({name: _read(name, values) for name, values in group.items()} for group in (scores, nulls))
     shape = _check(real, chance)
     rng = np.random.default_rng(seed)
     c_MF = _corrected([_mean(x) for x in real.values()], [_mean(x) for x in chance.values()])
-    drawn = [_corrected(*_resampled(real, chance, rng)) for _ in range(resamples)]
+    resampled = [_corrected(*_resampled(real, chance, rng)) for _ in range(resamples)]
     about = {"functions": list(real), "chance": CHANCE, "level": level, "seed": seed, **(provenance or {})}
     p_M = _p_values(c_MF, _selectivity(c_MF), rng)
-    heads = _heads(c_MF, drawn, p_M, list(real), shape, level)
-    table = HeadTable.from_columns("specialisation", stack, heads[0], about, squeeze=True, extras=heads[1])
+    columns, extras = _heads(c_MF, resampled, p_M, list(real), shape, level)
+    table = HeadTable.from_columns("specialisation", stack, columns, about, squeeze=True, extras=extras)
     matrix = pd.DataFrame(c_MF, index=table.frame.index, columns=list(real))
-    return Specialisation(matrix, table, _functions(c_MF, drawn, list(real), shape, level))
+    return Specialisation(matrix, table, _functions(c_MF, resampled, list(real), shape, level))
 
 
 def _heads(
-    c_MF: Floats, drawn: list[Floats], p_M: Floats, names: list[str], shape: tuple[int, int], level: float
+    c_MF: Floats, resampled: list[Floats], p_M: Floats, names: list[str], shape: tuple[int, int], level: float
 ) -> tuple[dict[str, Column], dict[str, NDArray[Any]]]:
-    """The columns of the table of heads, and its extras."""
-    selective_M = _selectivity(c_MF)
-    bounds = _bounds([_selectivity(c) for c in drawn], selective_M, level)
+    """Return the columns of the table of heads, and its extras."""
+    selectivity_M = _selectivity(c_MF)
+    bounds = _bounds([_selectivity(c) for c in resampled], selectivity_M, level)
     extras = {
-        "function": np.where(np.isnan(selective_M), "", np.array(names)[c_MF.argmax(axis=1)]),
+        "function": np.where(np.isnan(selectivity_M), "", np.array(names)[c_MF.argmax(axis=1)]),
         "strength": c_MF.max(axis=1),
         "p": p_M,
         "q": false_discovery(p_M),
     }
-    column = Column(*(part.reshape(shape) for part in (selective_M, *bounds)))
+    column = Column(*(values.reshape(shape) for values in (selectivity_M, *bounds)))
     return {"selectivity": column}, {name: values.reshape(shape) for name, values in extras.items()}
 
 
 def _functions(
-    c_MF: Floats, drawn: list[Floats], names: list[str], shape: tuple[int, int], level: float
+    c_MF: Floats, resampled: list[Floats], names: list[str], shape: tuple[int, int], level: float
 ) -> pd.DataFrame:
+    """Return the table of functions."""
     breadth_F = _breadth(c_MF)
-    low_F, high_F = _bounds([_breadth(c) for c in drawn], breadth_F, level)
+    low_F, high_F = _bounds([_breadth(c) for c in resampled], breadth_F, level)
     best = [f"L{layer}H{head}" for layer, head in zip(*np.unravel_index(c_MF.argmax(axis=0), shape), strict=True)]
     columns = {
         "breadth": breadth_F,
@@ -139,26 +139,29 @@ def _check(real: Mapping[str, Floats], chance: Mapping[str, Floats]) -> tuple[in
 
 
 def _mean(x: Floats) -> Floats:
-    """Over examples; 0 where none says anything."""
-    says = ~np.isnan(x)
-    return (np.where(says, x, 0).sum(axis=0) / np.maximum(says.sum(axis=0), 1)).reshape(-1)
+    """Return the mean over examples that are not NaN, flattened; 0 where all are."""
+    counts = ~np.isnan(x)
+    return (np.where(counts, x, 0).sum(axis=0) / np.maximum(counts.sum(axis=0), 1)).reshape(-1)
 
 
 def _resampled(
     real: Mapping[str, Floats], chance: Mapping[str, Floats], rng: np.random.Generator
 ) -> tuple[list[Floats], list[Floats]]:
-    """Means of examples drawn again, the same for a function's heads and for its null's where they are as many."""
-    ours, theirs = [], []
+    """Return the means of resampled examples, of a function's heads and of its null's.
+
+    Both have the same resampled examples where they have equally many.
+    """
+    scores, nulls = [], []
     for name, x in real.items():
-        rows = rng.integers(0, len(x), len(x))
+        examples = rng.integers(0, len(x), len(x))
         null = chance[name]
-        ours.append(_mean(x[rows]))
-        theirs.append(_mean(null[rows if len(null) == len(x) else rng.integers(0, len(null), len(null))]))
-    return ours, theirs
+        scores.append(_mean(x[examples]))
+        nulls.append(_mean(null[examples if len(null) == len(x) else rng.integers(0, len(null), len(null))]))
+    return scores, nulls
 
 
 def _corrected(scores: list[Floats], nulls: list[Floats]) -> Floats:
-    """c, `[M,F]`."""
+    """Return c, `[M,F]`."""
     columns = []
     for s_M, null in zip(scores, nulls, strict=True):
         beyond_M = np.maximum(s_M - np.quantile(null, CHANCE), 0)
@@ -180,11 +183,11 @@ def _breadth(c_MF: Floats) -> Floats:
     return np.exp(_entropy(c_MF, 0))
 
 
-def _bounds(drawn: list[Floats], value: Floats, level: float) -> tuple[Floats, Floats]:
-    """Quantiles over resamples, where at least half say something; NaN elsewhere."""
-    if not drawn:
+def _bounds(resampled: list[Floats], value: Floats, level: float) -> tuple[Floats, Floats]:
+    """Return quantiles over resamples, where at least half of these are not NaN; NaN elsewhere."""
+    if not resampled:
         return np.full_like(value, np.nan), np.full_like(value, np.nan)
-    x = np.stack(drawn)
+    x = np.stack(resampled)
     enough = (~np.isnan(x)).mean(axis=0) >= 0.5
     filled = np.where(enough & ~np.isnan(value), x, 0.0)
     low, high = np.nanquantile(filled, [(1 - level) / 2, (1 + level) / 2], axis=0)
@@ -192,10 +195,10 @@ def _bounds(drawn: list[Floats], value: Floats, level: float) -> tuple[Floats, F
     return np.where(known, np.fmin(low, value), np.nan), np.where(known, np.fmax(high, value), np.nan)
 
 
-def _p_values(c_MF: Floats, selective_M: Floats, rng: np.random.Generator) -> Floats:
-    """Share of shuffled heads that are as selective, among those that do anything; NaN for heads that do nothing."""
+def _p_values(c_MF: Floats, selectivity_M: Floats, rng: np.random.Generator) -> Floats:
+    """Return the share of shuffled heads that are as selective, of those with any c > 0; NaN for heads without."""
     rounds = max(1, SHUFFLES // max(1, len(c_MF) // 10))
     null = np.concatenate([_selectivity(rng.permuted(c_MF, axis=0)) for _ in range(rounds)])
     null = np.sort(null[~np.isnan(null)])
-    as_much_M = len(null) - np.searchsorted(null, np.nan_to_num(selective_M) - 1e-12)
-    return np.where(np.isnan(selective_M), np.nan, (1 + as_much_M) / (1 + len(null)))
+    as_much_M = len(null) - np.searchsorted(null, np.nan_to_num(selectivity_M) - 1e-12)
+    return np.where(np.isnan(selectivity_M), np.nan, (1 + as_much_M) / (1 + len(null)))

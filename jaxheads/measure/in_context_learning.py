@@ -1,65 +1,96 @@
-"""How much a model makes of its context: the in-context learning score.
+"""The in-context learning score: the loss late in a text less the loss early in it.
 
-Dimension key: E examples, T positions.
+Dimension key: E examples, B batch, T positions, D model dimension.
 """
 
 from dataclasses import dataclass
+from typing import Unpack
 
 import jax
 import numpy as np
 from jax import Array
-from numpy.typing import NDArray
 
+from ..execution.cost import FLOAT
+from ..execution.resources import Options, Resources, shares_options
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.network import Network, forward
-from ..models.sharding import fetch
-from ..statistics import Interval, bootstrap_mean, check_level
+from ..models.unembedding import PIECE
+from ..statistics import Interval, bootstrap_mean
+from ..statistics.base import Floats
+from .example_chunks import choose_chunks, run_examples
 
 
 @dataclass(frozen=True, eq=False)
 class ContextScore:
-    """The mean with its interval, in nats, and each example's, `[E]`; `losses` are `[E,T−1]`, NaN at padding."""
+    """A model's in-context learning score, in nats.
+
+    Attributes:
+        interval: its mean over examples, with the interval.
+        per_example: each example's score, `[E]`.
+        losses: of every token after its context, `[E,T−1]`; NaN beyond an example's end.
+    """
 
     interval: Interval
-    per_example: NDArray[np.float64]
-    losses: NDArray[np.float64]
+    per_example: Floats
+    losses: Floats
 
 
-def icl_score(
-    model: Model, batch: Batch, early: int = 50, late: int = 500, *, seed: int = 0, level: float = 0.95
-) -> ContextScore:
-    """Loss of the `late`-th token less that of the `early`-th, averaged over examples, in nats: negative where context
-    helps (Olsson et al. 2022, "in-context learning score"; Yin & Steinhardt's code has the other sign).
+@shares_options(without=("stack",))
+def icl_score(model: Model, batch: Batch, early: int = 50, late: int = 500, **options: Unpack[Options]) -> ContextScore:
+    """Return the loss of the `late`-th token less that of the `early`-th, averaged over examples, in nats.
 
-    Tokens are counted from 1, padding left out; the first has no prediction, so `early` is 2 or more.
+    Negative where context helps (Olsson et al. 2022, "in-context learning score"; Yin & Steinhardt's code has the other
+    sign). Tokens are counted from 1, padding left out; the first has no prediction, so `early` is 2 or more.
+
+    Args:
+        options: shared by all questions: level, seed, memory, devices, progress, resume.
 
     Raises:
         ValueError: for a model without a next-token loss, or examples shorter than `late`.
     """
-    check_level(level)
+    resources = Resources.of(options)
     model.check(batch)
     if model.network.unembedding is None or not model.causal:
         raise ValueError(f"a score of context needs a causal language model; {model.name} is none")
-    side = model.network.streams[-1].queries.of(batch)
-    shortest = int(np.asarray(side.lengths).min())
+    positions = model.network.streams[-1].queries.of(batch)
+    shortest = int(np.asarray(positions.lengths).min())
     if not 2 <= early < late <= shortest:
         raise ValueError(f"expected 2 <= early < late <= {shortest}, the shortest example; got {early} and {late}")
-    nats = np.concatenate(
-        [np.asarray(fetch(_nats(model.network, batch.take([example]))), np.float64) for example in range(len(batch))]
-    )
-    mask = np.asarray(side.mask)
-    known = mask[:, 1:] & mask[:, :-1]
-    losses = np.full(known.shape, np.nan)
-    for example, row in enumerate(known):
+    nats = _all_losses(resources, model, batch)
+    mask = np.asarray(positions.mask)
+    predicted = mask[:, 1:] & mask[:, :-1]
+    losses = np.full(predicted.shape, np.nan)
+    for example, row in enumerate(predicted):
         losses[example, : row.sum()] = nats[example][row]  # the n-th real token's is at n − 2
-    each = losses[:, late - 2] - losses[:, early - 2]
-    return ContextScore(bootstrap_mean(each, level=level, seed=seed), each, losses)
+    scores = losses[:, late - 2] - losses[:, early - 2]
+    interval = bootstrap_mean(scores, level=options.get("level", 0.95), seed=options.get("seed", 0))
+    return ContextScore(interval, scores, losses)
+
+
+def _all_losses(resources: Resources, model: Model, batch: Batch) -> np.ndarray:
+    """Return the loss of each next token of every example, `[E,T−1]`."""
+    network, stack, chunks = resources.network(model), model.network.streams[-1], []
+    assert network.unembedding is not None
+
+    def compute(examples: np.ndarray) -> Array:
+        return _losses(network, resources.devices.examples(batch.take(examples)))
+
+    logits_bytes = 2 * FLOAT * stack.queries.count(batch) * min(PIECE, network.unembedding.weight.shape[0])
+    run_examples(
+        choose_chunks(resources, model, stack, batch, example_bytes=logits_bytes),
+        len(batch),
+        compute,
+        lambda _, losses: chunks.append(losses),
+        resources=resources,
+        journal=resources.journal("icl_score", model, batch),
+    )
+    return np.concatenate(chunks)
 
 
 @jax.jit
-def _nats(network: Network, batch: Batch) -> Array:
-    """Each next token's loss, `[B,T−1]`."""
+def _losses(network: Network, batch: Batch) -> Array:
+    """Return the loss of each next token, `[B,T−1]`."""
     assert network.unembedding is not None
     x_BTD = forward(network, batch)[0]
     ids = network.streams[-1].queries.ids(batch)

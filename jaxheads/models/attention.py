@@ -1,4 +1,4 @@
-"""The seam: the one place where attention is computed, read and changed.
+"""Attention in one function, through which every model computes it and every edit changes it.
 
 Dimension key, used in names throughout jaxheads: B batch, T query positions, S key positions, N query heads,
 K key/value heads, G = N // K query heads a key/value head, H head dimension, D model dimension, L layers, V vocabulary.
@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jax import Array
 
 Edit = Callable[[str, Array], Array]
-"""`edit(site, value)` gives the value to go on with; what it returns has the shape and dtype of what it got."""
+"""`edit(site, value)` returns the value that the forward pass goes on with, of unchanged shape and dtype."""
 
 
 def unchanged(site: str, value: Array) -> Array:
-    """The edit that changes nothing."""
+    """Return the value as it is: the edit that changes nothing."""
     del site
     return value
 
@@ -31,14 +31,15 @@ def attend(
     cap: float | None = None,
     edit: Edit = unchanged,
 ) -> tuple[Array, Mapping[str, Array]]:
-    """Softmax attention of N query heads over K shared key/value heads, every intermediate value open to `edit`.
+    """Compute softmax attention of N query heads over K shared key/value heads; `edit` may change every step.
 
     Query head n reads key/value head n // (N // K). Scores are scaled, capped (`cap * tanh(scores / cap)`), biased
-    (`[B|1,N,T|1,S]`) and masked, masked entries being `finfo.min` (never -inf), also after an edit: no edit can look at
-    a masked key. The softmax is taken in float32 at least. A row without a visible key (padding) is uniform, not NaN.
+    (`[B|1,N,T|1,S]`) and masked. Masked entries are `finfo.min`, never -inf. They are masked again after an edit, so
+    that no edit can attend to a masked key. The softmax is taken in float32 at least. The pattern of a query without a
+    visible key (padding) is uniform, not NaN.
 
     Returns:
-        z `[B,T,N,H]`, and the values at its sites (`sites.ATTENTION_SITES`) as they were used, after their edits.
+        z `[B,T,N,H]`, and the value at each of `sites.ATTENTION_SITES` as it was used, after its edits.
     """
     q_BTNH, k_BSKH, v_BSKH = edit("q", q_BTNH), edit("k", k_BSKH), edit("v", v_BSKH)
     B, T, N, H = q_BTNH.shape
@@ -46,7 +47,7 @@ def attend(
     lowest = jnp.finfo(q_BTNH.dtype).min
     visible_B1TS = mask_BTS[:, None]
 
-    # The query heads of one key/value head side by side: one product a key/value head, R = (N // K) * T rows.
+    # Query heads that share keys are put side by side (R = (N // K) * T rows): keys need no copy for each of them.
     q_BKRH = jnp.moveaxis(q_BTNH.reshape(B, T, K, N // K, H), 1, 3).reshape(B, K, -1, H)
     scores_BNTS = jnp.einsum("bkrh,bskh->bkrs", q_BKRH, k_BSKH).reshape(B, N, T, S)
     scores_BNTS = scores_BNTS * jnp.asarray(scale, q_BTNH.dtype)

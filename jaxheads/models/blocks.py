@@ -1,7 +1,7 @@
-"""Blocks: read – attend – write, in the orders of normalisation that the families use.
+"""Blocks: read, attend, write, in the orders of normalisation that the families use.
 
-A block's `queries` and `keys_values` read the residual stream, its attention attends, and `write` carries `z` back
-into the stream. They are apart because a sweep may start at any of them: an edited `z` needs only `write`.
+A block's `queries` and `keys_values` read the residual stream, its attention attends, and `write` adds `z` back to the
+stream. They are separate because a sweep may start at any of them: an edited `z` needs only `write`.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from .sites import ATTENTION_SITES
 
 
 class InputNorm(NamedTuple):
-    """A norm that stands between the stream and some of a block's projections.
+    """A norm between the stream and the projections of a block that read it.
 
     Attributes:
         norm: the norm.
@@ -32,64 +32,66 @@ class InputNorm(NamedTuple):
 
 
 class Block(Protocol):
-    """What the stack and the sweeps ask of a layer, whatever family it belongs to."""
+    """A layer of any family, as stacks and sweeps use it."""
 
     attention: Attention
     sites: tuple[str, ...]
     additive: bool
     """Whether the stream is the sum of what heads and MLPs write; if so the block is an `AdditiveBlock`."""
     mlp_reads: str
-    """Whether the MLP reads the stream "after" its own layer's heads or "beside" them, or there is "none"."""
+    """Stream that the MLP reads: "after" its own layer's heads or "beside" them; "none" for a layer without MLP."""
     residual: bool
-    """Whether the stream goes on as it is and only gets added to, so that the last stream is a sum over all layers."""
+    """Whether layers only add to the stream, so that the last stream is a sum over all layers."""
 
     def queries(self, x_BTD: Array, positions_BT: Array) -> Array:
-        """Queries `[B,T,N,H]` of the positions in `x`."""
+        """Return the queries `[B,T,N,H]` of the positions in `x`."""
         ...
 
     def keys_values(self, x_BSD: Array, positions_BS: Array) -> tuple[Array, Array]:
-        """Keys and values `[B,S,K,H]` of the positions in `x`, the memory in cross-attention."""
+        """Return keys and values `[B,S,K,H]` of the positions in `x` (in cross-attention, the memory)."""
         ...
 
     def write(self, x_BTD: Array, z_BTNH: Array, edit: Edit) -> tuple[Array, Mapping[str, Array]]:
-        """The residual stream after the layer, `[B,T,D]`, and the stream's sites as they were used."""
+        """Return the residual stream after the layer, `[B,T,D]`, and the stream's sites as they were used."""
         ...
 
     def normed(self, x_BTD: Array) -> Array:
-        """The stream as the heads' queries read it."""
+        """Return the stream as the heads' queries read it."""
         ...
 
     def head_contribution(self, x: Array, whole: Array) -> Array:
-        """What is added to the stream of a part of what heads write, `[…,D]`, where they write `whole` together:
-        linear in the part."""
+        """Map the output `x` of some heads to their share of what the block adds to the stream, `[…,D]`.
+
+        Linear in `x`: norm statistics are those of `whole`, the output of all heads.
+        """
         ...
 
     def input_norms(self) -> tuple[InputNorm, ...]:
-        """The norms that read the stream, and nothing but whose projections reads them."""
+        """Return the norms between the stream and the block's projections; () where projections read it directly."""
         ...
 
 
 class AdditiveBlock(Block, Protocol):
-    """A layer whose heads and MLP add to the stream, so that each may be asked to read another stream than the rest."""
+    """A layer whose heads and MLP add to the stream, so that each can be made to read another stream than the rest."""
 
     def per_head_queries(self, x_NBTD: Array, positions_BT: Array) -> Array:
-        """Queries `[B,T,N,H]`, every head's from a stream of its own."""
+        """Return queries `[B,T,N,H]`, every head's from its own stream."""
         ...
 
     def per_head_keys_values(self, k_KBSD: Array, v_KBSD: Array, positions_BS: Array) -> tuple[Array, Array]:
-        """Keys and values `[B,S,K,H]`, every head's from two streams of its own."""
+        """Return keys and values `[B,S,K,H]`, every head's from its own two streams."""
         ...
 
     def from_heads(self, z_BTNH: Array) -> Array:
-        """What all heads together add to the stream, `[B,T,D]`."""
+        """Return what all heads together add to the stream, `[B,T,D]`."""
         ...
 
     def per_head_contribution(self, z_BTNH: Array) -> Array:
-        """What each of them adds, `[N,B,T,D]`; a bias or what a norm adds is no head's."""
+        """Return what each head adds to the stream, `[N,B,T,D]`, without biases, which belong to no head."""
         ...
 
     def feed_forward(self, x_BTD: Array) -> Array:
-        """What the MLP writes, `[B,T,D]`, of the stream it reads; 0 where there is none."""
+        """Return what the MLP adds to the stream `[B,T,D]` that it reads; 0 in a layer without MLP."""
         ...
 
 
@@ -97,8 +99,8 @@ _READ = ("resid_pre", *ATTENTION_SITES, "attn_out")
 _SITES = (*_READ, "resid_mid", "mlp_out", "resid_post")
 
 
-class _ReadsApart:
-    """What additive blocks have in common: their heads may each be asked to read a stream of its own."""
+class _PerHeadReads:
+    """The methods of additive blocks that let every head read its own stream."""
 
     attention: Attention
 
@@ -118,8 +120,8 @@ class _ReadsApart:
         return self.attention.per_head_keys_values(self.normed(k_KBSD), self.normed(v_KBSD), positions_BS)
 
 
-class _NormedBlock(_ReadsApart, nnx.Module):
-    """What blocks have in common whose heads and MLP read the stream through norms."""
+class _NormedBlock(_PerHeadReads, nnx.Module):
+    """A block whose heads and MLP read the stream through norms, and add to it."""
 
     def __init__(self, attention_norm: Any, attention: Attention, mlp_norm: Any, mlp: Any):
         self.attention_norm = attention_norm
@@ -165,7 +167,7 @@ class PreNormBlock(_NormedBlock):
 
 
 class PreNormCrossBlock(PreNormBlock):
-    """The same where keys and values are read off another stack's stream, as it is: T5's and Whisper's decoder."""
+    """A `PreNormBlock` of cross-attention, whose keys and values read the memory unnormed: T5, Whisper."""
 
     def input_norms(self) -> tuple[InputNorm, ...]:
         return InputNorm(self.attention_norm, "Q"), InputNorm(self.mlp_norm, "", self.mlp)
@@ -175,8 +177,11 @@ class PreNormCrossBlock(PreNormBlock):
 
 
 class SandwichBlock(PreNormBlock):
-    """`x + norm(attention(norm(x)))`, then `x + norm(mlp(norm(x)))`: Gemma 2 and 3. `attn_out` and `mlp_out` are what
-    is added, after their norms; a head's share of it is what the norm makes of its part, at the statistics of all."""
+    """`x + norm(attention(norm(x)))`, then `x + norm(mlp(norm(x)))`: Gemma 2 and 3.
+
+    `attn_out` and `mlp_out` are what is added, after their norms. A head's share of `attn_out` is its output through
+    that norm, with the norm's statistics of all heads' output.
+    """
 
     def __init__(
         self,
@@ -208,7 +213,7 @@ class SandwichBlock(PreNormBlock):
 class ParallelBlock(_NormedBlock):
     """`x + attention(norm(x)) + mlp(norm(x))`: GPT-NeoX with two norms, GPT-J with one (`mlp_norm` is None).
 
-    There is no `resid_mid`: the MLP does not read what its own layer's heads write.
+    It has no `resid_mid`: the MLP does not read what its own layer's heads write.
     """
 
     sites = (*_READ, "mlp_out", "resid_post")
@@ -221,7 +226,6 @@ class ParallelBlock(_NormedBlock):
         return InputNorm(self.attention_norm, "QKV"), InputNorm(self.mlp_norm, "", self.mlp)
 
     def feed_forward(self, x_BTD: Array) -> Array:
-        """What the MLP writes, `[B,T,D]`."""
         norm = self.attention_norm if self.mlp_norm is None else self.mlp_norm
         return self.mlp(norm(x_BTD))
 
@@ -233,8 +237,10 @@ class ParallelBlock(_NormedBlock):
 
 
 class PostNormBlock(nnx.Module):
-    """`norm(x + attention(x))`, then `norm(x + mlp(x))`: BERT, BART, Marian. `resid_mid` and `resid_post` are after
-    the norms. In cross-attention keys and values are read off the memory as it is."""
+    """`norm(x + attention(x))`, then `norm(x + mlp(x))`: BERT, BART, Marian.
+
+    `resid_mid` and `resid_post` are after the norms. In cross-attention keys and values read the memory unnormed.
+    """
 
     sites = _SITES
     additive = False
@@ -271,9 +277,12 @@ class PostNormBlock(nnx.Module):
         return post, {"attn_out": attn_out, "resid_mid": mid, "mlp_out": mlp_out, "resid_post": post}
 
 
-class AttentionBlock(_ReadsApart, nnx.Module):
-    """Attention without an MLP, `x + attention(norm(x))` or, with `post`, `norm(x + attention(x))`: the half of a
-    decoder's layer that cross-attention follows, and attention-only transformers. `norm` may be None."""
+class AttentionBlock(_PerHeadReads, nnx.Module):
+    """Attention without an MLP: `x + attention(norm(x))` or, with `post`, `norm(x + attention(x))`.
+
+    It is the first half of a decoder's layer, before cross-attention, and the layer of attention-only transformers.
+    `norm` may be None.
+    """
 
     sites = (*_READ, "resid_post")
     mlp_reads = "none"
@@ -285,12 +294,10 @@ class AttentionBlock(_ReadsApart, nnx.Module):
 
     @property
     def residual(self) -> bool:
-        """Whether the stream only gets added to."""
         return not self.post
 
     @property
     def additive(self) -> bool:
-        """Likewise."""
         return not self.post
 
     def normed(self, x_BTD: Array) -> Array:
@@ -310,7 +317,6 @@ class AttentionBlock(_ReadsApart, nnx.Module):
         return self.attention.keys_values(self.normed(x_BSD), positions_BS)
 
     def feed_forward(self, x_BTD: Array) -> Array:
-        """There is no MLP: nothing, `[B,T,D]`."""
         return jnp.zeros_like(x_BTD)
 
     def write(self, x_BTD: Array, z_BTNH: Array, edit: Edit) -> tuple[Array, Mapping[str, Array]]:

@@ -1,4 +1,4 @@
-"""The parts that blocks are put together from: activations, attention projections, MLPs, norms."""
+"""Layers that blocks are made of: activations, attention projections, embeddings, MLPs, norms."""
 
 from collections.abc import Callable
 from functools import partial
@@ -31,10 +31,10 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def activation(name: str) -> Callable[[Array], Array]:
-    """The activation a Hugging Face config means by `name`; `gelu` (erf) and `gelu_new` (tanh) are two functions.
+    """Return the activation that a Hugging Face config calls `name`; `gelu` (erf) and `gelu_new` (tanh) differ.
 
     Raises:
-        ValueError: for a name that is not known, with those that are.
+        ValueError: for an unknown name; the message lists the known ones.
     """
     if name not in ACTIVATIONS:
         raise ValueError(f"activation {name!r} is not known; known are {', '.join(sorted(ACTIVATIONS))}")
@@ -42,33 +42,34 @@ def activation(name: str) -> Callable[[Array], Array]:
 
 
 def affine(subscripts: str, x: Array, weight: Array, bias: Array | None) -> Array:
-    """The product with a weight, plus a bias of its last axes: how everything linear here is made."""
+    """Return the product (einsum) of `x` and a weight, plus a bias of the product's last axes."""
     y = jnp.einsum(subscripts, x, weight)
     return y if bias is None else y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
 
 
 class Setting(nnx.Variable):
-    """A number that differs from layer to layer and is no weight: the config has it, no checkpoint does."""
+    """A constant of one layer that comes from the config, not from the checkpoint, such as its window."""
 
 
 class Attention(nnx.Module):
-    """The projections of one layer's heads, in the one form that every family shares.
+    """Projections of one layer's heads, in one form for all families.
 
     W_Q `[D,N,H]`, W_K and W_V `[D,K,H]`, W_O `[N,H,D]`; biases b_Q `[N,H]`, b_K and b_V `[K,H]`, b_O `[D]`, or None.
 
     Args:
-        rotary: turns queries and keys.
-        frequencies: of `rotary`, where they are this layer's own: `[F]`.
-        scale: multiplies the scores; one over the root of the head's size when left out.
-        cap: bounds the scores, see `attend`.
-        window: how many positions back a query sees, itself included; both ways that many less one where the stack is
-            not causal. A number, or an array where layers differ.
+        rotary: rotates queries and keys by their positions.
+        frequencies: frequencies `[F]` for `rotary` where layers differ.
+        scale: factor on the scores; 1 / sqrt(head size) when left out.
+        cap: bound of the scores, see `attend`.
+        window: number of positions that a query sees, its own included: backwards in a causal stack, in both
+            directions otherwise. An array where layers differ.
         bias: whether queries, keys, values and output have biases, or the letters of those that do ("QKV").
-        q_norm, k_norm: over each head's queries and keys, before they turn.
-        gain: whether what the heads write is multiplied by a learnt `gain` `[D]` (LayerScale, Touvron et al. 2021).
+        q_norm, k_norm: norms of each head's queries and keys, before they rotate.
+        gain: whether the heads' output is multiplied by a learnt `gain` `[D]` (LayerScale, Touvron et al. 2021).
 
-    Its projections are made by its attribute `affine`: a copy of a network may have another, with the same values and
-    other derivatives (relevance propagation).
+    Attributes:
+        affine: the function that computes its projections. A copy of a network may have another one, of equal value
+            but with other derivatives (relevance propagation).
     """
 
     def __init__(
@@ -96,12 +97,12 @@ class Attention(nnx.Module):
         def weight(*shape: int) -> nnx.Param:
             return nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
 
-        own = bias if isinstance(bias, str) else "QKVO" if bias else ""
+        biased = bias if isinstance(bias, str) else "QKVO" if bias else ""
         shapes = {"Q": (heads, head), "K": (kv_heads, head), "V": (kv_heads, head), "O": (model,)}
         self.W_Q, self.W_O = weight(model, heads, head), weight(heads, head, model)
         self.W_K, self.W_V = weight(model, kv_heads, head), weight(model, kv_heads, head)
         self.b_Q, self.b_K, self.b_V, self.b_O = (
-            nnx.Param(jnp.zeros(shapes[letter])) if letter in own else None for letter in "QKVO"
+            nnx.Param(jnp.zeros(shapes[letter])) if letter in biased else None for letter in "QKVO"
         )
         self.gain = nnx.Param(jnp.ones((model,))) if gain else None
         self.q_norm, self.k_norm = q_norm, k_norm
@@ -112,26 +113,25 @@ class Attention(nnx.Module):
         self.affine = affine
 
     def queries(self, x_BTD: Array, positions_BT: Array) -> Array:
-        """Queries `[B,T,N,H]`, normed and rotated where the family does so."""
-        return self.turned(_normed(self.q_norm, self._project(x_BTD, self.W_Q, self.b_Q)), positions_BT)
+        """Return queries `[B,T,N,H]`, normed and rotated in families that do so."""
+        return self.rotate(_normed(self.q_norm, self._project(x_BTD, self.W_Q, self.b_Q)), positions_BT)
 
     def keys_values(self, x_BSD: Array, positions_BS: Array) -> tuple[Array, Array]:
-        """Keys (normed and rotated where the family does so) and values, each `[B,S,K,H]`."""
-        keys_BSKH = self.turned(_normed(self.k_norm, self._project(x_BSD, self.W_K, self.b_K)), positions_BS)
+        """Return keys (normed and rotated in families that do so) and values, each `[B,S,K,H]`."""
+        keys_BSKH = self.rotate(_normed(self.k_norm, self._project(x_BSD, self.W_K, self.b_K)), positions_BS)
         return keys_BSKH, self._project(x_BSD, self.W_V, self.b_V)
 
     def per_head_queries(self, x_NBTD: Array, positions_BT: Array) -> Array:
-        """Queries `[B,T,N,H]` of heads that each read an input of their own."""
-        return self.turned(_normed(self.q_norm, _per_head_project(x_NBTD, self.W_Q, self.b_Q)), positions_BT)
+        """Return queries `[B,T,N,H]`, every head's from its own input."""
+        return self.rotate(_normed(self.q_norm, _per_head_project(x_NBTD, self.W_Q, self.b_Q)), positions_BT)
 
     def per_head_keys_values(self, k_KBSD: Array, v_KBSD: Array, positions_BS: Array) -> tuple[Array, Array]:
-        """Keys and values, each `[B,S,K,H]`, of heads that read an input of their own for their keys, and another for
-        their values."""
-        keys_BSKH = self.turned(_normed(self.k_norm, _per_head_project(k_KBSD, self.W_K, self.b_K)), positions_BS)
+        """Return keys and values, each `[B,S,K,H]`, every head's from its own two inputs."""
+        keys_BSKH = self.rotate(_normed(self.k_norm, _per_head_project(k_KBSD, self.W_K, self.b_K)), positions_BS)
         return keys_BSKH, _per_head_project(v_KBSD, self.W_V, self.b_V)
 
     def attend(self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, context: AttentionInputs, edit: Edit):
-        """`attend` with this layer's scale, cap and window."""
+        """Call `attend` with this layer's scale, cap and window."""
         mask_BTS = context.mask
         if self.window is not None:
             window = self.window if isinstance(self.window, int) else self.window[...]
@@ -139,19 +139,19 @@ class Attention(nnx.Module):
         return attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, scale=self.scale, bias=context.bias, cap=self.cap, edit=edit)
 
     def output(self, z_BTNH: Array) -> Array:
-        """What the heads write, `[B,T,D]`: the sum over heads of `z_h @ W_O[h]`, plus b_O."""
+        """Return the heads' output `[B,T,D]`, the sum over heads of `z_h @ W_O[h]`, plus b_O."""
         bias_D = None if self.b_O is None else self.b_O[...]
         return _scaled(self.affine("btnh,nhd->btd", z_BTNH, self.W_O[...], bias_D), self.gain)
 
     def per_head_output(self, z_BTNH: Array) -> Array:
-        """What each head writes, `z_h @ W_O[h]`, `[N,B,T,D]`; b_O is no head's."""
+        """Return each head's output `z_h @ W_O[h]`, `[N,B,T,D]`, without b_O, which belongs to no head."""
         return _scaled(jnp.einsum("btnh,nhd->nbtd", z_BTNH, self.W_O[...]), self.gain)
 
     def _project(self, x_BTD: Array, weight_DNH: nnx.Param, bias_NH: nnx.Param | None) -> Array:
         return self.affine("btd,dnh->btnh", x_BTD, weight_DNH[...], None if bias_NH is None else bias_NH[...])
 
-    def turned(self, x_BTNH: Array, positions_BT: Array) -> Array:
-        """Queries or keys turned by their positions, where positions are rotary."""
+    def rotate(self, x_BTNH: Array, positions_BT: Array) -> Array:
+        """Return queries or keys rotated by their positions; unchanged without rotary positions."""
         if self.rotary is None:
             return x_BTNH
         return self.rotary(x_BTNH, positions_BT, None if self.frequencies is None else self.frequencies[...])
@@ -166,7 +166,7 @@ def _per_head_project(x_NBTD: Array, weight_DNH: nnx.Param, bias_NH: nnx.Param |
 
 
 class Embed(nnx.Module):
-    """A table of vectors `[V,D]`, looked up by id, in the table's own dtype (nnx.Embed's stays as it was built)."""
+    """A table of vectors `[V,D]`, looked up by id, in the table's dtype (nnx.Embed keeps the one it was built with)."""
 
     def __init__(self, count: int, model: int, *, rngs: nnx.Rngs):
         self.embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (count, model)))
@@ -176,7 +176,7 @@ class Embed(nnx.Module):
 
 
 class PlainMLP(nnx.Module):
-    """`down(act(up(x)))`, with `gain` times a learnt `[D]` (LayerScale)."""
+    """The MLP `down(act(up(x)))`; with `gain`, times a learnt `[D]` (LayerScale)."""
 
     def __init__(self, model: int, hidden: int, act: str, *, rngs: nnx.Rngs, bias: bool = True, gain: bool = False):
         self.up = nnx.Linear(model, hidden, use_bias=bias, rngs=rngs)
@@ -186,7 +186,7 @@ class PlainMLP(nnx.Module):
 
     @property
     def inputs(self) -> tuple[nnx.Linear, ...]:
-        """What reads x."""
+        """Matrices that read x."""
         return (self.up,)
 
     def __call__(self, x_BTD: Array) -> Array:
@@ -194,7 +194,7 @@ class PlainMLP(nnx.Module):
 
 
 class GatedMLP(nnx.Module):
-    """`down(act(gate(x)) * up(x))` (Shazeer 2020), with `gain` times a learnt `[D]` (LayerScale)."""
+    """The MLP `down(act(gate(x)) * up(x))` (Shazeer 2020); with `gain`, times a learnt `[D]` (LayerScale)."""
 
     def __init__(self, model: int, hidden: int, act: str, *, rngs: nnx.Rngs, bias: bool = False, gain: bool = False):
         self.gate = nnx.Linear(model, hidden, use_bias=bias, rngs=rngs)
@@ -205,7 +205,7 @@ class GatedMLP(nnx.Module):
 
     @property
     def inputs(self) -> tuple[nnx.Linear, ...]:
-        """What reads x."""
+        """Matrices that read x."""
         return self.gate, self.up
 
     def __call__(self, x_BTD: Array) -> Array:
@@ -217,12 +217,13 @@ def _scaled(x: Array, gain_D: nnx.Param | None) -> Array:
 
 
 def layer_norm(model: int, epsilon: float, rngs: nnx.Rngs, *, bias: bool = True) -> nnx.LayerNorm:
-    """LayerNorm by the two-pass variance: the one-pass form loses digits where the mean is large."""
+    """Return a LayerNorm with two-pass variance."""
+    # The one-pass form (nnx's default) loses digits where the mean is large.
     return nnx.LayerNorm(model, epsilon=epsilon, use_bias=bias, use_fast_variance=False, rngs=rngs)
 
 
 class SkippedNorm(nnx.Module):
-    """A norm that some layers of a stack do without: there `on` is False, and the stream passes as it is."""
+    """A norm that some layers of a stack lack: with `on` False the stream passes unchanged."""
 
     def __init__(self, norm: Any, on: Array):
         self.norm = norm
@@ -233,12 +234,12 @@ class SkippedNorm(nnx.Module):
 
 
 def rms_norm(model: int, epsilon: float, rngs: nnx.Rngs) -> nnx.RMSNorm:
-    """RMSNorm with a learnt scale (Zhang & Sennrich 2019)."""
+    """Return an RMSNorm with a learnt scale (Zhang & Sennrich 2019)."""
     return nnx.RMSNorm(model, epsilon=epsilon, rngs=rngs)
 
 
 class OffsetRMSNorm(nnx.Module):
-    """RMSNorm whose scale is 1 plus what is learnt, as Gemma stores it: `scale` begins at 0. In float32 at least."""
+    """RMSNorm that multiplies by 1 + `scale`, as Gemma stores it (`scale` begins at 0), in float32 at least."""
 
     def __init__(self, size: int, epsilon: float):
         self.scale = nnx.Param(jnp.zeros((size,)))
@@ -252,7 +253,7 @@ class OffsetRMSNorm(nnx.Module):
 
 
 class UnitNorm(nnx.Module):
-    """`x` divided by its length."""
+    """A norm that divides `x` by its Euclidean length."""
 
     def __call__(self, x: Array) -> Array:
         return x / jnp.sqrt(jnp.square(x).sum(axis=-1, keepdims=True))

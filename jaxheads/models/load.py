@@ -1,4 +1,4 @@
-"""From a source of weights to a model that runs."""
+"""Load a model from a source of weights, or build one with random weights."""
 
 import difflib
 import os
@@ -28,47 +28,48 @@ def load(
     mesh: Mesh | None = None,
     rules: Rules = (),
 ) -> Model:
-    """A model with its real weights.
+    """Load a model with its pretrained weights.
 
     Args:
         source: a zoo name (`jaxheads zoo` lists them), a hub id "owner/name", a local directory (Hugging
             Face's, or one that `to_orbax` wrote), or a `.gguf` file.
-        revision: of a hub id: branch, tag or commit.
-        dtype: what the weights are held and computed in, whatever they are stored in.
+        revision: branch, tag or commit of a hub id.
+        dtype: dtype in which weights are held and computed, whatever they are stored in.
         mesh: split the parameters over its axis "model" as they are read, so that no device ever holds the whole
-            model (nor the host, of safetensors and GGUF, more than a parameter); see `jaxheads.shard`.
-        rules: for the mesh, tried before the default ones; see `jaxheads.shard`.
+            model (and, for safetensors and GGUF, the host no more than a parameter); see `jaxheads.shard`.
+        rules: rules for the mesh, tried before the default ones; see `jaxheads.shard`.
 
     Raises:
-        ValueError: for a source, an architecture, a config field or a tensor that is not understood; for tensors
-            missing or misshapen (all in one message); for a file whose hash is wrong or that is broken; for a mesh
-            without that axis, or rules that don't fit.
-        OSError: where a file can't be fetched, read or written.
+        ValueError: for a source, an architecture, a config field or a tensor that is not understood; for tensors that
+            are missing or of a wrong shape (all in one message); for a file with a wrong hash or broken contents; for
+            a mesh without that axis, or rules that don't fit.
+        OSError: if a file can't be fetched, read or written.
     """
     return build(open_checkpoint(source, revision=revision), dtype=dtype, mesh=mesh, rules=rules)
 
 
 def init(config: Mapping[str, Any], *, seed: int = 0, dtype: Any = jnp.float32, name: str = "unnamed") -> Model:
-    """A model with random weights, of the architecture that a Hugging Face config describes.
+    """Build a model with random weights, of the architecture that a Hugging Face config describes.
 
     Args:
-        config: what a config.json says: `model_type`, sizes, and `architectures` for the head.
-        seed: of the weights: matrices are normal with standard deviation 0.02, norms and biases neutral.
-        dtype: what they are held and computed in.
+        config: the contents of a config.json: `model_type`, sizes, and `architectures` for the head.
+        seed: seed of the weights. Matrices are normal with standard deviation 0.02, norms and biases neutral.
+        dtype: dtype in which weights are held and computed.
+        name: the model's name in tables and messages.
 
     Raises:
         ValueError: for a family or a field that is not understood.
     """
     family = family_of(config, name)
-    read = family.config_type.from_hf(config)
-    network = jax.jit(lambda key: family(read, rngs=nnx.Rngs(key)))(jax.random.key(seed))
+    family_config = family.config_type.from_hf(config)
+    network = jax.jit(lambda key: family(family_config, rngs=nnx.Rngs(key)))(jax.random.key(seed))
     graph, parameters, rest = nnx.split(network, nnx.Param, ...)
     network = nnx.merge(graph, jax.tree.map(lambda weight: weight.astype(dtype), parameters), rest)
     return Model(network, name=name, identity=lambda: f"random, seed {seed}", hf_config=dict(config))
 
 
 def family_of(config: Mapping[str, Any], name: str) -> Any:
-    """The network class of a config's family; raises ValueError for one that is not known."""
+    """Return the network class of a config's family; raise ValueError for an unknown one."""
     kind = config.get("model_type")
     if kind not in FAMILIES:
         near = difflib.get_close_matches(str(kind), FAMILIES, n=1)
@@ -78,12 +79,12 @@ def family_of(config: Mapping[str, Any], name: str) -> Any:
 
 
 def build(checkpoint: Checkpoint, *, dtype: Any = jnp.float32, mesh: Mesh | None = None, rules: Rules = ()) -> Model:
-    """The model of an opened checkpoint; raises as `load` does."""
+    """Build the model of an opened checkpoint; raises as `load` does."""
     family = family_of(checkpoint.config, checkpoint.name)
     config = family.config_type.from_hf(checkpoint.config)
-    where = {} if mesh is None else {"arrange": arrange(mesh, rules)}
-    network = fill(lambda: family(config, rngs=nnx.Rngs(0)), family.table(config), checkpoint, dtype, **where)
-    name = without_directories(checkpoint.name)  # a table that is shared says which model, not where it lay
+    placement = {} if mesh is None else {"arrange": arrange(mesh, rules)}
+    network = fill(lambda: family(config, rngs=nnx.Rngs(0)), family.table(config), checkpoint, dtype, **placement)
+    name = without_directories(checkpoint.name)  # tables get shared: they name the model, not a path on this machine
     identity = cache(checkpoint.identity)
     return Model(
         network,

@@ -1,4 +1,4 @@
-"""What a family's module is, and the one forward pass through it."""
+"""The base class of all families' modules, and the forward pass through it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -12,50 +12,52 @@ from .stack import Reader, Stack, take_rows
 from .unembedding import Unembedding
 
 RunStack = Callable[[Stack, Array, AttentionInputs], Array]
-"""How a network has its stacks run: it is given stack, stream and context, and gives the stream after the stack, and
-after the cross-attention that goes with it."""
+"""Function of a stack, its first stream and its attention inputs that returns the stream after the stack.
+
+A network calls it for each of its `streams`. Cross-attention runs within the stack that it belongs to."""
 
 
 class Network(nnx.Module):
-    """What every family's module is. Residual streams are run one after the other; the last one is read."""
+    """Base of every family's module: residual streams, run one after the other, and a head on the last of them."""
 
     config: Any
     apart: ClassVar[bool] = False
-    """Whether the streams read nothing of each other, so that each can run on its own part of a batch."""
+    """Whether no stream reads another, so that a batch may have inputs for only one of them."""
     without_logits: ClassVar[str] = "has no such head"
-    """What is said of a network without logits when an objective needs them."""
+    """End of the error message for an objective that needs logits, of a network without them."""
 
     @property
     def streams(self) -> tuple[Stack, ...]:
-        """The stacks in the order they run, but for those of cross-attention, which run within others."""
+        """Stacks in the order they run, without those of cross-attention, which run within others."""
         raise NotImplementedError
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
-        """All stacks, those of cross-attention after the stack that they go with."""
+        """All stacks, each followed by its cross-attention's."""
         return tuple(member for stack in self.streams for member in stack.members)
 
     def stack(self, name: str) -> Stack:
-        """Return the stack of this name; raises KeyError where there is none (`Model.stack` explains it to users)."""
+        """Return the stack of this name, or raise KeyError; `Model.stack` is the form with messages for users."""
         for stack in self.stacks:
             if stack.name == name:
                 return stack
         raise KeyError(name)
 
     def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
-        """Embed the batch and send it through the stacks: the residual stream `[B,T,D]` after the last."""
+        """Embed the batch, run the stacks, and return the residual stream `[B,T,D]` after the last."""
         raise NotImplementedError
 
     def features(self, x_BTD: Array) -> Array:
-        """What the checkpoint's own head reads of (rows of) the stream: normed, or transformed."""
+        """Return what the checkpoint's head reads: (rows of) the stream, normed or transformed."""
         raise NotImplementedError
 
     def with_frozen_statistics(self, x: Array, whole: Array) -> Array:
-        """`features` of a part of the stream, where norms hold the statistics of the whole (`[B,R,D]` both): linear in
-        the part, and of the whole `features` itself but for what is added whatever the stream.
+        """Return `features` of `x`, a summand of the stream, with norm statistics of `whole`, the stream `[B,R,D]`.
+
+        Linear in `x`. For `x = whole` it is `features(whole)` without its constant terms (biases).
 
         Raises:
-            ValueError: for a head that transforms the stream, so that it is no sum over its parts.
+            ValueError: for a head with a nonlinear transform, which is no sum over the stream's summands.
         """
         del x, whole
         raise ValueError(
@@ -64,30 +66,32 @@ class Network(nnx.Module):
         )
 
     def embed_tokens(self, ids: Array) -> Array:
-        """What tokens bring into the last stream by themselves, wherever they stand: `[…,D]` of ids `[…]`.
+        """Return the embeddings `[…,D]` of token ids `[…]` in the last stream, without their positions' embeddings.
 
         Raises:
-            ValueError: for a model whose positions are no tokens, or whose tokens enter together with their places.
+            ValueError: for a model whose positions are not tokens, or that norms the sum of both embeddings.
         """
         del ids
         raise ValueError(
             f"{type(self).__name__} has no embedding of tokens by themselves: its positions are no tokens, or a norm "
-            "takes tokens and places together"
+            "reads the sum of the tokens' and the positions' embeddings"
         )
 
     @property
     def unembedding(self) -> Unembedding | None:
-        """The head's map from features to logits; None for a bare model, whose output the features are."""
+        """Map from features to logits; None for a bare model, whose output is the features."""
         raise NotImplementedError
 
     @property
     def at_every_position(self) -> bool:
-        """Whether the output is of every position, or only of what `answer` names (a classifier's)."""
+        """Whether the output has a row for every position, not only for `readout_positions` (a classifier)."""
         return True
 
     def output(self, x_BTD: Array, batch: Batch) -> Array:
-        """From the last stream: logits `[B,T,V]`, or the features of a model without a head; in the stream's dtype.
-        `[B,V]` where it is not of every position."""
+        """Return logits `[B,T,V]` (or, without a head, features) of the last stream, in its dtype.
+
+        `[B,V]` in a network that is not `at_every_position`.
+        """
         if not self.at_every_position:
             x_BTD = take_rows(x_BTD, self.readout_positions(batch).reshape(len(x_BTD), -1))
         features = self.features(x_BTD)
@@ -95,23 +99,25 @@ class Network(nnx.Module):
         return out if self.at_every_position else out[:, 0]
 
     def readout_positions(self, batch: Batch) -> Array:
-        """Index `[B]` of the position that is read where nothing else is said: the last real one. `[B,R]` where the
-        head reads several together: of these `features` then makes one row, `[B,1,F]`."""
+        """Return the index `[B]` of the position that the head reads by default: the last real one.
+
+        `[B,R]` for a head that reads several positions together, from which `features` makes one row, `[B,1,F]`.
+        """
         return self.streams[-1].queries.of(batch).last
 
     def check(self, batch: Batch) -> None:
-        """Raise ValueError for what only this family can know to be wrong with a batch."""
+        """Raise ValueError if the batch breaks a rule of this family; `Model.check` has checked the common ones."""
 
 
 def forward(
     network: Network, batch: Batch, edits: Sequence[SiteEdit] = (), read: Mapping[str, Reader] | None = None
 ) -> tuple[Array, dict[str, Any]]:
-    """The stream `[B,T,D]` after the last stack, and by stack's name what its reader kept of each layer."""
-    kept: dict[str, Any] = {}
+    """Return the stream `[B,T,D]` after the last stack, and by stack's name what its reader returned for each layer."""
+    readings: dict[str, Any] = {}
 
     def run_stack(stack: Stack, x_BTD: Array, context: AttentionInputs) -> Array:
-        x_BTD, found = stack.run(x_BTD, context, edits, read)
-        kept.update(found)
+        x_BTD, readings_of_stack = stack.run(x_BTD, context, edits, read)
+        readings.update(readings_of_stack)
         return x_BTD
 
-    return network.hidden(batch, run_stack), kept
+    return network.hidden(batch, run_stack), readings

@@ -1,7 +1,7 @@
-"""What norms do to parts of a stream: their scale and bias, and the norm with its statistics held.
+"""Norms as linear maps: their scale and bias, and the norm with its statistics frozen.
 
-A norm divides by a number that the whole stream decides; with that number held it is linear, and what it makes of a sum
-is the sum of what it makes of the parts.
+A norm divides by a number that the whole stream decides. With that number frozen it is linear: applied to a sum, it
+gives the sum of its terms' values.
 """
 
 from typing import Any
@@ -14,10 +14,10 @@ from jax import Array
 from .layers import OffsetRMSNorm, SkippedNorm
 
 
-def affine(norm: Any) -> tuple[Array, Array | None]:
-    """What a norm multiplies by and, where it does, adds: `[D]`, or `[L,D]` of the norms of a stack's layers."""
+def scale_and_bias(norm: Any) -> tuple[Array, Array | None]:
+    """Return the scale and the bias (or None) of a norm, `[D]`, or `[L,D]` for the stacked norms of L layers."""
     if isinstance(norm, SkippedNorm):
-        scale, bias = affine(norm.norm)
+        scale, bias = scale_and_bias(norm.norm)
         on = norm.on[...][..., None]
         return jnp.where(on, scale, jnp.ones_like(scale)), None if bias is None else jnp.where(on, bias, 0)
     if isinstance(norm, OffsetRMSNorm):
@@ -26,8 +26,8 @@ def affine(norm: Any) -> tuple[Array, Array | None]:
     return norm.scale[...], None if bias is None else bias[...]
 
 
-def remove_affine(norm: Any) -> None:
-    """Have a norm multiply by 1 and add 0 from now on."""
+def remove_scale_and_bias(norm: Any) -> None:
+    """Set a norm's scale to 1 and its bias to 0, in place."""
     while isinstance(norm, SkippedNorm):
         norm = norm.norm
     as_stored = jnp.zeros_like if isinstance(norm, OffsetRMSNorm) else jnp.ones_like
@@ -38,35 +38,36 @@ def remove_affine(norm: Any) -> None:
 
 
 def centred(norm: Any) -> Array:
-    """Whether a norm takes the stream's mean away: bool, or `[L]` of the norms of a stack's layers."""
+    """Return whether a norm subtracts the stream's mean: bool, or `[L]` for the stacked norms of L layers."""
     if isinstance(norm, SkippedNorm):
         return norm.on[...] & centred(norm.norm)
     scale = norm.scale[...]
     return jnp.full(scale.shape[:-1], isinstance(norm, nnx.LayerNorm))
 
 
-def with_frozen_statistics(norm: Any, part: Array, whole: Array) -> Array:
-    """What a norm makes of a part of the stream where its statistics are those of the whole, `[…,D]` both, of one rank.
+def with_frozen_statistics(norm: Any, x: Array, whole: Array) -> Array:
+    """Apply a norm to `x` with the statistics of `whole`, both `[…,D]` and of one rank.
 
-    Linear in the part: the norm's bias is no part's. `norm(whole)` is
-    `with_frozen_statistics(norm, whole, whole)` plus that bias. None
-    is the norm that does nothing.
+    Linear in `x`, and without the norm's bias: `norm(whole)` is `with_frozen_statistics(norm, whole, whole)` plus the
+    bias. Statistics have no gradient. `norm` may be None, for none at all.
     """
     if norm is None:
-        return part
+        return x
     if isinstance(norm, SkippedNorm):
-        return jnp.where(norm.on[...], with_frozen_statistics(norm.norm, part, whole), part)
-    scale = affine(norm)[0].astype(jnp.float32)
-    wide, of_whole = part.astype(jnp.float32), jax.lax.stop_gradient(whole).astype(jnp.float32)
+        return jnp.where(norm.on[...], with_frozen_statistics(norm.norm, x, whole), x)
+    scale = scale_and_bias(norm)[0].astype(jnp.float32)
+    wide, wide_whole = x.astype(jnp.float32), jax.lax.stop_gradient(whole).astype(jnp.float32)
     if isinstance(norm, nnx.LayerNorm):
-        wide, of_whole = (x - x.mean(axis=-1, keepdims=True) for x in (wide, of_whole))
-    size = jax.lax.rsqrt(jnp.square(of_whole).mean(axis=-1, keepdims=True) + norm.epsilon)
-    return (wide * size * scale.reshape((1,) * (part.ndim - 1) + (-1,))).astype(part.dtype)
+        wide, wide_whole = (values - values.mean(axis=-1, keepdims=True) for values in (wide, wide_whole))
+    size = jax.lax.rsqrt(jnp.square(wide_whole).mean(axis=-1, keepdims=True) + norm.epsilon)
+    return (wide * size * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 
 
 def unit_stream(like: Array) -> Array:
-    """A stream of mean 0 and variance 1, `[…,D]` as `like`: every norm holds its scale, and divides by 1 (but for its
-    epsilon)."""
+    """Return a stream `[…,D]` of mean 0 and variance 1, shaped as `like`, which a norm divides by 1 (but for epsilon).
+
+    As `whole` of `with_frozen_statistics` it reduces a norm to its scale and, of a LayerNorm, its centring.
+    """
     width = like.shape[-1]
     signs = jnp.where(jnp.arange(width) % 2 == 0, 1.0, -1.0)
     signs = signs - signs.mean()

@@ -1,4 +1,4 @@
-"""Writing models: as a Hugging Face directory, which `transformers` loads too, or as an orbax checkpoint."""
+"""Saving models: as a Hugging Face directory, which `transformers` loads too, or as an orbax checkpoint."""
 
 import json
 import os
@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from flax import nnx
 from safetensors.flax import save_file
 
@@ -22,23 +21,23 @@ from .model import Model
 
 
 def to_hf(model: Model, directory: str | os.PathLike, *, overwrite: bool = False) -> Path:
-    """Write config.json, model.safetensors, and the files of tokenizer and images; `transformers` and `jh.load` read
-    them.
+    """Write a Hugging Face directory, which `transformers` and `jh.load` read.
 
-    The tensors have the checkpoint's names and the model's dtype, bit for bit.
+    It holds config.json, model.safetensors, and the files of the tokenizer and the image processor. Tensors have the
+    checkpoint's names and the model's dtype, bit for bit.
 
     Args:
-        overwrite: replace what is in the directory.
+        overwrite: replace the directory's contents.
 
     Raises:
         FileExistsError: for a directory that is not empty, unless `overwrite`.
-        ValueError: for a model that no config belongs to (one that was put together by hand).
-        OSError: where it can't be written. Whatever was there before is then untouched.
+        ValueError: for a model without a Hugging Face config (one that was built by hand).
+        OSError: if writing fails. The directory is then as it was before.
     """
     tensors = _tensors(model)
 
-    def write(place: Path) -> None:
-        save_file({name: jnp.asarray(value) for name, value in tensors.items()}, place / "model.safetensors", _PT)
+    def write(folder: Path) -> None:
+        save_file({name: jnp.asarray(value) for name, value in tensors.items()}, folder / "model.safetensors", _PT)
 
     return _write(model, directory, write, overwrite)
 
@@ -46,19 +45,21 @@ def to_hf(model: Model, directory: str | os.PathLike, *, overwrite: bool = False
 def to_orbax(model: Model, directory: str | os.PathLike, *, overwrite: bool = False) -> Path:
     """Write the weights as an orbax checkpoint, beside config.json and the tokenizer's files; `jh.load` reads it.
 
-    Arguments and errors as in `to_hf`.
+    Arguments and errors are those of `to_hf`.
     """
+    import orbax.checkpoint as ocp  # slow to import
+
     tensors = _tensors(model)
 
-    def write(place: Path) -> None:
+    def write(folder: Path) -> None:
         with ocp.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save(place.resolve() / WEIGHTS, tensors)
+            checkpointer.save(folder.resolve() / WEIGHTS, tensors)
 
     return _write(model, directory, write, overwrite)
 
 
 _PT = {"format": "pt"}
-"""What transformers asks of a safetensors file."""
+"""Metadata that transformers requires of a safetensors file."""
 
 
 def _tensors(model: Model) -> dict[str, np.ndarray]:
@@ -70,37 +71,37 @@ def _tensors(model: Model) -> dict[str, np.ndarray]:
 
 
 def _write(model: Model, directory: str | os.PathLike, write: Callable[[Path], None], overwrite: bool) -> Path:
-    """Into a new directory beside the one that is wanted, which it then replaces."""
+    """Write into a new folder beside the directory, then rename: a failure leaves the directory as it was."""
     final = Path(directory).expanduser()
     if final.exists() and not overwrite and (final.is_file() or any(final.iterdir())):
         raise FileExistsError(f"{final} is not empty: choose another directory, or overwrite=True")
     final.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    folder = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     try:
-        os.chmod(place, 0o777 & ~_umask())
+        os.chmod(folder, 0o777 & ~_umask())
         config = {**(model.hf_config or {}), "dtype": _dtype(model)}
         config.pop("torch_dtype", None)
-        (place / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if model.preprocessor is not None:
             settings = json.dumps(model.preprocessor, indent=2)
-            (place / "preprocessor_config.json").write_text(settings + "\n", encoding="utf-8")
-        write(place)
+            (folder / "preprocessor_config.json").write_text(settings + "\n", encoding="utf-8")
+        write(folder)
         if model.tokenizer is not None:
-            model.tokenizer.save_pretrained(place)
+            model.tokenizer.save_pretrained(folder)
         if final.exists():
-            old = place.with_name(f"{place.name}.old")
+            old = folder.with_name(f"{folder.name}.old")
             os.replace(final, old)
-            os.replace(place, final)
+            os.replace(folder, final)
             shutil.rmtree(old)
         else:
-            os.replace(place, final)
+            os.replace(folder, final)
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
     return final
 
 
 def _dtype(model: Model) -> str:
-    """Of the parameters: they share one."""
+    """Return the dtype that all parameters share."""
     return str(jax.tree.leaves(nnx.state(model.network, nnx.Param))[0].dtype)
 
 

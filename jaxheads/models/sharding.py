@@ -1,8 +1,8 @@
 """Models too large for one device: every parameter split over a mesh, by rules on its name.
 
-Heads go to devices whole, the MLP by its hidden units, the embedding by its vocabulary (Shoeybi et al. 2019, section
-3); what is small is on every device. The forward pass is the same program: XLA partitions it by where its arrays are.
-Arrays are put in place part by part, so that no device ever holds what is another's.
+Each device gets whole heads, a share of the MLP's hidden units and a share of the vocabulary (Shoeybi et al. 2019,
+section 3); small parameters are on every device. The forward pass is unchanged: XLA partitions it by its arrays'
+shardings. A device receives only its own shards.
 """
 
 import re
@@ -22,13 +22,14 @@ from jax.sharding import PartitionSpec as P
 from .model import Model
 
 Rules = Sequence[tuple[str, P]]
-"""Pattern (of the whole path, "decoder.blocks.mlp.up.kernel") and how one layer's parameter is split, axis by axis."""
+"""Pairs of a pattern, of the parameter's whole path ("decoder.blocks.mlp.up.kernel"), and one layer's spec."""
 
 Shapes = Mapping[str, tuple[int, ...]]
+"""Shape of each parameter, by its path."""
 
 
 def default_rules(axis: str = "model") -> Rules:
-    """How the parts in `layers` are split over one axis of the mesh."""
+    """Return the rules that split the parameters of all families over one axis of the mesh."""
     return (
         (r".*\.W_[QKV]", P(None, axis, None)),
         (r".*\.b_[QKV]", P(axis, None)),
@@ -49,13 +50,13 @@ def default_rules(axis: str = "model") -> Rules:
 
 
 def shard(model: Model, mesh: Mesh, rules: Rules = (), *, axis: str = "model") -> Model:
-    """The model with its parameters split over the mesh; `placement` tells how.
+    """Split a model's parameters over a mesh and return the new model; `placement` shows the result.
 
     Args:
-        rules: tried before `default_rules(axis)`. Of the rules whose pattern matches a parameter, the first counts
-            that divides its axes evenly; without one, every device holds the parameter whole. The axis of layers,
-            where there is one, is never split, and specs don't mention it.
-        axis: of the mesh, for the default rules.
+        rules: tried before `default_rules(axis)`. A parameter is split by the first rule that matches its path and
+            divides its axes evenly; without one, every device holds it whole. Specs leave out the layer axis of
+            stacked parameters, which is never split.
+        axis: the mesh's axis for the default rules.
 
     Raises:
         ValueError: for a parameter that no rule matches, one of `rules` that matches no parameter, a spec with more
@@ -69,17 +70,17 @@ def shard(model: Model, mesh: Mesh, rules: Rules = (), *, axis: str = "model") -
 
 
 def placement(model: Model) -> pd.DataFrame:
-    """Where the model's parameters are, one row a parameter: shape, dtype, spec, bytes in all and on a device."""
+    """Return how parameters are split, one row a parameter: shape, dtype, spec, bytes in all and per device."""
     rows = {}
     for path, variable in nnx.to_flat_state(nnx.state(model.network, nnx.Param)):
         array = variable[...]
-        part = array.sharding.shard_shape(array.shape)
+        shard_shape = array.sharding.shard_shape(array.shape)
         rows[".".join(map(str, path))] = {
             "shape": array.shape,
             "dtype": str(array.dtype),
             "spec": tuple(getattr(array.sharding, "spec", ())),
             "bytes": array.nbytes,
-            "bytes_per_device": int(np.prod(part)) * array.dtype.itemsize,
+            "bytes_per_device": int(np.prod(shard_shape)) * array.dtype.itemsize,
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("parameter")
 
@@ -87,29 +88,32 @@ def placement(model: Model) -> pd.DataFrame:
 def arrange(
     mesh: Mesh, rules: Rules = (), *, axis: str = "model"
 ) -> Callable[[Shapes], Callable[[str, np.ndarray | Array], Array]]:
-    """From all parameters' shapes to what puts one of them in its place; raises as `shard` does, before any is put."""
+    """Return a function of all parameters' shapes that returns a function to put one parameter on the mesh.
+
+    Both rules and shapes are checked before anything is put; raises as `shard` does.
+    """
     mesh = automatic(mesh)
     if axis not in mesh.axis_names:
         raise ValueError(f"weights are split over the axis {axis!r}; the mesh has {', '.join(mesh.axis_names)}")
-    every = (*rules, *default_rules(axis))
+    all_rules = (*rules, *default_rules(axis))
 
-    def over(shapes: Shapes) -> Callable[[str, np.ndarray | Array], Array]:
-        if unknown := [name for name in shapes if not any(re.fullmatch(pattern, name) for pattern, _ in every)]:
+    def of_shapes(shapes: Shapes) -> Callable[[str, np.ndarray | Array], Array]:
+        if unknown := [name for name in shapes if not any(re.fullmatch(pattern, name) for pattern, _ in all_rules)]:
             raise ValueError(f"no rule says how to split {', '.join(unknown)}; give rules=((pattern, spec), …)")
         if idle := [pattern for pattern, _ in rules if not any(re.fullmatch(pattern, name) for name in shapes)]:
             raise ValueError(
                 f"the rules {idle} match no parameter's whole name; the parameters are {', '.join(shapes)}"
             )
-        where = {name: NamedSharding(mesh, _spec(name, shape, every, mesh)) for name, shape in shapes.items()}
-        return lambda name, value: put(value, where[name])
+        shardings = {name: NamedSharding(mesh, _spec(name, shape, all_rules, mesh)) for name, shape in shapes.items()}
+        return lambda name, value: put(value, shardings[name])
 
-    return over
+    return of_shapes
 
 
 def put(value: np.ndarray | Array, sharding: NamedSharding) -> Array:
-    """A value that every process has, each device getting its own part of it only.
+    """Put a value, which every process has, on the devices, each of which receives its own shard only.
 
-    A NumPy array must not be changed afterwards: on CPU its memory may be what the devices use.
+    A NumPy array must not be changed afterwards: on CPU the devices may use its memory.
     """
     if isinstance(value, Array) and not value.is_fully_addressable:
         return jax.device_put(value, sharding)
@@ -118,22 +122,23 @@ def put(value: np.ndarray | Array, sharding: NamedSharding) -> Array:
 
 
 def fetch(array: Array) -> np.ndarray:
-    """The whole array, on every process; where it lies on several, all of them must ask for it."""
-    whole = array.is_fully_addressable or array.is_fully_replicated
-    return np.asarray(array if whole else process_allgather(array, tiled=True))
+    """Return the whole array on every process; all processes must call this if the array is spread over several."""
+    local = array.is_fully_addressable or array.is_fully_replicated
+    return np.asarray(array if local else process_allgather(array, tiled=True))
 
 
 def automatic(mesh: Mesh) -> Mesh:
-    """The same devices, with all partitioning left to XLA (`jax.make_mesh` gives axes that are typed in the code)."""
+    """Return a mesh of the same devices that leaves all partitioning to XLA."""
+    # The axes of `jax.make_mesh` are explicit: programs would have to declare the sharding of each value.
     return Mesh(mesh.devices, mesh.axis_names)
 
 
 def _spec(name: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) -> P:
-    """By the first rule that matches and divides, with an axis for the layers where there is one."""
+    """Return the spec of the first rule that matches and divides evenly, with None for a layer axis."""
     stacked = "blocks" in name.split(".")
-    own = shape[1:] if stacked else shape
+    layer_shape = shape[1:] if stacked else shape
     for pattern, spec in rules:
-        if re.fullmatch(pattern, name) and _divides(name, own, spec, mesh):
+        if re.fullmatch(pattern, name) and _divides(name, layer_shape, spec, mesh):
             return P(None, *spec) if stacked else spec
     return P()
 
@@ -141,11 +146,11 @@ def _spec(name: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) -> P:
 def _divides(name: str, shape: tuple[int, ...], spec: P, mesh: Mesh) -> bool:
     if len(spec) > len(shape):
         raise ValueError(f"{name} has the axes {shape} (in one layer); a rule splits it as {spec}")
-    return all(size % _parts(entry, mesh) == 0 for size, entry in zip(shape, spec, strict=False))
+    return all(size % _shards(entry, mesh) == 0 for size, entry in zip(shape, spec, strict=False))
 
 
-def _parts(entry: Any, mesh: Mesh) -> int:
-    """Into how many parts one entry of a spec splits an axis."""
+def _shards(entry: Any, mesh: Mesh) -> int:
+    """Return the number of shards into which one entry of a spec splits an axis."""
     axes = () if entry is None else (entry,) if isinstance(entry, str) else entry
     if unknown := [axis for axis in axes if axis not in mesh.axis_names]:
         raise ValueError(f"a rule splits over {unknown[0]!r}; the mesh has the axes {', '.join(mesh.axis_names)}")

@@ -1,10 +1,10 @@
-"""A stack of layers, run in one scan; and one layer by itself, whole, or for its last positions or some rows only.
+"""Stacks of layers, run in one scan; and a single layer, at all positions, from one position on, or at chosen rows.
 
-Weights carry a leading layer axis and layers are scanned, so one compilation serves every layer. What is read is a
-function of one layer's sites, evaluated in that layer: memory grows with one layer, not with their number.
+Weights have a leading layer axis and layers are scanned, so one compilation serves every layer. A reader is a function
+of one layer's sites, evaluated in that layer, so memory does not grow with the number of layers.
 
-A decoder with cross-attention is two stacks on one stream, layer by layer in turn: the self-attention's, and as its
-`cross` the cross-attention's.
+A decoder with cross-attention is two stacks whose layers alternate on one stream: that of self-attention, and as its
+`cross` that of cross-attention.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,21 +19,23 @@ from jax import Array
 
 from .attention import Edit, unchanged
 from .blocks import Block
-from .inputs.axes import TOKENS, Axis, Positions
-from .inputs.batch import AttentionInputs, Batch
+from .inputs.axes import TOKENS, Axis
+from .inputs.batch import AttentionInputs, Batch, Positions
 from .sites import SITES, SiteEdit, editor, has_heads, is_of_keys
 
 Sites = Mapping[str, Array]
+"""Values at one layer's sites, by name."""
+
 Reader = Callable[[Sites], Any]
-"""From one layer's sites, and its number as "layer", to what is kept of them, any pytree of arrays."""
+"""Function of one layer's sites (and its number as "layer") that returns what to keep, any pytree of arrays."""
 
 
 @dataclass(frozen=True)
 class HeadWeights:
-    """Every head's weights in the form that all families share, layers first; biases are None where there are none.
+    """Weights of every head, in one form for all families, layers first; biases may be None.
 
     W_Q `[L,N,D,H]`, W_K and W_V `[L,K,D,H]`, W_O `[L,N,H,D]`; b_Q `[L,N,H]`, b_K and b_V `[L,K,H]`, b_O `[L,D]`.
-    What is done to all heads' sum on its way into the stream (LayerScale) is part of W_O and b_O.
+    W_O and b_O include the factor on the heads' sum (LayerScale) in families that have it.
     """
 
     W_Q: Array
@@ -47,27 +49,27 @@ class HeadWeights:
 
 
 class Layer(NamedTuple):
-    """One layer's block, and that of the cross-attention that follows it, if any."""
+    """One layer's block, and the block of the cross-attention that follows it, or None."""
 
     own: Block
     cross: Block | None
 
 
 class Stack(nnx.Module):
-    """L blocks of one kind under one name.
+    """Layers of one kind under one name.
 
     Args:
         name: "decoder", "encoder", "cross", …
-        layers: how many.
-        make: builds one block from its random streams, and from its part of `settings` if there are any.
-        causal: whether positions look back only.
-        queries, keys: what the positions are that ask, and those that are looked at (the same when left out).
-        settings: arrays with a leading axis of layers, one layer's part of which `make` is given.
-        sharing: for each layer the number of the block whose weights it uses, where layers share them (ALBERT).
-        cross: the stack of cross-attention that follows layer by layer.
+        layers: number of layers, L.
+        make: builds one block from random streams and, with `settings`, the settings of its layer.
+        causal: whether a query sees only keys at its own and earlier positions.
+        queries, keys: axes of the query positions and of the key positions; `keys` is `queries` when left out.
+        settings: arrays with a leading layer axis, passed to `make` one layer at a time.
+        sharing: for each layer the number of the block whose weights it uses, where layers share weights (ALBERT).
+        cross: the stack of the cross-attention that follows each layer.
 
     Raises:
-        ValueError: for no layer, or a `cross` of another number of layers.
+        ValueError: for less than one layer, or a `cross` with another number of layers.
     """
 
     def __init__(
@@ -95,18 +97,18 @@ class Stack(nnx.Module):
         self.keys = queries if keys is None else keys
         self.sharing = sharing
         blocks = layers if sharing is None else max(sharing) + 1
-        given = () if settings is None else ({key: jnp.asarray(value) for key, value in settings.items()},)
-        self.blocks = nnx.split_rngs(splits=blocks)(nnx.vmap(make))(rngs, *given)
+        arrays = () if settings is None else ({key: jnp.asarray(value) for key, value in settings.items()},)
+        self.blocks = nnx.split_rngs(splits=blocks)(nnx.vmap(make))(rngs, *arrays)
         self.cross = cross
 
     @property
     def heads(self) -> int:
-        """N, the query heads of a layer."""
+        """N, the number of query heads of a layer."""
         return self.blocks.attention.W_Q.shape[-2]
 
     @property
     def kv_heads(self) -> int:
-        """K, the key/value heads of a layer."""
+        """K, the number of key/value heads of a layer."""
         return self.blocks.attention.W_K.shape[-2]
 
     @property
@@ -121,38 +123,38 @@ class Stack(nnx.Module):
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """The sites that can be read and edited here."""
+        """Names of the sites that can be read and edited in this stack."""
         return self.blocks.sites
 
     @property
     def is_cross(self) -> bool:
-        """Whether queries look at another sequence than their own."""
+        """Whether the keys are another sequence than the queries."""
         return self.queries != self.keys
 
     @property
     def members(self) -> "tuple[Stack, ...]":
-        """This stack, and its cross-attention's if it has one."""
+        """This stack and, if it has one, its cross-attention's stack."""
         return (self,) if self.cross is None else (self, self.cross)
 
     def site_shape(self, site: str, examples: int, positions: int, keys: int | None = None) -> tuple[int, ...]:
-        """The shape of a site in one layer, for so many examples, query positions and (if others) key positions."""
+        """Return the shape of a site in one layer; arguments are counts, and `keys` is `positions` when left out."""
         sizes = {"B": examples, "T": positions, "S": positions if keys is None else keys}
         sizes |= {"N": self.heads, "K": self.kv_heads, "H": self.head_size, "D": self.width}
         return tuple(sizes[axis] for axis in SITES[site])
 
     def heads_at(self, site: str) -> int:
-        """How many heads a site has: K at `k` and `v`, 1 in the residual stream, N elsewhere."""
+        """Return the number of heads at a site: K at `k` and `v`, 1 in the residual stream, else N."""
         if not has_heads(site):
             return 1
         return self.kv_heads if is_of_keys(site) else self.heads
 
     def positions_at(self, site: str, batch: Batch) -> Positions:
-        """The positions that a site has: those of keys at `k` and `v`, else those of queries."""
+        """Return the positions at a site: key positions at `k` and `v`, else query positions."""
         return (self.keys if is_of_keys(site) else self.queries).of(batch)
 
     @property
     def weights(self) -> HeadWeights:
-        """Views of every head's weights."""
+        """Weights of every head."""
         attention = self.blocks.attention
         W_Q, W_K, W_V = [jnp.moveaxis(getattr(attention, name)[...], 2, 1) for name in ("W_Q", "W_K", "W_V")]
         biases = [getattr(attention, name) for name in ("b_Q", "b_K", "b_V", "b_O")]
@@ -167,13 +169,13 @@ class Stack(nnx.Module):
         return HeadWeights(*views)
 
     def block(self, layer: int | Array) -> Block:
-        """One layer's block; `layer` may be traced."""
+        """Return one layer's block; `layer` may be traced."""
         if self.sharing is not None:
             layer = jnp.asarray(self.sharing)[layer]
         return jax.tree.map(lambda weight: weight[layer], self.blocks)
 
     def layer(self, layer: int | Array) -> Layer:
-        """One layer's block with that of the cross-attention; `layer` may be traced."""
+        """Return one layer's block with that of its cross-attention; `layer` may be traced."""
         return Layer(self.block(layer), None if self.cross is None else self.cross.block(layer))
 
     def run(
@@ -185,23 +187,30 @@ class Stack(nnx.Module):
         *,
         wrap: Callable[[Callable], Callable] = lambda step: step,
     ) -> tuple[Array, dict[str, Any]]:
-        """All layers in order, with their cross-attention: the residual stream after them, and by stack's name what
-        its reader kept, with a leading layer axis.
+        """Run all layers in order, with their cross-attention.
 
         Args:
+            context: what attention reads beside the stream.
+            edits: edits of this stack's and its cross-attention's sites; others are ignored.
+            read: readers, by stack's name.
             wrap: wraps the function that is scanned, such as `jax.checkpoint`.
+
+        Returns:
+            The residual stream after the last layer, and by stack's name what its reader returned, with a leading
+            layer axis.
         """
         readers = {stack.name: (read or {})[stack.name] for stack in self.members if stack.name in (read or {})}
 
-        def step(x: Array, at: tuple[Array, Layer]) -> tuple[Array, dict[str, Any]]:
-            number, blocks = at
-            layer = blocks if self.sharing is None else self.layer(number)
+        def step(x: Array, numbered: tuple[Array, Layer | None]) -> tuple[Array, dict[str, Any]]:
+            number, scanned = numbered
+            layer = self.layer(number) if scanned is None else scanned
             edit_of = {stack.name: editor(edits, stack.name, number) for stack in self.members}
             x, seen = self.run_layer(layer, x, context, edit_of)
             return x, {name: reader({**seen[name], "layer": number}) for name, reader in readers.items()}
 
-        stacked = Layer(self.blocks, None if self.cross is None else self.cross.blocks)
-        return jax.lax.scan(wrap(step), x_BTD, (jnp.arange(self.layers), stacked if self.sharing is None else None))
+        # Where layers share weights there are fewer blocks than layers: `step` indexes them instead.
+        blocks = Layer(self.blocks, None if self.cross is None else self.cross.blocks)
+        return jax.lax.scan(wrap(step), x_BTD, (jnp.arange(self.layers), blocks if self.sharing is None else None))
 
     def run_layer(
         self,
@@ -214,11 +223,15 @@ class Stack(nnx.Module):
         rows_BR: Array | None = None,
         cross_only: bool = False,
     ) -> tuple[Array, dict[str, Sites]]:
-        """One layer and its cross-attention: the stream after them, and by stack's name every site as it was used.
+        """Run one layer and its cross-attention.
 
         Args:
+            edit_of: the edit of each stack, by its name.
             before, rows_BR: as in `run_block`.
-            cross_only: begin after the layer's own attention: `x` is what the cross-attention reads.
+            cross_only: begin after the layer's self-attention; `x` is then the stream that cross-attention reads.
+
+        Returns:
+            The stream after the layer, and by stack's name every site as it was used.
         """
         edit_of, seen = edit_of or {}, {}
         if not cross_only:
@@ -228,10 +241,11 @@ class Stack(nnx.Module):
         if self.cross is not None:
             assert layer.cross is not None
             assert context.cross is not None
-            name, own = self.cross.name, context.cross
-            if rows_BR is not None and not cross_only:  # the layer's own attention has left only these rows
-                own, rows_BR = own.rows(rows_BR), None
-            x_BTD, seen[name] = run_block(layer.cross, x_BTD, own, edit_of.get(name, unchanged), rows_BR=rows_BR)
+            name, cross_context = self.cross.name, context.cross
+            if rows_BR is not None and not cross_only:  # the self-attention has returned only these rows
+                cross_context, rows_BR = cross_context.rows(rows_BR), None
+            edit = edit_of.get(name, unchanged)
+            x_BTD, seen[name] = run_block(layer.cross, x_BTD, cross_context, edit, rows_BR=rows_BR)
         return x_BTD, seen
 
 
@@ -244,25 +258,25 @@ def run_block(
     before: tuple[Array, Array] | None = None,
     rows_BR: Array | None = None,
 ) -> tuple[Array, Sites]:
-    """One block: the residual stream after it, and every site as it was used.
+    """Run one block: return the residual stream after it, and every site as it was used.
 
     Args:
-        before: keys and values `[B,P,K,H]` of positions before those in `x`, where `x` is the end of a sequence;
-            `context` is then `AttentionInputs.after` them, and the edit sees all keys and values.
-        rows_BR: only these positions of `x` are carried on, `[B,R,D]`: keys and values still come from everywhere.
-            The edit sees the sites of queries at these rows.
+        before: keys and values `[B,P,K,H]` of the positions before those in `x`, where `x` is the end of a sequence.
+            `context` must then be that of `AttentionInputs.after`; the edit gets all keys and values.
+        rows_BR: positions of `x` to return, `[B,R,D]`. Keys and values still come from all positions; the edit gets
+            the queries' sites at these positions only.
     """
     x_BTD = edit("resid_pre", x_BTD)
     k, v = block.keys_values(x_BTD if context.memory is None else context.memory, context.own_keys)
     if before is not None:
-        k, v = (jnp.concatenate([old, new], axis=1) for old, new in zip(before, (k, v), strict=True))
-    x, seen_by = (x_BTD, context) if rows_BR is None else (take_rows(x_BTD, rows_BR), context.rows(rows_BR))
-    q = block.queries(x, seen_by.queries)
-    z, attended = block.attention.attend(q, k, v, seen_by, edit)
+        k, v = (jnp.concatenate([earlier, own], axis=1) for earlier, own in zip(before, (k, v), strict=True))
+    x, context = (x_BTD, context) if rows_BR is None else (take_rows(x_BTD, rows_BR), context.rows(rows_BR))
+    q = block.queries(x, context.queries)
+    z, attended = block.attention.attend(q, k, v, context, edit)
     post, written = block.write(x, z, edit)
     return post, {"resid_pre": x_BTD, **attended, **written}
 
 
 def take_rows(x_BTD: Array, rows_BR: Array) -> Array:
-    """Each example's own rows: `[B,R,…]`."""
+    """Return each example's rows (positions) `rows_BR` of `x`, `[B,R,…]`."""
     return jax.vmap(lambda x, rows: x[rows])(x_BTD, rows_BR)

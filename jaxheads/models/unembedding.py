@@ -1,29 +1,37 @@
-"""From features to the vocabulary: all logits, some of them, or one token's log-probability."""
+"""The map from features to the vocabulary: all logits, chosen ones, or one token's log-probability or rank.
 
-from typing import NamedTuple
+Dimension key: B examples, T positions, I = B * T, D features, V vocabulary, C columns (of the vocabulary).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+State = TypeVar("State")
+
 PIECE = 4096
-"""Columns gone through at a time, at most."""
+"""Columns of the vocabulary whose logits are held at a time, at most."""
 
 
 class Unembedding(NamedTuple):
-    """The map from features to the vocabulary: weight `[V,D]`, bias `[V]` or None; with a `cap`, logits are bounded to
-    `cap * tanh(logits / cap)` (Gemma 2)."""
+    """A linear map from features to logits.
+
+    Attributes:
+        weight: `[V,D]`.
+        bias: `[V]`, or None.
+        cap: if any, logits become `cap * tanh(logits / cap)` (Gemma 2).
+    """
 
     weight: Array
     bias: Array | None = None
     cap: float | None = None
 
     def logits(self, x_BTD: Array, columns_BC: Array | None = None) -> Array:
-        """Logits `[B,T,V]`, or only those of each example's own `columns` (token ids): `[B,T,C]`, in float32.
-
-        They are there to be subtracted from each other: of two near 20, bfloat16 would tell no difference below
-        an eighth.
-        """
+        """Return logits `[B,T,V]`, or only each example's `columns` (token ids), `[B,T,C]`; float32 at least."""
+        # Logits get subtracted from each other, and near 20 the steps of bfloat16 are an eighth.
         if columns_BC is None:
             bias_11V = None if self.bias is None else self.bias[None, None]
             return self._finish(_product("btd,vd->btv", x_BTD, self.weight), bias_11V)
@@ -31,86 +39,84 @@ class Unembedding(NamedTuple):
         return self._finish(_product("btd,bcd->btc", x_BTD, self.weight[columns_BC]), bias_B1C)
 
     def log_probability(self, x_BTD: Array, target_BT: Array) -> Array:
-        """Log-probability of one token at each position, float32 `[B,T]`.
+        """Return the log-probability of one token at each position, float32 at least, `[B,T]`.
 
-        The vocabulary is gone through in pieces, so that no `[B,T,V]` is ever held: on CPU that is also faster. A
-        piece is every n-th column, so that where devices each hold a part of the vocabulary (see `sharding`), each
-        does its share of every piece, and none needs the others' weights.
-        """
-        B, T, D = x_BTD.shape
-        x_ID = x_BTD.reshape(B * T, D)
-        right_I = self._one(x_ID, self.weight[target_BT.reshape(-1)], target_BT.reshape(-1))
-        pieces = _pieces(self.weight.shape[0])
-        size = self.weight.shape[0] // pieces
-
-        def step(piece: Array, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
-            weight_CPD = self.weight[: size * pieces].reshape(size, pieces, D)
-            weight_CD = jax.lax.dynamic_index_in_dim(weight_CPD, piece, axis=1, keepdims=False)
-            return _accumulate(so_far, self._columns(x_ID, weight_CD, piece + pieces * jnp.arange(size)))
-
-        lowest = jnp.full_like(right_I, jnp.finfo(right_I.dtype).min)
-        so_far = jax.lax.fori_loop(0, pieces, step, (lowest, jnp.zeros_like(right_I)))
-        if size * pieces < self.weight.shape[0]:
-            columns_C = jnp.arange(size * pieces, self.weight.shape[0])
-            so_far = _accumulate(so_far, self._columns(x_ID, self.weight[columns_C], columns_C))
-        return (right_I - so_far[0] - jnp.log(so_far[1])).reshape(B, T)
-
-    def rank(self, x_BTD: Array, target_BT: Array) -> Array:
-        """How many columns have a larger logit than one token's, at each position: int32 `[B,T]`, 0 for the largest.
-
-        Gone through in pieces, as in `log_probability`. Columns equal to the token's up to rounding are not larger.
+        The vocabulary is scanned in slices, so that no `[B,T,V]` is ever held; on CPU that is also faster.
         """
         B, T, D = x_BTD.shape
         x_ID, target_I = x_BTD.reshape(B * T, D), target_BT.reshape(-1)
-        right_I1 = self._one(x_ID, self.weight[target_I], target_I)[:, None]
-        margin_I1 = (
-            4 * jnp.finfo(right_I1.dtype).eps * jnp.abs(right_I1)
-        )  # two products of the same may be rounded apart
-        pieces = _pieces(self.weight.shape[0])
-        size = self.weight.shape[0] // pieces
+        target_logit_I = self._token_logits(x_ID, self.weight[target_I], target_I)
 
-        def larger(weight_CD: Array, columns_C: Array) -> Array:
-            above_IC = self._columns(x_ID, weight_CD, columns_C) > right_I1 + margin_I1
-            return (above_IC & (columns_C[None] != target_I[:, None])).sum(axis=1, dtype=jnp.int32)
+        def add(running: tuple[Array, Array], weight_CD: Array, columns_C: Array) -> tuple[Array, Array]:
+            return _log_sum_exp_step(running, self._column_logits(x_ID, weight_CD, columns_C))
 
-        def step(piece: Array, so_far_I: Array) -> Array:
-            weight_CPD = self.weight[: size * pieces].reshape(size, pieces, D)
-            weight_CD = jax.lax.dynamic_index_in_dim(weight_CPD, piece, axis=1, keepdims=False)
-            return so_far_I + larger(weight_CD, piece + pieces * jnp.arange(size))
+        lowest = jnp.full_like(target_logit_I, jnp.finfo(target_logit_I.dtype).min)
+        highest_I, sum_I = self._scan(add, (lowest, jnp.zeros_like(target_logit_I)))
+        return (target_logit_I - highest_I - jnp.log(sum_I)).reshape(B, T)
 
-        found_I = jax.lax.fori_loop(0, pieces, step, jnp.zeros(B * T, jnp.int32))
-        if size * pieces < self.weight.shape[0]:
-            columns_C = jnp.arange(size * pieces, self.weight.shape[0])
-            found_I = found_I + larger(self.weight[columns_C], columns_C)
-        return found_I.reshape(B, T)
+    def rank(self, x_BTD: Array, target_BT: Array) -> Array:
+        """Count the columns with a larger logit than one token's, at each position: int32 `[B,T]`, 0 for the largest.
 
-    def _columns(self, x_ID: Array, weight_CD: Array, columns_C: Array) -> Array:
+        Columns equal to the token's up to rounding are not larger. The vocabulary is scanned in slices.
+        """
+        B, T, D = x_BTD.shape
+        x_ID, target_I = x_BTD.reshape(B * T, D), target_BT.reshape(-1)
+        target_logit_I1 = self._token_logits(x_ID, self.weight[target_I], target_I)[:, None]
+        # The two products of one column, here and in the scan, may round differently.
+        margin_I1 = 4 * jnp.finfo(target_logit_I1.dtype).eps * jnp.abs(target_logit_I1)
+
+        def add(count_I: Array, weight_CD: Array, columns_C: Array) -> Array:
+            above_IC = self._column_logits(x_ID, weight_CD, columns_C) > target_logit_I1 + margin_I1
+            return count_I + (above_IC & (columns_C[None] != target_I[:, None])).sum(axis=1, dtype=jnp.int32)
+
+        return self._scan(add, jnp.zeros(B * T, jnp.int32)).reshape(B, T)
+
+    def _scan(self, add: Callable[[State, Array, Array], State], state: State) -> State:
+        """Fold `add(state, weight [C,D], columns [C])` over slices of the vocabulary; return the last state."""
+        V, D = self.weight.shape
+        slices = _slices(V)
+        size = V // slices
+
+        # A slice is every n-th column: where devices each hold a part of the vocabulary (see `sharding`), each computes
+        # its share of every slice, and needs no other's weights.
+        def step(index: Array, state: State) -> State:
+            weight_CPD = self.weight[: size * slices].reshape(size, slices, D)
+            weight_CD = jax.lax.dynamic_index_in_dim(weight_CPD, index, axis=1, keepdims=False)
+            return add(state, weight_CD, index + slices * jnp.arange(size))
+
+        state = jax.lax.fori_loop(0, slices, step, state)
+        if size * slices < V:
+            columns_C = jnp.arange(size * slices, V)
+            state = add(state, self.weight[columns_C], columns_C)
+        return state
+
+    def _column_logits(self, x_ID: Array, weight_CD: Array, columns_C: Array) -> Array:
         bias_1C = None if self.bias is None else self.bias[columns_C][None]
         return self._finish(_product("id,cd->ic", x_ID, weight_CD), bias_1C)
 
-    def _one(self, x_ID: Array, weight_ID: Array, column_I: Array) -> Array:
-        bias_I = None if self.bias is None else self.bias[column_I]
+    def _token_logits(self, x_ID: Array, weight_ID: Array, token_I: Array) -> Array:
+        bias_I = None if self.bias is None else self.bias[token_I]
         return self._finish(_product("id,id->i", x_ID, weight_ID), bias_I)
 
     def _finish(self, products: Array, bias: Array | None) -> Array:
-        """Logits of products: their bias, which has as many axes, and the cap."""
+        """Add the bias (of the products' rank) and apply the cap."""
         logits = products if bias is None else products + bias.astype(products.dtype)
         return logits if self.cap is None else self.cap * jnp.tanh(logits / self.cap)
 
 
 def _product(subscripts: str, x: Array, weight: Array) -> Array:
-    """In float32 from any shorter dtype: summed and kept so."""
+    """Return the product, accumulated and returned in float32 at least."""
     return jnp.einsum(subscripts, x, weight, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _pieces(columns: int) -> int:
-    """Into how many pieces the columns go: the fewest that leave no rest, unless that takes far more than needed."""
+def _slices(columns: int) -> int:
+    """Return the number of slices: the smallest that divides the columns, unless far more than memory needs."""
     fewest = -(-columns // PIECE)
-    return next((pieces for pieces in range(fewest, 4 * fewest) if columns % pieces == 0), fewest)
+    return next((count for count in range(fewest, 4 * fewest) if columns % count == 0), fewest)
 
 
-def _accumulate(so_far: tuple[Array, Array], logits_IC: Array) -> tuple[Array, Array]:
-    """The running maximum and sum of exponentials, with these columns added."""
-    highest_I = jnp.maximum(so_far[0], logits_IC.max(axis=1))
-    kept_I = so_far[1] * jnp.exp(so_far[0] - highest_I)
-    return highest_I, kept_I + jnp.exp(logits_IC - highest_I[:, None]).sum(axis=1)
+def _log_sum_exp_step(running: tuple[Array, Array], logits_IC: Array) -> tuple[Array, Array]:
+    """Return the running maximum, and the sum of exponentials relative to it, with these columns added."""
+    highest_I = jnp.maximum(running[0], logits_IC.max(axis=1))
+    rescaled_I = running[1] * jnp.exp(running[0] - highest_I)
+    return highest_I, rescaled_I + jnp.exp(logits_IC - highest_I[:, None]).sum(axis=1)

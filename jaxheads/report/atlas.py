@@ -8,13 +8,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ..evidence.nulls import random_weights
 from ..evidence.roles import Evidence, name_heads
 from ..execution.journal import fingerprint
 from ..files import write_atomically
-from ..measure.patterns.measuring import measure
+from ..measure.patterns.scoring import measure
 from ..models.inputs.batch import Batch
 from ..models.model import Model
+from ..models.random_weights import random_weights
 from ..provenance import provenance
 from ..sweep.exact.ablate import ablate
 from ..tables import Column, HeadTable

@@ -1,5 +1,6 @@
 """The training lab: train many small models at once, and measure their heads as they specialise."""
 
+from ..models.network import Network
 from .disagreement import disagreement, li_penalty
 from .gates import learn_gates
 from .llc import head_only, llc
@@ -12,6 +13,7 @@ from .prune import gated_scores, head_importance, merge_kv_heads, pruning_curve,
 from .runs import adamw, grid, log_spaced
 
 __all__ = [
+    "Network",
     "Trace",
     "Trained",
     "Watch",

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..checks import one_of
-from ..measure.similarity.comparisons import PAIRS
+from ..measure.similarity.comparisons import COMPARISONS
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.network import Network, forward
@@ -36,7 +36,7 @@ def disagreement(network: Network, batch: Batch, kind: str = "outputs", stack: s
     one_of("kind", kind, KINDS)
     chosen = Model(network).stack(stack)
     queries_BT, keys_BS = chosen.queries.of(batch).mask, chosen.keys.of(batch).mask
-    pairs = PAIRS[kind]
+    pairs = COMPARISONS[kind]
 
     def read(seen: Mapping[str, Array]) -> Array:
         def similarity(sites: dict[str, Array], queries_T: Array, keys_S: Array) -> Array:

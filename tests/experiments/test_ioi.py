@@ -13,7 +13,7 @@ from flax import nnx
 import jaxheads as jh
 from experiments import ioi
 from jaxheads.data import ioi_prompts
-from jaxheads.data.prompts import NAMES, OBJECTS, PLACES
+from jaxheads.data.prompts import FRAMES, NAMES, OBJECTS, PLACES
 from jaxheads.models.families.gpt2 import GPT2, GPT2Config
 from jaxheads.tables import HeadTable
 
@@ -55,9 +55,9 @@ def test_from_the_command_to_the_files(tmp_path: Path, monkeypatch: pytest.Monke
     assert effects.per_example.shape == (ioi.QUICK_EXAMPLES, 2, 6)
     assert effects.provenance["groups"] > 1
     assert effects.provenance["per_position"]
-    assert attention.metrics == ioi.PLACES
-    said = json.loads((tmp_path / "provenance.json").read_text())
-    assert (said["model"], said["examples"], said["seed"]) == ("small", 8, 0)
+    assert attention.metrics == ioi.POSITIONS
+    about = json.loads((tmp_path / "provenance.json").read_text())
+    assert (about["model"], about["examples"], about["seed"]) == ("small", 8, 0)
     for name in ("effects", "end_to_io"):
         content = (tmp_path / f"{name}.png").read_bytes()
         assert content.startswith(b"\x89PNG")
@@ -84,24 +84,28 @@ def test_the_paper_s_numbers_stand_with_their_mark_and_what_differs(tmp_path: Pa
 def test_answers_are_those_of_the_whole_forward_pass():
     model = small()
     prompts = ioi_prompts(model.tokenizer, examples=5, seed=1, bos=False)
-    found = ioi.answers(model, prompts)
+    answers = ioi.answers(model, prompts)
     run = jh.run(model, ioi.batch_of(prompts), capture="pattern")
     logits, pattern = np.asarray(run.output, np.float64), np.asarray(run.seen["pattern"])
     for b, end in enumerate(prompts.end):
         right, wrong = logits[b, end, prompts.indirect_object[b]], logits[b, end, prompts.subject[b]]
-        assert found.difference[b] == pytest.approx(right - wrong, abs=1e-5)
-        assert found.probability[b] == pytest.approx(np.exp(right) / np.exp(logits[b, end]).sum(), abs=1e-6)
-        looks = [pattern[:, b, :, end, at[b]] for at in (prompts.io, prompts.s1, prompts.s2)]
-        np.testing.assert_allclose(found.looks[b], np.stack(looks, axis=-1), atol=1e-6)
+        assert answers.difference[b] == pytest.approx(right - wrong, abs=1e-5)
+        assert answers.probability[b] == pytest.approx(np.exp(right) / np.exp(logits[b, end]).sum(), abs=1e-6)
+        attention = [pattern[:, b, :, end, position[b]] for position in (prompts.io, prompts.s1, prompts.s2)]
+        np.testing.assert_allclose(answers.attention[b], np.stack(attention, axis=-1), atol=1e-6)
 
 
-def test_answers_do_not_depend_on_how_many_are_asked(monkeypatch: pytest.MonkeyPatch):
+def test_answers_do_not_depend_on_how_many_run_together(monkeypatch: pytest.MonkeyPatch):
     prompts = ioi_prompts(small().tokenizer, examples=5, seed=1, bos=False)
     whole = ioi.answers(small(), prompts)
-    monkeypatch.setattr(ioi, "EXAMPLES", 2)
-    pieces = ioi.answers(small(), prompts)
-    for name in ("difference", "probability", "looks"):
-        np.testing.assert_allclose(getattr(pieces, name), getattr(whole, name), atol=1e-5)
+    monkeypatch.setattr(ioi, "AT_ONCE", 2)
+    chunks = ioi.answers(small(), prompts)
+    for name in ("difference", "probability", "attention"):
+        np.testing.assert_allclose(getattr(chunks, name), getattr(whole, name), atol=1e-5)
+
+
+def test_templates_are_all_of_the_prompts():
+    assert len(FRAMES) * 2 == ioi.TEMPLATES
 
 
 def test_heads_are_chosen_on_one_half_and_reported_on_the_other():
@@ -109,13 +113,13 @@ def test_heads_are_chosen_on_one_half_and_reported_on_the_other():
     per_example[:2, 1, 3], per_example[:2, 0, 0] = -5, 4
     per_example[2:, 1, 3] = [-1, -3]
     per_example[2:, 0, 1] = 99  # the largest of all, on the half that nothing is chosen on
-    looks = np.full((4, 2, 6, 3), 0.05)
-    looks[:2, 1, 3, 0], looks[2:, 1, 3, 0] = 0.9, [0.6, 0.4]
+    attention = np.full((4, 2, 6, 3), 0.05)
+    attention[:2, 1, 3, 0], attention[2:, 1, 3, 0] = 0.9, [0.6, 0.4]
     means = per_example.mean(axis=0)
     effects = HeadTable.from_columns(
         "ablate", "decoder", {"effect": ioi.Column(means, None, None, per_example)}, squeeze=True
     )
-    leading = ioi.leading_heads(effects, looks, np.array([0, 1]), np.array([2, 3]), seed=0)
+    leading = ioi.leading_heads(effects, attention, np.array([0, 1]), np.array([2, 3]), seed=0)
     assert leading.index[:2].tolist() == [(1, 3), (0, 0)]
     first = leading.loc[(1, 3)]
     assert (first["effect_when_chosen"], first["effect"], first["end_to_io"]) == (-5, -2, pytest.approx(0.5))
@@ -124,7 +128,7 @@ def test_heads_are_chosen_on_one_half_and_reported_on_the_other():
 
 
 @pytest.mark.parametrize(
-    ("effect", "looks", "expected"),
+    ("effect", "attention", "expected"),
     [
         (-1, (0.5, 0.1, 0.2), "like a name mover"),
         (1, (0.5, 0.1, 0.2), "like a negative name mover"),
@@ -134,15 +138,15 @@ def test_heads_are_chosen_on_one_half_and_reported_on_the_other():
         (-1, (0.19, 0.1, 0.1), "looks elsewhere"),
     ],
 )
-def test_what_a_head_is_called(effect: float, looks: tuple[float, ...], expected: str):
-    assert ioi.kind(effect, np.array(looks)) == expected
+def test_what_a_head_is_called(effect: float, attention: tuple[float, ...], expected: str):
+    assert ioi.kind(effect, np.array(attention)) == expected
 
 
-def test_a_stopped_run_keeps_its_pieces_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_a_stopped_run_keeps_its_parts_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ioi, "write", stopped)
+    monkeypatch.setattr(ioi, "findings_results", stopped)
     with pytest.raises(SystemExit) as exit:
         quick(tmp_path, monkeypatch)
     assert exit.value.code == 130
@@ -166,8 +170,9 @@ def test_halves_need_two_prompts_each():
 
 
 def test_where_results_go():
-    assert ioi.Options(model="owner/Model-0.5B").directory == Path("results/ioi-Model-0.5B")
-    assert ioi.Options(model="some/file.Q4.gguf").directory == Path("results/ioi-file.Q4")
+    assert ioi.Options(model="owner/Model-0.5B").folder == Path("results/ioi-Model-0.5B")
+    assert ioi.Options(model="some/file.Q4.gguf").folder == Path("results/ioi-file.Q4")
+    assert ioi.Options(out=Path("here")).folder == Path("here")
     assert (ioi.Options().count, ioi.Options(quick=True).count, ioi.Options(examples=5, quick=True).count) == (32, 8, 5)
 
 

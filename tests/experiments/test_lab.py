@@ -1,8 +1,9 @@
-"""The lab's experiments from the command to the page, in short, and what they are made of."""
+"""The frame of the experiments: what is written, and what a user is told."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -10,135 +11,138 @@ import pandas as pd
 import pytest
 
 import jaxheads as jh
-from experiments import agreement_flow, factors, lab, pruned_speed, translation_heads, vision_heads
-from jaxheads.data.tasks import Agreement
-from jaxheads.data.tasks.agreement import MASK
-
-EXPERIMENTS: dict[str, tuple[Callable[[list[str]], None], list[str], str, str]] = {
-    "translation": (translation_heads.main, [], "One head left", "heads"),
-    "agreement": (agreement_flow.main, [], "Correlation by layer", "layers"),
-    "vision": (vision_heads.main, ["--layers", "1"], "Distance by layer", "distances"),
-    "factors": (factors.main, ["--heads", "1", "2", "--depths", "1"], "What more heads buy", "heads"),
-    "pruned": (pruned_speed.main, [], "Removed with 99 %", "pruned"),
-}
+from experiments import lab
+from jaxheads.tables import Column
 
 
-@pytest.fixture(autouse=True)
-def _few_examples(monkeypatch: pytest.MonkeyPatch):
-    for module in (translation_heads, vision_heads, factors):
-        monkeypatch.setattr(module, "EVALUATED", 16)
+def head_table(*, examples: bool) -> jh.HeadTable:
+    column = Column(np.ones((2, 3)), None, None, np.ones((4, 2, 3)) if examples else None)
+    return jh.HeadTable.from_columns("effect", "decoder", {"effect": column}, squeeze=True)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {name: tmp_path_factory.mktemp(name) for name in EXPERIMENTS}
+def results(page: str = "# A page", *, examples: bool = True, folder: str = "") -> lab.Results:
+    figure, [axes] = lab.panels(1, (2, 2))
+    axes.plot([0, 1])
+    counted, named = pd.DataFrame({"loss": [0.5]}), pd.DataFrame({"loss": [0.5]}, pd.Index([7], name="step"))
+    tables = {"counted": counted, "named": named}
+    heads = {"heads": head_table(examples=examples)}
+    return lab.Results(page, {"seed": 3}, tables, {"curve": figure}, heads, {"note.md": b"a note\n"}, folder)
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_from_the_command_to_the_page(name: str, made: dict[str, Path], capsys: pytest.CaptureFixture):
-    main, options, heading, figure = EXPERIMENTS[name]
-    main(["--quick", *options, "--out", str(made[name])])
-    assert heading in capsys.readouterr().out
-    assert (made[name] / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
-    tables = {path.stem: pd.read_csv(path) for path in made[name].glob("*.csv")}
-    CHECKS[name](tables)
+def test_all_that_results_hold_is_written(tmp_path: Path):
+    lab.write(results(), tmp_path)
+    assert (tmp_path / "summary.md").read_text() == "# A page"
+    assert (tmp_path / "counted.csv").read_text() == "loss\n0.5\n"
+    assert (tmp_path / "named.csv").read_text() == "step,loss\n7,0.5\n"
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "note.md").read_text() == "a note\n"
+    about = json.loads((tmp_path / "provenance.json").read_text())
+    assert about["seed"] == 3
+    assert about["versions"]["jax"] == jax.__version__
+    assert jh.HeadTable.load(tmp_path / "heads").examples == 4
+
+
+def test_nothing_is_written_where_one_file_can_t_be(tmp_path: Path):
+    (tmp_path / "curve.png").mkdir()
+    with pytest.raises(OSError, match=r"can't write .*curve\.png"):
+        lab.write(results(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["curve.png"]
+
+
+def test_examples_of_an_earlier_run_are_removed(tmp_path: Path):
+    lab.write(results(), tmp_path)
+    lab.write(results(examples=False), tmp_path)
+    assert jh.HeadTable.load(tmp_path / "heads").examples is None
+
+
+@dataclass(frozen=True)
+class Options(lab.Options):
+    """Options.
+
+    Attributes:
+        fail: the name of an error.
+    """
+
+    fail: str = ""
+
+
+def run(options: Options) -> Iterator[lab.Results]:
+    options.unfinished.mkdir(parents=True)
+    yield results("# First", folder="first")
+    if options.fail == "value":
+        raise ValueError("that can't be measured")
+    if options.fail == "stop":
+        raise KeyboardInterrupt
+    yield results("# Second", folder="second")
+
+
+main = lab.command(Options, run, "About the experiment.")
+
+
+def test_several_results_have_a_folder_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    main(["--out", str(tmp_path)])
+    assert (tmp_path / "second" / "summary.md").read_text() == "# Second"
+    printed = capsys.readouterr().out
+    assert printed.index("# First") < printed.index(f"written to {tmp_path / 'first'}") < printed.index("# Second")
+    assert not (tmp_path / ".partial").exists()
+
+
+def test_an_error_is_one_line(tmp_path: Path):
+    with pytest.raises(SystemExit, match=r"^test_lab: that can't be measured$"):
+        main(["--fail", "value", "--out", str(tmp_path)])
+    assert (tmp_path / "first" / "summary.md").exists()
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_stopped_run_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as exit:
+        main(["--fail", "stop", "--out", str(tmp_path)])
+    assert exit.value.code == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+    assert (tmp_path / ".partial").exists()
+
+
+def test_help_names_the_command_and_the_options(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    printed = capsys.readouterr().out
+    assert "python -m experiments.test_lab" in printed
+    assert "About the experiment." in printed
+    assert "the name of an error" in printed
+
+
+class Training(lab.TrainingOptions):
+    usual = (3, 400)
+    short = (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [(Training(), (3, 400)), (Training(quick=True), (2, 5)), (Training(quick=True, steps=7), (2, 7))],
+)
+def test_a_quick_training_is_short_unless_told_otherwise(options: Training, expected: tuple[int, int]):
+    assert options.trained == expected
+    assert (options.about["seeds"], options.about["steps"]) == expected
+
+
+@pytest.mark.parametrize(("quick", "expected"), [(True, True), (False, False)])
+def test_a_quick_training_compiles_quickly(quick: bool, expected: bool, tmp_path: Path):
+    settings = []
+
+    def train(options: Training) -> lab.Results:
+        settings.append(jax.config.values["jax_disable_most_optimizations"])
+        return results()
+
+    lab.command(Training, train, None)([*(["--quick"] if quick else []), "--out", str(tmp_path)])
+    assert settings == [expected]
     assert not jax.config.values["jax_disable_most_optimizations"]
 
 
-def check_translation(tables: dict[str, Any]) -> None:
-    assert tables["alignment"]["AER"].between(0, 1).to_numpy().all()
-    assert tables["gates"]["penalty"].tolist() == [0, 0.003, 0.03, 0.1, 0.3]
-    assert set(tables["one-left"]["stack"]) == {"encoder", "decoder", "cross"}
-    assert len(tables["importance"]) == 24
-
-
-def check_agreement(tables: dict[str, Any]) -> None:
-    runs = tables["runs"]
-    assert set(runs["condition"]) == {"trained", "untrained", "random number"}
-    assert runs.groupby("condition").size().to_dict() == dict.fromkeys(set(runs["condition"]), 6)
-    first = runs[runs["layer"] == 1].set_index(["condition", "way"])["blank-out"]
-    for condition in ("trained", "untrained"):  # one layer's rollout and flow rank the words as its attention does
-        assert first[condition]["raw"] == pytest.approx(first[condition]["rollout"])
-        assert first[condition]["raw"] == pytest.approx(first[condition]["flow"])
-
-
-def check_vision(tables: dict[str, Any]) -> None:
-    heads = tables["heads"]
-    assert heads.groupby("condition").size().tolist() == [4] * 5
-    assert heads["distance"].between(0, 9.9).to_numpy().all()
-    texture = heads[heads["condition"] == "texture"]
-    assert texture["to_partner"].between(0, 1).to_numpy().all()
-    assert len(tables["accuracy"]) == 5
-
-
-def check_factors(tables: dict[str, Any]) -> None:
-    runs, variance = tables["runs"], tables["variance"]
-    assert len(runs) == 2 * 2 * 2  # heads × data × seeds
-    assert set(variance["effect"]) == {"heads", "data", "heads × data", "residual"}
-    known = variance[variance["share"].notna()].groupby("outcome")["share"].sum()
-    assert known.to_numpy() == pytest.approx(1)
-    assert (runs["needed"] <= runs["heads"]).to_numpy().all()
-
-
-def check_pruned(tables: dict[str, Any]) -> None:
-    quality = tables["quality"]
-    assert np.abs(quality["loss"] - quality["gated loss"]).max() < 1e-5
-    assert quality.groupby("order")["removed"].max().tolist() == [0.9] * 3
-    assert quality["heads a layer"].min() < 8
-    sizes = tables["speed"].groupby("heads")["weights, MB"].first()
-    assert sizes.is_monotonic_increasing
-
-
-CHECKS = {
-    "translation": check_translation,
-    "agreement": check_agreement,
-    "vision": check_vision,
-    "factors": check_factors,
-    "pruned": check_pruned,
-}
-
-
-def test_ratios_are_taken_within_a_turn():
-    table = pd.DataFrame(
-        {"batch": 16, "heads": [12, 6] * 3, "repeat": [0, 0, 1, 1, 2, 2], "seconds": [2, 1, 4, 2, 3, 2.0],
-         "weights, MB": [8, 6] * 3}
-    )  # fmt: skip
-    found = pruned_speed.ratios(table)
-    assert found["faster, %"].tolist() == pytest.approx([0, 100])
-    assert found["least"].tolist() == pytest.approx([0, 50])
-    assert found["published [P]"].tolist()[1] == 17.5
-
-
-def test_blanking_a_word_out_is_masking_it():
-    task = Agreement(masked=True)
-    model = jh.init(task.model_config(num_hidden_layers=1), seed=3)
-    sample = task.sample(jax.random.key(0), 3)
-    assert sample.targets is not None
-    assert sample.weights is not None
-    found = agreement_flow.blank_out(model.network, sample)
-
-    def right(tokens: np.ndarray) -> np.ndarray:
-        logits = np.asarray(jh.run(model, jh.Batch(tokens, sample.batch.mask)).output, np.float64)
-        p = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-        at = np.asarray(sample.weights).argmax(axis=1)
-        return p[np.arange(3), at, np.asarray(sample.targets)[np.arange(3), at]]
-
-    tokens = np.array(sample.batch.tokens)
-    blanked = tokens.copy()
-    blanked[:, 2] = MASK
-    np.testing.assert_allclose(found[:, 2], right(tokens) - right(blanked), atol=1e-6)
-    at = np.asarray(sample.weights).argmax(axis=1)
-    np.testing.assert_allclose(found[np.arange(3), at], 0, atol=1e-7)  # masked already
-
-
-def test_needed_heads_are_those_without_which_it_fails():
-    """A curve that stays, falls a little, and falls: two of four heads may go."""
-
-    def curve(accuracies: Sequence[float]) -> pd.DataFrame:
-        return pd.DataFrame({"heads": range(5), "accuracy": accuracies})
-
-    for accuracies, expected in (([1, 1, 0.995, 0.9, 1.0], 2), ([1] * 5, 0), ([1, 0.5, 1, 1, 1], 4)):
-        assert factors.needed_by(curve(accuracies)) == expected
+def test_a_single_seed_has_no_interval():
+    assert lab.with_interval([0.5]) == "0.50 [nan, nan]"
+    mean, low, high = lab.mean_over_seeds([0.4, 0.5, 0.6])
+    assert low < mean < high
+    assert mean == pytest.approx(0.5)
 
 
 def test_a_file_name_has_no_spaces():

@@ -44,7 +44,7 @@ def test_agreement_from_the_command_to_the_page(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.weights
 def test_head_measures_from_the_command_to_the_page(tmp_path: Path, capsys):
     head_measures.main(["--models", "glassllm-en", "--quick", "--out", str(tmp_path)])
-    assert "Who does what, and nothing else" in capsys.readouterr().out
+    assert "Functions, and the heads specialised in them" in capsys.readouterr().out
     folder = tmp_path / "glassllm-en"
     for name in ("patterns", "norms", "patterns-null", "repeats", "variability", "specialisation", "share", "copying"):
         table = jh.HeadTable.load(folder / name)

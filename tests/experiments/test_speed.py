@@ -11,20 +11,21 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import speed, speed_report
-from experiments.speed_jaxheads import JaxHeads
-from experiments.speed_peers import PyTorch
-from experiments.speed_worker import Worker, WorkerError, peak_memory
-from experiments.speed_works import WORKS, Inputs, save_inputs, save_weights
+from experiments import speed
+from experiments.support.speed_jaxheads import JaxHeads
+from experiments.support.speed_machine import peak_memory
+from experiments.support.speed_peers import PyTorch
+from experiments.support.speed_worker import Worker, WorkerError
+from experiments.support.speed_works import WORKS, Inputs, save_inputs, save_weights
 
 SMALL = ["--quick", "--sides", "jaxheads", "pytorch"]
 
 
 def test_from_the_command_to_the_files(tmp_path: Path, capsys):
     speed.main([*SMALL, "--works", "ablate", "--no-curves", "--out", str(tmp_path)])
-    said = capsys.readouterr().out
-    assert "ablate, first call: jaxheads" in said
-    assert "ablation of all heads, zero" in said
+    printed = capsys.readouterr().out
+    assert "ablate, first call: jaxheads" in printed
+    assert "ablation of all heads, zero" in printed
     assert not (tmp_path / ".partial").exists()
     calls = pd.read_csv(tmp_path / "calls.csv")
     assert list(zip(calls["side"], calls["repeat"], strict=True)) == [
@@ -43,19 +44,19 @@ def test_from_the_command_to_the_files(tmp_path: Path, capsys):
 
 
 def test_a_point_on_two_devices(tmp_path: Path):
-    options, pieces = speed.Options(quick=True), speed.Pieces(tmp_path, "a question")
-    point = speed.measure_point("devices", 2, options, pieces, tmp_path)
+    options, journal = speed.Options(quick=True), speed.Journal(tmp_path, "a measurement")
+    point = speed.measure_point("devices", 2, options, journal, tmp_path)
     assert (point["axis"], point["value"], len(point["seconds"])) == ("devices", 2, 1)
-    assert pieces.get("devices-2") == point
+    assert journal.get("devices-2") == point
 
 
 @cache
 def sides(directory: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     weights = save_weights(speed.QUICK, 0, directory)
     threads = torch.get_num_threads()
-    made = {"jaxheads": JaxHeads(weights), "pytorch": PyTorch(weights)}
+    loaded = {"jaxheads": JaxHeads(weights), "pytorch": PyTorch(weights)}
     torch.set_num_threads(threads)
-    return made, save_inputs(speed.QUICK, 0, directory)
+    return loaded, save_inputs(speed.QUICK, 0, directory)
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +66,14 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("work", WORKS)
 def test_both_sides_give_one_table(work: str, scratch: Path):
-    made, paths = sides(scratch)
+    loaded, paths = sides(scratch)
     inputs = Inputs.load(paths[WORKS[work].inputs])
-    found = {(side, way): run() for side, one in made.items() for way, run in one.ways(WORKS[work], inputs).items()}
-    away = speed.differences(work, found)
-    assert set(away) == set(found)
-    assert max(away.values()) < 1e-5
-    assert all(np.abs(table).max() > 0.01 for table in found.values())
+    ways = {(name, way): run for name, side in loaded.items() for way, run in side.ways(WORKS[work], inputs).items()}
+    results = {key: run() for key, run in ways.items()}
+    differences = speed.differences(work, results)
+    assert set(differences) == set(results)
+    assert max(differences.values()) < 1e-5
+    assert all(np.abs(table).max() > 0.01 for table in results.values())
 
 
 def test_pairs_share_what_they_are_said_to_share(scratch: Path):
@@ -90,8 +92,8 @@ RIGHT = np.linspace(-2, 2, 24).reshape(2, 3, 4)
 
 
 def tables(**changed: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
-    given = {"jaxheads": RIGHT, "pytorch": RIGHT, "other": RIGHT} | changed
-    return {(side, "a way"): table for side, table in given.items()}
+    by_side = {"jaxheads": RIGHT, "pytorch": RIGHT, "other": RIGHT} | changed
+    return {(side, "a way"): table for side, table in by_side.items()}
 
 
 def off(by: float) -> np.ndarray:
@@ -101,9 +103,9 @@ def off(by: float) -> np.ndarray:
 
 
 def test_differences_are_relative_to_the_largest_value():
-    found = speed.differences("ablate", tables(jaxheads=off(1e-4)))
-    assert found["jaxheads", "a way"] == pytest.approx(1e-4 / 2)
-    assert found["other", "a way"] == 0
+    differences = speed.differences("ablate", tables(jaxheads=off(1e-4)))
+    assert differences["jaxheads", "a way"] == pytest.approx(1e-4 / 2)
+    assert differences["other", "a way"] == 0
 
 
 @pytest.mark.parametrize(
@@ -274,5 +276,5 @@ def test_a_page_without_curves_or_plans_is_whole(pretend: type[Pretender], tmp_p
     measure(tmp_path)
     summary = (tmp_path / "summary.md").read_text(encoding="utf-8")
     assert "## Where the lead comes from" not in summary
-    assert speed_report.WORKS["ablate"].title in summary
+    assert WORKS["ablate"].title in summary
     assert not (tmp_path / "lead.csv").exists()

@@ -37,21 +37,21 @@ def test_a_moment_is_shared_by_all_that_run_in_it():
         ("a", 3 * second, 4 * second),
         ("c", 6 * second, 7 * second),
     ]
-    found = speed_profile.shared_time(spans)
-    assert found["a"] == pytest.approx(2 + 1 / 2 + 2 / 3)
-    assert found["b"] == pytest.approx(1 / 2 + 1 / 3)
-    assert sum(found.values()) == pytest.approx(5)
+    seconds = speed_profile.shared_time(spans)
+    assert seconds["a"] == pytest.approx(2 + 1 / 2 + 2 / 3)
+    assert seconds["b"] == pytest.approx(1 / 2 + 1 / 3)
+    assert sum(seconds.values()) == pytest.approx(5)
     assert speed_profile.shared_time([]) == {}
 
 
 def test_from_the_command_to_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     speed_profile.main(["--quick", "--works", "ablate", "importance", "--out", str(tmp_path)])
-    found: Any = pd.read_csv(tmp_path / "profile.csv").set_index("work")
-    shares = found[[column for column in found if column.endswith(", %")]]
+    table: Any = pd.read_csv(tmp_path / "profile.csv").set_index("work")
+    shares = table[[column for column in table if column.endswith(", %")]]
     assert shares.sum(axis=1).to_numpy() == pytest.approx(100)
-    assert (found["matrix products, %"] > 1).all()
-    assert found["products, GFLOP/s"].isna().tolist() == [False, True]
-    assert (found["products, GFLOP/s"].dropna() > found["whole call, GFLOP/s"].dropna()).all()
+    assert (table["matrix products, %"] > 1).all()
+    assert table["products, GFLOP/s"].isna().tolist() == [False, True]
+    assert (table["products, GFLOP/s"].dropna() > table["whole call, GFLOP/s"].dropna()).all()
     assert "Where the time goes" in capsys.readouterr().out
 
 

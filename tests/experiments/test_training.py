@@ -1,38 +1,174 @@
-"""The experiments of the training lab, in short: that they run and say what they measured."""
+"""Experiments that train models, in short: that they run from the command to the page, and what they are made of."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pandas as pd
+import pytest
 
-from experiments import induction_phase_change, markov_phases
-from jaxheads.train.monitor import Trace
+import jaxheads as jh
+from experiments import (
+    agreement_flow,
+    factors,
+    induction_phase_change,
+    markov_phases,
+    pruned_speed,
+    translation_heads,
+    vision_heads,
+)
+from jaxheads.data.tasks import Agreement
+from jaxheads.data.tasks.agreement import MASK
+from jaxheads.train import Trace
+
+EXPERIMENTS: dict[str, tuple[Any, list[str], str, str]] = {
+    "translation": (translation_heads, [], "One head left", "heads"),
+    "agreement": (agreement_flow, [], "Correlation by layer", "layers"),
+    "vision": (vision_heads, ["--layers", "1"], "Distance by layer", "distances"),
+    "factors": (factors, ["--heads", "1", "2", "--depths", "1"], "What more heads buy", "heads"),
+    "pruned": (pruned_speed, [], "with 99 % of the accuracy left", "pruned"),
+    "induction": (
+        induction_phase_change,
+        ["--steps", "6", "--batch", "4"],
+        "one layer never forms induction",
+        "two-layers",
+    ),
+    "markov": (markov_phases, ["--steps", "4"], "Beside the published losses", "K2"),
+}
 
 
-def test_induction_from_the_command_to_the_page(tmp_path: Path, capsys):
-    induction_phase_change.main(["--steps", "6", "--seeds", "2", "--batch", "4", "--out", str(tmp_path)])
-    assert "one layer never forms induction" in capsys.readouterr().out
-    runs = pd.read_csv(tmp_path / "runs.csv")
+@pytest.fixture(autouse=True)
+def _few_examples(monkeypatch: pytest.MonkeyPatch):
+    for module in (translation_heads, vision_heads, factors):
+        monkeypatch.setattr(module, "EVALUATED", 16)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_from_the_command_to_the_page(name: str, tmp_path: Path, capsys: pytest.CaptureFixture):
+    module, options, heading, figure = EXPERIMENTS[name]
+    module.main(["--quick", *options, "--out", str(tmp_path)])
+    assert heading in capsys.readouterr().out
+    assert (tmp_path / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+    CHECKS[name]({path.stem: pd.read_csv(path) for path in tmp_path.glob("*.csv")})
+
+
+def check_translation(tables: dict[str, Any]) -> None:
+    assert tables["alignment"]["AER"].between(0, 1).to_numpy().all()
+    assert tables["gates"]["penalty"].tolist() == [0, 0.003, 0.03, 0.1, 0.3]
+    assert set(tables["one-left"]["stack"]) == {"encoder", "decoder", "cross"}
+    assert len(tables["importance"]) == 24
+
+
+def check_agreement(tables: dict[str, Any]) -> None:
+    runs = tables["runs"]
+    assert set(runs["condition"]) == {"trained", "untrained", "random number"}
+    assert runs.groupby("condition").size().to_dict() == dict.fromkeys(set(runs["condition"]), 6)
+    first = runs[runs["layer"] == 1].set_index(["condition", "way"])["blank-out"]
+    for condition in ("trained", "untrained"):  # one layer's rollout and flow rank the words as its attention does
+        assert first[condition]["raw"] == pytest.approx(first[condition]["rollout"])
+        assert first[condition]["raw"] == pytest.approx(first[condition]["flow"])
+
+
+def check_vision(tables: dict[str, Any]) -> None:
+    heads = tables["heads"]
+    assert heads.groupby("condition").size().tolist() == [4] * 5
+    assert heads["distance"].between(0, 9.9).to_numpy().all()
+    texture = heads[heads["condition"] == "texture"]
+    assert texture["to_partner"].between(0, 1).to_numpy().all()
+    assert len(tables["accuracy"]) == 5
+
+
+def check_factors(tables: dict[str, Any]) -> None:
+    runs, variance = tables["runs"], tables["variance"]
+    assert len(runs) == 2 * 2 * 2  # heads × data × seeds
+    assert set(variance["effect"]) == {"heads", "data", "heads × data", "residual"}
+    known = variance[variance["share"].notna()].groupby("outcome")["share"].sum()
+    assert known.to_numpy() == pytest.approx(1)
+    assert (runs["needed"] <= runs["heads"]).to_numpy().all()
+
+
+def check_pruned(tables: dict[str, Any]) -> None:
+    quality = tables["quality"]
+    assert np.abs(quality["loss"] - quality["gated loss"]).max() < 1e-5
+    assert quality.groupby("order")["removed"].max().tolist() == [0.9] * 3
+    assert quality["heads a layer"].min() < 8
+    sizes = tables["speed"].groupby("heads")["weights, MB"].first()
+    assert sizes.is_monotonic_increasing
+
+
+def check_induction(tables: dict[str, Any]) -> None:
+    runs = tables["runs"]
     assert runs.groupby("condition").size().to_dict() == {"one layer": 2, "two layers": 2, "two layers, one length": 2}
     assert runs["loss"].between(2, 6).all()
-    assert (tmp_path / "two-layers.png").read_bytes().startswith(b"\x89PNG")
+    assert tables["onsets"]["condition"].tolist() == runs["condition"].tolist()
 
 
-def test_markov_from_the_command_to_the_page(tmp_path: Path, capsys):
-    markov_phases.main(["--quick", "--steps", "4", "--states", "2", "--out", str(tmp_path)])
-    assert "Beside the published losses" in capsys.readouterr().out
-    runs: Any = pd.read_csv(tmp_path / "runs.csv")
+def check_markov(tables: dict[str, Any]) -> None:
+    runs = tables["runs"]
     assert list(runs["condition"].unique()) == ["K = 2", "K = 2, one layer", "K = 2, doubly stochastic"]
     assert (runs["KL from Bayes at the end"] > 0).all()
+
+
+CHECKS = {
+    "translation": check_translation,
+    "agreement": check_agreement,
+    "vision": check_vision,
+    "factors": check_factors,
+    "pruned": check_pruned,
+    "induction": check_induction,
+    "markov": check_markov,
+}
+
+
+def test_ratios_are_taken_within_a_turn():
+    repeats, seconds = [0, 0, 1, 1, 2, 2], [2, 1, 4, 2, 3, 2.0]
+    heads = {"heads": [12, 6] * 3, "weights, MB": [8, 6] * 3}
+    ratios = pruned_speed.ratios(pd.DataFrame({"batch": 16, "repeat": repeats, "seconds": seconds, **heads}))
+    assert ratios["faster, %"].tolist() == pytest.approx([0, 100])
+    assert ratios["least"].tolist() == pytest.approx([0, 50])
+    assert ratios["published [P]"].tolist()[1] == 17.5
+
+
+def test_blanking_a_word_out_is_masking_it():
+    task = Agreement(masked=True)
+    model = jh.init(task.model_config(num_hidden_layers=1), seed=3)
+    sample = task.sample(jax.random.key(0), 3)
+    assert sample.targets is not None
+    assert sample.weights is not None
+    falls = agreement_flow.blank_out(model.network, sample)
+
+    def right(tokens: np.ndarray) -> np.ndarray:
+        logits = np.asarray(jh.run(model, jh.Batch(tokens, sample.batch.mask)).output, np.float64)
+        p = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+        at = np.asarray(sample.weights).argmax(axis=1)
+        return p[np.arange(3), at, np.asarray(sample.targets)[np.arange(3), at]]
+
+    tokens = np.array(sample.batch.tokens)
+    blanked = tokens.copy()
+    blanked[:, 2] = MASK
+    np.testing.assert_allclose(falls[:, 2], right(tokens) - right(blanked), atol=1e-6)
+    at = np.asarray(sample.weights).argmax(axis=1)
+    np.testing.assert_allclose(falls[np.arange(3), at], 0, atol=1e-7)  # masked already
+
+
+def test_needed_heads_are_those_without_which_it_fails():
+    """A curve that stays, falls a little, and falls: two of four heads may go."""
+
+    def curve(accuracies: Sequence[float]) -> pd.DataFrame:
+        return pd.DataFrame({"heads": range(5), "accuracy": accuracies})
+
+    for accuracies, expected in (([1, 1, 0.995, 0.9, 1.0], 2), ([1] * 5, 0), ([1, 0.5, 1, 1, 1], 4)):
+        assert factors.needed_by(curve(accuracies)) == expected
 
 
 def test_phases_are_read_off_the_curves():
     steps = np.array([0, 10, 100, 1000])
     uni, bi = np.array([[0.2], [0.01], [0.05], [0.08]]), np.array([[0.3], [0.09], [0.04], [0.01]])
     values = {"KL from unigram": uni, "KL from bigram": bi, "KL from bayes": bi, "loss": bi}
-    [found] = markov_phases.phases(Trace(steps, values)).to_dict("records")
-    assert (found["nearest unigram at"], found["nearer bigram from"]) == (10, 100)
-    assert found["KL from unigram then"] == 0.01
+    [row] = markov_phases.phases(Trace(steps, values)).to_dict("records")
+    assert (row["nearest unigram at"], row["nearer bigram from"]) == (10, 100)
+    assert row["KL from unigram then"] == 0.01
     never = {**values, "KL from bigram": uni + 0.1}
     assert np.isnan(markov_phases.phases(Trace(steps, never))["nearer bigram from"][0])

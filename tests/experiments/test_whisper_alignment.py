@@ -16,10 +16,10 @@ def test_agreement_is_spearman_s_and_only_what_follows_is_unlikely():
     centres_LNT = rng.standard_normal((2, 40, 12))
     centres_LNT[1, 3] = np.arange(12) ** 3.0
     centres_LNT[0, 1] = -np.arange(12)
-    found_LN, p_LN = agreement(centres_LNT, seed=0)
+    agreement_LN, p_LN = agreement(centres_LNT, seed=0)
     for at in np.ndindex(2, 40):
-        assert found_LN[at] == pytest.approx(spearmanr(centres_LNT[at], np.arange(12))[0])
-    assert (found_LN[1, 3], found_LN[0, 1]) == pytest.approx((1, -1))
+        assert agreement_LN[at] == pytest.approx(spearmanr(centres_LNT[at], np.arange(12))[0])
+    assert (agreement_LN[1, 3], agreement_LN[0, 1]) == pytest.approx((1, -1))
     assert p_LN[1, 3] == 1 / (1 + ORDERS)
     assert p_LN[0, 1] == 1
     chance = np.delete(p_LN.reshape(-1), [1, 43])
@@ -39,7 +39,7 @@ def test_another_kind_of_recording_is_refused(tmp_path: Path):
 
 @pytest.mark.weights
 def test_from_the_command_to_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    main(["--out", str(tmp_path)])
+    main(["--quick", "--out", str(tmp_path)])
     assert "agreement" in capsys.readouterr().out
     table = HeadTable.load(tmp_path / "alignment")
     listed = table.grid("listed").astype(bool)

@@ -9,7 +9,7 @@ import pytest
 
 import jaxheads as jh
 from jaxheads.data.tasks import Translation
-from jaxheads.measure.patterns.alignment import POSSIBLE, SKIPPED, SURE, _hits, _links, _made
+from jaxheads.measure.patterns.alignment import POSSIBLE, SKIPPED, SURE, _head_links, _hits, _links
 from jaxheads.measure.patterns.example import Example
 
 from ..models.huggingface import assert_close
@@ -55,7 +55,7 @@ def test_possible_links_and_skipped_sources():
 def test_no_link_goes_to_padding():
     gold = jnp.eye(2, dtype=bool)
     marks = {SURE: gold, POSSIBLE: gold, SKIPPED: jnp.zeros(2, bool)}
-    made_T, to_T = _made(jnp.eye(2), Example(None, jnp.ones(2, bool), jnp.array([True, False]), marks=marks))
+    made_T, to_T = _head_links(jnp.eye(2), Example(None, jnp.ones(2, bool), jnp.array([True, False]), marks=marks))
     assert to_T.tolist() == [0, 0]
     assert made_T.tolist() == [True, False]  # the second row's only gold link is to padding: it is no word
 

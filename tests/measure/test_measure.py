@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 import jaxheads as jh
-from jaxheads.measure.patterns import METRICS, OFFSETS, VARIANTS, measuring
-from jaxheads.measure.patterns.measuring import measure
+from jaxheads.measure.patterns import METRICS, OFFSETS, VARIANTS, scoring
+from jaxheads.measure.patterns.scoring import measure
 from jaxheads.models.inputs.batch import Batch
 from jaxheads.models.model import Model
 from jaxheads.tables import HeadTable
@@ -99,7 +99,7 @@ def test_streaming_in_different_cuts_gives_the_same_table(model: Model, monkeypa
     whole = measure(model, batch)
     cuts = (batch.take(np.arange(a, b)) for a, b in ((0, 1), (1, 5), (5, 7)))
     tables = [measure(model, cuts)]
-    monkeypatch.setattr(measuring, "PATTERN_BYTES", 4 * model.stack().heads * 9 * 9 * 3)
+    monkeypatch.setattr(scoring, "PATTERN_BYTES", 4 * model.stack().heads * 9 * 9 * 3)
     tables.append(measure(model, [batch]))
     for table in tables:
         np.testing.assert_allclose(kept(table), kept(whole), atol=1e-5)  # products of other sizes round otherwise
@@ -109,11 +109,11 @@ def test_streaming_in_different_cuts_gives_the_same_table(model: Model, monkeypa
 
 def test_a_stream_traces_once_for_a_shape(decoder: Model, monkeypatch: pytest.MonkeyPatch):
     traced = []
-    real = measuring.evaluate
-    monkeypatch.setattr(measuring, "evaluate", lambda *given: traced.append(1) or real(*given))
-    measured: Any = measuring.program()
+    real = scoring.evaluate
+    monkeypatch.setattr(scoring, "evaluate", lambda *given: traced.append(1) or real(*given))
+    measured: Any = scoring.program()
     measured.clear_cache()
-    monkeypatch.setattr(measuring, "PATTERN_BYTES", 4 * 2 * 10 * 10 * 2)  # pieces of two: the last is filled up
+    monkeypatch.setattr(scoring, "PATTERN_BYTES", 4 * 2 * 10 * 10 * 2)  # pieces of two: the last is filled up
     measure(decoder, (random_batch(5, 10, seed) for seed in range(4)), ("entropy", "induction"))
     measure(
         decoder,
@@ -129,7 +129,7 @@ def test_memory_does_not_grow_with_layers(make_gpt2):
 
     def temporary(layers: int) -> int:
         network = make_gpt2(layers)
-        compiled = measuring.program().lower(network, batch, batch, (), "decoder", metrics, "weights").compile()
+        compiled = scoring.program().lower(network, batch, batch, (), "decoder", metrics, "weights").compile()
         memory: Any = compiled.memory_analysis()
         return memory.temp_size_in_bytes
 
@@ -140,7 +140,7 @@ def test_memory_does_not_grow_with_layers(make_gpt2):
 
 def test_ten_metrics_together_hold_a_few_patterns(make_gpt2):
     network, batch, metrics = make_gpt2(2), random_batch(1, 256), tuple(METRICS.values())
-    compiled = measuring.program().lower(network, batch, batch, (), "decoder", metrics, "weights").compile()
+    compiled = scoring.program().lower(network, batch, batch, (), "decoder", metrics, "weights").compile()
     memory: Any = compiled.memory_analysis()
     one_pattern = 4 * network.stacks[0].heads * 256 * 256
     assert memory.temp_size_in_bytes < 8 * one_pattern, memory.temp_size_in_bytes / one_pattern
@@ -172,7 +172,7 @@ def test_edits_change_what_is_measured_and_are_cut_with_the_batch(decoder: Model
     plain, edited = measure(decoder, batch, "entropy"), measure(decoder, batch, "entropy", edits=edit)
     changed = ~np.isclose(kept(plain), kept(edited), atol=1e-6).all(axis=(1, 2))
     np.testing.assert_array_equal(np.flatnonzero(changed), [0, 4])
-    monkeypatch.setattr(measuring, "PATTERN_BYTES", 4 * 2 * 9 * 9 * 2)
+    monkeypatch.setattr(scoring, "PATTERN_BYTES", 4 * 2 * 9 * 9 * 2)
     pieces = measure(decoder, batch, "entropy", edits=[edit])
     np.testing.assert_allclose(kept(pieces), kept(edited), atol=1e-6)
 

@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxheads.evidence.nulls import random_weights, shuffled_marks
+from jaxheads.evidence.nulls import shuffled_marks
 from jaxheads.evidence.roles import Evidence, name_heads
-from jaxheads.measure.patterns.measuring import measure
+from jaxheads.measure.patterns.scoring import measure
 from jaxheads.models.inputs.batch import Batch
 from jaxheads.models.model import Model
+from jaxheads.models.random_weights import random_weights
 
 
 def weights(model: Model) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from scipy.spatial.distance import jensenshannon
 
 import jaxheads as jh
 from jaxheads.measure.similarity import redundancy
-from jaxheads.measure.similarity.comparisons import PAIRS
+from jaxheads.measure.similarity.comparisons import COMPARISONS
 from jaxheads.measure.similarity.redundancy import HeadPairs, compare_heads
 
 from ..models.huggingface import assert_close
@@ -19,8 +19,8 @@ def of_patterns(by: str, *patterns: np.ndarray, mask: np.ndarray | None = None) 
     """Compared as heads of one layer, on one example."""
     A = jnp.asarray(np.stack(patterns)[None], jnp.float32)
     real = jnp.ones(A.shape[-1], bool) if mask is None else jnp.asarray(mask)
-    row = np.asarray(PAIRS[by].function({"pattern": A}, real[: A.shape[2]], real, len(patterns)), np.float64)
-    return PAIRS[by].of_mean(row, 1)
+    row = np.asarray(COMPARISONS[by].function({"pattern": A}, real[: A.shape[2]], real, len(patterns)), np.float64)
+    return COMPARISONS[by].of_mean(row, 1)
 
 
 def test_divergence_in_closed_form():
@@ -46,7 +46,9 @@ def written(*outputs_TH: np.ndarray) -> np.ndarray:
     z = jnp.asarray(np.stack(outputs_TH, axis=1)[None], jnp.float32)
     W_O = jnp.broadcast_to(jnp.eye(z.shape[-1]), (1, z.shape[2], z.shape[-1], z.shape[-1]))
     real = jnp.ones(z.shape[1], bool)
-    return PAIRS["cka"].of_mean(np.asarray(PAIRS["cka"].function({"z": z, "W_O": W_O}, real, real, 2), np.float64), 1)
+    return COMPARISONS["cka"].of_mean(
+        np.asarray(COMPARISONS["cka"].function({"z": z, "W_O": W_O}, real, real, 2), np.float64), 1
+    )
 
 
 def test_cka_sees_through_rotation_and_scale_and_is_not_fooled_by_independence():
@@ -69,7 +71,7 @@ def test_unbiased_hsic_is_the_formula_with_kernels():
     expected = (expected - 2 / (n - 2) * ones @ K @ L @ ones) / (n * (n - 3))
     z = jnp.asarray(np.stack([x, y], axis=1)[None], jnp.float32)
     W_O = jnp.broadcast_to(jnp.eye(4), (1, 2, 4, 4))
-    found = PAIRS["cka"].function({"z": z, "W_O": W_O}, jnp.ones(9, bool), jnp.ones(9, bool), 2)
+    found = COMPARISONS["cka"].function({"z": z, "W_O": W_O}, jnp.ones(9, bool), jnp.ones(9, bool), 2)
     assert float(found[0, 1]) == pytest.approx(expected, rel=1e-4)
 
 

@@ -33,7 +33,7 @@ REFUSED = [
         "rope type 'longrope' is not covered",
     ),
     ("llama", {"rope_parameters": {"rope_type": "linear"}}, r"'linear' lacks \['factor'\]"),
-    ("llama", {"rope_parameters": {"rope_type": "default", "factor": 2.0}}, r"does not know \['factor'\]"),
+    ("llama", {"rope_parameters": {"rope_type": "default", "factor": 2.0}}, r"does not take \['factor'\]"),
     ("llama", {"pretraining_tp": 2}, "pretraining_tp=2; supported is 1 only"),
     (
         "llama",

@@ -86,7 +86,7 @@ def test_token_types_follow_their_tokens():
         ("", {}, r"every text needs at least one token; these are empty: \[0\]"),
         (["the", "  "], {}, r"these are empty: \[1\]"),
         (["the", 3], {}, r"texts must be strings, got int; for token ids use jh\.Batch"),
-        ("the", {"side": "middle"}, "side must be 'right' or 'left', got 'middle'"),
+        ("the", {"side": "middle"}, "side must be one of right, left; got 'middle'"),
         ("the", {"max_length": 0}, "max_length must be at least 1, got 0"),
     ],
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
-from jaxheads.models.norms import affine, unit_stream, with_frozen_statistics
+from jaxheads.models.norms import scale_and_bias, unit_stream, with_frozen_statistics
 
 from .huggingface import assert_close, random_batch, small_model
 from .specs import SPECS
@@ -29,10 +29,10 @@ def test_the_output_and_the_patterns_stay(family: str):
         old = model.stack(name).blocks.input_norms()
         assert len(old) == len(stack.blocks.input_norms()) > 0
         for one, was in zip(stack.blocks.input_norms(), old, strict=True):
-            scale, bias = affine(one.norm)
+            scale, bias = scale_and_bias(one.norm)
             assert jnp.all(scale == 1)
             assert bias is None or jnp.all(bias == 0)
-            assert jnp.abs(affine(was.norm)[0] - 1).max() > 0.1  # there was something to fold, and the old has it still
+            assert jnp.abs(scale_and_bias(was.norm)[0] - 1).max() > 0.1  # the old model still has its norms
 
 
 @pytest.mark.parametrize("family", sorted(POST_NORM))
@@ -70,7 +70,7 @@ def test_held_norms_are_linear_and_give_the_whole(family: str):
         one, other = jnp.asarray(rng.standard_normal((2, 2, 3, stack.width), np.float32))
         for norm in stack.block(1).input_norms():
             whole = one + other
-            bias = affine(norm.norm)[1]
+            bias = scale_and_bias(norm.norm)[1]
             added = with_frozen_statistics(norm.norm, one, whole) + with_frozen_statistics(norm.norm, other, whole)
             assert_close(added + (0 if bias is None else bias[None, None]), norm.norm(whole))
 

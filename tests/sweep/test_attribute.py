@@ -17,9 +17,9 @@ from jaxheads.objectives import LogitDifference, Reads
 from jaxheads.sweep.circuits.attribution import edge_attribution
 from jaxheads.sweep.exact.patch import patch
 from jaxheads.sweep.gradients.attribute import attribute
-from jaxheads.sweep.gradients.backward import amount_gradient
+from jaxheads.sweep.gradients.backward import weight_gradient
 from jaxheads.sweep.gradients.folding import fold
-from jaxheads.sweep.gradients.qk_fix import keys_moved, rows_moved
+from jaxheads.sweep.gradients.qk_fix import key_effects, row_effects
 
 from ..models.huggingface import VOCABULARY, alone, assert_close, pair, random_batch, small_model
 from . import by_hand, naive
@@ -102,9 +102,9 @@ def test_patterns_made_anew_for_one_key_at_a_time(scale: float):
     for key in range(6):
         one = np.where(np.arange(6) == key, patched, scores).astype(np.float64)
         slow[..., key] = ((softmax(one) - before) * slope).sum(axis=(-1, -2))
-    assert_close(keys_moved(*map(jnp.asarray, (slope, scores, patched))), slow)
+    assert_close(key_effects(*map(jnp.asarray, (slope, scores, patched))), slow)
     after = softmax(patched.astype(np.float64))
-    rows = rows_moved(*(jnp.asarray(part, jnp.float32) for part in (slope, before, after)))
+    rows = row_effects(*(jnp.asarray(part, jnp.float32) for part in (slope, before, after)))
     assert_close(rows, ((after - before) * slope).sum(axis=-1))
 
 
@@ -284,7 +284,7 @@ def test_what_is_not_finite_is_named_and_left_out():
 
 
 def test_pieces_change_nothing_and_compile_once():
-    model, compiled = small_model("llama"), attrgetter("_cache_size")(amount_gradient)
+    model, compiled = small_model("llama"), attrgetter("_cache_size")(weight_gradient)
     whole, before = estimates(model, by=CELLS), compiled()
     same(estimates(model, by=CELLS, memory=1), whole)
     same(estimates(model, "ig", by=CELLS, memory=1, rule="left", steps=1), whole)

@@ -10,7 +10,7 @@ from .grammar import Grammar, Sentiment
 from .images import Corners, Digits, Texture
 from .induction import Induction
 from .ioi import ToyIOI
-from .markov import Markov
+from .markov import Markov, bigram, unigram
 from .modular import ModularAddition
 from .task import Sample, Task
 from .translation import Translation
@@ -55,4 +55,6 @@ __all__ = [
     "Texture",
     "ToyIOI",
     "Translation",
+    "bigram",
+    "unigram",
 ]

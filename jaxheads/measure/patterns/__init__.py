@@ -1,24 +1,29 @@
-"""What a head's attention pattern looks like, in numbers: written for one head of one example, vmapped once.
+"""Numbers of heads' attention patterns: `measure`, the metrics, and what a metric of one's own is made of.
 
-A metric is a function `(pattern_TS, example) -> (value, counts)`. `value` is a mean over the queries that
-count; `counts` says whether there are any, and where there are none the value is 0, never NaN. Only real
-queries and real keys count. Positions are those of the model, counted over real tokens: "the previous token"
-is the previous real one, also where padding lies between, and left padding equals no padding.
+A metric is a function `(pattern_TS, example) -> (value, counts)` of one head of one example, vmapped once. `value` is a
+mean over the queries that count; `counts` is whether any does, and where none does the value is 0, never
+NaN. Only real queries and real keys count. Positions are those of the model, counted over real tokens: "the previous
+token" is the previous real one, also where padding lies between, and left padding equals no padding.
 
-A metric says what it `needs` of the positions, and is not asked of a stack that lacks it: in cross-attention queries
-and keys are different sequences, patches of an image have places but no order, and only tokens have ids.
+A metric `needs` certain properties of the positions, and is not computed for a stack that lacks them: in
+cross-attention queries and keys are different sequences, patches of an image have distances but no order, and only
+tokens have ids.
 
-Every example weighs the same in a table's mean, however long it is (as in Clark et al. 2019; Vig & Belinkov
-2019 sum over the corpus, where long sentences weigh more).
+Every example weighs the same in a table's mean, however long it is (as in Clark et al. 2019; Vig & Belinkov 2019 sum
+over the corpus, where long sentences weigh more).
 """
 
-from .classes import CLASSES
+from .alignment import alignment_error_rate
 from .detector import head_detector
 from .example import Example, examples_of
-from .metric import Metric, Scored, evaluate, fits
+from .metric import Metric, Scored, attention_to, evaluate, fits, mean
+from .pattern_class import CLASSES
 from .positions import OFFSETS
 from .registry import METRICS, VARIANTS, register, resolve
+from .scoring import measure
 from .tokens import marked_share, retrieval, token_class
+from .variability import variability
+from .word_pooling import WordPattern, pool_words
 
 __all__ = [
     "CLASSES",
@@ -28,13 +33,20 @@ __all__ = [
     "Example",
     "Metric",
     "Scored",
+    "WordPattern",
+    "alignment_error_rate",
+    "attention_to",
     "evaluate",
     "examples_of",
     "fits",
     "head_detector",
     "marked_share",
+    "mean",
+    "measure",
+    "pool_words",
     "register",
     "resolve",
     "retrieval",
     "token_class",
+    "variability",
 ]

@@ -1,16 +1,16 @@
-"""Programs that hold as little as they can while they run."""
+"""XLA options for programs that hold little memory while they run."""
 
 from functools import cache
 
 import jax
 
 ON_CPU = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-"""XLA's order of operations on CPU is for running many of them at once, so that all their inputs are held together."""
+"""XLA's default order on CPU runs many operations at once, so that the inputs of all of them are held together."""
 
 
 @cache
 def lean_options() -> dict[str, str]:
-    """What to give `jax.jit` as `compiler_options` on the default backend; nothing where the compiler has no choice."""
+    """Return `jax.jit`'s `compiler_options` for the default backend; empty where its compiler has no such choice."""
     if jax.default_backend() != "cpu":
         return {}
     try:

@@ -1,6 +1,6 @@
-"""The head detector of TransformerLens, by its own names: a pattern compared with the one a role would have.
+"""The head detector of TransformerLens under its own names: a pattern compared with the ideal one of a role.
 
-It is not on the scale of the metrics of the papers: on [BOS, r, r] a perfect induction head scores T / (2T + 1), a
+Its scale is not that of the metrics of the papers: on [BOS, r, r] a perfect induction head scores T / (2T + 1), a
 perfect previous-token head (n − 1) / n, unless BOS is left out.
 
 Dimension key: T query positions, S key positions.
@@ -25,11 +25,11 @@ def _duplicate(example: Example) -> Array:
 
 
 def _induction(example: Example) -> Array:
-    """Keys one after an earlier same token: the duplicates' matrix moved right by one, still below the diagonal."""
+    """Return the keys after an earlier copy: the duplicates' matrix moved right by one, still below the diagonal."""
     assert example.tokens is not None
-    before_T, there_T = example.neighbours(-1)
-    earlier = example.offsets - 1 < 0  # the key's predecessor lies before the query, and so does the key, or is it
-    same_TS = (example.tokens[:, None] == before_T[None, :]) & there_T[None, :]
+    before_T, exists_T = example.neighbours(-1)
+    earlier = example.offsets - 1 < 0  # the copy is before the query
+    same_TS = (example.tokens[:, None] == before_T[None, :]) & exists_T[None, :]
     return same_TS & earlier & (example.offsets <= 0)
 
 
@@ -38,7 +38,7 @@ ROLES: dict[str, Callable[[Example], Array]] = {
     "duplicate_token_head": _duplicate,
     "induction_head": _induction,
 }
-"""Their names for their detection patterns."""
+"""Functions that return a role's detection pattern, by TransformerLens's name of the role."""
 
 
 def _detect(
@@ -49,24 +49,24 @@ def _detect(
         A_TS = jnp.where((example.key_positions == 0)[None, :], 0.0, A_TS)
     if exclude_current_token:
         A_TS = jnp.where(example.offsets == 0, 0.0, A_TS)
-    wanted_TS = (ROLES[role](example) & example.pairs).astype(jnp.float32)
+    detection_TS = (ROLES[role](example) & example.pairs).astype(jnp.float32)
     if measure == "mul":
         total = A_TS.sum()
-        return (A_TS * wanted_TS).sum() / jnp.where(total > 0, total, 1.0), total > 0
+        return (A_TS * detection_TS).sum() / jnp.where(total > 0, total, 1.0), total > 0
     length = jnp.maximum(example.mask.sum(dtype=jnp.float32), 1.0)
-    return 1 - jnp.where(example.pairs, jnp.abs(A_TS - wanted_TS), 0.0).sum() / length, example.mask.any()
+    return 1 - jnp.where(example.pairs, jnp.abs(A_TS - detection_TS), 0.0).sum() / length, example.mask.any()
 
 
 def head_detector(
     role: str, measure: str = "mul", exclude_bos: bool = False, exclude_current_token: bool = False
 ) -> Metric:
-    """What `transformer_lens.head_detector.detect_head` gives, with its own arguments.
+    """Return the metric that `transformer_lens.head_detector.detect_head` computes, with its own arguments.
 
     "mul": Σ A · D / Σ A, with D the role's 0-or-1 pattern, from 0 to 1. "abs": 1 − Σ |A − D| / n; at most 1, and
     negative where D has several keys to a query.
 
     Raises:
-        ValueError: for a role or a measure it does not have.
+        ValueError: for an unknown role or measure.
     """
     if role not in ROLES or measure not in ("mul", "abs"):
         raise ValueError(

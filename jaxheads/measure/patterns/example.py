@@ -1,4 +1,4 @@
-"""What a metric is told of an example beside the head's pattern.
+"""An example as a metric sees it: its tokens, masks, distances and marks, beside one head's pattern.
 
 Dimension key: B batch, T query positions, S key positions.
 """
@@ -10,61 +10,60 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ...models.inputs.batch import Batch
-from ...models.positions import count_positions
+from ...models.inputs.batch import Batch, count_positions
 from ...models.stack import Stack
 
 NEEDS = ("any", "places", "order", "ids")
-"""What a metric may need of the positions: nothing; that queries and keys are the same positions, with distances; that
-these have an order; that they have ids. Each includes those before it."""
+"""Properties of positions that a metric may need, each including those before it: none; queries and keys are the same
+positions, at distances from each other; they have an order; they have token ids."""
 
 
 class Example(NamedTuple):
-    """One example.
+    """The positions of one example. `examples_of` gives a whole batch of them, each field with a leading axis B.
 
     Attributes:
-        tokens: ids of the queries, `[T]`, where they have any.
-        mask: which queries are real, `[T]`.
-        seen: which keys are real, `[S]`, where they are other positions.
-        pixels: where patches are in an image, row and column in pixels, `[T,2]`.
-        patch: which positions are patches, not special tokens, `[T]`.
-        marks: what the batch says of its positions, each `[S]` or `[T,S]`.
+        tokens: token ids of the queries, `[T]`; None where positions are not tokens.
+        mask: which queries are real, bool `[T]`.
+        key_mask: which keys are real, bool `[S]`; None where keys are the queries' own positions.
+        pixels: row and column of each patch in its image, in pixels, `[T,2]`; None where positions are not patches.
+        patch: which positions are patches and not special tokens, bool `[T]`.
+        marks: the batch's marks by name, each `[S]` or `[T,S]`.
     """
 
     tokens: Array | None
     mask: Array
-    seen: Array | None = None
+    key_mask: Array | None = None
     pixels: Array | None = None
     patch: Array | None = None
     marks: Mapping[str, Array] | None = None
 
     @property
     def keys(self) -> Array:
-        """Which keys are real, `[S]`."""
-        return self.mask if self.seen is None else self.seen
+        """Mask of the real keys, bool `[S]`."""
+        return self.mask if self.key_mask is None else self.key_mask
 
     @property
     def key_positions(self) -> Array:
-        """Places of the keys among the real ones, `[S]`."""
+        """Positions of the keys, counted over real ones from 0, `[S]`; padding gets 0."""
         return count_positions(self.keys[None])[0]
 
     @property
     def positions(self) -> Array:
-        """Places among the real tokens, from 0, `[T]`; padding gets 0."""
+        """Positions of the queries, counted over real ones from 0, `[T]`; padding gets 0."""
         return count_positions(self.mask[None])[0]
 
     @property
     def length(self) -> Array:
-        """How many keys are real."""
+        """Number of real keys."""
         return self.keys.sum(dtype=jnp.int32)
 
     @property
-    def steps(self) -> Array:
-        """How far apart query and key are, `[T,S]`: in real tokens; between patches in pixels, centre to centre."""
+    def distances(self) -> Array:
+        """Distance of query and key, `[T,S]`: in real tokens, or in pixels between the centres of patches."""
         if self.pixels is None:
             return jnp.abs(self.offsets).astype(jnp.float32)
-        apart_TS2 = self.pixels[:, None] - self.pixels[None]
-        return jnp.sqrt(jnp.square(apart_TS2).sum(axis=-1))
+        difference_TS2 = self.pixels[:, None] - self.pixels[None]
+        return jnp.sqrt(jnp.square(difference_TS2).sum(axis=-1))
 
     @property
     def offsets(self) -> Array:
@@ -73,40 +72,40 @@ class Example(NamedTuple):
 
     @property
     def pairs(self) -> Array:
-        """Where both query and key are real, `[T,S]`."""
+        """Mask of the pairs in which query and key are real, bool `[T,S]`."""
         return self.mask[:, None] & self.keys[None, :]
 
     @property
-    def apart(self) -> Array:
-        """Where query and key are real and have a distance, `[T,S]`: special tokens of an image have no place."""
+    def pairs_with_distance(self) -> Array:
+        """Mask of the real pairs that have a distance, bool `[T,S]`: an image's special tokens have none."""
         return self.pairs if self.patch is None else self.pairs & self.patch[:, None] & self.patch[None, :]
 
     @property
-    def last(self) -> Array:
-        """Which key is the last real one, `[S]`."""
+    def last_key(self) -> Array:
+        """Mask of the last real key, bool `[S]`."""
         return self.keys & (self.key_positions == self.length - 1)
 
-    def given(self, name: str) -> Array:
-        """A mark as the batch has it."""
+    def raw_mark(self, name: str) -> Array:
+        """Return a mark in the batch's own dtype and shape, `[S]` or `[T,S]`."""
         assert self.marks is not None, "measure checks that the batch has the marks that metrics read"
         return self.marks[name]
 
     def mark(self, name: str) -> Array:
-        """A mark as a weight of each query and key, float32 `[T,S]`, 0 where either is padding."""
-        given = self.given(name).astype(jnp.float32)
-        return jnp.where(self.pairs, given if given.ndim == 2 else given[None, :], 0.0)
+        """Return a mark as a weight of each query and key, float32 `[T,S]`, 0 where either is padding."""
+        weight = self.raw_mark(name).astype(jnp.float32)
+        return jnp.where(self.pairs, weight if weight.ndim == 2 else weight[None, :], 0.0)
 
     def neighbours(self, offset: int) -> tuple[Array, Array]:
-        """Of each place the token `offset` real positions on, and whether there is one; both `[T]`."""
+        """Return each query's token `offset` real positions later, `[T]`, and whether that position exists, `[T]`."""
         assert self.tokens is not None
-        place_T = jnp.argsort(~self.mask, stable=True)
-        wanted_T = self.positions + offset
-        there_T = self.mask & (wanted_T >= 0) & (wanted_T < self.length)
-        return self.tokens[place_T[jnp.clip(wanted_T, 0, self.tokens.shape[0] - 1)]], there_T
+        column_T = jnp.argsort(~self.mask, stable=True)  # of the n-th real token
+        position_T = self.positions + offset
+        exists_T = self.mask & (position_T >= 0) & (position_T < self.length)
+        return self.tokens[column_T[jnp.clip(position_T, 0, self.tokens.shape[0] - 1)]], exists_T
 
 
 def examples_of(stack: Stack, batch: Batch) -> Example:
-    """What a stack's positions are in each example, with a leading axis of the batch."""
+    """Return the positions of a batch in one stack, every field with a leading axis of examples."""
     queries, keys = stack.queries.of(batch), stack.keys.of(batch)
     if stack.queries.kind != "patches":
         return Example(queries.ids, queries.mask, keys.mask if stack.is_cross else None, marks=batch.marks)
@@ -114,5 +113,5 @@ def examples_of(stack: Stack, batch: Batch) -> Example:
     centres_T2 = np.moveaxis(np.indices((rows, columns)), 0, -1).reshape(-1, 2) * float(stack.queries.size)
     pixels_T2 = np.concatenate([np.zeros((specials, 2)), centres_T2]).astype(np.float32)
     patch_T = np.arange(len(pixels_T2)) >= specials
-    pixels_BT2, patch_BT = (jnp.broadcast_to(part, (len(batch), *part.shape)) for part in (pixels_T2, patch_T))
+    pixels_BT2, patch_BT = (jnp.broadcast_to(field, (len(batch), *field.shape)) for field in (pixels_T2, patch_T))
     return Example(None, queries.mask, None, pixels_BT2, patch_BT, batch.marks)

@@ -1,9 +1,10 @@
-"""A metric: a named function of one head's pattern, vmapped once over heads and examples.
+"""Metrics: named functions of one head's pattern, vmapped once over heads and examples.
 
-Dimension key: B batch, T query positions, S key positions, N query heads, O entries of a vector metric.
+Dimension key: B batch, T query positions, S key positions, N query heads, P = B N patterns, O entries of a vector
+metric, C entries of all metrics, one metric after the other.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,9 +29,8 @@ class Metric:
         function: `(pattern_TS, example, **options)` to value and counts, scalars, or `[O]` with `best_of`.
         options: of the function, as (name, value) pairs.
         marks: names of the batch's marks that it reads.
-        best_of: labels of a vector's O entries. The table then has the entry whose mean over the examples is
-            largest, chosen for each head (of equal ones that with the label nearest to 0), and that entry's
-            label in a column of integers called `label`.
+        best_of: labels of a vector's O entries. For each head the table holds the entry with the largest mean over
+            examples (of equal ones that with the label nearest to 0), and its label as an integer column `label`.
     """
 
     name: str
@@ -46,13 +46,13 @@ class Metric:
         return jnp.asarray(value, jnp.float32), jnp.asarray(counts, bool)
 
     def variant(self, name: str, **options: Any) -> "Metric":
-        """The same metric with other options, under a name that tells them apart."""
+        """Return this metric with other options, under another name."""
         merged = {**dict(self.options), **options}
         return replace(self, name=name, options=tuple(sorted(merged.items())))
 
 
 def evaluate(metrics: Sequence[Metric], pattern_BNTS: Array, examples: Example) -> dict[str, Scored]:
-    """Every metric of one layer's heads and examples: value and counts `[B,N]`, or `[B,N,O]` with `best_of`.
+    """Return each metric's value and counts for one layer's heads, `[B,N]`, or `[B,N,O]` with `best_of`.
 
     Args:
         examples: with a leading axis of the batch.
@@ -60,28 +60,37 @@ def evaluate(metrics: Sequence[Metric], pattern_BNTS: Array, examples: Example) 
 
     # Heads of all examples on one axis: on CPU an axis of one example makes some reductions 40 times slower.
     B, N = pattern_BNTS.shape[:2]
-    pattern_HTS = pattern_BNTS.reshape(B * N, *pattern_BNTS.shape[2:])
-    examples_H = jax.tree.map(lambda field: jnp.repeat(field, N, axis=0), examples)
+    pattern_PTS = pattern_BNTS.reshape(B * N, *pattern_BNTS.shape[2:])
+    examples_P = jax.tree.map(lambda field: jnp.repeat(field, N, axis=0), examples)
 
-    def everywhere(metric: Metric) -> Scored:
-        value, counts = jax.vmap(metric)(pattern_HTS, examples_H)
+    def score(metric: Metric) -> Scored:
+        value, counts = jax.vmap(metric)(pattern_PTS, examples_P)
         return value.reshape(B, N, *value.shape[1:]), counts.reshape(B, N, *counts.shape[1:])
 
-    return {metric.name: everywhere(metric) for metric in metrics}
+    return {metric.name: score(metric) for metric in metrics}
+
+
+def packed(scores: Mapping[str, Scored]) -> Array:
+    """Return scores of one layer in one array, float32 `[B,N,C]`: NaN where a score does not count, ∞ if not finite."""
+    arrays = []
+    for value, counts in scores.values():
+        array = jnp.where(counts, jnp.where(jnp.isfinite(value), value, jnp.inf), jnp.nan)
+        arrays.append(array if array.ndim == 3 else array[..., None])
+    return jnp.concatenate(arrays, axis=-1)
 
 
 def fits(metric: Metric, stack: Stack) -> bool:
-    """Whether a stack's positions are what the metric needs."""
+    """Whether a stack's positions have the properties that the metric needs."""
     kind = {"tokens": "ids", "targets": "ids", "frames": "order", "patches": "places"}[stack.queries.kind]
     return NEEDS.index(metric.needs) <= NEEDS.index("any" if stack.is_cross else kind)
 
 
 def mean(values_T: Array, counts_T: Array) -> Scored:
-    """Of what counts, over the queries."""
+    """Return the mean of the values that count, and whether any does."""
     number = counts_T.sum(dtype=jnp.float32)
     return jnp.where(counts_T, values_T, 0.0).sum() / jnp.maximum(number, 1.0), number > 0
 
 
 def attention_to(pattern_TS: Array, target_TS: Array) -> Scored:
-    """Mean attention to the targets, over the queries that have one."""
+    """Return the mean attention to the targets, over the queries that have a target."""
     return mean(jnp.where(target_TS, pattern_TS, 0.0).sum(axis=1), target_TS.any(axis=1))

@@ -1,4 +1,4 @@
-"""How sharp a pattern is, and at which positions it looks.
+"""Metrics of position: a pattern's sharpness, and its attention by distance, offset and first token.
 
 Dimension key: T query positions, S key positions, O offsets.
 """
@@ -11,10 +11,10 @@ from .example import Example
 from .metric import Scored, attention_to, mean
 
 OFFSETS = tuple(range(-5, 6))
-"""The relative positions, key minus query, among which `positional_share` looks for the best."""
+"""Relative positions, key minus query, from which `positional_share` takes the best."""
 
 TINY = 1e-37
-"""For a logarithm of what may be 0. (On CPU a `where` in its place, or before it, takes five times as long.)"""
+"""Least argument of a logarithm. On CPU a `where` in its stead, or before it, takes five times as long."""
 
 
 def entropy(pattern_TS: Array, example: Example, smoothing: float = 0.0) -> Scored:
@@ -30,29 +30,29 @@ def entropy(pattern_TS: Array, example: Example, smoothing: float = 0.0) -> Scor
 def confidence(pattern_TS: Array, example: Example, without_last: bool = False) -> Scored:
     """Mean over queries of the largest weight, max_k A; from 1/n to 1 (Voita et al. 2019).
 
-    Voita leaves out EOS: `without_last` leaves out the last real token as query and as key, without
-    renormalising.
+    `without_last` leaves out the last real token as query and as key, without renormalising: Voita leaves out EOS.
     """
     real_T, keys_S = example.mask, example.keys
     if without_last:
-        keys_S = keys_S & ~example.last
+        keys_S = keys_S & ~example.last_key
         real_T = real_T & (example.positions < real_T.sum() - 1)
     return mean(jnp.where(keys_S[None, :], pattern_TS, 0.0).max(axis=1), real_T)
 
 
 def distance(pattern_TS: Array, example: Example, without_first: bool = False) -> Scored:
-    """Σ A |i − j| / Σ A over queries i and keys j, in tokens; from 0 to n − 1 (Vig & Belinkov 2019). Of an image in
-    pixels between centres of patches, special tokens left out and the rest renormalised (Dosovitskiy et al. 2021).
+    """Mean distance of attention, Σ A |i − j| / Σ A over queries i and keys j; from 0 to n − 1 tokens.
 
-    They leave out attention to the first token, where heads rest that have nothing to do: so does
-    `without_first`, and the quotient renormalises what is left. Nothing counts where nothing is left.
+    Vig & Belinkov 2019. In an image it is the distance between the centres of patches in pixels; special tokens are
+    left out and the rest is renormalised (Dosovitskiy et al. 2021). `without_first` leaves out attention to the first
+    token, where idle heads rest, as Vig & Belinkov do; the quotient renormalises the rest. An example without any
+    attention left does not count.
     """
-    pairs_TS = example.apart
+    pairs_TS = example.pairs_with_distance
     if without_first:
         pairs_TS = pairs_TS & (example.positions > 0)[None, :]
     A_TS = jnp.where(pairs_TS, pattern_TS, 0.0)
     total = A_TS.sum()
-    return (A_TS * example.steps).sum() / jnp.where(total > 0, total, 1.0), total > 0
+    return (A_TS * example.distances).sum() / jnp.where(total > 0, total, 1.0), total > 0
 
 
 def previous_token(pattern_TS: Array, example: Example) -> Scored:
@@ -76,8 +76,10 @@ def first_token(pattern_TS: Array, example: Example) -> Scored:
 
 
 def sink(pattern_TS: Array, example: Example, above: float = 0.3) -> Scored:
-    """Whether the mean attention to the first real token exceeds `above`; its mean over examples is the sink rate
-    Sink_1^ε of Gu et al. 2025 (section 3), who take ε = 0.3 and T = 64."""
+    """Whether the mean attention to the first real token exceeds `above`, as 0 or 1.
+
+    Its mean over examples is the sink rate Sink_1^ε of Gu et al. 2025 (section 3), who take ε = 0.3 and T = 64.
+    """
     value, counts = first_token(pattern_TS, example)
     return (value > above).astype(jnp.float32), counts
 
@@ -85,18 +87,17 @@ def sink(pattern_TS: Array, example: Example, above: float = 0.3) -> Scored:
 def positional_share(pattern_TS: Array, example: Example, offsets: tuple[int, ...] = OFFSETS) -> Scored:
     """Share of queries whose largest weight is at a fixed offset, for each offset, `[O]` (Voita et al. 2019).
 
-    At each offset those queries count where there is a key at that offset, whether the model may look there
-    or not: the numbers of a causal model and of a bidirectional one are over the same queries. Of equal
-    weights the first counts as the largest. The table has the best offset; Voita calls a head positional from
-    0.9 up. The best of eleven shares is too large by chance, most where examples are so short that few
-    queries have a far key: give long ones, and give a null the same choice.
+    A query counts at an offset where a key exists there, even one that a causal mask hides: the numbers of causal and
+    bidirectional models are over the same queries. Of equal weights the first is the largest. The table holds the best
+    offset; Voita calls a head positional from 0.9 up. The best of eleven shares is biased upwards, most where examples
+    are so short that few queries have a far key: use long examples, and let a null choose its best offset, too.
     """
     real_TS = jnp.where(example.mask[None, :], pattern_TS, -1.0)
     # The first largest, in two plain reductions: on CPU an argmax takes several times as long.
     S = real_TS.shape[1]
-    at_TS = jnp.where(real_TS == real_TS.max(axis=1, keepdims=True), jnp.arange(S)[None, :], S)
-    found_T = example.positions[at_TS.min(axis=1)] - example.positions
-    wanted_O1 = jnp.asarray(offsets, jnp.int32)[:, None]
-    key_OT = example.positions[None, :] + wanted_O1
-    there_OT = example.mask[None, :] & (key_OT >= 0) & (key_OT < example.length)
-    return jax.vmap(mean)((found_T[None, :] == wanted_O1).astype(jnp.float32), there_OT)
+    largest_TS = jnp.where(real_TS == real_TS.max(axis=1, keepdims=True), jnp.arange(S)[None, :], S)
+    offset_T = example.positions[largest_TS.min(axis=1)] - example.positions
+    offsets_O1 = jnp.asarray(offsets, jnp.int32)[:, None]
+    key_OT = example.positions[None, :] + offsets_O1
+    exists_OT = example.mask[None, :] & (key_OT >= 0) & (key_OT < example.length)
+    return jax.vmap(mean)((offset_T[None, :] == offsets_O1).astype(jnp.float32), exists_OT)

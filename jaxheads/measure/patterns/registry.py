@@ -1,11 +1,11 @@
-"""Metrics by name."""
+"""The register of metrics by name: those measured by default, variants, and those that users add."""
 
 import difflib
 from collections.abc import Sequence
 
-from .classes import CLASSES, pattern_class
 from .detector import ROLES, head_detector
 from .metric import Metric
+from .pattern_class import CLASSES, pattern_class
 from .positions import (
     OFFSETS,
     confidence,
@@ -34,7 +34,7 @@ METRICS: dict[str, Metric] = {
         (induction, "ids"),
     )
 } | {"positional_share": Metric("positional_share", positional_share, (), OFFSETS, "positional_offset", "order")}
-"""What is measured unless told otherwise, by name."""
+"""The metrics that `measure` computes by default, by name."""
 
 VARIANTS: dict[str, Metric] = {
     metric.name: metric
@@ -53,15 +53,15 @@ VARIANTS: dict[str, Metric] = {
         ),
     )
 }
-"""What is measured where it is asked for by name: variants as particular papers have them, and what users register."""
+"""Metrics that are measured only by name: variants from particular papers, and those that users register."""
 
 
 def register(metric: Metric) -> Metric:
-    """Make a metric known by its name, to be measured in the same pass as any others.
+    """Add a metric to `VARIANTS`, so that it is measured by name in one pass with all others.
 
         jh.register(jh.Metric("second_token", lambda A, example: (A[:, 1].mean(), True), needs="order"))
 
-    Its function is written for one head of one example (see `Metric`), and vmapped.
+    Its function is written for one head of one example (see `Metric`) and vmapped over the rest.
 
     Raises:
         ValueError: for a name that another metric has.
@@ -73,19 +73,19 @@ def register(metric: Metric) -> Metric:
 
 
 def resolve(metrics: str | Metric | Sequence[str | Metric]) -> tuple[Metric, ...]:
-    """Metrics by name or by value.
+    """Return metrics that are named, or passed as values.
 
     Raises:
-        ValueError: for none, for a name that is not known (with those that are), or for one name twice.
+        ValueError: for no metric, an unknown name (the message lists those that are known), or a name that comes twice.
     """
-    given = (metrics,) if isinstance(metrics, str | Metric) else tuple(metrics)
-    if not given:
+    names_or_values = (metrics,) if isinstance(metrics, str | Metric) else tuple(metrics)
+    if not names_or_values:
         raise ValueError(f"metrics: expected at least one of {', '.join(METRICS)}; got none")
-    found = tuple(one if isinstance(one, Metric) else _known(one) for one in given)
-    names = [metric.name for metric in found]
+    resolved = tuple(entry if isinstance(entry, Metric) else _known(entry) for entry in names_or_values)
+    names = [metric.name for metric in resolved]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"metrics: each name may come once, got {', '.join(twice)} twice; use Metric.variant")
-    return found
+    return resolved
 
 
 def _known(name: str) -> Metric:

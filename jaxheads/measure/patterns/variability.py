@@ -1,82 +1,99 @@
-"""How much a head's pattern depends on what is said (Vig & Belinkov 2019, section 3.2)."""
+"""Variability of a head's pattern over contents (Vig & Belinkov 2019, section 3.2).
+
+Dimension key: E examples, B batch, L layers, N heads, P positions compared.
+"""
 
 from functools import partial
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...execution.cost import FLOAT
+from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.network import Network, forward
-from ...models.sharding import fetch
-from ...models.stack import take_rows
-from ...provenance import environment
-from ...statistics import bootstrap_mean, check_level
+from ...models.stack import Sites, Stack, take_rows
+from ...provenance import provenance
+from ...statistics import bootstrap_mean
 from ...tables import Column, HeadTable
+from ..example_chunks import choose_chunks, run_examples
+from ..streams import inputs_of
 
 
-def variability(
-    model: Model,
-    batch: Batch,
-    positions: int = 10,
-    *,
-    stack: str | None = None,
-    seed: int = 0,
-    level: float = 0.95,
-) -> HeadTable:
-    """Σ |α − ᾱ| / (2 Σ α) over examples and the first `positions` tokens, with ᾱ the mean over examples.
+@shares_options()
+def variability(model: Model, batch: Batch, positions: int = 10, **options: Unpack[Options]) -> HeadTable:
+    """Return Σ |α − ᾱ| / (2 Σ α) over examples and the first `positions` tokens, with ᾱ the mean over examples.
 
-    From 0, a pattern that is the same whatever is said (a positional head), to 1; one-hot attention that is spread
-    evenly over m targets has 1 − 1/m. Only examples of at least so many tokens count, and of their patterns only the
-    corner of these tokens, as they are: rows are not renormalised (in a causal model they need not be).
+    It is 0 for a pattern that never depends on the tokens (a positional head) and at most 1; one-hot attention spread
+    evenly over m targets has 1 − 1/m. Only examples of at least `positions` tokens count, and of their patterns only
+    the corner of these tokens. Rows of the corner are not renormalised (in a causal model they need not be).
+
+    Args:
+        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
 
     Returns:
-        One row a head, column `variability`, a ratio of sums with its bootstrap interval over examples (ᾱ is held);
+        One row a head, column `variability`, a ratio of sums with its bootstrap interval over examples (ᾱ stays fixed);
         `.per_example` is each example's own Σ |α − ᾱ| / (2 Σ α).
 
     Raises:
         ValueError: where fewer than two examples are that long; for cross-attention or a batch that does not fit.
     """
-    check_level(level)
-    part = model.stack(stack)
+    resources, stack = Resources.of(options), model.stack(options.get("stack"))
+    level, seed = options.get("level", 0.95), options.get("seed", 0)
     model.check(batch)
-    if part.is_cross:
-        raise ValueError(f"variability is of a sequence that looks at itself; the {part.name} of {model.name} does not")
-    lengths = np.asarray(part.queries.of(batch).lengths)
+    if stack.is_cross:
+        raise ValueError(
+            f"variability is of a sequence that looks at itself; the {stack.name} of {model.name} does not"
+        )
+    lengths = np.asarray(stack.queries.of(batch).lengths)
     long_enough = np.flatnonzero(lengths >= positions)
     if positions < 1 or len(long_enough) < 2:
         raise ValueError(
             f"expected at least two examples of {positions} tokens, got {len(long_enough)}; the longest has "
             f"{lengths.max()}"
         )
-    corners = [
-        np.asarray(fetch(_corners(model.network, batch.take([example]), part.name, positions)), np.float64)
-        for example in long_enough
-    ]
-    a_ELNTT = np.concatenate(corners)
-    away_ELN = np.abs(a_ELNTT - a_ELNTT.mean(axis=0)).sum(axis=(-2, -1)) / 2
-    total_ELN = a_ELNTT.sum(axis=(-2, -1))
-    each_ELN = away_ELN / total_ELN
-    interval = bootstrap_mean(each_ELN, counts=total_ELN, level=level, seed=seed)
-    about = {
-        "model": model.name, "weights": model.identity(), "stack": part.name, "positions": positions,
-        "examples": len(long_enough), "level": level, "seed": seed, **environment(),
-    }  # fmt: skip
-    column = Column(*interval, each_ELN)
-    return HeadTable.from_columns("variability", part.name, {"variability": column}, about, squeeze=True)
+    a_ELNPP = _all_corners(resources, model, stack, inputs_of(model, stack, batch).take(long_enough), positions)
+    difference_ELN = np.abs(a_ELNPP - a_ELNPP.mean(axis=0)).sum(axis=(-2, -1)) / 2
+    total_ELN = a_ELNPP.sum(axis=(-2, -1))
+    values_ELN = difference_ELN / total_ELN
+    interval = bootstrap_mean(values_ELN, counts=total_ELN, level=level, seed=seed)
+    about = {"stack": stack.name, "positions": positions, "examples": len(long_enough), "level": level, "seed": seed}
+    columns = {"variability": Column(*interval, values_ELN)}
+    return HeadTable.from_columns("variability", stack.name, columns, provenance(model, **about), squeeze=True)
+
+
+def _all_corners(resources: Resources, model: Model, stack: Stack, batch: Batch, positions: int) -> np.ndarray:
+    """Return the patterns among the first real positions of every example, `[E,L,N,P,P]`."""
+    network, chunks = resources.network(model), []
+
+    def compute(examples: np.ndarray) -> Array:
+        return _corners(network, resources.devices.examples(batch.take(examples)), stack.name, positions)
+
+    kept_bytes = FLOAT * stack.layers * stack.heads * positions**2
+    run_examples(
+        choose_chunks(resources, model, stack, batch, example_bytes=kept_bytes),
+        len(batch),
+        compute,
+        lambda _, corners: chunks.append(corners),
+        resources=resources,
+        journal=resources.journal("variability", model, batch, stack.name, positions),
+    )
+    return np.concatenate(chunks)
 
 
 @partial(jax.jit, static_argnames=("stack", "positions"))
 def _corners(network: Network, batch: Batch, stack: str, positions: int) -> Array:
-    """The patterns among the first real positions, `[B,L,N,P,P]`."""
-    [part] = [one for one in network.stacks if one.name == stack]
-    place_BP = jnp.argsort(~part.queries.of(batch).mask, axis=1, stable=True)[:, :positions]
+    """Return the patterns among the first real positions, `[B,L,N,P,P]`."""
+    mask_BT = network.stack(stack).queries.of(batch).mask
+    columns_BP = jnp.argsort(~mask_BT, axis=1, stable=True)[:, :positions]
 
-    def read(seen) -> Array:
-        rows_BPNS = take_rows(jnp.swapaxes(seen["pattern"], 1, 2), place_BP)
-        return jnp.moveaxis(take_rows(jnp.moveaxis(rows_BPNS, 3, 1), place_BP), 1, 3)
+    def read(sites: Sites) -> Array:
+        rows_BPNS = take_rows(jnp.swapaxes(sites["pattern"], 1, 2), columns_BP)
+        return jnp.moveaxis(take_rows(jnp.moveaxis(rows_BPNS, 3, 1), columns_BP), 1, 3)
 
-    kept_LBPNP = forward(network, batch, read={stack: read})[1][stack]
-    return kept_LBPNP.transpose(1, 0, 3, 2, 4)
+    corners_LBPNP = forward(network, batch, read={stack: read})[1][stack]
+    return corners_LBPNP.transpose(1, 0, 3, 2, 4)

@@ -1,4 +1,7 @@
-"""From pieces to words: patterns of a tokenizer's pieces, as a linguist's words would have them."""
+"""Pooling of patterns from a tokenizer's pieces to words.
+
+Dimension key: L layers, B batch, N heads, T query positions, S key positions, W words.
+"""
 
 from typing import NamedTuple
 
@@ -12,8 +15,8 @@ class WordPattern(NamedTuple):
     """Attention between the words of one example.
 
     Attributes:
-        pattern: `[…,W,W]`; rows sum to 1.
-        words: the number of each word, `[W]`; -1 for a special token, which stands for itself.
+        pattern: `[L,N,W,W]`; rows sum to 1.
+        words: the number of each word, `[W]`; -1 for a special token, which is a word by itself.
     """
 
     pattern: np.ndarray
@@ -21,12 +24,13 @@ class WordPattern(NamedTuple):
 
 
 def pool_words(pattern_LBNTS: ArrayLike, batch: Batch) -> list[WordPattern]:
-    """Attention between words, for each example: to a word the sum over its pieces, from a word the mean over its
-    pieces (Clark et al. 2019, section 4.1), so that rows still sum to 1.
+    """Return the attention between words of each example (Clark et al. 2019, section 4.1).
+
+    Attention to a word is the sum over its pieces, attention from a word the mean over its pieces: rows still sum to 1.
 
     Args:
         pattern_LBNTS: patterns as `run` captures them, `[L,B,N,T,S]`, of self-attention.
-        batch: what they are of, as `model.encode` made it of lists of words.
+        batch: the batch that was run, as `model.encode` made it of lists of words.
 
     Raises:
         ValueError: for a batch without words, or patterns of another shape.

@@ -1,43 +1,45 @@
-"""How alike heads are: a number for every pair of a stack's heads, with its doubt, and what follows from it.
+"""Similarity of heads: a number for every pair of a stack's heads, with its interval, and the groups that follow.
 
 Dimension key: G rows (examples, or groups of them), L layers, N heads a layer, M = L N heads, T query positions, S key
-positions, F features.
+positions.
 
-Heads are redundant in different senses, which need not agree: they look alike (patterns), they carry alike (values,
-outputs), or one can do the other's work (`jaxheads.share`, the test that counts).
+Heads are redundant in different senses, which need not agree: they have similar patterns, they carry similar values or
+outputs, or one can do the other's work (`jaxheads.share`, the test that counts).
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import numpy as np
 import pandas as pd
 from jax import Array
 from numpy.typing import NDArray
-from scipy.cluster import hierarchy
-from scipy.spatial.distance import squareform
 
+from ...execution.cost import FLOAT
+from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.network import Network, forward
-from ...models.sharding import fetch
 from ...models.stack import Sites, Stack
 from ...progress import progress as show_progress
-from ...provenance import environment
-from ...statistics import GroupedRows, check_level
-from ..patterns.measuring import several
-from .comparisons import PAIRS, Pairs
+from ...provenance import provenance
+from ...statistics import GroupedRows
+from ...statistics.base import Floats
+from ..example_chunks import choose_chunks, run_examples
+from ..streams import Batches, each_batch, inputs_of
+from .comparisons import COMPARISONS, Comparison
 
 ROWS = 64
-"""Examples are kept one by one up to so many, then in groups: each is a number for every pair of heads."""
+"""Examples that are kept one by one, then in groups: each is a number for every pair of heads."""
 
 RESAMPLES = 200
 
 BYTES = 1 << 31
-"""All layers' patterns of one example may take so much."""
+"""Most bytes of all layers' patterns of one example."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,7 +47,7 @@ class HeadPairs:
     """A number for every pair of a stack's heads.
 
     Attributes:
-        kind: which number, a key of `PAIRS`.
+        kind: the comparison, a key of `COMPARISONS`.
         values, low, high: `[M,M]`, symmetric; heads in the order layer 0 head 0, layer 0 head 1, …
         shape: layers and heads, (L, N).
         provenance: plain JSON values.
@@ -54,9 +56,9 @@ class HeadPairs:
     kind: str
     stack: str
     shape: tuple[int, int]
-    values: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
+    values: Floats
+    low: Floats
+    high: Floats
     provenance: dict[str, Any]
 
     @cached_property
@@ -66,76 +68,90 @@ class HeadPairs:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """Tidy, one row a pair: layer, head, other_layer, other_head, value, value_low, value_high."""
+        """Tidy table, one row a pair: layer, head, other_layer, other_head, then the kind with `_low` and `_high`."""
         first, second = np.triu_indices(len(self.heads), k=1)
-        places = np.array(self.heads)
+        heads = np.array(self.heads)
         columns = ["layer", "head", "other_layer", "other_head"]
-        frame = pd.DataFrame(np.concatenate([places[first], places[second]], axis=1), columns=columns)
-        for name, part in (("", self.values), ("_low", self.low), ("_high", self.high)):
-            frame[f"{self.kind}{name}"] = part[first, second]
+        frame = pd.DataFrame(np.concatenate([heads[first], heads[second]], axis=1), columns=columns)
+        for suffix, numbers in (("", self.values), ("_low", self.low), ("_high", self.high)):
+            frame[f"{self.kind}{suffix}"] = numbers[first, second]
         return frame
 
     @property
-    def similarity(self) -> NDArray[np.float64]:
-        """From 0 to 1, 1 for a head with itself: the number itself, or of a distance what it lacks to the largest."""
-        return PAIRS[self.kind].similarity(self.values)
+    def similarity(self) -> Floats:
+        """Similarity from 0 to 1, `[M,M]`: a distance is subtracted from its largest value and scaled."""
+        return COMPARISONS[self.kind].similarity(self.values)
 
     @property
-    def distance(self) -> NDArray[np.float64]:
-        """The number itself where it is a distance, or 1 less the similarity; 0 on the diagonal."""
-        apart = self.values.copy() if PAIRS[self.kind].is_distance else 1 - self.similarity
-        np.fill_diagonal(apart, 0.0)
-        return np.maximum(apart, 0.0)
+    def distance(self) -> Floats:
+        """Distance, `[M,M]`, 0 on the diagonal: a similarity is subtracted from 1."""
+        distance = self.values.copy() if COMPARISONS[self.kind].is_distance else 1 - self.similarity
+        np.fill_diagonal(distance, 0.0)
+        return np.maximum(distance, 0.0)
 
     def clusters(self, count: int | None = None, *, within: float | None = None) -> NDArray[np.int64]:
-        """The number of each head's cluster, `[L,N]`, by average linkage (SciPy); give `count`, or the largest mean
-        distance `within` a cluster.
+        """Return the number of each head's cluster, int `[L,N]`, by average linkage (SciPy).
+
+        Args:
+            count: the number of clusters.
+            within: the largest mean distance within a cluster, in place of `count`.
 
         Raises:
             ValueError: unless exactly one is given.
         """
         if (count is None) == (within is None):
             raise ValueError("clusters are cut at a count, or at a distance: give one of count and within")
+        from scipy.cluster import hierarchy
+        from scipy.spatial.distance import squareform
+
         tree = hierarchy.linkage(squareform(self.distance, checks=False), "average")
         limit, criterion = (count, "maxclust") if within is None else (within, "distance")
         return hierarchy.fcluster(tree, limit, criterion).reshape(self.shape) - 1
 
-    def embedding(self, dimensions: int = 2, seed: int = 0) -> NDArray[np.float64]:
-        """Places `[L,N,dimensions]` whose distances are near these: multidimensional scaling as Clark et al. 2019 had
-        it (metric, the best of 5 starts, up to 1,000 steps; scikit-learn)."""
+    def embedding(self, dimensions: int = 2, seed: int = 0) -> Floats:
+        """Return coordinates `[L,N,dimensions]` whose distances are near these: multidimensional scaling.
+
+        With the settings of Clark et al. 2019: metric, the best of 5 starts, up to 1,000 steps (scikit-learn).
+        """
         from sklearn.manifold import MDS
 
         options: dict[str, Any] = {"metric": "precomputed", "init": "random", "normalized_stress": False}
         scaling = MDS(dimensions, n_init=5, max_iter=1000, eps=1e-10, random_state=seed, **options)
         return np.asarray(scaling.fit_transform(self.distance)).reshape(*self.shape, dimensions)
 
-    def effective_heads(self) -> NDArray[np.float64]:
-        """How many different heads each layer has in effect, `[L]`, from 1 (all alike) to N (none like another).
+    def effective_heads(self) -> Floats:
+        """Return the effective number of different heads of each layer, `[L]`, from 1 (all alike) to N (all different).
 
         exp(−Σ λ log λ) over the eigenvalues λ of the layer's similarities divided by N: the Vendi score (Friedman &
         Dieng 2023, equation 1).
         """
         L, N = self.shape
-        blocks = self.similarity.reshape(L, N, L, N)[np.arange(L), :, np.arange(L), :]
-        eigenvalues = np.clip(np.linalg.eigvalsh(blocks / N), 0, None)
+        blocks_LNN = self.similarity.reshape(L, N, L, N)[np.arange(L), :, np.arange(L), :]
+        eigenvalues = np.clip(np.linalg.eigvalsh(blocks_LNN / N), 0, None)
         eigenvalues /= eigenvalues.sum(axis=1, keepdims=True)
         return np.exp(-(eigenvalues * np.log(np.where(eigenvalues > 0, eigenvalues, 1))).sum(axis=1))
 
     def nearest(self, *, same_layer: bool = True) -> NDArray[np.int64]:
-        """The head most like each, as (layer, head), `[L,N,2]`: what `jaxheads.share` takes."""
-        apart = self.distance
-        np.fill_diagonal(apart, np.inf)
+        """Return the head most similar to each, as (layer, head), int `[L,N,2]`: an input of `jaxheads.share`.
+
+        Raises:
+            ValueError: for layers of one head, unless other layers are searched, too.
+        """
+        distance = self.distance
+        np.fill_diagonal(distance, np.inf)
         layers = np.repeat(np.arange(self.shape[0]), self.shape[1])
         if same_layer:
             if self.shape[1] < 2:
                 raise ValueError("a layer of one head has no other: same_layer=False looks in all layers")
-            apart = np.where(layers[:, None] == layers[None, :], apart, np.inf)
-        return np.array(self.heads)[apart.argmin(axis=1)].reshape(*self.shape, 2)
+            distance = np.where(layers[:, None] == layers[None, :], distance, np.inf)
+        return np.array(self.heads)[distance.argmin(axis=1)].reshape(*self.shape, 2)
 
-    def disagreement(self) -> NDArray[np.float64]:
-        """Of each layer −1/N² Σ_ij similarity, i = j included, `[L]`: −1 where all heads are alike, −1/N where all are
-        orthogonal. Li et al. 2018 (section 3) regularise by it: D_sub with "values", D_pos with "overlap", D_out with
-        "outputs"."""
+    def disagreement(self) -> Floats:
+        """Return −1/N² Σ_ij similarity of each layer, i = j included, `[L]`.
+
+        −1 where all heads are alike, −1/N where all are orthogonal. Li et al. 2018 (section 3) regularise by it: D_sub
+        with "values", D_pos with "overlap", D_out with "outputs".
+        """
         L, N = self.shape
         return -self.values.reshape(L, N, L, N)[np.arange(L), :, np.arange(L), :].mean(axis=(1, 2))
 
@@ -143,58 +159,91 @@ class HeadPairs:
         return f"<HeadPairs {self.kind} of {len(self.heads)} heads ({self.stack})>\n{self.frame.head().to_string()}"
 
 
-def compare_heads(
-    model: Model,
-    batch: Batch | Iterable[Batch],
-    by: str = "js",
-    *,
-    stack: str | None = None,
-    progress: bool = False,
-    seed: int = 0,
-    level: float = 0.95,
-) -> HeadPairs:
-    """How alike every two heads of a stack are, over examples.
+@shares_options()
+def compare_heads(model: Model, batch: Batches, by: str = "js", **options: Unpack[Options]) -> HeadPairs:
+    """Compare every two heads of a stack: their mean similarity or distance over examples.
 
     Args:
-        batch: one batch or any iterable of batches; examples go through one by one.
-        by: a key of `PAIRS`: "js", "js_sum", "cosine" and "overlap" compare patterns, "values" and "outputs" what is
-            carried, "cka" what is written.
-        seed, level: of the bootstrap over examples (beyond 64, over groups of them), and of its interval.
+        batch: one batch or any iterable of batches.
+        by: a key of `COMPARISONS`: "js", "js_sum", "cosine" and "overlap" compare patterns, "values" and "outputs" what
+            heads carry, "cka" what they write.
+        options: shared by all questions: stack, level, seed, memory, devices, progress, resume. Beyond 64 examples the
+            bootstrap is over groups of them.
 
     Raises:
         ValueError: for an unknown `by`, a batch or stack that does not fit the model, no example, one too
             short for "cka", or texts so long that all layers' patterns of one would take more than 2 GiB.
     """
-    if by not in PAIRS:
-        raise ValueError(f"heads are compared by one of {', '.join(PAIRS)}; got {by!r}")
-    check_level(level)
-    part, pairs = model.stack(stack), PAIRS[by]
+    if by not in COMPARISONS:
+        raise ValueError(f"heads are compared by one of {', '.join(COMPARISONS)}; got {by!r}")
+    resources, stack, comparison = Resources.of(options), model.stack(options.get("stack")), COMPARISONS[by]
+    level, seed = options.get("level", 0.95), options.get("seed", 0)
     rows = GroupedRows(limit=ROWS)
-    total = len(batch) if isinstance(batch, Batch) else None
-    with show_progress(total, f"comparing {part.layers * part.heads} heads of {model.name}", progress) as advance:
-        for one in several(batch, "batch"):
-            _check(model, part, one, pairs)
-            for example in range(len(one)):
-                found = _compared(model.network, one.take([example]), part.name, pairs)
-                rows.add(np.asarray(fetch(found), np.float64)[None])
-                advance(1)
+    total = len(inputs_of(model, stack, batch)) if isinstance(batch, Batch) else None
+    label = f"comparing {stack.layers * stack.heads} heads of {model.name}"
+    with show_progress(total, label, resources.progress) as advance:
+
+        def add(examples: np.ndarray, pairs_BMM: np.ndarray) -> None:
+            rows.add(pairs_BMM)
+            advance(len(examples))
+
+        for current in each_batch(batch, "batch"):
+            _check(model, stack, current, comparison)
+            _compare(resources, model, stack, inputs_of(model, stack, current), by, rows.examples, add)
     if not rows.examples:
         raise ValueError("batch: expected at least one example; the iterable gave none")
-    value, low, high = _interval(rows, pairs, level, seed)
-    provenance = {
-        "model": model.name, "weights": model.identity(), "stack": part.name, "by": by, "examples": rows.examples,
-        "level": level, "seed": seed, **environment(),
-    }  # fmt: skip
-    return HeadPairs(by, part.name, (part.layers, part.heads), value, low, high, provenance)
+    interval = _interval(rows, comparison, level, seed)
+    about = provenance(model, stack=stack.name, by=by, examples=rows.examples, level=level, seed=seed)
+    return HeadPairs(by, stack.name, (stack.layers, stack.heads), *interval, about)
 
 
-def _check(model: Model, part: Stack, batch: Batch, pairs: Pairs) -> None:
+def _compare(
+    resources: Resources, model: Model, stack: Stack, batch: Batch, by: str, first: int, add: Callable[..., None]
+) -> None:
+    """Compare heads on every example of a batch, and add each chunk's pairs; `first` is its first example's number."""
+    comparison, network = COMPARISONS[by], resources.network(model)
+
+    def compute(examples: np.ndarray) -> Array:
+        return _compared(network, resources.devices.examples(batch.take(examples)), stack.name, comparison)
+
+    layers, heads = (index.reshape(-1) for index in np.indices((stack.layers, stack.heads)))
+    run_examples(
+        choose_chunks(resources, model, stack, batch, example_bytes=_example_bytes(stack, batch, comparison)),
+        len(batch),
+        compute,
+        add,
+        resources=resources,
+        journal=resources.journal("compare_heads", model, batch, repr((stack.name, by)), first),
+        coordinates={
+            "layer": layers[None, :, None],
+            "head": heads[None, :, None],
+            "other_layer": layers[None, None, :],
+            "other_head": heads[None, None, :],
+        },
+        first=first,
+    )
+
+
+def _example_bytes(stack: Stack, batch: Batch, comparison: Comparison) -> int:
+    """Return the bytes that all layers' sites of one example take, with what they are compared by."""
+    T, S, M = stack.queries.count(batch), stack.keys.count(batch), stack.layers * stack.heads
+    sites = stack.layers * sum(math.prod(stack.site_shape(site, 1, T, S)) for site in comparison.sites)
+    # A comparison holds the sites normalised, a mixture and its logarithm; HSIC products of one head with all.
+    products = M * stack.head_size**2 if comparison.needs_output else 0
+    return FLOAT * (4 * sites + products + 2 * M**2)
+
+
+def _check(model: Model, stack: Stack, batch: Batch, comparison: Comparison) -> None:
+    """Raise ValueError for a batch that does not fit the model, or is too short or too long to compare heads on."""
     model.check(batch)
-    shortest = int(np.asarray(part.queries.of(batch).lengths).min())
-    if shortest < pairs.least:
-        raise ValueError(f"this comparison needs {pairs.least} positions of every example; the shortest has {shortest}")
-    T, S = part.queries.count(batch), part.keys.count(batch)
-    size = 4 * part.layers * part.heads * T * S
+    model.check_runs(stack, batch)
+    shortest = int(np.asarray(stack.queries.of(batch).lengths).min())
+    if shortest < comparison.least:
+        raise ValueError(
+            f"this comparison needs {comparison.least} positions of every example; the shortest has {shortest}"
+        )
+    T, S = stack.queries.count(batch), stack.keys.count(batch)
+    size = 4 * stack.layers * stack.heads * T * S
     if size > BYTES:
         raise ValueError(
             f"all patterns of one example with {T} positions take {size / 2**30:.1f} GiB, more than "
@@ -202,28 +251,34 @@ def _check(model: Model, part: Stack, batch: Batch, pairs: Pairs) -> None:
         )
 
 
-@partial(jax.jit, static_argnames=("stack", "pairs"))
-def _compared(network: Network, batch: Batch, stack: str, pairs: Pairs) -> Array:
-    """One example's row, `[M,M]`."""
-    [part] = [one for one in network.stacks if one.name == stack]
-    W_O = part.weights.W_O if pairs.needs_output else None
+@partial(jax.jit, static_argnames=("stack", "comparison"))
+def _compared(network: Network, batch: Batch, stack: str, comparison: Comparison) -> Array:
+    """Return the numbers of every example, `[B,M,M]`."""
+    compared = network.stack(stack)
 
-    def read(seen: Sites) -> Mapping[str, Array]:
-        kept = {site: seen[site][0] for site in pairs.sites}
-        return kept if W_O is None else {**kept, "W_O": W_O[seen["layer"]]}
+    def read(sites: Sites) -> Mapping[str, Array]:
+        return {site: sites[site] for site in comparison.sites}
 
     kept = forward(network, batch, read={stack: read})[1][stack]
-    queries, keys = part.queries.of(batch).mask[0], part.keys.of(batch).mask[0]
-    return pairs.function(kept, queries, keys, part.heads)
+    outputs = {"W_O": compared.weights.W_O} if comparison.needs_output else {}
+
+    def compare(sites: Mapping[str, Array], queries_T: Array, keys_S: Array) -> Array:
+        return comparison.function({**sites, **outputs}, queries_T, keys_S, compared.heads)
+
+    masks = compared.queries.of(batch).mask, compared.keys.of(batch).mask
+    return jax.vmap(compare, in_axes=(1, 0, 0))(kept, *masks)
 
 
-def _interval(rows: GroupedRows, pairs: Pairs, level: float, seed: int) -> tuple[NDArray[np.float64], ...]:
-    """The statistic of the mean row, and its percentile bootstrap over rows."""
+def _interval(rows: GroupedRows, comparison: Comparison, level: float, seed: int) -> tuple[Floats, Floats, Floats]:
+    """Return the statistic of the mean row, and its percentile bootstrap over rows."""
     sums, counts = rows.grouped
-    value = pairs.of_mean(sums.sum(axis=0) / counts.sum(axis=0), rows.examples)
+    value = comparison.of_mean(sums.sum(axis=0) / counts.sum(axis=0), rows.examples)
     if len(sums) < 2:
         return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
-    weights = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), RESAMPLES)
-    found = [pairs.of_mean(np.tensordot(w, sums, 1) / np.tensordot(w, counts, 1), rows.examples) for w in weights]
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    weights_RG = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), RESAMPLES)
+    resampled = [
+        comparison.of_mean(np.tensordot(w_G, sums, 1) / np.tensordot(w_G, counts, 1), rows.examples)
+        for w_G in weights_RG
+    ]
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return value, np.minimum(low, value), np.maximum(high, value)

@@ -1,4 +1,4 @@
-"""Inputs: what goes into a model, and what its layers need to know about it."""
+"""Batches of examples, their positions, and the masks and positions that attention reads of them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -11,32 +11,68 @@ from jax import Array
 from jax.core import Tracer
 from numpy.typing import ArrayLike
 
-from .axes import Axis, Positions
-
 _FIELDS = ("tokens", "mask", "token_types", "words", "targets", "target_mask", "pixels", "features", "marks")
+
+
+def count_positions(mask_BT: Array) -> Array:
+    """Return positions `[B,T]` that count real tokens from 0, so that left padding equals no padding; 0 at padding."""
+    return jnp.where(mask_BT, jnp.cumsum(mask_BT, axis=1, dtype=jnp.int32) - 1, 0)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The positions of a batch along one axis.
+
+    Attributes:
+        mask: which positions are real, not padding, `[B,T]`.
+        ids: their token ids `[B,T]`, or None.
+    """
+
+    mask: Array
+    ids: Array | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of examples and of positions."""
+        return self.mask.shape[0], self.mask.shape[1]
+
+    @property
+    def lengths(self) -> Array:
+        """Number of real positions of each example, `[B]`."""
+        return self.mask.sum(axis=1, dtype=jnp.int32)
+
+    @property
+    def positions(self) -> Array:
+        """Position of each real token among its example's real ones, from 0, `[B,T]`; 0 at padding."""
+        return count_positions(self.mask)
+
+    @property
+    def last(self) -> Array:
+        """Index `[B]` of each example's last real position."""
+        return self.mask.shape[1] - 1 - jnp.argmax(self.mask[:, ::-1], axis=1)
 
 
 @jax.tree_util.register_pytree_with_keys_class
 @dataclass(frozen=True)
 class Batch:
-    """Examples of one shape: token sequences, images, or audio; padded on either side where they are sequences.
+    """Examples of one shape: token sequences (padded on either side), images, or audio.
 
     Args:
         tokens: token ids, integers `[B,T]`.
         mask: which tokens are real, `[B,T]`; all of them when left out.
         token_types: segment ids `[B,T]` (BERT's `token_type_ids`); zeros when left out.
-        words: the number of the word that each token is a piece of, `[B,T]`; -1 for special tokens. No model reads it.
-        targets: the decoder's input of an encoder–decoder, token ids `[B,U]`.
-        target_mask: which of them are real, `[B,U]`; all of them when left out.
-        pixels: images, normalised as the model wants them, `[B,height,width,C]`. Beside texts there may be another
-            number of them: a model that compares the two takes each with each.
+        words: index `[B,T]` of the word that each token belongs to; -1 for special tokens. No model reads it.
+        targets: token ids `[B,U]` of the decoder's input, in an encoder–decoder.
+        target_mask: which targets are real, `[B,U]`; all of them when left out.
+        pixels: images, normalised for the model, `[B,height,width,C]`. A batch for a model that compares images with
+            texts may have different numbers of the two.
         features: log-mel spectrograms, `[B,mels,frames]`.
-        marks: by name, what is known of each position, `[B,S]` (a class of tokens: "noun"), or of each query and key,
-            `[B,T,S]` (a relation: "head"); numbers or truth values. No model reads them, measures do.
+        marks: by name, labels of positions `[B,S]` (a class of tokens: "noun") or of pairs of query and key `[B,T,S]`
+            (a relation: "head"), numbers or booleans. Measures read them, models do not.
 
     Raises:
-        ValueError: for nothing at all, another rank or shape, token ids that are not integers, pixels or features that
-            are not finite, an empty batch, or an example without a single real token.
+        ValueError: for no field at all, a wrong rank or shape, token ids that are not integers, pixels or features
+            that are not finite, an empty batch, or an example without a real token.
     """
 
     tokens: Array
@@ -62,90 +98,91 @@ class Batch:
         features: ArrayLike | None = None,
         marks: Mapping[str, ArrayLike] | None = None,
     ):
-        given = {
+        arrays = {
             **_sequence("tokens", tokens, "mask", mask, token_types),
             **_sequence("targets", targets, "target_mask", target_mask),
             "words": _words(words, tokens),
             "pixels": _numbers("pixels", pixels, "[examples, height, width, channels]"),
             "features": _numbers("features", features, "[examples, mels, frames]"),
         }
-        counts = {name: len(part) for name, part in given.items() if part is not None}
+        counts = {name: len(array) for name, array in arrays.items() if array is not None}
         if not counts:
             raise ValueError("a batch needs tokens, pixels or features; got none")
         if len({count for name, count in counts.items() if name != "pixels"}) > 1:
-            raise ValueError(f"all parts of a batch must have the same number of examples, got {counts}")
+            raise ValueError(f"all arrays of a batch must have the same number of examples, got {counts}")
         for name in _FIELDS[:-1]:
-            object.__setattr__(self, name, given.get(name))
+            object.__setattr__(self, name, arrays.get(name))
         object.__setattr__(self, "marks", _marks(marks, set(counts.values())))
 
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Array | None], ...], None]:
-        """For JAX: the arrays."""
+        """Return the fields with their keys, for JAX."""
         return tuple((jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in _FIELDS), None
 
     @classmethod
     def tree_unflatten(cls, _: None, fields: Iterable[Any]) -> Self:
-        """For JAX: unchecked, for what JAX puts in an array's place (tracers, axes, shapes) is no array."""
+        """Build a batch from its fields, for JAX."""
+        # Not by the constructor: its checks refuse what JAX may put there instead of arrays (tracers, axes, shapes).
         batch = object.__new__(cls)
         for name, value in zip(_FIELDS, fields, strict=True):
             object.__setattr__(batch, name, value)
         return batch
 
     def __len__(self) -> int:
-        numbers = {len(field) for name in _FIELDS[:-1] if (field := getattr(self, name)) is not None}
-        if len(numbers) > 1:
-            assert self.pixels is not None, "no other part may have a number of its own"
-            [others] = numbers - {len(self.pixels)}
+        counts = {len(field) for name in _FIELDS[:-1] if (field := getattr(self, name)) is not None}
+        if len(counts) > 1:
+            assert self.pixels is not None, "the constructor lets only images differ in number"
+            [texts] = counts - {len(self.pixels)}
             raise ValueError(
-                f"a batch of {others} texts and {len(self.pixels)} images has no examples of both; "
+                f"a batch of {texts} texts and {len(self.pixels)} images has no examples of both; "
                 "give texts and images one by one, or in batches of their own"
             )
-        return numbers.pop() if numbers else 0
+        return counts.pop() if counts else 0
 
     @property
     def lengths(self) -> Array:
-        """How many real tokens each example has, `[B]`."""
-        return Axis().of(self).lengths
+        """Number of real tokens of each example, `[B]`."""
+        return Positions(self.mask).lengths
 
     @property
     def positions(self) -> Array:
-        """Each token's place among its example's real tokens, from 0, `[B,T]`; padding gets 0."""
-        return Axis().of(self).positions
+        """Position of each token among its example's real tokens, from 0, `[B,T]`; 0 at padding."""
+        return Positions(self.mask).positions
 
     @property
     def last(self) -> Array:
         """Index `[B]` of each example's last real token."""
-        return Axis().of(self).last
+        return Positions(self.mask).last
 
     def only(self, kind: str) -> "Batch":
-        """The part of one kind of positions: of "patches" the images, of "tokens" the texts; and all marks."""
+        """Return a batch with the fields of one kind of positions ("patches": the images) and all marks."""
         names = {"tokens": _FIELDS[:4], "targets": _FIELDS[4:6], "patches": ("pixels",), "frames": ("features",)}[kind]
         return self.tree_unflatten(
             None, (getattr(self, name) if name in (*names, "marks") else None for name in _FIELDS)
         )
 
     def marked(self, marks: Mapping[str, ArrayLike]) -> "Batch":
-        """The same examples with these marks in place of theirs; raises as the constructor does."""
-        found = _marks(marks, {len(self)})
-        return self.tree_unflatten(None, (*(getattr(self, name) for name in _FIELDS[:-1]), found))
+        """Return the batch with these marks instead of its own; raises as the constructor does."""
+        arrays = _marks(marks, {len(self)})
+        return self.tree_unflatten(None, (*(getattr(self, name) for name in _FIELDS[:-1]), arrays))
 
     def take(self, examples: ArrayLike) -> "Batch":
-        """The batch of these examples, by index.
+        """Return the batch of these examples, by index.
 
         Raises:
-            ValueError: if it has another number of images than of texts.
+            ValueError: if the numbers of images and of texts differ.
         """
         len(self)  # raises
         index = np.asarray(examples)
         return jax.tree.map(lambda field: field[index], self)
 
 
-def _marks(given: Mapping[str, ArrayLike] | None, counts: set[int]) -> dict[str, Array] | None:
-    if not given:
+def _marks(marks: Mapping[str, ArrayLike] | None, counts: set[int]) -> dict[str, Array] | None:
+    if not marks:
         return None
-    found = {}
-    for name, mark in given.items():
+    arrays = {}
+    for name, mark in marks.items():
         if isinstance(mark, Tracer):
-            found[name] = mark
+            arrays[name] = mark
             continue
         array = np.asarray(mark)
         if array.ndim not in (2, 3) or len(array) not in counts or array.dtype.kind not in "buif":
@@ -155,25 +192,27 @@ def _marks(given: Mapping[str, ArrayLike] | None, counts: set[int]) -> dict[str,
             )
         if not np.isfinite(array).all():
             raise ValueError(f"the mark {name!r} must be finite, got NaN or infinity")
-        found[name] = jnp.asarray(array, bool if array.dtype.kind == "b" else jnp.float32)
-    return found
+        arrays[name] = jnp.asarray(array, bool if array.dtype.kind == "b" else jnp.float32)
+    return arrays
 
 
 def _sequence(
     name: str, ids: ArrayLike | None, mask_name: str, mask: ArrayLike | None, token_types: ArrayLike | None = None
 ) -> dict[str, Array]:
-    """Ids, their mask and, of tokens, their types."""
+    """Return ids, their mask and, for tokens, their types, by field."""
     if ids is None:
         if mask is not None or token_types is not None:
             raise ValueError(f"{mask_name} and token types belong to {name}: give these as well")
         return {}
-    traced = any(isinstance(part, Tracer) for part in (ids, mask, token_types))
-    found = (_filled if traced else _checked)(name, ids, mask, token_types)
-    return dict(zip((name, mask_name, "token_types")[: 3 if name == "tokens" else 2], found, strict=False))
+    traced = any(isinstance(array, Tracer) for array in (ids, mask, token_types))
+    arrays = (_unchecked if traced else _checked)(name, ids, mask, token_types)
+    return dict(zip((name, mask_name, "token_types")[: 3 if name == "tokens" else 2], arrays, strict=False))
 
 
-def _filled(name: str, ids: ArrayLike, mask: ArrayLike | None, types: ArrayLike | None) -> tuple[Array, Array, Array]:
-    """While tracing: nothing can be seen, so nothing is checked."""
+def _unchecked(
+    name: str, ids: ArrayLike, mask: ArrayLike | None, types: ArrayLike | None
+) -> tuple[Array, Array, Array]:
+    """Fill in what is left out, without the checks, which need values and so can't run while tracing."""
     del name
     numbers = jnp.asarray(ids, jnp.int32)
     real = jnp.ones(numbers.shape, bool) if mask is None else jnp.asarray(mask, bool)
@@ -191,9 +230,9 @@ def _checked(name: str, ids: ArrayLike, mask: ArrayLike | None, types: ArrayLike
     kinds = np.zeros(numbers.shape, np.int32) if types is None else np.asarray(types)
     if not np.issubdtype(kinds.dtype, np.integer):
         raise ValueError(f"token_types must be integers, got {kinds.dtype}")
-    for part_name, part in (("mask", real), ("token_types", kinds)):
-        if part.shape != numbers.shape:
-            raise ValueError(f"{part_name} must have the shape of {name} {numbers.shape}, got {part.shape}")
+    for other, array in (("mask", real), ("token_types", kinds)):
+        if array.shape != numbers.shape:
+            raise ValueError(f"{other} must have the shape of {name} {numbers.shape}, got {array.shape}")
     empty = np.flatnonzero(~real.any(axis=1))
     if empty.size:
         raise ValueError(f"every example needs a real token; the mask is empty for examples {empty[:8].tolist()}")
@@ -208,10 +247,10 @@ def _words(words: ArrayLike | None, tokens: ArrayLike | None) -> Array | None:
     return jnp.asarray(words, jnp.int32)
 
 
-def _numbers(name: str, given: ArrayLike | None, axes: str) -> Array | None:
-    if given is None or isinstance(given, Tracer):
-        return None if given is None else jnp.asarray(given)
-    array = np.asarray(given)
+def _numbers(name: str, values: ArrayLike | None, axes: str) -> Array | None:
+    if values is None or isinstance(values, Tracer):
+        return None if values is None else jnp.asarray(values)
+    array = np.asarray(values)
     if array.ndim != axes.count(",") + 1 or 0 in array.shape or not np.issubdtype(array.dtype, np.floating):
         raise ValueError(f"{name} must be {axes} of floating point numbers, got {array.dtype} of shape {array.shape}")
     if not np.isfinite(array).all():
@@ -222,16 +261,17 @@ def _numbers(name: str, given: ArrayLike | None, axes: str) -> Array | None:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class AttentionInputs:
-    """What a layer knows of its input: who may look at whom, and where everybody stands.
+    """Inputs of attention beside the stream, shared by all layers of a stack.
 
     Attributes:
-        mask: `[B,T,S]`, True where query T may look at key S.
-        queries: positions of the queries `[B,T]`.
-        keys: positions of the keys that are looked at, `[B,S]`.
-        own_keys: positions of those that the layer makes, the last ones: all but in `after`.
-        bias: what is added to the scores, `[B|1,N,T|1,S]`, the same in all layers: relative positions, ALiBi.
-        memory: `[B,S,D]`, what keys and values are read from; None where it is the stream itself.
-        cross: of the cross-attention that follows in every layer, where there is one.
+        mask: `[B,T,S]`, True where a query may attend to a key.
+        queries: positions of the queries, `[B,T]`.
+        keys: positions of all keys, `[B,S]`.
+        own_keys: positions of the keys that the layer computes from its stream (or memory). All keys, except after
+            `after`, where the earlier ones come from a cache.
+        bias: bias of the scores, `[B|1,N,T|1,S]`, for relative positions and ALiBi; or None.
+        memory: the encoder's output `[B,S,D]`, from which cross-attention reads keys and values; else None.
+        cross: inputs of the cross-attention that follows in every layer, or None.
     """
 
     mask: Array
@@ -244,29 +284,29 @@ class AttentionInputs:
 
     @staticmethod
     def within(
-        side: Positions, *, causal: bool, bias: Array | None = None, cross: "AttentionInputs | None" = None
+        positions: Positions, *, causal: bool, bias: Array | None = None, cross: "AttentionInputs | None" = None
     ) -> "AttentionInputs":
-        """Self-attention: real keys only and, if causal, none that comes later."""
-        B, T = side.shape
-        mask_BTS = jnp.broadcast_to(side.mask[:, None, :], (B, T, T))
+        """Return the inputs of self-attention over real keys; with `causal`, over no later ones."""
+        B, T = positions.shape
+        mask_BTS = jnp.broadcast_to(positions.mask[:, None, :], (B, T, T))
         if causal:
             mask_BTS = mask_BTS & jnp.tril(jnp.ones((T, T), bool))[None]
-        at_BT = side.positions
-        return AttentionInputs(mask_BTS, at_BT, at_BT, at_BT, bias, cross=cross)
+        positions_BT = positions.positions
+        return AttentionInputs(mask_BTS, positions_BT, positions_BT, positions_BT, bias, cross=cross)
 
     @staticmethod
     def over(batch: Batch, *, causal: bool, bias: Array | None = None) -> "AttentionInputs":
-        """Self-attention over a batch's tokens."""
-        return AttentionInputs.within(Axis().of(batch), causal=causal, bias=bias)
+        """Return the inputs of self-attention over a batch's tokens."""
+        return AttentionInputs.within(Positions(batch.mask), causal=causal, bias=bias)
 
     @staticmethod
     def between(queries: Positions, keys: Positions, memory_BSD: Array) -> "AttentionInputs":
-        """Cross-attention: every query sees every real key."""
+        """Return the inputs of cross-attention, in which every query sees every real key."""
         mask_BTS = jnp.broadcast_to(keys.mask[:, None, :], (*queries.shape, keys.shape[1]))
         return AttentionInputs(mask_BTS, queries.positions, keys.positions, keys.positions, memory=memory_BSD)
 
     def after(self, position: int) -> "AttentionInputs":
-        """What the positions from this one on know: all keys to look at, but only their own to make."""
+        """Restrict the queries to positions ≥ `position`. They still see all keys, but compute only their own."""
         bias = self.bias
         if bias is not None and bias.shape[2] > 1:
             bias = bias[:, :, position:]
@@ -282,7 +322,7 @@ class AttentionInputs:
         )
 
     def rows(self, rows_BR: Array) -> "AttentionInputs":
-        """The same keys, seen from the queries at these rows only."""
+        """Restrict the queries to these positions `[B,R]` of each example; keys stay."""
         mask_BRS = jnp.take_along_axis(self.mask, rows_BR[:, :, None], axis=1)
         queries_BR = jnp.take_along_axis(self.queries, rows_BR, axis=1)
         bias = self.bias

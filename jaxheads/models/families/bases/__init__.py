@@ -1,1 +1,1 @@
-"""jaxheads.models.families.bases"""
+"""Base classes that several families share: their networks, config fields and tables of tensors."""

@@ -1,4 +1,4 @@
-"""The towers of CLIP (Radford et al. 2021), for texts and for images, each a model by itself too."""
+"""The towers of CLIP (Radford et al. 2021) for texts and for images, each also a model by itself."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ from .image_encoder import check_image, image_size_of, patch_size_of
 from .reading import head_of, refuse_unknown
 
 _LEGACY_EOS = 2
-"""What the first configs call the end token; it is then the largest id of a text, whichever that is."""
+"""A wrong id of the end token in the first configs; the end token is then the largest id of a text."""
 
 
 @dataclass(frozen=True)
 class _TowerConfig:
-    """The fields that both towers have; `head` is "projection" or "none"."""
+    """Config fields of both towers; `head` is "projection" or "none"."""
 
     model_type: ClassVar[str]
     heads: ClassVar[Mapping[str, str]]
@@ -44,32 +44,35 @@ class _TowerConfig:
     head: str
 
     @classmethod
-    def _read(cls, given: Mapping[str, Any], sizes: Mapping[str, int], **more: Any) -> Any:
-        """With the defaults that old configs leave to be filled in."""
-        own = set(cls.__dataclass_fields__) - {"head"}
-        refuse_unknown(
-            given, own | {"dropout", "tie_word_embeddings"}, neutral={"is_decoder": False, "add_cross_attention": False}
-        )
-        read = {name: given.get(name, default) for name, default in sizes.items()}
-        if read["hidden_size"] % read["num_attention_heads"]:
+    def _read(cls, config: Mapping[str, Any], sizes: Mapping[str, int], **more: Any) -> Any:
+        """Read the common fields, with defaults for those that old configs leave out.
+
+        Args:
+            sizes: the names of the tower's sizes, with their defaults.
+            more: fields of this tower alone.
+        """
+        understood = set(cls.__dataclass_fields__) - {"head"} | {"dropout", "tie_word_embeddings"}
+        refuse_unknown(config, understood, neutral={"is_decoder": False, "add_cross_attention": False})
+        fields = {name: config.get(name, default) for name, default in sizes.items()}
+        if fields["hidden_size"] % fields["num_attention_heads"]:
             raise ValueError(
-                f"hidden_size must be a multiple of num_attention_heads, got {read['hidden_size']} and "
-                f"{read['num_attention_heads']}"
+                f"hidden_size must be a multiple of num_attention_heads, got {fields['hidden_size']} and "
+                f"{fields['num_attention_heads']}"
             )
         return cls(
-            **read,
+            **fields,
             **more,
-            num_hidden_layers=given.get("num_hidden_layers", 12),
-            hidden_act=given.get("hidden_act", "quick_gelu"),
-            layer_norm_eps=given.get("layer_norm_eps", 1e-5),
-            projection_dim=given.get("projection_dim", 512),
-            head=head_of(given, cls.heads),
+            num_hidden_layers=config.get("num_hidden_layers", 12),
+            hidden_act=config.get("hidden_act", "quick_gelu"),
+            layer_norm_eps=config.get("layer_norm_eps", 1e-5),
+            projection_dim=config.get("projection_dim", 512),
+            head=head_of(config, cls.heads),
         )
 
 
 @dataclass(frozen=True)
 class ClipTextConfig(_TowerConfig):
-    """The fields of a Hugging Face `CLIPTextConfig` that change what is computed."""
+    """The fields of a Hugging Face `CLIPTextConfig` that affect the computation."""
 
     model_type = "clip_text_model"
     heads: ClassVar = {"CLIPTextModel": "none", "CLIPTextModelWithProjection": "projection"}
@@ -79,13 +82,13 @@ class ClipTextConfig(_TowerConfig):
     eos_token_id: int
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> "ClipTextConfig":
-        """From the contents of a config.json, or of its `text_config`.
+    def from_hf(cls, config: Mapping[str, Any]) -> "ClipTextConfig":
+        """Read the contents of a config.json, or its `text_config`.
 
         Raises:
             ValueError: for a field that is not understood, or more than one end token.
         """
-        eos = given.get("eos_token_id", 49407)
+        eos = config.get("eos_token_id", 49407)
         if not isinstance(eos, int):
             raise ValueError(f"a text's embedding is read at one end token; got eos_token_id={eos!r}")
         sizes = {
@@ -95,12 +98,12 @@ class ClipTextConfig(_TowerConfig):
             "num_attention_heads": 8,
             "max_position_embeddings": 77,
         }
-        return cls._read(given, sizes, eos_token_id=eos)
+        return cls._read(config, sizes, eos_token_id=eos)
 
 
 @dataclass(frozen=True)
 class ClipVisionConfig(_TowerConfig):
-    """The fields of a Hugging Face `CLIPVisionConfig` that change what is computed."""
+    """The fields of a Hugging Face `CLIPVisionConfig` that affect the computation."""
 
     model_type = "clip_vision_model"
     heads: ClassVar = {"CLIPVisionModel": "none", "CLIPVisionModelWithProjection": "projection"}
@@ -112,17 +115,17 @@ class ClipVisionConfig(_TowerConfig):
     num_channels: int
 
     @classmethod
-    def from_hf(cls, given: Mapping[str, Any]) -> "ClipVisionConfig":
-        """From the contents of a config.json, or of its `vision_config`.
+    def from_hf(cls, config: Mapping[str, Any]) -> "ClipVisionConfig":
+        """Read the contents of a config.json, or its `vision_config`.
 
         Raises:
             ValueError: for a field that is not understood, or images or patches that are not square.
         """
-        size = image_size_of(given, 224)
+        size = image_size_of(config, 224)
         if size[0] != size[1]:
             raise ValueError(f"images of CLIP are square; got image_size={list(size)}")
         sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_channels": 3}
-        return cls._read(given, sizes, image_size=size, patch_size=patch_size_of(given, 32))
+        return cls._read(config, sizes, image_size=size, patch_size=patch_size_of(config, 32))
 
 
 def _stack(name: str, config: _TowerConfig, rngs: nnx.Rngs, **arguments: Any) -> Stack:
@@ -141,7 +144,7 @@ def _stack(name: str, config: _TowerConfig, rngs: nnx.Rngs, **arguments: Any) ->
 
 
 class TextTower(nnx.Module):
-    """A causal stack over tokens; a text's embedding is read at its end token."""
+    """A causal stack over tokens, in which a text's embedding is read at its end token."""
 
     def __init__(self, config: ClipTextConfig, *, rngs: nnx.Rngs):
         D = config.hidden_size
@@ -152,18 +155,18 @@ class TextTower(nnx.Module):
         self.eos = config.eos_token_id
 
     def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
-        """The stream after the stack, `[B,T,D]`."""
-        side = TOKENS.of(batch)
-        x_BTD = self.embed(TOKENS.ids(batch)) + self.embed_position(side.positions)
-        return run_stack(self.stack, x_BTD, AttentionInputs.within(side, causal=True))
+        """Return the stream after the stack, `[B,T,D]`."""
+        tokens = TOKENS.of(batch)
+        x_BTD = self.embed(TOKENS.ids(batch)) + self.embed_position(tokens.positions)
+        return run_stack(self.stack, x_BTD, AttentionInputs.within(tokens, causal=True))
 
     def readout_positions(self, batch: Batch) -> Array:
-        """Index `[B]` of each text's first end token, or of its largest id where the config is of the first ones."""
+        """Return the index `[B]` of each text's first end token (in models with a legacy config, of its largest id)."""
         ids = jnp.where(batch.mask, batch.tokens, -1)
         return jnp.argmax(ids if self.eos == _LEGACY_EOS else ids == self.eos, axis=1)
 
     def last_hidden(self, x_BTD: Array) -> Array:
-        """What a bare tower gives: the normed stream."""
+        """Return a bare tower's output: the normed stream."""
         return self.norm(x_BTD)
 
     def check(self, batch: Batch) -> None:
@@ -178,16 +181,16 @@ class TextTower(nnx.Module):
 
 
 class VisionTower(nnx.Module):
-    """CLS and patches, normed on their way in; an image's embedding is read at CLS."""
+    """A bidirectional stack over CLS and patches, normed before the first layer; the embedding is read at CLS."""
 
     def __init__(self, config: ClipVisionConfig, *, rngs: nnx.Rngs):
         D, eps = config.hidden_size, config.layer_norm_eps
-        side = config.image_size[0] // config.patch_size
+        rows = config.image_size[0] // config.patch_size  # images are square
 
         def weight(*shape: int) -> nnx.Param:
             return nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
 
-        self.cls, self.positions = weight(D), weight(1 + side * side, D)
+        self.cls, self.positions = weight(D), weight(1 + rows * rows, D)
         self.patches = Patches(config.patch_size, config.num_channels, D, bias=False, rngs=rngs)
         self.pre_norm, self.norm = layer_norm(D, eps, rngs), layer_norm(D, eps, rngs)
         axis = Axis("patches", config.patch_size, ("CLS",))
@@ -195,8 +198,8 @@ class VisionTower(nnx.Module):
         self.image_size, self.channels = config.image_size, config.num_channels
 
     def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
-        """The stream after the stack, `[B,T,D]`."""
-        assert batch.pixels is not None, "the model has checked what the batch has"
+        """Return the stream after the stack, `[B,T,D]`."""
+        assert batch.pixels is not None, "model.check has checked the batch's fields"
         x_BPD = self.patches(batch.pixels)
         cls_B1D = jnp.broadcast_to(self.cls[...], (len(x_BPD), 1, x_BPD.shape[-1]))
         x_BTD = jnp.concatenate([cls_B1D, x_BPD], axis=1) + self.positions[...][None]
@@ -204,12 +207,12 @@ class VisionTower(nnx.Module):
         return run_stack(self.stack, self.pre_norm(x_BTD), context)
 
     def readout_positions(self, batch: Batch) -> Array:
-        """CLS, position 0."""
+        """Return the index `[B]` of CLS, 0."""
         assert batch.pixels is not None
         return jnp.zeros(len(batch.pixels), jnp.int32)
 
     def last_hidden(self, x_BTD: Array) -> Array:
-        """What a bare tower gives: the stream, not normed."""
+        """Return a bare tower's output: the stream, not normed."""
         return x_BTD
 
     def check(self, batch: Batch) -> None:
@@ -221,7 +224,7 @@ Tower = TextTower | VisionTower
 
 
 class OneTower(Network):
-    """A tower by itself: its last hidden state, or the projected embedding `[B,P]`."""
+    """A tower as a model, whose output is its last hidden state or, with a projection, embeddings `[B,P]`."""
 
     tower: Tower
     projection: nnx.Linear | None
@@ -247,15 +250,13 @@ class OneTower(Network):
         return self.tower.hidden(batch, run_stack)
 
     def features(self, x_BTD: Array) -> Array:
-        """The last hidden state, or the projection."""
+        """Return the last hidden state, or the projected embeddings."""
         return self.tower.last_hidden(x_BTD) if self.projection is None else self.projection(self.tower.norm(x_BTD))
 
     def with_frozen_statistics(self, x: Array, whole: Array) -> Array:
-        return (
-            super().with_frozen_statistics(x, whole)
-            if self.projection is None
-            else self.projection(with_frozen_statistics(self.tower.norm, x, whole))
-        )
+        if self.projection is None:
+            return super().with_frozen_statistics(x, whole)
+        return self.projection(with_frozen_statistics(self.tower.norm, x, whole))
 
     def readout_positions(self, batch: Batch) -> Array:
         return self.tower.readout_positions(batch)
@@ -275,8 +276,8 @@ class ClipText(OneTower):
 
     @staticmethod
     def table(config: ClipTextConfig) -> Table:
-        """The tensors of a checkpoint of this tower."""
-        return _one_table(config, text_rules("tower"), "text_projection", "embeddings|encoder|final_layer_norm")
+        """Return the table of a checkpoint of this tower."""
+        return _tower_table(config, text_rules("tower"), "text_projection", "embeddings|encoder|final_layer_norm")
 
 
 class ClipVision(OneTower):
@@ -289,19 +290,19 @@ class ClipVision(OneTower):
 
     @staticmethod
     def table(config: ClipVisionConfig) -> Table:
-        """The tensors of a checkpoint of this tower."""
-        return _one_table(
+        """Return the table of a checkpoint of this tower."""
+        return _tower_table(
             config, vision_rules("tower"), "visual_projection", "embeddings|encoder|pre_layrnorm|post_layernorm"
         )
 
 
 def projection_of(config: ClipTextConfig | ClipVisionConfig, size: int, rngs: nnx.Rngs) -> nnx.Linear:
-    """From a tower's embedding to the space where both kinds are compared."""
+    """Build the projection of a tower's embedding into the space where texts and images are compared."""
     return nnx.Linear(config.hidden_size, size, use_bias=False, rngs=rngs)
 
 
 def text_rules(path: str) -> list[Rule]:
-    """The tensors of the tower for texts."""
+    """Return the rules of the tower for texts, whose module is at `path`."""
     at = "text_model.embeddings"
     return [
         same(f"{at}.token_embedding.weight", f"{path}.embed.embedding"),
@@ -312,7 +313,7 @@ def text_rules(path: str) -> list[Rule]:
 
 
 def vision_rules(path: str) -> list[Rule]:
-    """The tensors of the tower for images."""
+    """Return the rules of the tower for images, whose module is at `path`."""
     at = "vision_model.embeddings"
     return [
         same(f"{at}.class_embedding", f"{path}.cls"),
@@ -325,6 +326,7 @@ def vision_rules(path: str) -> list[Rule]:
 
 
 POSITION_IDS = {r"(text|vision)_model\.embeddings\.position_ids": "0, 1, 2, …"}
+"""Tensors of both towers that are not used, see `Table.passed_over`."""
 
 
 def _layers(prefix: str, path: str) -> list[Rule]:
@@ -339,10 +341,10 @@ def _layers(prefix: str, path: str) -> list[Rule]:
     ]
 
 
-def _one_table(config: ClipTextConfig | ClipVisionConfig, rules: list[Rule], projection: str, parts: str) -> Table:
+def _tower_table(config: ClipTextConfig | ClipVisionConfig, rules: list[Rule], projection: str, modules: str) -> Table:
     passed_over, prefix = dict(POSITION_IDS), rules[0].name.split(".")[0]
     if config.head == "projection":
         rules = [*rules, linear(f"{projection}.weight", "projection.kernel")]
     else:
         passed_over[rf"{projection}\.weight"] = "a bare tower has no projection"
-    return Table(tuple(rules), passed_over, ((rf"^({parts})\.", rf"{prefix}.\1."),))
+    return Table(tuple(rules), passed_over, ((rf"^({modules})\.", rf"{prefix}.\1."),))

@@ -1,4 +1,4 @@
-"""What decoder-only language models have in common, whatever their blocks."""
+"""Base of decoder-only language models, for any kind of block."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from ...unembedding import Unembedding
 
 
 class Decoder(Network):
-    """A causal stack between an embedding and a final norm; the unembedding is its own or the embedding's.
+    """A causal stack between an embedding and a final norm; the unembedding is separate or tied to the embedding.
 
     A family's `__init__` sets `config` (with `head`: "lm" or "none", and `tie_word_embeddings`), `embed`, `decoder`,
     `final_norm`, and `unembed` by `own_unembedding`.
@@ -26,7 +26,7 @@ class Decoder(Network):
     unembed: Embed | None
 
     def own_unembedding(self, vocabulary: int, model: int, rngs: nnx.Rngs) -> Embed | None:
-        """A separate unembedding `[V,D]` where the config says there is one."""
+        """Build a separate unembedding `[V,D]`; None if the config has none or ties it."""
         untied = self.config.head == "lm" and not self.config.tie_word_embeddings
         return Embed(vocabulary, model, rngs=rngs) if untied else None
 
@@ -36,13 +36,13 @@ class Decoder(Network):
 
     @property
     def unembedding(self) -> Unembedding | None:
-        """The unembedding, or the embedding it is tied to; None for a bare model."""
+        """The separate unembedding, or the embedding it is tied to; None for a bare model."""
         if self.config.head != "lm":
             return None
         return Unembedding((self.embed if self.unembed is None else self.unembed).embedding[...])
 
     def features(self, x_BTD: Array) -> Array:
-        """The normed stream."""
+        """Return the normed stream."""
         return self.final_norm(x_BTD)
 
     def with_frozen_statistics(self, x: Array, whole: Array) -> Array:
@@ -53,5 +53,5 @@ class Decoder(Network):
 
 
 def unused_head(head: str) -> dict[str, str]:
-    """For a table: what is passed over of the unembedding that a bare model does not use."""
+    """Return the entry of `Table.passed_over` for the unembedding, which a bare model does not use."""
     return {} if head == "lm" else {r"lm_head\..*": "a bare model has no head"}

@@ -1,4 +1,4 @@
-"""What the decoders built like Llama share: their configs' common fields, the network, and its tensors' names."""
+"""Base of decoders like Llama: common config fields, the network, and the table of its tensors."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -27,21 +27,21 @@ _ROPE = {
         ("original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow", "truncate"),
     ),
 }
-"""By rope type, the parameters it must have and those it may have."""
+"""Required and optional parameters of each rope type."""
 
 ROTARY_FIELDS = frozenset(("rope_theta", "rope_scaling", "rope_parameters"))
-"""The fields that `rotary_of` reads."""
+"""Config fields that `rotary_of` reads."""
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-"""What a config's `layer_types` call a layer that sees all positions before it, and one with a window."""
+"""Names in a config's `layer_types` of layers that see all earlier positions, and of layers with a window."""
 
 EVERYTHING = int(np.iinfo(np.int32).max)
-"""The window of a layer that has none, where others do."""
+"""Window of a layer without one, in a stack where other layers have one."""
 
 
 @dataclass(frozen=True)
 class GatedConfig:
-    """The fields that all these families' configs share; `head` is "lm" or "none"."""
+    """Config fields that these families share; `head` is "lm" or "none"."""
 
     vocab_size: int
     hidden_size: int
@@ -58,89 +58,95 @@ class GatedConfig:
 
     @classmethod
     def fields_of_file(cls) -> set[str]:
-        """The names of the fields that a config.json may have, those for rotary positions included."""
+        """Return the names of the fields that a config.json may have, including those of rotary positions."""
         return {field.name for field in fields(cls)} - {"rotary", "head"} | ROTARY_FIELDS
 
 
-def common(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The shared fields as a config states them, but for `rotary` and `head`.
+def common(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the shared fields of a config, except `rotary` and `head`.
 
     Raises:
-        ValueError: naming all that are missing.
+        ValueError: for missing fields; the message names all of them.
     """
-    width, heads = required(given, "hidden_size", "num_attention_heads")
-    vocab, inner, layers = required(given, "vocab_size", "intermediate_size", "num_hidden_layers")
+    width, heads = required(config, "hidden_size", "num_attention_heads")
+    vocab, inner, layers = required(config, "vocab_size", "intermediate_size", "num_hidden_layers")
     return {
         "vocab_size": vocab,
         "hidden_size": width,
         "intermediate_size": inner,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": given.get("num_key_value_heads") or heads,
-        "head_dim": given.get("head_dim") or width // heads,
-        "max_position_embeddings": given.get("max_position_embeddings", 2048),
-        "rms_norm_eps": given.get("rms_norm_eps", 1e-6),
-        "tie_word_embeddings": given.get("tie_word_embeddings", False),
+        "num_key_value_heads": config.get("num_key_value_heads") or heads,
+        "head_dim": config.get("head_dim") or width // heads,
+        "max_position_embeddings": config.get("max_position_embeddings", 2048),
+        "rms_norm_eps": config.get("rms_norm_eps", 1e-6),
+        "tie_word_embeddings": config.get("tie_word_embeddings", False),
     }
 
 
-def rotary_of(given: Mapping[str, Any], dimensions: int, context: int) -> Rotary:
-    """The rotary embedding a config states, by `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling`.
+def rotary_of(config: Mapping[str, Any], dimensions: int, context: int) -> Rotary:
+    """Read the rotary embedding of a config.
+
+    Its fields are `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling`.
+
+    Args:
+        dimensions: number of a head's dimensions that rotate.
+        context: default of YaRN's `original_max_position_embeddings`.
 
     Raises:
         ValueError: for a rope type that is not covered, or parameters that don't belong to it.
     """
-    stated = dict(given.get("rope_parameters") or given.get("rope_scaling") or {})
+    stated = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
     kind = stated.pop("rope_type", None) or stated.pop("type", None) or "default"
     stated.pop("type", None)
-    base = stated.pop("rope_theta", None) or given.get("rope_theta") or 10000.0
+    base = stated.pop("rope_theta", None) or config.get("rope_theta") or 10000.0
     if kind not in _ROPE:
         raise ValueError(f"rope type {kind!r} is not covered; covered are {', '.join(_ROPE)}")
     needed, optional = _ROPE[kind]
     stated = {name: value for name, value in stated.items() if value is not None}
     missing, unknown = set(needed) - set(stated), set(stated) - set(needed) - set(optional)
     if missing or unknown:
-        raise ValueError(f"rope type {kind!r} lacks {sorted(missing)} and does not know {sorted(unknown)}")
+        raise ValueError(f"rope type {kind!r} lacks {sorted(missing)} and does not take {sorted(unknown)}")
     if kind == "yarn":
         stated.setdefault("original_max_position_embeddings", context)
     return Rotary(float(base), dimensions, kind, tuple(sorted((name, float(value)) for name, value in stated.items())))
 
 
-def window_of(given: Mapping[str, Any]) -> int | None:
-    """How many positions back queries see, themselves included: `sliding_window`; None where there is no window.
+def window_of(config: Mapping[str, Any]) -> int | None:
+    """Read `sliding_window`, the number of positions that a query sees, its own included; None for no window.
 
     Raises:
-        ValueError: for a window in which a query would not see even itself.
+        ValueError: for a window of less than one position.
     """
-    window = given.get("sliding_window")
+    window = config.get("sliding_window")
     if window is not None and window < 1:
         raise ValueError(f"sliding_window must be at least 1, or null for none; got {window}")
     return window
 
 
-def layer_types_of(given: Mapping[str, Any], usual: Callable[[int], bool]) -> tuple[str, ...]:
-    """What each layer sees: FULL or SLIDING, as `layer_types` says or, in configs without, as is usual.
+def layer_types_of(config: Mapping[str, Any], usual: Callable[[int], bool]) -> tuple[str, ...]:
+    """Read the type of each layer, FULL or SLIDING, from `layer_types`.
 
     Args:
-        usual: whether a layer, by its number, has a window.
+        usual: whether a layer, by its number, has a window in configs without `layer_types`.
 
     Raises:
-        ValueError: for another number than that of layers, another kind, or a window that the config does not give.
+        ValueError: for a number of types other than that of layers, another type, or SLIDING without a window.
     """
-    layers = given["num_hidden_layers"]
-    stated = given.get("layer_types")
+    layers = config["num_hidden_layers"]
+    stated = config.get("layer_types")
     kinds = tuple(SLIDING if usual(layer) else FULL for layer in range(layers)) if stated is None else tuple(stated)
     if len(kinds) != layers or not set(kinds) <= {FULL, SLIDING}:
         raise ValueError(f"layer_types must be {layers} times {FULL!r} or {SLIDING!r}, got {list(kinds)}")
-    if SLIDING in kinds and window_of(given) is None:
+    if SLIDING in kinds and window_of(config) is None:
         raise ValueError(
-            f"the {given.get('model_type')} config has layers of {SLIDING!r} but no sliding_window for them"
+            f"the {config.get('model_type')} config has layers of {SLIDING!r} but no sliding_window for them"
         )
     return kinds
 
 
 def window_settings(config: Any) -> dict[str, np.ndarray] | None:
-    """For a `Stack`: how many positions back the queries of each layer see, `[L]`; None where none has a window."""
+    """Return a stack's settings with the window of each layer, `[L]`; None if no layer has one."""
     if SLIDING not in config.layer_types:
         return None
     window = config.sliding_window
@@ -148,10 +154,11 @@ def window_settings(config: Any) -> dict[str, np.ndarray] | None:
 
 
 def attention_of(config: Any, rngs: nnx.Rngs, settings: Mapping[str, Array] | None = None, **more: Any) -> Attention:
-    """The attention of one layer, its own `settings` among the arguments.
+    """Build the attention of one layer.
 
     Args:
-        more: arguments of `Attention` that are the same in all layers.
+        settings: arguments of `Attention` that differ from layer to layer.
+        more: arguments of `Attention` that all layers share.
     """
     return Attention(
         config.hidden_size,
@@ -169,9 +176,9 @@ class GatedDecoder(Decoder):
 
     Args:
         config: a `GatedConfig` with `hidden_act`.
-        attention: builds one layer's attention, from its random streams and, if there are any, its part of `settings`.
+        attention: builds one layer's attention, from random streams and, with `settings`, the settings of its layer.
         mlp_bias: whether the MLP's matrices have biases.
-        settings: as `Stack` takes them.
+        settings: settings that differ from layer to layer, see `Stack`.
     """
 
     def __init__(
@@ -186,10 +193,10 @@ class GatedDecoder(Decoder):
         c = config
         self.config = c
 
-        def block(rngs: nnx.Rngs, *own: Mapping[str, Array]) -> PreNormBlock:
+        def block(rngs: nnx.Rngs, *layer_settings: Mapping[str, Array]) -> PreNormBlock:
             return PreNormBlock(
                 rms_norm(c.hidden_size, c.rms_norm_eps, rngs),
-                attention(rngs, *own),
+                attention(rngs, *layer_settings),
                 rms_norm(c.hidden_size, c.rms_norm_eps, rngs),
                 GatedMLP(c.hidden_size, c.intermediate_size, c.hidden_act, bias=mlp_bias, rngs=rngs),
             )
@@ -204,10 +211,10 @@ class GatedDecoder(Decoder):
 
 
 PRE_NORMS = {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}
-"""A pre-norm layer's norms, by the checkpoint's names."""
+"""Paths of a pre-norm layer's norms, by their names in the checkpoint."""
 
 HEAD_NORMS = {"self_attn.q_norm": "attention.q_norm", "self_attn.k_norm": "attention.k_norm"}
-"""The norms of each head's queries and keys."""
+"""Paths of the norms of each head's queries and keys, by their names in the checkpoint."""
 
 
 def gated_table(
@@ -218,12 +225,12 @@ def gated_table(
     mlp_bias: bool = False,
     root: str = "model",
 ) -> Table:
-    """The tensors of a checkpoint that is named like Llama's.
+    """Return the table of a checkpoint whose tensors are named like Llama's.
 
     Args:
-        norms: by their names in the checkpoint, the paths of a layer's norms.
-        biases: which of Q, K, V and O have one.
-        root: what all tensors' names but the head's begin with.
+        norms: paths of a layer's norms, by their names in the checkpoint.
+        biases: the letters of the projections that have a bias, of "QKVO".
+        root: prefix of all tensors' names except the head's.
     """
     here, at = "decoder.blocks", f"{root}.layers.{{layer}}"
     names = {letter: f"{at}.self_attn.{letter.lower()}_proj" for letter in "QKVO"}
@@ -236,8 +243,8 @@ def gated_table(
     for letter in biases:
         rule = same if letter == "O" else heads_bias
         rules.append(rule(f"{names[letter]}.bias", f"{here}.attention.b_{letter}"))
-    for part in ("gate", "up", "down"):
-        rules += dense(f"{at}.mlp.{part}_proj", f"{here}.mlp.{part}", bias=mlp_bias)
+    for matrix in ("gate", "up", "down"):
+        rules += dense(f"{at}.mlp.{matrix}_proj", f"{here}.mlp.{matrix}", bias=mlp_bias)
     if config.head == "lm" and not config.tie_word_embeddings:
         rules.append(same("lm_head.weight", "unembed.embedding"))
     passed_over = {rf"{root}\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq": "computed from the config"}

@@ -1,4 +1,4 @@
-"""What image encoders have in common: patches and special tokens through one bidirectional stack, and a classifier."""
+"""Base of image encoders: patches and special tokens in one bidirectional stack, and a classifier."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,10 +20,10 @@ from ...unembedding import Unembedding
 
 
 class ClassHead(nnx.Module):
-    """A linear classifier: weight `[classes,F]`, bias `[classes]`.
+    """A linear classifier with weight `[classes,F]` and bias `[classes]`.
 
     Raises:
-        ValueError: for no class.
+        ValueError: for less than one class.
     """
 
     def __init__(self, classes: int, features: int, *, rngs: nnx.Rngs):
@@ -34,8 +34,9 @@ class ClassHead(nnx.Module):
 
 
 class ImageEncoder(Network):
-    """CLS, perhaps other special tokens, and patches; then a norm, and logits of classes `[B,classes]` if the
-    checkpoint has a classifier.
+    """A bidirectional stack over CLS, other special tokens (if any) and patches, with a final norm.
+
+    Its output is the normed stream or, with a classifier, logits `[B,classes]`.
 
     A family's `__init__` sets `config` (with `head`: "classes" or "none") and calls `_build`.
     """
@@ -45,11 +46,12 @@ class ImageEncoder(Network):
     classifier: ClassHead | None
 
     def _build(self, make: Any, others: tuple[str, ...], placed: int, rngs: nnx.Rngs) -> None:
-        """The parts, with `make` for a block.
+        """Build all modules.
 
         Args:
+            make: builds one block.
             others: names of the special tokens after CLS.
-            placed: how many of the special tokens have a position.
+            placed: number of the special tokens that have a learnt position, the first ones.
         """
         c, D = self.config, self.config.hidden_size
         rows, columns = (side // c.patch_size for side in c.image_size)
@@ -100,24 +102,24 @@ class ImageEncoder(Network):
         return run_stack(self.encoder, x_BTD, AttentionInputs.within(axis.of(batch), causal=False))
 
     def places(self, rows: int, columns: int) -> Array:
-        """Positions of the patches, `[rows * columns, D]`."""
+        """Return the learnt positions of a grid of patches, `[rows * columns, D]`."""
         del rows, columns
         return self.positions[self.placed :]
 
     def features(self, x_BTD: Array) -> Array:
-        """The normed stream."""
+        """Return the normed stream."""
         return self.final_norm(x_BTD)
 
     def with_frozen_statistics(self, x: Array, whole: Array) -> Array:
         return with_frozen_statistics(self.final_norm, x, whole)
 
     def reads(self, positions: int) -> list[int]:
-        """The positions that the classifier reads, of so many: CLS."""
+        """Return the positions, of a sequence of this length, that the classifier reads: CLS alone by default."""
         del positions
         return [0]
 
     def readout_positions(self, batch: Batch) -> Array:
-        """What the classifier reads: CLS, position 0; or several positions, `[B,R]`."""
+        """Return the index `[B]` of the position that the classifier reads; `[B,R]` if it reads several."""
         B, T = self.encoder.queries.of(batch).shape
         rows_BR = jnp.broadcast_to(jnp.asarray(self.reads(T), jnp.int32), (B, len(self.reads(T))))
         return rows_BR[:, 0] if rows_BR.shape[1] == 1 else rows_BR
@@ -128,7 +130,7 @@ class ImageEncoder(Network):
 
 def check_image(batch: Batch, size: tuple[int, int], channels: int) -> None:
     """Raise ValueError for images of another size or number of channels."""
-    assert batch.pixels is not None, "the model has checked what the batch has"
+    assert batch.pixels is not None, "model.check has checked the batch's fields"
     if batch.pixels.shape[1:] != (*size, channels):
         raise ValueError(
             f"pixels must be [examples, {size[0]}, {size[1]}, {channels}], the size that positions were learnt at; "
@@ -137,7 +139,7 @@ def check_image(batch: Batch, size: tuple[int, int], channels: int) -> None:
 
 
 def embedding_rules(prefix: str) -> list[Rule]:
-    """CLS, positions and patches."""
+    """Return the rules of CLS, positions, patches and the final norm."""
     at = f"{prefix}.embeddings"
     return [
         without_first_axis(f"{at}.cls_token", "cls"),
@@ -149,7 +151,7 @@ def embedding_rules(prefix: str) -> list[Rule]:
 
 
 def attention_rules(config: Any, at: str) -> list[Rule]:
-    """A layer's projections, with or without biases of queries, keys and values."""
+    """Return the rules of a layer's projections, with or without biases of queries, keys and values."""
     here = "encoder.blocks.attention"
     names = {
         letter: f"{at}.attention.attention.{word}"
@@ -160,37 +162,37 @@ def attention_rules(config: Any, at: str) -> list[Rule]:
 
 
 def class_rules(name: str, path: str) -> list[Rule]:
-    """A classifier."""
+    """Return the rules of a classifier."""
     return [same(f"{name}.weight", f"{path}.weight"), same(f"{name}.bias", f"{path}.bias")]
 
 
-def image_size_of(given: Mapping[str, Any], default: int) -> tuple[int, int]:
-    """Height and width of the images that positions were learnt at.
+def image_size_of(config: Mapping[str, Any], default: int) -> tuple[int, int]:
+    """Read the height and width of the images that positions were learnt on.
 
     Raises:
-        ValueError: unless it is one whole number, or two.
+        ValueError: unless `image_size` is one whole number, or two.
     """
-    stated = given.get("image_size", default)
+    stated = config.get("image_size", default)
     sides = (stated, stated) if isinstance(stated, int) else tuple(stated)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise ValueError(f"image_size must be one whole number or a height and a width, got {stated!r}")
     return sides
 
 
-def patch_size_of(given: Mapping[str, Any], default: int) -> int:
-    """The side of a patch.
+def patch_size_of(config: Mapping[str, Any], default: int) -> int:
+    """Read the side of a patch.
 
     Raises:
         ValueError: for a patch that is not square.
     """
-    stated = given.get("patch_size", default)
+    stated = config.get("patch_size", default)
     sides = {stated} if isinstance(stated, int) else set(stated)
     if len(sides) != 1:
         raise ValueError(f"patches must be square, got patch_size={stated!r}")
     return sides.pop()
 
 
-def labels_of(given: Mapping[str, Any]) -> int:
-    """How many classes a classifier has; 2 where the config does not say."""
-    stated = given.get("id2label")
-    return len(stated) if stated else given.get("num_labels", given.get("_num_labels", 2))
+def labels_of(config: Mapping[str, Any]) -> int:
+    """Read the number of classes of a classifier; 2 by default, as in transformers."""
+    stated = config.get("id2label")
+    return len(stated) if stated else config.get("num_labels", config.get("_num_labels", 2))

@@ -1,4 +1,4 @@
-"""What BERT and its successors have in common: config fields, the post-norm block, the head, the table."""
+"""Base of BERT and its successors: config fields, the post-norm block, the head, the table of tensors."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -23,12 +23,12 @@ ENCODER_ONLY: Mapping[str, Any] = {
     "is_decoder": False,
     "add_cross_attention": False,
 }
-"""Fields that BERT and its successors have, and that are understood at one value only."""
+"""Config fields of BERT and its successors that are supported at one value only."""
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The fields that BERT's successors took over by name; `head` is "mlm" or "none"."""
+    """Config fields that BERT and its successors share by name; `head` is "mlm" or "none"."""
 
     model_type: ClassVar[str]
 
@@ -46,43 +46,44 @@ class EncoderConfig:
 
     @classmethod
     def own(cls) -> set[str]:
-        """The names of the fields that the checkpoint's config has."""
+        """Return the names of the fields that the checkpoint's config has."""
         return set(cls.__dataclass_fields__) - {"head", "pooler"}
 
 
 def common_fields(
-    given: Mapping[str, Any], stem: str, *, act: str = "gelu", pretraining: Sequence[str] = ()
+    config: Mapping[str, Any], stem: str, *, act: str = "gelu", pretraining: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What an `EncoderConfig` holds.
+    """Read the fields of an `EncoderConfig`.
 
     Args:
-        stem: of the architectures' names: "Bert" for BertModel and BertForMaskedLM.
-        act: the activation where none is named.
-        pretraining: architectures that are the masked language model with its pooler.
+        stem: stem of the architectures' names, "Bert" for BertModel and BertForMaskedLM.
+        act: the default activation.
+        pretraining: architectures of a masked language model that also has a pooler.
 
     Raises:
         ValueError: for a missing field or an architecture that is not covered.
     """
     sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     heads = {f"{stem}Model": "none", f"{stem}ForMaskedLM": "mlm"}
-    head = head_of(given, heads | dict.fromkeys(pretraining, "mlm+pooler"))
+    head = head_of(config, heads | dict.fromkeys(pretraining, "mlm+pooler"))
     return {
-        **dict(zip(sizes, required(given, *sizes), strict=True)),
-        "hidden_act": given.get("hidden_act", act),
-        "max_position_embeddings": given.get("max_position_embeddings", 512),
-        "layer_norm_eps": given.get("layer_norm_eps", 1e-12),
-        "tie_word_embeddings": given.get("tie_word_embeddings", True),
+        **dict(zip(sizes, required(config, *sizes), strict=True)),
+        "hidden_act": config.get("hidden_act", act),
+        "max_position_embeddings": config.get("max_position_embeddings", 512),
+        "layer_norm_eps": config.get("layer_norm_eps", 1e-12),
+        "tie_word_embeddings": config.get("tie_word_embeddings", True),
         "head": head.removesuffix("+pooler"),
         "pooler": head != "mlm",
     }
 
 
 class MaskedLMHead(nnx.Module):
-    """Dense, activation, LayerNorm; then comes an unembedding, its own where untied, and a bias.
+    """A dense layer, an activation and a LayerNorm, before an unembedding with a bias.
 
     Args:
-        model, width: of the stream, and of the embedding, which is smaller in ALBERT.
-        bias, norm_bias, out_bias: whether the dense layer has one, and the norm, and the unembedding.
+        tied: whether the unembedding is the word embedding; otherwise the head holds it.
+        model, width: dimensions of the stream and of the embedding, which is smaller in ALBERT.
+        bias, norm_bias, out_bias: whether the dense layer, the norm and the unembedding have a bias.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class MaskedLMHead(nnx.Module):
 
 
 class MaskedLM(Network):
-    """An encoder with or without its head. A family's `__init__` sets `config` and what is declared here."""
+    """An encoder with or without its head; a family's `__init__` sets `config` and the attributes declared here."""
 
     config: Any
     embed: Embed
@@ -120,7 +121,7 @@ class MaskedLM(Network):
     head: MaskedLMHead | None
 
     def own_head(self, model: int, act: str, epsilon: float, *, rngs: nnx.Rngs, **more: Any) -> MaskedLMHead | None:
-        """The head, where the config says there is one; `more` as in `MaskedLMHead`."""
+        """Build the head, with `more` arguments of `MaskedLMHead`; None if the config has no head."""
         c = self.config
         if c.head != "mlm":
             return None
@@ -132,18 +133,18 @@ class MaskedLM(Network):
 
     @property
     def unembedding(self) -> Unembedding | None:
-        """The MLM head's, or the word embedding it is tied to; None for a bare encoder."""
+        """The MLM head's unembedding, or the word embedding it is tied to; None for a bare encoder."""
         if self.head is None:
             return None
         words = self.embed if self.head.unembed is None else self.head.unembed
         return Unembedding(words.embedding[...], None if self.head.bias is None else self.head.bias[...])
 
     def features(self, x_BTD: Array) -> Array:
-        """The MLM head's transform of the stream; of a bare encoder the stream itself."""
+        """Return the MLM head's transform of the stream; for a bare encoder the stream itself."""
         return x_BTD if self.head is None else self.head(x_BTD)
 
     def pooled(self, x_BTD: Array, batch: Batch) -> Array:
-        """The pooler's `[B,D]`: tanh of a dense layer on the stream at each example's first real token.
+        """Return the pooler's output `[B,D]`: a dense layer and tanh on the stream at each example's first real token.
 
         Raises:
             ValueError: if the checkpoint has no pooler.
@@ -155,7 +156,7 @@ class MaskedLM(Network):
 
 
 def post_norm_block(model: int, heads: int, hidden: int, act: str, epsilon: float, *, rngs: nnx.Rngs) -> PostNormBlock:
-    """BERT's layer: biases everywhere, a norm after each sum."""
+    """Build BERT's layer, with all biases and a norm after each sum."""
     return PostNormBlock(
         Attention(model, heads, model // heads, bias=True, rngs=rngs),
         layer_norm(model, epsilon, rngs),
@@ -166,10 +167,13 @@ def post_norm_block(model: int, heads: int, hidden: int, act: str, epsilon: floa
 
 @dataclass(frozen=True)
 class HeadNames:
-    """The head's modules in the checkpoint, the tensor of its bias, and the word embedding's, which it may be tied to.
+    """Names in the checkpoint of a `MaskedLMHead`'s modules and tensors.
 
-    Where it is tied, the bias may have a name of its own beside the decoder's; untied, only the decoder's is used.
-    It is None where there is none.
+    Attributes:
+        dense, norm, decoder: modules of the dense layer, the norm and the unembedding.
+        bias: tensor of the unembedding's bias, or None. A tied head may store it under this name and as the decoder's
+            bias; of an untied head only the decoder's is used.
+        words: tensor of the word embedding, to which the unembedding may be tied.
     """
 
     dense: str
@@ -180,12 +184,12 @@ class HeadNames:
 
 
 def head_table(config: Any, names: HeadNames, *, bias: bool = True, norm_bias: bool = True) -> Table:
-    """The tensors of a `MaskedLMHead`; what they are tied to; what is passed over.
+    """Return the table of a `MaskedLMHead`, including copies of tied tensors and tensors that are not used.
 
     Args:
-        bias, norm_bias: whether the dense layer has one, and the norm.
+        bias, norm_bias: whether the dense layer and the norm have a bias.
     """
-    decoder, own = f"{names.decoder}.weight", f"{names.decoder}.bias"
+    decoder, decoder_bias = f"{names.decoder}.weight", f"{names.decoder}.bias"
     if config.head != "mlm":
         stored = [rf"{re.escape(name)}\..*" for name in (names.dense, names.norm, names.decoder)]
         stored += [] if names.bias is None else [re.escape(names.bias)]
@@ -195,17 +199,23 @@ def head_table(config: Any, names: HeadNames, *, bias: bool = True, norm_bias: b
     if not tied:
         rules.append(same(decoder, "head.unembed.embedding"))
     if names.bias is not None:
-        rules.append(same(names.bias if tied else own, "head.bias"))
-    twice = names.bias not in (None, own)
+        rules.append(same(names.bias if tied else decoder_bias, "head.bias"))
+    twice = names.bias not in (None, decoder_bias)
     unused = {re.escape(str(names.bias)): "not used: an untied decoder has its own"} if twice and not tied else {}
-    copies = {decoder: names.words, **({own: str(names.bias)} if twice else {})} if tied else {}
+    copies = {decoder: names.words, **({decoder_bias: str(names.bias)} if twice else {})} if tied else {}
     return Table(tuple(rules), unused, copies=copies)
 
 
 def layer_rules(
     at: str, attention: Mapping[str, str], attention_norm: str, mlp: tuple[str, str], mlp_norm: str
 ) -> list[Rule]:
-    """Of a layer of `post_norm_block`: its modules' names below `at`, the attention's by the letters Q, K, V and O."""
+    """Return the rules of a layer built by `post_norm_block`.
+
+    Args:
+        at: prefix of the layer's tensors.
+        attention: names of the projections below it, by the letters Q, K, V and O.
+        attention_norm, mlp, mlp_norm: names of the other modules below it.
+    """
     here = "encoder.blocks"
     names = {letter: f"{at}.{name}" for letter, name in attention.items()}
     return [
@@ -218,7 +228,7 @@ def layer_rules(
 
 
 def bert_layers(stem: str) -> list[Rule]:
-    """Of all layers, named as BERT's."""
+    """Return the rules of layers whose tensors are named like BERT's."""
     words = zip("QKV", ("query", "key", "value"), strict=True)
     attention = {letter: f"attention.self.{word}" for letter, word in words} | {"O": "attention.output.dense"}
     mlp = ("intermediate.dense", "output.dense")
@@ -236,25 +246,25 @@ def encoder_table(
     parts: str = "encoder",
     passed_over: Mapping[str, str] | None = None,
 ) -> Table:
-    """A whole checkpoint: the embeddings, which all name alike, these layers, the pooler, the head.
+    """Return the table of a whole checkpoint: embeddings named like BERT's, the layers, the pooler and the head.
 
     Args:
-        stem: what the names of a model with a head begin with; those of a bare model lack it.
-        pooler: the module below the stem, or None where there is none.
-        parts: what there is below the stem beside embeddings and pooler.
-        passed_over: of other heads.
+        stem: prefix of the names in a model with a head; a bare model's lack it.
+        pooler: name of the pooler below the stem, or None.
+        parts: names below the stem of all other modules but the embeddings, joined by "|".
+        passed_over: tensors of other heads, see `Table.passed_over`.
     """
-    at, ends = f"{stem}.embeddings", head_table(config, head)
+    at, last = f"{stem}.embeddings", head_table(config, head)
     rules = [
         same(f"{at}.word_embeddings.weight", "embed.embedding"),
         same(f"{at}.position_embeddings.weight", "embed_position.embedding"),
         *norm(f"{at}.LayerNorm", "embed_norm"),
         *layers,
-        *ends.rules,
+        *last.rules,
     ]
     if getattr(config, "type_vocab_size", None) is not None:
         rules.append(same(f"{at}.token_type_embeddings.weight", "embed_type.embedding"))
-    unused = {**ends.passed_over, **(passed_over or {}), rf"{stem}\.embeddings\.position_ids": "0, 1, 2, …"}
+    unused = {**last.passed_over, **(passed_over or {}), rf"{stem}\.embeddings\.position_ids": "0, 1, 2, …"}
     if config.pooler and pooler is not None:
         rules += dense(f"{stem}.{pooler}", "pooler")
     elif pooler is not None:
@@ -264,4 +274,4 @@ def encoder_table(
         (r"\.LayerNorm\.gamma$", ".LayerNorm.weight"),
         (r"\.LayerNorm\.beta$", ".LayerNorm.bias"),
     )
-    return Table(tuple(rules), unused, rename, ends.copies)
+    return Table(tuple(rules), unused, rename, last.copies)

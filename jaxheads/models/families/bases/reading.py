@@ -1,4 +1,4 @@
-"""Reading a Hugging Face config: every field is understood, or known to change nothing here, or refused."""
+"""Reading of Hugging Face configs, in which every field must be understood, harmless or refused."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -22,56 +22,56 @@ HARMLESS = frozenset(
     "output_attentions output_hidden_states return_dict use_return_dict torchscript use_bfloat16 tf_legacy_loss "
     "chunk_size_feed_forward pretraining_tp is_encoder_decoder tie_encoder_decoder cross_attention_hidden_size".split()
 )
+"""Fields that change nothing that is computed here."""
 
 
 def refuse_unknown(
-    given: Mapping[str, Any],
-    understood: Iterable[str],
-    *,
-    neutral: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any], understood: Iterable[str], *, neutral: Mapping[str, Any] | None = None
 ) -> None:
-    """Raise ValueError unless every field is understood, harmless, or at the value that makes it so.
+    """Raise ValueError unless every field is understood, harmless, or at its only supported value.
 
     Args:
-        given: the config as read from its file.
+        config: the contents of a config.json.
         understood: the fields that the family reads.
-        neutral: fields that are understood at one value only (`{"is_decoder": False}`).
+        neutral: fields that are supported at one value only (`{"is_decoder": False}`).
     """
     neutral = {"pruned_heads": {}, "is_encoder_decoder": False, "pretraining_tp": 1, **(neutral or {})}
-    family = given.get("model_type", "?")
-    unknown = sorted(set(given) - set(understood) - HARMLESS - set(neutral))
+    family = config.get("model_type", "?")
+    unknown = sorted(set(config) - set(understood) - HARMLESS - set(neutral))
     if unknown:
         raise ValueError(
             f"the {family} config has fields that are not understood: {', '.join(unknown)}. A field may change what "
             "the model computes, so none is passed over; remove it if it means nothing"
         )
     for name, value in neutral.items():
-        if name in given and given[name] != value and given[name] is not None:
-            raise ValueError(f"the {family} config says {name}={given[name]!r}; supported is {value!r} only")
+        if name in config and config[name] != value and config[name] is not None:
+            raise ValueError(f"the {family} config says {name}={config[name]!r}; supported is {value!r} only")
 
 
-def required(given: Mapping[str, Any], *names: str) -> list[Any]:
-    """The values of these fields.
+def required(config: Mapping[str, Any], *names: str) -> list[Any]:
+    """Return the values of these fields.
 
     Raises:
-        ValueError: naming all that are missing.
+        ValueError: for missing fields; the message names all of them.
     """
-    missing = [name for name in names if given.get(name) is None]
+    missing = [name for name in names if config.get(name) is None]
     if missing:
-        raise ValueError(f"the {given.get('model_type', '?')} config lacks {', '.join(missing)}")
-    return [given[name] for name in names]
+        raise ValueError(f"the {config.get('model_type', '?')} config lacks {', '.join(missing)}")
+    return [config[name] for name in names]
 
 
-def head_of(given: Mapping[str, Any], heads: Mapping[str, str]) -> str:
-    """Which head the checkpoint has, by its `architectures`; the first in `heads` if it names none.
+def head_of(config: Mapping[str, Any], heads: Mapping[str, str]) -> str:
+    """Return the checkpoint's head by its first architecture; the first in `heads` if it names none.
 
     Args:
-        heads: from the architecture's class name to what the family calls that head.
+        heads: the family's name of each head, by the class name of its architecture.
 
     Raises:
         ValueError: for an architecture that is not covered.
     """
-    named = list(given.get("architectures") or ()) or [next(iter(heads))]
-    if named[0] not in heads:
-        raise ValueError(f"architecture {named[0]} is not covered; of {given.get('model_type')}: {', '.join(heads)}")
-    return heads[named[0]]
+    architecture = (list(config.get("architectures") or ()) or [next(iter(heads))])[0]
+    if architecture not in heads:
+        raise ValueError(
+            f"architecture {architecture} is not covered; of {config.get('model_type')}: {', '.join(heads)}"
+        )
+    return heads[architecture]

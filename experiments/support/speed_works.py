@@ -1,11 +1,9 @@
-"""What is done in `experiments.speed`, and on which weights and inputs."""
+"""The works that `experiments.speed` times, and the weights and inputs of each."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
-from transformers import GPT2Config
 
 INITIAL = 0.06
 """Standard deviation of the weights: three times GPT-2's, so that heads matter to the objective."""
@@ -13,7 +11,7 @@ INITIAL = 0.06
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the model, of the prompts, and of the pairs that are patched."""
+    """Sizes of the model, of the prompts, and of the pairs that are patched."""
 
     layers: int = 12
     heads: int = 12
@@ -28,6 +26,9 @@ class Sizes:
     long: int = 1024
 
 
+FULL, QUICK = Sizes(), Sizes(2, 2, 32, 101, 64, prompts=4, length=12, pairs=2, pair_length=8, prefix=4, long=40)
+
+
 @dataclass(frozen=True)
 class Work:
     """One thing that all sides do.
@@ -35,10 +36,10 @@ class Work:
     Attributes:
         title: for tables.
         kind: "ablate", "patch", "importance", "forward" or "measure".
-        inputs: which of the inputs it is done on.
+        inputs: the name of its inputs.
         site: "z" or "resid_pre", for ablation and patching.
-        by: what the columns of its table are, "head" or "position"; the rows are layers.
-        without: sides that it is not asked of.
+        by: the columns of its table, "head" or "position"; the rows are layers.
+        without: sides that do not take part.
     """
 
     title: str
@@ -62,12 +63,18 @@ WORKS = {
 }
 
 COLUMNS_COMPARED = 97
-"""Of the forward pass's logits every 97th column is compared."""
+"""The step between the columns of a forward pass's logits that are compared."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Token ids `[E,T]`, those that values are patched in from (or None), and the tokens told apart, `[E]` each."""
+    """Inputs of a work.
+
+    Attributes:
+        tokens: token ids, `[E,T]`.
+        source: ids of the texts that values are patched in from, `[E,T]`; None where nothing is patched.
+        right, wrong: the tokens of the logit difference, `[E]` each.
+    """
 
     tokens: np.ndarray
     source: np.ndarray | None
@@ -75,19 +82,21 @@ class Inputs:
     wrong: np.ndarray
 
     def save(self, path: Path) -> None:
-        """To one file."""
-        fields = {name: value for name, value in vars(self).items() if value is not None}
-        np.savez(path, **fields)
+        """Write the inputs to one file."""
+        np.savez(path, **{name: value for name, value in vars(self).items() if value is not None})
 
     @classmethod
     def load(cls, path: Path) -> "Inputs":
-        """From that file."""
-        with np.load(path) as kept:
-            return cls(kept["tokens"], kept.get("source"), kept["right"], kept["wrong"])
+        """Read the inputs from the file of `save`."""
+        with np.load(path) as arrays:
+            return cls(arrays["tokens"], arrays.get("source"), arrays["right"], arrays["wrong"])
 
 
 def save_weights(sizes: Sizes, seed: int, directory: Path) -> Path:
-    """Random weights as `transformers` saves a GPT-2, in a folder of their own under `directory`, written once."""
+    """Write random weights as `transformers` saves a GPT-2, once, and return their folder under `directory`."""
+    from safetensors.numpy import save_file
+    from transformers import GPT2Config
+
     folder = directory / f"gpt2-{sizes.layers}-{sizes.heads}"
     if folder.exists():
         return folder
@@ -120,7 +129,7 @@ def save_weights(sizes: Sizes, seed: int, directory: Path) -> Path:
 
 
 def save_inputs(sizes: Sizes, seed: int, directory: Path) -> dict[str, Path]:
-    """Random prompts, and pairs of them, without and with a prefix in common."""
+    """Write random prompts, pairs without and with a common prefix, and one long text; return their files by name."""
     rng = np.random.default_rng(seed + 1)
 
     def draw(examples: int, length: int, shared: int | None = None) -> Inputs:

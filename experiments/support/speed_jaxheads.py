@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxheads as jh
-from experiments.speed_worker import Way, fastest_product
-from experiments.speed_works import COLUMNS_COMPARED, Inputs, Work
-from jaxheads.measure.patterns.measuring import program
+from experiments.support.speed_machine import fastest_product
+from experiments.support.speed_worker import Way
+from experiments.support.speed_works import COLUMNS_COMPARED, Inputs, Work
 
 
 class JaxHeads:
-    """Each work is one call."""
+    """A side whose works are one call each."""
 
     devices: jax.sharding.Mesh | None = None
 
@@ -24,27 +24,30 @@ class JaxHeads:
         self.model = jh.load(str(weights))
 
     def ways(self, work: Work, inputs: Inputs) -> Mapping[str, Way]:
-        """The one way."""
-        ask = {"ablate": self._sweep, "patch": self._sweep, "importance": self._importance, "forward": self._forward}
-        ask["measure"] = self._measure
-        return {"one call": partial(ask[work.kind], work, inputs)}
+        """Return the one way to do the work."""
+        calls = {"ablate": self._sweep, "patch": self._sweep, "importance": self._importance, "forward": self._forward}
+        calls["measure"] = self._measure
+        return {"one call": partial(calls[work.kind], work, inputs)}
 
     def about(self, work: Work, inputs: Inputs) -> Mapping[str, Any]:
-        """FLOPs: those that the plan says are needed, and those of one whole run after the other, last logits only."""
+        """Return the FLOPs of the plan (`needed`) and of whole runs one after the other, last logits only (`loop`).
+
+        Measures have no plan: they return the bytes that are `held` while measuring.
+        """
         if work.kind == "importance":
             return {}
         if work.kind == "measure":
             return {"held": self._held(jh.Batch(inputs.tokens))}
-        plan, examples = jh.plan(self._asked(work, inputs)), len(inputs.tokens)
+        plan, examples = jh.plan(self._call(work, inputs)), len(inputs.tokens)
         if work.kind == "forward":
             return {"needed": plan.sizes.forward(examples), "loop": plan.sizes.forward(examples)}
         layers = plan.sizes.positions * plan.sizes.layers * plan.sizes.layer_of_one
-        one = examples * (layers + plan.sizes.rows * plan.sizes.vocabulary)
+        one_run = examples * (layers + plan.sizes.rows * plan.sizes.vocabulary)
         runs = 1 + plan.sources + sum(map(len, plan.steps))
-        return {"needed": plan.cost().flops, "loop": float(one * runs), "planned_memory": plan.cost().bytes}
+        return {"needed": plan.cost().flops, "loop": float(one_run * runs), "planned_memory": plan.cost().bytes}
 
     def matmul(self) -> float:
-        """Of `jnp.matmul`, compiled."""
+        """Return the rate of a compiled `jnp.matmul`."""
 
         def multiply(a: np.ndarray, b: np.ndarray) -> Callable[[], object]:
             product, on_device = jax.jit(jnp.matmul), (jnp.asarray(a), jnp.asarray(b))
@@ -52,7 +55,8 @@ class JaxHeads:
 
         return fastest_product(multiply)
 
-    def _asked(self, work: Work, inputs: Inputs) -> Callable[[], jh.HeadTable]:
+    def _call(self, work: Work, inputs: Inputs) -> Callable[[], jh.HeadTable]:
+        """Return the call of a sweep; for other works, that of an ablation."""
         batch, objective = jh.Batch(inputs.tokens), jh.logit_difference(inputs.right, inputs.wrong)
         if work.kind != "patch":
             return partial(jh.ablate, self.model, batch, objective, "zero", devices=self.devices)
@@ -61,7 +65,7 @@ class JaxHeads:
         return partial(jh.patch, self.model, jh.Batch(inputs.source), batch, objective, site=work.site, by=by)
 
     def _sweep(self, work: Work, inputs: Inputs) -> np.ndarray:
-        table = self._asked(work, inputs)()
+        table = self._call(work, inputs)()
         assert table.per_example is not None
         return table.per_example if work.kind == "ablate" else table.per_example[table.metrics.index("effect")]
 
@@ -73,19 +77,21 @@ class JaxHeads:
         return table.per_example
 
     def _measure(self, work: Work, inputs: Inputs) -> np.ndarray:
-        """All of `METRICS` in one pass; of these, entropy and previous token `[E,L,2N]`."""
+        """Take all of `METRICS` in one pass; return entropy and previous token, `[E,L,2N]`."""
         del work
         table = jh.measure(self.model, jh.Batch(inputs.tokens))
         assert table.per_example is not None
-        shown = [table.per_example[table.metrics.index(name)] for name in ("entropy", "previous_token")]
-        return np.concatenate(shown, axis=-1)
+        compared = [table.per_example[table.metrics.index(name)] for name in ("entropy", "previous_token")]
+        return np.concatenate(compared, axis=-1)
 
     def _held(self, batch: jh.Batch) -> int:
-        """Bytes beside weights, inputs and results while measuring, as the compiler plans them."""
-        metrics = tuple(jh.METRICS.values())
-        compiled = program().lower(self.model.network, batch, batch, (), "decoder", metrics, "weights").compile()
-        memory: Any = compiled.memory_analysis()
-        return memory.temp_size_in_bytes
+        """Return the bytes beside weights, inputs and results while measuring, as the compiler plans them."""
+        jax.clear_caches()
+        jh.measure(self.model, batch)
+        client: Any = jax.devices()[0].client
+        sizes = [program.get_compiled_memory_stats().temp_size_in_bytes for program in client.live_executables()]
+        jax.clear_caches()  # the first call that is timed compiles, too
+        return max(sizes)
 
     def _forward(self, work: Work, inputs: Inputs) -> np.ndarray:
         del work
@@ -94,7 +100,7 @@ class JaxHeads:
 
 
 class JaxHeadsOnDevices(JaxHeads):
-    """Edited copies split over all devices that there are."""
+    """jaxheads with the edited copies split over all devices."""
 
     def __init__(self, weights: Path):
         super().__init__(weights)

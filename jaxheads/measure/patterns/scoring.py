@@ -1,0 +1,245 @@
+"""Scores of every head's attention patterns, for any number of examples, in the memory of one layer.
+
+Dimension key: E examples, B examples of a chunk, T query positions, S key positions, L layers, N heads, M metrics, C
+entries of all metrics.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from types import CodeType
+from typing import Any, Unpack
+
+import jax
+import numpy as np
+from jax import Array
+
+from ...execution.cost import FLOAT
+from ...execution.devices import Devices
+from ...execution.resources import Options, Resources, shares_options
+from ...models.inputs.batch import Batch
+from ...models.model import Model, check_edit
+from ...models.network import Network, forward
+from ...models.sites import SiteEdit
+from ...models.stack import Stack
+from ...progress import progress as show_progress
+from ...tables import HeadTable
+from ..example_chunks import choose_chunks, run_examples
+from ..streams import Batches, inputs_of, scored_pairs
+from .compiler_options import lean_options
+from .example import examples_of
+from .metric import Metric, evaluate, fits, packed
+from .registry import METRICS, resolve
+from .score_accumulator import ScoreAccumulator
+from .value_norms import Of, check_of, gram, pattern_read
+
+Inputs = tuple[Batch, Batch, tuple[SiteEdit, ...]]
+"""A batch, the batch that it is scored by, and the edits."""
+
+Add = Callable[[np.ndarray, np.ndarray], None]
+"""Takes the indices of a chunk's examples, and their scores `[B,L,N,C]`."""
+
+PATTERNS_HELD = 8
+"""Arrays of a pattern's size that the compiled metrics hold at once, at most."""
+
+
+@shares_options()
+def measure(
+    model: Model,
+    batch: Batches,
+    metrics: str | Metric | Sequence[str | Metric] | None = None,
+    *,
+    of: Of = "weights",
+    edits: Sequence[SiteEdit] | SiteEdit = (),
+    scored_as: Batches | None = None,
+    **options: Unpack[Options],
+) -> HeadTable:
+    """Measure the attention pattern of every head: one row a head, one column a metric.
+
+    Each number is computed inside its layer: patterns are never kept, and memory grows neither with the layers nor with
+    the number of examples, which run in chunks.
+
+    Args:
+        batch: one batch or any iterable of batches, which is read once; those of one shape compile once.
+        metrics: names from `METRICS` or `VARIANTS`, or `Metric` values; when left out, all `METRICS` that the stack's
+            positions allow.
+        of: "norms" reads ‖α f(x)‖, each query's divided by their sum, in place of the weights α, in every metric;
+            "raw_norms" does not divide (Kobayashi et al. 2020; see `jaxheads.measure.patterns.value_norms`).
+        edits: measure the edited model. An edit with an axis of examples needs a single batch.
+        scored_as: batches whose tokens metrics read in place of those that the model reads, with the same masks. This
+            is how shuffled text makes a null for `induction`: its own tokens hold no repeat to count.
+        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+
+    Returns:
+        For each metric its mean and interval; `positional_share` also has the integers `positional_offset`
+        (key minus query). `.values` is `[M,L,N]`, `.per_example` `[M,E,L,N]`, or None beyond 2048 examples; a
+        single name or value, not in a sequence, leaves out M. NaN where no query counts.
+        `.provenance["nothing_to_measure"]` names the metrics that no example counted for, `["not_finite"]`
+        is how many numbers were left out because the model overflowed.
+
+    Raises:
+        ValueError: for an unknown metric, none, one twice, or one that needs an order or ids that the positions lack
+            (the previous token of cross-attention, or of an image); for no batch; for a batch, stack or edit that
+            does not fit the model, or lacks a mark that a metric reads; for `scored_as` that does not fit the batches.
+    """
+    resources, stack = Resources.of(options), model.stack(options.get("stack"))
+    chosen = _chosen(metrics, stack, model.name)
+    check_of(of)
+    edits = (edits,) if isinstance(edits, SiteEdit) else tuple(edits)
+    scores = ScoreAccumulator(chosen)
+    total = len(inputs_of(model, stack, batch)) if isinstance(batch, Batch) else None
+    label = f"measuring {stack.layers * stack.heads} heads of {model.name}"
+    with show_progress(total, label, resources.progress) as advance:
+        for current, scored in _checked(model, stack, edits, scored_pairs(batch, scored_as)):
+            _check_marks(stack, scored, chosen)
+
+            def add(examples: np.ndarray, scores_BLNC: np.ndarray, current: Batch = current) -> None:
+                scores.add(stack.queries.of(current.take(examples)), scores_BLNC)
+                advance(len(examples))
+
+            _score(resources, model, stack, (current, scored, edits), chosen, of, scores.examples, add)
+    about = {"of": of, "edits": _edit_words(edits), "scored_as_other_tokens": scored_as is not None}
+    level, seed, squeeze = options.get("level", 0.95), options.get("seed", 0), isinstance(metrics, str | Metric)
+    return scores.table(model, stack.name, about, level=level, seed=seed, squeeze=squeeze)
+
+
+def _score(
+    resources: Resources,
+    model: Model,
+    stack: Stack,
+    inputs: Inputs,
+    metrics: tuple[Metric, ...],
+    of: Of,
+    first: int,
+    add: Add,
+) -> None:
+    """Score all examples of one batch, and add the scores of each chunk; `first` is its first example's number."""
+    batch, scored, edits = inputs
+    E, T, S = len(batch), stack.queries.count(batch), stack.keys.count(batch)
+    network, every = resources.network(model), np.arange(E)
+
+    def compute(examples: np.ndarray) -> Array:
+        taken = inputs if np.array_equal(examples, every) else _take(examples, inputs)
+        scores_LBNC = program()(network, *_placed(resources.devices, taken), stack.name, metrics, of)
+        return scores_LBNC.swapaxes(0, 1)
+
+    words = repr((stack.name, of, _edit_words(edits), [_metric_words(metric) for metric in metrics]))
+    entries = [(metric.name, entry) for metric in metrics for entry in metric.best_of or (0,)]
+    coordinates = {
+        "layer": np.arange(stack.layers)[None, :, None, None],
+        "head": np.arange(stack.heads)[None, None, :, None],
+        "metric": np.array([name for name, _ in entries])[None, None, None, :],
+        "entry": np.array([entry for _, entry in entries])[None, None, None, :],
+    }
+    run_examples(
+        choose_chunks(resources, model, stack, batch, example_bytes=PATTERNS_HELD * FLOAT * stack.heads * T * S),
+        E,
+        compute,
+        add,
+        resources=resources,
+        journal=resources.journal("measure", model, batch, scored, edits, words, first),
+        coordinates=coordinates,
+        first=first,
+    )
+
+
+@cache
+def program() -> Any:
+    """Return the compiled measurement."""
+    # The options keep the metrics from holding all their intermediates at once.
+    return jax.jit(_scores, static_argnames=("stack", "metrics", "of"), compiler_options=lean_options())
+
+
+def _scores(
+    network: Network,
+    batch: Batch,
+    scored: Batch,
+    edits: tuple[SiteEdit, ...],
+    stack: str,
+    metrics: tuple[Metric, ...],
+    of: Of,
+) -> Array:
+    """Return the scores of all metrics as `packed` has them, `[L,B,N,C]`; the unembedding is not computed."""
+    measured = network.stack(stack)
+    examples = examples_of(measured, scored)
+    grams = None if of == "weights" else gram(measured)
+    reader = {stack: lambda sites: packed(evaluate(metrics, pattern_read(of, sites, grams), examples))}
+    return forward(network, batch, edits, reader)[1][stack]
+
+
+def _chosen(metrics: str | Metric | Sequence[str | Metric] | None, stack: Stack, model: str) -> tuple[Metric, ...]:
+    """Return the metrics asked for, or all that the stack's positions allow."""
+    if metrics is None:
+        return tuple(metric for metric in METRICS.values() if fits(metric, stack))
+    chosen = resolve(metrics)
+    if undefined := [metric.name for metric in chosen if not fits(metric, stack)]:
+        kinds = f"{stack.queries.kind} look at {stack.keys.kind}"
+        raise ValueError(f"{', '.join(undefined)}: not defined where, as in the {stack.name} of {model}, {kinds}")
+    return chosen
+
+
+def _take(examples: np.ndarray, inputs: Inputs) -> Inputs:
+    """Return these examples of the batches, and of the edits that have an axis of examples."""
+    batch, scored, edits = inputs
+
+    def take(array: Array) -> Array:
+        return array if array.shape[1] == 1 else array[:, examples]
+
+    taken = tuple(replace(edit, weight=take(edit.weight), source=take(edit.source)) for edit in edits)
+    return batch.take(examples), scored.take(examples), taken
+
+
+def _placed(devices: Devices, inputs: Inputs) -> Inputs:
+    """Return the inputs on devices, split over them along their axis of examples."""
+    batch, scored, edits = inputs
+
+    def place(array: Array) -> Array:
+        return devices.everywhere(array) if array.shape[1] == 1 else devices.examples(array, axis=1)
+
+    placed = tuple(
+        replace(edit, layers=devices.everywhere(edit.layers), weight=place(edit.weight), source=place(edit.source))
+        for edit in edits
+    )
+    return devices.examples(batch), devices.examples(scored), placed
+
+
+def _checked(
+    model: Model, stack: Stack, edits: Sequence[SiteEdit], pairs: Iterable[tuple[Batch, Batch]]
+) -> Iterator[tuple[Batch, Batch]]:
+    """Check each pair of batches, and yield the inputs of the stack's stream."""
+    for batch, scored in pairs:
+        model.check(batch)
+        model.check_runs(stack, batch)
+        for edit in edits:
+            check_edit(model, batch, edit)
+        yield inputs_of(model, stack, batch), inputs_of(model, stack, scored)
+
+
+def _check_marks(stack: Stack, batch: Batch, metrics: tuple[Metric, ...]) -> None:
+    """Raise ValueError unless the batch has all marks that the metrics read, for each position of the stack."""
+    B, T = stack.queries.of(batch).shape
+    S = stack.keys.count(batch)
+    marks = batch.marks or {}
+    for name in dict.fromkeys(name for metric in metrics for name in metric.marks):
+        if name not in marks:
+            raise ValueError(f"the batch has no mark {name!r}; it has {sorted(marks) or 'none'}: Batch(…, marks={{…}})")
+        if marks[name].shape not in ((B, S), (B, T, S)):
+            raise ValueError(
+                f"the mark {name!r} must be {[B, S]} or {[B, T, S]} for the {stack.name}, got {marks[name].shape}"
+            )
+
+
+def _edit_words(edits: Sequence[SiteEdit]) -> list[str]:
+    return [f"{edit.operation} at {edit.stack}.{edit.site}" for edit in edits]
+
+
+def _metric_words(metric: Metric) -> tuple[Any, ...]:
+    """Return a metric in words, its function by the code: a user's lambda may change between two calls."""
+    code = getattr(metric.function, "__code__", None)
+    compiled = metric.function if code is None else _code_words(code)
+    return metric.name, metric.options, metric.best_of, compiled
+
+
+def _code_words(code: CodeType) -> tuple[Any, ...]:
+    constants = [_code_words(value) if isinstance(value, CodeType) else value for value in code.co_consts]
+    return code.co_code, code.co_names, constants
