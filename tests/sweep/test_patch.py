@@ -58,9 +58,7 @@ def test_equals_whole_forward_passes(
 ):
     model, clean = small_model(family), random_batch((9, 6), side, types=2 if family == "bert" else 1, seed=seed)
     corrupt, asked = other_tokens(clean, shared, seed), question(clean, seed)
-    table = jh.patch(
-        model, clean, corrupt, asked.objective, site, by, direction="noising" if noising else "denoising"
-    )  # fmt: skip
+    table = jh.patch(model, clean, corrupt, asked.objective, site, by, direction="noising" if noising else "denoising")
     base, other = (clean, corrupt) if noising else (corrupt, clean)
     slow = naive.patched(model, base, other, asked.judge, site, by)
     assert table.per_example is not None
