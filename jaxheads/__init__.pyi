@@ -1,6 +1,6 @@
 """The public names of jaxheads, for type checkers and for `lazy_loader`, which imports each when it is first used."""
 
-from . import edits, evidence, objectives
+from . import data, edits, evidence, objectives, statistics, tables, train
 from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
 from .evidence.nulls import random_weights, shuffled_marks
 from .evidence.roles import Evidence, name_heads
@@ -160,7 +160,11 @@ __all__ = [
     "HeadTable",
     # rooms of their own, with what is beside the names above
     "circuits",
+    "data",
     "evidence",
     "patterns",
+    "statistics",
+    "tables",
+    "train",
     "weights",
 ]

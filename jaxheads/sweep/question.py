@@ -65,6 +65,11 @@ class Work(Protocol):
 class Plan(Protocol):
     """What a question will do, without doing it."""
 
+    @property
+    def chunks(self) -> Chunks:
+        """Examples and edited copies that run together."""
+        ...
+
     def cost(self) -> Cost:
         """Return operations and memory."""
         ...

@@ -22,8 +22,16 @@ def small_model(family: str) -> jh.Model:
     if family in ("gpt_neox", "gemma2"):
         return small(family).ours
     if family == "attention_only":
-        config = {"model_type": "attention_only", "vocab_size": VOCABULARY, "d_model": 24, "n_layers": 2, "n_heads": 4,
-                  "max_position_embeddings": 16, "positions": "rotary", "norm": "layer_norm"}  # fmt: skip
+        config = {
+            "model_type": "attention_only",
+            "vocab_size": VOCABULARY,
+            "d_model": 24,
+            "n_layers": 2,
+            "n_heads": 4,
+            "max_position_embeddings": 16,
+            "positions": "rotary",
+            "norm": "layer_norm",
+        }
         return naive.changed(
             jh.init(config, seed=0), lambda path, weight: weight * 8 if path.split(".")[-1].startswith("W_") else weight
         )

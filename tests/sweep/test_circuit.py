@@ -11,10 +11,9 @@ import pytest
 
 import jaxheads as jh
 from jaxheads.sweep.circuits.circuit import Circuit, circuit
-from jaxheads.sweep.circuits.evaluate import PIECES, _piece
+from jaxheads.sweep.circuits.evaluate import CHUNK_SIZES, _chunk_size
 from jaxheads.sweep.circuits.graph import Graph
 from jaxheads.sweep.circuits.keep_edges import keep_edges
-from jaxheads.sweep.exact.work import Sweep
 
 from ..models.huggingface import assert_close, random_batch, small_model
 from . import naive
@@ -229,13 +228,13 @@ def test_edges_are_needed_or_not():
     assert table.values[names["embed", "q 0.0"]] < 1e-6  # nobody hears head 0.0
 
 
-def test_circuits_are_run_in_pieces_of_few_sizes():
+def test_circuits_are_run_in_chunks_of_few_sizes():
     for count in range(1, 300):
         sizes, left = [], count
         while left > 0:
-            sizes.append(_piece(left))
+            sizes.append(_chunk_size(left))
             left -= sizes[-1]
-        assert set(sizes) <= set(PIECES)
+        assert set(sizes) <= set(CHUNK_SIZES)
         assert count <= sum(sizes) < 2 * count
 
 
@@ -249,7 +248,7 @@ def test_what_was_run_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Monke
     def refuse(*_: Any) -> Any:
         raise AssertionError("ran again")
 
-    monkeypatch.setattr(Sweep, "run", refuse)
+    monkeypatch.setattr("jaxheads.sweep.circuits.kept_runs.run_question", refuse)
     for one, other in zip(first, asked(), strict=True):
         assert one.frame.equals(other.frame)
     with pytest.raises(AssertionError, match="ran again"):

@@ -11,13 +11,12 @@ from scipy import stats
 
 import jaxheads as jh
 from jaxheads.execution.batching import Chunks
-from jaxheads.execution.devices import Devices
+from jaxheads.execution.resources import Resources
 from jaxheads.sweep.circuits.attribution import edge_attribution, patch_edges
-from jaxheads.sweep.circuits.edge_work import choose_edge_chunks
 from jaxheads.sweep.circuits.edges import edge_gradients, patch_each_edge, run_circuits
 from jaxheads.sweep.circuits.graph import Graph
 from jaxheads.sweep.circuits.keep_edges import keep_edges
-from jaxheads.sweep.exact.work import Resources
+from jaxheads.sweep.circuits.work import edge_chunks
 
 from ..models.huggingface import TOLERANCE, VOCABULARY, alone, assert_close, random_batch
 from ..models.specs.spec import small
@@ -86,8 +85,10 @@ def test_who_hears_whom():
     graph = Graph(layers=2, heads=2, kv_heads=1)
     assert graph.senders == ("embed", "head 0.0", "head 0.1", "mlp 0", "head 1.0", "head 1.1", "mlp 1")
     assert graph.receivers[:6] == ("q 0.0", "q 0.1", "k 0.0", "v 0.0", "mlp 0", "q 1.0")
-    heard = {receiver: [graph.senders[u] for u in np.flatnonzero(graph.exists[:, v])]
-             for v, receiver in enumerate(graph.receivers)}  # fmt: skip
+    heard = {
+        receiver: [graph.senders[u] for u in np.flatnonzero(graph.exists[:, v])]
+        for v, receiver in enumerate(graph.receivers)
+    }
     assert heard["q 0.1"] == heard["v 0.0"] == ["embed"]
     assert heard["mlp 0"] == ["embed", "head 0.0", "head 0.1"]
     assert heard["k 1.0"] == ["embed", "head 0.0", "head 0.1", "mlp 0"]
@@ -249,7 +250,7 @@ def test_examples_and_padding_do_not_matter():
         assert_close(padded, bare)
 
 
-def test_pieces_change_nothing_and_share_what_is_compiled(monkeypatch: pytest.MonkeyPatch):
+def test_chunks_change_nothing_and_share_what_is_compiled(monkeypatch: pytest.MonkeyPatch):
     model = small_model("llama")
     graph, objective = graph_of(model), QUESTION.objective
     kept = np.random.default_rng(0).random((2, *graph.exists.shape)) < 0.5
@@ -262,19 +263,19 @@ def test_pieces_change_nothing_and_share_what_is_compiled(monkeypatch: pytest.Mo
         return [of_edges(table, graph), of_edges(table, graph, "exact"), circuits, means]
 
     whole, before = asked(), [part._cache_size() for part in compiled]
-    for module in ("edge_pieces", "keep_edges"):
-        monkeypatch.setattr(f"jaxheads.sweep.circuits.{module}.choose_edge_chunks", lambda *_: Chunks(2, 1))
-    for pieces, at_once in zip(asked(), whole, strict=True):
-        assert_close(pieces, at_once)
-    # All layers and pieces share one; but there are three kinds of receivers, and what is heard instead is one for all
+    monkeypatch.setattr(Chunks, "fitting", lambda *_, **__: Chunks(2, 1))
+    for chunks, at_once in zip(asked(), whole, strict=True):
+        assert_close(chunks, at_once)
+    # All layers and chunks share one; but there are three kinds of receivers, and what other edges carry is one for all
     # examples or one for each.
     assert [part._cache_size() - old for part, old in zip(compiled, before, strict=True)] == [3, 1, 2]
 
 
 @pytest.mark.parametrize("memory", [1, 1 << 18, 1 << 22, 1 << 30])
-def test_pieces_fit_the_memory_they_are_given(memory: int):
+def test_chunks_fit_the_memory_they_are_given(memory: int):
     batch = random_batch((9,) * 40)
-    chunks = choose_edge_chunks(small_model("llama").stack(), batch, 500, 100, 50, Resources(memory, Devices()))
+    sizes = {"copies": 500, "copy_streams": 100, "example_streams": 50}
+    chunks = edge_chunks(small_model("llama").stack(), batch, Resources(memory), **sizes)
     assert 1 <= chunks.examples <= 40
     assert 1 <= chunks.copies <= 500
     together = chunks.examples * chunks.copies
@@ -351,7 +352,7 @@ def test_where_memory_runs_out_circuits_are_run_on_fewer_examples(monkeypatch: p
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating bytes")
         return run_circuits(network, batch, *rest, **named)
 
-    monkeypatch.setattr("jaxheads.sweep.circuits.keep_edges.run_circuits", limited)
+    monkeypatch.setattr("jaxheads.sweep.circuits.kept_runs.run_circuits", limited)
     assert_close(keep_edges(*asked), whole)
     assert sizes[0] == 3
     assert set(sizes[1:]) <= {1, 2}

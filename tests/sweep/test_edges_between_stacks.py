@@ -35,8 +35,16 @@ def named(graph: jh.Graph, mask_UV: np.ndarray) -> list[tuple[str, str]]:
 def test_who_hears_whom_in_a_decoder():
     graph = jh.Graph(layers=2, heads=2, kv_heads=2, cross_heads=1)
     assert graph.senders == (
-        "embed", "head 0.0", "head 0.1", "cross.head 0.0", "mlp 0", "head 1.0", "head 1.1", "cross.head 1.0", "mlp 1"
-    )  # fmt: skip
+        "embed",
+        "head 0.0",
+        "head 0.1",
+        "cross.head 0.0",
+        "mlp 0",
+        "head 1.0",
+        "head 1.1",
+        "cross.head 1.0",
+        "mlp 1",
+    )
     assert graph.receivers[4:9] == ("v 0.0", "v 0.1", "cross.q 0.0", "mlp 0", "q 1.0")
     heard = named(graph, graph.exists)
     of = {receiver: [u for u, v in heard if v == receiver] for receiver in graph.receivers}

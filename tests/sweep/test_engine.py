@@ -224,7 +224,7 @@ def test_other_errors_of_the_device_are_not_taken_for_want_of_memory(monkeypatch
 def test_a_plan_says_what_a_sweep_costs():
     """The small Llama: 2 layers, width 24, 4 heads of 6 (2 key/value heads), MLP 40, 37 tokens; T = 5, 3 examples."""
     model = small_model("llama")
-    plan = jh.plan(jh.ablate, model, BATCH, OBJECTIVE, "zero")
+    plan: Any = jh.plan(jh.ablate, model, BATCH, OBJECTIVE, "zero")
     queries, keys_values, attention, output, mlp = 2 * 24 * 24, 2 * 24 * 24, 4 * 24 * 5, 2 * 24 * 24, 6 * 24 * 40
     layer, logits = queries + keys_values + attention + output + mlp, 2 * 24 * 37
     write, two = output + mlp, 2 * 24 * 2

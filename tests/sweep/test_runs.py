@@ -19,7 +19,7 @@ from . import naive
 
 BATCH = random_batch((5, 4, 3))
 CALLS = 4
-"""Engine calls of the sweep below: 2 pieces of examples in each of 2 layers."""
+"""Engine calls of the sweep below: 2 chunks of examples in each of 2 layers."""
 
 
 class Calls(list):
@@ -42,7 +42,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
     monkeypatch.setattr(module, "edited", counted)
     monkeypatch.setattr(module, "choose_chunks", lambda *_, **__: Chunks(2, 4))
-    monkeypatch.setattr(module, "PART_FLOPS", {"cpu": 1})
+    monkeypatch.setattr("jaxheads.sweep.exact.plan.FILE_FLOPS", {"cpu": 1})
     return calls
 
 
@@ -93,7 +93,7 @@ def edited_weights() -> jh.Model:
         ({}, {"model": edited_weights}),
     ],
 )
-def test_another_question_takes_none_of_its_pieces(calls: Calls, tmp_path: Path, before: Any, after: Any):
+def test_another_question_takes_none_of_its_parts(calls: Calls, tmp_path: Path, before: Any, after: Any):
     after = {**after, "seed": 3} if after is before else after
     after = {key: value() if isinstance(value, Callable) else value for key, value in after.items()}
     ask(tmp_path, **before)
@@ -102,11 +102,11 @@ def test_another_question_takes_none_of_its_pieces(calls: Calls, tmp_path: Path,
     assert len(calls) == 2 * CALLS
 
 
-def test_a_piece_that_is_no_longer_whole_is_computed_again(calls: Calls, tmp_path: Path):
+def test_a_part_that_is_no_longer_whole_is_computed_again(calls: Calls, tmp_path: Path):
     whole = ask(tmp_path)
-    pieces = sorted(tmp_path.rglob("*-part-*.parquet"))
-    assert len(pieces) == CALLS
-    for path, content in zip(pieces, (b"", pieces[1].read_bytes()[:-3], b"PAR1", b"PK\x03\x04..."), strict=True):
+    parts = sorted(tmp_path.rglob("*-cells-*.parquet"))
+    assert len(parts) == CALLS
+    for path, content in zip(parts, (b"", parts[1].read_bytes()[:-3], b"PAR1", b"PK\x03\x04..."), strict=True):
         path.write_bytes(content)
     calls.clear()
     assert_same_bytes(ask(tmp_path), whole)
@@ -115,17 +115,17 @@ def test_a_piece_that_is_no_longer_whole_is_computed_again(calls: Calls, tmp_pat
     assert len(calls) == CALLS
 
 
-def test_a_finished_piece_is_not_computed_again(tmp_path: Path):
+def test_a_finished_part_is_not_computed_again(tmp_path: Path):
     journal = Journal(tmp_path, "q")
-    np.testing.assert_array_equal(journal.piece("a", lambda: np.arange(3)), np.arange(3))
-    np.testing.assert_array_equal(journal.piece("a", lambda: np.zeros(9)), np.arange(3))
+    np.testing.assert_array_equal(journal.part("a", lambda: np.arange(3)), np.arange(3))
+    np.testing.assert_array_equal(journal.part("a", lambda: np.zeros(9)), np.arange(3))
     assert [path.name for path in (tmp_path / "q").iterdir()] == ["a.parquet"]
 
 
 def test_nothing_is_kept_without_a_directory():
     journal, computed = Journal(None, "q"), []
     for _ in range(2):
-        journal.piece("a", lambda: computed.append(1) or np.zeros(1))
+        journal.part("a", lambda: computed.append(1) or np.zeros(1))
     assert len(computed) == 2
 
 

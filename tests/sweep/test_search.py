@@ -8,7 +8,7 @@ import pytest
 
 from jaxheads.sweep.circuits import search
 from jaxheads.sweep.circuits.circuit import circuit
-from jaxheads.sweep.circuits.evaluate import Keeper
+from jaxheads.sweep.circuits.evaluate import CircuitEvaluator
 from jaxheads.sweep.circuits.graph import Graph
 from jaxheads.sweep.circuits.keep_edges import keep_edges
 from jaxheads.sweep.circuits.search import search_circuits
@@ -71,7 +71,7 @@ def test_edges_one_at_a_time(monkeypatch: pytest.MonkeyPatch):
     again = circuit(model, CLEAN, QUESTION.objective, found.kept[2], "patching", reference=CORRUPT)
     assert_close(of(found.table, "faithfulness")[:, 2], of(again.faithfulness, "faithfulness")[:, 0], 1e-4)
     assert_close(of(found.table, "unfaithfulness")[:, 2], of(again.faithfulness, "unfaithfulness")[:, 0], 1e-4)
-    monkeypatch.setattr(search, "LONGEST", 1)  # nothing tried ahead
+    monkeypatch.setattr(search, "MOST_AHEAD", 1)  # nothing tried ahead
     np.testing.assert_array_equal(searched(parts="edges").kept, found.kept)
 
 
@@ -85,14 +85,14 @@ def test_no_one_hears_what_only_dead_heads_read():
     """All edges into a head go with the last that leaves it, and are never run."""
     model, asked = only_live_heads(), []
     graph = Graph.of(model.stack())
-    keeper_values = Keeper.values
+    evaluator_values = CircuitEvaluator.values
 
-    def count(self: Keeper, kept_GP: np.ndarray, *rest: Any) -> np.ndarray:
+    def count(self: CircuitEvaluator, kept_GP: np.ndarray, *rest: Any) -> np.ndarray:
         asked.append(len(kept_GP))
-        return keeper_values(self, kept_GP, *rest)
+        return evaluator_values(self, kept_GP, *rest)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Keeper, "values", count)
+        patched.setattr(CircuitEvaluator, "values", count)
         found = search_circuits(model, CLEAN, QUESTION.objective, [1e-4], "edges", "zero", absolute=True)
     dead = [f"{layer}.{head}" for layer, head in EVERY if (layer, head) not in LIVE]
     names = [(graph.senders[u], graph.receivers[v]) for u, v in np.argwhere(found.kept[0])]
@@ -107,16 +107,16 @@ def edges(graph: Graph) -> list[tuple[str, str]]:
 
 
 def test_a_search_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    whole, run, runs = searched(resume=tmp_path / "whole"), Keeper._run, []
+    whole, run, runs = searched(resume=tmp_path / "whole"), CircuitEvaluator._run, []
 
-    def stop(self: Keeper, kept_GP: np.ndarray, size: int) -> np.ndarray:
+    def stop(self: CircuitEvaluator, kept_GP: np.ndarray, size: int) -> np.ndarray:
         if len(runs) == 3:
             raise KeyboardInterrupt
         runs.append(len(kept_GP))
         return run(self, kept_GP, size)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Keeper, "_run", stop)
+        patched.setattr(CircuitEvaluator, "_run", stop)
         with pytest.raises(KeyboardInterrupt):
             searched(resume=tmp_path / "stopped")
     assert len(list((tmp_path / "stopped").rglob("*.parquet"))) == 3
@@ -134,8 +134,8 @@ def test_a_search_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.M
     [
         ({"thresholds": ()}, "at least one finite number, got"),
         ({"thresholds": (0.1, np.inf)}, "at least one finite number, got"),
-        ({"better": "best"}, "better must be higher or lower; got 'best'"),
-        ({"parts": "neurons"}, "a circuit is made of heads or edges; got 'neurons'"),
+        ({"better": "best"}, "better must be one of higher, lower; got 'best'"),
+        ({"parts": "neurons"}, "parts must be one of heads, edges; got 'neurons'"),
         ({"reference": None}, "give its inputs as reference="),
     ],
 )

@@ -1,135 +1,48 @@
-"""The objective when only a circuit is kept, and all other heads or edges are ablated.
+"""The objective of many circuits of one model and batch, each run only once.
 
-Letters beside the usual ones: P parts (heads or edges), G circuits.
+Dimension key: E examples of the batch, P components (heads or edges), G circuits.
 """
 
 import hashlib
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ...execution.devices import Devices
-from ...execution.journal import Journal, fingerprint
+from ...execution.journal import Journal
+from ...execution.resources import Options, Resources
 from ...models.inputs.batch import Batch
 from ...models.model import Model
-from ...models.stack import Stack
 from ...objectives import Objective
 from ...progress import Advance
-from ...statistics import check_level
 from ...tables import HeadTable
-from ..effects import asked_of, effect_table
-from ..exact.engine import Site
-from ..exact.patch import Others, check_pair, first_difference
-from ..exact.plan import Plan, bucket
-from ..exact.replacement import METHODS, Replacement
-from ..exact.work import Prepared, Resources, Sources, Sweep
-from .columns import columns_of, magnitude
-from .components import Parts
-from .keep_edges import ABLATIONS, keep_edges
+from ..effects import effect_provenance, effect_table
+from .components import Components
+from .derived_tables import columns_of, magnitude
+from .kept_runs import Ablation, KeptRuns
 
-PIECES = (1, 4, 16, 64)
-"""How many circuits are asked for together, and then written to disk. Few numbers: each is a compilation."""
-
-COPIES = 16
-"""The most of them in one step of the engine."""
+CHUNK_SIZES = (1, 4, 16, 64)
+"""Numbers of circuits that are run together, and then written to disk. They are few, as each is a compilation."""
 
 MOST_KNOWN = 4096
-"""Circuits whose objective is remembered, until they are too many."""
-
-Run = Callable[[np.ndarray], np.ndarray]
-"""From what is kept, bool `[G, *grid]`, to the objective `[G,E]`."""
-
-
-@dataclass(frozen=True)
-class Ablated:
-    """What becomes of the parts that are not kept; `circuit` says what the fields mean."""
-
-    ablation: str
-    reference: Batch | None = None
-    per_position: bool = False
-    groups: ArrayLike | None = None
-    reference_groups: ArrayLike | None = None
-    donors: int = 1
-    seed: int = 0
-    memory: int = 1 << 30
-    devices: jax.sharding.Mesh | None = None
-
-    def run(self, model: Model, parts: Parts, batch: Batch, objective: Objective) -> tuple[Run, dict[str, Any], Any]:
-        """How circuits are run, what to say of it, and the data that it depends on.
-
-        Raises:
-            ValueError: for an ablation that these parts don't have, or a batch, reference or groups that don't fit.
-        """
-        known = ("patching", *METHODS) if parts.graph is None else ABLATIONS
-        if self.ablation not in known:
-            raise ValueError(f"{parts.kind} that are not kept are ablated by {', '.join(known)}; got {self.ablation!r}")
-        if self.ablation == "patching":
-            if self.reference is None:
-                raise ValueError("patching takes what is not kept from a corrupt run: give its inputs as reference=")
-            if self.per_position or self.groups is not None:
-                raise ValueError("patching takes each example's own counterpart; positions and groups are for means")
-            check_pair(model, batch, self.reference)
-        if parts.graph is not None:
-            return self._edges(model, parts.stack, batch, objective)
-        prepared, first, about, data = self._stand_ins(model, parts.stack, batch)
-        reads, room = objective.reads(model, batch), Resources(self.memory, Devices.of(self.devices))
-        prepared = Prepared(prepared.count, _once(prepared.make))
-
-        def run(kept_GLN: np.ndarray) -> np.ndarray:
-            steps = _steps(parts.stack, ~kept_GLN, first)
-            sweep = Sweep.planned(model, parts.stack, batch, objective, reads, prepared, steps, room)
-            return sweep.run(Journal(None, ""), lambda _: None, {})[1].T
-
-        return run, about, data
-
-    def _stand_ins(self, model: Model, stack: Stack, batch: Batch) -> tuple[Prepared, int, dict[str, Any], Any]:
-        """What heads are replaced by, the first column it may differ in, what to say of it, and its data."""
-        if self.ablation == "patching":
-            given, T = self.reference, stack.queries.count(batch)
-            assert given is not None
-            first = int(bucket(min(first_difference(stack, batch, given), T - 1), T)) if stack.causal else 0
-            return Prepared(1, lambda _: Others(given), 1), first, {"ablation": self.ablation}, given
-        asked = Replacement.of(
-            self.ablation, self.reference, self.per_position, self.groups, self.reference_groups, self.donors, self.seed
-        )
-        asked.check(model, batch)
-        about = asked.about()
-        about = {"ablation": about.pop("method"), **about}
-        return asked.sources(stack).of(batch), 0, about, asked.data()
-
-    def _edges(self, model: Model, stack: Stack, batch: Batch, objective: Objective) -> tuple[Run, dict[str, Any], Any]:
-        if self.per_position or self.groups is not None:
-            raise ValueError("edges are not ablated by position or by groups; heads are")
-        given = batch if self.reference is None and self.ablation == "mean" else self.reference
-
-        def run(kept_GUV: np.ndarray) -> np.ndarray:
-            return keep_edges(
-                model, batch, given, objective, kept_GUV,
-                ablation=self.ablation, stack=stack.name, memory=self.memory, devices=self.devices,  # type: ignore[arg-type]
-            )  # fmt: skip
-
-        return run, {"ablation": self.ablation}, given
+"""Circuits whose objective is remembered; beyond it all are forgotten."""
 
 
 @dataclass(frozen=True, eq=False)
-class Keeper:
-    """Asks for the objective of circuits, of each only once.
+class CircuitEvaluator:
+    """The objective of circuits: each is run once, and remembered in memory and in the journal.
 
     Attributes:
-        about: the question, for provenance.
-        known: what was found so far, by what was kept.
+        runs: runs the model with circuits kept.
+        known: objectives `[E]` so far, by the packed bits of the circuit.
     """
 
     model: Model
-    parts: Parts
+    components: Components
     objective: Objective
-    run: Run
-    about: dict[str, Any]
+    runs: KeptRuns
     journal: Journal
     level: float
     seed: int
@@ -142,29 +55,29 @@ class Keeper:
         model: Model,
         batch: Batch,
         objective: Objective,
-        parts: Parts,
-        ablated: Ablated,
-        *,
-        level: float = 0.95,
-        progress: bool = False,
-        resume: str | os.PathLike | None = None,
-    ) -> "Keeper":
-        """Checked; nothing runs yet."""
-        check_level(level)
+        components: Components,
+        ablation: Ablation,
+        options: Options,
+    ) -> "CircuitEvaluator":
+        """Check a question about circuits; nothing runs yet.
+
+        Raises:
+            ValueError: for a stream of batches, and for what the model, the objective or the ablation can't do.
+        """
+        resources = Resources.of(options)
         if not isinstance(batch, Batch):
             raise ValueError(f"circuits are asked of one batch, got a {type(batch).__name__}")
         model.check(batch)
         reads = objective.reads(model, batch)
-        run, about, data = ablated.run(model, parts, batch, objective)
-        about = {"parts": parts.kind, **about}
-        journal = Journal(None, "")
-        if resume is not None:
-            words = (objective.name, parts.stack.name, repr(about))
-            journal = Journal(resume, f"circuits-{fingerprint(model, batch, reads, data, words)}")
-        return cls(model, parts, objective, run, about, journal, level, ablated.seed, progress)
+        runs = ablation.runs(model, components, batch, objective, resources)
+        words = (objective.name, components.stack.name, components.kind, repr(runs.about))
+        journal = resources.journal("circuits", model, batch, reads, runs.identity, words)
+        level, progress = options.get("level", 0.95), resources.progress
+        return cls(model, components, objective, runs, journal, level, ablation.seed, progress)
 
     def values(self, kept_GP: np.ndarray, advance: Advance = lambda _: None) -> np.ndarray:
-        """The objective `[G,E]` of each circuit."""
+        """Return the objective `[G,E]` of each circuit; `advance` is called with the number of circuits just known."""
+        # Forgetting all is safe: circuits that are asked for again are run again, or read from the journal.
         if len(self.known) > MOST_KNOWN:
             self.known.clear()
         keys = [np.packbits(kept_P).tobytes() for kept_P in kept_GP]
@@ -172,27 +85,23 @@ class Keeper:
         advance(len(keys) - len(new))
         waiting = list(new)
         while waiting:
-            size = _piece(len(waiting))
-            some, waiting = waiting[:size], waiting[size:]
-            kept = np.stack([new[key] for key in some])
-            name = hashlib.sha256(b"".join(some)).hexdigest()[:16]
-            found_GE = self.journal.piece(name, lambda kept=kept, size=size: self._run(kept, size))
-            self.known.update(zip(some, found_GE, strict=True))
-            advance(len(some))
+            size = _chunk_size(len(waiting))
+            chunk, waiting = waiting[:size], waiting[size:]
+            kept = np.stack([new[key] for key in chunk])
+            # A search decides by what it has run: it asks for the same chunks again, and finds them under their hash.
+            name = hashlib.sha256(b"".join(chunk)).hexdigest()[:16]
+            values_GE = self.journal.part(name, lambda kept=kept, size=size: self._run(kept, size))
+            self.known.update(zip(chunk, values_GE, strict=True))
+            advance(len(chunk))
         return np.stack([self.known[key] for key in keys])
 
     def with_ends(
         self, kept_GP: np.ndarray, advance: Advance = lambda _: None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The objective `[E]` when nothing is kept, and when everything is; and that of each circuit, `[G,E]`."""
-        ends_2P = np.repeat([[False], [True]], len(self.parts), axis=1)
-        nothing_E, everything_E, *each_GE = self.values(np.concatenate([ends_2P, kept_GP]), advance)
-        return nothing_E, everything_E, np.reshape(each_GE, (-1, len(nothing_E)))
-
-    def _run(self, kept_GP: np.ndarray, size: int) -> np.ndarray:
-        """Run so many circuits, repeating the last."""
-        filled = kept_GP[np.minimum(np.arange(size), len(kept_GP) - 1)]
-        return np.asarray(self.run(self.parts.grid(filled, elsewhere=False)), np.float64)[: len(kept_GP)]
+        """Return the objective with nothing kept `[E]`, with everything kept `[E]`, and of each circuit `[G,E]`."""
+        ends_2P = np.repeat([[False], [True]], len(self.components), axis=1)
+        nothing_E, everything_E, *circuits_GE = self.values(np.concatenate([ends_2P, kept_GP]), advance)
+        return nothing_E, everything_E, np.reshape(circuits_GE, (-1, len(nothing_E)))
 
     def table(
         self,
@@ -205,49 +114,42 @@ class Keeper:
         about: Mapping[str, Any] | None = None,
         extras: Mapping[str, ArrayLike] | None = None,
     ) -> HeadTable:
-        """A table of numbers `[E, *grid]` by name.
+        """Return a table of numbers `[E, *grid]` by column.
 
         Args:
-            magnitudes: columns of which the mean's size is told, without its sign.
-            share: the first column is told as a share of F(everything) - F(nothing), both means.
+            magnitudes: columns whose mean is given without its sign.
+            share: whether the first column is given as a share of F(everything) - F(nothing), both means.
         """
-        nothing_E, everything_E, _ = self.with_ends(np.empty((0, len(self.parts)), bool))
-        told = {**asked_of(self.model, self.objective), **self.about, **(about or {})}
+        nothing_E, everything_E, _ = self.with_ends(np.empty((0, len(self.components)), bool))
+        words = {"parts": self.components.kind, **self.runs.about, **(about or {})}
+        # Given as effects of a total, the share gets the interval of a ratio of means, both drawn together.
         flat = effect_table(
-            name, self.parts.stack.name, values, everything_E, told,
-            axes=axes, total=everything_E - nothing_E if share else None, level=self.level, seed=self.seed,
-        )  # fmt: skip
+            name,
+            self.components.stack.name,
+            values,
+            everything_E,
+            effect_provenance(self.model, self.objective, words),
+            axes=axes,
+            total=everything_E - nothing_E if share else None,
+            level=self.level,
+            seed=self.seed,
+        )
         columns = columns_of(flat)
         if share:
+            # `normalised` is the first column over the total: it takes the column's name.
             columns[flat.metrics[0]] = columns.pop("normalised")
         columns |= {column: magnitude(columns[column]) for column in magnitudes}
         return HeadTable.from_columns(name, flat.stack, columns, flat.provenance, axes=axes, extras=extras)
 
-
-def _once(make: Callable[[Sweep], Sources]) -> Callable[[Sweep], Sources]:
-    """All sweeps have the sources of the first."""
-    made: list[Sources] = []
-
-    def sources(sweep: Sweep) -> Sources:
-        if not made:
-            made.append(make(sweep))
-        return made[0]
-
-    return sources
+    def _run(self, kept_GP: np.ndarray, size: int) -> np.ndarray:
+        """Run a chunk of `size` circuits, the last repeated; return the objective `[G,E]` of the given ones."""
+        filled = kept_GP[np.minimum(np.arange(size), len(kept_GP) - 1)]
+        values_GE = self.runs.values(self.components.grid(filled, elsewhere=False))
+        return np.asarray(values_GE, np.float64)[: len(kept_GP)]
 
 
-def _piece(count: int) -> int:
-    """How many to run next, of so many: rather some too many than a small rest, but never twice as many."""
-    above = next((size for size in PIECES if count <= size), PIECES[-1])
-    return above if 2 * count > above else max(size for size in PIECES if size <= count)
-
-
-def _steps(stack: Stack, ablated_GLN: np.ndarray, first: int) -> tuple[Plan, ...]:
-    """Copies in steps of one size, so that one compilation serves them all; those that start alike are together."""
-    layers_GL = np.any(ablated_GLN, axis=2)
-    start_G = np.where(np.any(layers_GL, axis=1), np.argmax(layers_GL, axis=1), stack.layers - 1)
-    order, site = np.argsort(start_G, kind="stable"), Site(stack.name, "z", first, later=True)
-    return tuple(
-        Plan(site, int(start_G[some[0]]), ablated_GLN[some], np.full(len(some), -1, np.int32), some)
-        for some in np.split(order, range(COPIES, len(order), COPIES))
-    )
+def _chunk_size(count: int) -> int:
+    """Return how many circuits to run next of so many that wait."""
+    # Rather a few copies of the last circuit than a small rest, but never twice the work: 3 run as 4, 8 as 4 and 4.
+    above = next((size for size in CHUNK_SIZES if count <= size), CHUNK_SIZES[-1])
+    return above if 2 * count > above else max(size for size in CHUNK_SIZES if size <= count)

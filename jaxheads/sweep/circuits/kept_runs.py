@@ -1,0 +1,302 @@
+"""Runs of the model in which only a circuit is kept, and all other heads or edges are ablated.
+
+Dimension key: E examples of a batch, G circuits, L layers, N heads, U senders, V receivers, T positions, D model
+dimension.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike
+
+from ...checks import one_of
+from ...execution.batching import Chunks, detecting_out_of_memory, equal_chunks, is_new, run_chunks
+from ...execution.resources import Resources
+from ...models.inputs.batch import Batch
+from ...models.model import Model
+from ...models.stack import Stack
+from ...objectives import Objective
+from ...progress import Advance
+from ..exact.engine import Site
+from ..exact.patch import OtherRuns
+from ..exact.plan import EditGroup
+from ..exact.replacement import METHODS, Replacement, read_labels
+from ..exact.work import ValueSource, exact
+from ..grid import Grid
+from ..pairs import check_pair, first_change
+from ..question import run_question
+from .components import Components
+from .edges import run_circuits, run_graph
+from .graph import Graph, graph_of
+from .work import edge_chunks
+
+HEAD_ABLATIONS = ("patching", *METHODS)
+EDGE_ABLATIONS = ("patching", "zero", "mean")
+
+COPIES = 16
+"""The most circuits of heads that are run together, as edited copies of the batch."""
+
+
+class KeptRuns(Protocol):
+    """Runs of one batch in which circuits are kept."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Words for the provenance."""
+        ...
+
+    @property
+    def identity(self) -> Any:
+        """Arrays that the objective depends on, beside model and batch."""
+        ...
+
+    def values(self, kept: np.ndarray) -> np.ndarray:
+        """Return the objective `[G,E]` of circuits, each a bool grid of the components that are kept."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The ablation of all components that are not kept; `jaxheads.circuit` explains the fields."""
+
+    method: str
+    reference: Batch | None = None
+    per_position: bool = False
+    groups: ArrayLike | None = None
+    reference_groups: ArrayLike | None = None
+    donors: int = 1
+    seed: int = 0
+
+    def runs(
+        self, model: Model, components: Components, batch: Batch, objective: Objective, resources: Resources
+    ) -> KeptRuns:
+        """Return the runs of a batch with this ablation; nothing runs yet.
+
+        Raises:
+            ValueError: for an ablation that heads or edges don't have, or a batch, reference or groups that don't fit.
+        """
+        known = HEAD_ABLATIONS if components.graph is None else EDGE_ABLATIONS
+        if self.method not in known:
+            raise ValueError(
+                f"{components.kind} that are not kept are ablated by {', '.join(known)}; got {self.method!r}"
+            )
+        if self.method == "patching":
+            if self.reference is None:
+                raise ValueError("patching takes what is not kept from a corrupt run: give its inputs as reference=")
+            if self.per_position or self.groups is not None:
+                raise ValueError("patching takes each example's own counterpart; positions and groups are for means")
+            check_pair(model, batch, self.reference)
+        if components.graph is not None:
+            return self._edge_runs(model, components.stack, batch, objective, resources)
+        return self._head_runs(model, components.stack, batch, objective, resources)
+
+    def _head_runs(
+        self, model: Model, stack: Stack, batch: Batch, objective: Objective, resources: Resources
+    ) -> "HeadRuns":
+        if self.method == "patching":
+            assert self.reference is not None
+            source, first = OtherRuns(self.reference), first_change(stack, batch, self.reference)
+            about = {"ablation": self.method}
+            return HeadRuns(model, stack, batch, objective, resources, source, first, about, self.reference)
+        labels = read_labels(self.groups, self.reference_groups)
+        replacement = Replacement(
+            model, stack, resources, self.method, self.reference, self.per_position, labels, self.donors, self.seed
+        )
+        about = replacement.about
+        about = {"ablation": about.pop("method"), **about}
+        # One source serves all circuits: a reference's means are taken once.
+        source = replacement.of(batch)
+        return HeadRuns(model, stack, batch, objective, resources, source, 0, about, replacement.identity)
+
+    def _edge_runs(
+        self, model: Model, stack: Stack, batch: Batch, objective: Objective, resources: Resources
+    ) -> "EdgeRuns":
+        if self.per_position or self.groups is not None:
+            raise ValueError("edges are not ablated by position or by groups; heads are")
+        # A mean is taken over the batch itself where the user names no other; patching needs a counterpart.
+        corrupt = batch if self.reference is None and self.method == "mean" else self.reference
+        return EdgeRuns(model, stack, batch, corrupt, objective, self.method, resources)
+
+
+@dataclass(frozen=True, eq=False)
+class HeadRuns:
+    """Runs in which only some heads are kept, by the engine of exact sweeps.
+
+    Attributes:
+        source: what the outputs of other heads are replaced by.
+        first: the first column that a replacement can change.
+    """
+
+    model: Model
+    stack: Stack
+    batch: Batch
+    objective: Objective
+    resources: Resources
+    source: ValueSource
+    first: int
+    about: dict[str, Any]
+    identity: Any
+
+    def values(self, kept: np.ndarray) -> np.ndarray:
+        """Return the objective `[G,E]` of each circuit, bool `[G,L,N]`."""
+        question = exact(
+            self.model,
+            self.stack,
+            self.batch,
+            self.objective,
+            self.objective.reads(self.model, self.batch),
+            (Grid(("circuit",), (len(kept),)), self._groups(~kept)),
+            self.source,
+            self.resources,
+            identity=(),
+            about={},
+        )
+        # Without a journal: the evaluator writes whole chunks of circuits, by what they keep.
+        effects = run_question(question)
+        return (effects.baseline[:, None] + effects.effects).T
+
+    def _groups(self, ablated_GLN: np.ndarray) -> tuple[EditGroup, ...]:
+        """Return the circuits as edited copies, in groups of one size, so that one compilation serves them all."""
+        layers_GL = np.any(ablated_GLN, axis=2)
+        # A circuit of all heads edits nothing; started at the last layer it costs least.
+        start_G = np.where(np.any(layers_GL, axis=1), np.argmax(layers_GL, axis=1), self.stack.layers - 1)
+        # A group starts at its first edited layer: copies that start alike are put together.
+        order = np.argsort(start_G, kind="stable")
+        site = Site(self.stack.name, "z", self.first, later=True)
+        return tuple(
+            EditGroup(site, int(start_G[copies[0]]), ablated_GLN[copies], np.full(len(copies), -1, np.int32), copies)
+            for copies in np.split(order, range(COPIES, len(order), COPIES))
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeRuns:
+    """Runs in which only some edges are kept; the others carry outputs from another run.
+
+    Attributes:
+        corrupt: the batch of the other run, or whose mean is taken; None for "zero".
+        ablation: what the other edges carry, as in `keep_edges`.
+    """
+
+    model: Model
+    stack: Stack
+    clean: Batch
+    corrupt: Batch | None
+    objective: Objective
+    ablation: str
+    resources: Resources
+
+    def __post_init__(self) -> None:
+        one_of("ablation", self.ablation, EDGE_ABLATIONS)
+        if self.corrupt is None and self.ablation != "zero":
+            raise ValueError(f"ablation={self.ablation!r} takes what other edges carry from a corrupt batch; got none")
+        self.model.check(self.clean)
+        if self.corrupt is not None and self.ablation == "patching":
+            check_pair(self.model, self.clean, self.corrupt)
+        elif self.corrupt is not None:
+            self.model.check(self.corrupt)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Words for the provenance."""
+        return {"ablation": self.ablation}
+
+    @property
+    def identity(self) -> Any:
+        """The batch that the objective depends on, beside the clean one."""
+        return self.corrupt
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The graph of the stack's stream."""
+        return graph_of(self.model, self.stack)
+
+    def values(self, kept: np.ndarray, advance: Advance = lambda _: None) -> np.ndarray:
+        """Return the objective `[G,E]` of each circuit, bool `[G,U,V]`; pairs that are no edges don't count.
+
+        Args:
+            advance: is called with the number of (circuit, example) pairs just run.
+
+        Raises:
+            ValueError: for circuits of another shape or dtype.
+            MemoryError: if not even one example fits the device.
+        """
+        kept_GUV = self._checked(kept)
+        reads, chunks = self.objective.reads(self.model, self.clean), self._chunks(self.clean, len(kept_GUV))
+        network, devices = self.resources.network(self.model), self.resources.devices
+        stack, value = self.stack.name, self.objective.value
+        values_GE = np.empty((len(kept_GUV), len(self.clean)))
+
+        def run(examples: np.ndarray) -> None:
+            batch, own_reads = devices.examples((self.clean.take(examples), reads.take(examples)))
+            with detecting_out_of_memory():
+                # The other run is the same for all circuits of a chunk of examples.
+                other_UBTD = self._carried(examples)
+                for circuits in equal_chunks(len(kept_GUV), chunks.copies):
+                    cut_GVU = np.swapaxes(~kept_GUV[circuits] & self.graph.exists, 1, 2).astype(np.float32)
+                    cut_GVU = devices.copies(cut_GVU)
+                    values = run_circuits(network, batch, own_reads, cut_GVU, other_UBTD, stack=stack, value=value)
+                    values_GE[np.ix_(circuits, examples)] = devices.fetch(values)
+                    advance(len(np.unique(circuits)) * len(np.unique(examples)))
+
+        run_chunks(chunks, len(self.clean), run)
+        return values_GE
+
+    def _carried(self, examples: np.ndarray) -> Array:
+        """Return what edges that are not kept carry in these examples, `[U,B|1,T|1,D]`."""
+        return self._outputs(examples) if self.ablation == "patching" else self._constant
+
+    def _outputs(self, examples: np.ndarray) -> Array:
+        """Return the senders' outputs in some examples of the corrupt batch, `[U,B,T,D]`."""
+        assert self.corrupt is not None
+        batch = self.resources.devices.examples(self.corrupt.take(examples))
+        return run_graph(self.resources.network(self.model), batch, stack=self.stack.name).sender_outputs
+
+    @cached_property
+    def _constant(self) -> Array:
+        """The senders' mean outputs over the corrupt batch's examples and real positions, or zeros, `[U,1,1,D]`."""
+        sum_UD, count = np.zeros((len(self.graph.senders), self.stack.width)), 0.0
+        devices = self.resources.devices
+        if self.corrupt is not None and self.ablation == "mean":
+            for examples in self._chunks(self.corrupt, 1).example_chunks(len(self.corrupt)):
+                # Padding, and examples that only fill up a chunk, count for nothing.
+                mask_BT = np.asarray(self.stack.queries.of(self.corrupt.take(examples)).mask)
+                real_BT = mask_BT.astype(np.float32) * is_new(examples)[:, None]
+                outputs_UBTD = self._outputs(examples).astype(jnp.float32)
+                sum_UD += devices.fetch(_sum_real(outputs_UBTD, devices.examples(real_BT)))
+                count += float(real_BT.sum())
+        return devices.everywhere((sum_UD / max(count, 1.0)).astype(np.float32)[:, None, None])
+
+    def _chunks(self, batch: Batch, circuits: int) -> Chunks:
+        """Return how many examples, and how many circuits of each, run together."""
+        senders = len(self.graph.senders)
+        # A circuit holds its own changes (U), and of one layer's R receivers the streams they read, as normed and
+        # projected. An example holds the other run's outputs, and those of `run_graph` while it stacks them (2 U).
+        return edge_chunks(
+            self.stack,
+            batch,
+            self.resources,
+            copies=circuits,
+            copy_streams=senders + 6 * self.graph.receivers_a_layer,
+            example_streams=2 * senders,
+        )
+
+    def _checked(self, kept: np.ndarray) -> np.ndarray:
+        kept, shape = np.asarray(kept), self.graph.exists.shape
+        if kept.dtype != bool or kept.ndim != 3 or kept.shape[1:] != shape or not len(kept):
+            raise ValueError(
+                f"kept must be bool [circuits, senders, receivers], at least one circuit by {shape}; "
+                f"got {kept.dtype} {kept.shape}"
+            )
+        return kept
+
+
+@jax.jit
+def _sum_real(outputs_UBTD: Array, real_BT: Array) -> Array:
+    """Return the sum of outputs over real positions, `[U,D]`."""
+    return jnp.einsum("ubtd,bt->ud", outputs_UBTD, real_BT)

@@ -1,0 +1,242 @@
+"""The work on edges for one chunk of examples: gradients of all edges at once, and each edge patched by itself.
+
+Dimension key: B examples of a chunk, T positions, D model dimension, U senders, V receivers, R receivers of one layer,
+L layers, C edges.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax import Array
+
+from ...execution.batching import Chunks, equal_chunks
+from ...execution.cost import edge_bytes
+from ...execution.devices import Devices
+from ...execution.resources import Resources
+from ...models.inputs.batch import Batch
+from ...models.model import Model
+from ...models.network import Network
+from ...models.stack import Stack
+from ...objectives import Objective, Reads
+from ...tables import HeadTable
+from ..grid import Grid
+from ..question import CellGroup, Question
+from .edges import GraphRun, edge_gradients, patch_each_edge, run_graph, unedited_value
+from .graph import Graph
+
+
+class EdgeGroup(NamedTuple):
+    """Edges into one kind of a layer's receivers, patched one after the other.
+
+    Attributes:
+        kind, layer: as `Graph.parts` names them.
+        senders: among all senders, `[C]`.
+        receivers: among the layer's receivers of this kind, `[C]`.
+    """
+
+    kind: str
+    layer: int
+    senders: np.ndarray
+    receivers: np.ndarray
+
+
+def edge_question(
+    model: Model,
+    stack: Stack,
+    graph: Graph,
+    runs: tuple[Batch, Batch],
+    objective: Objective,
+    resources: Resources,
+    *,
+    fractions: Sequence[float] = (),
+    exact: bool = False,
+    about: Mapping[str, Any],
+    finish: Callable[[HeadTable], HeadTable] = lambda table: table,
+) -> Question:
+    """Return the question about all edges of a stack: their estimates, their exact effects, or both.
+
+    Args:
+        runs: the base batch, whose run is edited, and the other batch, whose senders' outputs edges carry.
+        fractions: of the way from the base run's embeddings to the other's: the runs whose gradients are averaged.
+        exact: whether each edge is patched.
+    """
+    base, other = runs
+    reads, estimated = objective.reads(model, base), len(fractions) > 0
+    # Cells count through all columns: exact effects come second beside estimates, and first alone.
+    columns = ("effect", "exact") if estimated and exact else ("effect",)
+    groups = [CellGroup("gradients", np.flatnonzero(graph.exists))] if estimated else []
+    if exact:
+        groups += _exact_groups(graph, first_cell=(len(columns) - 1) * graph.exists.size)
+    chunks = _chunks(stack, graph, base, resources, estimated=estimated, exact=exact)
+
+    def work(examples: np.ndarray) -> EdgeWork:
+        network, devices = resources.network(model), resources.devices
+        chunk = base.take(examples), other.take(examples), reads.take(examples)
+        own_base, own_other, own_reads = devices.examples(chunk)
+        return EdgeWork(
+            network,
+            stack,
+            graph,
+            own_base,
+            own_other,
+            own_reads,
+            objective,
+            tuple(fractions),
+            chunks.copies,
+            devices,
+        )
+
+    sender_UV, receiver_UV = np.meshgrid(graph.senders, graph.receivers, indexing="ij")
+    return Question(
+        model,
+        stack,
+        base,
+        objective,
+        reads,
+        Grid(("sender", "receiver"), graph.exists.shape, missing=~graph.exists.reshape(1, -1)),
+        groups,
+        chunks,
+        work,
+        resources,
+        identity=(other, repr(about)),
+        about=about,
+        columns=columns,
+        extras={"sender_node": sender_UV, "receiver_node": receiver_UV},
+        finish=finish,
+    )
+
+
+@dataclass(frozen=True)
+class EdgeWork:
+    """Results of one chunk of examples; both runs and the senders' changes are computed when first needed.
+
+    Attributes:
+        base, other: the batch whose run is edited, and the batch whose senders' outputs edges carry.
+        reads: what the objective reads of the base batch, in both runs.
+        fractions: as in `edge_question`.
+        copies: how many edges are patched together.
+    """
+
+    network: Network
+    stack: Stack
+    graph: Graph
+    base: Batch
+    other: Batch
+    reads: Reads
+    objective: Objective
+    fractions: tuple[float, ...]
+    copies: int
+    devices: Devices
+
+    def baselines(self) -> np.ndarray:
+        """Return the objective of both runs, `[2,B]`."""
+        return self._baselines
+
+    def effects(self, group: CellGroup) -> np.ndarray:
+        """Return estimates of all edges `[B,C]`, or the exact effects of a group of edges."""
+        return self._estimates() if group.key is None else self._exact(group.key)
+
+    @cached_property
+    def _runs(self) -> tuple[GraphRun, GraphRun]:
+        """The base run and the other run."""
+        base, other = (run_graph(self.network, batch, stack=self.stack.name) for batch in (self.base, self.other))
+        return base, other
+
+    @cached_property
+    def _baselines(self) -> np.ndarray:
+        # The other run is read as the base run is, at the base batch's rows and columns: their difference is the total.
+        both = zip((self.base, self.other), self._runs, strict=True)
+        values = [unedited_value(self.network, batch, self.reads, run, **self._static) for batch, run in both]
+        return np.stack([self.devices.fetch(value_B).astype(np.float64) for value_B in values])
+
+    @cached_property
+    def _change(self) -> Array:
+        """Each sender's output in the other run less that in the base run, `[U,B,T,D]`."""
+        base, other = self._runs
+        return other.sender_outputs - base.sender_outputs
+
+    def _estimates(self) -> np.ndarray:
+        """Return the estimate of each edge, `[B,C]`, averaged over the fractions."""
+        base, other = self._runs
+        sum_BVU = np.zeros((len(self.base), *self.graph.exists.T.shape))
+        for fraction in self.fractions:
+            # The first sender is the embedding: the runs of EAP-IG start between the two runs' embeddings, but their
+            # gradients are multiplied by the change between the two real runs.
+            embedded = (1 - fraction) * base.sender_outputs[0] + fraction * other.sender_outputs[0]
+            gradient_BVU = edge_gradients(self.network, self.base, self.reads, embedded, self._change, **self._static)
+            sum_BVU += self.devices.fetch(gradient_BVU)
+        return np.swapaxes(sum_BVU, 1, 2)[:, self.graph.exists] / len(self.fractions)
+
+    def _exact(self, group: EdgeGroup) -> np.ndarray:
+        """Return the effect of each edge patched by itself, `[B,C]`."""
+        values_BC = np.empty((len(self.base), len(group.senders)))
+        # All chunks have one size, those of small groups too: another would be a compilation more.
+        for edges in equal_chunks(len(group.senders), self.copies):
+            numbers = group.senders[edges].astype(np.int32), group.receivers[edges].astype(np.int32)
+            values_CB = patch_each_edge(
+                self.network,
+                self.base,
+                self.reads,
+                self._runs[0],
+                self._change,
+                group.layer,
+                *self.devices.copies(numbers),
+                kind=group.kind,
+                **self._static,
+            )
+            values_BC[:, edges] = self.devices.fetch(values_CB).T
+        return values_BC - self._baselines[0][:, None]
+
+    @property
+    def _static(self) -> dict[str, Any]:
+        return {"stack": self.stack.name, "value": self.objective.value}
+
+
+def edge_chunks(
+    stack: Stack, batch: Batch, resources: Resources, *, copies: int, copy_streams: int, example_streams: int
+) -> Chunks:
+    """Return how many examples, and how many edited copies of each, run together.
+
+    Args:
+        copies: edited copies in all.
+        copy_streams, example_streams: how many streams `[T,D]` a copy, and an example, holds beside a layer's work.
+    """
+    example_bytes, copy_bytes = edge_bytes(stack, batch, copy_streams=copy_streams, example_streams=example_streams)
+    return Chunks.fitting(
+        len(batch),
+        copies,
+        tokens=stack.queries.count(batch),
+        example_bytes=example_bytes,
+        copy_bytes=copy_bytes,
+        memory=resources.memory,
+        multiples=resources.devices.multiples,
+    )
+
+
+def _chunks(stack: Stack, graph: Graph, batch: Batch, resources: Resources, *, estimated: bool, exact: bool) -> Chunks:
+    """Return how many examples run together, and how many of their edges are patched together."""
+    # An example holds the senders' outputs in both runs and their change (3 U), and of each run the streams that a
+    # layer's heads, its cross-attention and its MLP read (3 L each).
+    streams, edges = 3 * len(graph.senders) + 6 * graph.layers, int(graph.exists.sum())
+    patched = edge_chunks(stack, batch, resources, copies=edges, copy_streams=0, example_streams=streams)
+    if not estimated:
+        return patched
+    # A pass back holds, for each of one layer's R receivers, its stream, the results up to its projection, and their
+    # gradients: about 10 R streams. The changes are held in the order of axes of both runs and in the loop's (2 U).
+    backward = 10 * graph.receivers_a_layer + 2 * len(graph.senders)
+    gradients = edge_chunks(stack, batch, resources, copies=1, copy_streams=backward, example_streams=streams)
+    return replace(patched, examples=min(patched.examples, gradients.examples)) if exact else gradients
+
+
+def _exact_groups(graph: Graph, first_cell: int) -> list[CellGroup]:
+    """Return the edges into each kind of a layer's receivers as a group; cells count from `first_cell`."""
+    cells_UV = np.arange(graph.exists.size).reshape(graph.exists.shape) + first_cell
+    groups = []
+    for kind, layer, receivers in graph.parts():
+        senders, index = np.nonzero(graph.exists[:, receivers])
+        key = EdgeGroup(kind, layer, senders, index)
+        groups.append(CellGroup(f"{kind}-{layer}", cells_UV[:, receivers][senders, index], key))
+    return groups
