@@ -3,9 +3,11 @@
 Dimension key: B examples of a chunk.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from ..execution.batching import Chunks, detecting_out_of_memory, run_chunks
@@ -48,7 +50,7 @@ def run_examples(
     coordinates: Mapping[str, np.ndarray] | None = None,
     first: int = 0,
 ) -> None:
-    """Compute one chunk after the other, and add the results in the order of the examples.
+    """Compute one array chunk by chunk, and add the results in the order of the examples.
 
     Args:
         compute: from the indices of a chunk's examples, the last perhaps repeated, to an array on devices, `[B,…]`.
@@ -61,6 +63,32 @@ def run_examples(
     Raises:
         MemoryError: if not even one example fits the device.
     """
+    run_arrays(
+        chunks,
+        count,
+        ("",),
+        lambda examples: {"": compute(examples)},
+        lambda examples, arrays: add(examples, arrays[""]),
+        resources=resources,
+        journal=journal,
+        coordinates=coordinates,
+        first=first,
+    )
+
+
+def run_arrays(
+    chunks: Chunks,
+    count: int,
+    names: Sequence[str],
+    compute: Callable[[np.ndarray], Mapping[str, Any]],
+    add: Callable[[np.ndarray, dict[str, np.ndarray]], None],
+    *,
+    resources: Resources,
+    journal: Journal,
+    coordinates: Mapping[str, np.ndarray] | None = None,
+    first: int = 0,
+) -> None:
+    """Compute several arrays by name, chunk by chunk; see `run_examples`. Each has a file of its own for each chunk."""
 
     def columns(examples: np.ndarray) -> dict[str, np.ndarray] | None:
         if coordinates is None:
@@ -70,14 +98,22 @@ def run_examples(
 
     def run(examples: np.ndarray) -> None:
         new = np.unique(examples)
-
-        def results() -> np.ndarray:
-            return resources.devices.fetch(compute(examples))[: len(new)].astype(np.float64)
-
+        # All arrays of a chunk come from one computation, which is left out where the journal has them.
+        results = functools.cache(lambda: compute(examples))
         # Halved chunks must not find the parts of whole ones: a part's name says how many examples ran together.
-        name = f"{len(examples)}-from-{first + new[0]}"
+        prefix, arrays = f"{len(examples)}-from-{first + new[0]}", {}
         with detecting_out_of_memory():
-            values = journal.part(name, results, columns(new))
-        add(new, values)
+            for name in names:
+                arrays[name] = journal.part(
+                    f"{prefix}-{name}" if name else prefix,
+                    lambda name=name: _fetch(resources, results()[name])[: len(new)],
+                    columns(new),
+                )
+        add(new, arrays)
 
     run_chunks(chunks, count, run)
+
+
+def _fetch(resources: Resources, array: Any) -> np.ndarray:
+    """Return an array in float64 on the host, from devices or from there already."""
+    return np.asarray(resources.devices.fetch(array) if isinstance(array, jax.Array) else array, np.float64)

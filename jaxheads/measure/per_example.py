@@ -1,14 +1,12 @@
 """Numbers of each example: computed chunk by chunk, kept in a journal, and averaged into a table."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax
 import numpy as np
 
-from ..execution.batching import Chunks, detecting_out_of_memory, run_chunks
+from ..execution.batching import Chunks
 from ..execution.resources import OPTIONS, Options, Resources
 from ..models.inputs.batch import Batch
 from ..models.model import Model
@@ -16,6 +14,7 @@ from ..progress import progress
 from ..provenance import provenance
 from ..statistics import bootstrap_mean
 from ..tables import Column, HeadTable
+from .example_chunks import run_arrays
 
 Arrays = Mapping[str, Any]
 """Arrays by name, whose leading axis is examples."""
@@ -56,31 +55,18 @@ def per_example(
 
     with progress(E, f"{question}: {E} examples", resources.progress) as advance:
 
-        def run(examples: np.ndarray) -> None:
-            real = np.unique(examples)
-            # All arrays of a chunk come from one computation, which is left out where the journal has them.
-            results = functools.cache(lambda: compute(examples))
-            with detecting_out_of_memory():
-                for name in names:
-                    values = journal.part(
-                        # Halved chunks must not find the parts of whole ones: the name says how many ran together.
-                        f"{len(examples)}-from-{real[0]}-{name}",
-                        lambda name=name: _fetch(resources, results()[name])[: len(real)],
-                    )
-                    arrays.setdefault(name, np.empty((E, *values.shape[1:])))[real] = values
-            advance(len(real))
+        def add(examples: np.ndarray, values: dict[str, np.ndarray]) -> None:
+            for name, array in values.items():
+                arrays.setdefault(name, np.empty((E, *array.shape[1:])))[examples] = array
+            advance(len(examples))
 
-        run_chunks(chunks, E, run)
+        run_arrays(chunks, E, names, compute, add, resources=resources, journal=journal)
     return arrays
 
 
 def silent(resources: Resources) -> Resources:
     """Return resources without a bar and a journal, for one computation within another."""
     return replace(resources, progress=False, resume=None)
-
-
-def _fetch(resources: Resources, array: Any) -> np.ndarray:
-    return np.asarray(resources.devices.fetch(array) if isinstance(array, jax.Array) else array, np.float64)
 
 
 def mean_table(
