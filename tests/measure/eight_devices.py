@@ -1,6 +1,6 @@
-"""Relevance and direct effects on eight devices. `test_per_example` runs this file in a process that has them."""
+"""Measures on eight devices. `test_execution` runs this file in a process that has them."""
 
-from typing import Any
+from functools import partial
 
 import jax
 import numpy as np
@@ -11,47 +11,41 @@ from jaxheads.models.sharding import shard
 
 from ..models.networks import assert_same, batch_of, random_model
 
-# five examples on eight devices: the chunk is filled up
-BATCH = batch_of((6, 4, 5, 6, 3))
-OBJECTIVE = jh.logit_difference(3, 7)
+BATCH = batch_of((8, 6, 7, 8, 5))
 
 
-def table(answer: jh.HeadTable) -> dict[str, np.ndarray]:
-    assert answer.per_example is not None
-    return {"examples": np.nan_to_num(answer.per_example), "values": np.nan_to_num(answer.values)}
+def numbers(table: jh.HeadTable) -> tuple[np.ndarray, ...]:
+    """Each example's number and whether it counts, and the means."""
+    assert table.per_example is not None
+    return np.nan_to_num(table.per_example), np.isnan(table.per_example), np.nan_to_num(table.values)
 
 
-def inputs_and_heads(answer: jh.Relevance) -> dict[str, np.ndarray]:
-    assert answer.heads is not None
-    return {"tokens": np.nan_to_num(answer.tokens), **table(answer.heads)}
+MESHES = [("gpt2", {"data": 8}), ("llama", {"data": 2, "questions": 2, "model": 2})]
 
 
-def tokens(answer: jh.Relevance) -> dict[str, np.ndarray]:
-    return {"tokens": np.nan_to_num(answer.tokens)}
+@pytest.mark.parametrize(("family", "axes"), MESHES)
+@pytest.mark.parametrize("of", ["weights", "norms"])
+def test_measures_on_eight_devices_are_those_of_one(family: str, axes: dict[str, int], of: str):
+    model, mesh = random_model(family), jax.make_mesh(tuple(axes.values()), tuple(axes))
+    split = shard(model, mesh) if "model" in axes else model
+    edit = jh.mix(model, "z", np.zeros((5, 1, 1, 1)), layers=0, examples=[0, 3], batch=BATCH)
+    ask = partial(jh.measure, batch=BATCH, of=of, edits=[edit, jh.zero_heads(model, [(0, 1)])])
+    table, expected = ask(split, devices=mesh), ask(model)
+    assert_same(numbers(table), numbers(expected))
+    assert table.provenance["tokens_sha256"] == expected.provenance["tokens_sha256"]
 
 
-ASKED: dict[str, Any] = {
-    "attnlrp": lambda model, **on: inputs_and_heads(jh.relevance(model, BATCH, OBJECTIVE, "attnlrp", **on)),
-    "chefer-lrp": lambda model, **on: inputs_and_heads(jh.relevance(model, BATCH, OBJECTIVE, "chefer-lrp", **on)),
-    "flow": lambda model, **on: tokens(jh.relevance(model, BATCH, OBJECTIVE, "flow", **on)),
-    "integrated-gradients": lambda model, **on: inputs_and_heads(
-        jh.relevance(model, BATCH, OBJECTIVE, "integrated-gradients", baseline=2, steps=2, **on)
-    ),
-    "direct_effects": lambda model, **on: table(
-        jh.direct_effects(model, BATCH, OBJECTIVE, by=("layer", "head", "position"), **on)
-    ),
-    "logit_lens": lambda model, **on: table(jh.logit_lens(model, BATCH, **on)),
-    "logit_copying": lambda model, **on: table(jh.logit_copying(model, BATCH, **on)),
-    "name_copying": lambda model, **on: table(jh.name_copying(model, BATCH, np.asarray(BATCH.tokens)[:2, 1], **on)),
-}
+@pytest.mark.parametrize("by", ["js", "values", "cka"])
+def test_comparisons_on_eight_devices_are_those_of_one(by: str):
+    model, mesh = random_model("llama"), jax.make_mesh((4, 2), ("data", "model"))
+    expected = jh.compare_heads(model, BATCH, by)
+    pairs = jh.compare_heads(shard(model, mesh), BATCH, by, devices=mesh)
+    assert_same((pairs.values, pairs.low), (expected.values, expected.low))
 
 
-@pytest.mark.parametrize("asked", ASKED)
-def test_eight_devices_give_the_numbers_of_one(asked: str):
-    axes = {"data": 8} if asked != "attnlrp" else {"data": 2, "questions": 2, "model": 2}
-    model, mesh = random_model("llama"), jax.make_mesh(tuple(axes.values()), tuple(axes))
-    expected = ASKED[asked](model)
-    answer = ASKED[asked](shard(model, mesh) if "model" in axes else model, devices=mesh)
-    assert max(np.abs(array).max() for array in expected.values()) > 0.01
-    for name, array in expected.items():
-        assert_same(answer[name], array)
+def test_variability_and_context_on_eight_devices_are_those_of_one():
+    model, mesh = random_model("llama"), jax.make_mesh((8,), ("data",))
+    expected, table = jh.variability(model, BATCH, 5), jh.variability(model, BATCH, 5, devices=mesh)
+    assert_same(table.per_example, expected.per_example)
+    alone, score = jh.icl_score(model, BATCH, 2, 5), jh.icl_score(model, BATCH, 2, 5, devices=mesh)
+    assert_same(np.nan_to_num(score.losses), np.nan_to_num(alone.losses))

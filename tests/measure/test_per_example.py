@@ -36,7 +36,7 @@ QUESTIONS: dict[str, Any] = {
 
 
 def test_on_eight_devices():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / "eight_devices.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / "per_example_on_eight_devices.py"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     environment |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_NUM_CPU_DEVICES": "8"}
     run = subprocess.run(command, cwd=HERE.parents[1], env=environment, capture_output=True, text=True, timeout=600)

@@ -22,9 +22,11 @@ from jaxheads.sweep.gradients.folding import fold
 from jaxheads.sweep.gradients.qk_fix import key_effects, row_effects
 
 from ..models.huggingface import VOCABULARY, alone, assert_close, pair, random_batch, small_model
+from ..models.specs.spec import small
 from . import by_hand, naive
 from .by_hand import OBJECTIVE
 from .linear import linear_model
+from .seq2seq import a_batch
 
 HEADS, CELLS = ("layer", "head"), ("layer", "head", "position")
 CLEAN, CORRUPT = random_batch((5, 4, 3), "left", seed=1), random_batch((5, 4, 3), "left", seed=2)
@@ -129,6 +131,13 @@ def test_dropping_layers(family: str, site: str, by: Any):
 def test_a_cell_that_acts_directly_keeps_its_size():
     model = small_model("llama")
     same(estimates(model, "atp+graddrop")[:, 1], np.abs(estimates(model)[:, 1]))
+
+
+def test_layers_without_an_mlp_are_dropped_too():
+    model, batches = small("t5").ours, (a_batch("t5"), a_batch("t5", seed=1))
+    size, plain = (attribute(model, *batches, jh.loss(), method, stack="decoder") for method in ("atp+graddrop", "atp"))
+    assert plain.per_example is not None
+    assert_close(size.per_example[0][:, -1], np.abs(plain.per_example[0][:, -1]))
 
 
 def test_dropping_layers_with_patterns_made_anew():

@@ -153,7 +153,8 @@ def test_a_stream_of_pairs_is_one_batch(tmp_path: Path):
 def ask(**changes: Any) -> Any:
     clean = random_batch((5, 4))
     arguments: dict[str, Any] = {"model": small_model("llama"), "clean": clean, "corrupt": other_tokens(clean, 0, 0)}
-    return jh.patch(**{**arguments, "objective": jh.logit_difference(3, 7), **changes})
+    arguments |= {"objective": jh.logit_difference(3, 7), **changes}
+    return jh.patch(**arguments)
 
 
 @pytest.mark.parametrize(

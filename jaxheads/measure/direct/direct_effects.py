@@ -19,6 +19,7 @@ import pandas as pd
 from jax import Array
 
 from ...checks import one_of
+from ...execution.cost import FLOAT, forward_bytes
 from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
@@ -179,11 +180,11 @@ def _split(
 
 def _example_bytes(stack: Stack, batch: Batch, rows: int, sources: bool) -> int:
     """Estimate the bytes that one example needs."""
-    T, S = stack.queries.count(batch), stack.keys.count(batch)
+    S = stack.keys.count(batch)
     numbers = rows * (stack.heads * stack.head_size + 3 * stack.width)
     if sources:
         numbers += S * stack.kv_heads * stack.head_size + 2 * stack.heads * rows * S
-    return 4 * (stack.layers * numbers + 2 * stack.heads * T * S + 8 * T * stack.width)
+    return forward_bytes(stack, batch) + FLOAT * stack.layers * numbers
 
 
 def _by_position(stack: Stack, batch: Batch, values_ELNS: np.ndarray) -> np.ndarray:

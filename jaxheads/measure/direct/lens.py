@@ -15,6 +15,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from ...checks import one_of
+from ...execution.cost import FLOAT, forward_bytes
 from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
@@ -77,8 +78,9 @@ def logit_lens(
         chunk, chunk_reads = resources.devices.examples((batch.take(examples), reads.take(examples)))
         return run(resources.network(model), chunk, chunk_reads)
 
-    rows = reads.rows.shape[1]
-    size = 4 * (rows * (2 * stream.width * (stream.layers + stream.heads) + 4096 * stream.heads))
+    # ranks look at 4,096 columns of the vocabulary at a time
+    row_numbers = 2 * stream.width * (stream.layers + stream.heads) + 4096 * stream.heads
+    size = forward_bytes(stream, batch) + FLOAT * reads.rows.shape[1] * row_numbers
     values = per_example(
         "logit_lens", names, compute, model, batch, resources, example_bytes=size, identity=(reads, repr(axes), name)
     )

@@ -14,6 +14,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from ...checks import one_of
+from ...execution.cost import FLOAT, forward_bytes
 from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
@@ -62,7 +63,7 @@ def logit_copying(
     resources, chosen = Resources.of(options), direct_stack(model, options.get("stack"), direct_stacks(model))
     _check_tokens(model, batch, chosen)
     T = chosen.queries.count(batch)
-    size = 4 * chosen.heads * T * (4 * T + chosen.layers * chosen.head_size)
+    size = forward_bytes(chosen, batch) + FLOAT * chosen.heads * T * (4 * T + chosen.layers * chosen.head_size)
 
     def compute(examples: np.ndarray) -> dict[str, Array]:
         return _raised(resources.network(model), resources.devices.examples(batch.take(examples)), stack=chosen.name)
@@ -120,7 +121,9 @@ def name_copying(
     if norm_of is not None and not 0 <= norm_of < chosen.layers:
         raise ValueError(f"norm_of is a layer, 0..{chosen.layers - 1}, or None; got {norm_of}")
     rows_BP, is_name_BP = _name_positions(chosen, batch, names)
-    size = 4 * rows_BP.shape[1] * chosen.heads * (2 * chosen.width + 4096)
+    # ranks look at 4,096 columns of the vocabulary at a time
+    sample_numbers = chosen.heads * (2 * chosen.width + 4096)
+    size = forward_bytes(chosen, batch) + FLOAT * rows_BP.shape[1] * sample_numbers
     sign = -1.0 if negative else 1.0
     run = partial(_among_first, stack=chosen.name, top=top, sign=sign, norm_of=norm_of)
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ...execution.cost import FLOAT, gradient_bytes
 from ...execution.resources import Resources
 from ...models.inputs.batch import Batch
 from ...models.model import Model
@@ -116,13 +117,6 @@ class BatchObjective:
         Args:
             watched: numbers that an example keeps in each layer beside the stream.
         """
-        stored, widest = 0, 0
-        for stack in self.model.network.stacks:
-            T, S, D = stack.queries.count(self.batch), stack.keys.count(self.batch), stack.width
-            inner = sum(leaf.shape[-1] for leaf in jax.tree.leaves(stack.blocks) if leaf.ndim == 3)
-            stored += stack.layers * (T * D + watched)
-            widest = max(widest, T * (8 * D + 4 * inner + 6 * stack.heads * S))
-        unembedding, R = self.model.network.unembedding, self.reads.rows.shape[1]
-        assert unembedding is not None, "the objective has checked it"
-        columns = len(unembedding.weight) if self.reads.columns is None else self.reads.columns.shape[1]
-        return 4 * (stored + widest + 4 * R * columns)
+        network = self.model.network
+        kept = sum(stack.layers for stack in network.stacks) * watched
+        return gradient_bytes(network, self.batch, self.reads, remat=True) + FLOAT * kept

@@ -38,6 +38,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ...checks import one_of
+from ...execution.cost import FLOAT, forward_bytes
 from ...execution.resources import OPTIONS, Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
@@ -165,8 +166,8 @@ def relevance(
     base: dict[str, np.ndarray] = {}
     if explained is None or method in OF_ATTENTION:
         compute = _attention_method(model, batch, explained, resources, rows_ET, method, solver)
-        T = rows_ET.shape[1]
-        example_bytes = 4 * T * T * sum(4 * stream.heads + stream.layers for stream in model.network.streams)
+        stream, T = model.network.streams[-1], rows_ET.shape[1]
+        example_bytes = forward_bytes(stream, batch) + FLOAT * stream.layers * T * T
     else:
         if method == "integrated-gradients":
             base = baseline_entries(explained, baseline)
