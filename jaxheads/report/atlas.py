@@ -1,15 +1,16 @@
 """The atlas: every head of a model measured, ablated and named, in one run that can be stopped and resumed."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Unpack
 
 import jax
 import numpy as np
 
 from ..evidence.roles import Evidence, name_heads
-from ..execution.journal import fingerprint
+from ..execution.resources import Options
 from ..files import write_atomically
 from ..measure.patterns.scoring import measure
 from ..models.inputs.batch import Batch
@@ -82,7 +83,7 @@ def atlas(
         examples: of each ablation; the run time grows with them.
         measured: number of sequences of repeated random tokens to measure.
         seed: of random tokens, prompts, nulls, splits and bootstraps.
-        devices: a mesh to spread the ablations over; see `jaxheads.ablate`.
+        devices: a mesh to spread measures and ablations over; see `jaxheads.ablate`.
         progress: show progress bars.
         resume: a directory for finished work; a later run with the same arguments resumes from it.
 
@@ -97,9 +98,9 @@ def atlas(
     prose_batches = prose(model, text)
     repeated = repeats(model, examples=measured, longest=24, seed=seed)
     fitting, left_out = ablations(model, prose_batches, examples=examples, seed=seed)
-    measuring = _Measuring(model, seed, progress, None if resume is None else Path(resume))
-    on_prose, on_repeats, roles = measuring.all(prose_batches, repeated)
-    effects = tuple(_effect(model, ablation, seed, devices, progress, resume) for ablation in fitting)
+    options = Options(seed=seed, devices=devices, progress=progress, resume=resume)
+    on_prose, on_repeats, roles = _patterns(model, prose_batches, repeated, **options)
+    effects = tuple(_effect(model, ablation, **options) for ablation in fitting)
     about = provenance(
         model,
         seed=seed,
@@ -114,73 +115,29 @@ def atlas(
     return Atlas(table, effects, tuple(fitting), tuple(left_out))
 
 
-@dataclass(frozen=True)
-class _Measuring:
-    """Measures patterns and names heads; keeps each finished table on disk if there is a folder."""
-
-    model: Model
-    seed: int
-    progress: bool
-    folder: Path | None
-
-    def all(self, text: Sequence[Batch], repeated: Repeats) -> tuple[HeadTable, HeadTable, HeadTable]:
-        """Return the metrics on prose, the metrics on repeats, and the roles."""
-        metrics, roles = self._visible(ON_PROSE), self._visible(POSITIONAL_ROLES)
-        on_prose = self._kept("prose", text, lambda: self._measure(self.model, text, metrics))
-        by_chance = self._kept(
-            "chance", text, lambda: self._measure(random_weights(self.model, self.seed), text, roles)
-        )
-        batch, null = repeated.batch, repeated.null
-        on_repeats = self._kept("repeats", batch, lambda: self._measure(self.model, [batch], ON_REPEATS))
-        # The model sees the null, but heads are scored at the positions of the repeats, which the null doesn't have.
-        shuffled = self._kept(
-            "shuffled",
-            (null, batch),
-            lambda: self._measure(self.model, [null], ON_REPEATS, scored_as=[batch]),
-        )
-        evidence = [Evidence.from_tables(on_prose, by_chance, "random weights", metric=role) for role in roles]
-        evidence += [Evidence.from_tables(on_repeats, shuffled, "shuffled repeats", metric=role) for role in ON_REPEATS]
-        return on_prose, on_repeats, name_heads(evidence, seed=self.seed, yielding=("first_token",))
-
-    def _visible(self, metrics: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(name for name in metrics if not (name == "next_token" and self.model.causal))
-
-    def _measure(
-        self, model: Model, batches: Sequence[Batch], metrics: Sequence[str], scored_as: Sequence[Batch] | None = None
-    ) -> HeadTable:
-        return measure(model, batches, metrics, scored_as=scored_as, progress=self.progress, seed=self.seed)
-
-    def _kept(self, name: str, data: object, compute: Callable[[], HeadTable]) -> HeadTable:
-        if self.folder is None:
-            return compute()
-        folder = self.folder / f"measure-{name}-{fingerprint(self.model, data, self.seed)}"
-        if (folder / "done").exists():
-            return HeadTable.load(folder / "measure")
-        table = compute()
-        table.save(folder)
-        (folder / "done").touch()
-        return table
+def _patterns(
+    model: Model, text: Sequence[Batch], repeated: Repeats, **options: Unpack[Options]
+) -> tuple[HeadTable, HeadTable, HeadTable]:
+    """Return the metrics on prose, the metrics on repeats, and the roles that both earn."""
+    metrics, roles = _visible(model, ON_PROSE), _visible(model, POSITIONAL_ROLES)
+    batch, null, seed = repeated.batch, repeated.null, options.get("seed", 0)
+    on_prose = measure(model, text, metrics, **options)
+    by_chance = measure(random_weights(model, seed), text, roles, **options)
+    on_repeats = measure(model, [batch], ON_REPEATS, **options)
+    # The model reads the null, but heads are scored at the positions of the repeats, which the null doesn't have.
+    shuffled = measure(model, [null], ON_REPEATS, scored_as=[batch], **options)
+    evidence = [Evidence.from_tables(on_prose, by_chance, "random weights", metric=role) for role in roles]
+    evidence += [Evidence.from_tables(on_repeats, shuffled, "shuffled repeats", metric=role) for role in ON_REPEATS]
+    return on_prose, on_repeats, name_heads(evidence, seed=seed, yielding=("first_token",))
 
 
-def _effect(
-    model: Model,
-    ablation: Ablation,
-    seed: int,
-    devices: jax.sharding.Mesh | None,
-    progress: bool,
-    resume: str | os.PathLike | None,
-) -> HeadTable:
-    table = ablate(
-        model,
-        ablation.batch,
-        ablation.objective,
-        "mean",
-        reference=ablation.reference,
-        seed=seed,
-        devices=devices,
-        progress=progress,
-        resume=resume,
-    )
+def _visible(model: Model, metrics: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the metrics that the model's mask allows: a causal model attends to no next token."""
+    return tuple(name for name in metrics if not (name == "next_token" and model.causal))
+
+
+def _effect(model: Model, ablation: Ablation, **options: Unpack[Options]) -> HeadTable:
+    table = ablate(model, ablation.batch, ablation.objective, "mean", reference=ablation.reference, **options)
     return replace(table, name=f"ablate-{ablation.name.replace('_', '-')}")
 
 

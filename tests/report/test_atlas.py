@@ -12,6 +12,7 @@ from flax import nnx
 import jaxheads as jh
 from jaxheads import cli
 from jaxheads.data.prompts import NAMES, OBJECTS, PLACES
+from jaxheads.measure.patterns import scoring
 from jaxheads.models.families.bert import Bert, BertConfig
 from jaxheads.models.families.gpt2 import GPT2, GPT2Config
 from jaxheads.report.atlas import Atlas, atlas
@@ -172,7 +173,7 @@ def test_from_the_command_to_the_files(
     assert "goes on from there" in capsys.readouterr().err
     assert not (tmp_path / "atlas.parquet").exists()
 
-    monkeypatch.setattr("jaxheads.report.atlas.measure", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr(scoring, "program", lambda: pytest.fail("measured again"))
     assert cli.main(command) == 0
     assert len(calls) == 3 + 6 - 2, "6 layers are asked in 3 ablations; 2 were finished"
     assert "## Roles" in capsys.readouterr().out
