@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 import jaxheads as jh
+from jaxheads.execution.batching import Chunks
 from jaxheads.measure.patterns import METRICS, OFFSETS, VARIANTS, scoring
 from jaxheads.measure.patterns.scoring import measure
 from jaxheads.models.inputs.batch import Batch
@@ -99,7 +100,7 @@ def test_streaming_in_different_cuts_gives_the_same_table(model: Model, monkeypa
     whole = measure(model, batch)
     cuts = (batch.take(np.arange(a, b)) for a, b in ((0, 1), (1, 5), (5, 7)))
     tables = [measure(model, cuts)]
-    monkeypatch.setattr(scoring, "PATTERN_BYTES", 4 * model.stack().heads * 9 * 9 * 3)
+    monkeypatch.setattr(scoring, "choose_chunks", lambda *_, **__: Chunks(3))
     tables.append(measure(model, [batch]))
     for table in tables:
         np.testing.assert_allclose(kept(table), kept(whole), atol=1e-5)  # products of other sizes round otherwise
@@ -113,7 +114,7 @@ def test_a_stream_traces_once_for_a_shape(decoder: Model, monkeypatch: pytest.Mo
     monkeypatch.setattr(scoring, "evaluate", lambda *given: traced.append(1) or real(*given))
     measured: Any = scoring.program()
     measured.clear_cache()
-    monkeypatch.setattr(scoring, "PATTERN_BYTES", 4 * 2 * 10 * 10 * 2)  # pieces of two: the last is filled up
+    monkeypatch.setattr(scoring, "choose_chunks", lambda *_, **__: Chunks(2))  # the last chunk is filled up
     measure(decoder, (random_batch(5, 10, seed) for seed in range(4)), ("entropy", "induction"))
     measure(
         decoder,
@@ -172,9 +173,9 @@ def test_edits_change_what_is_measured_and_are_cut_with_the_batch(decoder: Model
     plain, edited = measure(decoder, batch, "entropy"), measure(decoder, batch, "entropy", edits=edit)
     changed = ~np.isclose(kept(plain), kept(edited), atol=1e-6).all(axis=(1, 2))
     np.testing.assert_array_equal(np.flatnonzero(changed), [0, 4])
-    monkeypatch.setattr(scoring, "PATTERN_BYTES", 4 * 2 * 9 * 9 * 2)
-    pieces = measure(decoder, batch, "entropy", edits=[edit])
-    np.testing.assert_allclose(kept(pieces), kept(edited), atol=1e-6)
+    monkeypatch.setattr(scoring, "choose_chunks", lambda *_, **__: Chunks(2))
+    chunks = measure(decoder, batch, "entropy", edits=[edit])
+    np.testing.assert_allclose(kept(chunks), kept(edited), atol=1e-6)
 
 
 def test_shuffled_text_is_scored_where_the_repeats_were(decoder: Model):

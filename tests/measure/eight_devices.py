@@ -1,0 +1,45 @@
+"""Measures on eight devices. `test_execution` runs this file in a process that has them."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+import jaxheads as jh
+from jaxheads.models.sharding import shard
+
+from ..models.networks import assert_same, batch_of, random_model
+from .same_table import assert_same_table
+
+BATCH = batch_of((8, 6, 7, 8, 5))
+
+
+@pytest.mark.parametrize(
+    ("family", "axes", "of"),
+    [("gpt2", {"data": 8}, "weights"), ("llama", {"data": 2, "questions": 2, "model": 2}, "norms")],
+)
+def test_measures_on_eight_devices_are_those_of_one(family: str, axes: dict[str, int], of: str):
+    model, mesh = random_model(family), jax.make_mesh(tuple(axes.values()), tuple(axes))
+    split = shard(model, mesh) if "model" in axes else model
+    edit = jh.mix(model, "z", np.zeros((5, 1, 1, 1)), layers=0, examples=[0, 3], batch=BATCH)
+    ask = partial(jh.measure, batch=BATCH, of=of, edits=[edit, jh.zero_heads(model, [(0, 1)])])
+    table, expected = ask(split, devices=mesh), ask(model)
+    assert_same_table(table, expected)
+    assert table.provenance["tokens_sha256"] == expected.provenance["tokens_sha256"]
+
+
+@pytest.mark.parametrize("by", ["js", "values", "cka"])
+def test_comparisons_on_eight_devices_are_those_of_one(by: str):
+    model, mesh = random_model("llama"), jax.make_mesh((4, 2), ("data", "model"))
+    expected = jh.compare_heads(model, BATCH, by)
+    pairs = jh.compare_heads(shard(model, mesh), BATCH, by, devices=mesh)
+    assert_same((pairs.values, pairs.low), (expected.values, expected.low))
+
+
+def test_variability_and_context_on_eight_devices_are_those_of_one():
+    model, mesh = random_model("llama"), jax.make_mesh((8,), ("data",))
+    expected, table = jh.variability(model, BATCH, 5), jh.variability(model, BATCH, 5, devices=mesh)
+    assert_same(table.per_example, expected.per_example)
+    alone, score = jh.icl_score(model, BATCH, 2, 5), jh.icl_score(model, BATCH, 2, 5, devices=mesh)
+    assert_same(np.nan_to_num(score.losses), np.nan_to_num(alone.losses))
