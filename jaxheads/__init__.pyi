@@ -17,15 +17,15 @@ from .measure.patterns.alignment import alignment_error_rate
 from .measure.patterns.scoring import measure
 from .measure.patterns.variability import variability
 from .measure.patterns.word_pooling import pool_words
-from .measure.relevance.attribution import Relevance, relevance
 from .measure.relevance.faithfulness import Faithfulness, faithfulness
+from .measure.relevance.methods import Relevance, relevance
 from .measure.relevance.rules import Rules
 from .measure.similarity.redundancy import HeadPairs, compare_heads
-from .measure.weights.composition import Composition, composition
-from .measure.weights.eigenvalue_copying import eigenvalue_copying
+from .measure.weights.copying_eigenvalues import eigenvalue_copying
+from .measure.weights.extreme_pairs import TokenPairs, token_pairs
 from .measure.weights.factored import Factored, ov_circuit, qk_circuit
+from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
-from .measure.weights.token_pairs import TokenPairs, token_pairs
 from .models.families.attention_only import by_hand
 from .models.families.clip import zero_shot
 from .models.folding import fold_norms

@@ -44,9 +44,12 @@ def test_imports_inside_the_package_are_relative():
     wrong = []
     for path in house.sources("jaxheads"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.level == 0:
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module or ""]
+            else:
+                continue
             wrong += [f"{path}:{node.lineno}" for name in names if name.split(".")[0] == "jaxheads"]
     assert not wrong, "\n".join(wrong)
 

@@ -38,13 +38,14 @@ class JaxHeads:
             return {}
         if work.kind == "measure":
             return {"held": self._held(jh.Batch(inputs.tokens))}
-        plan, examples = jh.plan(self._call(work, inputs)), len(inputs.tokens)
+        call, examples = self._call(work, inputs), len(inputs.tokens)
+        plan: Any = jh.plan(call.func, *call.args, **call.keywords)  # type: ignore[arg-type]
+        costs, cost = plan.costs, plan.cost()
         if work.kind == "forward":
-            return {"needed": plan.sizes.forward(examples), "loop": plan.sizes.forward(examples)}
-        layers = plan.sizes.positions * plan.sizes.layers * plan.sizes.layer_of_one
-        one_run = examples * (layers + plan.sizes.rows * plan.sizes.vocabulary)
-        runs = 1 + plan.sources + sum(map(len, plan.steps))
-        return {"needed": plan.cost().flops, "loop": float(one_run * runs), "planned_memory": plan.cost().bytes}
+            return {"needed": costs.forward(examples), "loop": costs.forward(examples)}
+        one_run = examples * (costs.positions * costs.layers * costs.layer_of_one + costs.rows * costs.vocabulary)
+        runs = 1 + plan.sources + sum(map(len, plan.groups))
+        return {"needed": cost.flops, "loop": float(one_run * runs), "planned_memory": cost.bytes}
 
     def matmul(self) -> float:
         """Return the rate of a compiled `jnp.matmul`."""
@@ -55,7 +56,7 @@ class JaxHeads:
 
         return fastest_product(multiply)
 
-    def _call(self, work: Work, inputs: Inputs) -> Callable[[], jh.HeadTable]:
+    def _call(self, work: Work, inputs: Inputs) -> "partial[jh.HeadTable]":
         """Return the call of a sweep; for other works, that of an ablation."""
         batch, objective = jh.Batch(inputs.tokens), jh.logit_difference(inputs.right, inputs.wrong)
         if work.kind != "patch":

@@ -13,7 +13,7 @@ from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.network import Network
 from ..models.stack import Stack
-from ..models.unembedding import PIECE
+from ..models.unembedding import COLUMNS_AT_ONCE
 from ..objectives import Reads
 
 FLOAT = 4
@@ -166,7 +166,7 @@ def copy_bytes(streams: Iterable[Stack], batch: Batch, reads: Reads, vocabulary:
     """Return the activations of one edited copy of one example, in bytes: of its streams, or of reading the output."""
     widest = max(stream.queries.count(batch) * _layer_floats(stream, batch) for stream in streams)
     if reads.target is not None:
-        columns = min(PIECE, vocabulary)
+        columns = min(COLUMNS_AT_ONCE, vocabulary)
     else:
         columns = vocabulary if reads.columns is None else reads.columns.shape[1]
     return FLOAT * max(widest, 2 * columns * reads.rows.shape[1])

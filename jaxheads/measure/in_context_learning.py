@@ -15,7 +15,7 @@ from ..execution.resources import Options, Resources, shares_options
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.network import Network, forward
-from ..models.unembedding import PIECE
+from ..models.unembedding import COLUMNS_AT_ONCE
 from ..statistics import Interval, bootstrap_mean
 from ..statistics.base import Floats
 from .example_chunks import choose_chunks, run_examples
@@ -76,7 +76,7 @@ def _all_losses(resources: Resources, model: Model, batch: Batch) -> np.ndarray:
     def compute(examples: np.ndarray) -> Array:
         return _losses(network, resources.devices.examples(batch.take(examples)))
 
-    logits_bytes = 2 * FLOAT * stack.queries.count(batch) * min(PIECE, network.unembedding.weight.shape[0])
+    logits_bytes = 2 * FLOAT * stack.queries.count(batch) * min(COLUMNS_AT_ONCE, network.unembedding.weight.shape[0])
     run_examples(
         choose_chunks(resources, model, stack, batch, example_bytes=logits_bytes),
         len(batch),

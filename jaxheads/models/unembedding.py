@@ -12,7 +12,7 @@ from jax import Array
 
 State = TypeVar("State")
 
-PIECE = 4096
+COLUMNS_AT_ONCE = 4096
 """Columns of the vocabulary whose logits are held at a time, at most."""
 
 
@@ -111,7 +111,7 @@ def _product(subscripts: str, x: Array, weight: Array) -> Array:
 
 def _slices(columns: int) -> int:
     """Return the number of slices: the smallest that divides the columns, unless far more than memory needs."""
-    fewest = -(-columns // PIECE)
+    fewest = -(-columns // COLUMNS_AT_ONCE)
     return next((count for count in range(fewest, 4 * fewest) if columns % count == 0), fewest)
 
 

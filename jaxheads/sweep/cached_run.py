@@ -54,6 +54,7 @@ def run_cached(network: Network, batch: Batch, sites: Mapping[str, tuple[str, ..
         kept.update(values)
         if values:
             ends.append(x_BTD)
+        # Streams that were finished before are inputs of the edited one: edited runs take them as they are.
         elif not ends:
             done[stack.name] = x_BTD
         return x_BTD
@@ -79,6 +80,7 @@ def objective_values(
         known = stream(stack, x_BTD, context)
         if known is not None:
             return known
+        # A later stream is run whole, and read as the objective reads it if it is the last.
         x_BTD, rows_BR = stack.run(x_BTD, context)[0], rows_read(network, stack, reads)
         return x_BTD if rows_BR is None else take_rows(x_BTD, rows_BR)
 
@@ -102,5 +104,6 @@ def end_of(network: Network, stack: str) -> str:
 
 def start_column(column: np.ndarray | int, positions: int) -> np.ndarray:
     """Round a column down to a multiple of a width that leaves at most STARTS values."""
+    # A start is a shape, hence a compilation: a few columns computed in vain cost less than one more program.
     width = max(4, -(-positions // STARTS))
     return np.asarray(column) // width * width

@@ -57,6 +57,7 @@ class EffectAccumulator:
         absent = np.zeros_like(effects.effects, bool)
         if grid.missing is not None:
             absent |= np.tile(grid.missing, len(self.columns))
+        # Nothing that overflowed may enter a mean; nothing that was never asked counts as lost.
         lost = ~np.isfinite(effects.effects) & ~absent
         self._name(lost, grid)
         cells = [np.where(lost | absent, np.nan, effects.effects)]

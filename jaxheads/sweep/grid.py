@@ -57,6 +57,7 @@ def site_grid(stack: Stack, site: str, batch: Batch, by: Sequence[str]) -> Grid:
     positions = int(lengths_E.max())
     sizes = {"layer": stack.layers, "head": stack.heads_at(site), "position": positions}
     shape = tuple(sizes[axis] for axis in axes)
+    # The grid is as wide as the longest example; shorter ones lack its last positions.
     absent_EP = np.arange(positions)[None] >= lengths_E[:, None]
     if "position" not in axes or not absent_EP.any():
         return Grid(axes, shape)

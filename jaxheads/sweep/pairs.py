@@ -67,6 +67,7 @@ def check_pair(model: Model, clean: Batch, corrupt: Batch) -> None:
     """Raise ValueError unless both batches can go through the model and differ in their tokens only."""
     model.check(clean)
     model.check(corrupt)
+    # Values go from each position to its counterpart: positions must mean the same in both batches.
     for axis in {stack.queries for stack in model.network.streams}:
         ours, others = axis.of(clean), axis.of(corrupt)
         if ours.shape != others.shape or not np.array_equal(ours.mask, others.mask):
@@ -83,6 +84,7 @@ def first_difference(stack: Stack, clean: Batch, corrupt: Batch) -> int:
     0 where the stack sees more than its own tokens, and those differ.
     """
     axis = stack.queries
+    # Inputs of other streams reach every position through cross-attention.
     fields = [field for field in ("tokens", "targets", "pixels", "features") if field != axis.kind]
     if any(not np.array_equal(getattr(clean, field), getattr(corrupt, field)) for field in fields):
         return 0

@@ -216,6 +216,7 @@ def run_question(
             baselines[example] = baselines_2B[:, position]
 
     run_chunks(question.chunks, E, run)
+    # With a second baseline, the distance between the two runs is the effect that counts as 1.
     baseline_E, *other = np.stack(baselines, axis=1)
     total_E = other[0] - baseline_E if other else None
     return Effects(baseline_E, effects_EC, np.abs(total_E) if question.unsigned and total_E is not None else total_E)
@@ -237,10 +238,12 @@ def _answering(generator: Callable[..., Iterator[Question]], returns: type[Any])
 
 def _answer(name: str, questions: Iterator[Question], *, stream: bool, level: float, seed: int) -> Any:
     """Answer each question, and return what the first one's `finish` makes of the table of all."""
+    # The first question is asked for before the bar is shown: its checks come before any long work.
     first = next(questions, None)
     if first is None:
         raise _empty_stream()
     grid, E, resources = first.grid, len(first.batch), first.resources
+    # One batch keeps all its examples; a stream keeps some thousand rows, however long it is.
     accumulator = EffectAccumulator(first.columns, grid.shape, None if stream else E)
     label = f"{name}: {first.size} cells × {'examples' if stream else E}"
     with show_progress(None if stream else first.size * E, label, resources.progress) as advance:
@@ -248,6 +251,7 @@ def _answer(name: str, questions: Iterator[Question], *, stream: bool, level: fl
             if current.grid.shape != grid.shape:
                 raise ValueError(f"all batches must give the same grid; got {grid.shape}, then {current.grid.shape}")
             number = accumulator.examples
+            # The number of the first example is part of the identity: a stream may hold one batch twice.
             identity = (current.objective.name, current.stack.name, current.identity, number)
             journal = resources.journal(name, current.model, current.batch, current.reads, identity)
             accumulator.add(run_question(current, journal, advance, number), current.grid)

@@ -124,9 +124,13 @@ def test_gpt_neox_has_its_heads_back(tmp_path: Path, parallel: bool):
     cls: Any = transformers.GPTNeoXForCausalLM
     rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1 / 3}
     settings = cls.config_class(
-        **sizes, num_hidden_layers=3, num_attention_heads=4, layer_norm_eps=1e-3, rope_parameters=rope,
+        **sizes,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        layer_norm_eps=1e-3,
+        rope_parameters=rope,
         use_parallel_residual=parallel,
-    )  # fmt: skip
+    )
     model = cls._from_config(settings, attn_implementation="eager").eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

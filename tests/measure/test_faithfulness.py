@@ -6,22 +6,22 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
-from jaxheads.measure.relevance.attribution import METHODS
 from jaxheads.measure.relevance.faithfulness import CONTROLS, MEASURES, SHARES
+from jaxheads.measure.relevance.methods import METHODS
 
 from ..models.huggingface import assert_close
 from ..models.specs import SPECS
 from ..models.specs.spec import small
 
 WORTH = np.array([4.0, -3.0, 2.0, 1.0, 0.5])
-"""What each token adds to the logit of token 0, times the number of tokens."""
+"""Each token's contribution to the logit of token 0, times the number of tokens."""
 
 TOKENS = [[0, 1, 2, 3], [4, 3, 2, 2]]
 
 
 @pytest.fixture(scope="module")
 def bag() -> jh.Model:
-    """Even attention that adds up what tokens are worth: the logit of token 0 is their mean."""
+    """Even attention that averages the tokens' worth into the logit of token 0."""
     embed = np.zeros((5, 2))
     embed[:, 0] = WORTH
     unembed = np.zeros((5, 2))
@@ -67,7 +67,7 @@ def test_tokens_that_do_not_count_stay(bag: jh.Model):
 
 
 def test_every_method_on_random_models():
-    """A row a method; what is said does not depend on padding, nor on how the batch is cut."""
+    """Every method has a row, and measures do not depend on the size of chunks."""
     both = small("bert")
     batch = SPECS["bert"].batch(both.theirs)
     methods = ("flow", "cplrp", "random", "blank-out")
@@ -91,7 +91,7 @@ def test_images_and_two_streams():
         assert np.isfinite(found.frame["deletion"]).all()
 
 
-def test_what_cannot_be_judged_is_refused(bag: jh.Model):
+def test_wrong_arguments_are_refused(bag: jh.Model):
     batch = jh.Batch(TOKENS)
     nowhere = np.zeros((2, 4), bool)
     refused: list[tuple[dict[str, Any], str]] = [

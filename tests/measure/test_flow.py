@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxheads.measure.relevance.chefer import gathered, gathered_across
+from jaxheads.measure.relevance.chefer import accumulate, accumulate_across
 from jaxheads.measure.relevance.flow import batched_flows, flows, networkx_flows
 from jaxheads.measure.relevance.rollout import rolled_out, with_residual
 
@@ -60,21 +60,21 @@ def test_flow_of_uniform_attention(solver):
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_both_solvers_find_the_maximum(layers: int, n: int, seed: int, causal: bool, sparse: bool, residual: bool):
-    pipes = patterns(layers, n, seed=seed, causal=causal, sparse=sparse)
-    pipes = (pipes + np.eye(n)) / 2 if residual else pipes
+    capacity = patterns(layers, n, seed=seed, causal=causal, sparse=sparse)
+    capacity = (capacity + np.eye(n)) / 2 if residual else capacity
     source = seed % n
-    np.testing.assert_allclose(batched_flows(pipes, source), networkx_flows(pipes, source), atol=1e-9)
+    np.testing.assert_allclose(batched_flows(capacity, source), networkx_flows(capacity, source), atol=1e-9)
 
 
-def test_flow_needs_ways_back():
-    """The greedy way down is a blind alley for the second unit: only what is taken back makes room."""
-    pipes = np.zeros((3, 3, 3))
-    pipes[2, 0, [0, 1]] = 1
-    pipes[1, 0, [0, 1]] = 1
-    pipes[1, 1, 0] = 1
-    pipes[0, [0, 1], 2] = 1
-    np.testing.assert_allclose(batched_flows(pipes, 0), networkx_flows(pipes, 0))
-    assert batched_flows(pipes, 0)[2] == pytest.approx(2)
+def test_flow_needs_residual_edges():
+    """The greedy path down is a dead end for the second unit: it fits only after pushing the first one back."""
+    capacity = np.zeros((3, 3, 3))
+    capacity[2, 0, [0, 1]] = 1
+    capacity[1, 0, [0, 1]] = 1
+    capacity[1, 1, 0] = 1
+    capacity[0, [0, 1], 2] = 1
+    np.testing.assert_allclose(batched_flows(capacity, 0), networkx_flows(capacity, 0))
+    assert batched_flows(capacity, 0)[2] == pytest.approx(2)
 
 
 def test_an_unknown_solver_is_refused():
@@ -84,22 +84,22 @@ def test_an_unknown_solver_is_refused():
 
 def test_chefer_of_uniform_attention():
     n = 4
-    found = np.stack([gathered(uniform(2, n), row) for row in np.eye(n)])
+    found = np.stack([accumulate(uniform(2, n), row) for row in np.eye(n)])
     np.testing.assert_allclose(found, np.eye(n) + 3 / n, atol=1e-6)
 
 
 def test_chefer_without_gradients_is_the_identity():
-    np.testing.assert_array_equal(gathered(np.zeros((3, 4, 4)), np.eye(4)[1]), np.eye(4)[1])
+    np.testing.assert_array_equal(accumulate(np.zeros((3, 4, 4)), np.eye(4)[1]), np.eye(4)[1])
 
 
 def test_chefer_across_streams():
-    """One layer of cross-attention alone is passed on as it is; rows of R − I are divided by their sums."""
+    """One layer of cross-attention alone passes through unchanged; rows of R − I are divided by their sums."""
     rng = np.random.default_rng(0)
-    cross, nothing = rng.random((1, 3, 4)), np.zeros((1, 3, 3))
-    tokens, targets = gathered_across(np.zeros((1, 4, 4)), nothing, cross, np.eye(3)[2])
+    cross, no_attention = rng.random((1, 3, 4)), np.zeros((1, 3, 3))
+    tokens, targets = accumulate_across(np.zeros((1, 4, 4)), no_attention, cross, np.eye(3)[2])
     np.testing.assert_allclose(tokens, cross[0, 2])
     np.testing.assert_array_equal(targets, np.eye(3)[2])
     encoder = rng.random((1, 4, 4))
-    tokens, _ = gathered_across(encoder, nothing, cross, np.eye(3)[2])
+    tokens, _ = accumulate_across(encoder, no_attention, cross, np.eye(3)[2])
     normal = np.eye(4) + encoder[0] / encoder[0].sum(axis=1, keepdims=True)
     np.testing.assert_allclose(tokens, cross[0, 2] @ normal)

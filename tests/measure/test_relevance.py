@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
-from jaxheads.measure.relevance.attribution import METHODS
-from jaxheads.measure.relevance.backward import Moved, Question, objective_of
+from jaxheads.execution.resources import Resources
+from jaxheads.measure.relevance.backward_pass import EntryMix, mixed_objective
+from jaxheads.measure.relevance.batch_objective import BatchObjective
 from jaxheads.measure.relevance.chefer import chefer_lrp_maps, chefer_maps
+from jaxheads.measure.relevance.methods import METHODS
 
 from ..models.huggingface import assert_close
 from ..models.specs import SPECS
@@ -26,8 +28,8 @@ def asked(family: str) -> tuple[jh.Model, jh.Batch]:
 
 
 def copying() -> jh.Model:
-    """One head whose every position looks at token 0 and writes it where only the unembedding reads; beside it one that
-    looks evenly and writes nothing."""
+    """A head whose every position attends to token 0 and writes it where only the unembedding reads, and a head that
+    attends evenly and writes nothing."""
     embed, unembed = np.eye(V, D), np.eye(V, D, k=V)
     look = np.zeros((2, D, V))
     look[0, :V] = np.eye(V)
@@ -71,8 +73,8 @@ def test_gradient_times_input_is_the_slope_of_fading():
     base = jnp.zeros((1, 1, stack.width))
 
     def faded(share: jax.Array) -> jax.Array:
-        moved = {stack.name: Moved(base, share)}
-        return objective_of(model.network, batch, reads, moved, value=OBJECTIVE.value).sum()
+        mixes = {stack.name: EntryMix(base, share)}
+        return mixed_objective(model.network, batch, reads, mixes, value=OBJECTIVE.value).sum()
 
     mask = np.asarray(batch.mask)
     assert_close(np.nan_to_num(found.tokens), np.where(mask, -jax.grad(faded)(jnp.zeros(mask.shape)), 0))
@@ -89,21 +91,21 @@ def test_gradient_of_heads_is_their_importance():
 
 def test_integrated_gradients_are_complete():
     model, batch = asked("llama")
-    question = Question.of(model, batch, OBJECTIVE, 1 << 30)
+    explained = BatchObjective.of(model, batch, OBJECTIVE, Resources())
     blank = jh.Batch(np.full_like(batch.tokens, 7), batch.mask)
-    difference = question.value() - Question.of(model, blank, OBJECTIVE, 1 << 30).value()
+    difference = explained.value() - BatchObjective.of(model, blank, OBJECTIVE, Resources()).value()
     coarse, fine = (
         jh.relevance(model, batch, OBJECTIVE, "integrated-gradients", baseline=7, steps=steps) for steps in (8, 128)
     )
     missed = [np.abs(np.nansum(found.tokens, axis=1) - difference).max() for found in (coarse, fine)]
     assert missed[1] < 2e-3
     assert missed[1] < missed[0] / 10
-    np.testing.assert_allclose(np.asarray(fine.value), question.value(), atol=1e-5)
+    np.testing.assert_allclose(np.asarray(fine.value), explained.value(), atol=1e-5)
     assert np.nanmax(np.abs(fine.tokens[np.asarray(batch.tokens == 7) & np.asarray(batch.mask)]), initial=0) == 0
 
 
 def test_conductance_of_a_linear_answer_is_what_a_head_writes():
-    """Of one layer under a linear read-out, exactly: from nothing to what it writes, whatever the steps."""
+    """In one layer under a linear read-out it is exact, whatever the number of steps."""
     rng = np.random.default_rng(0)
     shapes = {"W_Q": (3, D, 4), "W_K": (3, D, 4), "W_V": (3, D, 4), "W_O": (3, 4, D)}
     layer = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
@@ -116,24 +118,24 @@ def test_conductance_of_a_linear_answer_is_what_a_head_writes():
     assert_close(heads.per_example, np.einsum("bnh,nhd,d->bn", z, layer["W_O"], unembed[1])[:, None])
 
 
-def test_attention_is_weighed_by_its_gradient():
-    """Chefer's maps against a gradient by an addition to the pattern."""
+def test_attention_is_weighted_by_its_gradient():
+    """Chefer's maps equal those of a gradient by an addition to the pattern."""
     model, batch = asked("gpt2")
     part, mask = model.stack(), np.asarray(batch.mask)
     pattern = jh.run(model, batch, "pattern").seen["pattern"]
 
-    def objective_values(added: jax.Array) -> jax.Array:
+    def objective_of_added(added: jax.Array) -> jax.Array:
         ones = jnp.ones((part.layers, 1, 1, 1, 1))
         edit = jh.SiteEdit(jnp.arange(part.layers), ones, added, "pattern", part.name, "add")
         out = jh.run(model, batch, edits=edit).output[jnp.arange(len(batch)), model.network.readout_positions(batch)]
         return (out[:, 1] - out[:, 2]).sum()
 
-    expected = np.maximum(np.asarray(pattern * jax.grad(objective_values)(jnp.zeros_like(pattern))), 0)
-    question = Question.of(model, batch, OBJECTIVE, 1 << 30)
-    _, maps = chefer_maps(question, model.network.stacks)
+    expected = np.maximum(np.asarray(pattern * jax.grad(objective_of_added)(jnp.zeros_like(pattern))), 0)
+    explained = BatchObjective.of(model, batch, OBJECTIVE, Resources())
+    _, maps = chefer_maps(explained, model.network.stacks)
     assert_close(maps[part.name].mean, np.moveaxis(expected.mean(axis=2), 1, 0))
     assert_close(maps[part.name].heads, np.moveaxis(expected.sum(axis=(3, 4)), 1, 0))
-    _, by_rules = chefer_lrp_maps(question, model.network.stacks)
+    _, by_rules = chefer_lrp_maps(explained, model.network.stacks)
     assert by_rules[part.name].mean.min() >= 0
     assert np.abs(by_rules[part.name].mean - maps[part.name].mean).max() > 1e-3
     assert mask.any()
@@ -156,7 +158,7 @@ def test_rollout_of_a_model_is_that_of_its_patterns():
     np.testing.assert_allclose(flow.tokens, by_networkx.tokens, atol=1e-6)
 
 
-def test_rows_of_a_loss_are_weighed():
+def test_rows_of_a_loss_are_weighted():
     model, batch = asked("gpt2")
     keep = np.asarray(batch.lengths) > 1
     batch = batch.take(np.flatnonzero(keep))
@@ -210,7 +212,7 @@ def test_permuting_heads_permutes_the_table():
 
 
 def test_half_precision():
-    """Rules and watches keep the network's dtype: what they give is near that of the same weights in float32."""
+    """Rules and watches keep the network's dtype; relevance is near that of the same weights in float32."""
     model, batch = asked("llama")
     short = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, model.network)
     long = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, short)
@@ -251,12 +253,12 @@ def test_two_streams(method: Any):
 def test_what_cannot_be_asked_is_refused():
     model, batch = asked("gpt2")
     both, two = asked("t5")
-    unasked: list[tuple[Any, str]] = [
+    refused_inputs: list[tuple[Any, str]] = [
         ((model, batch, OBJECTIVE, "lime"), "method must be one of rollout, flow"),
         ((model, batch, None, "attnlrp"), "attnlrp needs an objective, such as"),
         ((both, two, OBJECTIVE, "rollout"), "rollout is defined for one stream; .* has encoder, decoder"),
     ]
-    for arguments, message in unasked:
+    for arguments, message in refused_inputs:
         with pytest.raises(ValueError, match=message):
             jh.relevance(*arguments)
     refused: list[tuple[Any, dict[str, Any], str]] = [

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import jaxheads as jh
-from jaxheads.measure.relevance.backward import Moved, Watch, _run, backward, entries
+from jaxheads.measure.relevance.backward_pass import EntryMix, Watch, _run, backward, entries
 from jaxheads.measure.relevance.rules import (
     ATTNLRP,
     CHEFER,
@@ -39,9 +39,9 @@ def drawn(*shape: int, seed: int = 0) -> jax.Array:
 
 
 def relevance_in(function: Any, x: jax.Array, out: jax.Array) -> jax.Array:
-    """Of the input, given the output's."""
-    y, way = jax.vjp(function, x)
-    return x * way(out / y)[0]
+    """Return the input's relevance from the output's."""
+    y, pull_back = jax.vjp(function, x)
+    return x * pull_back(out / y)[0]
 
 
 def test_epsilon_rule():
@@ -68,9 +68,9 @@ def test_alpha_beta_rule(alpha: float, bias: jax.Array | None):
 
 def test_a_product_gives_each_operand_half():
     a, b, out = drawn(4, 5), drawn(5, 3, seed=1), drawn(4, 3, seed=2)
-    y, way = jax.vjp(lambda a, b: uniform_rule(a) @ uniform_rule(b), a, b)
-    for x, slope in zip((a, b), way(out / y), strict=True):
-        np.testing.assert_allclose((x * slope).sum(), out.sum() / 2, rtol=1e-4)
+    y, pull_back = jax.vjp(lambda a, b: uniform_rule(a) @ uniform_rule(b), a, b)
+    for x, cotangent in zip((a, b), pull_back(out / y), strict=True):
+        np.testing.assert_allclose((x * cotangent).sum(), out.sum() / 2, rtol=1e-4)
 
 
 def test_softmax_is_input_times_gradient():
@@ -80,7 +80,7 @@ def test_softmax_is_input_times_gradient():
     np.testing.assert_allclose(relevance_in(jax.nn.softmax, x, out), x * (out - s * out.sum()), rtol=0, atol=1e-5)
 
 
-def test_identity_rule_hands_on():
+def test_identity_rule_passes_relevance_elementwise():
     x, out = drawn(6), drawn(6, seed=1)
     found = relevance_in(lambda x: identity_rule(x, jax.nn.silu(jax.lax.stop_gradient(x))), x, out)
     np.testing.assert_allclose(found, out, rtol=1e-5)
@@ -99,7 +99,7 @@ def test_identity_rule_hands_on():
     ],
 )
 def test_norms(norm: Any):
-    """Linear: what goes in is what comes out less the bias's share. Identity: number by number. No value changes."""
+    """Linear: the input's relevance is the output's less the bias's share. Identity: elementwise. No value changes."""
     norm = jax.tree.map(lambda weight: weight + drawn(*weight.shape), norm)
     x = drawn(2, 3, 6, seed=1) + 0.5
     y = norm(x)
@@ -113,7 +113,7 @@ def test_norms(norm: Any):
 
 
 def total(value: jax.Array, slope: jax.Array) -> jax.Array:
-    """A site's relevance, all of an example's together."""
+    """Return a site's relevance, summed over each example."""
     return (value * slope).reshape(len(value), -1).sum(axis=1)
 
 
@@ -137,11 +137,11 @@ def biases(network: Any) -> list[Any]:
 
 
 def with_biases(network: Any, values: list[Any]) -> Any:
-    given = iter(values)
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: next(given) if is_bias(path) else leaf, network)
+    replacements = iter(values)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: next(replacements) if is_bias(path) else leaf, network)
 
 
-KEPT = ("resid_pre", "q", "k", "v", "pattern", "z", "attn_out", "resid_post")
+SITES = ("resid_pre", "q", "k", "v", "pattern", "z", "attn_out", "resid_post")
 
 
 @pytest.mark.parametrize(
@@ -149,15 +149,15 @@ KEPT = ("resid_pre", "q", "k", "v", "pattern", "z", "attn_out", "resid_post")
     [(family, ATTNLRP) for family in ("gpt2", "llama", "gpt_neox", "gemma2", "modernbert", "dinov2")]
     + [("llama", CPLRP), ("bert", CPLRP), ("gpt2", HALVES)],
 )
-def test_each_layer_keeps_what_comes_in(family: str, rules: Rules):
-    """Without biases: R(after) = R(before) + what the softmax does not pass on to queries and keys."""
+def test_each_layer_conserves_relevance(family: str, rules: Rules):
+    """Without biases R(after) = R(before) + the relevance that the softmax does not pass to queries and keys."""
     model, batch = asked(family)
     network = with_biases(model.network, [jnp.zeros_like(bias) for bias in biases(model.network)])
     [stack] = network.streams
     reads = OBJECTIVE.reads(model, batch)
-    watch = tuple(Watch(stack.name, site, total) for site in KEPT)
+    watch = tuple(Watch(stack.name, site, total) for site in SITES)
     found = backward(network, batch, reads, {}, value=OBJECTIVE.value, rules=rules, watch=watch)
-    at = dict(zip(KEPT, found.read, strict=True))
+    at = dict(zip(SITES, found.read, strict=True))
     lost = 0 if rules is CPLRP else at["pattern"] - at["q"] - at["k"]
     assert_close(at["resid_post"], at["resid_pre"] + lost)
     assert_close(at["z"], at["v"] + (0 if rules is CPLRP else at["pattern"]))
@@ -166,30 +166,30 @@ def test_each_layer_keeps_what_comes_in(family: str, rules: Rules):
         assert_close(at["q"], at["k"])
     assert_close(at["resid_post"][:-1], at["resid_pre"][1:])
     assert_close(at["resid_post"][-1], found.value)
-    entry = (found.entry[stack.name] * found.slope[stack.name]).sum(axis=(1, 2))
+    entry = (found.entry[stack.name] * found.gradient[stack.name]).sum(axis=(1, 2))
     assert_close(at["resid_pre"][0], entry)
     assert np.abs(found.value).max() > 1e-3
 
 
 @pytest.mark.parametrize("family", ["gemma2", "albert", "t5", "clip"])
 def test_positions_and_biases_share_the_answer(family: str):
-    """CP-LRP is linear in what comes in and in the biases: their relevance sums to the answer."""
+    """CP-LRP is linear in the entries and in the biases: their relevance sums to the answer."""
     model, batch = asked(family)
     reads, network = OBJECTIVE.reads(model, batch), model.network
     start = entries(network, batch)
-    held = {name: Moved(x, jnp.ones(x.shape[:2])) for name, x in start.items()}
+    mixes = {name: EntryMix(x, jnp.ones(x.shape[:2])) for name, x in start.items()}
 
     @jax.jit
     def answers(values: list[Any], added: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         ruled = with_biases(network, values)
-        value, _ = _run(ruled, batch, reads, held, OBJECTIVE.value, CPLRP, (), (), added)
+        value, _ = _run(ruled, batch, reads, mixes, OBJECTIVE.value, CPLRP, (), (), added)
         return value.sum(), value
 
-    own = biases(network)
+    leaves = biases(network)
     zeros = jax.tree.map(jnp.zeros_like, start)
-    (slopes, by_entry), value = jax.jit(jax.grad(answers, argnums=(0, 1), has_aux=True))(own, zeros)
+    (by_bias, by_entry), value = jax.jit(jax.grad(answers, argnums=(0, 1), has_aux=True))(leaves, zeros)
     from_positions = sum(float((start[name] * by_entry[name]).sum()) for name in start)
-    from_biases = sum(float((bias * slope).sum()) for bias, slope in zip(own, slopes, strict=True))
+    from_biases = sum(float((bias * gradient).sum()) for bias, gradient in zip(leaves, by_bias, strict=True))
     assert from_positions + from_biases == pytest.approx(float(value.sum()), abs=2e-5)
     output = np.asarray(jh.run(model, batch).output)
     if output.ndim == 3:

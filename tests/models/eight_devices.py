@@ -61,7 +61,7 @@ def test_measures_and_ablations_are_the_same():
 
 
 def test_log_probabilities_leave_the_vocabulary_where_it_is(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(unembedding, "PIECE", 16)
+    monkeypatch.setattr(unembedding, "COLUMNS_AT_ONCE", 16)
     whole = random_model("llama")
     split = shard(whole, MESH)
     x_BTD, target_BT = jnp.sin(jnp.arange(4.0 * 6 * 32)).reshape(4, 6, 32), BATCH.tokens

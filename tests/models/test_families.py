@@ -68,9 +68,13 @@ def test_whatever_its_config(name: str):
     spec = SPECS[name]
 
     @settings(
-        max_examples=EXAMPLES, deadline=None, derandomize=True, database=None,
-        phases=[Phase.generate], suppress_health_check=list(HealthCheck),  # type: ignore[arg-type]
-    )  # fmt: skip
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),  # type: ignore[arg-type]
+    )
     @given(spec.vary, st.sampled_from(["right", "left"]))
     def holds(config: dict[str, Any], side: str) -> None:
         config = dict(config)

@@ -81,7 +81,7 @@ def test_norms_take_their_statistics_in_float32(make: Any, dtype: Any):
 def test_logits_that_are_compared_and_log_probabilities_are_summed_in_float32(
     dtype: Any, biased: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(unembedding, "PIECE", 64)
+    monkeypatch.setattr(unembedding, "COLUMNS_AT_ONCE", 64)
     keys = jax.random.split(jax.random.key(0), 4)
     weight_VD, x_BTD = jax.random.normal(keys[0], (1000, 64)).astype(dtype), jax.random.normal(keys[1], (2, 3, 64))
     bias_V, x_BTD = jax.random.normal(keys[2], (1000,)).astype(dtype), (0.5 * x_BTD).astype(dtype)

@@ -17,7 +17,7 @@ from .huggingface import assert_close
 def test_pieces_of_the_vocabulary_give_the_whole_softmax(
     monkeypatch: pytest.MonkeyPatch, vocabulary: int, biased: bool, cap: float | None
 ):
-    monkeypatch.setattr(unembedding, "PIECE", 8)
+    monkeypatch.setattr(unembedding, "COLUMNS_AT_ONCE", 8)
     keys = jax.random.split(jax.random.key(vocabulary), 4)
     x_BTD, weight_VD = jax.random.normal(keys[0], (2, 3, 4)), 5 * jax.random.normal(keys[1], (vocabulary, 4))
     head = Unembedding(weight_VD, jax.random.normal(keys[2], (vocabulary,)) if biased else None, cap)

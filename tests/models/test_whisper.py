@@ -37,9 +37,13 @@ SOUND = np.sin(0.3 * np.arange(10 * HOP))
 
 def test_1500_positions_and_448_targets_are_those_of_transformers():
     both = pair(
-        SPECS["whisper"], num_mel_bins=80, encoder_layers=1, decoder_layers=1, max_source_positions=1500,
+        SPECS["whisper"],
+        num_mel_bins=80,
+        encoder_layers=1,
+        decoder_layers=1,
+        max_source_positions=1500,
         max_target_positions=448,
-    )  # fmt: skip
+    )
     rng = np.random.default_rng(0)
     features = audio_features(0.1 * rng.standard_normal(40_000), mels=80, frames=3000)
     batch = jh.Batch(features=features, targets=rng.integers(4, 37, (1, 448)))
@@ -50,17 +54,42 @@ def test_1500_positions_and_448_targets_are_those_of_transformers():
 def test_a_config_of_transformers_4_is_understood():
     """openai/whisper-base's, as the hub has it."""
     given = {
-        "_name_or_path": "openai/whisper-base", "activation_dropout": 0.0, "activation_function": "gelu",
-        "architectures": ["WhisperForConditionalGeneration"], "attention_dropout": 0.0,
-        "begin_suppress_tokens": [220, 50257], "bos_token_id": 50257, "d_model": 512, "decoder_attention_heads": 8,
-        "decoder_ffn_dim": 2048, "decoder_layerdrop": 0.0, "decoder_layers": 6, "decoder_start_token_id": 50258,
-        "dropout": 0.0, "encoder_attention_heads": 8, "encoder_ffn_dim": 2048, "encoder_layerdrop": 0.0,
-        "encoder_layers": 6, "eos_token_id": 50257, "forced_decoder_ids": [[1, 50259], [2, 50359], [3, 50363]],
-        "init_std": 0.02, "is_encoder_decoder": True, "max_length": 448, "max_source_positions": 1500,
-        "max_target_positions": 448, "model_type": "whisper", "num_hidden_layers": 6, "num_mel_bins": 80,
-        "pad_token_id": 50257, "scale_embedding": False, "suppress_tokens": [1, 2, 7], "torch_dtype": "float32",
-        "transformers_version": "4.27.0.dev0", "use_cache": True, "vocab_size": 51865,
-    }  # fmt: skip
+        "_name_or_path": "openai/whisper-base",
+        "activation_dropout": 0.0,
+        "activation_function": "gelu",
+        "architectures": ["WhisperForConditionalGeneration"],
+        "attention_dropout": 0.0,
+        "begin_suppress_tokens": [220, 50257],
+        "bos_token_id": 50257,
+        "d_model": 512,
+        "decoder_attention_heads": 8,
+        "decoder_ffn_dim": 2048,
+        "decoder_layerdrop": 0.0,
+        "decoder_layers": 6,
+        "decoder_start_token_id": 50258,
+        "dropout": 0.0,
+        "encoder_attention_heads": 8,
+        "encoder_ffn_dim": 2048,
+        "encoder_layerdrop": 0.0,
+        "encoder_layers": 6,
+        "eos_token_id": 50257,
+        "forced_decoder_ids": [[1, 50259], [2, 50359], [3, 50363]],
+        "init_std": 0.02,
+        "is_encoder_decoder": True,
+        "max_length": 448,
+        "max_source_positions": 1500,
+        "max_target_positions": 448,
+        "model_type": "whisper",
+        "num_hidden_layers": 6,
+        "num_mel_bins": 80,
+        "pad_token_id": 50257,
+        "scale_embedding": False,
+        "suppress_tokens": [1, 2, 7],
+        "torch_dtype": "float32",
+        "transformers_version": "4.27.0.dev0",
+        "use_cache": True,
+        "vocab_size": 51865,
+    }
     config = WhisperConfig.from_hf(given)
     assert (config.vocab_size, config.max_position_embeddings, config.head) == (51_865, 448, "lm")
     assert config.tie_word_embeddings

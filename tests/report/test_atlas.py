@@ -16,7 +16,7 @@ from jaxheads.models.families.bert import Bert, BertConfig
 from jaxheads.models.families.gpt2 import GPT2, GPT2Config
 from jaxheads.report.atlas import Atlas, atlas
 from jaxheads.report.inputs import prose
-from jaxheads.sweep.exact import work as sweep
+from jaxheads.sweep.exact import work
 from jaxheads.tables import HeadTable
 
 from ..data.test_prompts import word_tokenizer
@@ -158,8 +158,8 @@ def test_from_the_command_to_the_files(
     monkeypatch.setattr(cli, "_keep_compilations", lambda: None)
     command = ["atlas", "small", "--text", str(text), "--out", str(tmp_path), "--examples", "2", "--measured", "8"]
     calls: list[int] = []
-    real = sweep.edited
-    monkeypatch.setattr(sweep, "PART_FLOPS", {"cpu": 1})
+    real = work.edited
+    monkeypatch.setattr("jaxheads.sweep.exact.plan.FILE_FLOPS", {"cpu": 1})  # a file for each layer
 
     def stopped(*arguments: Any, **options: Any):
         calls.append(1)
@@ -167,7 +167,7 @@ def test_from_the_command_to_the_files(
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    monkeypatch.setattr(sweep, "edited", stopped)
+    monkeypatch.setattr(work, "edited", stopped)
     assert cli.main(command) == 130
     assert "goes on from there" in capsys.readouterr().err
     assert not (tmp_path / "atlas.parquet").exists()

@@ -92,7 +92,7 @@ def test_work_is_split_over_examples_and_questions():
     devices = Devices.of(mesh_of(questions=2, data=4))
     assert devices.multiples == (4, 2)
     x_BD, y_DB = devices.examples(jnp.arange(24.0).reshape(8, 3)), devices.examples(np.ones((3, 8)), axis=1)
-    w_GD, one = devices.cells(np.arange(12.0).reshape(4, 3)), devices.everywhere(jnp.float32(2))
+    w_GD, one = devices.copies(np.arange(12.0).reshape(4, 3)), devices.everywhere(jnp.float32(2))
     assert [a.sharding.spec for a in (x_BD, y_DB, w_GD, one)] == [P("data"), P(None, "data"), P("questions"), P()]
     assert {shard.data.shape for shard in y_DB.addressable_shards} == {(3, 2)}
     found_GB = jax.jit(lambda x, w, one: one * jnp.einsum("bd,gd->gb", x, w))(x_BD, w_GD, one)
@@ -106,7 +106,7 @@ def test_work_is_split_over_examples_and_questions():
 def test_axes_that_a_mesh_lacks_split_nothing():
     devices = Devices.of(mesh_of(data=8))
     assert devices.multiples == (8, 1)
-    assert devices.cells(jnp.ones((3, 2))).sharding.is_fully_replicated
+    assert devices.copies(jnp.ones((3, 2))).sharding.is_fully_replicated
     assert Devices.of(mesh_of(model=8)).multiples == (1, 1)
 
 

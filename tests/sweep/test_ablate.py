@@ -90,9 +90,14 @@ def test_a_reference_may_have_more_examples_of_each_group():
     reference, theirs = random_batch((5, 5, 4, 5, 3), "left", seed=4), [2, 1, 2, 1, 1]
     asked = question(batch, False, 0)
     table = jh.ablate(
-        model, batch, asked.objective, reference=reference, per_position=True,
-        groups=[1, 2, 1], reference_groups=theirs,
-    )  # fmt: skip
+        model,
+        batch,
+        asked.objective,
+        reference=reference,
+        per_position=True,
+        groups=[1, 2, 1],
+        reference_groups=theirs,
+    )
     stand_in = naive.means(model, batch, reference, per_position=True, groups=[1, 2, 1], theirs=theirs)
     assert_close(table.per_example, naive.effects(model, batch, asked.judge, [stand_in]))
     assert table.provenance["groups"] == 2

@@ -17,14 +17,16 @@ from jaxheads.objectives import LogitDifference, Reads
 from jaxheads.sweep.circuits.attribution import edge_attribution
 from jaxheads.sweep.exact.patch import patch
 from jaxheads.sweep.gradients.attribute import attribute
-from jaxheads.sweep.gradients.backward import amount_gradient
+from jaxheads.sweep.gradients.backward import weight_gradient
 from jaxheads.sweep.gradients.folding import fold
-from jaxheads.sweep.gradients.qk_fix import keys_moved, rows_moved
+from jaxheads.sweep.gradients.qk_fix import key_effects, row_effects
 
 from ..models.huggingface import VOCABULARY, alone, assert_close, pair, random_batch, small_model
+from ..models.specs.spec import small
 from . import by_hand, naive
 from .by_hand import OBJECTIVE
 from .linear import linear_model
+from .seq2seq import a_batch
 
 HEADS, CELLS = ("layer", "head"), ("layer", "head", "position")
 CLEAN, CORRUPT = random_batch((5, 4, 3), "left", seed=1), random_batch((5, 4, 3), "left", seed=2)
@@ -102,9 +104,9 @@ def test_patterns_made_anew_for_one_key_at_a_time(scale: float):
     for key in range(6):
         one = np.where(np.arange(6) == key, patched, scores).astype(np.float64)
         slow[..., key] = ((softmax(one) - before) * slope).sum(axis=(-1, -2))
-    assert_close(keys_moved(*map(jnp.asarray, (slope, scores, patched))), slow)
+    assert_close(key_effects(*map(jnp.asarray, (slope, scores, patched))), slow)
     after = softmax(patched.astype(np.float64))
-    rows = rows_moved(*(jnp.asarray(part, jnp.float32) for part in (slope, before, after)))
+    rows = row_effects(*(jnp.asarray(part, jnp.float32) for part in (slope, before, after)))
     assert_close(rows, ((after - before) * slope).sum(axis=-1))
 
 
@@ -129,6 +131,13 @@ def test_dropping_layers(family: str, site: str, by: Any):
 def test_a_cell_that_acts_directly_keeps_its_size():
     model = small_model("llama")
     same(estimates(model, "atp+graddrop")[:, 1], np.abs(estimates(model)[:, 1]))
+
+
+def test_layers_without_an_mlp_are_dropped_too():
+    model, batches = small("t5").ours, (a_batch("t5"), a_batch("t5", seed=1))
+    size, plain = (attribute(model, *batches, jh.loss(), method, stack="decoder") for method in ("atp+graddrop", "atp"))
+    assert plain.per_example is not None
+    assert_close(size.per_example[0][:, -1], np.abs(plain.per_example[0][:, -1]))
 
 
 def test_dropping_layers_with_patterns_made_anew():
@@ -284,7 +293,7 @@ def test_what_is_not_finite_is_named_and_left_out():
 
 
 def test_pieces_change_nothing_and_compile_once():
-    model, compiled = small_model("llama"), attrgetter("_cache_size")(amount_gradient)
+    model, compiled = small_model("llama"), attrgetter("_cache_size")(weight_gradient)
     whole, before = estimates(model, by=CELLS), compiled()
     same(estimates(model, by=CELLS, memory=1), whole)
     same(estimates(model, "ig", by=CELLS, memory=1, rule="left", steps=1), whole)

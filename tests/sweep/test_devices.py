@@ -57,7 +57,7 @@ def test_in_two_processes(tmp_path: Path):
 
 def test_without_a_mesh_nothing_is_moved():
     tree, devices = {"a": np.ones(3)}, Devices.of(None)
-    assert devices.examples(tree) is devices.cells(tree) is devices.everywhere(tree) is devices.network(tree) is tree
+    assert devices.examples(tree) is devices.copies(tree) is devices.everywhere(tree) is devices.network(tree) is tree
     assert devices.multiples == (1, 1)
     np.testing.assert_array_equal(devices.fetch(jnp.arange(3)), [0, 1, 2])
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
-from jaxheads.execution.devices import Devices
+from jaxheads.execution.cost import gradient_bytes
+from jaxheads.execution.resources import Resources
 from jaxheads.objectives import Reads
-from jaxheads.sweep.exact.work import Resources
-from jaxheads.sweep.gradients.backward import amount_gradient, amounts, choose_pieces, gradient_floats
+from jaxheads.sweep.gradients.backward import edit_weights, gradient_chunks, weight_gradient
 from jaxheads.sweep.gradients.importance import importance
 
 from ..models.huggingface import alone, assert_close, pair, random_batch, small_model
@@ -173,25 +173,23 @@ def test_pieces_change_nothing():
     model = small_model("llama")
     assert_close(values(model, memory=1), values(model))
     reads, stack, network = OBJECTIVE.reads(model, BATCH), model.stack(), model.network
-    one = 4 * gradient_floats(network, BATCH, reads, thrifty=False)
+    one = gradient_bytes(network, BATCH, reads, remat=False)
     for memory, expected in ((3 * one, (3, False)), (2 * one, (2, False)), (one, (1, False)), (one - 1, (1, True))):
-        pieces = choose_pieces(network, stack, BATCH, reads, Resources(memory, Devices()))
-        assert (pieces.chunks.examples, pieces.thrifty) == expected
+        chunks, remat = gradient_chunks(network, stack, BATCH, reads, Resources(memory))
+        assert (chunks.examples, remat) == expected
 
 
-@pytest.mark.parametrize("thrifty", [False, True])
-def test_memory_is_what_was_said(thrifty: bool):
+@pytest.mark.parametrize("remat", [False, True])
+def test_memory_is_what_was_foreseen(remat: bool):
     model = pair("GPT2LMHeadModel", n_embd=64, n_layer=6, n_positions=128).ours
     batch, stack = jh.Batch(np.zeros((4, 96), int)), model.stack()
     reads = OBJECTIVE.reads(model, batch)
     edit = jh.SiteEdit(
-        jnp.arange(6), jnp.asarray(amounts(stack, "z", batch)), jnp.zeros((6, 1, 1, 1, 1)), "z", stack.name
+        jnp.arange(6), jnp.asarray(edit_weights(stack, "z", batch)), jnp.zeros((6, 1, 1, 1, 1)), "z", stack.name
     )
-    compiled = amount_gradient.lower(
-        model.network, batch, reads, edit, value=OBJECTIVE.value, thrifty=thrifty
-    ).compile()
-    said = 4 * len(batch) * gradient_floats(model.network, batch, reads, thrifty=thrifty)
-    assert 0.5 < said / attrgetter("temp_size_in_bytes")(compiled.memory_analysis()) < 2
+    compiled = weight_gradient.lower(model.network, batch, reads, edit, value=OBJECTIVE.value, remat=remat).compile()
+    foreseen = len(batch) * gradient_bytes(model.network, batch, reads, remat=remat)
+    assert 0.5 < foreseen / attrgetter("temp_size_in_bytes")(compiled.memory_analysis()) < 2
 
 
 @pytest.mark.parametrize(
@@ -206,5 +204,6 @@ def test_memory_is_what_was_said(thrifty: bool):
     ],
 )
 def test_wrong_questions_are_refused(arguments: dict[str, Any], message: str):
+    question: dict[str, Any] = {"batch": BATCH, "objective": OBJECTIVE, **arguments}
     with pytest.raises(ValueError, match=message):
-        importance(small_model("llama"), **{"batch": BATCH, "objective": OBJECTIVE, **arguments})
+        importance(small_model("llama"), **question)

@@ -11,9 +11,9 @@ import pytest
 
 import jaxheads as jh
 from jaxheads.sweep.circuits import work as edge_pieces
-from jaxheads.sweep.gradients import estimators as slopes
-from jaxheads.sweep.gradients import importance
+from jaxheads.sweep.gradients import estimators, importance
 from jaxheads.sweep.path_patching import paths
+from jaxheads.sweep.path_patching import work as path_work
 
 from ..models.huggingface import assert_close, random_batch, small_model
 
@@ -37,13 +37,13 @@ def on_pairs(question: Any, **named: Any) -> Ask:
 
 
 QUESTIONS: dict[str, tuple[Ask, Any, str]] = {
-    "importance": (on_one(jh.importance), importance, "amount_gradient"),
-    "atp": (on_pairs(jh.attribute, method="atp", by=("layer", "position")), slopes, "amount_gradient"),
-    "atp*": (on_pairs(jh.attribute, method="atp*", site="q"), slopes, "amount_gradient"),
+    "importance": (on_one(jh.importance), importance, "weight_gradient"),
+    "atp": (on_pairs(jh.attribute, method="atp", by=("layer", "position")), estimators, "weight_gradient"),
+    "atp*": (on_pairs(jh.attribute, method="atp*", site="q"), estimators, "weight_gradient"),
     "eap": (on_pairs(jh.attribute, method="eap"), edge_pieces, "edge_gradients"),
     "edges": (on_pairs(jh.patch_edges), edge_pieces, "patch_each_edge"),
-    "paths": (on_pairs(jh.paths, receivers=[("q", 1, 2)]), paths, "to_receivers"),
-    "all_paths": (on_pairs(jh.all_paths, kind="v"), paths, "to_each_head"),
+    "paths": (on_pairs(jh.paths, receivers=[("q", 1, 2)]), paths, "send_to_receivers"),
+    "all_paths": (on_pairs(jh.all_paths, kind="v"), path_work, "send_to_each_head"),
 }
 """How each is asked of a pair or of a stream of pairs, and a function that its work goes through."""
 
@@ -98,7 +98,7 @@ def test_a_stopped_run_goes_on(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     resumed = ask(model, pairs, resume=tmp_path)
     assert len(calls) == of_two // 2  # the third alone
     assert resumed.frame.equals(whole.frame)
-    parts = [path for path in tmp_path.rglob("*.parquet") if not path.stem.endswith("ends")]
+    parts = [path for path in tmp_path.rglob("*.parquet") if not path.stem.endswith("baselines")]
     assert {number for path in parts for number in pd.read_parquet(path)["example"]} == set(range(6))
     calls.clear()
     ask(model, [(clean, clean) for clean, _ in pairs], resume=tmp_path)  # another question takes none of its parts
@@ -113,7 +113,7 @@ def test_where_memory_runs_out_pieces_are_halved(name: str, monkeypatch: pytest.
 
     def limited(*arguments: Any, **named: Any) -> Any:
         first = arguments[0]
-        sizes.append(len(first.batch if hasattr(first, "places") else arguments[1]))
+        sizes.append(len(first.batch if hasattr(first, "positions") else arguments[1]))
         if sizes[-1] > sizes[0] // 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating bytes")
         return real(*arguments, **named)
@@ -142,7 +142,7 @@ def test_a_stream_is_not_answered_exactly_and_has_no_other_batch():
         jh.importance(model, [CLEAN])
     with pytest.raises(ValueError, match="at least one batch"):
         jh.attribute(model, [], objective=OBJECTIVE, method="eap")
-    with pytest.raises(ValueError, match="only sweeps of the engine have a plan"):
-        jh.plan(jh.importance, model, CLEAN, OBJECTIVE)
-    with pytest.raises(ValueError, match="only sweeps of the engine have a plan"):
-        jh.plan(jh.attribute, model, CLEAN, CORRUPT, OBJECTIVE, exact=True)
+    without_plan: Any
+    for without_plan in (jh.importance, jh.attribute, jh.paths):
+        with pytest.raises(TypeError, match=f"{without_plan.__name__} has no plan"):
+            jh.plan(without_plan, model, CLEAN, CORRUPT, OBJECTIVE)

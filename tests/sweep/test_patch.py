@@ -58,9 +58,7 @@ def test_equals_whole_forward_passes(
 ):
     model, clean = small_model(family), random_batch((9, 6), side, types=2 if family == "bert" else 1, seed=seed)
     corrupt, asked = other_tokens(clean, shared, seed), question(clean, seed)
-    table = jh.patch(
-        model, clean, corrupt, asked.objective, site, by, direction="noising" if noising else "denoising"
-    )  # fmt: skip
+    table = jh.patch(model, clean, corrupt, asked.objective, site, by, direction="noising" if noising else "denoising")
     base, other = (clean, corrupt) if noising else (corrupt, clean)
     slow = naive.patched(model, base, other, asked.judge, site, by)
     assert table.per_example is not None
@@ -154,8 +152,9 @@ def test_a_stream_of_pairs_is_one_batch(tmp_path: Path):
 
 def ask(**changes: Any) -> Any:
     clean = random_batch((5, 4))
-    arguments = {"model": small_model("llama"), "clean": clean, "corrupt": other_tokens(clean, 0, 0)}
-    return jh.patch(**{**arguments, "objective": jh.logit_difference(3, 7), **changes})
+    arguments: dict[str, Any] = {"model": small_model("llama"), "clean": clean, "corrupt": other_tokens(clean, 0, 0)}
+    arguments |= {"objective": jh.logit_difference(3, 7), **changes}
+    return jh.patch(**arguments)
 
 
 @pytest.mark.parametrize(

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import hypothesis.strategies as st
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 import jaxheads as jh
-from jaxheads.execution.devices import Devices
-from jaxheads.sweep.exact.work import Resources
+from jaxheads.execution.resources import Resources
 from jaxheads.sweep.path_patching import engine as path_engine
 from jaxheads.sweep.path_patching import paths as module
-from jaxheads.sweep.path_patching.engine import Piece
+from jaxheads.sweep.path_patching.engine import PathChunk
 from jaxheads.sweep.path_patching.paths import all_paths, paths
-from jaxheads.sweep.path_patching.work import Question
+from jaxheads.sweep.path_patching.work import PathInputs, path_inputs
 
 from ..models.huggingface import SMALL, VOCABULARY, assert_close, pair, random_batch, small_model
 from . import naive
@@ -62,9 +62,16 @@ def recorded(model: jh.Model, base: jh.Batch, edits: list[Any], mlp_out: Any, re
 
 
 def slow(
-    model: jh.Model, clean: jh.Batch, corrupt: jh.Batch, judge: Judge, receivers: Sequence[Any],
-    *, direction: str = "noising", mlps: str = "recomputed", where: np.ndarray | None = None,
-) -> np.ndarray:  # fmt: skip
+    model: jh.Model,
+    clean: jh.Batch,
+    corrupt: jh.Batch,
+    judge: Judge,
+    receivers: Sequence[Any],
+    *,
+    direction: str = "noising",
+    mlps: str = "recomputed",
+    where: np.ndarray | None = None,
+) -> np.ndarray:
     """Effects `[E,L,N]` by whole runs: for each sender one a receiver, and one with them all."""
     base, other = (clean, corrupt) if direction == "noising" else (corrupt, clean)
     run = jh.run(model, base, ("z", "mlp_out"))
@@ -224,32 +231,35 @@ def test_a_table_of_paths():
     assert said["unedited"] == pytest.approx(JUDGE(jh.run(model, CLEAN).output).mean(), abs=1e-5)
 
 
-def engine_piece(model: jh.Model, positions: Any) -> tuple[Piece, Question]:
-    asked = Question.asked(
-        model, CLEAN, CORRUPT, OBJECTIVE,
-        direction="noising", mlps="recomputed", positions=positions, stack=None, room=Resources(1 << 30, Devices()),
-    )  # fmt: skip
-    runs = path_engine.run_both(model.network, CLEAN, CORRUPT, asked.reads, **asked.static)
-    return Piece(model.network, CLEAN, asked.reads, runs, asked.places), asked
+def inputs_of(model: jh.Model, clean: jh.Batch, corrupt: jh.Batch, objective: Any, positions: Any) -> PathInputs:
+    """What `paths` makes of a pair, noising."""
+    options: dict[str, Any] = {"direction": "noising", "mlps": "recomputed", "positions": positions}
+    return next(path_inputs(model, model.stack(), [(clean, corrupt, objective)], **options, resources=Resources()))
+
+
+def engine_chunk(model: jh.Model) -> tuple[PathChunk, dict[str, Any]]:
+    """All examples, and the engine's static arguments."""
+    inputs = inputs_of(model, CLEAN, CORRUPT, OBJECTIVE, None)
+    return inputs.chunk(np.arange(len(CLEAN))), inputs.static
 
 
 def test_direct_paths_run_no_attention():
     model = deep_model("gpt2")
-    piece, asked = engine_piece(model, None)
+    chunk, static = engine_chunk(model)
 
     def poison(path: str, weight: Any) -> Any:
         return weight.at[:].set(np.nan) if path.endswith(("W_Q", "W_K", "W_V")) else weight
 
-    sound = path_engine.to_the_end(piece, 1, np.arange(4), **asked.static)
-    piece = replace(piece, network=naive.changed(model, poison).network)
-    np.testing.assert_array_equal(path_engine.to_the_end(piece, 1, np.arange(4), **asked.static), sound)
+    sound = path_engine.send_to_end(chunk, 1, np.arange(4), **static)
+    chunk = replace(chunk, network=naive.changed(model, poison).network)
+    np.testing.assert_array_equal(path_engine.send_to_end(chunk, 1, np.arange(4), **static), sound)
     assert np.isfinite(sound).all()
 
 
 def test_layers_before_the_sender_and_attention_before_the_receivers_are_not_run():
     model = deep_model("gpt2")
-    piece, asked = engine_piece(model, None)
-    receivers = {"decoder": {"q": np.arange(4)[None] == np.array([[9], [9], [9], [1]])}}
+    chunk, static = engine_chunk(model)
+    receivers = {"decoder": {"q": jnp.arange(4)[None] == jnp.array([[9], [9], [9], [1]])}}
 
     def poison(path: str, weight: Any) -> Any:
         if "blocks" not in path:
@@ -257,11 +267,11 @@ def test_layers_before_the_sender_and_attention_before_the_receivers_are_not_run
         weight = weight.at[:1].set(np.nan)
         return weight.at[1:3].set(np.nan) if path.endswith(("W_Q", "W_K", "W_V")) else weight
 
-    def found(piece: Piece) -> np.ndarray:
-        return np.asarray(path_engine.to_receivers(piece, receivers, (3, 3), 1, np.arange(4), **asked.static))
+    def found(chunk: PathChunk) -> np.ndarray:
+        return np.asarray(path_engine.send_to_receivers(chunk, receivers, (3, 3), 1, np.arange(4), **static))
 
-    sound = found(piece)
-    np.testing.assert_array_equal(found(replace(piece, network=naive.changed(model, poison).network)), sound)
+    sound = found(chunk)
+    np.testing.assert_array_equal(found(replace(chunk, network=naive.changed(model, poison).network)), sound)
     assert np.isfinite(sound).all()
 
 
@@ -269,17 +279,14 @@ def test_layers_before_the_sender_and_attention_before_the_receivers_are_not_run
 def test_positions_that_cannot_change_are_not_run(shared: int, positions: Any, first: int):
     batch = random_batch((8, 8))
     for family, expected in (("gpt2", first), ("bert", 0)):
-        asked = Question.asked(
-            small_model(family), batch, other_tokens(batch, shared), OBJECTIVE_OF_ALL,
-            direction="noising", mlps="recomputed", positions=positions, stack=None, room=Resources(1 << 30, Devices()),
-        )  # fmt: skip
-        assert asked.way.first == expected
+        inputs = inputs_of(small_model(family), batch, other_tokens(batch, shared), OBJECTIVE_OF_ALL, positions)
+        assert inputs.spec.first == expected
 
 
 def test_pieces_and_compilations():
     model = deep_model("llama")
     whole = paths(model, CLEAN, CORRUPT, OBJECTIVE, [("q", 2, 1)])
-    engine: Any = path_engine.to_receivers
+    engine: Any = path_engine.send_to_receivers
     before = engine._cache_size()
     again = paths(model, CLEAN, CORRUPT, OBJECTIVE, [("q", 1, 0), ("q", 3, 2)])  # other layers and heads
     assert engine._cache_size() == before
@@ -293,7 +300,7 @@ def test_pieces_and_compilations():
 
 def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     model, asked = deep_model("llama"), []
-    real = module.to_the_end
+    real = module.send_to_end
 
     def counted(*arguments: Any, **named: Any) -> Any:
         if len(asked) == 2:
@@ -305,7 +312,7 @@ def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         return paths(model, CLEAN, CORRUPT, OBJECTIVE, "logits", resume=directory, **changes)
 
     whole = ask(None)
-    monkeypatch.setattr(module, "to_the_end", counted)
+    monkeypatch.setattr(module, "send_to_end", counted)
     with pytest.raises(KeyboardInterrupt):
         ask(tmp_path)
     asked.clear()
@@ -328,7 +335,7 @@ OBJECTIVE_OF_ALL = jh.logit_difference(3, 7)
         ({"corrupt": random_batch((8, 7))}, r"same shape and the same padding.* \(3, 8\) and \(2, 8\)"),
         ({"corrupt": random_batch((8, 7, 6), "left")}, "same shape and the same padding"),
         ({"corrupt": jh.Batch(np.full((3, 8), VOCABULARY), CLEAN.mask)}, r"token ids .* lie in 0\.\.36"),
-        ({"direction": "both"}, "direction must be one of noising, denoising; got 'both'"),
+        ({"direction": "both"}, "direction must be one of denoising, noising; got 'both'"),
         ({"mlps": "zero"}, "mlps must be one of recomputed, frozen; got 'zero'"),
         ({"receivers": "mlp"}, "a receiver is .* got 'mlp'"),
         ({"receivers": []}, r"receivers must be 'logits' or a list of others.* got \[\]"),

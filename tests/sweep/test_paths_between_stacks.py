@@ -8,7 +8,7 @@ import pytest
 
 import jaxheads as jh
 from jaxheads.models.stack import Stack
-from jaxheads.sweep.exact.engine import stream_of
+from jaxheads.sweep.cached_run import stream_of
 
 from ..models.huggingface import assert_close
 from ..models.specs.spec import small

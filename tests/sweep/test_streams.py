@@ -1,5 +1,7 @@
 """Sweeps over encoder–decoders: every stack against whole forward passes."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,10 +100,10 @@ def test_where_only_the_targets_differ_positions_before_them_are_not_run():
     targets[:, 4] = 36 - targets[:, 4] % 30
     corrupt = jh.Batch(clean.tokens, clean.mask, targets=targets, target_mask=clean.target_mask)
     options = {"site": "z", "by": ("layer", "head"), "stack": "cross"}
-    plan = jh.plan(jh.patch, model, clean, corrupt, jh.logit_difference(5, 6), **options)
-    assert {step.site.first for step in plan.steps} == {4}
-    other = jh.plan(jh.patch, model, clean, a_batch("t5", seed=1), jh.logit_difference(5, 6), **options)
-    assert {step.site.first for step in other.steps} == {0}
+    plan: Any = jh.plan(jh.patch, model, clean, corrupt, jh.logit_difference(5, 6), **options)
+    assert {group.site.first for group in plan.groups} == {4}
+    other: Any = jh.plan(jh.patch, model, clean, a_batch("t5", seed=1), jh.logit_difference(5, 6), **options)
+    assert {group.site.first for group in other.groups} == {0}
     assert plan.cost().flops < other.cost().flops < other.cost().whole
 
 

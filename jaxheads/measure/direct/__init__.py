@@ -1,1 +1,1 @@
-"""What heads add to the stream, and what the model's own head reads of it."""
+"""Direct effects of heads on the logits, without later layers: attribution, logit lens, copying, text descriptions."""

@@ -1,17 +1,16 @@
-"""Direct logit attribution: an objective taken apart into what every head, MLP and embedding adds to it.
+"""Direct logit attribution: an objective as the sum of what every head, MLP and embedding adds to it.
 
-Dimension key: E examples (B of a piece), R rows that the objective reads, S source positions, L layers, N query heads,
+Dimension key: E examples (B of a chunk), R rows that the objective reads, S source positions, L layers, N query heads,
 K key/value heads, G = N // K, D model dimension, H head dimension.
 
-The stream is a sum, and with its statistics held the last norm is linear (see
-`models.norms.with_frozen_statistics`): then a logit is the
-sum of what each part of the stream gives it, and a few constants (the norm's bias, the unembedding's).
+The stream is a sum, and with frozen statistics the last norm is linear (see `models.norms.with_frozen_statistics`): a
+logit is then the sum of every part's contribution and of a few constants (the norm's bias, the unembedding's).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +18,17 @@ import numpy as np
 import pandas as pd
 from jax import Array
 
+from ...checks import one_of
+from ...execution.cost import FLOAT, forward_bytes
+from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Sites, Stack, take_rows
 from ...objectives import Objective, Reads
 from ...tables import HeadTable
-from .chunks import chosen_stack, direct_stacks, head_table, pieces_of
+from ..per_example import mean_table, per_example
+from .last_stream import direct_stack, direct_stacks
 
 BY = (("layer", "head"), ("layer", "head", "position"))
 
@@ -35,11 +38,11 @@ class DirectParts:
     """An objective as a sum, for each example: all arrays below add up to `value`.
 
     Attributes:
-        heads: by stack, what each head adds, `[E,L,N]`.
-        biases: by stack, what the bias of the heads' output adds, `[E,L]`.
-        mlps: by stack that has MLPs, what each layer's adds, `[E,L]`.
-        embedding: what the first layer reads, tokens and places, `[E]`.
-        constant: what is added whatever the stream: by the last norm's bias and the unembedding's, `[E]`.
+        heads: by stack, each head's contribution, `[E,L,N]`.
+        biases: by stack, the contribution of the bias of the heads' output, `[E,L]`.
+        mlps: by stack that has MLPs, each layer's contribution, `[E,L]`.
+        embedding: the contribution of the first layer's input, tokens and positions, `[E]`.
+        constant: the part that no stream changes: from the last norm's bias and the unembedding's, `[E]`.
         value: the objective, `[E]`; of logits before they are capped (Gemma 2).
     """
 
@@ -58,13 +61,15 @@ class DirectParts:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row a part: stack, part ("head", "bias", "mlp", "embedding", "constant"), layer and head (-1 where there
-        is none), and the mean over examples."""
+        """One row a part: stack, part ("head", "bias", "mlp", "embedding", "constant"), layer, head, mean effect.
+
+        Layer and head are -1 where they do not apply.
+        """
         rows = [("", "embedding", -1, -1, self.embedding.mean()), ("", "constant", -1, -1, self.constant.mean())]
-        for kind, group in (("bias", self.biases), ("mlp", self.mlps)):
+        for kind, by_stack in (("bias", self.biases), ("mlp", self.mlps)):
             rows += [
                 (stack, kind, layer, -1, mean)
-                for stack, part_EL in group.items()
+                for stack, part_EL in by_stack.items()
                 for layer, mean in enumerate(part_EL.mean(axis=0).tolist())
             ]
         for stack, part_ELN in self.heads.items():
@@ -73,45 +78,44 @@ class DirectParts:
         return pd.DataFrame(rows, columns=["stack", "part", "layer", "head", "effect"])
 
 
-def direct_parts(model: Model, batch: Batch, objective: Objective, *, memory: int = 1 << 30) -> DirectParts:
-    """Every part of the stream's direct effect on an objective, which they add up to (Elhage et al. 2021; Wang et al.
-    2022 call the heads' part "direct effect on the logits").
+@shares_options(without=("stack", "level", "seed"))
+def direct_parts(model: Model, batch: Batch, objective: Objective, **options: Unpack[Options]) -> DirectParts:
+    """Split an objective into the direct effects of all parts of the stream (Elhage et al. 2021).
 
-    The last norm divides by what the whole stream of this run makes it divide by; so do norms of what a layer's heads
-    write together (Gemma 2). With these held, each part counts for itself, and what it does by way of later layers is
-    not in it. A cap on logits is left out.
+    Wang et al. 2022 call the heads' part "direct effect on the logits". The last norm's statistics are frozen at those
+    of this run's whole stream; so are those of norms on the heads' summed output (Gemma 2). Each part then counts for
+    itself, and its effect through later layers is not included. A cap on logits is left out.
 
     Args:
         objective: linear in the logits it reads, as `jh.logit_difference` is.
-        memory: bytes for what is kept of one piece of examples.
+        options: shared by all questions: memory, devices, progress, resume.
 
     Raises:
         ValueError: for an objective that the model can't give, or that is not linear in logits (a loss); for a model
             whose layers norm the stream itself (BERT, BART), or whose head transforms it.
     """
-    return _taken_apart(model, batch, objective, None, memory)[0]
+    return _split(model, batch, objective, None, Resources.of(options))[0]
 
 
+@shares_options()
 def direct_effects(
     model: Model,
     batch: Batch,
     objective: Objective,
     *,
     by: Sequence[str] = ("layer", "head"),
-    stack: str | None = None,
-    level: float = 0.95,
-    seed: int = 0,
-    memory: int = 1 << 30,
+    **options: Unpack[Options],
 ) -> HeadTable:
-    """What each head adds to the objective directly: its output at the rows that are read, times the direction in which
-    the objective reads them; `direct_parts` says what is held and what else there is in the sum.
+    """Measure what each head adds directly to the objective (direct logit attribution).
+
+    It is the head's output at the rows that are read, times the direction in which the objective reads them. See
+    `direct_parts` for the frozen statistics and the other parts of the sum.
 
     Args:
-        by: ("layer", "head"); or ("layer", "head", "position"), a head's part by where it looks: `A v W_O` of each
-            source position, counted over real tokens, in units of the objective. They add up to the head's. NaN where
-            an example has no such position.
-        stack: whose heads; the only one when left out.
-        level, seed: of the bootstrap over examples.
+        by: ("layer", "head"); or ("layer", "head", "position"), a head's contribution from each source position,
+            `A v W_O`, counted over real tokens, in units of the objective. They add up to the head's. NaN where an
+            example has no such position.
+        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
 
     Returns:
         Column `effect`; `.per_example` `[E,L,N]` or `[E,L,N,S]`. `.provenance["parts"]` has the means of the rest of
@@ -121,86 +125,96 @@ def direct_effects(
         ValueError: as `direct_parts`; for unknown axes; for a stack that does not write into the stream that is read.
     """
     axes = tuple(by)
-    if axes not in BY:
-        raise ValueError(f"by must be one of {', '.join(map(str, BY))}; got {axes}")
-    part = chosen_stack(model, stack, direct_stacks(model))
-    sources = part.name if "position" in axes else None
-    parts, sources_ELNS = _taken_apart(model, batch, objective, sources, memory)
-    values = parts.heads[part.name] if sources_ELNS is None else _by_position(part, batch, sources_ELNS)
-    rest = {name: {key: each.mean(axis=0) for key, each in group.items()} for name, group in
-            (("bias", parts.biases), ("mlp", parts.mlps))}  # fmt: skip
-    rest |= {"embedding": parts.embedding.mean(), "constant": parts.constant.mean()}
-    about = {"objective_name": objective.name, "by": list(axes), "examples": len(batch)}
-    about |= {"objective": parts.value.mean(), "parts": rest}
-    return head_table("direct_effects", model, part.name, {"effect": values}, about, axes=axes, level=level, seed=seed)
+    one_of("by", axes, BY)
+    chosen = direct_stack(model, options.get("stack"), direct_stacks(model))
+    sources = chosen.name if "position" in axes else None
+    parts, sources_ELNS = _split(model, batch, objective, sources, Resources.of(options))
+    values = parts.heads[chosen.name] if sources_ELNS is None else _by_position(chosen, batch, sources_ELNS)
+    means = {
+        kind: {stack: part_EL.mean(axis=0) for stack, part_EL in by_stack.items()}
+        for kind, by_stack in (("bias", parts.biases), ("mlp", parts.mlps))
+    }
+    about = {
+        "objective_name": objective.name,
+        "by": list(axes),
+        "examples": len(batch),
+        "objective": parts.value.mean(),
+        "parts": {**means, "embedding": parts.embedding.mean(), "constant": parts.constant.mean()},
+    }
+    return mean_table("direct_effects", model, chosen.name, {"effect": values}, about, options, axes=axes)
 
 
-def _taken_apart(
-    model: Model, batch: Batch, objective: Objective, sources: str | None, memory: int
+def _split(
+    model: Model, batch: Batch, objective: Objective, sources: str | None, resources: Resources
 ) -> tuple[DirectParts, np.ndarray | None]:
-    """All parts, and of one stack's heads those of each source position, `[E,L,N,S]`."""
+    """Return all parts and, for the heads of the stack `sources`, those of each source position, `[E,L,N,S]`."""
     model.check(batch)
     reads = objective.reads(model, batch)
     if reads.target is not None:
         raise ValueError(
-            f"{objective.name} reads log-probabilities, which are not linear in logits: nothing adds up to it. "
+            f"{objective.name} reads log-probabilities, which are not linear in logits: no parts add up to it. "
             "Use jh.logit_difference"
         )
     members = direct_stacks(model)
-    size = sum(_bytes(stack, batch, reads.rows.shape[1], stack.name == sources) for stack in members)
-    found: list[Any] = []
-    for rows, new in pieces_of(len(batch), size, memory):
-        piece = _parts(model.network, batch.take(rows), reads.take(rows), value=objective.value, sources=sources)
-        found.append(jax.tree.map(lambda each, new=new: np.asarray(each, np.float64)[:new], piece))
-    whole = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
-    bent = np.abs(whole["bent"]) > 1e-3 * np.maximum(1.0, np.abs(whole["value"]))
-    if bent.any():
-        raise ValueError(f"{objective.name} is not linear in the logits it reads: nothing adds up to it")
-    fields = ("heads", "biases", "mlps", "embedding", "constant", "value")
-    return DirectParts(**{name: whole[name] for name in fields}), whole.get("sources")
+    by_layer = [f"{kind}-{stack.name}" for stack in members for kind in ("heads", "biases")]
+    by_layer += [f"mlps-{stack.name}" for stack in members if "mlp_out" in stack.sites]
+    of_example = ["embedding", "constant", "value", "nonlinearity"]
+    names = [*of_example, *by_layer] if sources is None else [*of_example, *by_layer, "sources"]
+
+    def compute(examples: np.ndarray) -> dict[str, Array]:
+        chunk, chunk_reads = resources.devices.examples((batch.take(examples), reads.take(examples)))
+        return _parts(resources.network(model), chunk, chunk_reads, objective.value, sources)
+
+    size = sum(_example_bytes(stack, batch, reads.rows.shape[1], stack.name == sources) for stack in members)
+    identity = (objective.name, reads, sources or "")
+    arrays = per_example("direct_parts", names, compute, model, batch, resources, example_bytes=size, identity=identity)
+    if (np.abs(arrays["nonlinearity"]) > 1e-3 * np.maximum(1.0, np.abs(arrays["value"]))).any():
+        raise ValueError(f"{objective.name} is not linear in the logits it reads: no parts add up to it")
+    heads, biases, mlps = (
+        {stack.name: arrays[f"{kind}-{stack.name}"] for stack in members if f"{kind}-{stack.name}" in arrays}
+        for kind in ("heads", "biases", "mlps")
+    )
+    parts = DirectParts(heads, biases, mlps, arrays["embedding"], arrays["constant"], arrays["value"])
+    return parts, arrays.get("sources")
 
 
-def _bytes(stack: Stack, batch: Batch, rows: int, sources: bool) -> int:
-    """Of one example, about."""
-    T, S = stack.queries.count(batch), stack.keys.count(batch)
-    kept = rows * (stack.heads * stack.head_size + 3 * stack.width)
+def _example_bytes(stack: Stack, batch: Batch, rows: int, sources: bool) -> int:
+    """Estimate the bytes that one example needs."""
+    S = stack.keys.count(batch)
+    numbers = rows * (stack.heads * stack.head_size + 3 * stack.width)
     if sources:
-        kept += S * stack.kv_heads * stack.head_size + 2 * stack.heads * rows * S
-    return 4 * (stack.layers * kept + 2 * stack.heads * T * S + 8 * T * stack.width)
+        numbers += S * stack.kv_heads * stack.head_size + 2 * stack.heads * rows * S
+    return forward_bytes(stack, batch) + FLOAT * stack.layers * numbers
 
 
 def _by_position(stack: Stack, batch: Batch, values_ELNS: np.ndarray) -> np.ndarray:
-    """By places among real keys instead of columns of the batch; NaN where there is none."""
+    """Reorder columns of the batch by positions among real keys; NaN where an example has fewer."""
     mask_ES = np.asarray(stack.keys.of(batch).mask)
     order_ES = np.argsort(~mask_ES, axis=1, kind="stable")[:, : mask_ES.sum(axis=1).max()]
-    moved = np.take_along_axis(values_ELNS, order_ES[:, None, None], axis=3)
-    return np.where(np.take_along_axis(mask_ES, order_ES, axis=1)[:, None, None], moved, np.nan)
+    by_position = np.take_along_axis(values_ELNS, order_ES[:, None, None], axis=3)
+    return np.where(np.take_along_axis(mask_ES, order_ES, axis=1)[:, None, None], by_position, np.nan)
 
 
 @partial(jax.jit, static_argnames=("value", "sources"))
 def _parts(
-    network: Network, batch: Batch, reads: Reads, *, value: Callable[[Array, Reads], Array], sources: str | None
-) -> dict[str, Any]:
-    """The fields of `DirectParts`, examples first; how far the objective is from linear; and `sources`."""
+    network: Network, batch: Batch, reads: Reads, value: Callable[[Array, Reads], Array], sources: str | None
+) -> dict[str, Array]:
+    """Return the fields of `DirectParts`, by stack where they are; `nonlinearity` `[B]`; for one stack, `sources`."""
     stream = network.streams[-1]
-    readers = {one.name: partial(_at_rows, reads.rows, one.name == sources) for one in stream.members}
+    readers = {stack.name: partial(_at_rows, reads.rows, stack.name == sources) for stack in stream.members}
     x_BTD, kept = forward(network, batch, read=readers)
-    direction_BRD, found = _direction(network, take_rows(x_BTD, reads.rows), reads, value)
+    direction_BRD, parts = _direction(network, take_rows(x_BTD, reads.rows), reads, value)
     first_BRD = kept[stream.name]["resid_pre"][0].astype(jnp.float32)
-    found |= {"embedding": (first_BRD * direction_BRD).sum(axis=(1, 2)), "heads": {}, "biases": {}, "mlps": {}}
+    parts["embedding"] = (first_BRD * direction_BRD).sum(axis=(1, 2))
     for stack in stream.members:
-        layers = jax.lax.map(partial(_layer, stack, direction_BRD), (jnp.arange(stack.layers), kept[stack.name]))
-        for kind, parts in layers.items():
-            parts = jnp.moveaxis(parts, 1, 0)
-            if kind == "sources":
-                found["sources"] = parts
-            else:
-                found[kind][stack.name] = parts
-    return found
+        layers = jax.lax.map(partial(_layer_parts, stack, direction_BRD), (jnp.arange(stack.layers), kept[stack.name]))
+        for kind, part in layers.items():
+            parts["sources" if kind == "sources" else f"{kind}-{stack.name}"] = jnp.moveaxis(part, 1, 0)
+    return parts
 
 
 def _at_rows(rows_BR: Array, sources: bool, seen: Sites) -> dict[str, Array]:
-    """What is kept of a layer."""
+    """Select the rows of a layer's sites that are read."""
     kept = {site: take_rows(seen[site], rows_BR) for site in ("resid_pre", "z", "attn_out", "mlp_out") if site in seen}
     if sources:
         kept["pattern"] = jnp.take_along_axis(seen["pattern"], rows_BR[:, None, :, None], axis=2)
@@ -210,46 +224,51 @@ def _at_rows(rows_BR: Array, sources: bool, seen: Sites) -> dict[str, Array]:
 
 def _direction(
     network: Network, x_BRD: Array, reads: Reads, value: Callable[[Array, Reads], Array]
-) -> tuple[Array, dict[str, Any]]:
-    """The direction `[B,R,D]` whose product with a part of the stream is the part's share, in float32; the objective,
-    what it has whatever the stream, and by how much twice the logits is not twice the objective."""
+) -> tuple[Array, dict[str, Array]]:
+    """Return the direction `[B,R,D]` whose product with a part of the stream is its contribution, in float32.
+
+    With it come `value`, the objective; `constant`, the part of it that no stream changes; and `nonlinearity`, by how
+    much doubling the logits does not double the objective, all `[B]`.
+    """
     assert network.unembedding is not None, "objectives check for logits when they say what they read"
     unembedding = network.unembedding._replace(cap=None)
     features = network.features(x_BRD)
     logits = unembedding.logits(features, reads.columns)
-    value_B, back = jax.vjp(lambda read: value(read, reads), logits)
-    [slope] = back(jnp.ones_like(value_B))
+    value_B, pull_back = jax.vjp(lambda logits: value(logits, reads), logits)
+    [slope] = pull_back(jnp.ones_like(value_B))
 
-    def of_part(part_BRD: Array) -> Array:
-        held = network.with_frozen_statistics(part_BRD, x_BRD)
-        return (unembedding._replace(bias=None).logits(held, reads.columns) * slope).sum()
+    def linear_objective(part_BRD: Array) -> Array:
+        part_features = network.with_frozen_statistics(part_BRD, x_BRD)
+        return (unembedding._replace(bias=None).logits(part_features, reads.columns) * slope).sum()
 
-    direction_BRD = jax.grad(of_part)(x_BRD).astype(jnp.float32)
-    always = unembedding.logits(features - network.with_frozen_statistics(x_BRD, x_BRD), reads.columns)
-    constant_B = (always * slope).sum(axis=tuple(range(1, slope.ndim)))
-    return direction_BRD, {"value": value_B, "constant": constant_B, "bent": value(2 * logits, reads) - 2 * value_B}
+    direction_BRD = jax.grad(linear_objective)(x_BRD).astype(jnp.float32)
+    # what frozen statistics leave of the features is the norm's bias; `logits` adds the unembedding's
+    constant = unembedding.logits(features - network.with_frozen_statistics(x_BRD, x_BRD), reads.columns)
+    constant_B = (constant * slope).sum(axis=tuple(range(1, slope.ndim)))
+    nonlinearity_B = value(2 * logits, reads) - 2 * value_B
+    return direction_BRD, {"value": value_B, "constant": constant_B, "nonlinearity": nonlinearity_B}
 
 
-def _layer(stack: Stack, direction_BRD: Array, at: tuple[Array, dict[str, Array]]) -> dict[str, Array]:
-    """Of one layer: `heads` `[B,N]`, `biases` `[B]`; where there is an MLP `mlps` `[B]`, if asked `sources`."""
-    number, seen = at
+def _layer_parts(stack: Stack, direction_BRD: Array, layer: tuple[Array, dict[str, Array]]) -> dict[str, Array]:
+    """Return one layer's `heads` `[B,N]` and `biases` `[B]`, its `mlps` `[B]` and `sources` `[B,N,S]` if kept."""
+    number, seen = layer
     block: Any = stack.block(number)
 
-    def of_heads(z_BRNH: Array) -> Array:
-        whole_1BRD = block.attention.output(z_BRNH)[None]
-        added_NBRD = block.head_contribution(block.attention.per_head_output(z_BRNH), whole_1BRD)
+    def heads_objective(z_BRNH: Array) -> Array:
+        output_1BRD = block.attention.output(z_BRNH)[None]
+        added_NBRD = block.head_contribution(block.attention.per_head_output(z_BRNH), output_1BRD)
         return jnp.einsum("nbrd,brd->", added_NBRD.astype(jnp.float32), direction_BRD)
 
-    slope_BRNH = jax.grad(of_heads)(seen["z"]).astype(jnp.float32)
+    slope_BRNH = jax.grad(heads_objective)(seen["z"]).astype(jnp.float32)
     heads_BN = (slope_BRNH * seen["z"].astype(jnp.float32)).sum(axis=(1, 3))
     attention_B = (seen["attn_out"].astype(jnp.float32) * direction_BRD).sum(axis=(1, 2))
-    found = {"heads": heads_BN, "biases": attention_B - heads_BN.sum(axis=1)}
+    parts = {"heads": heads_BN, "biases": attention_B - heads_BN.sum(axis=1)}
     if "mlp_out" in seen:
-        found["mlps"] = (seen["mlp_out"].astype(jnp.float32) * direction_BRD).sum(axis=(1, 2))
+        parts["mlps"] = (seen["mlp_out"].astype(jnp.float32) * direction_BRD).sum(axis=(1, 2))
     if "v" in seen:
         B, R, N, H = slope_BRNH.shape
         slope_BRKGH = slope_BRNH.reshape(B, R, stack.kv_heads, -1, H)
         value_BKGRS = jnp.einsum("bskh,brkgh->bkgrs", seen["v"].astype(jnp.float32), slope_BRKGH)
         value_BNRS = value_BKGRS.reshape(B, N, R, -1) * seen["pattern"].astype(jnp.float32)
-        found["sources"] = value_BNRS.sum(axis=2)
-    return found
+        parts["sources"] = value_BNRS.sum(axis=2)
+    return parts

@@ -1,12 +1,12 @@
-"""The logit lens: what the model's own head makes of the stream after each layer, or of what one head writes.
+"""Logit lens: the model's own head applied to the stream after each layer, or to one head's output.
 
-Dimension key: E examples (B of a piece), R rows that are read, L layers, N heads, D model dimension, F what the
-unembedding reads, V vocabulary.
+Dimension key: E examples (B of a chunk), R rows that are read, I rows of all heads (N·R), L layers, N heads, D model
+dimension, F features that the unembedding reads, V vocabulary.
 """
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -14,101 +14,107 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
+from ...checks import one_of
+from ...execution.cost import FLOAT, forward_bytes
+from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Stack, take_rows
 from ...objectives import Reads, loss
 from ...tables import HeadTable
-from .chunks import chosen_stack, direct_stacks, head_table, pieces_of
+from ..per_example import mean_table, per_example
+from .last_stream import direct_stack, direct_stacks
 
 BY = (("layer",), ("layer", "head"))
 
 
+@shares_options()
 def logit_lens(
     model: Model,
     batch: Batch,
     answers: ArrayLike | None = None,
     *,
     by: Sequence[str] = ("layer",),
-    stack: str | None = None,
-    level: float = 0.95,
-    seed: int = 0,
-    memory: int = 1 << 30,
+    **options: Unpack[Options],
 ) -> HeadTable:
-    """How near the stream is to the right token, layer by layer, through the model's own last norm and unembedding
-    (nostalgebraist 2020).
+    """Measure how near the stream is to the right token, layer by layer (nostalgebraist 2020).
+
+    The stream goes through the model's own last norm and unembedding.
 
     Args:
         answers: the right token or class, one for all examples or one each `[B]`, where the model's head reads (a
             language model's at each example's last real token). When left out, each next token at each real position
             of a causal model; an example's numbers are then means over its positions.
-        by: ("layer",), the stream as each layer leaves it; or ("layer", "head"), what each head writes by itself.
-        stack: whose heads; by layer the last stream is read, and `stack` left out.
-        level, seed: of the bootstrap over examples.
-        memory: bytes for what is kept of one piece of examples.
+        by: ("layer",), the last stream as each layer leaves it, without `stack`; or ("layer", "head"), the output of
+            each head of a stack by itself.
+        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
 
     Returns:
-        By layer, L + 1 rows, the first what layer 0 reads, the last the model's own answer: `log_probability` in nats;
-        `rank`, how many tokens have a larger logit; `top`, the share of positions where none has.
-        By head: `logit`, what the head adds to the right token's logit less the mean over the vocabulary, the last
-        norm's statistics held at those of the run (see `jh.direct_parts`) and biases and caps left out; `rank` among
-        these.
+        By layer, L + 1 rows, the first the input of layer 0, the last the model's own output: `log_probability` in
+        nats; `rank`, the number of tokens with a larger logit; `top`, the share of positions where none has.
+        By head: `logit`, the head's contribution to the right token's logit less the mean over the vocabulary, with the
+        last norm's statistics frozen at those of the run (see `jh.direct_parts`) and biases and caps left out; `rank`
+        among these.
 
     Raises:
         ValueError: for a model without logits; without answers, for one that is not causal; answers that are no tokens;
-            unknown axes; by head, for models that `jh.direct_parts` can't take apart.
+            unknown axes; by head, for models that `jh.direct_parts` refuses.
     """
     axes = tuple(by)
-    if axes not in BY:
-        raise ValueError(f"by must be one of {', '.join(map(str, BY))}; got {axes}")
+    one_of("by", axes, BY)
     model.check(batch)
     reads = _reads(model, batch, answers)
-    stream = model.network.streams[-1]
+    resources, stack, stream = Resources.of(options), options.get("stack"), model.network.streams[-1]
     if axes == ("layer",):
         if stack is not None:
             raise ValueError("by layer the last stream is read, whichever stacks write into it: leave stack out")
-        name, ask = stream.name, partial(_by_layer)
+        name, names, run = stream.name, ("log_probability", "rank", "top"), _by_layer
     else:
-        name = chosen_stack(model, stack, direct_stacks(model)).name
-        ask = partial(_by_head, stack=name)
-    rows = reads.rows.shape[1]
-    size = 4 * (rows * (2 * stream.width * (stream.layers + stream.heads) + 4096 * stream.heads))
-    found: list[Any] = []
-    for piece, new in pieces_of(len(batch), size, memory):
-        each = ask(model.network, batch.take(piece), reads.take(piece))
-        found.append({key: np.asarray(values, np.float64)[:new] for key, values in each.items()})
-    values = {key: np.concatenate([each[key] for each in found]) for key in found[0]}
+        name = direct_stack(model, stack, direct_stacks(model)).name
+        names, run = ("logit", "rank"), partial(_by_head, stack=name)
+
+    def compute(examples: np.ndarray) -> dict[str, Array]:
+        chunk, chunk_reads = resources.devices.examples((batch.take(examples), reads.take(examples)))
+        return run(resources.network(model), chunk, chunk_reads)
+
+    # ranks look at 4,096 columns of the vocabulary at a time
+    row_numbers = 2 * stream.width * (stream.layers + stream.heads) + 4096 * stream.heads
+    size = forward_bytes(stream, batch) + FLOAT * reads.rows.shape[1] * row_numbers
+    values = per_example(
+        "logit_lens", names, compute, model, batch, resources, example_bytes=size, identity=(reads, repr(axes), name)
+    )
     about = {"by": list(axes), "examples": len(batch), "answers": "next tokens" if answers is None else "given"}
-    return head_table("logit_lens", model, name, values, about, axes=axes, level=level, seed=seed)
+    return mean_table("logit_lens", model, name, values, about, options, axes=axes)
 
 
 def _reads(model: Model, batch: Batch, answers: ArrayLike | None) -> Reads:
-    """Rows, targets, and each target's share in its example's mean."""
+    """Return the rows, their targets, and each target's weight in its example's mean."""
     if answers is None:
         return loss(name="a lens without answers").reads(model, batch)
     unembedding = model.network.unembedding
     if unembedding is None:
         raise ValueError(f"a logit lens needs logits; {model.name} {model.network.without_logits}")
-    given = np.asarray(answers)
-    if not np.issubdtype(given.dtype, np.integer) or given.shape not in ((), (1,), (len(batch),)):
-        raise ValueError(f"answers must be one token id or {len(batch)}, got {given.dtype} of shape {given.shape}")
+    tokens = np.asarray(answers)
+    if not np.issubdtype(tokens.dtype, np.integer) or tokens.shape not in ((), (1,), (len(batch),)):
+        raise ValueError(f"answers must be one token id or {len(batch)}, got {tokens.dtype} of shape {tokens.shape}")
     count = unembedding.weight.shape[0]
-    if given.min() < 0 or given.max() >= count:
-        raise ValueError(f"answers must lie in 0..{count - 1}, got {given.tolist()}")
-    target_B1 = np.broadcast_to(given.reshape(-1), (len(batch),))[:, None].astype(np.int32)
+    if tokens.min() < 0 or tokens.max() >= count:
+        raise ValueError(f"answers must lie in 0..{count - 1}, got {tokens.tolist()}")
+    target_B1 = np.broadcast_to(tokens.reshape(-1), (len(batch),))[:, None].astype(np.int32)
     rows_BR = jnp.asarray(model.network.readout_positions(batch)).reshape(len(batch), -1)
     return Reads(rows_BR, None, jnp.asarray(target_B1), jnp.ones(target_B1.shape, jnp.float32))
 
 
 @jax.jit
 def _by_layer(network: Network, batch: Batch, reads: Reads) -> dict[str, Array]:
-    """`[B,L+1]` each."""
+    """Return the three columns by layer, `[B,L+1]` each."""
     stream, rows_BR = network.streams[-1], reads.rows
     last = stream.members[-1].name
     readers: dict[str, Any] = {
         stream.name: lambda seen: {site: take_rows(seen[site], rows_BR) for site in ("resid_pre", "resid_post")}
     }
+    # with cross-attention, the layer's output is that of the cross-attention's stack
     readers.setdefault(last, lambda seen: {"resid_post": take_rows(seen["resid_post"], rows_BR)})
     kept = forward(network, batch, read=readers)[1]
     x_LBRD = jnp.concatenate([kept[stream.name]["resid_pre"][:1], kept[last]["resid_post"]])
@@ -117,36 +123,36 @@ def _by_layer(network: Network, batch: Batch, reads: Reads) -> dict[str, Array]:
     assert target_BR is not None
     assert weight_BR is not None
 
-    def one(x_BRD: Array) -> dict[str, Array]:
+    def read(x_BRD: Array) -> dict[str, Array]:
         features = network.features(x_BRD)
         rank_BR = unembedding.rank(features, target_BR)
-        found = {"log_probability": unembedding.log_probability(features, target_BR)}
-        found |= {"rank": rank_BR.astype(jnp.float32), "top": (rank_BR == 0).astype(jnp.float32)}
-        return {key: (values * weight_BR).sum(axis=1) for key, values in found.items()}
+        columns = {"log_probability": unembedding.log_probability(features, target_BR)}
+        columns |= {"rank": rank_BR.astype(jnp.float32), "top": (rank_BR == 0).astype(jnp.float32)}
+        return {key: (values * weight_BR).sum(axis=1) for key, values in columns.items()}
 
-    return {key: values_LB.T for key, values_LB in jax.lax.map(one, x_LBRD).items()}
+    return {key: values_LB.T for key, values_LB in jax.lax.map(read, x_LBRD).items()}
 
 
 @partial(jax.jit, static_argnames="stack")
 def _by_head(network: Network, batch: Batch, reads: Reads, *, stack: str) -> dict[str, Array]:
-    """`[B,L,N]` each."""
-    [part] = [one for one in network.stacks if one.name == stack]
+    """Return the two columns by head, `[B,L,N]` each."""
+    chosen = network.stack(stack)
     x_BTD, kept = forward(network, batch, read={stack: lambda seen: take_rows(seen["z"], reads.rows)})
     x_BRD = take_rows(x_BTD, reads.rows)
-    one = partial(_head_by_head, network, part, x_BRD, reads)
-    found = jax.lax.map(one, (jnp.arange(part.layers), kept[stack]))
-    return {key: jnp.moveaxis(values_LBN, 1, 0) for key, values_LBN in found.items()}
+    layer = partial(_layer_by_head, network, chosen, x_BRD, reads)
+    columns = jax.lax.map(layer, (jnp.arange(chosen.layers), kept[stack]))
+    return {key: jnp.moveaxis(values_LBN, 1, 0) for key, values_LBN in columns.items()}
 
 
-def _head_by_head(
-    network: Network, part: Stack, x_BRD: Array, reads: Reads, at: tuple[Array, Array]
+def _layer_by_head(
+    network: Network, stack: Stack, x_BRD: Array, reads: Reads, layer: tuple[Array, Array]
 ) -> dict[str, Array]:
-    """Of one layer, `[B,N]` each."""
-    number, z_BRNH = at
+    """Return one layer's two columns, `[B,N]` each."""
+    number, z_BRNH = layer
     assert network.unembedding is not None
     assert reads.target is not None
     assert reads.weight is not None
-    block: Any = part.block(number)
+    block: Any = stack.block(number)
     added_NBRD = block.head_contribution(block.attention.per_head_output(z_BRNH), block.attention.output(z_BRNH)[None])
     features_NBRF = jax.vmap(lambda added: network.with_frozen_statistics(added, x_BRD))(added_NBRD)
     N, B, R, F = features_NBRF.shape
@@ -155,6 +161,6 @@ def _head_by_head(
     bare = network.unembedding._replace(bias=None, cap=None)
     logit_BI = jnp.einsum("bif,bif->bi", features_BIF, bare.weight[target_BI], preferred_element_type=jnp.float32)
     mean_BI = jnp.einsum("bif,f->bi", features_BIF, bare.weight.mean(axis=0), preferred_element_type=jnp.float32)
-    found = {"logit": logit_BI - mean_BI, "rank": bare.rank(features_BIF, target_BI).astype(jnp.float32)}
+    columns = {"logit": logit_BI - mean_BI, "rank": bare.rank(features_BIF, target_BI).astype(jnp.float32)}
     weight_B1R = reads.weight[:, None]
-    return {key: (values.reshape(B, N, R) * weight_B1R).sum(axis=2) for key, values in found.items()}
+    return {key: (values.reshape(B, N, R) * weight_B1R).sum(axis=2) for key, values in columns.items()}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...models.inputs.axes import Positions
+from ...models.inputs.batch import Positions
 from ...models.model import Model
 from ...provenance import provenance
 from ...statistics import GroupedRows

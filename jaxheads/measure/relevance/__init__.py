@@ -1,4 +1,4 @@
-"""Which inputs and which heads an answer rests on: rollout, flow, gradients, layer-wise relevance, and how faithful."""
+"""Relevance of inputs and heads to an answer: rollout, flow, gradients, layer-wise propagation, and faithfulness."""
 
 from .flow import flows
 from .rollout import rolled_out, with_residual

@@ -1,19 +1,19 @@
-"""Whether relevance is faithful: what an answer loses with the tokens said to matter, and keeps with them alone.
+"""Faithfulness of relevance: how the answer changes without the most relevant tokens, and with them alone.
 
-Tokens are blanked out at the entry of a stream: what the first layer reads there is replaced, and attention still sees
-the position.
+Tokens are blanked out at the entry of a stream: the first layer's input there is replaced, and attention still sees the
+position.
 
 With f the objective, x an example of n tokens, and tokens in order of falling relevance:
 
 - comprehensiveness: the mean of `f(x) − f(x without the first k)`, over k of 1, 5, 10, 20 and 50 % of n, rounded up
   (DeYoung et al. 2020, ERASER, section 4, there of a class's probability). Larger is better.
 - sufficiency: the mean of `f(x) − f(only the first k)`. Smaller is better.
-- deletion: the area under f while tokens are blanked out, the first first; insertion: while they are put back into
+- deletion: the area under f while tokens are blanked out, most relevant first; insertion: while they are put back into
   an input without any (Petsiuk et al. 2018, RISE, section 4.1). In the objective's units: shares run from 0 to 1.
   Smaller, and larger, is better.
 - blank_out: Spearman's rank correlation, within an example, of relevance with `f(x) − f(x without this token)`
-  (Abnar & Zuidema 2020, section 4); blank_out_absolute: of the sizes of both, which is what methods without a sign
-  tell. NaN for an example where either is the same everywhere.
+  (Abnar & Zuidema 2020, section 4); blank_out_absolute: of the absolute values of both, for methods without a sign.
+  NaN for an example where either is constant.
 
 Dimension key: E examples, T positions, F shares of the tokens that are blanked or kept.
 """
@@ -22,34 +22,36 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from ...execution.resources import OPTIONS, Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...objectives import Objective
-from ...provenance import environment
+from ...progress import progress
+from ...provenance import provenance
 from ...statistics import bootstrap_mean, rank_correlation
-from .attribution import METHODS, OF_ATTENTION, relevance
-from .backward import Moved, Question
-from .gradients import base_of
+from .backward_pass import EntryMix
+from .batch_objective import BatchObjective
+from .methods import METHODS, OF_ATTENTION, relevance
+from .propagation import baseline_entries
 
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
-"""Of the tokens, for comprehensiveness and sufficiency (DeYoung et al. 2020, section 4)."""
+"""Shares of the tokens, for comprehensiveness and sufficiency (DeYoung et al. 2020, section 4)."""
 
 CONTROLS = ("random", "blank-out")
-"""An order by chance, and the blank-out effects themselves: what a method should beat, and about the best it can do."""
+"""A random order, which a method should beat, and the blank-out effects themselves, about the best it can do."""
 
 MEASURES = ("comprehensiveness", "sufficiency", "deletion", "insertion", "blank_out", "blank_out_absolute")
 
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """How faithful some methods are, side by side.
+    """Faithfulness of several methods, side by side.
 
     Attributes:
         frame: one row a method; each measure with its interval (`_low`, `_high`), and the cost in `seconds`.
@@ -64,6 +66,7 @@ class Faithfulness:
     provenance: Mapping[str, Any]
 
 
+@shares_options(without=("stack", "resume"))
 def faithfulness(
     model: Model,
     batch: Batch,
@@ -74,59 +77,48 @@ def faithfulness(
     where: ArrayLike | None = None,
     points: int = 10,
     options: Mapping[str, Mapping[str, Any]] | None = None,
-    level: float = 0.95,
-    seed: int = 0,
-    memory: int = 1 << 30,
+    **shared: Unpack[Options],
 ) -> Faithfulness:
-    """Every method's relevance of the input's tokens, objective_values by the model itself.
+    """Score the faithfulness of each method's relevance of the input's tokens by blanking tokens out.
 
     Comprehensiveness, sufficiency, deletion, insertion and rank correlation with blank-out are defined at the top of
-    this module.
-
-    Means are over examples, with bootstrap intervals. `seconds` are of the whole batch's relevance, the second time:
-    the first compiles.
+    the module `measure.relevance.faithfulness`. Means are over examples, with bootstrap intervals. `seconds` are those
+    of the whole batch's relevance when it is computed a second time: the first compiles.
 
     Args:
-        objective: such that more of it means more sure of the answer.
+        objective: larger where the model is more sure of the answer.
         methods: names of `METHODS`, and of CONTROLS; all that the model's streams allow when left out.
-        blank: what replaces a token: zeros when left out, a token id (a mask's, an unknown word's), or a batch of the
-            same shape.
+        blank: the replacement of a token: zeros when left out, a token id (a mask's, an unknown word's), or a batch of
+            the same shape.
         where: which tokens count, bool `[E,T]`; all real ones when left out. Others are never blanked out.
         points: of the curves, beside the first.
         options: by method, further arguments of `relevance`.
-        level, seed: of the intervals; the seed is also that of "random".
-        memory: bytes for what is held at once, about.
+        options: shared by all questions: level, seed (of "random", too), memory, devices, progress.
 
     Raises:
         ValueError: for an unknown method, none, `where` of another shape or without a token in some example, or what
             `relevance` raises for.
     """
-    question = Question.of(model, batch, objective, memory)
-    judge = _Judge(question, blank, where, points)
-    chosen = _chosen(methods, len(model.network.streams))
-    found, costs = {}, {}
-    for method in chosen:
-        way = partial(relevance, model, batch, objective, method, memory=memory, **(options or {}).get(method, {}))
-        found[method], costs[method] = judge.relevance(method, way, seed)
-    measures, curves = {}, []
-    for method in chosen:
-        measures[method], own = judge.objective_values(found[method])
-        curves.append(own.assign(method=method))
-    about = {
-        "model": model.name,
-        "weights": model.identity(),
-        "objective": objective.name,
-        "blank": "zeros" if blank is None else blank if isinstance(blank, int) else "batch",
-        "examples": len(batch),
-        "level": level,
-        "seed": seed,
-        **environment(),
-    }
-    frame = _table(measures, costs, level=level, seed=seed)
-    return Faithfulness(frame, measures, pd.concat(curves, ignore_index=True), about)
+    resources = Resources.of(shared)
+    level, seed = (shared.get(option, OPTIONS[option][1]) for option in ("level", "seed"))
+    blanking = _Blanking(BatchObjective.of(model, batch, objective, resources), blank, where, points)
+    names = _method_names(methods, len(model.network.streams))
+    on = {"memory": resources.memory, "devices": resources.devices.mesh}
+    measures, curves, seconds = {}, [], {}
+    with progress(len(names), "faithfulness", resources.progress) as advance:
+        for method in names:
+            ask = partial(relevance, model, batch, objective, method, **on, **(options or {}).get(method, {}))
+            tokens_ET, seconds[method] = blanking.relevance(method, ask, seed)
+            measures[method], curve = blanking.measures(tokens_ET)
+            curves.append(curve.assign(method=method))
+            advance()
+    replacement = "zeros" if blank is None else blank if isinstance(blank, int) else "batch"
+    about = {"objective": objective.name, "blank": replacement, "examples": len(batch), "level": level, "seed": seed}
+    frame = _frame(measures, seconds, level=level, seed=seed)
+    return Faithfulness(frame, measures, pd.concat(curves, ignore_index=True), provenance(model, **about))
 
 
-def _chosen(methods: Sequence[str] | None, streams: int) -> tuple[str, ...]:
+def _method_names(methods: Sequence[str] | None, streams: int) -> tuple[str, ...]:
     known = (*METHODS, *CONTROLS)
     if methods is None:
         return tuple(name for name in known if streams == 1 or name not in OF_ATTENTION)
@@ -136,64 +128,56 @@ def _chosen(methods: Sequence[str] | None, streams: int) -> tuple[str, ...]:
     return tuple(methods)
 
 
-class _Judge:
-    """The model asked with tokens of its first stream blanked out."""
+class _Blanking:
+    """Runs of a model with tokens of its first stream blanked out."""
 
-    def __init__(self, question: Question, blank: Batch | int | None, where: ArrayLike | None, points: int):
+    def __init__(self, objective: BatchObjective, blank: Batch | int | None, where: ArrayLike | None, points: int):
         if points < 1:
             raise ValueError(f"points must be at least 1, got {points}")
-        self.question = question
-        self.stack = question.model.network.streams[0]
-        self.base = base_of(question, blank)[self.stack.name]
-        mask_ET = np.asarray(self.stack.queries.of(question.batch).mask)
-        self.counts_ET = mask_ET if where is None else np.asarray(where).astype(bool) & _like(where, mask_ET)
-        empty = np.flatnonzero(~self.counts_ET.any(axis=1))
-        if empty.size:
-            raise ValueError(f"every example needs a token that counts; examples {empty[:8].tolist()} have none")
+        self.objective = objective
+        self.stack = objective.model.network.streams[0]
+        self.base = baseline_entries(objective, blank)[self.stack.name]
+        self.counts_ET = _counted(np.asarray(self.stack.queries.of(objective.batch).mask), where)
         self.shares = np.linspace(0, 1, points + 1)
-        self.whole_E = question.value()
-        self.blanked_ET = self._one_by_one()
+        self.whole_E = objective.value()
+        self.effects_ET = self._blank_out_effects()
 
-    def relevance(self, method: str, way: Callable[[], Any], seed: int) -> tuple[np.ndarray, float]:
-        """Relevance `[E,T]`, and the seconds it took."""
+    def relevance(self, method: str, ask: Callable[[], Any], seed: int) -> tuple[np.ndarray, float]:
+        """Return relevance `[E,T]`, and the seconds it took."""
         if method == "random":
             return np.random.default_rng(seed).standard_normal(self.counts_ET.shape), 0.0
         if method == "blank-out":
-            began = time.perf_counter()
-            self._one_by_one()
-            return self.blanked_ET, time.perf_counter() - began
-        way()
-        began = time.perf_counter()
-        found = way().streams[self.stack.name]
-        return np.asarray(found, np.float64), time.perf_counter() - began
+            start = time.perf_counter()
+            self._blank_out_effects()
+            return self.effects_ET, time.perf_counter() - start
+        ask()
+        start = time.perf_counter()
+        tokens_ET = ask().streams[self.stack.name]
+        return np.asarray(tokens_ET, np.float64), time.perf_counter() - start
 
-    def objective_values(self, tokens_ET: np.ndarray) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
-        """Every measure, `[E]`, and the mean curves."""
-        ordered_ET = np.argsort(
-            np.argsort(-np.where(self.counts_ET, tokens_ET, -np.inf), axis=1, kind="stable"), axis=1
-        )
+    def measures(self, tokens_ET: np.ndarray) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
+        """Return every measure, `[E]`, and the mean curves, of this relevance."""
+        falling_ET = np.argsort(-np.where(self.counts_ET, tokens_ET, -np.inf), axis=1, kind="stable")
+        rank_ET = np.argsort(falling_ET, axis=1)
         n_E1 = self.counts_ET.sum(axis=1, keepdims=True)
 
-        def left(share: float, *, first: bool, up: bool) -> np.ndarray:
-            """f with the first tokens blanked, or all but these."""
-            k_E1 = np.ceil(share * n_E1 - 1e-9) if up else np.round(share * n_E1)
-            chosen_ET = ordered_ET < k_E1
-            return self._value(self.counts_ET & (chosen_ET if first else ~chosen_ET))
+        def without(count_E1: np.ndarray) -> np.ndarray:
+            return self._value(self.counts_ET & (rank_ET < count_E1))
 
-        without, only = (
-            np.mean([self.whole_E - left(share, first=first, up=True) for share in SHARES], axis=0)
-            for first in (True, False)
-        )
-        deleted_FE, inserted_FE = (
-            np.stack([left(share, first=first, up=False) for share in self.shares]) for first in (True, False)
-        )
+        def only(count_E1: np.ndarray) -> np.ndarray:
+            return self._value(self.counts_ET & (rank_ET >= count_E1))
+
+        # the margin keeps a product that is whole up to rounding, as 0.1 · 30, from being rounded up
+        counts = [np.ceil(share * n_E1 - 1e-9) for share in SHARES]
+        deleted_FE = np.stack([without(np.round(share * n_E1)) for share in self.shares])
+        inserted_FE = np.stack([only(np.round(share * n_E1)) for share in self.shares])
         measures = {
-            "comprehensiveness": without,
-            "sufficiency": only,
+            "comprehensiveness": np.mean([self.whole_E - without(count_E1) for count_E1 in counts], axis=0),
+            "sufficiency": np.mean([self.whole_E - only(count_E1) for count_E1 in counts], axis=0),
             "deletion": np.trapezoid(deleted_FE, self.shares, axis=0),
             "insertion": np.trapezoid(inserted_FE, self.shares, axis=0),
-            "blank_out": self._ranked(tokens_ET, lambda x: x),
-            "blank_out_absolute": self._ranked(tokens_ET, np.abs),
+            "blank_out": self._correlation(tokens_ET, self.effects_ET),
+            "blank_out_absolute": self._correlation(np.abs(tokens_ET), np.abs(self.effects_ET)),
         }
         curves = [
             pd.DataFrame({"curve": name, "share": self.shares, "value": values_FE.mean(axis=1)})
@@ -201,46 +185,56 @@ class _Judge:
         ]
         return measures, pd.concat(curves)
 
-    def _ranked(self, tokens_ET: np.ndarray, size: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        found = [
-            rank_correlation(size(tokens[counts]), size(effects[counts]))
-            for tokens, effects, counts in zip(tokens_ET, self.blanked_ET, self.counts_ET, strict=True)
+    def _correlation(self, tokens_ET: np.ndarray, effects_ET: np.ndarray) -> np.ndarray:
+        """Return each example's rank correlation, `[E]`; NaN where either is constant."""
+        correlations = [
+            rank_correlation(tokens_T[counts_T], effects_T[counts_T])
+            for tokens_T, effects_T, counts_T in zip(tokens_ET, effects_ET, self.counts_ET, strict=True)
         ]
-        return np.array([np.nan if one is None else one for one in found])
+        return np.array([np.nan if correlation is None else correlation for correlation in correlations])
 
-    def _one_by_one(self) -> np.ndarray:
-        """`f(x) − f(x without this token)`, `[E,T]`; 0 where nothing counts."""
+    def _blank_out_effects(self) -> np.ndarray:
+        """Return `f(x) − f(x without this token)`, `[E,T]`; 0 for tokens that do not count."""
         effects_ET = np.zeros(self.counts_ET.shape)
-        for at in np.flatnonzero(self.counts_ET.any(axis=0)):
-            here_ET = self.counts_ET & (np.arange(self.counts_ET.shape[-1]) == at)
-            effects_ET[:, at] = np.where(self.counts_ET[:, at], self.whole_E - self._value(here_ET), 0)
+        for position in np.flatnonzero(self.counts_ET.any(axis=0)):
+            blank_ET = self.counts_ET & (np.arange(self.counts_ET.shape[1]) == position)
+            difference_E = self.whole_E - self._value(blank_ET)
+            effects_ET[:, position] = np.where(self.counts_ET[:, position], difference_E, 0)
         return effects_ET
 
     def _value(self, blank_ET: np.ndarray) -> np.ndarray:
-        """The objective `[E]` with these tokens blanked out."""
-        moved = {self.stack.name: Moved(self.base, jnp.asarray(blank_ET, jnp.float32))}
-        return self.question.moving(moved).value()
+        """Return the objective `[E]` with these tokens blanked out."""
+        mixes = {self.stack.name: EntryMix(self.base, blank_ET.astype(np.float32))}
+        return self.objective.mixed(mixes).value()
 
 
-def _like(where: ArrayLike, mask_ET: np.ndarray) -> np.ndarray:
-    if np.shape(where) != mask_ET.shape:
-        raise ValueError(f"where must have the shape of the input's positions {mask_ET.shape}, got {np.shape(where)}")
+def _counted(mask_ET: np.ndarray, where: ArrayLike | None) -> np.ndarray:
+    """Return which tokens count, bool `[E,T]`, after checking `where`."""
+    if where is not None:
+        if np.shape(where) != mask_ET.shape:
+            raise ValueError(
+                f"where must have the shape of the input's positions {mask_ET.shape}, got {np.shape(where)}"
+            )
+        mask_ET = mask_ET & np.asarray(where).astype(bool)
+    empty = np.flatnonzero(~mask_ET.any(axis=1))
+    if empty.size:
+        raise ValueError(f"every example needs a token that counts; examples {empty[:8].tolist()} have none")
     return mask_ET
 
 
-def _table(
-    measures: Mapping[str, Mapping[str, np.ndarray]], costs: Mapping[str, float], *, level: float, seed: int
+def _frame(
+    measures: Mapping[str, Mapping[str, np.ndarray]], seconds: Mapping[str, float], *, level: float, seed: int
 ) -> pd.DataFrame:
     rows = []
-    for method, own in measures.items():
+    for method, by_measure in measures.items():
         row: dict[str, Any] = {"method": method}
         for name in MEASURES:
-            kept_E = np.where(np.isfinite(own[name]), own[name], np.nan)
-            interval = bootstrap_mean(kept_E, level=level, seed=seed)
+            finite_E = np.where(np.isfinite(by_measure[name]), by_measure[name], np.nan)
+            interval = bootstrap_mean(finite_E, level=level, seed=seed)
             row |= {
                 name: float(interval.mean),
                 f"{name}_low": float(interval.low),
                 f"{name}_high": float(interval.high),
             }
-        rows.append({**row, "seconds": costs[method]})
+        rows.append({**row, "seconds": seconds[method]})
     return pd.DataFrame(rows).set_index("method")

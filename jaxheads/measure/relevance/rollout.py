@@ -1,7 +1,7 @@
 """Attention rollout: attention and residual connections multiplied from layer to layer (Abnar & Zuidema 2020).
 
-Written for one example: `attention_LTT`, each layer's mean over heads, and a row of weights `[T]`, which says what is
-asked of the last layer: a single 1 at the position that is read, as a rule.
+Written for one example: `attention_LTT`, each layer's mean over heads, and weights `[T]` of the last layer's positions,
+usually a single 1 at the position that is read.
 """
 
 from functools import partial
@@ -12,44 +12,37 @@ import numpy as np
 from jax import Array
 
 from ...models.inputs.batch import Batch
-from ...models.model import Model
 from ...models.network import Network, forward
-from ...models.stack import Stack
-
-PATTERN_BYTES = 256 * 2**20
-"""One layer's patterns of so many bytes at once; more examples go through in turn."""
 
 
 def with_residual(attention_LTT: Array) -> Array:
-    """`(A + I) / 2`: half of what a position holds is what it held before."""
+    """Return `(A + I) / 2`: half of a position's content is its content before the layer."""
     eye_TT = jnp.eye(attention_LTT.shape[-1], dtype=attention_LTT.dtype)
     return (attention_LTT + eye_TT[None]) / 2
 
 
 def rolled_out(attention_LTT: Array, row_T: Array) -> Array:
-    """A row of `Ā_L … Ā_2 Ā_1` with `Ā = (A + I) / 2`, `[T]`; it sums to what `row` sums to.
+    """Return `row Ā_L … Ā_2 Ā_1` with `Ā = (A + I) / 2`, `[T]`, whose sum is that of `row`.
 
     Uniform attention of n positions gives `2^-L` of the row itself and `1 - 2^-L` spread evenly.
     """
 
-    def step(row: Array, layer_TT: Array) -> tuple[Array, None]:
-        return row @ layer_TT, None
+    def step(row_T: Array, layer_TT: Array) -> tuple[Array, None]:
+        return row_T @ layer_TT, None
 
     return jax.lax.scan(step, row_T, with_residual(attention_LTT), reverse=True)[0]
 
 
-def mean_attention(model: Model, batch: Batch, stack: Stack) -> np.ndarray:
-    """Each layer's pattern, the mean over heads, `[E,L,T,S]` float32."""
-    B, T = stack.queries.of(batch).shape
-    most = max(1, PATTERN_BYTES // (4 * stack.heads * T * stack.keys.count(batch)))
-    size = -(-B // -(-B // min(most, B)))
-    parts = []
-    for start in range(0, B, size):
-        piece = batch.take(np.minimum(np.arange(start, start + size), B - 1))
-        parts.append(np.moveaxis(np.asarray(_mean_attention(model.network, piece, stack.name)), 1, 0))
-    return np.concatenate(parts)[:B]
+def rollout_relevance(attention_ELTT: np.ndarray, rows_ET: np.ndarray) -> np.ndarray:
+    """Return the rollout of each example's row of weights, `[E,T]`."""
+    return np.asarray(_rolled_out(attention_ELTT, jnp.asarray(rows_ET, jnp.float32)))
 
 
 @partial(jax.jit, static_argnames="stack")
-def _mean_attention(network: Network, batch: Batch, stack: str) -> Array:
-    return forward(network, batch, (), {stack: lambda seen: seen["pattern"].astype(jnp.float32).mean(axis=1)})[1][stack]
+def mean_attention(network: Network, batch: Batch, stack: str) -> Array:
+    """Return each layer's pattern, the mean over heads, `[E,L,T,S]` float32."""
+    readers = {stack: lambda seen: seen["pattern"].astype(jnp.float32).mean(axis=1)}
+    return jnp.moveaxis(forward(network, batch, read=readers)[1][stack], 1, 0)
+
+
+_rolled_out = jax.jit(jax.vmap(rolled_out))

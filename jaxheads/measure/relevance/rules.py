@@ -1,20 +1,20 @@
 """Rules of layer-wise relevance propagation, as derivatives of the model's own operations.
 
-A rule says how the relevance of an operation's output is shared out among its inputs. Where the relevance of a value
-is the value times its cotangent, R(x) = x · ∂, a rule is a derivative other than the true one, and propagation is a
-gradient through a copy of the network whose operations carry them: `with_rules` makes the copy, `RuledEdit` has the
-rules of attention, for edits at the seam's sites. No value of the network changes.
+A rule distributes the relevance of an operation's output over its inputs. With the relevance of a value defined as the
+value times its cotangent, R(x) = x · ∂, a rule is a derivative other than the true one, and propagation is a gradient
+through a copy of the network with these derivatives: `with_rules` makes the copy, `RuledEdit` has the rules of
+attention, as edits at its sites. No value of the network changes.
 
 | rule | operation | derivative |
 |---|---|---|
 | ε | `y = x W + b` | that of y, times y / (y + ε sign y); the true one at ε = 0 |
-| αβ | the same | positive and negative terms `x_i W_ij` share α and 1 − α of the relevance, each in proportion |
+| αβ | `y = x W + b` | positive and negative terms `x_i W_ij` share α and 1 − α of the relevance, each in proportion |
 | uniform | a product of two activations | half of the true one, for each: each gets half of the relevance |
-| identity | an activation, a norm | y / x: the relevance is handed on, number by number |
+| identity | an activation, a norm | y / x: relevance passes through elementwise |
 
 Sources: Bach et al. 2015 (ε, αβ); Achtibat et al. 2024 (AttnLRP, arXiv 2402.05602: uniform, identity); Ali et al. 2022
-(CP-LRP: attention weights and the spread of a norm as constants). By `lxt.efficient`, AttnLRP's own code, the last of
-these is what AttnLRP does to norms as well.
+(CP-LRP: attention weights and the spread of a norm as constants). AttnLRP's own code, `lxt.efficient`, takes the spread
+of norms as constant, too.
 """
 
 from dataclasses import dataclass
@@ -28,25 +28,25 @@ from jax import Array
 
 from ...models.layers import Attention, GatedMLP, OffsetRMSNorm, UnitNorm, affine
 
-Part = TypeVar("Part", bound=nnx.Module)
+NetworkT = TypeVar("NetworkT", bound=nnx.Module)
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Which rule each kind of operation has.
+    """Choice of the propagation rule for each kind of operation.
 
     Attributes:
-        linear: "epsilon", or "alpha_beta", which also shares out what the bias brought.
-        epsilon: of the ε rule. 0 needs no division here, so nothing has to be kept from being zero by it.
+        linear: "epsilon", or "alpha_beta", which also distributes the bias's share over the inputs.
+        epsilon: of the ε rule. At 0 the true derivative is used: no division needs ε to keep it from 0.
         alpha: of the αβ rule, in which α + β = 1 and both parts count as positive: 1 is the z⁺ rule.
-        norm: "linear" takes a norm's spread as constant: what it centres and scales is linear, and a norm's bias keeps
-            its share. "identity" hands on relevance number by number, which is large and of both signs where a
-            LayerNorm has made much of an input near 0.
+        norm: "linear" takes a norm's spread as constant: centring and scaling are then linear, and a norm's bias keeps
+            its share. "identity" passes relevance elementwise, which is large and of both signs where a LayerNorm
+            amplifies an input near 0.
         softmax: "gradient" is x · ∂ (Achtibat et al., Proposition 3.1: it does not conserve, a bias takes the rest);
-            "constant" takes attention weights as they are (CP-LRP); "identity" hands on relevance to the scores.
-        gate: of a gated MLP, "uniform" halves, or "constant": all to what is gated (CP-LRP's code).
-        start: of each logit that is read, relevance begins at its "value" times its share in the objective, or at this
-            share ("one": Chefer et al. 2021).
+            "constant" takes attention weights as constants (CP-LRP); "identity" passes relevance to the scores.
+        gate: of a gated MLP, "uniform" halves, or "constant": all to the gated value (CP-LRP's code).
+        start: the relevance of each logit that is read starts at its "value" times its share in the objective, or at
+            this share ("one": Chefer et al. 2021).
     """
 
     linear: Literal["epsilon", "alpha_beta"] = "epsilon"
@@ -75,16 +75,16 @@ HALVES = Rules(linear="alpha_beta", alpha=0.5)
 
 @jax.custom_vjp
 def uniform_rule(x: Array) -> Array:
-    """One of the two operands of a product: half of the relevance is its."""
+    """Return an operand of a product; its cotangent is halved."""
     return x
 
 
-uniform_rule.defvjp(lambda x: (x, None), lambda _, g: (g / 2,))
+uniform_rule.defvjp(lambda x: (x, None), lambda _, cotangent: (cotangent / 2,))
 
 
 @jax.custom_vjp
 def identity_rule(x: Array, y: Array) -> Array:
-    """`y`, element by element a function of `x`, whose relevance it is given. Where x is 0 so is its relevance."""
+    """Return `y`, an elementwise function of `x`; its relevance passes to x, and is lost where x is 0."""
     del x
     return y
 
@@ -93,9 +93,9 @@ def _identity_forward(x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
     return y, (x, y)
 
 
-def _identity_backward(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, y = kept
-    return _divided(g * y, x), jnp.zeros_like(y)
+def _identity_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    x, y = saved
+    return _divide(cotangent * y, x), jnp.zeros_like(y)
 
 
 identity_rule.defvjp(_identity_forward, _identity_backward)
@@ -103,14 +103,14 @@ identity_rule.defvjp(_identity_forward, _identity_backward)
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def epsilon_rule(epsilon: float, y: Array) -> Array:
-    """The result of a linear map: `ε / (|y| + ε)` of its relevance is kept back."""
+    """Return the result of a linear map; `ε / (|y| + ε)` of its relevance is dropped."""
     del epsilon
     return y
 
 
-def _epsilon_backward(epsilon: float, y: Array, g: Array) -> tuple[Array]:
+def _epsilon_backward(epsilon: float, y: Array, cotangent: Array) -> tuple[Array]:
     size = jnp.abs(y)
-    return (g * (size / (size + epsilon)),)
+    return (cotangent * (size / (size + epsilon)),)
 
 
 epsilon_rule.defvjp(lambda _, y: (y, y), _epsilon_backward)
@@ -118,7 +118,7 @@ epsilon_rule.defvjp(lambda _, y: (y, y), _epsilon_backward)
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def alpha_beta_rule(alpha: float, subscripts: str, x: Array, weight: Array, bias: Array | None) -> Array:
-    """`affine` by the αβ rule; where an output has no terms of one sign, that sign's part of its relevance is lost."""
+    """Apply `affine` with the αβ rule; where an output has no terms of one sign, that sign's relevance is lost."""
     del alpha
     return affine(subscripts, x, weight, bias)
 
@@ -128,25 +128,27 @@ def _alpha_beta_forward(alpha: float, subscripts: str, x: Array, weight: Array, 
     return y, (x, weight, bias, y)
 
 
-def _alpha_beta_backward(alpha: float, subscripts: str, kept: Any, g: Array) -> tuple[Array, Array, Array | None]:
-    x, weight, bias, y = kept
+def _alpha_beta_backward(
+    alpha: float, subscripts: str, saved: Any, cotangent: Array
+) -> tuple[Array, Array, Array | None]:
+    x, weight, bias, y = saved
     positive, negative = jnp.maximum(weight, 0), jnp.minimum(weight, 0)
 
-    def pull(weights: tuple[Array, Array], share: float) -> Array:
-        """By x's sign, the derivative through one of two weights, of what they give together."""
+    def product(x: Array, weight: Array) -> Array:
+        return jnp.einsum(subscripts, x, weight)
 
-        def product(of: Array, by: Array) -> Array:
-            return jnp.einsum(subscripts, of, by)
+    def pull_back(weights: tuple[Array, Array], share: float) -> Array:
+        """Return x's cotangent for a share of the relevance; weights are those of x above 0 and of x below 0."""
+        above, pull_above = jax.vjp(partial(product, weight=weights[0]), jnp.maximum(x, 0))
+        below, pull_below = jax.vjp(partial(product, weight=weights[1]), jnp.minimum(x, 0))
+        proportion = _divide(share * cotangent * y, above + below)
+        return jnp.where(x > 0, pull_above(proportion)[0], pull_below(proportion)[0])
 
-        above, way_above = jax.vjp(partial(product, by=weights[0]), jnp.maximum(x, 0))
-        below, way_below = jax.vjp(partial(product, by=weights[1]), jnp.minimum(x, 0))
-        part = _divided(share * g * y, above + below)
-        return jnp.where(x > 0, way_above(part)[0], way_below(part)[0])
-
-    pulled = pull((positive, negative), alpha)
+    # positive terms x W have factors of equal sign, negative terms factors of opposite sign
+    x_cotangent = pull_back((positive, negative), alpha)
     if alpha != 1:
-        pulled = pulled + pull((negative, positive), 1 - alpha)
-    return pulled, jnp.zeros_like(weight), None if bias is None else jnp.zeros_like(bias)
+        x_cotangent = x_cotangent + pull_back((negative, positive), 1 - alpha)
+    return x_cotangent, jnp.zeros_like(weight), None if bias is None else jnp.zeros_like(bias)
 
 
 alpha_beta_rule.defvjp(_alpha_beta_forward, _alpha_beta_backward)
@@ -154,28 +156,28 @@ alpha_beta_rule.defvjp(_alpha_beta_forward, _alpha_beta_backward)
 
 @jax.custom_vjp
 def from_one(y: Array) -> Array:
-    """A logit whose relevance is its cotangent, whatever its value."""
+    """Return a logit; its relevance is its cotangent, without its value."""
     return y
 
 
-from_one.defvjp(lambda y: (y, y), lambda y, g: (_divided(g, y),))
+from_one.defvjp(lambda y: (y, y), lambda y, cotangent: (_divide(cotangent, y),))
 
 
 def ruled_affine(rules: Rules, subscripts: str, x: Array, weight: Array, bias: Array | None) -> Array:
-    """`affine` by the rule for linear maps."""
+    """Apply `affine` with the rule for linear maps."""
     if rules.linear == "alpha_beta":
         return alpha_beta_rule(rules.alpha, subscripts, x, weight, bias)
     y = affine(subscripts, x, weight, bias)
     return epsilon_rule(rules.epsilon, y) if rules.epsilon else y
 
 
-def _divided(a: Array, b: Array) -> Array:
-    """a / b, and 0 where b is 0."""
+def _divide(a: Array, b: Array) -> Array:
+    """Return a / b, and 0 where b is 0."""
     return jnp.where(b == 0, jnp.zeros_like(a), a / jnp.where(b == 0, jnp.ones_like(b), b))
 
 
 class RuledNorm(nnx.Module):
-    """A norm by its rule."""
+    """A norm with its propagation rule."""
 
     def __init__(self, norm: Any, rule: str):
         self.norm, self.rule = norm, rule
@@ -188,7 +190,7 @@ class RuledNorm(nnx.Module):
         return linear + jax.lax.stop_gradient(y - linear)
 
     def _linear(self, x: Array) -> Array:
-        """Centred where the norm does so, divided by a spread that is taken as constant, scaled, moved."""
+        """Apply the norm in float32 with its spread as a constant."""
         norm = self.norm
         if isinstance(norm, nnx.LayerNorm):
             x = x - x.mean(axis=-1, keepdims=True)
@@ -204,11 +206,12 @@ class RuledNorm(nnx.Module):
 
 
 def _last_axis(weight_D: Array, x: Array) -> Array:
+    """Return a weight in float32 with as many axes as `x`."""
     return weight_D.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + weight_D.shape)
 
 
 class RuledLinear(nnx.Module):
-    """A linear layer by its rule."""
+    """A linear layer with its propagation rule."""
 
     def __init__(self, linear: nnx.Linear, rules: Rules):
         self.linear, self.rules = linear, rules
@@ -218,8 +221,8 @@ class RuledLinear(nnx.Module):
         return ruled_affine(self.rules, "...d,dh->...h", x, self.linear.kernel[...], bias)
 
 
-class Gated(nnx.Module):
-    """What an activated gate is multiplied with: half of the product's relevance is its."""
+class RuledUp(nnx.Module):
+    """The up-projection of a gated MLP, which gets half of the product's relevance."""
 
     def __init__(self, up: Any):
         self.up = up
@@ -231,53 +234,56 @@ class Gated(nnx.Module):
 NORMS = (nnx.LayerNorm, nnx.RMSNorm, OffsetRMSNorm, UnitNorm)
 
 
-def with_rules(network: Part, rules: Rules | None) -> Part:
-    """A copy of a network whose norms, activations, linear maps and gated MLPs carry their rules; its values are the
-    same. Without rules, the network itself."""
+def with_rules(network: NetworkT, rules: Rules | None) -> NetworkT:
+    """Return a copy of a network whose norms, activations, linear maps and gated MLPs have propagation rules.
+
+    Its values are the network's own. Without rules, return the network itself.
+    """
     if rules is None:
         return network
     copy = jax.tree.unflatten(jax.tree.structure(network), jax.tree.leaves(network))
-    _carry(copy, rules)
+    _attach(copy, rules)
     return copy
 
 
-def _carry(module: Any, rules: Rules) -> None:
-    for name, part in list(vars(module).items()):
-        if isinstance(part, NORMS):
-            setattr(module, name, RuledNorm(part, rules.norm))
-        elif isinstance(part, nnx.Linear):
+def _attach(module: Any, rules: Rules) -> None:
+    """Replace operations of a module by ones with rules, in place."""
+    for name, member in list(vars(module).items()):
+        if isinstance(member, NORMS):
+            setattr(module, name, RuledNorm(member, rules.norm))
+        elif isinstance(member, nnx.Linear):
             if not rules.plain_linear:
-                setattr(module, name, RuledLinear(part, rules))
+                setattr(module, name, RuledLinear(member, rules))
         elif name == "act":
-            setattr(module, name, partial(_activated, part))
-        elif isinstance(part, nnx.Module):
-            _carry(part, rules)
+            setattr(module, name, partial(_ruled_activation, member))
+        elif isinstance(member, nnx.Module):
+            _attach(member, rules)
     if isinstance(module, Attention) and not rules.plain_linear:
         module.affine = partial(ruled_affine, rules)
     if isinstance(module, GatedMLP):
-        module.act = partial(_as_gate, module.act, rules.gate)
+        module.act = partial(_ruled_gate, module.act, rules.gate)
         if rules.gate == "uniform":
-            carrier: Any = module
-            carrier.up = Gated(module.up)
+            gated: Any = module
+            gated.up = RuledUp(module.up)
 
 
-def _activated(act: Any, x: Array) -> Array:
+def _ruled_activation(act: Any, x: Array) -> Array:
     return identity_rule(x, act(jax.lax.stop_gradient(x)))
 
 
-def _as_gate(act: Any, rule: str, x: Array) -> Array:
+def _ruled_gate(act: Any, rule: str, x: Array) -> Array:
     return uniform_rule(act(x)) if rule == "uniform" else jax.lax.stop_gradient(act(x))
 
 
 class RuledEdit:
-    """The rules of attention's two products and its softmax, in one layer, as edits that change no value."""
+    """Rules of attention's two products and its softmax in one layer, as edits that change no value."""
 
     def __init__(self, rules: Rules | None):
         self.rules = rules
         self.scores: Array | None = None
 
-    def arriving(self, site: str, value: Array) -> Array:
-        """A value by the rule of the operation that made it: the softmax."""
+    def after_producer(self, site: str, value: Array) -> Array:
+        """Apply the rule of the operation that produced the value: the softmax, at `pattern`."""
         if site == "scores":
             self.scores = value
         if site != "pattern" or self.rules is None or self.rules.softmax != "identity":
@@ -285,8 +291,8 @@ class RuledEdit:
         assert self.scores is not None, "attention has scores before it has a pattern"
         return identity_rule(self.scores, jax.lax.stop_gradient(value))
 
-    def leaving(self, site: str, value: Array) -> Array:
-        """A value as the operation that reads it passes relevance on: the products."""
+    def before_consumer(self, site: str, value: Array) -> Array:
+        """Apply the rule of the operation that consumes the value: the two products."""
         if self.rules is None or site not in ("q", "k", "v", "pattern"):
             return value
         if self.rules.softmax != "constant":

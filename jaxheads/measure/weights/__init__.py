@@ -1,1 +1,19 @@
-"""What heads would do, read off the weights: QK and OV circuits, and how one head's output meets another's input."""
+"""Head analysis from weights alone: QK and OV circuits, composition, copying and attention by position."""
+
+from .copying_eigenvalues import eigenvalue_copying
+from .extreme_pairs import TokenPairs, token_pairs
+from .factored import Factored, ov_circuit, qk_circuit
+from .head_composition import Composition, composition
+from .positional import positional_kernel
+
+__all__ = [
+    "Composition",
+    "Factored",
+    "TokenPairs",
+    "composition",
+    "eigenvalue_copying",
+    "ov_circuit",
+    "positional_kernel",
+    "qk_circuit",
+    "token_pairs",
+]

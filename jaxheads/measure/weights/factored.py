@@ -2,8 +2,8 @@
 
 Dimension key: L layers, N query heads, K key/value heads, D model dimension, H head dimension.
 
-Vectors are rows: a head moves `x W_V W_O` from the position it looks at, and its score is `(x W_Q)(y W_K)ᵀ`. In a
-grouped-query model query head n takes key/value head `n // (N // K)`: factors are given for all N, by index.
+Vectors are rows: a head adds `x W_V W_O` of the position it attends to, and its score is `(x W_Q)(y W_K)ᵀ`. In a
+grouped-query model query head n uses key/value head `n // (N // K)`: factors are repeated so that all N have their own.
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ from ...models.stack import HeadWeights, Stack
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Factored:
-    """Matrices `left @ right`, `[…,D,H]` times `[…,H,D]`, held apart: every number below is of small products.
+    """Matrices `left @ right` of low rank, `[…,D,H]` times `[…,H,D]`, with norms and eigenvalues from small products.
 
-    Indexing takes heads (`circuit[layer, head]`); `left @ right` of one head is a matrix `[D,D]`.
+    Indexing selects heads (`circuit[layer, head]`); `left @ right` of one head is a matrix `[D,D]`.
     """
 
     left: Array
@@ -47,94 +47,99 @@ class Factored:
 
     @property
     def transpose(self) -> "Factored":
-        """The same matrices with their sides exchanged."""
+        """The transposed matrices, factored."""
         return Factored(jnp.swapaxes(self.right, -2, -1), jnp.swapaxes(self.left, -2, -1))
 
     def eigenvalues(self, between: Array | None = None) -> np.ndarray:
-        """The H eigenvalues `[…,H]`, complex, that need not be 0: those of `right @ between @ left` `[H,H]`, in
-        float64. `between` `[D,D]` is passed on the way from the right side back to the left, if anything is."""
-        across = self.right if between is None else self.right @ between
-        return np.linalg.eigvals(np.asarray(across, np.float64) @ np.asarray(self.left, np.float64))
+        """Return the H eigenvalues `[…,H]`, complex, that can differ from 0, computed in float64.
+
+        They are those of `right @ left`, `[H,H]`, or of `right @ between @ left` for a map `between`, `[D,D]`.
+        """
+        right = self.right if between is None else self.right @ between
+        return np.linalg.eigvals(np.asarray(right, np.float64) @ np.asarray(self.left, np.float64))
 
 
 def qk_circuit(model: Model, *, offset: int = 0, norms: bool = True, stack: str | None = None) -> Factored:
-    """`W_Q W_Kᵀ` of every head, `[L,N]` of `[D,H]` times `[H,D]` (Elhage et al. 2021): a score is `x (W_Q W_Kᵀ) yᵀ`
-    times the scale, which is left out, as are biases.
+    """Return `W_Q W_Kᵀ` of every head, `[L,N]` of `[D,H]` times `[H,D]` (Elhage et al. 2021).
+
+    A score is `x (W_Q W_Kᵀ) yᵀ` times the attention's scale, which is left out, as are biases.
 
     Args:
-        offset: how many positions the key lies before the query. Where positions are rotary the circuit depends on it:
-            `W_Q R(offset) W_Kᵀ`, the query's side turned. Elsewhere it changes nothing.
-        norms: take the scales of norms in: of the layer's, between the stream and the projections (see
-            `jh.fold_norms`; LayerNorm's mean goes as well), and of a norm of each head's queries and keys. Such a norm
-            also divides each query and key by its own size, which no weight tells: the circuit is then exact up to a
-            positive factor for every query and every key.
-        stack: the only one when left out. In cross-attention the right side reads the memory.
+        offset: how many positions the key is before the query. With rotary positions the circuit depends on it:
+            `W_Q R(offset) W_Kᵀ`. Without them it changes nothing.
+        norms: include the scales of norms: of the layer's, between the stream and the projections (see
+            `jh.fold_norms`; LayerNorm's mean subtraction is folded as well), and of a norm of each head's queries and
+            keys. Such a norm also divides each query and key by its own size, which no weight determines: the circuit
+            is then exact up to a positive factor for every query and every key.
+        stack: whose heads; the only stack when left out. In cross-attention the right side reads the memory.
 
     Raises:
-        ValueError: for a stack that is not there.
+        ValueError: for an unknown stack.
     """
-    part, _ = head_weights(model, stack, norms=norms)
-    blocks: Any = part.blocks
-    turned = jax.vmap(lambda attention: _as_met(attention, offset, norms))(blocks.attention)
-    W_Q, W_K = (jnp.moveaxis(_unshared(part, weight), 2, 1) for weight in turned)
-    return Factored(W_Q, jnp.swapaxes(_expanded(W_K, part.heads), -2, -1))
+    chosen, _ = head_weights(model, stack, norms=norms)
+    blocks: Any = chosen.blocks
+    rotated = jax.vmap(lambda attention: _query_key_weights(attention, offset, norms))(blocks.attention)
+    W_Q, W_K = (jnp.moveaxis(_per_layer(chosen, weight), 2, 1) for weight in rotated)
+    return Factored(W_Q, jnp.swapaxes(_per_query_head(W_K, chosen.heads), -2, -1))
 
 
 def ov_circuit(model: Model, *, norms: bool = True, stack: str | None = None) -> Factored:
-    """`W_V W_O` of every head, `[L,N]` of `[D,H]` times `[H,D]` (Elhage et al. 2021); biases are left out.
+    """Return `W_V W_O` of every head, `[L,N]` of `[D,H]` times `[H,D]` (Elhage et al. 2021), without biases.
 
     Args:
-        norms: take the scales of norms in, as in `qk_circuit`: before W_V, and where what heads write is normed
+        norms: include the scales of norms, as in `qk_circuit`: before W_V, and where the heads' output is normed
             (Gemma 2) after W_O, there up to that norm's positive divisor.
-        stack: the only one when left out. In cross-attention the left side reads the memory.
+        stack: whose heads; the only stack when left out. In cross-attention the left side reads the memory.
 
     Raises:
-        ValueError: for a stack that is not there.
+        ValueError: for an unknown stack.
     """
-    part, weights = head_weights(model, stack, norms=norms)
-    return Factored(_expanded(weights.W_V, part.heads), weights.W_O)
+    chosen, weights = head_weights(model, stack, norms=norms)
+    return Factored(_per_query_head(weights.W_V, chosen.heads), weights.W_O)
 
 
 def head_weights(model: Model, stack: str | None, *, norms: bool) -> tuple[Stack, HeadWeights]:
-    """A stack and its heads' weights, in float32; with `norms` as the layers' norms scale them."""
-    part = model.stack(stack)
-    if norms and part.blocks.residual:
-        part = nnx.clone(part)
-        fold_stack(part)
-    weights = part.weights
+    """Return a stack and its heads' weights in float32; with `norms`, scaled as the layers' norms scale them."""
+    chosen = model.stack(stack)
+    if norms and chosen.blocks.residual:
+        chosen = nnx.clone(chosen)
+        fold_stack(chosen)
+    weights = chosen.weights
     wide = {name: getattr(weights, name).astype(jnp.float32) for name in ("W_Q", "W_K", "W_V", "W_O")}
     if norms:
 
-        def written(at: tuple[Array, Array]) -> Array:
-            return part.block(at[0]).head_contribution(at[1], unit_stream(at[1]))
+        def contribution(layer_and_weight: tuple[Array, Array]) -> Array:
+            layer, W_O = layer_and_weight
+            return chosen.block(layer).head_contribution(W_O, unit_stream(W_O))
 
-        wide["W_O"] = jax.lax.map(written, (jnp.arange(part.layers), wide["W_O"]))
-    return part, HeadWeights(**wide, b_Q=weights.b_Q, b_K=weights.b_K, b_V=weights.b_V, b_O=weights.b_O)
+        wide["W_O"] = jax.lax.map(contribution, (jnp.arange(chosen.layers), wide["W_O"]))
+    return chosen, HeadWeights(**wide, b_Q=weights.b_Q, b_K=weights.b_K, b_V=weights.b_V, b_O=weights.b_O)
 
 
 def triangle(left: Array) -> Array:
-    """R `[…,H',H]` of the thin QR decomposition of `[…,D,H]`: the same lengths in fewer numbers."""
+    """Return R `[…,H',H]` of the thin QR decomposition of `[…,D,H]`, which has the norms of `left` in fewer rows."""
     return jnp.linalg.qr(left, mode="r")
 
 
-def _as_met(attention: Any, offset: int, norms: bool) -> tuple[Array, Array]:
-    """One layer's W_Q `[D,N,H]` and W_K `[D,K,H]` as they meet in a score."""
+def _query_key_weights(attention: Any, offset: int, norms: bool) -> tuple[Array, Array]:
+    """Return one layer's W_Q `[D,N,H]` and W_K `[D,K,H]`, scaled and rotated, so that their product is a score."""
 
-    def met(weight_DNH: Array, norm: Any, position: int) -> Array:
+    def rotated(weight_DNH: Array, norm: Any, position: int) -> Array:
         weight_DNH = weight_DNH.astype(jnp.float32)
         if norms and norm is not None:
             weight_DNH = weight_DNH * scale_and_bias(norm)[0].astype(jnp.float32)[None, None]
+        # rows of the weight take the axis of positions: all are rotated as the vector of one position would be
         return attention.rotate(weight_DNH[None], jnp.full((1, len(weight_DNH)), position))[0]
 
-    queries_DNH = met(attention.W_Q[...], attention.q_norm, offset)
-    return queries_DNH, met(attention.W_K[...], attention.k_norm, 0)
+    queries_DNH = rotated(attention.W_Q[...], attention.q_norm, offset)
+    return queries_DNH, rotated(attention.W_K[...], attention.k_norm, 0)
 
 
-def _unshared(stack: Stack, per_block: Array) -> Array:
-    """Layers first, where layers share blocks."""
+def _per_layer(stack: Stack, per_block: Array) -> Array:
+    """Repeat blocks that several layers share, `[L,…]`."""
     return per_block if stack.sharing is None else per_block[np.asarray(stack.sharing)]
 
 
-def _expanded(weight_LKDH: Array, heads: int) -> Array:
-    """Of each query head the key/value head that it takes."""
+def _per_query_head(weight_LKDH: Array, heads: int) -> Array:
+    """Repeat each key/value head for the query heads that use it, `[L,N,D,H]`."""
     return jnp.repeat(weight_LKDH, heads // weight_LKDH.shape[1], axis=1)

@@ -53,7 +53,7 @@ class AlbertConfig(EncoderConfig):
             "num_memory_blocks": 0,
             "layers_to_keep": [],
         }
-        refuse_unknown(config, cls.own() | {"classifier_dropout_prob"}, neutral=neutral)
+        refuse_unknown(config, cls.fields_of_file() | {"classifier_dropout_prob"}, neutral=neutral)
         common = common_fields(config, "Albert", act="gelu_new", pretraining=("AlbertForPreTraining",))
         [embedding] = required(config, "embedding_size")
         groups, layers = config.get("num_hidden_groups", 1), common["num_hidden_layers"]

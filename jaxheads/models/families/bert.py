@@ -43,7 +43,7 @@ class BertConfig(EncoderConfig):
         """
         old_pooler = {f"pooler_{name}" for name in ("fc_size", "num_attention_heads", "num_fc_layers", "size_per_head")}
         unused = old_pooler | {"pooler_type", "directionality"}  # of the first multilingual checkpoints
-        refuse_unknown(config, cls.own() | unused, neutral=ENCODER_ONLY)
+        refuse_unknown(config, cls.fields_of_file() | unused, neutral=ENCODER_ONLY)
         common = common_fields(config, "Bert", pretraining=("BertForPreTraining", "AntiBERTy"))
         return cls(**common, type_vocab_size=config.get("type_vocab_size", 2))
 

@@ -138,13 +138,13 @@ class Dinov2(ImageEncoder):
         c = self.config
         return ClassHead(c.num_labels, 2 * c.hidden_size, rngs=rngs) if c.head == "classes" else None
 
-    def places(self, rows: int, columns: int) -> Array:
+    def patch_positions(self, rows: int, columns: int) -> Array:
         """Return the patches' positions, interpolated if the image's grid differs from the pre-trained one."""
         side = self.config.image_size[0] // self.config.patch_size
-        placed_PD = self.positions[self.placed :]
+        grid_PD = self.positions[self.positioned :]
         if (rows, columns) == (side, side):
-            return placed_PD
-        grid_XYD = placed_PD.reshape(side, side, -1)
+            return grid_PD
+        grid_XYD = grid_PD.reshape(side, side, -1)
         return resize_grid(grid_XYD, rows, columns, antialias=self.antialias).reshape(rows * columns, -1)
 
     def reads(self, positions: int) -> list[int]:

@@ -50,7 +50,7 @@ class MPNetConfig(EncoderConfig):
             ValueError: for a field that is missing or not understood.
         """
         neutral = {**ENCODER_ONLY, "relative_attention_num_buckets": _BUCKETS}
-        refuse_unknown(config, cls.own(), neutral=neutral)
+        refuse_unknown(config, cls.fields_of_file(), neutral=neutral)
         common = common_fields(config, "MPNet")
         common["max_position_embeddings"] = tokens_of(config, common["max_position_embeddings"], _PADDING)
         return cls(**common)

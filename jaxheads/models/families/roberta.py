@@ -32,7 +32,7 @@ class RobertaConfig(BertConfig):
         Raises:
             ValueError: for a field that is missing or not understood.
         """
-        refuse_unknown(config, cls.own(), neutral=ENCODER_ONLY)
+        refuse_unknown(config, cls.fields_of_file(), neutral=ENCODER_ONLY)
         common = common_fields(config, cls.stem)
         padding = config.get("pad_token_id", 1)
         common["max_position_embeddings"] = tokens_of(config, common["max_position_embeddings"], padding)

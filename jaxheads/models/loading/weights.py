@@ -219,8 +219,8 @@ def fill(
 
     place, placed, bad = arrange(shapes), {}, []
     for rule in table.rules:
-        values = _values(rule, shapes, stored, dtype, bad)
-        placed |= {path: place(path, value) for path, value in values.items()}
+        # No name for the values: it would keep them on the host while the next rule's are read.
+        placed |= {path: place(path, value) for path, value in _values(rule, shapes, stored, dtype, bad).items()}
     if bad:
         raise ValueError(f"the weights of {checkpoint.name} hold NaN or infinite values: {_listed(bad)}")
     filled = [(path, variable.replace(placed[".".join(map(str, path))])) for path, variable in nnx.to_flat_state(state)]

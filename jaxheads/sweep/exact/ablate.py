@@ -70,10 +70,12 @@ def ablate(
     labels, seed = read_labels(groups, reference_groups), options.get("seed", 0)
     replacement = Replacement(model, stack, resources, method, reference, per_position, labels, donors, seed)
     if not isinstance(batch, Batch):
+        # A batch may serve as its own reference; a stream's later batches are not there yet when the first is asked.
         replacement.check_stream()
     names = None if sets is None else list(sets)
     about = {**replacement.about, "by": None if sets else list(by), "sets": names}
     for current, own_objective in inputs(batch, objective):
+        # Everything that can be wrong is checked before the first `yield`: nothing has run by then.
         source = replacement.of(current)
         reads = own_objective.reads(model, current)
         if sets is not None:
@@ -142,10 +144,12 @@ def interactions(
     }
     table = ablate(model, batch, objective, method, sets=sets, level=level, seed=seed, **options)
     assert table.per_example is not None, "all examples of a single batch are kept"
+    # Each pair was asked once: the grid is symmetric, and its diagonal holds each head alone.
     together_EHH = np.empty((len(batch), count, count))
     together_EHH[:, first, second] = together_EHH[:, second, first] = table.per_example
     alone_EH = np.diagonal(together_EHH, axis1=1, axis2=2)
     beyond_EHH = together_EHH - alone_EH[:, :, None] - alone_EH[:, None, :]
+    # A head has no interaction with itself; the formula would give minus its effect.
     beyond_EHH[:, np.arange(count), np.arange(count)] = np.nan
     columns = {
         name: Column(*bootstrap_mean(values, level=level, seed=seed), values)
@@ -158,6 +162,7 @@ def interactions(
 
 
 def _check_by(by: Sequence[str]) -> None:
+    # By layer and position would need all heads at one position: the values of a source are laid out by head.
     if "head" not in check_by("z", by) and "position" in by:
         raise ValueError(f"ablation is by head, by layer, or by head and position; got {tuple(by)}")
 

@@ -102,6 +102,7 @@ def function_vectors(
     grid = site_grid(stack, "z", shuffled, ("layer", "head"))
     means = _MeanOutputs(model, stack, clean, resources, np.asarray(reads.rows)[:, 0], T)
 
+    # The means are those that the sweep put in place; where it went on from finished parts they are computed here.
     def finish(table: HeadTable) -> FunctionVectors:
         outputs = np.asarray(means.values, np.float64)
         written = np.einsum("lnh,lnhd->lnd", outputs, np.asarray(stack.weights.W_O, np.float64))

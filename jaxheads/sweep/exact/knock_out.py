@@ -11,8 +11,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from ...execution.resources import Options, Resources
-from ...models.inputs.axes import Positions
-from ...models.inputs.batch import Batch
+from ...models.inputs.batch import Batch, Positions
 from ...models.model import Model
 from ...models.stack import Stack
 from ...objectives import Objective
@@ -134,6 +133,7 @@ def _edges(
         raise ValueError(
             f"a knock-out hits nothing in examples {without[:8].tolist()}: no chosen query sees a chosen key there"
         )
+    # A row without any key would be a softmax of nothing: uniform over masked keys, and no knock-out.
     blind = np.argwhere(edges_BTS.any(axis=2) & ~(visible_BTS & ~edges_BTS).any(axis=2))
     if blind.size:
         raise ValueError(f"example {blind[0][0]}, position {blind[0][1]} would be left without any key to look at")

@@ -65,12 +65,14 @@ def patch(
     """
     resources, stack_name = Resources.of(options), options.get("stack")
     name, site = model.site(site if stack_name is None or "." in site else f"{stack_name}.{site}")
+    # "decoder.z" names its stack; a bare "z" is of the stack that was asked for, or of the only one.
     stack, by = model.stack(name), check_by(site, by)
     about = {"site": site, "by": list(by), "direction": direction}
     for clean_batch, corrupt_batch, own_objective in pairs(clean, corrupt, objective):
         base, other = base_and_other(direction, clean_batch, corrupt_batch)
         check_pair(model, clean_batch, corrupt_batch)
         reads, grid = own_objective.reads(model, base), site_grid(stack, site, base, by)
+        # Prompts of a pair share their beginning: in a causal stack nothing before the first difference changes.
         groups = edit_groups(stack, site, base, grid, first_change(stack, clean_batch, corrupt_batch))
         yield exact(
             model,
@@ -124,6 +126,7 @@ class OtherRuns:
     def baseline(self, chunk: Chunk, values: Sequence[SiteValues]) -> Array:
         """Return the other run's objective: an effect of its whole distance from the unedited run counts as 1."""
         del chunk
+        # The objective was read in the same pass that gave the values: the other run costs one forward pass in all.
         [run] = values
         assert isinstance(run, OtherRun)
         return run.value

@@ -12,8 +12,7 @@ import numpy as np
 from ...execution.batching import Chunks
 from ...execution.cost import Cost, CostModel
 from ...execution.resources import Resources
-from ...models.inputs.axes import Positions
-from ...models.inputs.batch import Batch
+from ...models.inputs.batch import Batch, Positions
 from ...models.sites import is_of_keys
 from ...models.stack import Stack
 from ..cached_run import start_column
@@ -50,6 +49,7 @@ class EditGroup:
     def flops(self, costs: CostModel, examples: int) -> float:
         """Return the operations of these copies, for this many examples each."""
         tokens = costs.positions - self.site.first
+        # After the last layer only rows that are read are computed, and of a stream that is not the last one all.
         rows = min(costs.rows, tokens) if costs.final else tokens
         layers = costs.layers - self.layer - 1
         copies = len(self) * examples
@@ -57,6 +57,7 @@ class EditGroup:
         if layers == 0:
             return copies * (costs.after(self.site.site) * rows + read)
         inner = (layers - 1) * costs.layer(tokens)
+        # The last layer needs keys and values of all positions, everything else at the rows alone.
         last = costs.keys_values * tokens + (costs.layer_of_one - costs.keys_values) * rows
         return copies * (costs.after(self.site.site) * tokens + inner + last + read)
 
@@ -86,6 +87,7 @@ class Plan:
         unedited = (1 + self.runs) * self.costs.unedited(self.examples)
         flops = unedited + self.sources * sum(group.flops(self.costs, self.examples) for group in self.groups)
         copies = self.chunks.examples * min(self.chunks.copies, max(map(len, self.groups)))
+        # The cache is held twice: as the unedited run's result, and as the edited runs' argument.
         memory = self.costs.weights + 2 * self.chunks.examples * self.costs.cached + copies * self.costs.copied
         whole = self.costs.forward(self.examples) * (1 + self.sources * sum(map(len, self.groups)))
         return Cost(float(flops), int(memory), float(whole))
@@ -105,6 +107,7 @@ class Plan:
 
 def choose_chunks(costs: CostModel, groups: Sequence[EditGroup], examples: int, resources: Resources) -> Chunks:
     """Return how many examples and edited copies run together."""
+    # Copies start at different columns: what they send through a layer on average decides how many run together.
     copies = sum(map(len, groups))
     tokens = sum(len(group) * (costs.positions - group.site.first) for group in groups) / copies
     return Chunks.fitting(
@@ -132,6 +135,7 @@ def edit_groups(stack: Stack, site: str, batch: Batch, grid: Grid, first: int = 
     causal = stack.causal and not (stack.is_cross and is_of_keys(site))
     starts = first_columns(stack.positions_at(site, batch), causal) if "position" in axes else np.zeros(1, int)
     starts = np.maximum(starts, first)[:positions]
+    # Cells are numbered in row-major order of the grid; a missing axis has size 1.
     numbers = np.arange(grid.size).reshape(stack.layers, heads, positions)
     groups = []
     for layer in range(stack.layers):
@@ -159,6 +163,7 @@ def set_groups(stack: Stack, site: str, sets: Mapping[str, Heads]) -> tuple[Grid
     mask_CLN = np.stack(masks)
     layers_CL = mask_CLN.any(axis=2)
     start_C = layers_CL.argmax(axis=1)
+    # Sets within one layer leave the later layers unedited, which saves the engine an edit in each of them.
     where = Site(stack.name, site, 0, later=bool((layers_CL.sum(axis=1) > 1).any()))
     groups = []
     for layer in np.unique(start_C):

@@ -19,8 +19,7 @@ from ...checks import one_of
 from ...execution.batching import Chunks, is_new
 from ...execution.cost import forward_bytes
 from ...execution.resources import Resources
-from ...models.inputs.axes import Positions
-from ...models.inputs.batch import Batch
+from ...models.inputs.batch import Batch, Positions
 from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Stack
@@ -263,6 +262,7 @@ class MeanGroups:
         sums = np.zeros((stack.layers, len(self.counts), stack.heads, stack.head_size))
         for chunk in forward_chunks(stack, reference, resources).example_chunks(len(reference)):
             inputs = reference.take(chunk), jnp.asarray(self.groups[chunk]), jnp.asarray(is_new(chunk))
+            # Sums are taken on the host in float64: a reference may have millions of tokens.
             sums += devices.fetch(_sum_z(network, *devices.examples(inputs), stack=stack.name, groups=len(self.counts)))
         return jnp.asarray(sums / np.maximum(self.counts, 1)[None, :, None, None], jnp.float32)
 
@@ -291,6 +291,7 @@ def choose_donors(
     lengths_R = lengths_E if reference is None else np.asarray(reference.lengths)
     rng = np.random.default_rng(seed)
     chosen = np.empty((donors, len(lengths_E)), int)
+    # Each position takes the donor's output at the same position: a shorter donor has none for the last ones.
     for example, length in enumerate(lengths_E):
         possible = np.flatnonzero(lengths_R >= length)
         possible = possible[possible != example] if reference is None else possible

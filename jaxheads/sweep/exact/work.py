@@ -81,10 +81,12 @@ def exact(
     costs = CostModel.of(model, stack, batch, reads)
     chunks = choose_chunks(costs, groups, len(batch), resources)
     plan = Plan(tuple(groups), costs, len(batch), chunks, source.count, source.runs)
+    # Memory that ended once would end in each later chunk again: the smaller number is kept for all of them.
     fitting = _Fitting(chunks.copies)
 
     def work(examples: np.ndarray) -> ExactWork:
         devices = resources.devices
+        # Inputs are put in place here, and XLA splits every later computation to match.
         own_batch, own_reads = devices.examples((batch.take(examples), reads.take(examples)))
         chunk = Chunk(resources.network(model), stack, own_batch, own_reads, objective, examples, devices)
         return ExactWork(chunk, plan, source, fitting)
@@ -131,13 +133,16 @@ class ExactWork:
 
     def effects(self, group: CellGroup) -> np.ndarray:
         """Return the effects `[B,cells]` of some groups of copies."""
+        # In float64 the difference of two float32 objectives is exact.
         edited_BC = np.concatenate([self._edited(copies) for copies in group.key], axis=1)
         return edited_BC - self.baselines()[0][:, None]
 
     @cached_property
     def _unedited(self) -> UneditedRun:
         chunk = self.chunk
+        # Cached from the first column, whatever the groups' own starts: one compilation and one run for all of them.
         site, value = self.plan.groups[0].site._replace(first=0), chunk.objective.value
+        # JAX computes asynchronously: without waiting, the want of memory would surface somewhere else.
         with detecting_out_of_memory():
             run = run_unedited(chunk.network, chunk.batch, chunk.reads, site=site, value=value)
             return jax.block_until_ready(run)
@@ -164,6 +169,7 @@ class ExactWork:
             except OutOfMemory:
                 fewer = chunks.fewer(self.fitting.copies)
                 if fewer == self.fitting.copies:
+                    # One copy of these examples does not fit: `run_chunks` halves the examples.
                     raise
                 self.fitting.copies = fewer
 

@@ -121,6 +121,7 @@ def node_attribution(
     if node_method.fractions:
         about |= {"rule": node_method.rule, "steps": node_method.steps}
 
+    # Exact effects are asked for at the end, when the question has been checked and its estimates are there.
     def finish(table: HeadTable) -> HeadTable:
         table = replace(table, name="attribute")
         if not exact:

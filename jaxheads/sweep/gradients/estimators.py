@@ -111,7 +111,8 @@ class Estimator:
 
     @cached_property
     def _contributions(self) -> dict[str, Array]:
-        return self._run(self.base, CONTRIBUTIONS)[1]
+        # Beside cross-attention, a decoder's MLP belongs to the cross-attention's stack.
+        return self._run(self.base, tuple(site for site in CONTRIBUTIONS if site in self.stack.sites))[1]
 
     @cached_property
     def _patterns(self) -> tuple[dict[str, Array], dict[str, Array]]:

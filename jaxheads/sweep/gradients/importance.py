@@ -119,6 +119,8 @@ class ImportanceWork:
     def effects(self, group: CellGroup) -> np.ndarray:
         """Return the importance of every head, `[B,L*N]`."""
         del group
+        # Sizes are taken before the mean over examples: derivatives of either sign do not cancel there. Over an
+        # example's tokens they do, unless each token has a gate of its own.
         slope_BLTN = self._values_and_slopes[1]
         importance_BLN = np.abs(slope_BLTN).sum(axis=2) if self.by_token else np.abs(slope_BLTN.sum(axis=2))
         return importance_BLN.reshape(len(importance_BLN), -1)

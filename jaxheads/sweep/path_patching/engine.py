@@ -104,7 +104,8 @@ def send_to_receivers(
         span: the receivers' first and last layer; traced. The last one reads these heads.
     """
     streams = chunk.streams(spec)
-    # Receivers before `start` come before these senders, too, and read nothing new.
+    # The masks hold the receivers of all senders. Those before `start` come before these senders, and read nothing new:
+    # the whole stream starts at the first receiver after them.
     distance = min(
         layers_to(streams.stack, spec.stack, name, site) for name, sites in receivers.items() for site in sites
     )

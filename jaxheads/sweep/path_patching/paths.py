@@ -148,6 +148,7 @@ def _to_receivers(inputs: PathInputs, masks: ReceiverMasks, about: dict[str, Any
         for site, mask in sites.items()
     }
     span = min(numbers[0] for numbers in layers.values()), max(numbers[-1] for numbers in layers.values())
+    # A head has a path to the group if any one receiver comes after it.
     last_sender = max(numbers[-1] - inputs.layers_to(*where) for where, numbers in layers.items())
     has_path_LN = np.tile(np.arange(L)[:, None] <= last_sender, N)
     engine = partial(send_to_receivers, receivers=masks, span=span, **inputs.static)

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
-from ...models.inputs.axes import Positions
+from ...models.inputs.batch import Positions
 from ...models.stack import Stack
 from ..cached_run import start_column
 

@@ -12,15 +12,6 @@ first that changes, R rows that the objective reads, L layers, N heads, K key/va
 dimension, D model dimension.
 """
 
-# Three savings, each because the rest of the stream is known to be the base run's:
-# - Layers: the direct stream starts at the sender, the whole stream at the first receiver; nothing before them is
-#   edited.
-# - Positions: all heads on the direct stream are frozen, so no position reads another there, and it is run only at the
-#   positions where receivers read it. In a causal stack the whole stream has no positions before the first that
-#   changes.
-# - Rows: the last layer is run only at the rows that the objective reads.
-# Layers are traced, not static: one compilation serves all senders and receivers.
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +27,14 @@ from ...models.network import Network
 from ...models.stack import Stack, run_block, take_rows
 from ..cached_run import stream_of
 from .receivers import ReceiverMasks, ReceiverPositions
+
+# Three savings, each because the rest of the stream is known to be the base run's:
+# - Layers: the direct stream starts at the sender and the whole stream at the first receiver, as nothing before them is
+#   edited. Both starts are traced, not static: one compilation serves all senders and receivers.
+# - Positions: all heads on the direct stream are frozen, so no position reads another there, and it is run only at the
+#   positions where receivers read it. In a causal stack the whole stream has no positions before the first that
+#   changes.
+# - Rows: the last layer of the whole stream is run only at the rows that the objective reads.
 
 
 class PathSpec(NamedTuple):

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
-from jaxheads.measure.direct import chunks as pieces
-from jaxheads.measure.direct import direct_effects as direct
+from jaxheads.execution.resources import Resources
+from jaxheads.measure.direct.direct_effects import _split
 from jaxheads.objectives import Reads
 
 from ...models.huggingface import assert_close, random_batch, small_model
 from ...models.specs import SPECS
 from ...models.specs.spec import small
-from ..weights.test_factored import changed, permuted
+from ..weights.test_factored import changed, permute
 
 RIGHT, WRONG = 1, 2
 OBJECTIVE = jh.logit_difference(RIGHT, WRONG)
 POST_NORM = {"bert", "roberta", "camembert", "xlm_roberta", "distilbert", "albert", "mpnet", "bart", "marian"}
 WITHOUT_LOGITS = {"clip_text_model", "clip_vision_model"}
 SAME = {"gemma3", "dinov2", "mistral", "qwen2", "vit"}
-"""Their networks are built of another's classes."""
+"""Families whose networks are built of another's classes."""
 SUMS = sorted(set(SPECS) - POST_NORM - WITHOUT_LOGITS - SAME - {"clip", "modernbert"})
 
 
@@ -32,11 +32,11 @@ def asked(family: str) -> tuple[jh.Model, jh.Batch]:
 
 
 def check_sum(model: jh.Model, batch: jh.Batch, sources: str | None = None) -> tuple[jh.DirectParts, np.ndarray | None]:
-    """The parts, which add up, and of one stack those of each source position."""
-    parts, of_sources = direct._taken_apart(model, batch, OBJECTIVE, sources, 1 << 30)
+    """Return the parts, which add up, and those of each source position in one stack."""
+    parts, sources_ELNS = _split(model, batch, OBJECTIVE, sources, Resources())
     assert_close(parts.total, parts.value)
     assert float(parts.frame["effect"].to_numpy().sum()) == pytest.approx(parts.value.mean(), abs=1e-4)
-    return parts, of_sources
+    return parts, sources_ELNS
 
 
 @pytest.mark.parametrize("family", SUMS)
@@ -66,7 +66,7 @@ def test_halves_of_a_comparison_add_up():
 
 
 @pytest.mark.parametrize(("family", "side"), [("gpt2", "left"), ("llama", "right")])
-def test_a_head_counts_for_what_it_writes_through_the_held_norm(family: str, side: str):
+def test_a_heads_effect_is_its_output_through_the_frozen_norm(family: str, side: str):
     model, batch = small_model(family), random_batch((6, 4), side)
     run = jh.run(model, batch, ["z", "resid_post", "pattern", "v"])
     network, weights = model.network, model.stack().weights
@@ -102,16 +102,15 @@ def test_a_head_counts_for_what_it_writes_through_the_held_norm(family: str, sid
                 )
 
 
-def test_pieces_of_examples_make_one_answer(monkeypatch: pytest.MonkeyPatch):
+def test_chunks_of_examples_give_one_answer():
     model, batch = small_model("gpt2"), random_batch((6, 4, 5, 2, 6))
     whole = jh.direct_parts(model, batch, OBJECTIVE)
-    monkeypatch.setattr(pieces, "MOST", 2)
-    cut = jh.direct_parts(model, batch, OBJECTIVE)
-    assert_close(cut.heads["decoder"], whole.heads["decoder"])
-    assert_close(cut.total, whole.value)
+    chunked = jh.direct_parts(model, batch, OBJECTIVE, memory=1)
+    assert_close(chunked.heads["decoder"], whole.heads["decoder"])
+    assert_close(chunked.total, whole.value)
 
 
-def test_the_table_tells_the_rest_of_the_sum():
+def test_provenance_has_the_rest_of_the_sum():
     model, batch = small_model("gpt2"), random_batch((6, 4))
     table = jh.direct_effects(model, batch, OBJECTIVE)
     rest = table.provenance["parts"]
@@ -122,20 +121,20 @@ def test_the_table_tells_the_rest_of_the_sum():
 
 def test_permuting_heads_permutes_direct_effects():
     model, batch, order = small_model("gpt2"), random_batch((5, 3)), np.array([2, 0, 3, 1])
-    other = changed(model, permuted)
+    other = changed(model, permute)
     assert_close(
         jh.direct_effects(other, batch, OBJECTIVE).values, jh.direct_effects(model, batch, OBJECTIVE).values[:, order]
     )
 
 
 @pytest.mark.parametrize("family", ["bert", "bart", "modernbert"])
-def test_what_is_no_sum_is_refused(family: str):
+def test_streams_that_are_no_sum_are_refused(family: str):
     model, batch = asked(family)
     with pytest.raises(ValueError, match=r"no sum over heads"):
         jh.direct_parts(model, batch, OBJECTIVE)
 
 
-def test_an_encoder_has_nothing_to_add_directly():
+def test_an_encoder_has_no_direct_effect():
     model, batch = asked("t5")
     with pytest.raises(ValueError, match="through cross-attention only"):
         jh.direct_effects(model, batch, OBJECTIVE, stack="encoder")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
+from jaxheads.models.norms import unit_stream
 
 from ...models.huggingface import assert_close, random_batch, small_model
 from ...models.specs import SPECS
@@ -14,7 +15,7 @@ from ...models.specs.spec import small
 
 
 def lens_by_hand(model: jh.Model, stream_BTD: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probabilities and ranks of every token at every position, `[B,T,V]`."""
+    """Return log-probabilities and ranks of every token at every position, `[B,T,V]`."""
     network = model.network
     logits = np.asarray(network.unembedding.logits(network.features(stream_BTD)), np.float64)
     return np.asarray(jax.nn.log_softmax(logits)), np.argsort(np.argsort(-logits, axis=-1), axis=-1)
@@ -40,7 +41,7 @@ def test_each_layer_is_read_by_the_models_own_head(family: str):
 
 
 @pytest.mark.parametrize("family", ["bert", "t5", "deit"])
-def test_the_last_layer_is_the_models_answer(family: str):
+def test_the_last_layer_is_the_models_output(family: str):
     both = small(family)
     model, batch = both.ours, SPECS[family].batch(both.theirs)
     table = jh.logit_lens(model, batch, 1)
@@ -58,18 +59,17 @@ def test_the_lens_by_head_reads_what_each_head_writes():
     answers = np.array([3, 9])
     table = jh.logit_lens(model, batch, answers, by=("layer", "head"))
     assert table.per_example is not None
-    for wrong in (5,):  # two logits' difference is a direct effect
-        other = jh.logit_lens(model, batch, wrong, by=("layer", "head"))
-        assert other.per_example is not None
-        direct = jh.direct_effects(model, batch, jh.logit_difference(answers, wrong)).per_example
-        assert_close(table.per_example[0] - other.per_example[0], direct)
+    other = jh.logit_lens(model, batch, 5, by=("layer", "head"))
+    assert other.per_example is not None
+    direct = jh.direct_effects(model, batch, jh.logit_difference(answers, 5)).per_example
+    assert_close(table.per_example[0] - other.per_example[0], direct)
     every = np.stack([jh.logit_lens(model, batch, token, by=("layer", "head")).per_example[0] for token in range(37)])  # type: ignore
     assert_close(every.mean(axis=0), np.zeros_like(every[0]))
     rank = (every > every[answers, np.arange(2)][None] + 1e-6).sum(axis=0)
     assert_close(table.per_example[1], rank.astype(float))
 
 
-def test_what_a_lens_can_not_be_asked():
+def test_wrong_arguments_of_a_lens_are_refused():
     model, batch = small_model("gpt2"), random_batch((5, 3))
     for arguments, options, message in (
         ((37,), {}, "answers must lie in 0..36"),
@@ -87,7 +87,7 @@ V, SAMPLE = 40, 25
 
 
 def copier(W_O: np.ndarray, sharp: float = 60.0) -> jh.Model:
-    """A head that looks at the previous token, and writes that token times W_O."""
+    """Return a model whose head attends to the previous token and writes it times W_O."""
     D = V + SAMPLE
     token, place = np.arange(V), V + np.arange(SAMPLE)
     query, key, value, write, embed = (np.zeros(shape) for shape in ((D, V), (D, V), (D, V), (V, D), (V, D)))
@@ -111,16 +111,15 @@ def test_copying_by_logits_has_its_closed_forms(sample: jh.Batch):
         assert jh.logit_copying(copier(3 * np.eye(V)), sample, rescaled=rescaled).values[0, 0] == pytest.approx(1)
         assert jh.logit_copying(copier(-np.eye(V)), sample, rescaled=rescaled).values[0, 0] == pytest.approx(-1)
     assert np.isnan(jh.logit_copying(copier(np.zeros((V, V))), sample).values[0, 0])
-    # a head that raises its token and all others of the sample by half as much, out of the rest of the vocabulary
+    # a head that raises its token and the next one of the vocabulary
     ratio = jh.logit_copying(copier(np.eye(V) + np.roll(np.eye(V), 1, axis=1)), sample).per_example
     assert ratio is not None
     tokens = np.asarray(sample.tokens)
-    there = np.array([[(token + 1) % V in row for token in row] for row in tokens])
-    looked = np.concatenate(
-        [np.ones((10, 2)), np.ones((10, SAMPLE - 2))], axis=1
-    )  # by the query after; the first by two
-    looked[:, 0], looked[:, -1] = 2, 0  # the first sees itself alone, the last is seen by nobody
-    expected = (looked.sum(1)) / (looked * (1 + there)).sum(1)
+    next_is_in = np.array([[(token + 1) % V in row for token in row] for row in tokens])
+    # each position is attended to by the next; the first also by itself, as it sees no other; the last by none
+    attention = np.ones((10, SAMPLE))
+    attention[:, 0], attention[:, -1] = 2, 0
+    expected = attention.sum(1) / (attention * (1 + next_is_in)).sum(1)
     assert_close(ratio[:, 0, 0], 2 * expected - 1)
 
 
@@ -131,27 +130,25 @@ def test_copying_by_logits_is_the_obvious_computation(family: str):
     table = jh.logit_copying(model, batch)
     assert table.per_example is not None
     network, group = model.network, 4 // model.stack().kv_heads
-    from jaxheads.models.norms import unit_stream
-
     for layer, head, example in ((0, 0, 0), (1, 3, 1)):
         real = np.flatnonzero(np.asarray(batch.mask)[example])
         tokens = np.asarray(batch.tokens)[example, real]
         W_O = model.stack().weights.W_O[layer, head]
         write = model.stack().block(layer).head_contribution(W_O, unit_stream(W_O))
         moved = seen["v"][layer, example, :, head // group] @ write
-        features = network.held(moved[None], unit_stream(moved[None]))[0]
+        features = network.with_frozen_statistics(moved[None], unit_stream(moved[None]))[0]
         logits = np.asarray(features @ network.unembedding.weight.T, np.float64)
         raised = np.maximum(logits - logits.mean(axis=1, keepdims=True), 0)
-        looked = np.asarray(seen["pattern"])[layer, example, head][real].sum(axis=0)
-        own = sum(looked[s] * raised[s, token] for s, token in zip(real, tokens, strict=True))
-        everything = sum(looked[s] * raised[s, np.unique(tokens)].sum() for s in real)
-        assert table.per_example[example, layer, head] == pytest.approx(2 * own / everything - 1, abs=1e-5)
+        attention = np.asarray(seen["pattern"])[layer, example, head][real].sum(axis=0)
+        attended = sum(attention[s] * raised[s, token] for s, token in zip(real, tokens, strict=True))
+        everything = sum(attention[s] * raised[s, np.unique(tokens)].sum() for s in real)
+        assert table.per_example[example, layer, head] == pytest.approx(2 * attended / everything - 1, abs=1e-5)
 
 
 def test_names_are_copied_by_a_head_that_copies():
     rng = np.random.default_rng(0)
     texts = np.stack([rng.permutation(V - 1)[:SAMPLE] for _ in range(10)])
-    texts[:, 0] = V - 1  # what sees itself alone is no name: added to its own opposite, it would be nothing
+    texts[:, 0] = V - 1  # the first position, which attends to itself, is no name: it would cancel its own embedding
     sample, names = jh.Batch(texts), texts[:, 1:4]
     for sign, negative in ((1, False), (-1, True)):
         model = copier(sign * np.eye(V))
@@ -181,11 +178,11 @@ def test_name_copying_is_the_obvious_computation(family: str, norm_of: int | Non
             assert table.per_example[example, layer, head] == pytest.approx(np.mean(hits), abs=1e-6)
 
 
-def test_what_copying_can_not_be_asked(sample: jh.Batch):
+def test_wrong_arguments_of_copying_are_refused(sample: jh.Batch):
     model = copier(np.eye(V))
     with pytest.raises(ValueError, match="rescaled must be one of"):
         jh.logit_copying(model, sample, rescaled="none")  # type: ignore
-    with pytest.raises(ValueError, match="stands anywhere"):
+    with pytest.raises(ValueError, match="is anywhere"):
         jh.name_copying(model, jh.Batch([[1, 2]]), 3)
     with pytest.raises(ValueError, match="names must be token ids"):
         jh.name_copying(model, sample, [0.5])

@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 import jaxheads as jh
-from jaxheads.measure.weights.composition import random_composition
 from jaxheads.measure.weights.factored import Factored
+from jaxheads.measure.weights.head_composition import random_composition
 
 from ...models.huggingface import assert_close, random_batch, small_model
 from ...models.specs.spec import small
@@ -19,7 +19,7 @@ RNG = np.random.default_rng(0)
 
 
 def heads(**weights: np.ndarray) -> dict[str, np.ndarray]:
-    """One layer of one head, `[D,H]` and `[H,D]`; what is not named is the identity."""
+    """Return one layer of one head, `[D,H]` and `[H,D]`; weights that are not named are identities."""
     eye = np.eye(next(iter(weights.values())).shape[-1])
     return {name: weights.get(name, eye)[None] for name in ("W_Q", "W_K", "W_V", "W_O")}
 
@@ -30,15 +30,15 @@ def two_layers(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> j
 
 
 def changed(model: jh.Model, change) -> jh.Model:
-    """The model with `change(attention)` done to a copy of its weights, `[L,D,N,H]`."""
+    """Return the model after `change(attention)` on a copy of its weights, `[L,D,N,H]`."""
     network = nnx.clone(model.network)
     change(network.stacks[0].blocks.attention)
     return replace(model, network=network)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "bloom"])
-def test_circuits_are_what_heads_compute(family: str):
-    """Scores and outputs of a folded model without biases, from its normed stream."""
+def test_circuits_give_the_heads_own_scores_and_outputs(family: str):
+    """Circuits give scores and outputs of a folded model without biases, from its normed stream."""
     both = small(family)
     model = jh.fold_norms(both.ours)
     model = changed(model, lambda attention: [setattr(attention, f"b_{letter}", None) for letter in "QKVO"])
@@ -82,8 +82,8 @@ def test_a_norm_of_queries_and_keys_counts_up_to_a_factor():
     normed_TD = block.normed(run.seen["resid_pre"][1])[0]
     score_N = jnp.einsum("d,ndh,nhe,e->n", normed_TD[4], qk.left[1], qk.right[1], normed_TD[2])
     plain = [jnp.einsum("td,dnh->tnh", normed_TD, getattr(block.attention, name)[...]) for name in ("W_Q", "W_K")]
-    sizes = [jnp.sqrt(jnp.square(x).mean(-1) + norm.epsilon) for x, norm in
-             zip(plain, (block.attention.q_norm, block.attention.k_norm), strict=True)]  # fmt: skip
+    norms = (block.attention.q_norm, block.attention.k_norm)
+    sizes = [jnp.sqrt(jnp.square(x).mean(-1) + norm.epsilon) for x, norm in zip(plain, norms, strict=True)]
     group = np.arange(4) // 2
     q_NH, k_NH = run.seen["q"][1, 0, 4], run.seen["k"][1, 0, 2][group]
     assert_close((q_NH * k_NH).sum(-1), score_N / sizes[0][4] / sizes[1][2][group])
@@ -114,7 +114,7 @@ def test_composition_has_its_closed_forms():
     for kind in "qkv":
         assert aligned.values[kind][0, 0, 1, 0] == pytest.approx(1)
         assert apart.values[kind][0, 0, 1, 0] == 0
-    # queries and keys are told apart: only the keys' side reads what the first head writes
+    # q and k differ where only the keys' side reads the first head's output
     other = np.roll(second, -1, axis=1)  # into the dimension that `first` reads into
     keys = jh.composition(two_layers(heads(W_V=first, W_O=first), heads(W_Q=other, W_K=first, W_V=second)))
     assert [round(float(keys.values[kind][0, 0, 1, 0]), 6) for kind in "qkv"] == [0, 1, 0]
@@ -152,8 +152,8 @@ def test_composition_is_that_of_matrices_multiplied_out(family: str, offset: int
     assert row["random"] == found.random[0]
 
 
-def mixed(attention) -> None:
-    """Every head's queries and keys, and values and output, in another basis."""
+def rebase(attention) -> None:
+    """Change the basis of every head's queries and keys, and of its values and output."""
     shape = attention.W_Q.shape
     M = jnp.asarray(
         np.eye(shape[-1]) + 0.3 * RNG.standard_normal((shape[0], shape[2], shape[-1], shape[-1])), jnp.float32
@@ -168,7 +168,7 @@ def mixed(attention) -> None:
 ORDER = np.array([2, 0, 3, 1])
 
 
-def permuted(attention) -> None:
+def permute(attention) -> None:
     for name in ("W_Q", "W_K", "W_V"):
         setattr(attention, name, nnx.Param(getattr(attention, name)[...][:, :, ORDER]))
     attention.W_O = nnx.Param(attention.W_O[...][:, ORDER])
@@ -176,9 +176,9 @@ def permuted(attention) -> None:
         setattr(attention, name, nnx.Param(getattr(attention, name)[...][:, ORDER]))
 
 
-def test_a_head_is_no_matter_of_its_basis():
+def test_a_heads_basis_does_not_matter():
     model = small_model("gpt2")
-    other = changed(model, mixed)
+    other = changed(model, rebase)
     for kind in "qkv":
         assert_close(
             np.nan_to_num(jh.composition(other).values[kind]), np.nan_to_num(jh.composition(model).values[kind])
@@ -190,7 +190,7 @@ def test_a_head_is_no_matter_of_its_basis():
 
 def test_permuting_heads_permutes_everything():
     model = small_model("gpt2")
-    other = changed(model, permuted)
+    other = changed(model, permute)
     assert_close(jh.eigenvalue_copying(other).values, jh.eigenvalue_copying(model).values[:, ORDER])
     for name in ("attention", "kernel"):
         assert_close(jh.positional_kernel(other).grid(name), jh.positional_kernel(model).grid(name)[:, ORDER])
@@ -199,7 +199,7 @@ def test_permuting_heads_permutes_everything():
 
 
 def test_shared_keys_and_values_are_as_good_as_copies():
-    """A grouped-query model, and the same with every query head given a copy of its own."""
+    """A grouped-query model equals one whose query heads each have a copy of their keys and values."""
     model = small_model("llama")
     assert model.stack().kv_heads < model.stack().heads
 
@@ -226,7 +226,7 @@ def test_every_stack_has_circuits(family: str):
             assert np.isfinite(circuit.norm).all()
 
 
-def test_composition_of_what_a_stack_does_not_have_is_refused():
+def test_kinds_of_composition_that_a_stack_lacks_are_refused():
     model = small("t5").ours
     assert set(jh.composition(model, stack="cross").values) == {"q"}
     assert set(jh.composition(model, stack="encoder").values) == {"q", "k", "v"}

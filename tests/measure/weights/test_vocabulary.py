@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
-from jaxheads.measure.weights import token_pairs as pairs
-from jaxheads.measure.weights import vocabulary
+from jaxheads.measure.weights import extreme_pairs, vocabulary
 from jaxheads.models.norms import unit_stream
 
 from ...models.huggingface import assert_close, small_model
@@ -18,7 +17,7 @@ from ...models.specs.spec import small
 WITH_WORDS = ("gpt2", "llama", "gemma2", "gptj", "opt", "bloom")
 OTHERS = ("gpt_neox", "qwen2", "qwen3", "mistral", "gemma3_text")
 SAME = ("marian", "camembert", "xlm_roberta", "gemma3", "dinov2", "mistral", "deit")
-"""Their networks are built of another's classes."""
+"""Families whose networks are built of another's classes."""
 
 
 def one_head(W_O: np.ndarray, W_V: np.ndarray | None = None) -> jh.Model:
@@ -51,11 +50,11 @@ def words_of(model: jh.Model) -> jnp.ndarray:
 
 
 def full_ov(model: jh.Model, words_VD: jnp.ndarray, layer: int, head: int) -> np.ndarray:
-    """V × V, norms counted, multiplied out by running the model's own parts."""
+    """Return the full OV circuit, V × V, with norms, multiplied out by the model's own operations."""
     network = model.network
     circuit = jh.ov_circuit(model)[layer, head]
     moved_VD = words_VD @ circuit.left @ circuit.right
-    features = network.held(moved_VD[None], unit_stream(moved_VD[None]))
+    features = network.with_frozen_statistics(moved_VD[None], unit_stream(moved_VD[None]))
     return np.asarray(features[0] @ network.unembedding.weight.T, np.float64)
 
 
@@ -78,19 +77,19 @@ def test_the_small_product_has_the_large_ones_eigenvalues(family: str):
             assert found[layer, head] == pytest.approx(roots.sum().real / np.abs(roots).sum(), abs=2e-3)
 
 
-def test_pieces_of_the_vocabulary_add_up(monkeypatch):
+def test_chunks_of_the_vocabulary_give_one_answer(monkeypatch: pytest.MonkeyPatch):
     model = small_model("llama")
     whole = jh.eigenvalue_copying(model).values
-    pairs_whole = jh.token_pairs(model, "ov", 1, 2, count=4).frame
-    monkeypatch.setattr(vocabulary, "PIECE", 10)
-    monkeypatch.setattr(pairs, "NUMBERS", 100)
+    whole_pairs = jh.token_pairs(model, "ov", 1, 2, count=4).frame
+    monkeypatch.setattr(vocabulary, "CHUNK", 10)
+    monkeypatch.setattr(extreme_pairs, "ENTRIES", 100)
     assert_close(jh.eigenvalue_copying(model).values, whole)
-    cut = jh.token_pairs(model, "ov", 1, 2, count=4).frame
+    chunked = jh.token_pairs(model, "ov", 1, 2, count=4).frame
     for side in ("first", "second"):
-        assert cut[side].tolist() == pairs_whole[side].tolist()
+        assert chunked[side].tolist() == whole_pairs[side].tolist()
 
 
-def test_copying_without_norms_is_of_the_bare_weights():
+def test_copying_without_norms_is_that_of_the_bare_weights():
     model = small_model("gpt2")
     weights, network = model.stack().weights, model.network
     bare = jh.eigenvalue_copying(model, norms=False).values
@@ -116,7 +115,7 @@ def test_token_pairs_are_the_ends_of_all_pairs(family: str):
     value = v[0, :, group]
     if block.attention.b_V is not None:
         value = value - block.attention.b_V[...][group][None]
-    features = network.held((value @ W_O)[None], unit_stream(words[None]))[0]
+    features = network.with_frozen_statistics((value @ W_O)[None], unit_stream(words[None]))[0]
     full = {
         "ov": np.asarray(features @ network.unembedding.weight.T),
         "qk": np.asarray(q[0, :, head] @ k[0, :, group].T * block.attention.scale),
@@ -145,7 +144,7 @@ def test_pairs_may_be_as_many_as_tokens():
 
 
 def test_previous_tokens_by_learnt_positions():
-    """`P W_Q W_Kᵀ Pᵀ`, softmaxed over what is seen."""
+    """Scores are `P W_Q W_Kᵀ Pᵀ`, with a causal softmax."""
     model, T = small_model("gpt2"), 7
     found = jh.positional_kernel(model, 1, positions=T)
     block = model.stack().block(1)
@@ -164,7 +163,7 @@ def test_previous_tokens_by_learnt_positions():
 
 @pytest.mark.parametrize("offset", [0, 1, 3])
 def test_previous_tokens_by_rotary_positions(offset: int):
-    """`(c W_Q) R(δ) (c W_K)ᵀ`, for the mean word c: by the circuit at each offset."""
+    """Scores are `(c W_Q) R(δ) (c W_K)ᵀ` for the mean embedding c, by the circuit at each offset."""
     model, T = small_model("llama"), 6
     found = jh.positional_kernel(model, offset, positions=T)
     block: Any = model.stack().block(0)
@@ -208,7 +207,7 @@ def test_every_family_answers_or_says_why_not(family: str):
                 assert np.isfinite(np.asarray(found)).all()
 
 
-def test_what_a_positional_kernel_can_not_be_asked():
+def test_wrong_arguments_of_a_positional_kernel_are_refused():
     model = small_model("gpt2")
     for options, message in (
         ({"offset": 9, "positions": 9}, "offset must lie in 0..8"),

@@ -45,13 +45,13 @@ class ImageEncoder(Network):
     others: nnx.Param | None
     classifier: ClassHead | None
 
-    def _build(self, make: Any, others: tuple[str, ...], placed: int, rngs: nnx.Rngs) -> None:
+    def _build(self, make: Any, others: tuple[str, ...], positioned: int, rngs: nnx.Rngs) -> None:
         """Build all modules.
 
         Args:
             make: builds one block.
             others: names of the special tokens after CLS.
-            placed: number of the special tokens that have a learnt position, the first ones.
+            positioned: number of the special tokens that have a learnt position, the first ones.
         """
         c, D = self.config, self.config.hidden_size
         rows, columns = (side // c.patch_size for side in c.image_size)
@@ -61,8 +61,8 @@ class ImageEncoder(Network):
 
         self.cls = weight(1)
         self.others = weight(len(others)) if others else None
-        self.positions = weight(placed + rows * columns)
-        self.placed = placed
+        self.positions = weight(positioned + rows * columns)
+        self.positioned = positioned
         self.patches = Patches(c.patch_size, c.num_channels, D, rngs=rngs)
         axis = Axis("patches", c.patch_size, ("CLS", *others))
         self.encoder = Stack("encoder", c.num_hidden_layers, make, causal=False, queries=axis, rngs=rngs)
@@ -91,20 +91,20 @@ class ImageEncoder(Network):
     def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
         axis = self.encoder.queries
         rows, columns = axis.grid(batch)
-        places_PD = self.places(rows, columns)
+        positions_PD = self.patch_positions(rows, columns)
         specials_SD = self.cls[...]
         if self.others is not None:
             specials_SD = jnp.concatenate([specials_SD, self.others[...]])
-        specials_SD = specials_SD.at[: self.placed].add(self.positions[: self.placed])
-        x_BPD = self.patches(batch.pixels) + places_PD[None]  # type: ignore
+        specials_SD = specials_SD.at[: self.positioned].add(self.positions[: self.positioned])
+        x_BPD = self.patches(batch.pixels) + positions_PD[None]  # type: ignore
         specials_BSD = jnp.broadcast_to(specials_SD, (len(x_BPD), *specials_SD.shape))
         x_BTD = jnp.concatenate([specials_BSD, x_BPD], axis=1)
         return run_stack(self.encoder, x_BTD, AttentionInputs.within(axis.of(batch), causal=False))
 
-    def places(self, rows: int, columns: int) -> Array:
+    def patch_positions(self, rows: int, columns: int) -> Array:
         """Return the learnt positions of a grid of patches, `[rows * columns, D]`."""
         del rows, columns
-        return self.positions[self.placed :]
+        return self.positions[self.positioned :]
 
     def features(self, x_BTD: Array) -> Array:
         """Return the normed stream."""

@@ -45,7 +45,7 @@ class EncoderConfig:
     pooler: bool
 
     @classmethod
-    def own(cls) -> set[str]:
+    def fields_of_file(cls) -> set[str]:
         """Return the names of the fields that the checkpoint's config has."""
         return set(cls.__dataclass_fields__) - {"head", "pooler"}
 

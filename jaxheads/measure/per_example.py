@@ -1,0 +1,110 @@
+"""Numbers of each example: computed chunk by chunk, kept in a journal, and averaged into a table."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..execution.batching import Chunks, detecting_out_of_memory, run_chunks
+from ..execution.resources import OPTIONS, Options, Resources
+from ..models.inputs.batch import Batch
+from ..models.model import Model
+from ..progress import progress
+from ..provenance import provenance
+from ..statistics import bootstrap_mean
+from ..tables import Column, HeadTable
+
+Arrays = Mapping[str, Any]
+"""Arrays by name, whose leading axis is examples."""
+
+
+def per_example(
+    question: str,
+    names: Sequence[str],
+    compute: Callable[[np.ndarray], Arrays],
+    model: Model,
+    batch: Batch,
+    resources: Resources,
+    *,
+    example_bytes: int,
+    identity: Any = None,
+) -> dict[str, np.ndarray]:
+    """Compute numbers of all examples, as many at a time as fit in memory; return NumPy arrays in float64.
+
+    Args:
+        question: its name in the journal and beside the progress bar.
+        names: of the arrays; each has a file of its own for each chunk.
+        compute: from the indices of a chunk's examples to arrays `[B,…]`. Chunks have one length, so that it compiles
+            once: the last repeats its last example.
+        example_bytes: bytes that one example needs, at least approximately.
+        identity: arrays and words that the numbers depend on, beside model and batch.
+
+    Raises:
+        MemoryError: if not even one example fits the device.
+    """
+    E, tokens = len(batch), max(stack.queries.count(batch) for stack in model.network.streams)
+    # Nothing is edited: the mesh's axis "questions" has no share of the work.
+    multiples = resources.devices.multiples[0], 1
+    chunks = Chunks.fitting(
+        E, tokens=tokens, copy_bytes=max(1, example_bytes), memory=resources.memory, multiples=multiples
+    )
+    journal = resources.journal(question, model, batch, identity)
+    arrays: dict[str, np.ndarray] = {}
+
+    with progress(E, f"{question}: {E} examples", resources.progress) as advance:
+
+        def run(examples: np.ndarray) -> None:
+            real = np.unique(examples)
+            # All arrays of a chunk come from one computation, which is left out where the journal has them.
+            results = functools.cache(lambda: compute(examples))
+            with detecting_out_of_memory():
+                for name in names:
+                    values = journal.part(
+                        # Halved chunks must not find the parts of whole ones: the name says how many ran together.
+                        f"{len(examples)}-from-{real[0]}-{name}",
+                        lambda name=name: _fetch(resources, results()[name])[: len(real)],
+                    )
+                    arrays.setdefault(name, np.empty((E, *values.shape[1:])))[real] = values
+            advance(len(real))
+
+        run_chunks(chunks, E, run)
+    return arrays
+
+
+def silent(resources: Resources) -> Resources:
+    """Return resources without a bar and a journal, for one computation within another."""
+    return replace(resources, progress=False, resume=None)
+
+
+def _fetch(resources: Resources, array: Any) -> np.ndarray:
+    return np.asarray(resources.devices.fetch(array) if isinstance(array, jax.Array) else array, np.float64)
+
+
+def mean_table(
+    name: str,
+    model: Model,
+    stack: str,
+    values: Mapping[str, np.ndarray],
+    about: Mapping[str, Any],
+    options: Options,
+    *,
+    axes: Sequence[str] = ("layer", "head"),
+) -> HeadTable:
+    """Average each column's values `[E, *grid]` over examples, with bootstrap intervals; infinite values are missing.
+
+    Args:
+        name: of the table.
+        about: provenance beside the model, `level`, `seed` and `not_finite_count`, the number of infinite values.
+        options: `level` and `seed` of the intervals.
+    """
+    level, seed = (options.get(option, OPTIONS[option][1]) for option in ("level", "seed"))
+    columns, not_finite = {}, 0
+    for column, of_examples in values.items():
+        not_finite += int(np.isinf(of_examples).sum())
+        finite = np.where(np.isfinite(of_examples), of_examples, np.nan)
+        columns[column] = Column(*bootstrap_mean(finite, level=level, seed=seed), finite)
+    about = provenance(model, **about, level=level, seed=seed, not_finite_count=not_finite)
+    return HeadTable.from_columns(name, stack, columns, about, axes=axes, squeeze=len(columns) == 1)

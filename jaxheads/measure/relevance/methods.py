@@ -1,0 +1,303 @@
+"""Ten methods of relevance: how much each input and each head contributes to an answer.
+
+Signs are kept: relevance against the answer is negative, except in "rollout", "flow" and Chefer's two.
+
+| method | a position's relevance | a head's | range |
+|---|---|---|---|
+| rollout | the answer's row of `Π (A + I) / 2` (Abnar & Zuidema 2020) | – | sums to 1 |
+| flow | maximum flow from the answer's row through these matrices' edges, divided by the sum | – | sums to 1 |
+| chefer | the row of `Π (I + Ā)`, `Ā = mean (∇A ⊙ A)⁺` (ICCV 2021) | sum of its `(∇A ⊙ A)⁺` | 0 and up |
+| chefer-lrp | "chefer" with A's relevance in place of A (CVPR 2021) | likewise | 0 and up |
+| attnlrp | `x · ∂` by AttnLRP's rules (Achtibat et al. 2024) | sum of `z · ∂` | any |
+| cplrp | "attnlrp" with attention weights as constants (Ali et al. 2022) | likewise | any |
+| voita | as "attnlrp" | over the layer's Σ|·| (Voita et al. 2019) | −1 to 1 |
+| voita-code | αβ rule with halves at linear maps | likewise | −1 to 1 |
+| gradient | gradient × input (Shrikumar et al. 2017) | sum of `z · ∂` | any |
+| integrated-gradients | Sundararajan et al. 2017 | conductance (Dhamdhere et al. 2019) | any |
+
+Differences of paper and code: AttnLRP's norms are its code's (`Rules(norm="identity")` is the paper's). Voita et al.
+write the ε rule and take the attention core by its Jacobian, which is nearest to "attnlrp"; their code takes
+α = β = ½ at linear maps ("voita-code"; it also rescales what non-linear operations lose, which is left out here). They
+divide by the layer's sum, which can be 0; dividing by the sum of absolute values is equal where none is negative.
+Chefer's CVPR code sets the answer's own position to the row's minimum; here it keeps its 1. Rows of rollout's and
+Chefer's products are not normalised, as in the papers. An answer that is read at several rows gets their weighted mean.
+
+"cplrp" conserves: with `value` the answer, relevance of positions and biases sums to it. "attnlrp" loses what its
+softmax does not pass on. Where logits go through log-probabilities (`jh.loss`) their derivative is the true one, and
+only operations below them follow rules. A cap on scores (Gemma 2) keeps its derivative too.
+
+Dimension key: E examples, T positions, L layers, N heads, R rows read.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Unpack, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ...checks import one_of
+from ...execution.cost import FLOAT, forward_bytes
+from ...execution.resources import OPTIONS, Options, Resources, shares_options
+from ...models.inputs.batch import Batch
+from ...models.model import Model
+from ...models.stack import Stack
+from ...objectives import Objective, logit
+from ...provenance import provenance
+from ...tables import HeadTable
+from ..per_example import mean_table, per_example
+from . import chefer
+from .batch_objective import Attributions, BatchObjective
+from .flow import Solver, flow_relevance
+from .propagation import baseline_entries, integrate, propagate
+from .rollout import mean_attention, rollout_relevance
+from .rules import ATTNLRP, CPLRP, HALVES, Rules
+
+Method = Literal[
+    "rollout",
+    "flow",
+    "chefer",
+    "chefer-lrp",
+    "attnlrp",
+    "cplrp",
+    "voita",
+    "voita-code",
+    "gradient",
+    "integrated-gradients",
+]
+METHODS: tuple[Method, ...] = get_args(Method)
+OF_ATTENTION = ("rollout", "flow")
+"""Methods that measure reachability by attention alone, and need no objective."""
+
+RULES: Mapping[str, Rules | None] = {
+    "gradient": None,
+    "attnlrp": ATTNLRP,
+    "cplrp": CPLRP,
+    "voita": ATTNLRP,
+    "voita-code": HALVES,
+}
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """Relevance of each input and each head by one method.
+
+    Attributes:
+        method: its name.
+        streams: by stream, the relevance of each position of its entry, `[E,T]` float32; NaN at padding.
+        heads: one row a head; None where the method has no relevance of heads, or no stack was named.
+        value: the objective, `[E]`; None without an objective.
+        ids: by stream, the ids of its positions, where they have any.
+        provenance: plain JSON values.
+    """
+
+    method: str
+    streams: Mapping[str, NDArray[np.float32]]
+    heads: HeadTable | None
+    value: NDArray[np.float64] | None
+    ids: Mapping[str, NDArray[np.int32]]
+    provenance: Mapping[str, Any]
+
+    @property
+    def tokens(self) -> NDArray[np.float32]:
+        """Relevance of the input, `[E,T]`: the first stream's positions, the source's in an encoder–decoder."""
+        return next(iter(self.streams.values()))
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row a real position, indexed by stream, example, position: its id (-1 without) and relevance."""
+        frames = []
+        for stream, tokens_ET in self.streams.items():
+            example, position = np.nonzero(~np.isnan(tokens_ET))
+            ids_ET = self.ids.get(stream, np.full(tokens_ET.shape, -1))
+            index = pd.MultiIndex.from_arrays(
+                [[stream] * len(example), example, position], names=["stream", "example", "position"]
+            )
+            columns = {"id": ids_ET[example, position], "relevance": tokens_ET[example, position]}
+            frames.append(pd.DataFrame(columns, index=index))
+        return pd.concat(frames)
+
+
+@shares_options()
+def relevance(
+    model: Model,
+    batch: Batch,
+    objective: Objective | None = None,
+    method: Method = "attnlrp",
+    *,
+    rules: Rules | None = None,
+    baseline: Batch | int | None = None,
+    steps: int = 32,
+    solver: Solver = "batched",
+    **options: Unpack[Options],
+) -> Relevance:
+    """Attribute each example's answer to its positions and to the heads.
+
+    A position stands for the first layer's input there: its token with its position and type, or its patch. The module
+    `measure.relevance.methods` documents the methods, their ranges, and where paper and code differ: `rollout flow
+    chefer chefer-lrp attnlrp cplrp voita voita-code gradient integrated-gradients`. A model with several stacks has
+    relevance of heads where `stack` names one.
+
+    Args:
+        objective: the answer that is explained. "rollout" and "flow" only use the rows it reads, and without it the
+            model's own readout; Voita's default to the top logit; all others need it.
+        rules: other rules than the method's own, for "attnlrp", "cplrp" and Voita's.
+        baseline: of "integrated-gradients": zeros when left out, a token id, or a batch of the same shape.
+        steps: of the path from the baseline, by the midpoint rule.
+        solver: of "flow"; see `flows`.
+        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+
+    Raises:
+        ValueError: for an unknown method, stack or solver; without an objective where one is needed, or for one that
+            the model can't give; for rules where the method has none; for "rollout" and "flow" of an encoder–decoder,
+            whose source is in another stream.
+    """
+    _check(method, rules, steps)
+    if objective is None and method.startswith("voita"):
+        objective = logit()
+    if objective is None and method not in OF_ATTENTION:
+        raise ValueError(f"{method} needs an objective, such as jh.logit() or jh.logit_difference(right, wrong)")
+    model.check(batch)
+    resources, stack = Resources.of(options), options.get("stack")
+    chosen = model.stack(stack) if stack is not None or len(model.stacks) == 1 else None
+    explained = None if objective is None else BatchObjective.of(model, batch, objective, resources)
+    rows_ET = _row_weights(model, batch, explained)
+    base: dict[str, np.ndarray] = {}
+    if explained is None or method in OF_ATTENTION:
+        compute = _attention_method(model, batch, explained, resources, rows_ET, method, solver)
+        stream, T = model.network.streams[-1], rows_ET.shape[1]
+        example_bytes = forward_bytes(stream, batch) + FLOAT * stream.layers * T * T
+    else:
+        if method == "integrated-gradients":
+            base = baseline_entries(explained, baseline)
+        compute, watched = _objective_method(explained, rows_ET, method, chosen, rules, base, steps)
+        example_bytes = explained.example_bytes(watched)
+    about = {"method": method, "objective": None if objective is None else objective.name, "examples": len(batch)}
+    about |= {"rules": str(rules or RULES.get(method)), "steps": steps, "solver": solver}
+    names = [f"tokens-{stream.name}" for stream in model.network.streams]
+    names += [] if explained is None else ["value"]
+    names += [] if chosen is None or method in OF_ATTENTION else ["heads"]
+    reads = rows_ET if explained is None else explained.reads
+    arrays = per_example(
+        "relevance",
+        names,
+        lambda examples: compute(examples).arrays(),
+        model,
+        batch,
+        resources,
+        example_bytes=example_bytes,
+        identity=(repr(about), chosen.name if chosen else "", reads, base),
+    )
+    return _result(model, batch, arrays, about, chosen, options)
+
+
+def _check(method: str, rules: Rules | None, steps: int) -> None:
+    one_of("method", method, METHODS)
+    if rules is not None and RULES.get(method) is None:
+        with_rules = [name for name, default in RULES.items() if default is not None]
+        raise ValueError(f"{method} has no rules to choose; {', '.join(with_rules)} have")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+
+
+def _row_weights(model: Model, batch: Batch, explained: BatchObjective | None) -> np.ndarray:
+    """Return each position's weight in the answer, in the last stream, `[E,T]`; each example's sum to 1."""
+    if explained is None:
+        rows_ER = np.asarray(model.network.readout_positions(batch)).reshape(len(batch), -1)
+        weight_ER = None
+    else:
+        rows_ER, weight_ER = np.asarray(explained.reads.rows), explained.reads.weight
+    weight_ER = np.full(rows_ER.shape, 1 / rows_ER.shape[1]) if weight_ER is None else np.asarray(weight_ER)
+    rows_ET = np.zeros(model.network.streams[-1].queries.of(batch).shape)
+    # a row may be named more than once: its weights add up
+    np.add.at(rows_ET, (np.arange(len(rows_ER))[:, None], rows_ER), weight_ER)
+    return rows_ET
+
+
+def _attention_method(
+    model: Model,
+    batch: Batch,
+    explained: BatchObjective | None,
+    resources: Resources,
+    rows_ET: np.ndarray,
+    method: str,
+    solver: Solver,
+) -> Callable[[np.ndarray], Attributions]:
+    """Return the function from a chunk's examples to rollout or flow."""
+    streams = model.network.streams
+    if len(streams) > 1:
+        raise ValueError(
+            f"{method} is defined for one stream; {model.name} has {', '.join(s.name for s in streams)}. "
+            "chefer, attnlrp and the gradients cross from one to the other"
+        )
+    [stream] = streams
+
+    def compute(examples: np.ndarray) -> Attributions:
+        chunk = resources.devices.examples(batch.take(examples))
+        attention_ELTT = resources.devices.fetch(mean_attention(resources.network(model), chunk, stream.name))
+        if method == "rollout":
+            tokens_ET = rollout_relevance(attention_ELTT, rows_ET[examples])
+        else:
+            tokens_ET = flow_relevance(attention_ELTT, rows_ET[examples], solver)
+        value = None if explained is None else explained.take(examples).value()
+        return Attributions(value, {stream.name: tokens_ET}, None)
+
+    return compute
+
+
+def _objective_method(
+    explained: BatchObjective,
+    rows_ET: np.ndarray,
+    method: str,
+    stack: Stack | None,
+    rules: Rules | None,
+    base: Mapping[str, np.ndarray],
+    steps: int,
+) -> tuple[Callable[[np.ndarray], Attributions], int]:
+    """Return the function from a chunk's examples to their attributions, and the numbers it watches in a layer."""
+    name = None if stack is None else stack.name
+    if method in ("chefer", "chefer-lrp"):
+        lrp = method == "chefer-lrp"
+        watched = chefer.watched_numbers(explained, lrp=lrp)
+        return lambda examples: chefer.attribute(explained.take(examples), rows_ET[examples], name, lrp=lrp), watched
+    if method == "integrated-gradients":
+
+        def compute(examples: np.ndarray) -> Attributions:
+            taken = {stream: x if len(x) == 1 else x[examples] for stream, x in base.items()}
+            return integrate(explained.take(examples), taken, steps, name)
+
+        watched = 0 if stack is None else 4 * stack.heads * stack.head_size * stack.queries.count(explained.batch)
+        return compute, watched
+    chosen_rules = RULES[method] if rules is None else rules
+    return lambda examples: propagate(explained.take(examples), chosen_rules, name), 0
+
+
+def _result(
+    model: Model,
+    batch: Batch,
+    arrays: Mapping[str, np.ndarray],
+    about: dict[str, Any],
+    stack: Stack | None,
+    options: Options,
+) -> Relevance:
+    streams, ids = {}, {}
+    for stream in model.network.streams:
+        positions = stream.queries.of(batch)
+        tokens_ET = np.where(np.asarray(positions.mask), arrays[f"tokens-{stream.name}"], np.nan)
+        streams[stream.name] = tokens_ET.astype(np.float32)
+        if positions.ids is not None:
+            ids[stream.name] = np.asarray(positions.ids)
+    heads = None
+    if "heads" in arrays and stack is not None:
+        heads_ELN = _shares(arrays["heads"]) if about["method"].startswith("voita") else arrays["heads"]
+        heads = mean_table("relevance", model, stack.name, {"relevance": heads_ELN}, about, options)
+    level, seed = (options.get(option, OPTIONS[option][1]) for option in ("level", "seed"))
+    whole = provenance(model, **about, level=level, seed=seed)
+    return Relevance(about["method"], streams, heads, arrays.get("value"), ids, whole)
+
+
+def _shares(heads_ELN: np.ndarray) -> np.ndarray:
+    """Divide relevance of heads by the sum of absolute values in their layer; a layer of zeros stays zeros."""
+    size_EL1 = np.abs(heads_ELN).sum(axis=2, keepdims=True)
+    return np.where(size_EL1 > 0, heads_ELN / np.where(size_EL1 > 0, size_EL1, 1), 0)
