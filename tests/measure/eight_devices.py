@@ -10,28 +10,22 @@ import jaxheads as jh
 from jaxheads.models.sharding import shard
 
 from ..models.networks import assert_same, batch_of, random_model
+from .same_table import assert_same_table
 
 BATCH = batch_of((8, 6, 7, 8, 5))
 
 
-def numbers(table: jh.HeadTable) -> tuple[np.ndarray, ...]:
-    """Each example's number and whether it counts, and the means."""
-    assert table.per_example is not None
-    return np.nan_to_num(table.per_example), np.isnan(table.per_example), np.nan_to_num(table.values)
-
-
-MESHES = [("gpt2", {"data": 8}), ("llama", {"data": 2, "questions": 2, "model": 2})]
-
-
-@pytest.mark.parametrize(("family", "axes"), MESHES)
-@pytest.mark.parametrize("of", ["weights", "norms"])
+@pytest.mark.parametrize(
+    ("family", "axes", "of"),
+    [("gpt2", {"data": 8}, "weights"), ("llama", {"data": 2, "questions": 2, "model": 2}, "norms")],
+)
 def test_measures_on_eight_devices_are_those_of_one(family: str, axes: dict[str, int], of: str):
     model, mesh = random_model(family), jax.make_mesh(tuple(axes.values()), tuple(axes))
     split = shard(model, mesh) if "model" in axes else model
     edit = jh.mix(model, "z", np.zeros((5, 1, 1, 1)), layers=0, examples=[0, 3], batch=BATCH)
     ask = partial(jh.measure, batch=BATCH, of=of, edits=[edit, jh.zero_heads(model, [(0, 1)])])
     table, expected = ask(split, devices=mesh), ask(model)
-    assert_same(numbers(table), numbers(expected))
+    assert_same_table(table, expected)
     assert table.provenance["tokens_sha256"] == expected.provenance["tokens_sha256"]
 
 
