@@ -44,7 +44,7 @@ def per_example(
     Raises:
         MemoryError: if not even one example fits the device.
     """
-    E, tokens = len(batch), max(stack.queries.count(batch) for stack in model.network.streams)
+    E, tokens = len(batch), max(stack.queries.count(batch) for stack in model.running_streams(batch))
     # Nothing is edited: the mesh's axis "questions" has no share of the work.
     multiples = resources.devices.multiples[0], 1
     chunks = Chunks.fitting(

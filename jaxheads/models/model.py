@@ -220,6 +220,11 @@ class Model:
                 raise ValueError(f"token types of {self.name} lie in 0..{kinds - 1}; got {wrong}")
         self.network.check(batch)
 
+    def running_streams(self, batch: Batch) -> tuple[Stack, ...]:
+        """Return the streams that the batch has inputs for: all, unless streams read nothing of each other."""
+        streams = self.network.streams
+        return tuple(stream for stream in streams if getattr(batch, _FIELD_OF[stream.queries.kind]) is not None)
+
     def check_runs(self, stack: Stack, batch: Batch) -> None:
         """Raise ValueError if this stack does not run, because the batch has inputs for another stack only."""
         field = _FIELD_OF[stack.queries.kind]

@@ -253,10 +253,13 @@ def test_two_streams(method: Any):
 def test_what_cannot_be_asked_is_refused():
     model, batch = asked("gpt2")
     both, two = asked("t5")
+    clip, images = asked("clip")
+    text_alone = images.only("tokens")
     refused_inputs: list[tuple[Any, str]] = [
         ((model, batch, OBJECTIVE, "lime"), "method must be one of rollout, flow"),
         ((model, batch, None, "attnlrp"), "attnlrp needs an objective, such as"),
         ((both, two, OBJECTIVE, "rollout"), "rollout is defined for one stream; .* has encoder, decoder"),
+        ((clip, text_alone, None, "flow"), "flow is defined for one stream; .* has text, vision"),
     ]
     for arguments, message in refused_inputs:
         with pytest.raises(ValueError, match=message):

@@ -159,6 +159,8 @@ def relevance(
     if objective is None and method not in OF_ATTENTION:
         raise ValueError(f"{method} needs an objective, such as jh.logit() or jh.logit_difference(right, wrong)")
     model.check(batch)
+    if method in OF_ATTENTION:
+        _check_one_stream(model, method)
     resources, stack = Resources.of(options), options.get("stack")
     chosen = model.stack(stack) if stack is not None or len(model.stacks) == 1 else None
     explained = None if objective is None else BatchObjective.of(model, batch, objective, resources)
@@ -201,6 +203,15 @@ def _check(method: str, rules: Rules | None, steps: int) -> None:
         raise ValueError(f"steps must be at least 1, got {steps}")
 
 
+def _check_one_stream(model: Model, method: str) -> None:
+    streams = model.network.streams
+    if len(streams) > 1:
+        raise ValueError(
+            f"{method} is defined for one stream; {model.name} has {', '.join(s.name for s in streams)}. "
+            "chefer, attnlrp and the gradients cross from one to the other"
+        )
+
+
 def _row_weights(model: Model, batch: Batch, explained: BatchObjective | None) -> np.ndarray:
     """Return each position's weight in the answer, in the last stream, `[E,T]`; each example's sum to 1."""
     if explained is None:
@@ -225,13 +236,7 @@ def _attention_method(
     solver: Solver,
 ) -> Callable[[np.ndarray], Attributions]:
     """Return the function from a chunk's examples to rollout or flow."""
-    streams = model.network.streams
-    if len(streams) > 1:
-        raise ValueError(
-            f"{method} is defined for one stream; {model.name} has {', '.join(s.name for s in streams)}. "
-            "chefer, attnlrp and the gradients cross from one to the other"
-        )
-    [stream] = streams
+    [stream] = model.network.streams
 
     def compute(examples: np.ndarray) -> Attributions:
         chunk = resources.devices.examples(batch.take(examples))
