@@ -44,7 +44,8 @@ def variability(
         `.per_example` is each example's own Σ |α − ᾱ| / (2 Σ α), NaN where no attention is left.
 
     Raises:
-        ValueError: where fewer than two examples are that long, or no position is left; for cross-attention or a batch that does not fit.
+        ValueError: where fewer than two examples are that long, or no position is left; for cross-attention or a
+            batch that does not fit.
     """
     resources, stack = Resources.of(options), model.stack(options.get("stack"))
     level, seed = options.get("level", 0.95), options.get("seed", 0)
