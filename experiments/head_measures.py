@@ -111,7 +111,7 @@ def pattern_tables(model: jh.Model, inputs: Inputs, seed: int) -> dict[str, jh.H
     if inputs.repeated is not None and inputs.unrepeated is not None:
         tables["repeats"] = jh.measure(model, inputs.repeated, REPEATED, seed=seed)
         tables["repeats-null"] = jh.measure(model, inputs.unrepeated, REPEATED, scored_as=inputs.repeated, seed=seed)
-        tables["variability"] = jh.variability(model, inputs.plain, 10, seed=seed)
+        tables["variability"] = jh.variability(model, inputs.plain, 10, exclude_first=False, seed=seed)
     return tables
 
 

@@ -1,5 +1,7 @@
 """Metrics of what is known of tokens, the detector of TransformerLens, the kinds of maps: known answers."""
 
+from itertools import product
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -80,11 +82,15 @@ def test_transformer_lens_s_detector_has_its_own_scale():
     assert detected("previous_token_head", back) == pytest.approx((n - 1) / n)
     assert detected("previous_token_head", back, measure="abs") == pytest.approx((n - 1) / n)
     assert detected("previous_token_head", back, exclude_current_token=True) == pytest.approx(1)
+    for exclude in ({"exclude_bos": True}, {"exclude_current_token": True}):
+        looks_at_itself_first = back if "exclude_bos" in exclude else np.eye(n)[[0, *range(n - 1)]]
+        assert detected("previous_token_head", looks_at_itself_first, measure="abs", **exclude) == pytest.approx(1)
     tokens = repeats(T, 2)
     induction = np.eye(2 * T + 1)[[*[0] * (T + 1), *range(2, T + 2)]]  # looks at BOS where there is nothing to copy
     assert detected("induction_head", induction, tokens) == pytest.approx(T / (2 * T + 1))
     assert detected("induction_head", induction, tokens, measure="abs") == pytest.approx(T / (2 * T + 1))
     assert detected("induction_head", induction, tokens, exclude_bos=True) == pytest.approx(1)
+    assert detected("induction_head", induction, tokens, measure="abs", exclude_bos=True) == pytest.approx(1)
     duplicate = np.eye(2 * T + 1)[[*[0] * (T + 1), *range(1, T + 1)]]
     assert detected("duplicate_token_head", duplicate, tokens, exclude_bos=True) == pytest.approx(1)
     assert detected("duplicate_token_head", induction, tokens, exclude_bos=True) == 0
@@ -99,14 +105,20 @@ def test_the_detector_is_transformer_lens_s_formula_on_any_pattern():
     same = np.tril(tokens[:, None] == tokens[None, :], -1).astype(float)
     rolled = np.roll(same, 1, axis=1)
     rolled[:, 0] = 0
-    for role, wanted in (("duplicate_token_head", same), ("induction_head", np.tril(rolled))):
-        for exclude in (False, True):
-            B = A.copy()
-            if exclude:
-                B[:, 0] = 0
-            mul, absolute = (B * wanted).sum() / B.sum(), 1 - np.abs(B - wanted).mean() * len(B)
-            assert detected(role, A, tokens, exclude_bos=exclude) == pytest.approx(mul, rel=1e-5)
-            assert detected(role, A, tokens, measure="abs", exclude_bos=exclude) == pytest.approx(absolute, abs=1e-5)
+    previous = np.eye(8, k=-1)
+    roles = {"previous_token_head": previous, "duplicate_token_head": same, "induction_head": np.tril(rolled)}
+    for role, wanted in roles.items():
+        for bos, current in product((False, True), repeat=2):
+            weights, difference = A.copy(), np.abs(A - wanted)
+            for matrix in (weights, difference):  # "mul" leaves attention out, "abs" leaves differences out
+                if bos:
+                    matrix[:, 0] = 0
+                if current:
+                    np.fill_diagonal(matrix, 0)
+            mul, absolute = (weights * wanted).sum() / weights.sum(), 1 - difference.mean() * len(difference)
+            options = {"exclude_bos": bos, "exclude_current_token": current}
+            assert detected(role, A, tokens, **options) == pytest.approx(mul, rel=1e-5)
+            assert detected(role, A, tokens, measure="abs", **options) == pytest.approx(absolute, abs=1e-5)
 
 
 def a_map(kind: str, rng: np.random.Generator) -> np.ndarray:

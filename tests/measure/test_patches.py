@@ -8,7 +8,7 @@ from flax import nnx
 
 import jaxheads as jh
 from jaxheads.execution.batching import Chunks
-from jaxheads.measure.patterns import scoring
+from jaxheads.measure.patterns import Example, scoring
 
 from ..models.specs import SPECS
 from ..models.specs.spec import small
@@ -52,9 +52,22 @@ def test_distances_by_hand_on_a_grid_that_is_not_square():
     pattern = np.asarray(jh.run(model, batch, "pattern").seen["pattern"])[..., 1:, 1:]
     places = 4.0 * np.stack(np.indices((2, 3)), axis=-1).reshape(-1, 2)  # type: ignore
     apart = np.linalg.norm(places[:, None] - places[None], axis=-1)
-    expected = (pattern * apart).sum(axis=(-1, -2)) / pattern.sum(axis=(-1, -2))
+    expected = ((pattern * apart).sum(axis=-1) / pattern.sum(axis=-1)).mean(axis=-1)
     found = jh.measure(model, batch, "distance").per_example
     np.testing.assert_allclose(found, np.moveaxis(expected, 1, 0), rtol=1e-5)  # type: ignore
+
+
+def test_each_patch_weighs_the_same_in_the_distance_however_much_it_attends_to_special_tokens():
+    """Three patches in a row, one pixel apart, after [CLS]; the last patch attends to [CLS] alone."""
+    pattern = jnp.asarray([[1, 0, 0, 0], [0.8, 0, 0, 0.2], [0, 0.5, 0.5, 0], [1, 0, 0, 0]], jnp.float32)
+    pixels = jnp.asarray([[0, 0], [0, 0], [0, 1], [0, 2]], jnp.float32)
+    example = Example(None, jnp.ones(4, bool), None, pixels, jnp.arange(4) >= 1)
+    value, counts = jh.METRICS["distance"](pattern, example)
+    assert counts
+    assert float(value) == pytest.approx((2 + 0.5) / 2)
+    value, counts = jh.METRICS["distance"](jnp.eye(4)[jnp.zeros(4, int)], example)
+    assert not counts
+    assert float(value) == 0
 
 
 def test_what_is_measured_unless_told_otherwise():

@@ -137,22 +137,35 @@ def test_intervals_of_another_kind():
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_variability_by_hand(side: str):
+@pytest.mark.parametrize("exclude_first", [True, False])
+def test_variability_by_hand(side: str, exclude_first: bool):
     model, rng = small("llama").ours, np.random.default_rng(0)
     tokens, lengths = rng.integers(4, 37, (5, 9)), np.array([9, 7, 3, 8, 6])
     mask = np.arange(9)[None] < lengths[:, None]
     if side == "left":
         mask = mask[:, ::-1]
     batch = jh.Batch(tokens, mask)
-    found = jh.variability(model, batch, positions=6)
+    found = jh.variability(model, batch, 6, exclude_first)
     A = np.asarray(jh.run(model, batch, "pattern").seen["pattern"], np.float64)
     corners = np.stack([A[:, b][:, :, mask[b]][..., mask[b]][:, :, :6, :6] for b in (0, 1, 3, 4)])
+    corners = corners[..., 1:] if exclude_first else corners
     away = np.abs(corners - corners.mean(axis=0)).sum(axis=(-2, -1))
     assert_close(found.values, away.sum(axis=0) / (2 * corners.sum(axis=(0, -2, -1))))
     assert found.examples == 4
+    assert found.provenance["exclude_first"] == exclude_first
     assert (found.grid("variability_low") <= found.values).all()
     with pytest.raises(ValueError, match="at least two examples of 10 tokens, got 0; the longest has 9"):
         jh.variability(model, batch)
+    with pytest.raises(ValueError, match="at least 2 positions without the first token, got 1"):
+        jh.variability(model, batch, positions=1)
+
+
+def test_attention_to_the_first_token_does_not_hide_variability():
+    """Vig & Belinkov 2019 leave it out."""
+    model, batch = small("llama").ours, jh.Batch(np.random.default_rng(0).integers(4, 37, (5, 9)))
+    A = np.moveaxis(np.asarray(jh.run(model, batch, "pattern").seen["pattern"], np.float64), 1, 0)[..., :6, 1:6]
+    by_hand = np.abs(A - A.mean(axis=0)).sum(axis=(0, -2, -1)) / (2 * A.sum(axis=(0, -2, -1)))
+    assert_close(jh.variability(model, batch, 6).values, by_hand)
 
 
 def test_what_is_always_the_same_does_not_vary():

@@ -1,5 +1,7 @@
 """Patterns of pieces pooled to words."""
 
+from time import process_time
+
 import numpy as np
 import pytest
 
@@ -28,6 +30,32 @@ def test_to_a_word_the_sum_of_its_pieces_from_a_word_their_mean():
     np.testing.assert_allclose(first.pattern[:, :, 1, 3], expected, rtol=1e-12)
     for pooled in (first, second):
         np.testing.assert_allclose(pooled.pattern.sum(axis=-1), 1, rtol=1e-12)
+
+
+def slowly_pooled(pattern_NTT: np.ndarray, words_T: np.ndarray) -> np.ndarray:
+    """Return `[N,W,W]`: each pair of words, summed over the keys' pieces and averaged over the queries'."""
+    groups: list[list[int]] = []
+    for position, word in enumerate(words_T):
+        if word >= 0 and position and word == words_T[position - 1]:
+            groups[-1].append(position)
+        else:
+            groups.append([position])
+    rows = [[pattern_NTT[:, q][:, :, k].sum(axis=-1).mean(axis=-1) for k in groups] for q in groups]
+    return np.moveaxis(np.array(rows), -1, 0)
+
+
+def test_long_examples_are_pooled_fast_and_exactly():
+    """A product over four axes of positions takes over ten seconds for these."""
+    rng, T = np.random.default_rng(0), 128
+    words = np.cumsum(rng.random(T) < 0.6)
+    words[[0, 50, 51, T - 1]] = -1
+    raw = rng.random((4, 1, 12, T, T))
+    pattern, batch = raw / raw.sum(axis=-1, keepdims=True), jh.Batch(np.zeros((1, T), int), words=words[None])
+    start = process_time()
+    [pooled] = jh.pool_words(pattern, batch)
+    assert process_time() - start < 1
+    for layer in range(4):
+        np.testing.assert_allclose(pooled.pattern[layer], slowly_pooled(pattern[layer, 0], words), rtol=0, atol=1e-12)
 
 
 def test_words_of_one_piece_keep_their_patterns():

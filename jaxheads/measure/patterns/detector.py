@@ -44,17 +44,20 @@ ROLES: dict[str, Callable[[Example], Array]] = {
 def _detect(
     pattern_TS: Array, example: Example, role: str, measure: str, exclude_bos: bool, exclude_current_token: bool
 ) -> Scored:
-    A_TS = jnp.where(example.pairs, pattern_TS, 0.0)
+    counted_TS = example.pairs
     if exclude_bos:
-        A_TS = jnp.where((example.key_positions == 0)[None, :], 0.0, A_TS)
+        counted_TS = counted_TS & (example.key_positions > 0)[None, :]
     if exclude_current_token:
-        A_TS = jnp.where(example.offsets == 0, 0.0, A_TS)
-    detection_TS = (ROLES[role](example) & example.pairs).astype(jnp.float32)
+        counted_TS = counted_TS & (example.offsets != 0)
+    detection_TS = ROLES[role](example).astype(jnp.float32)
     if measure == "mul":
+        A_TS = jnp.where(counted_TS, pattern_TS, 0.0)
         total = A_TS.sum()
         return (A_TS * detection_TS).sum() / jnp.where(total > 0, total, 1.0), total > 0
+    # Excluded pairs leave the difference, not the pattern: else the role's own excluded keys would count as missed.
+    difference_TS = jnp.where(counted_TS, jnp.abs(pattern_TS - detection_TS), 0.0)
     length = jnp.maximum(example.mask.sum(dtype=jnp.float32), 1.0)
-    return 1 - jnp.where(example.pairs, jnp.abs(A_TS - detection_TS), 0.0).sum() / length, example.mask.any()
+    return 1 - difference_TS.sum() / length, example.mask.any()
 
 
 def head_detector(
@@ -63,7 +66,9 @@ def head_detector(
     """Return the metric that `transformer_lens.head_detector.detect_head` computes, with its own arguments.
 
     "mul": Σ A · D / Σ A, with D the role's 0-or-1 pattern, from 0 to 1. "abs": 1 − Σ |A − D| / n; at most 1, and
-    negative where D has several keys to a query.
+    negative where D has several keys to a query. `exclude_bos` leaves the keys at the first position out of the sums,
+    `exclude_current_token` the diagonal; n stays the number of tokens. TransformerLens rounds to three digits; this
+    metric does not round.
 
     Raises:
         ValueError: for an unknown role or measure.

@@ -42,15 +42,20 @@ def confidence(pattern_TS: Array, example: Example, without_last: bool = False) 
 def distance(pattern_TS: Array, example: Example, without_first: bool = False) -> Scored:
     """Mean distance of attention, Σ A |i − j| / Σ A over queries i and keys j; from 0 to n − 1 tokens.
 
-    Vig & Belinkov 2019. In an image it is the distance between the centres of patches in pixels; special tokens are
-    left out and the rest is renormalised (Dosovitskiy et al. 2021). `without_first` leaves out attention to the first
-    token, where idle heads rest, as Vig & Belinkov do; the quotient renormalises the rest. An example without any
-    attention left does not count.
+    Vig & Belinkov 2019. `without_first` leaves out attention to the first token, where idle heads rest, as Vig &
+    Belinkov do; the quotient renormalises the rest. An example without any attention left does not count.
+
+    In an image the distance is that between the centres of patches in pixels (Dosovitskiy et al. 2021). Special tokens
+    are left out, and each patch's attention to the other patches and itself is renormalised to sum to 1: the value is
+    the mean over patches of Σ_j A |i − j| / Σ_j A. A patch that attends to special tokens alone is left out.
     """
     pairs_TS = example.pairs_with_distance
     if without_first:
         pairs_TS = pairs_TS & (example.positions > 0)[None, :]
     A_TS = jnp.where(pairs_TS, pattern_TS, 0.0)
+    if example.patch is not None:
+        total_T = A_TS.sum(axis=1)
+        return mean((A_TS * example.distances).sum(axis=1) / jnp.where(total_T > 0, total_T, 1.0), total_T > 0)
     total = A_TS.sum()
     return (A_TS * example.distances).sum() / jnp.where(total > 0, total, 1.0), total > 0
 

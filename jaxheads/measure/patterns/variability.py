@@ -25,22 +25,27 @@ from ..streams import inputs_of
 
 
 @shares_options()
-def variability(model: Model, batch: Batch, positions: int = 10, **options: Unpack[Options]) -> HeadTable:
+def variability(
+    model: Model, batch: Batch, positions: int = 10, exclude_first: bool = True, **options: Unpack[Options]
+) -> HeadTable:
     """Return Σ |α − ᾱ| / (2 Σ α) over examples and the first `positions` tokens, with ᾱ the mean over examples.
 
     It is 0 for a pattern that never depends on the tokens (a positional head) and at most 1; one-hot attention spread
     evenly over m targets has 1 − 1/m. Only examples of at least `positions` tokens count, and of their patterns only
-    the corner of these tokens. Rows of the corner are not renormalised (in a causal model they need not be).
+    the corner of these tokens. Rows of the corner are not renormalised.
 
     Args:
+        exclude_first: leave attention to the first token out of both sums, as Vig & Belinkov do in all their
+            measures: idle heads rest there, and that would hide how the rest varies. False counts it.
         options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
 
     Returns:
         One row a head, column `variability`, a ratio of sums with its bootstrap interval over examples (ᾱ stays fixed);
-        `.per_example` is each example's own Σ |α − ᾱ| / (2 Σ α).
+        `.per_example` is each example's own Σ |α − ᾱ| / (2 Σ α), NaN where no attention is left.
 
     Raises:
-        ValueError: where fewer than two examples are that long; for cross-attention or a batch that does not fit.
+        ValueError: where fewer than two examples are that long, or no position is left; for cross-attention or a
+            batch that does not fit.
     """
     resources, stack = Resources.of(options), model.stack(options.get("stack"))
     level, seed = options.get("level", 0.95), options.get("seed", 0)
@@ -50,6 +55,8 @@ def variability(model: Model, batch: Batch, positions: int = 10, **options: Unpa
             f"variability is of a sequence that looks at itself; the {stack.name} of {model.name} does not"
         )
     lengths = np.asarray(stack.queries.of(batch).lengths)
+    if exclude_first and positions == 1:
+        raise ValueError("expected at least 2 positions without the first token, got 1")
     long_enough = np.flatnonzero(lengths >= positions)
     if positions < 1 or len(long_enough) < 2:
         raise ValueError(
@@ -71,11 +78,20 @@ def variability(model: Model, batch: Batch, positions: int = 10, **options: Unpa
         example_bytes=FLOAT * stack.layers * stack.heads * positions**2,
         identity=(stack.name, positions),
     )
+    if exclude_first:
+        a_ELNPP = a_ELNPP[..., 1:]
     difference_ELN = np.abs(a_ELNPP - a_ELNPP.mean(axis=0)).sum(axis=(-2, -1)) / 2
     total_ELN = a_ELNPP.sum(axis=(-2, -1))
-    values_ELN = difference_ELN / total_ELN
+    values_ELN = np.where(total_ELN > 0, difference_ELN / np.where(total_ELN > 0, total_ELN, 1.0), np.nan)
     interval = bootstrap_mean(values_ELN, counts=total_ELN, level=level, seed=seed)
-    about = {"stack": stack.name, "positions": positions, "examples": len(long_enough), "level": level, "seed": seed}
+    about = {
+        "stack": stack.name,
+        "positions": positions,
+        "exclude_first": exclude_first,
+        "examples": len(long_enough),
+        "level": level,
+        "seed": seed,
+    }
     columns = {"variability": Column(*interval, values_ELN)}
     return HeadTable.from_columns("variability", stack.name, columns, provenance(model, **about), squeeze=True)
 

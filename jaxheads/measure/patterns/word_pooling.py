@@ -47,7 +47,9 @@ def pool_words(pattern_LBNTS: ArrayLike, batch: Batch) -> list[WordPattern]:
 
 def _pooled(pattern_LNTS: np.ndarray, words_T: np.ndarray) -> WordPattern:
     begins_T = (words_T < 0) | (np.diff(words_T, prepend=-2) != 0)
-    member_WT = (np.cumsum(begins_T) - 1)[None] == np.arange(begins_T.sum())[:, None]
-    mean_WT = member_WT / member_WT.sum(axis=1, keepdims=True)
-    pooled = np.einsum("wt,lnts,vs->lnwv", mean_WT, pattern_LNTS.astype(np.float64), member_WT.astype(np.float64))
+    starts_W = np.flatnonzero(begins_T)
+    pieces_W = np.diff(starts_W, append=len(words_T))
+    # A word's pieces are adjacent, so each axis is summed by segments; one product over both costs T to the fourth.
+    to_words_LNTW = np.add.reduceat(pattern_LNTS, starts_W, axis=3, dtype=np.float64)
+    pooled = np.add.reduceat(to_words_LNTW, starts_W, axis=2) / pieces_W[:, None]
     return WordPattern(pooled, words_T[begins_T])
