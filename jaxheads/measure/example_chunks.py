@@ -1,6 +1,6 @@
 """Computations on examples in equal chunks: each within memory, over devices, and from the journal where it is there.
 
-Dimension key: B examples of a chunk.
+Dimension key: E examples of a batch, B examples of a chunk.
 """
 
 import functools
@@ -17,24 +17,23 @@ from ..execution.resources import Resources
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.stack import Stack
+from ..progress import progress
 
 
-def choose_chunks(
-    resources: Resources, model: Model, stack: Stack, batch: Batch, *, example_bytes: int, examples: int | None = None
-) -> Chunks:
-    """Return chunks of a forward pass that fits the resources.
+def choose_chunks(resources: Resources, model: Model, stack: Stack, batch: Batch, *, example_bytes: int) -> Chunks:
+    """Return the largest chunks whose forward passes fit the resources.
 
     Args:
-        stack: what is read of; the only stack that runs where a network's streams read nothing of each other.
+        stack: the stack to read; no other runs where a network's streams read nothing of each other.
         example_bytes: bytes of what is computed of one example, beside its forward pass.
-        examples: their number; all of the batch when left out.
     """
     streams = (stack,) if model.network.apart else model.network.streams
     return Chunks.fitting(
-        len(batch) if examples is None else examples,
+        len(batch),
         tokens=max(stream.queries.count(batch) for stream in streams),
         copy_bytes=example_bytes + max(forward_bytes(stream, batch) for stream in streams),
         memory=resources.memory,
+        # Nothing is edited: the mesh's axis "questions" has no share of the work.
         multiples=(resources.devices.multiples[0], 1),
     )
 
@@ -117,3 +116,34 @@ def run_arrays(
 def _fetch(resources: Resources, array: Any) -> np.ndarray:
     """Return an array in float64 on the host, from devices or from there already."""
     return np.asarray(resources.devices.fetch(array) if isinstance(array, jax.Array) else array, np.float64)
+
+
+def all_examples(
+    question: str,
+    compute: Callable[[np.ndarray], Any],
+    resources: Resources,
+    model: Model,
+    stack: Stack,
+    batch: Batch,
+    *,
+    example_bytes: int,
+    identity: Any = None,
+) -> np.ndarray:
+    """Compute all examples of a batch, with a progress bar; return the results `[E,…]` in float64.
+
+    Args:
+        question: its name in the journal and beside the bar.
+        compute, stack, example_bytes: as in `run_examples` and `choose_chunks`.
+        identity: arrays and words that the results depend on, beside model and batch.
+    """
+    results = []
+    with progress(len(batch), f"{question}: {len(batch)} examples", resources.progress) as advance:
+
+        def add(examples: np.ndarray, values: np.ndarray) -> None:
+            results.append(values)
+            advance(len(examples))
+
+        chunks = choose_chunks(resources, model, stack, batch, example_bytes=example_bytes)
+        journal = resources.journal(question, model, batch, identity)
+        run_examples(chunks, len(batch), compute, add, resources=resources, journal=journal)
+    return np.concatenate(results)

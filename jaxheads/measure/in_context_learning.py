@@ -18,7 +18,7 @@ from ..models.network import Network, forward
 from ..models.unembedding import COLUMNS_AT_ONCE
 from ..statistics import Interval, bootstrap_mean
 from ..statistics.base import Floats
-from .example_chunks import choose_chunks, run_examples
+from .example_chunks import all_examples
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +53,18 @@ def icl_score(model: Model, batch: Batch, early: int = 50, late: int = 500, **op
     model.check(batch)
     if model.network.unembedding is None or not model.causal:
         raise ValueError(f"a score of context needs a causal language model; {model.name} is none")
-    positions = model.network.streams[-1].queries.of(batch)
+    stack = model.network.streams[-1]
+    positions = stack.queries.of(batch)
     shortest = int(np.asarray(positions.lengths).min())
     if not 2 <= early < late <= shortest:
         raise ValueError(f"expected 2 <= early < late <= {shortest}, the shortest example; got {early} and {late}")
-    nats = _all_losses(resources, model, batch)
+    network, T = resources.network(model), positions.shape[1]
+
+    def compute(examples: np.ndarray) -> Array:
+        return _losses(network, resources.devices.examples(batch.take(examples)))
+
+    logits_bytes = 2 * FLOAT * T * min(COLUMNS_AT_ONCE, model.network.unembedding.weight.shape[0])
+    nats = all_examples("icl_score", compute, resources, model, stack, batch, example_bytes=logits_bytes)
     mask = np.asarray(positions.mask)
     predicted = mask[:, 1:] & mask[:, :-1]
     losses = np.full(predicted.shape, np.nan)
@@ -66,26 +73,6 @@ def icl_score(model: Model, batch: Batch, early: int = 50, late: int = 500, **op
     scores = losses[:, late - 2] - losses[:, early - 2]
     interval = bootstrap_mean(scores, level=options.get("level", 0.95), seed=options.get("seed", 0))
     return ContextScore(interval, scores, losses)
-
-
-def _all_losses(resources: Resources, model: Model, batch: Batch) -> np.ndarray:
-    """Return the loss of each next token of every example, `[E,T−1]`."""
-    network, stack, chunks = resources.network(model), model.network.streams[-1], []
-    assert network.unembedding is not None
-
-    def compute(examples: np.ndarray) -> Array:
-        return _losses(network, resources.devices.examples(batch.take(examples)))
-
-    logits_bytes = 2 * FLOAT * stack.queries.count(batch) * min(COLUMNS_AT_ONCE, network.unembedding.weight.shape[0])
-    run_examples(
-        choose_chunks(resources, model, stack, batch, example_bytes=logits_bytes),
-        len(batch),
-        compute,
-        lambda _, losses: chunks.append(losses),
-        resources=resources,
-        journal=resources.journal("icl_score", model, batch),
-    )
-    return np.concatenate(chunks)
 
 
 @jax.jit

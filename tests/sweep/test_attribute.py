@@ -137,6 +137,7 @@ def test_layers_without_an_mlp_are_dropped_too():
     model, batches = small("t5").ours, (a_batch("t5"), a_batch("t5", seed=1))
     size, plain = (attribute(model, *batches, jh.loss(), method, stack="decoder") for method in ("atp+graddrop", "atp"))
     assert plain.per_example is not None
+    assert size.per_example is not None
     assert_close(size.per_example[0][:, -1], np.abs(plain.per_example[0][:, -1]))
 
 

@@ -16,11 +16,11 @@ from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.network import Network, forward
-from ...models.stack import Sites, Stack, take_rows
+from ...models.stack import Sites, take_rows
 from ...provenance import provenance
 from ...statistics import bootstrap_mean
 from ...tables import Column, HeadTable
-from ..example_chunks import choose_chunks, run_examples
+from ..example_chunks import all_examples
 from ..streams import inputs_of
 
 
@@ -56,7 +56,21 @@ def variability(model: Model, batch: Batch, positions: int = 10, **options: Unpa
             f"expected at least two examples of {positions} tokens, got {len(long_enough)}; the longest has "
             f"{lengths.max()}"
         )
-    a_ELNPP = _all_corners(resources, model, stack, inputs_of(model, stack, batch).take(long_enough), positions)
+    network, compared = resources.network(model), inputs_of(model, stack, batch).take(long_enough)
+
+    def compute(examples: np.ndarray) -> Array:
+        return _corners(network, resources.devices.examples(compared.take(examples)), stack.name, positions)
+
+    a_ELNPP = all_examples(
+        "variability",
+        compute,
+        resources,
+        model,
+        stack,
+        compared,
+        example_bytes=FLOAT * stack.layers * stack.heads * positions**2,
+        identity=(stack.name, positions),
+    )
     difference_ELN = np.abs(a_ELNPP - a_ELNPP.mean(axis=0)).sum(axis=(-2, -1)) / 2
     total_ELN = a_ELNPP.sum(axis=(-2, -1))
     values_ELN = difference_ELN / total_ELN
@@ -64,25 +78,6 @@ def variability(model: Model, batch: Batch, positions: int = 10, **options: Unpa
     about = {"stack": stack.name, "positions": positions, "examples": len(long_enough), "level": level, "seed": seed}
     columns = {"variability": Column(*interval, values_ELN)}
     return HeadTable.from_columns("variability", stack.name, columns, provenance(model, **about), squeeze=True)
-
-
-def _all_corners(resources: Resources, model: Model, stack: Stack, batch: Batch, positions: int) -> np.ndarray:
-    """Return the patterns among the first real positions of every example, `[E,L,N,P,P]`."""
-    network, chunks = resources.network(model), []
-
-    def compute(examples: np.ndarray) -> Array:
-        return _corners(network, resources.devices.examples(batch.take(examples)), stack.name, positions)
-
-    kept_bytes = FLOAT * stack.layers * stack.heads * positions**2
-    run_examples(
-        choose_chunks(resources, model, stack, batch, example_bytes=kept_bytes),
-        len(batch),
-        compute,
-        lambda _, corners: chunks.append(corners),
-        resources=resources,
-        journal=resources.journal("variability", model, batch, stack.name, positions),
-    )
-    return np.concatenate(chunks)
 
 
 @partial(jax.jit, static_argnames=("stack", "positions"))
