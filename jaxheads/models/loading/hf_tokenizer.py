@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .transformers_import import import_transformers
 
@@ -59,7 +59,7 @@ def _has_vocabulary(directory: Path) -> bool:
     return any(any(directory.glob(pattern)) for pattern in VOCABULARIES) or _vocabulary_free(directory)
 
 
-def _made_up(tokenizer: PreTrainedTokenizerBase) -> bool:
+def _made_up(tokenizer: Any) -> bool:
     """Whether transformers found none of the class's files and returned a tokenizer of special tokens alone."""
     special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), WORD_START}
     return not set(tokenizer.get_vocab()) - special
