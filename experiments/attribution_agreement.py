@@ -10,11 +10,11 @@ values, since methods do not share a sign), example by example, then averaged, w
 the correlation of the means over examples, from which tables of heads are read. Seconds are of a second call, without
 compilation.
 
-Found on SmolLM2-135M (results/attribution-agreement; 16 prompts, 270 heads). Gradients approximate their own sweep
-well: AtP and patching agree by 0.96 example by example (0.92 for the means), in a fortieth of the time. They do not
-answer another question: patching and mean ablation agree by only 0.51, importance and ablation by 0.62, and direct
-effects with ablation by 0.12, for most effects of a head pass through later layers. Importance and gradient × input are
-the same number here (1.00 example by example): the derivative by a gate is the sum of z · ∂.
+Found on SmolLM2-135M-Instruct, quantised to 4 bits (results/attribution-agreement; 16 prompts, 270 heads). Gradients
+approximate their own sweep well: AtP and patching agree by 0.96 example by example (0.92 for the means), in a fortieth
+of the time. They do not answer another question: patching and mean ablation agree by only 0.51, importance and ablation
+by 0.62, and direct effects with ablation by 0.12, for most effects of a head pass through later layers. Importance and
+gradient × input are the same number here (1.00 example by example): the derivative by a gate is the sum of z · ∂.
 
 Relevance by rules answers yet another question: AttnLRP agrees with ablation by 0.39, CP-LRP by 0.24, the conductance
 of integrated gradients by 0.22. This is no verdict, since these methods share out one logit, where ablation removes a
@@ -23,7 +23,8 @@ integrated gradients find those whose removal lowers the difference most (compre
 of rollout (1.7), which does not depend on the objective. Seconds were measured on a quiet machine, except for mean
 ablation, which other work slowed down.
 
-Cost on 2 cores: 11 minutes for the default 16 prompts of SmolLM2-135M, most of them for ablation, patching and atp*.
+Cost on 2 cores: 11 minutes for the default 16 prompts of SmolLM2-135M-Instruct, most of them for ablation, patching
+and atp*.
 """
 
 import time

@@ -7,11 +7,11 @@ effects, redundancy with its test, and specialisation, with intervals over examp
 sizes on the same inputs, and for repeats the same positions without repetition. Texts are the 64 passages that come
 with jaxheads, and random segments that are repeated once; images are crops of scikit-learn's two photographs.
 
-Found (results/head-measures). In SmolLM2-135M composition finds the previous-token head 16.0 and the induction heads
-17.3, 17.4 and 18.6 from the weights alone: their K-composition is 0.16 to 0.17, four times that of random matrices
-(0.042 ± 0.0005). No head is selective beyond its null. In effect 199 of 270 heads attend to the first position, so that
-heads with another function nearly always have this one too, and only heads that rest on the first position and do
-nothing else are pure. In MiniLM-L6 head 0.2 attends to the previous token with 1.00.
+Found (results/head-measures). In SmolLM2-135M-Instruct, quantised to 4 bits, composition finds the previous-token head
+16.0 and the induction heads 17.3, 17.4 and 18.6 from the weights alone: their K-composition is 0.16 to 0.17, four times
+that of random matrices (0.042 ± 0.0005). No head is selective beyond its null. In effect 199 of 270 heads attend to the
+first position, so that heads with another function nearly always have this one too, and only heads that rest on the
+first position and do nothing else are pure. In MiniLM-L6 head 0.2 attends to the previous token with 1.00.
 
 The redundancy of heads depends on the comparison. Nine heads of a layer are worth 1.7 to 2.9 different ones by their
 patterns, 4.5 to 6.3 by z, and 5.9 to 8.4 by their outputs: heads that look alike carry different information. Giving a

@@ -5,10 +5,11 @@
 The question of Wang et al. 2022 (arXiv 2211.00593), for any decoder: by how much does it prefer the indirect object
 (IO) to the subject (S) at the last token (END), which heads does it need for that, and where do these attend from END?
 
-Cost on SmolLM2-135M, 2 cores: effects and attention take a little over 2 minutes for the default 32 prompts; path
-patching and the circuit (see `experiments.support.ioi_circuit`) more than 4 minutes.
+Cost on SmolLM2-135M-Instruct, 2 cores: effects and attention take a little over 2 minutes for the default 32 prompts;
+path patching and the circuit (see `experiments.support.ioi_circuit`) more than 4 minutes.
 
-Found on SmolLM2-135M (results/ioi-smollm2-135m; seed 0, 95 % bootstrap intervals over prompts):
+Found on SmolLM2-135M-Instruct, quantised to 4 bits (results/ioi-smollm2-135m; seed 0, 95 % bootstrap intervals over
+prompts):
 
 - It solves the task: logit difference 4.52 [3.76, 5.29], IO above S in 31 of 32 prompts, P(IO) 0.42. With three
   unrelated names (ABC) the logit difference is -0.52 [-1.11, 0.16]: no preference.

@@ -18,7 +18,8 @@ class Atlas:
     """Every head of a model, measured, ablated and named."""
 
     model: Annotated[str, tyro.conf.Positional] = "smollm2-135m"
-    """A zoo name (see `jaxheads zoo`), a hub id, a local directory, or a .gguf file."""
+    """A zoo name (see `jaxheads zoo`), a hub id, a local directory, or a .gguf file. The default is
+    SmolLM2-135M-Instruct, quantised to 4 bits."""
 
     text: Path | None = None
     """Prose to measure on: a UTF-8 file, passages apart by blank lines. Without it, the package's own."""

@@ -47,6 +47,15 @@ def starting(*names: str) -> list[list[str]]:
     return [words for words in commands() if words[0] in names]
 
 
+def test_the_model_of_the_zoo_is_named_in_full():
+    """The zoo has SmolLM2-135M-Instruct in 4 bits, which isn't the base model."""
+    sources = [path for room in ("experiments", "jaxheads") for path in (ROOT / room).rglob("*.py")]
+    for path in [README, ROOT / "CONTRIBUTING.md", *sources]:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search("SmolLM2-135M(?!-Instruct)", text), path
+    assert re.search(r"SmolLM2-135M-Instruct, quantised to 4 bits", README.read_text(encoding="utf-8"))
+
+
 def test_there_is_something_to_check():
     assert blocks("python"), "README.md has no ```python block: nothing was checked"
     assert starting("jaxheads"), "README.md shows no `jaxheads` command"

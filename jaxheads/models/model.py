@@ -1,5 +1,6 @@
 """The model that users hold, and one run of it."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,7 +13,7 @@ from jax.core import Tracer
 
 from .inputs.audio import Audio
 from .inputs.batch import Batch, Positions
-from .inputs.encoding import Text, encode, encode_audio
+from .inputs.encoding import Text, encode, encode_audio, unknown_share
 from .inputs.images import Picture, are_images, image_pixels
 from .network import Network, forward
 from .sites import SiteEdit
@@ -55,6 +56,7 @@ class Model:
     identity: Callable[[], str] = field(default=lambda: "unknown", repr=False)
     hf_config: Mapping[str, Any] | None = field(default=None, repr=False)
     preprocessor: Mapping[str, Any] | None = field(default=None, repr=False)
+    _warned: set[str] = field(default_factory=set, init=False, repr=False)
 
     @property
     def config(self) -> Any:
@@ -109,7 +111,8 @@ class Model:
     ) -> Batch:
         """Encode texts, images, both, or audio as a batch.
 
-        Texts are padded to the longest, audio with silence to the length that the model reads.
+        Texts are padded to the longest, audio with silence to the length that the model reads. Once per model, a
+        warning says that more than half of a call's tokens, without special ones, are the unknown token.
 
         Args:
             inputs: for a model that reads texts, one text or several: strings, pairs of texts as tuples ("[CLS] a
@@ -148,7 +151,20 @@ class Model:
         else:
             batch = self._texts(inputs, targets, bos=bos, max_length=max_length, side=side)
         self.check(batch)
+        self._warn_of_unknown(batch)
         return batch
+
+    def _warn_of_unknown(self, batch: Batch) -> None:
+        share = unknown_share(self.tokenizer, batch)
+        if share <= 0.5 or "unknown tokens" in self._warned:
+            return
+        self._warned.add("unknown tokens")
+        warnings.warn(
+            f"{share:.0%} of these tokens are the unknown token {self.tokenizer.unk_token!r} of {self.name}; for text "
+            "that the model was trained to read, few or none are expected. Check that the text is in the model's "
+            "language and letter case, and that the tokenizer's files belong to this model",
+            stacklevel=3,
+        )
 
     def _texts(self, texts: Any, targets: Any, **options: Any) -> Batch:
         if are_images(texts):

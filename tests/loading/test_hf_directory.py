@@ -65,6 +65,19 @@ def test_a_tokenizer_is_loaded_from_its_files(directory):
     assert tokenizer("hello world")["input_ids"] == [2, 5, 6, 3]
 
 
+@pytest.mark.parametrize(
+    ("family", "file", "expected"), [("albert", "vocab.txt", "spiece.model"), ("t5", "vocab.json", "spiece.model")]
+)
+def test_a_vocabulary_that_the_tokenizer_does_not_read_is_no_tokenizer(tmp_path, family, file, expected):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    (tmp_path / file).write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nhello\nworld\n")
+    save_file({"a": A}, tmp_path / "model.safetensors")
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.tokenizer is None
+    assert "found no vocabulary" in checkpoint.no_tokenizer
+    assert expected in checkpoint.no_tokenizer
+
+
 def test_shards_are_joined(directory):
     shard(
         directory,

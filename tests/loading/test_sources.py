@@ -21,6 +21,11 @@ def test_a_misspelled_zoo_name_is_told_the_nearest_and_all(source, near):
         assert kind in str(caught.value)
 
 
+def test_the_zoo_says_that_smollm2_is_tuned_and_quantised():
+    assert "SmolLM2-135M-Instruct" in ZOO["smollm2-135m"].what
+    assert "quantised to 4 bits" in ZOO["smollm2-135m"].what
+
+
 @pytest.mark.parametrize("source", ["gpt2", "", "a/b/c", "owner/", "what is this?"])
 def test_what_is_no_source_lists_the_sources(source):
     with pytest.raises(ValueError, match="A source is a zoo name"):

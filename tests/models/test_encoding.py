@@ -1,5 +1,6 @@
 """From text to a batch."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,20 @@ def test_bos_is_added_or_taken_away_once(adds_bos: bool, bos: bool | None, types
     lead = [BOS] if (adds_bos if bos is None else bos) else []
     assert batch.tokens.tolist() == [[*lead, THE, CAT]]
     assert batch.mask.all()
+
+
+def test_a_text_of_unknown_tokens_warns_once_for_each_model():
+    tiny = model(adds_bos=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tiny.encode(["the cat", "Chat"], bos=True)  # one of three: beginnings and padding do not count
+    with pytest.warns(UserWarning, match="67% of these tokens are the unknown token '<unk>' of tiny"):
+        tiny.encode(["le chat", "the"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tiny.encode("le chat")
+    with pytest.warns(UserWarning, match="100%"):
+        model(adds_bos=True).encode("le chat")
 
 
 def test_texts_are_padded_to_the_longest_on_either_side():

@@ -1,10 +1,13 @@
 """The learning coefficient in closed form: w², w⁴, w⁶ and two quadratic directions."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from jaxheads.train.llc import head_only, llc
+from jaxheads.train.llc import LLC, head_only, llc
 from jaxheads.train.runs import Runs
 
 from .toy import CONFIG, Counting
@@ -24,6 +27,30 @@ def of(power: int, dimensions: int, **options) -> float:
 )
 def test_closed_forms(power: int, dimensions: int, step: float, expected: float):
     assert of(power, dimensions, step=step) == pytest.approx(expected, rel=0.12)
+
+
+def quadratic(step: float) -> LLC:
+    """Estimate the coefficient 1/2 of w² from many samples."""
+    start = {"w": jnp.zeros(1)}
+    return llc(lambda w, key: (w["w"] ** 2).sum(), start, n=100_000, pull=0.0, step=step, burn=2000, draws=8000)
+
+
+def test_a_step_whose_bias_exceeds_the_error_warns_and_names_a_smaller_step():
+    with pytest.warns(UserWarning, match=r"the step 2e-05 makes the estimate too large by about 0\.04.*try a step of"):
+        estimate = quadratic(2e-5)
+    # Closed form: the stationary variance is 1 / (h (1 − εh/4)), with h = 2 nβ.
+    closed = 0.5 / (1 - 2e-5 * 2 * 100_000 / np.log(100_000) / 4) - 0.5
+    assert estimate.bias == pytest.approx(closed, rel=0.05)
+    assert estimate.value - estimate.bias == pytest.approx(0.5, abs=2 * estimate.error)
+    assert abs(estimate.value - 0.5) > 2 * estimate.error
+
+
+def test_a_small_step_does_not_warn_and_covers_the_closed_form():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        estimate = quadratic(1e-6)
+    assert estimate.bias < estimate.error
+    assert abs(estimate.value - 0.5) < 2 * estimate.error
 
 
 def test_only_what_may_move_is_counted():

@@ -85,6 +85,23 @@ def encode_audio(
     return Batch(features=features, targets=ids, target_mask=mask)
 
 
+def unknown_share(tokenizer: Any, batch: Batch) -> float:
+    """Return the share of unknown tokens among the real tokens that are not special, from 0 to 1.
+
+    It is 0 for a tokenizer without an unknown token, or with one that also has another use (GPT-2's end of text).
+    """
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    others = ("bos_token_id", "eos_token_id")
+    if unknown is None or unknown in [getattr(tokenizer, name, None) for name in others]:
+        return 0.0
+    special = [token for token in getattr(tokenizer, "all_special_ids", ()) if token != unknown]
+    pairs = ((batch.tokens, batch.mask), (batch.targets, batch.target_mask))
+    real = [np.asarray(ids)[np.asarray(mask)] for ids, mask in pairs if ids is not None]
+    tokens = np.concatenate(real) if real else np.zeros(0, int)
+    tokens = tokens[~np.isin(tokens, special)]
+    return float((tokens == unknown).mean()) if tokens.size else 0.0
+
+
 def _refuse_targets(targets: Any) -> None:
     if targets is not None:
         raise ValueError("targets are a decoder's input; this model has no decoder beside an encoder")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .transformers_import import import_transformers
 
@@ -22,6 +22,8 @@ VOCABULARIES = (
     "*.tiktoken",
 )
 VOCABULARY_FREE = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")  # they read bytes or characters
+WORD_START = "▁"
+"""The mark of a word's start, the sole ordinary token that transformers gives a T5 tokenizer without files."""
 
 
 def directory_tokenizer(directory: Path) -> tuple[PreTrainedTokenizerBase | None, str]:
@@ -38,17 +40,31 @@ def directory_tokenizer(directory: Path) -> tuple[PreTrainedTokenizerBase | None
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False), ""
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception
         raise ValueError(
             f"the tokenizer in {directory} can't be loaded: {error}. Fetch its files again, or remove them "
             "to load the model without."
         ) from error
+    if not _vocabulary_free(directory) and _made_up(tokenizer):
+        wanted = ", ".join(tokenizer.vocab_files_names.values())
+        return None, (
+            f"{type(tokenizer).__name__} found no vocabulary in {directory}: it reads {wanted}. Put its file there"
+        )
+    return tokenizer, ""
 
 
 def _has_vocabulary(directory: Path) -> bool:
     # Without this check, transformers makes up a tokenizer of five tokens from tokenizer_config.json alone.
-    if any(any(directory.glob(pattern)) for pattern in VOCABULARIES):
-        return True
+    return any(any(directory.glob(pattern)) for pattern in VOCABULARIES) or _vocabulary_free(directory)
+
+
+def _made_up(tokenizer: Any) -> bool:
+    """Whether transformers found none of the class's files and returned a tokenizer of special tokens alone."""
+    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), WORD_START}
+    return not set(tokenizer.get_vocab()) - special
+
+
+def _vocabulary_free(directory: Path) -> bool:
     config = directory / "tokenizer_config.json"
     return config.is_file() and any(name in config.read_text(encoding="utf-8") for name in VOCABULARY_FREE)

@@ -94,7 +94,7 @@ ZOO: Mapping[str, ZooEntry] = MappingProxyType(
             },
             container="gguf",
             megabytes=92.9,
-            what="SmolLM2-135M-Instruct (Llama, 4 bit): 30 layers, 9 heads, 3 key/value heads, hidden 576",
+            what="SmolLM2-135M-Instruct (Llama), quantised to 4 bits: 30 layers, 9 heads, 3 key/value, hidden 576",
             licence="Apache-2.0",
         ),
         "minilm-l6": ZooEntry(
