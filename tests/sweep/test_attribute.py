@@ -88,6 +88,27 @@ def test_a_saturated_pattern_has_no_slope_but_can_be_made_anew():
     same(estimates(model, "atp+qk", "k", CELLS), exact)
 
 
+def test_keys_of_another_sequence_move_the_rows_of_their_queries():
+    model, clean, corrupt = small("t5").ours, a_batch("t5"), a_batch("t5", seed=1)
+    keys, layers = jh.run(model, clean, ["cross.k"]).seen["cross.k"], jnp.arange(model.stack("cross").layers)
+    before = jh.run(model, corrupt, ["cross.pattern"]).seen["cross.pattern"]
+
+    def judged(added: jax.Array) -> jax.Array:
+        edit = jh.SiteEdit(layers, jnp.ones((len(layers), 1, 1, 1, 1)), added, "pattern", "cross", "add")
+        logits = jh.run(model, corrupt, edits=edit).output[jnp.arange(3), model.network.readout_positions(corrupt)]
+        return (logits[:, by_hand.RIGHT] - logits[:, by_hand.WRONG]).sum()
+
+    slope = jax.grad(judged)(jnp.zeros_like(before))
+    edits = [jh.freeze(model, "cross.k", keys, layers=[layer]) for layer in range(len(layers))]
+    patched = [jh.run(model, corrupt, ["cross.pattern"], edit).seen["cross.pattern"][n] for n, edit in enumerate(edits)]
+    expected = ((jnp.stack(patched) - before) * slope).sum(axis=(3, 4))
+    table = attribute(model, clean, corrupt, OBJECTIVE, "atp+qk", site="k", stack="cross")
+    assert before.shape[3] != before.shape[4]
+    assert table.per_example is not None
+    assert_close(table.per_example[0], jnp.swapaxes(expected, 0, 1))
+    assert np.abs(expected).max() > 1e-3
+
+
 def softmax(scores: np.ndarray) -> np.ndarray:
     powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
@@ -136,6 +157,7 @@ def test_a_cell_that_acts_directly_keeps_its_size():
 def test_layers_without_an_mlp_are_dropped_too():
     model, batches = small("t5").ours, (a_batch("t5"), a_batch("t5", seed=1))
     size, plain = (attribute(model, *batches, jh.loss(), method, stack="decoder") for method in ("atp+graddrop", "atp"))
+    assert size.per_example is not None
     assert plain.per_example is not None
     assert size.per_example is not None
     assert_close(size.per_example[0][:, -1], np.abs(plain.per_example[0][:, -1]))

@@ -150,7 +150,11 @@ class AttributionWork:
 
     def _fold(self, estimates_BLTN: np.ndarray) -> np.ndarray:
         """Sum estimates to cells, `[B, *by]`."""
-        positions = self.stack.positions_at(self.method.site, self.base)
+        # Without positions the QK fix gives the effects of the pattern's rows: at `k`, too, they are those of queries,
+        # which in cross-attention are positions of another sequence than the keys.
+        by_query = self.method.fixes_pattern and "position" not in self.by
+        site = "pattern" if by_query else self.method.site
+        positions = self.stack.positions_at(site, self.base)
         mask_BT = np.asarray(positions.mask)[self.examples]
         # The table has as many positions as the longest example of the whole batch, whichever are in this chunk.
         return fold(estimates_BLTN, mask_BT, self.by, int(np.asarray(positions.lengths).max()))
