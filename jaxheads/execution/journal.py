@@ -19,6 +19,9 @@ from ..files import write_atomically
 from ..models.model import Model
 from ..models.sharding import fetch
 
+Coordinates = Mapping[str, np.ndarray] | Callable[[tuple[int, ...]], Mapping[str, np.ndarray]]
+"""Columns of a part's file beside `value`, each broadcast to the part's shape; or a function of that shape."""
+
 _SHAPE = b"jaxheads.shape"
 
 
@@ -34,14 +37,11 @@ class Journal:
     def __init__(self, directory: str | os.PathLike | None, question: str = ""):
         self.folder = None if directory is None else Path(directory) / question
 
-    def part(
-        self, name: str, compute: Callable[[], np.ndarray], coordinates: Mapping[str, np.ndarray] | None = None
-    ) -> np.ndarray:
+    def part(self, name: str, compute: Callable[[], np.ndarray], coordinates: Coordinates | None = None) -> np.ndarray:
         """Return a part: read from disk if it is there and whole, else computed and written.
 
         Args:
-            coordinates: columns of the parquet file beside `value`, each broadcast to the part's shape; the indices
-                along each axis when left out.
+            coordinates: columns of the parquet file beside `value`; the indices along each axis when left out.
         """
         if self.folder is None:
             return compute()
@@ -64,8 +64,10 @@ def fingerprint(model: Model, *parts: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def _write(value: np.ndarray, coordinates: Mapping[str, np.ndarray] | None, file: BinaryIO) -> None:
-    if coordinates is None:
+def _write(value: np.ndarray, coordinates: Coordinates | None, file: BinaryIO) -> None:
+    if callable(coordinates):
+        coordinates = coordinates(value.shape)
+    elif coordinates is None:
         coordinates = {f"axis_{axis}": index for axis, index in enumerate(np.indices(value.shape, sparse=True))}
     columns = {name: np.broadcast_to(column, value.shape).reshape(-1) for name, column in coordinates.items()}
     table = pa.table({**columns, "value": value.reshape(-1)})

@@ -202,7 +202,11 @@ def run_question(
         # Halved chunks must not find the parts of whole ones: a part's name says how many examples ran together.
         name, numbers_B1 = f"{len(examples)}-from-{first + real[0]}", first + real[:, None]
         with detecting_out_of_memory():
-            baselines_2B = journal.part(f"{name}-baselines", lambda: work.baselines()[:, :count])
+            baselines_2B = journal.part(
+                f"{name}-baselines",
+                lambda: work.baselines()[:, :count],
+                lambda shape: {"run": np.arange(shape[0])[:, None], "example": first + real[None]},
+            )
             for group in question.groups:
                 cells = {axis: index[group.cells % size][None] for axis, index in coordinates.items()}
                 effects_BC = journal.part(

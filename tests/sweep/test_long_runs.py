@@ -6,7 +6,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from ..models.huggingface import assert_close
@@ -21,7 +20,7 @@ def start(directory: Path, count: int) -> subprocess.Popen[bytes]:
 
 
 def parts(directory: Path) -> list[Path]:
-    return sorted((directory / "parts").rglob("*-part-*.parquet"))
+    return sorted((directory / "parts").rglob("*-cells-*.parquet"))
 
 
 def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path):
@@ -56,8 +55,10 @@ def test_parts_are_tables_that_anyone_can_read(tmp_path: Path):
     found = pd.concat([pd.read_parquet(path) for path in parts(tmp_path)])
     assert list(found) == ["example", "layer", "head", "value"]
     assert sorted(found["example"].unique()) == list(range(12))
-    edited = found.set_index(["example", "layer", "head"])["value"].sort_index().to_numpy().reshape(12, 2, 2)
-    rest = list((tmp_path / "parts").rglob("*-unedited.parquet"))
-    unedited = pd.concat([pd.read_parquet(path) for path in rest]).set_index("example")["value"].sort_index()
+    effects = found.set_index(["example", "layer", "head"])["value"].sort_index().to_numpy().reshape(12, 2, 2)
     assert table.per_example is not None
-    assert_close(table.per_example, edited - np.asarray(unedited)[:, None, None])
+    assert_close(table.per_example, effects)
+    baselines = pd.concat([pd.read_parquet(path) for path in (tmp_path / "parts").rglob("*-baselines.parquet")])
+    assert list(baselines) == ["run", "example", "value"]
+    assert baselines["run"].unique().tolist() == [0]
+    assert_close(table.provenance["unedited"], baselines.set_index("example")["value"].sort_index().mean())
