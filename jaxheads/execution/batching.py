@@ -26,7 +26,7 @@ class OutOfMemory(Exception):
 
 @dataclass(frozen=True)
 class Chunks:
-    """How many examples, and how many edited copies of them, run together.
+    """The numbers of examples and of their edited copies that run together.
 
     Attributes:
         examples: examples a chunk; each chunk has one unedited run.

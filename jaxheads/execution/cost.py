@@ -1,6 +1,7 @@
 """Cost: floating point operations and bytes of a question, read off the parameters' shapes before anything runs.
 
-All formulae of memory are here, side by side: a forward pass, an edited copy, a gradient, a run over edges.
+The formulae of memory are here, side by side: a forward pass, an edited copy, a gradient, a run over edges. A question
+adds only the bytes of what it alone holds, such as a metric's patterns or another run's values.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""From per-example effects to the table a user gets: intervals, and what is not finite named and left out.
+"""Tables of per-example effects: intervals, and cells that are not finite named and left out.
 
 Dimension key: E examples, C cells of a grid, M columns (one grid of cells after the other), R rows of the accumulator.
 """

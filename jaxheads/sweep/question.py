@@ -63,7 +63,7 @@ class Work(Protocol):
 
 
 class Plan(Protocol):
-    """What a question will do, without doing it."""
+    """The description of a question's work before any of it is done."""
 
     @property
     def chunks(self) -> Chunks:

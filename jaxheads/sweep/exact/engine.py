@@ -26,7 +26,7 @@ from ..cached_run import Value, objective_values, rows_read, run_cached, stream_
 
 
 class Site(NamedTuple):
-    """What all copies of one compilation share; static.
+    """The structure that all copies of one compilation share; static.
 
     Attributes:
         stack, site: where the edits are.
@@ -63,7 +63,7 @@ class UneditedRun:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class EditedCopies:
-    """Which heads and positions each copy edits; the leading axis G is that of copies.
+    """The heads and positions that each copy edits; the leading axis G is that of copies.
 
     Attributes:
         heads: bool `[G,L,N]`: which heads of which layers; one head where a site has none.

@@ -1,4 +1,4 @@
-"""What replaces an ablated head's output: zeros, a mean over a reference, or another example's output.
+"""Replacements of an ablated head's output: zeros, a mean over a reference, or another example's output.
 
 Dimension key: E examples of the batch, R of the reference, B of a chunk, T positions of the batch, S of the reference,
 P values to choose from, L layers, N heads, H head dimension.

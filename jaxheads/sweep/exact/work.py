@@ -38,7 +38,7 @@ class Chunk(NamedTuple):
 
 
 class ValueSource(Protocol):
-    """Where edits get their values from, chunk by chunk. Planning makes a source, only `of` computes.
+    """A source of the values that edits put in place, chunk by chunk. Planning makes it, only `of` computes.
 
     Attributes:
         count: how many values each copy gets, one after the other; its result is the mean over them.
@@ -111,7 +111,7 @@ def exact(
 
 @dataclass
 class _Fitting:
-    """How many copies fit the device's memory at once, as far as is known: all chunks of a question learn from one."""
+    """The number of copies that fit the device's memory at once, as far as is known; shared by a question's chunks."""
 
     copies: int
 
