@@ -1,6 +1,6 @@
 """Computations on examples in equal chunks: each within memory, over devices, and from the journal where it is there.
 
-Dimension key: E examples of a batch, B examples of a chunk.
+Dimension key: B examples of a chunk.
 """
 
 import functools
@@ -17,7 +17,6 @@ from ..execution.resources import Resources
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.stack import Stack
-from ..progress import progress
 
 
 def choose_chunks(resources: Resources, model: Model, stack: Stack, batch: Batch, *, example_bytes: int) -> Chunks:
@@ -116,34 +115,3 @@ def run_arrays(
 def _fetch(resources: Resources, array: Any) -> np.ndarray:
     """Return an array in float64 on the host, from devices or from there already."""
     return np.asarray(resources.devices.fetch(array) if isinstance(array, jax.Array) else array, np.float64)
-
-
-def all_examples(
-    question: str,
-    compute: Callable[[np.ndarray], Any],
-    resources: Resources,
-    model: Model,
-    stack: Stack,
-    batch: Batch,
-    *,
-    example_bytes: int,
-    identity: Any = None,
-) -> np.ndarray:
-    """Compute all examples of a batch, with a progress bar; return the results `[E,…]` in float64.
-
-    Args:
-        question: its name in the journal and beside the bar.
-        compute, stack, example_bytes: as in `run_examples` and `choose_chunks`.
-        identity: arrays and words that the results depend on, beside model and batch.
-    """
-    results = []
-    with progress(len(batch), f"{question}: {len(batch)} examples", resources.progress) as advance:
-
-        def add(examples: np.ndarray, values: np.ndarray) -> None:
-            results.append(values)
-            advance(len(examples))
-
-        chunks = choose_chunks(resources, model, stack, batch, example_bytes=example_bytes)
-        journal = resources.journal(question, model, batch, identity)
-        run_examples(chunks, len(batch), compute, add, resources=resources, journal=journal)
-    return np.concatenate(results)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from ..execution.cost import FLOAT
+from ..execution.cost import FLOAT, forward_bytes
 from ..execution.resources import Options, Resources, shares_options
 from ..models.inputs.batch import Batch
 from ..models.model import Model
@@ -18,7 +18,7 @@ from ..models.network import Network, forward
 from ..models.unembedding import COLUMNS_AT_ONCE
 from ..statistics import Interval, bootstrap_mean
 from ..statistics.base import Floats
-from .example_chunks import all_examples
+from .per_example import per_example
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +60,12 @@ def icl_score(model: Model, batch: Batch, early: int = 50, late: int = 500, **op
         raise ValueError(f"expected 2 <= early < late <= {shortest}, the shortest example; got {early} and {late}")
     network, T = resources.network(model), positions.shape[1]
 
-    def compute(examples: np.ndarray) -> Array:
-        return _losses(network, resources.devices.examples(batch.take(examples)))
+    def compute(examples: np.ndarray) -> dict[str, Array]:
+        return {"nats": _losses(network, resources.devices.examples(batch.take(examples)))}
 
     logits_bytes = 2 * FLOAT * T * min(COLUMNS_AT_ONCE, model.network.unembedding.weight.shape[0])
-    nats = all_examples("icl_score", compute, resources, model, stack, batch, example_bytes=logits_bytes)
+    example_bytes = forward_bytes(stack, batch) + logits_bytes
+    nats = per_example("icl_score", ("nats",), compute, model, batch, resources, example_bytes=example_bytes)["nats"]
     mask = np.asarray(positions.mask)
     predicted = mask[:, 1:] & mask[:, :-1]
     losses = np.full(predicted.shape, np.nan)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ...execution.cost import FLOAT
+from ...execution.cost import FLOAT, forward_bytes
 from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
@@ -20,7 +20,7 @@ from ...models.stack import Sites, take_rows
 from ...provenance import provenance
 from ...statistics import bootstrap_mean
 from ...tables import Column, HeadTable
-from ..example_chunks import all_examples
+from ..per_example import per_example
 from ..streams import inputs_of
 
 
@@ -54,30 +54,21 @@ def variability(
         raise ValueError(
             f"variability is of a sequence that looks at itself; the {stack.name} of {model.name} does not"
         )
-    lengths = np.asarray(stack.queries.of(batch).lengths)
     if exclude_first and positions == 1:
         raise ValueError("expected at least 2 positions without the first token, got 1")
-    long_enough = np.flatnonzero(lengths >= positions)
-    if positions < 1 or len(long_enough) < 2:
-        raise ValueError(
-            f"expected at least two examples of {positions} tokens, got {len(long_enough)}; the longest has "
-            f"{lengths.max()}"
-        )
+    long_enough = _long_enough(np.asarray(stack.queries.of(batch).lengths), positions)
     network, compared = resources.network(model), inputs_of(model, stack, batch).take(long_enough)
 
-    def compute(examples: np.ndarray) -> Array:
-        return _corners(network, resources.devices.examples(compared.take(examples)), stack.name, positions)
+    def compute(examples: np.ndarray) -> dict[str, Array]:
+        chunk = resources.devices.examples(compared.take(examples))
+        return {"pattern": _corners(network, chunk, stack.name, positions)}
 
-    a_ELNPP = all_examples(
-        "variability",
-        compute,
-        resources,
-        model,
-        stack,
-        compared,
-        example_bytes=FLOAT * stack.layers * stack.heads * positions**2,
-        identity=(stack.name, positions),
+    size, identity = FLOAT * stack.layers * stack.heads * positions**2, (stack.name, positions)
+    size += forward_bytes(stack, compared)
+    arrays = per_example(
+        "variability", ("pattern",), compute, model, compared, resources, example_bytes=size, identity=identity
     )
+    a_ELNPP = arrays["pattern"]
     if exclude_first:
         a_ELNPP = a_ELNPP[..., 1:]
     difference_ELN = np.abs(a_ELNPP - a_ELNPP.mean(axis=0)).sum(axis=(-2, -1)) / 2
@@ -94,6 +85,17 @@ def variability(
     }
     columns = {"variability": Column(*interval, values_ELN)}
     return HeadTable.from_columns("variability", stack.name, columns, provenance(model, **about), squeeze=True)
+
+
+def _long_enough(lengths_E: np.ndarray, positions: int) -> np.ndarray:
+    """Return the examples of at least this many tokens; raises ValueError for fewer than two, or no position."""
+    examples = np.flatnonzero(lengths_E >= positions)
+    if positions < 1 or len(examples) < 2:
+        raise ValueError(
+            f"expected at least two examples of {positions} tokens, got {len(examples)}; the longest has "
+            f"{lengths_E.max()}"
+        )
+    return examples
 
 
 @partial(jax.jit, static_argnames=("stack", "positions"))
