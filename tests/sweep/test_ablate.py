@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 import jaxheads as jh
+from jaxheads.execution.batching import Chunks
 from jaxheads.sweep.exact.replacement import METHODS, FixedValues, HeadValues, choose_donors
 
 from ..models.huggingface import VOCABULARY, alone, assert_close, pair, random_batch, small_model
@@ -243,3 +244,10 @@ def test_objectives_that_the_model_cannot_give_are_refused():
         jh.ablate(small_model("llama"), BATCH, jh.logit_difference(3, VOCABULARY))
     with pytest.raises(ValueError, match="needs a causal decoder"):
         jh.ablate(small_model("bert"), BATCH, jh.loss())
+
+
+def test_examples_that_fill_a_chunk_up_count_once_in_means(monkeypatch: pytest.MonkeyPatch):
+    model, batch, reference = small_model("llama"), random_batch((5, 4)), random_batch((5, 5, 5), seed=3)
+    whole = jh.ablate(model, batch, jh.loss(), "mean", reference=reference)
+    monkeypatch.setattr("jaxheads.sweep.exact.replacement.forward_chunks", lambda *_: Chunks(2))
+    assert_close(jh.ablate(model, batch, jh.loss(), "mean", reference=reference).per_example, whole.per_example)

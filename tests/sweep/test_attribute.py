@@ -370,3 +370,14 @@ def test_dropping_layers_needs_two():
     model = pair("LlamaForCausalLM", num_hidden_layers=1).ours
     with pytest.raises(ValueError, match="GradDrop at z needs at least 2 layers, the decoder has one"):
         attribute(model, CLEAN, CORRUPT, OBJECTIVE, "atp*")
+
+
+def test_a_share_without_a_sign_is_of_the_mean_size_of_the_difference():
+    model, objective = small_model("llama"), jh.logit_difference(3, 7)
+    clean, corrupt = random_batch((5,) * 4), random_batch((5,) * 4, seed=1)
+    at_clean, at_corrupt = (np.asarray(jh.run(model, batch).output)[:, -1] for batch in (clean, corrupt))
+    total_E = (at_clean[:, 3] - at_clean[:, 7]) - (at_corrupt[:, 3] - at_corrupt[:, 7])
+    assert (total_E > 0).any()
+    assert (total_E < 0).any()
+    table = jh.attribute(model, clean, corrupt, objective, "atp+graddrop")
+    assert_close(table.grid("normalised"), table.grid("effect") / np.abs(total_E).mean())
