@@ -18,9 +18,10 @@ def text_batches(
 ) -> Iterator[Batch]:
     """Cut texts into windows of at most `length` tokens and yield batches of `examples` windows.
 
-    Every token is in exactly one window; the windows of a text are a cluster, whose label is the text's number. A longer
-    text is cut into windows of nearly equal length, so none holds a single token. All batches have the shape `[examples, length]`, padded on the right (the last may have fewer
-    examples), so that one compilation serves them all.
+    Every token is in exactly one window; the windows of a text are a cluster, whose label is the text's number. A
+    longer text is cut into windows of nearly equal length, so none holds a single token. All batches have the shape
+    `[examples, length]`, padded on the right (the last may have fewer examples), so that one compilation serves them
+    all.
 
     Args:
         texts: a UTF-8 file, one text a line, read line by line (blank lines are skipped); or any strings, such as
