@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..statistics import bootstrap_mean, check_level, rank_correlation
+from ..statistics import check_level, mean_interval, rank_correlation
 from ..tables import Column, HeadTable
 from .effects import magnitude
 
@@ -40,7 +40,6 @@ def compare_estimates(
     share: float = SHARE,
     least: float = LEAST,
     level: float = 0.95,
-    seed: int = 0,
 ) -> HeadTable:
     """Compare estimates from gradients with the exact effects that they stand for, cell by cell, on the same examples.
 
@@ -56,7 +55,7 @@ def compare_estimates(
             effects of `ablate(…, "zero")`. Importance, "atp+graddrop" and "atp*" have no sign: exact effects are then
             compared as sizes, example by example.
         share: from 0 to 1.
-        level, seed: of the intervals over examples.
+        level: of the intervals over examples, or over their clusters.
 
     Returns:
         One row a cell; `gap`, the size of the mean difference, comes first, so that the worst cells are printed first;
@@ -73,11 +72,17 @@ def compare_estimates(
         raise ValueError(f"share must lie above 0 and up to 1, and least from 0 to below 1; got {share} and {least}")
     _check_comparable(exact, estimates)
     unsigned = _without_sign(estimates)
+    clusters = exact.clusters if estimates.clusters is None else estimates.clusters
     exact_EC, estimate_EC = _first_metric(exact), _first_metric(estimates)
     if unsigned:
         exact_EC, estimate_EC = np.abs(exact_EC), np.abs(estimate_EC)
     values = {"difference": estimate_EC - exact_EC, "exact": exact_EC, "estimate": estimate_EC}
-    columns = {name: Column(*bootstrap_mean(x, level=level, seed=seed), x) for name, x in values.items()}
+    # Effects of 0 and 1 are no shares: a range of their own keeps Wilson's interval away.
+    ranges = {name: (0.0 if unsigned and name != "difference" else -np.inf, np.inf) for name in values}
+    columns = {
+        name: Column(*mean_interval(x, clusters=clusters, within=ranges[name], level=level), per_example=x)
+        for name, x in values.items()
+    }
     columns = {"gap": magnitude(columns["difference"]), **columns}
     effect, estimate, gap = columns["exact"], columns["estimate"], np.asarray(columns["gap"].mean)
     extras = {
@@ -85,13 +90,19 @@ def compare_estimates(
         "overstated": falls_short(estimate, effect, share, least),
     }
     about: dict[str, Any] = {name: named(exact, extra, gap) for name, extra in extras.items()}
-    about |= {"share": share, "least": least, "level": level, "seed": seed, "examples": exact.examples}
+    about |= {"share": share, "least": least, "level": level, "examples": exact.examples}
     about["spearman"] = rank_correlation(np.asarray(effect.mean), np.asarray(estimate.mean))
     about |= {"exact": _question(exact), "estimates": _question(estimates), "without_sign": unsigned}
     shared = {name: estimates.provenance[name] for name in ENVIRONMENT if name in estimates.provenance}
     axes = [str(axis) for axis in exact.frame.index.names[1:]]
     return HeadTable.from_columns(
-        "compare_estimates", exact.stack, columns, shared | about, axes=axes, extras={**extras, **_node_names(exact)}
+        "compare_estimates",
+        exact.stack,
+        columns,
+        shared | about,
+        axes=axes,
+        extras={**extras, **_node_names(exact)},
+        clusters=clusters,
     )
 
 

@@ -56,7 +56,7 @@ def circuit(
             left out.
         per_position, groups, reference_groups: of means, as in `ablate`.
         donors: of "resample", as in `ablate`.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Raises:
         ValueError: for a head or edge that does not exist, an ablation that heads or edges don't have, or a batch,

@@ -18,7 +18,7 @@ from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...objectives import Objective
-from ...statistics import bootstrap_mean, rank_correlation
+from ...statistics import mean_interval, rank_correlation
 from ...tables import Column, HeadTable
 from ..circuits.attribution import METHODS as EDGE_METHODS
 from ..circuits.attribution import edge_attribution
@@ -76,7 +76,7 @@ def attribute(
         exact: patch every cell as well: adds the column `exact`, and to the provenance `spearman`, the rank correlation
             of the two over cells (None where one of them is constant), and `missed`, the cells whose effect the
             estimates miss, by name; `compare_estimates` says what that is and has the intervals. Not for a stream.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Returns:
         A table over the axes in `by`, as `patch` gives it: columns `effect` and `normalised`.
@@ -128,8 +128,7 @@ def node_attribution(
         if not exact:
             return table
         patched = patch(model, clean, corrupt, objective, f"{name}.{site}", by, direction=direction, **options)
-        level, seed = table.provenance["level"], table.provenance["seed"]
-        return _beside_exact(table, patched, unsigned=node_method.drops_layers, level=level, seed=seed)
+        return _beside_exact(table, patched, unsigned=node_method.drops_layers, level=table.provenance["level"])
 
     for clean_batch, corrupt_batch, own_objective in pairs(clean, corrupt, objective):
         base, other = base_and_other(direction, clean_batch, corrupt_batch)
@@ -158,14 +157,14 @@ def node_attribution(
         )
 
 
-def _beside_exact(table: HeadTable, patched: HeadTable, *, unsigned: bool, level: float, seed: int) -> HeadTable:
+def _beside_exact(table: HeadTable, patched: HeadTable, *, unsigned: bool, level: float) -> HeadTable:
     """Return the estimates with the exact effects beside them, how well the two agree, and what the estimates miss."""
     assert patched.per_example is not None, "exact effects are asked of one pair, whose examples are all kept"
     exact = Column(*(patched.grid(name) for name in ("effect", "effect_low", "effect_high")))
     # GradDrop's estimates are means of sizes. The exact effects are compared as such, too.
     if unsigned:
         sizes = np.abs(np.asarray(patched.per_example[patched.metrics.index("effect")], np.float64))
-        exact = Column(*bootstrap_mean(sizes, level=level, seed=seed))
+        exact = Column(*mean_interval(sizes, clusters=patched.clusters, within=(0.0, np.inf), level=level))
     estimate = Column(table.grid("effect"))
     about = {"spearman": rank_correlation(table.grid("effect"), np.asarray(exact.mean))}
     about |= missed_words(table, exact, estimate)
