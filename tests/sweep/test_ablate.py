@@ -221,7 +221,7 @@ BATCH = random_batch((5, 4, 3))
         ({"method": "resample", "donors": 3, "reference": random_batch((5, 5))}, "2 other examples .* 3 are needed"),
         (
             {"per_position": True, "reference": random_batch((3, 4))},
-            "means of 2 tokens need at least 2 examples each, .* the reference has 1 for position 3 of group 0",
+            "means of 3 tokens need at least 2 examples each, .* the reference has 1 for position 3 of group 0",
         ),
         ({"groups": [0, 1, 1], "reference_groups": [0, 0], "reference": random_batch((5, 5))}, "of group 1"),
         ({"per_position": True}, "the batch has 1 for position 4 of group 0; give a reference, or per_position=None"),
