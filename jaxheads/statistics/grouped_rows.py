@@ -105,7 +105,7 @@ class GroupedRows:
 
     def mean(self) -> Floats:
         """Return the mean over all values, `[...]`; NaN for a cell without one."""
-        sums, counts = self._stacked()
+        sums, counts = self.grouped
         return ratio(sums.sum(axis=0), counts.sum(axis=0))
 
     def interval(self, *, level: float = 0.95, within: Range | None = None) -> Interval:
