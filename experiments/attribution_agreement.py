@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 RELEVANCE_METHODS = ("attnlrp", "cplrp", "gradient", "integrated-gradients")
 TOKEN_METHODS = ("rollout", "flow", "chefer", *RELEVANCE_METHODS)
 QUICK_TOKEN_METHODS = ("rollout", "attnlrp", "gradient")
+MOST_MISSED = 12
+"""Heads that gradients miss, on the page; the others are in missed.csv."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,23 @@ def agreement(values: Mapping[str, np.ndarray], seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def missed_heads(tables: Mapping[str, jh.HeadTable]) -> pd.DataFrame:
+    """Return the heads whose patching effect a gradient method misses or overstates, the largest gap first."""
+    frames = []
+    for name in ("atp", "atp*"):
+        if name not in tables:
+            continue
+        compared = jh.compare_estimates(tables["patching"], tables[name])
+        worst: Any = compared.top(n=len(compared.frame))
+        wrong = worst[worst["missed"] | worst["overstated"]]
+        what = np.where(wrong["missed"], np.where(wrong["overstated"], "wrong sign", "missed"), "overstated")
+        heads = [f"{layer}.{head}" for _, layer, head in wrong.index]
+        bounds = [f"{metric}{end}" for metric in ("exact", "estimate", "difference") for end in ("", "_low", "_high")]
+        about = pd.DataFrame({"method": name, "head": heads, "what": what, "n": wrong["gap_n"].to_numpy()})
+        frames.append(pd.concat([about, wrong[bounds].reset_index(drop=True)], axis=1))
+    return pd.concat(frames, ignore_index=True)
+
+
 def matrix(pairs: pd.DataFrame, column: str) -> pd.DataFrame:
     """Return a column of the pairs as a square, methods in their order."""
     names = list(dict.fromkeys([*pairs["first"], *pairs["second"]]))
@@ -168,9 +187,13 @@ def picture(pairs: pd.DataFrame) -> "Figure":
     return figure
 
 
-def page(about: Mapping[str, Any], heads: pd.DataFrame, cost: pd.DataFrame, tokens: pd.DataFrame) -> str:
+def page(
+    about: Mapping[str, Any], heads: pd.DataFrame, cost: pd.DataFrame, tokens: pd.DataFrame, missed: pd.DataFrame
+) -> str:
     """Return the page for readers."""
     return f"""# Which heads matter, which tokens: {about["model"]}, {about["examples"]} prompts with an indirect object
+
+Mean ablation takes its means over the corrupted prompts, {about["means"]}.
 
 ## Heads: rank correlation of absolute values, example by example, then the mean
 
@@ -179,6 +202,13 @@ def page(about: Mapping[str, Any], heads: pd.DataFrame, cost: pd.DataFrame, toke
 ## Heads: rank correlation of the means over examples
 
 {matrix(heads, "of_means").to_markdown(floatfmt=".2f")}
+
+## Heads that gradients miss
+
+The interval of the effect of patching excludes 0, and the estimate is less than half of it or has the other sign
+("missed"); or the same with the two exchanged ("overstated"). {len(missed)} in all, those with the largest gaps:
+
+{lab.markdown(missed.head(MOST_MISSED))}
 
 ## Cost
 
@@ -207,8 +237,10 @@ def run(options: Options) -> lab.Results:
         model, prompts.clean, prompts.objective, methods, blank=blank, points=5, seed=options.seed
     ).frame
     about = lab.provenance(model, examples=count, seed=options.seed, blank=blank)
-    tables = {"heads": heads, "cost": cost, "tokens": tokens}
-    return lab.Results(page(about, heads, cost, tokens), about, tables, {"heads": picture(heads)})
+    missed = missed_heads(tables)
+    about["means"] = tables["ablation (mean)"].provenance["means"]
+    results = {"heads": heads, "cost": cost, "tokens": tokens, "missed": missed}
+    return lab.Results(page(about, heads, cost, tokens, missed), about, results, {"heads": picture(heads)})
 
 
 main = lab.command(Options, run, __doc__)
