@@ -57,6 +57,8 @@ TIMED_PROMPTS, TURNS = 4, 3
 """Prompts whose calls are timed, and how often."""
 
 QUICK_TOKEN_METHODS = ("rollout", "attnlrp", "gradient")
+MOST_MISSED = 12
+"""Heads that gradients miss, on the page; the others are in missed.csv."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,23 @@ def agreement(values: Mapping[str, np.ndarray], clusters: np.ndarray | None) -> 
     return pd.DataFrame(rows).drop(columns="of_means_n").rename(columns={"rank_correlation_n": "n"})
 
 
+def missed_heads(tables: Mapping[str, jh.HeadTable]) -> pd.DataFrame:
+    """Return the heads whose patching effect a gradient method misses or overstates, the largest gap first."""
+    frames = []
+    for name in ("atp", "atp*"):
+        if name not in tables:
+            continue
+        compared = jh.compare_estimates(tables["patching"], tables[name])
+        worst: Any = compared.top(n=len(compared.frame))
+        wrong = worst[worst["missed"] | worst["overstated"]]
+        what = np.where(wrong["missed"], np.where(wrong["overstated"], "wrong sign", "missed"), "overstated")
+        heads = [f"{layer}.{head}" for _, layer, head in wrong.index]
+        bounds = [f"{metric}{end}" for metric in ("exact", "estimate", "difference") for end in ("", "_low", "_high")]
+        about = pd.DataFrame({"method": name, "head": heads, "what": what, "n": wrong["gap_n"].to_numpy()})
+        frames.append(pd.concat([about, wrong[bounds].reset_index(drop=True)], axis=1))
+    return pd.concat(frames, ignore_index=True)
+
+
 def matrix(pairs: pd.DataFrame, column: str) -> pd.DataFrame:
     """Return a column of the pairs as a square, methods in their order."""
     names = list(dict.fromkeys([*pairs["first"], *pairs["second"]]))
@@ -199,12 +218,16 @@ def picture(pairs: pd.DataFrame) -> "Figure":
     return figure
 
 
-def page(about: Mapping[str, Any], heads: pd.DataFrame, cost: pd.DataFrame, tokens: pd.DataFrame) -> str:
+def page(
+    about: Mapping[str, Any], heads: pd.DataFrame, cost: pd.DataFrame, tokens: pd.DataFrame, missed: pd.DataFrame
+) -> str:
     """Return the page for readers."""
     return f"""# Which heads matter, which tokens: {model_title(about["model"])}
 
 {about["examples"]} prompts with an indirect object; those of one template are a cluster, and n counts clusters.
 Intervals: 95 %. Gradient × input of heads is left out: example by example its size is the importance, by definition.
+
+Mean ablation takes its means over the corrupted prompts, {about["means"]}.
 
 ## Heads: rank correlation of absolute values, example by example, then the mean
 
@@ -217,6 +240,13 @@ Intervals: 95 %. Gradient × input of heads is left out: example by example its 
 ## Both with their intervals
 
 {lab.markdown(heads, ".2f")}
+
+## Heads that gradients miss
+
+The interval of the effect of patching excludes 0, and the estimate is less than half of it or has the other sign
+("missed"); or the same with the two exchanged ("overstated"). {len(missed)} in all, those with the largest gaps:
+
+{lab.markdown(missed.head(MOST_MISSED))}
 
 ## Cost, in forward passes
 
@@ -246,8 +276,10 @@ def run(options: Options) -> lab.Results:
         model, prompts.clean, prompts.objective, methods, blank=blank, points=5, seed=options.seed
     ).frame.drop(columns="seconds")
     about = lab.provenance(model, examples=count, seed=options.seed, blank=blank)
-    tables = {"heads": heads, "cost": cost, "tokens": tokens}
-    return lab.Results(page(about, heads, cost, tokens), about, tables, {"heads": picture(heads)})
+    missed = missed_heads(results)
+    about["means"] = results["ablation (mean)"].provenance["means"]
+    tables = {"heads": heads, "cost": cost, "tokens": tokens, "missed": missed}
+    return lab.Results(page(about, heads, cost, tokens, missed), about, tables, {"heads": picture(heads)})
 
 
 main = lab.command(Options, run, __doc__)

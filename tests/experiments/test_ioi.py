@@ -54,7 +54,7 @@ def test_from_the_command_to_the_files(tmp_path: Path, monkeypatch: pytest.Monke
     assert effects.per_example is not None
     assert effects.per_example.shape == (ioi.QUICK_EXAMPLES, 2, 6)
     assert effects.provenance["groups"] > 1
-    assert effects.provenance["per_position"]
+    assert effects.provenance["means"] == "by position"
     assert attention.metrics == ioi.POSITIONS
     about = json.loads((tmp_path / "provenance.json").read_text())
     assert (about["model"], about["examples"], about["seed"]) == ("small", 8, 0)

@@ -9,6 +9,8 @@ import pytest
 
 import jaxheads as jh
 from experiments import attribution_agreement, head_measures
+from jaxheads.statistics import mean_interval
+from jaxheads.tables import Column
 
 from .test_ioi import small
 
@@ -41,6 +43,26 @@ def test_agreement_from_the_command_to_the_page(tmp_path: Path, monkeypatch: pyt
     assert (heads["rank_correlation_low"] <= heads["rank_correlation"]).all()
     assert (heads["n"] == 4).all()
     assert (tmp_path / "heads.png").read_bytes().startswith(b"\x89PNG")
+    missed = pd.read_csv(tmp_path / "missed.csv")
+    assert {"method", "head", "what", "n", "exact_low", "difference_high"} <= set(missed)
+    assert "first position apart" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+
+
+def test_heads_that_a_gradient_misses_are_named_the_worst_first():
+    shape = (8, 1, 3)
+    noise = np.random.default_rng(0).standard_normal(shape) * 0.01
+    said = {"weights": "w", "objective": "o"}
+
+    def table(means: list[float]) -> jh.HeadTable:
+        values = np.asarray(means) + noise
+        column = Column(*mean_interval(values), per_example=values)
+        return jh.HeadTable.from_columns("t", "decoder", {"effect": column}, said)
+
+    tables = {"patching": table([1, 3, -2]), "atp": table([0.1, 2.9, 2])}
+    missed = attribution_agreement.missed_heads(tables)
+    assert missed["head"].tolist() == ["0.2", "0.0"]
+    assert missed["what"].tolist() == ["wrong sign", "missed"]
+    assert missed["n"].tolist() == [8, 8]
 
 
 @pytest.mark.weights
