@@ -2,5 +2,6 @@
 
 from .ablations import Ablation, ablations
 from .inputs import prose, repeats
+from .page import model_title
 
-__all__ = ["Ablation", "ablations", "prose", "repeats"]
+__all__ = ["Ablation", "ablations", "model_title", "prose", "repeats"]

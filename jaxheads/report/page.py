@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..files import write_atomically
+from ..models.loading.zoo import ZOO
 from ..tables import HeadTable, marked_count
 from ..tables.counts import FOOTNOTE
 from .ablations import Ablation
@@ -33,10 +34,15 @@ def body(
     return "\n".join(lines).rstrip() + "\n"
 
 
+def model_title(name: str) -> str:
+    """Return what a model is, for headings: the zoo's words for its entries, else the name as it is."""
+    return ZOO[name].what.split(":")[0] if name in ZOO else name
+
+
 def page(table: HeadTable, rest: str) -> str:
     """Write a whole page: a heading, the inputs, then the rest."""
     about = table.provenance
-    return f"""# The heads of {about["model"]}
+    return f"""# The heads of {model_title(about["model"])}
 
 {len(table.frame)} heads; measured on {about["prose"]} windows of prose ({about["text"]}) and {about["repeats"]}
 sequences of random tokens said twice. Weights {about["weights"]}; seed {about["seed"]}.

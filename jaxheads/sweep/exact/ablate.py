@@ -39,9 +39,9 @@ def ablate(
 ) -> Iterator[Question]:
     """Replace heads' outputs and return how the objective changes, for every example.
 
-    An effect is `objective(ablated) - objective(unedited)`, per example, then averaged; its interval is a bootstrap
-    over examples. Equal to a whole forward pass with `z` of those heads replaced, but nothing is computed that the
-    replacement cannot change.
+    An effect is `objective(ablated) - objective(unedited)`, per example, then averaged; its interval is
+    over examples, or clusters of them. Equal to a whole forward pass with `z` of those heads replaced, but nothing is
+    computed that the replacement cannot change.
 
     Args:
         batch: the inputs; or a stream of batches without end, each with an objective of its own if it needs one. All
