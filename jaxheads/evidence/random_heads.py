@@ -1,4 +1,4 @@
-"""What heads of random-weight models score, and the chance that a head of another such model reaches a score.
+"""Scores of heads of random-weight models, and the probability that a head of another such model reaches a score.
 
 For one function, the mean score of head i of draw d is μ + a[d] + b[d,i] + noise: models differ by a, the heads of one
 model by b, and the examples give the noise. The standardised excess of any head over chance, of the nulls' as of the

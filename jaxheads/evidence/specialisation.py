@@ -18,25 +18,28 @@ selectivity, where a strict one would make weak generalists look selective. (The
     selectivity[h] = 1 − H(c[h,·] / Σ_f c[h,f]) / log F   from 0 (all functions alike) to 1 (one function)
     breadth[f] = exp H(c[·,f] / Σ_h c[h,f])               from 1 (one head does it) to M (all do, alike)
 
-with H the entropy in nats (as a measure of specificity: Martínez & Reyes-Valdés 2008, of genes and tissues). A head that
-does nothing has no selectivity (NaN) and no function (""). Breadth is over the heads that surely do f; without any it
-is NaN.
+with H the entropy in nats (as a measure of specificity: Martínez & Reyes-Valdés 2008, of genes and tissues). A head
+that does nothing has no selectivity (NaN) and no function (""). Breadth is over the heads that surely do f; it is NaN
+where none does.
 
-*Noise.* Both indices are bent by noise, which makes a generalist look selective. So they are recomputed with noise added
-to the heads' scores: that of the examples (whole clusters where given), and chance's own spread between heads, because
-no one can tell which part of a score the head would have had anyway. The mean change is subtracted once; the interval
+*Noise.* Both indices are bent by noise, which makes a generalist look selective. So they are recomputed with noise
+added to the scores: that of the examples (whole clusters where given), and chance's own spread between heads, because
+no one can tell which part of a score the head would have had anyway. The mean change is subtracted once. The interval
 is the spread of the recomputed values about the corrected value, widened as Student's t is for few examples, and cut to
-the index's range. It is conditional on which heads do anything.
+the index's range. It also spans the doubt about what counts: all that exceeds b, or only what surely does. It says
+nothing about heads too weak to be told from chance.
 
 *The test.* p of a head is the probability that a head of another random-weight model reaches its
 
     W[h] = (1 + max_f z (1 − (b/z)²))^selectivity[h] − 1
 
-which is large only for a head that is both strong and selective: a generalist of any strength has W near 0. All heads
-of all draws are a sample of such heads, each shifted as another model may be. So p is a rank among them, of resolution
-1 / (1 + draws × heads), and below it an extrapolation by a tail. It is conditional on the draws: that the examined model
-would be one more of their kind if its training had done nothing. Few draws say little about the spread between models,
-and p allows for it; one draw says nothing, and p then holds only if random models are alike. q corrects p over heads.
+(before the correction for noise), which is large only for a head that is both strong and selective: a generalist of any
+strength has W near 0. All heads of all draws are a sample of such heads, each shifted as another model may be. So p is
+a rank among them, of resolution 1 / (1 + draws × heads), and below it an extrapolation by a tail. It is conditional on
+the draws: that the examined model would be one more of their kind if its training had done nothing. Few draws say
+little about the spread between models, and p allows for it; one draw says nothing, and p then holds only if random
+models are alike. q corrects p over heads. Size, power and coverage: results/specialisation-power, by
+`python -m experiments.specialisation_power`.
 
 Dimension key: E examples, L layers, N heads, M = L N, F functions, A heads that do anything, R resamples.
 """
@@ -143,19 +146,19 @@ def specialisation(
 
 
 class _Found(NamedTuple):
-    """All results as arrays: `selectivity` and `breadth` are value, low and high."""
+    """All results as arrays: `selectivity`, `[3,M]`, and `breadth`, `[3,F]`, are value, low and high."""
 
     null: RandomHeads
     excess_MF: Floats
     sure_MF: NDArray[np.bool_]
     c_MF: Floats
-    selectivity: tuple[Floats, Floats, Floats]
-    breadth: tuple[Floats, Floats, Floats]
+    selectivity: Floats
+    breadth: Floats
     p_M: Floats
 
 
 class _Scale(NamedTuple):
-    """What turns scores beyond chance into c: the units of chance of each head, b, and `least`."""
+    """Numbers that turn scores beyond chance into c: each head's units of chance, b, and `least`."""
 
     unit_AF: Floats
     chance_F: Floats
@@ -200,16 +203,17 @@ def _find(
         strict_MF = p_MF <= SURE / p_MF.size
         breadth[:] = doubt.breadth(sure_MF[active], strict_MF[active], len(c_MF))
     p_M = _p_values(beyond_MF / unit_MF, null, least_F)
-    return _Found(null, beyond_MF / unit_MF, sure_MF, c_MF, tuple(selectivity), tuple(breadth), p_M)
+    return _Found(null, beyond_MF / unit_MF, sure_MF, c_MF, selectivity, breadth, p_M)
 
 
 def _kept(excess: Floats, chance: Floats) -> Floats:
     """Return the share of each standardised excess that shrinkage leaves."""
-    return np.where(excess > chance, 1 - (chance / np.maximum(excess, 1e-300)) ** 2, 0.0)
+    larger = np.maximum(np.maximum(excess, chance), 1e-300)
+    return np.where(excess > chance, 1 - (chance / larger) ** 2, 0.0)
 
 
 class _Doubt(NamedTuple):
-    """What corrects the indices for noise, and bounds them."""
+    """Indices without the bias of noise, and their bounds."""
 
     scale: _Scale
     beyond_AF: Floats
@@ -367,11 +371,12 @@ def _labels(
         raise ValueError(f"clusters: expected labels of {list(real)}, got {sorted(unknown)}")
     labels: dict[str, NDArray[np.intp] | None] = dict.fromkeys(real)
     for name, x in real.items():
+        count = len(x)
         if (label := given.get(name)) is not None:
             if np.shape(label) != x.shape[:1]:
                 raise ValueError(f"clusters of {name}: expected {len(x)} labels, got shape {list(np.shape(label))}")
-            labels[name] = np.unique(np.asarray(label), return_inverse=True)[1]
-        count = len(x) if labels[name] is None else len(np.unique(labels[name]))
+            kinds, labels[name] = np.unique(np.asarray(label), return_inverse=True)
+            count = len(kinds)
         if count < 2:
             raise ValueError(f"{name}: expected at least two examples (or clusters), got {count}: no spread is known")
     return labels
