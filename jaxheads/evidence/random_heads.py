@@ -6,11 +6,12 @@ examined model's, is
 
     z = (s − μ) / sqrt(σ² + e²)
 
-with s the head's mean, e its own standard error, and σ² the variance of b without the noise. A null's head is compared
-with its own draw's mean, and its σ leaves itself out. *Another* model is predicted: its head has the b of any known
-head, and its shift has Student's distribution. The scale of the shift is sqrt(1 + 1/D) times the deviation between
-draws. D draws estimate that deviation badly, so one pseudo-draw with the average ratio of a to b over the functions
-joins them. With a single draw the shift is what the draw's own heads imply: models are then taken to be alike.
+with s the head's mean, e its own standard error, and σ² the variance of b without the noise. Few examples may show too
+little noise, as where all values are 0, so e is at least the model's usual one. A null's head is compared with its own
+draw's mean, and its σ leaves itself out. *Another* model is predicted: its head has the b of any known head, and its
+shift has Student's distribution. The scale of the shift is sqrt(1 + 1/D) times the deviation between draws. D draws
+estimate that deviation badly, so one pseudo-draw with the average ratio of a to b over the functions joins them. With a
+single draw the shift is what the draw's own heads imply: models are then taken to be alike.
 
 Beyond the largest tenth of the null's heads the probability is extrapolated by a generalised Pareto tail that is never
 lighter than the exponential one. With k excesses its shape is ξ k / (k + 20) + 1 / k, where ξ is the estimate by
@@ -87,16 +88,20 @@ class RandomHeads:
             [(x - x.mean(axis=0)) * np.sqrt(len(x) / (len(x) - 1)) for x in (mean_DMF[number] for number in several)]
         )
         noise_IF = np.concatenate([noise_DMF[number] for number in several])
+        usual_IF = np.concatenate(
+            [np.broadcast_to(noise_DMF[number].mean(axis=0), noise_DMF[number].shape) for number in several]
+        )
         model_DF = np.stack([mean_MF.mean(axis=0) for mean_MF in mean_DMF])
         self.draws, self.heads = len(draws), len(away_IF)
         self.centre = model_DF.mean(axis=0)
         within_F = (away_IF**2).mean(axis=0)
         self._true_F = np.maximum(within_F - noise_IF.mean(axis=0), 0)
-        self._least_F = _ROUNDING * np.maximum(np.abs(self.centre), np.sqrt(within_F)) + 1e-300
+        self._least_F = _ROUNDING * np.maximum(np.abs(self.centre), np.sqrt(within_F)) + 1e-150
         self.spread = np.sqrt(self._true_F)
+        self._noise_F = noise_IF.mean(axis=0)
         self.deviation = np.maximum(np.sqrt(self._true_F + noise_IF.mean(axis=0)), self._least_F)
         others_IF = np.maximum((within_F * self.heads - away_IF**2) / (self.heads - 1), 1e-9 * within_F)
-        scale_IF = np.sqrt(np.maximum(others_IF - noise_IF.mean(axis=0), 0) + noise_IF)
+        scale_IF = np.sqrt(np.maximum(others_IF - noise_IF.mean(axis=0), 0) + np.maximum(noise_IF, usual_IF))
         scale_IF = np.maximum(scale_IF, self._least_F)
         excess_IF = away_IF / scale_IF
         shift_UF = self._shifts(model_DF - self.centre, within_F, rng)
@@ -122,7 +127,8 @@ class RandomHeads:
 
     def scale(self, variance_MF: Floats) -> Floats:
         """Return the deviation of heads' means by chance, `[M,F]`, given their squared standard errors."""
-        return np.maximum(np.sqrt(self._true_F + variance_MF), self._least_F)
+        usual_F = np.minimum(variance_MF.mean(axis=0), self._noise_F)
+        return np.maximum(np.sqrt(self._true_F + np.maximum(variance_MF, usual_F)), self._least_F)
 
     def p_values(self, excess_MF: Floats, scale_MF: Floats) -> Floats:
         """Return the probability that a head of another random-weight model reaches each excess, `[M,F]`."""

@@ -59,7 +59,7 @@ def test_planted_specialists_generalists_and_idle_heads_are_told_apart(seed: int
     for head, name in enumerate(FUNCTIONS):
         row = heads.loc[(0, head)]
         assert row["selectivity"] > 0.8
-        assert row["selectivity_high"] == pytest.approx(1)
+        assert row["selectivity_high"] > 0.95
         assert row["function"] == name
         assert row["p"] < 0.005
         assert row["q"] < 0.05
@@ -73,7 +73,7 @@ def test_planted_specialists_generalists_and_idle_heads_are_told_apart(seed: int
     assert idle["selectivity"].isna().all()
     assert set(idle["function"]) == {""}
     assert np.abs(found.functions["breadth"].to_numpy() - 3).max() < 0.5
-    assert (found.functions["heads"] >= 3).all()
+    assert (found.functions["heads"].to_numpy() >= 3).all()
     assert found.matrix.to_numpy().max(axis=0).tolist() == [1.0] * 4
 
 
@@ -137,7 +137,8 @@ def test_kin_examples_count_once():
     four_nulls = {name: [np.repeat(draw, 4, axis=0) for draw in draws] for name, draws in by_function(nulls).items()}
     labels = np.repeat(np.arange(8), 4)
     once = jh.specialisation(scores, by_function(nulls)).heads.frame
-    for clusters in (labels, dict.fromkeys(FUNCTIONS, labels.astype(str))):
+    given: list[Any] = [labels, dict.fromkeys(FUNCTIONS, labels.astype(str))]
+    for clusters in given:
         kin = jh.specialisation(four, four_nulls, clusters=clusters).heads.frame
         pd.testing.assert_frame_equal(kin, once)
     naive = jh.specialisation(four, four_nulls).heads.frame
@@ -172,6 +173,16 @@ def test_scores_without_any_spread_are_compared_exactly():
     scores["copy"][:, 0, 2] = 0.5
     found = jh.specialisation(scores, nulls)
     assert found.heads.frame["function"].to_list() == ["", "", "copy", ""]
+
+
+def test_a_function_that_no_head_can_do_takes_nothing_from_the_others():
+    """Attention to the next token is 0 in a causal model, and in its null."""
+    scores, nulls = planted()
+    scores["copy"], nulls["copy"] = 0 * scores["copy"], [0 * draw for draw in nulls["copy"]]
+    found = jh.specialisation(scores, nulls)
+    assert np.isnan(found.functions.loc["copy", "breadth"])
+    assert (found.matrix["copy"].to_numpy() == 0).all()
+    assert found.heads.frame["function"].to_list()[:3] == list(FUNCTIONS[:3])
 
 
 @settings(deadline=None, max_examples=50)
