@@ -329,7 +329,7 @@ those. Truth: the selectivity of the planted means, with 0 for chance.
 ## Limits
 
 - One draw doesn't show how models differ. Where they do, p is too small: rows with 1 draw above.
-- p under 1 / (1 + draws × heads) is extrapolated; its exact size is not to be read.
+- p under 1 / (1 + draws × heads) is extrapolated, down to the square of that; its exact size is not to be read.
 - Where random models differ by factors (beta, lognormal), few draws make the rates exceed .05 somewhat: the shift of
   another model is taken to be normal.
 - A head that is weaker than chance's own best heads has no selectivity, whatever it does. Where chance is as skewed as

@@ -35,11 +35,12 @@ nothing about heads too weak to be told from chance.
 
 (before the correction for noise), which is large only for a head that is both strong and selective: a generalist of any
 strength has W near 0. All heads of all draws are a sample of such heads, each shifted as another model may be. So p is
-a rank among them, of resolution 1 / (1 + draws × heads), and below it an extrapolation by a tail. It is at least F
-min_f p[h,f], so that a head with q ≤ 0.05 surely has a function. It is conditional on the draws: that the examined
-model would be one more of their kind if its training had done nothing. Few draws say little about the spread between
-models, and p allows for it; one draw says nothing, and p then holds only if random models are alike. q corrects p over
-heads. Size, power and coverage: results/specialisation-power, by `python -m experiments.specialisation_power`.
+a rank among them, of resolution 1 / (1 + draws × heads), and below it, down to the square of that, an extrapolation by
+a tail. It is at least F min_f p[h,f], so that a head with q ≤ 0.05 surely has a function. It is conditional on the
+draws: that the examined model would be one more of their kind if its training had done nothing. Few draws say little
+about the spread between models, and p allows for it; one draw says nothing, and p then holds only if random models are
+alike. q corrects p over heads. Size, power and coverage: results/specialisation-power, by `python -m
+experiments.specialisation_power`.
 
 Dimension key: E examples, L layers, N heads, M = L N, F functions, A heads that do anything, R resamples.
 """
@@ -202,8 +203,8 @@ def _find(
         selectivity[:, active] = doubt.selectivity(sure_MF[active])
         strict_MF = p_MF <= SURE / p_MF.size
         breadth[:] = doubt.breadth(sure_MF[active], strict_MF[active], len(c_MF))
-    # A head can't be more surely selective than it does anything at all.
-    least_M = np.minimum(len(real) * p_MF.min(axis=1), 1)
+    # A head can't be more surely selective than it does anything at all, nor a tail be trusted without end.
+    least_M = np.clip(len(real) * p_MF.min(axis=1), (1 + null.heads) ** -2.0, 1)
     p_M = np.maximum(_p_values(beyond_MF / unit_MF, null, least_F), least_M)
     return _Found(null, beyond_MF / unit_MF, sure_MF, c_MF, selectivity, breadth, p_M)
 

@@ -63,6 +63,7 @@ def test_planted_specialists_generalists_and_idle_heads_are_told_apart(seed: int
         assert row["function"] == name
         assert row["p"] < 0.005
         assert row["q"] < 0.05
+        assert row["p"] >= 0.999 * found.heads.provenance["p_resolution"] ** 2
     for head in (4, 5):
         row = heads.loc[(3, head)]
         assert row["selectivity"] < 0.05
