@@ -185,6 +185,7 @@ class Halves(NamedTuple):
     @classmethod
     def of(cls, examples: int, seed: int, clusters: np.ndarray | None) -> "Halves":
         """Split the examples, or whole clusters of them, at random."""
+        # A half needs two independent examples to have a spread.
         if (examples if clusters is None else len(np.unique(clusters))) < 4:
             every = np.arange(examples)
             return cls(every, every, held_out=False)
