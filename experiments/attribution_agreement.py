@@ -92,13 +92,14 @@ def make_prompts(model: jh.Model, count: int, seed: int) -> Prompts:
     clean = ioi_prompts(model.tokenizer, examples=count, seed=seed, bos=model.tokenizer.bos_token_id is not None)
     objective = jh.logit_difference(clean.indirect_object, clean.subject)
     others = [clean.corrupted(seed + 2 + number) for number in range(ALIGNED)]
-    reference = {
-        "reference": jh.Batch(*(np.concatenate([getattr(o, name) for o in others]) for name in ("tokens", "mask"))),
+    tokens, mask = (np.concatenate([getattr(other, name) for other in others]) for name in ("tokens", "mask"))
+    reference: dict[str, Any] = {
+        "reference": jh.Batch(tokens, mask),
         "groups": clean.template,
         "reference_groups": np.tile(clean.template, ALIGNED),
     }
-    pair = (jh.Batch(p.tokens, p.mask, clusters=p.template) for p in (clean, clean.corrupted(seed + 1)))
-    return Prompts(*pair, objective, reference)
+    plain, corrupt = (jh.Batch(p.tokens, p.mask, clusters=p.template) for p in (clean, clean.corrupted(seed + 1)))
+    return Prompts(plain, corrupt, objective, reference)
 
 
 def head_methods(model: jh.Model, prompts: Prompts, *, quick: bool) -> dict[str, Callable[[], jh.HeadTable]]:

@@ -222,7 +222,7 @@ def _quietly(table: jh.HeadTable, seed: int) -> pd.DataFrame:
 
 def page(tables: dict[str, pd.DataFrame], options: Options) -> str:
     """Return the page for readers."""
-    own = tables["tables"]
+    own: Any = tables["tables"]
     numbers = [name for name in CANDIDATES if name in own]
     means: Any = own.groupby("n")[numbers].mean().reset_index()
     worst = own[own["n"] == 8].nsmallest(6, "ours")

@@ -220,7 +220,8 @@ def page(
             lines += [f"## Largest {title}", "", HELD_OUT, "", lab.markdown(leading), ""]
     if "copying" in tables:
         lines += ["## Largest copying: numbers of the weights, exact, without examples", ""]
-        lines += [lab.markdown(tables["copying"].top(n=6, absolute=True)[["copying"]]), ""]
+        exact: Any = tables["copying"].top(n=6, absolute=True)
+        lines += [lab.markdown(exact[["copying"]]), ""]
     return "\n".join(lines)
 
 

@@ -263,7 +263,8 @@ def _row(
     within: tuple[float, float],
     templates_E: np.ndarray,
 ) -> dict[str, Any]:
-    nothing = Interval(*[np.asarray(np.nan)] * 3, np.asarray(0))
+    unknown = np.asarray(np.nan)
+    nothing = Interval(unknown, unknown, unknown, np.asarray(0))
     ours = nothing if values_E is None else mean_interval(values_E, clusters=templates_E, within=within)
     return {
         "quantity": quantity,

@@ -60,7 +60,7 @@ def findings_results(findings: Findings, about: Mapping[str, Any]) -> lab.Result
 def page(findings: Findings, about: Mapping[str, Any]) -> str:
     """Return the page for readers."""
     count, templates = len(findings.prompts.texts), len(set(findings.prompts.template.tolist()))
-    held_out = int(findings.leading["effect_n"].max())
+    held_out = int(findings.leading["effect_n"].to_numpy().max())
     return f"""# Indirect objects: {model_title(about["model"])}
 
 {count} prompts of {templates} templates, such as "{findings.prompts.texts[0]}", and their ABC corruptions, such as

@@ -8,7 +8,7 @@ Dimension key: E examples, L layers, N heads, S heads asked again.
 """
 
 from dataclasses import dataclass, replace
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -89,9 +89,7 @@ def screen(model: Model, ablation: Ablation, **options: Unpack[Options]) -> Head
     return replace(table, name=f"ablate-{ablation.name.replace('_', '-')}")
 
 
-def ask_again(
-    model: Model, ablation: Ablation, screened: HeadTable, seed: int, **options: Unpack[Options]
-) -> HeadTable:
+def ask_again(model: Model, ablation: Ablation, screened: HeadTable, **options: Unpack[Options]) -> HeadTable:
     """Ablate the heads that lead a screen, and others drawn at random, on the fresh inputs.
 
     Returns:
@@ -102,11 +100,11 @@ def ask_again(
     shape, stage = screened.shape, ablation.again
     order = np.argsort(-np.abs(screened.values.reshape(-1)), kind="stable")
     leaders = order[: min(LEADERS, -(-len(order) // 2))]
-    others = np.random.default_rng(seed).permutation(order[len(leaders) :])[:SAMPLE]
+    others = np.random.default_rng(options.get("seed", 0)).permutation(order[len(leaders) :])[:SAMPLE]
     asked_S = np.concatenate([leaders, others])
     heads = [tuple(int(index) for index in np.unravel_index(number, shape)) for number in asked_S]
     sets = {f"{layer}.{head}": [(layer, head)] for layer, head in heads}
-    table = ablate(model, stage.batch, stage.objective, "mean", sets=sets, **_reference(stage), seed=seed, **options)
+    table = ablate(model, stage.batch, stage.objective, "mean", sets=sets, **_reference(stage), **options)
     assert table.per_example is not None, "all examples of a single batch are kept"
 
     def spread(values: np.ndarray, elsewhere: object = np.nan) -> np.ndarray:
@@ -135,7 +133,7 @@ def ask_again(
     )
 
 
-def _reference(stage: Stage) -> dict:
+def _reference(stage: Stage) -> dict[str, Any]:
     return {"reference": stage.reference, "groups": stage.groups, "reference_groups": stage.reference_groups}
 
 

@@ -112,7 +112,6 @@ def atlas(
     options = Options(seed=seed, devices=devices, progress=progress, resume=resume)
     on_prose, on_repeats, roles = _patterns(model, prose_batches, repeated, **options)
     effects = tuple(screen(model, ablation, **options) for ablation in fitting)
-    # The sample of other heads has the question's seed.
     again = tuple(ask_again(model, *pair, **options) for pair in zip(fitting, effects, strict=True))
     about = provenance(
         model,

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -100,7 +101,7 @@ def _effect_lines(
         "",
     ]
     for ablation, screened, asked in zip(ablations, effects, again, strict=True):
-        frame = asked.frame.assign(roles=table.frame["roles"])
+        frame: Any = asked.frame.assign(roles=table.frame["roles"])
         leaders = frame[frame["asked"] == "leader"].sort_values("screened", key=np.abs, ascending=False)
         others = {
             "q": leaders["q"].map(_q_words),
@@ -124,7 +125,7 @@ def _q_words(q: float) -> str:
     return "–" if np.isnan(q) else "< .001" if q < 0.001 else f"{q:.3f}"
 
 
-def _shrinkage(frame: pd.DataFrame) -> str:
+def _shrinkage(frame: Any) -> str:
     """Return how the leaders' effects changed from the screen, and how large those of other heads are, in words."""
     leaders, sample = (frame[frame["asked"] == kind] for kind in ("leader", "sample"))
     inside = ((leaders["effect_low"] <= leaders["screened"]) & (leaders["screened"] <= leaders["effect_high"])).sum()
@@ -138,7 +139,7 @@ def _shrinkage(frame: pd.DataFrame) -> str:
     return words
 
 
-def _markdown(heads: pd.DataFrame, metric: str, others: Mapping[str, pd.Series]) -> str:
+def _markdown(heads: pd.DataFrame, metric: str, others: Mapping[str, Any]) -> str:
     shown = pd.DataFrame(
         {
             "head": [f"{layer}.{head}" for _, layer, head in heads.index],

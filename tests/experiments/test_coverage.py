@@ -43,4 +43,4 @@ def test_a_quick_run(tmp_path, monkeypatch: pytest.MonkeyPatch):
     rates = coverage.pd.read_csv(out / "laws.csv").set_index("law")
     assert rates.loc["lognormal", "ours"] > rates.loc["lognormal", "percentile"] + 0.05
     selection = coverage.pd.read_csv(out / "selection.csv")
-    assert (selection["covered, held out"] >= selection["covered, chosen and reported on all"]).all()
+    assert (selection["covered, held out"] >= selection["covered, chosen and reported on all"]).to_numpy().all()

@@ -142,7 +142,7 @@ def test_a_head_has_the_roles_of_path_patching_alone(tmp_path: Path, monkeypatch
     for row in leading.to_dict("records"):
         same = circuit[(circuit["layer"] == row["layer"]) & (circuit["head"] == row["head"])]
         assert row["role"] == (", ".join(same["role"]) or "–")
-    assert (leading["effect_n"] == 4).all(), "half of the 8 templates"
+    assert (leading["effect_n"].to_numpy() == 4).all(), "half of the 8 templates"
 
 
 def test_a_stopped_run_keeps_its_parts_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):

@@ -120,7 +120,7 @@ def test_leaders_of_the_screen_are_asked_again_on_fresh_examples(made: Atlas, de
         texts = [{tuple(row[: min(map(len, rows[0]))]) for row in tokens} for tokens in rows]
         assert not texts[0] & texts[1], "no example of the screen is asked again"
         layer, head = (int(index[0]) for index in np.nonzero(asked == "leader"))
-        groups = {"groups": stage.groups, "reference_groups": stage.reference_groups}
+        groups: Any = {"groups": stage.groups, "reference_groups": stage.reference_groups}
         by_hand = jh.ablate(
             decoder, stage.batch, stage.objective, sets={"one": [(layer, head)]}, reference=stage.reference, **groups
         )

@@ -1,5 +1,7 @@
 """Sets in circuits are chosen on one half of the examples and reported on the other."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,7 @@ LENGTHS = (5, 4, 3, 5, 5, 4, 5, 3)
 CLEAN, CORRUPT = random_batch(LENGTHS), random_batch(LENGTHS, seed=1)
 RIGHT, WRONG = np.arange(3, 11), np.arange(13, 21)
 OBJECTIVE = naive.logit_difference(RIGHT, WRONG, np.array(LENGTHS) - 1).objective
-SEARCH = {"thresholds": [0.05, 0.3], "parts": "heads", "reference": CORRUPT}
+SEARCH: Any = {"thresholds": [0.05, 0.3], "parts": "heads", "reference": CORRUPT}
 
 
 @pytest.mark.parametrize("labels", [None, np.arange(8) // 2], ids=["examples", "clusters"])
@@ -34,7 +36,7 @@ def test_a_search_decides_on_one_half_and_reports_the_other(labels: np.ndarray |
     about = found.table.provenance
     assert (about["held_out"], about["chosen_on"], about["reported_on"]) == (True, 4, 4)
     for row, kept in enumerate(found.kept):
-        heads = [tuple(map(int, head)) for head in np.argwhere(kept)]
+        heads: Any = [tuple(map(int, head)) for head in np.argwhere(kept)]
         if not heads:
             continue
         whole = circuit(model, CLEAN, OBJECTIVE, heads, "patching", reference=CORRUPT).faithfulness
@@ -54,7 +56,7 @@ def test_optimism_is_what_the_choosing_half_had_more():
     for name, row in named.items():
         if name == "nothing":
             continue
-        removed = [tuple(map(int, head.split("."))) for head in table.frame["removed"].iloc[row].split()]
+        removed: Any = [tuple(map(int, head.split("."))) for head in table.frame["removed"].iloc[row].split()]
         by_hand = of(found.completeness({"K": removed}, random=0, greedy=0), "incompleteness")[:, 1]
         np.testing.assert_allclose(table.grid("incompleteness")[row], abs(by_hand[report].mean()), atol=1e-5)
         optimism = abs(by_hand[choose].mean()) - abs(by_hand[report].mean())
