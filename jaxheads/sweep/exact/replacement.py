@@ -229,7 +229,7 @@ class OtherExamplesMeans(OneValue):
         index: the group of each position of the batch, `[E,T]`.
     """
 
-    runs = 2
+    runs = 1
 
     def __init__(self, values: Callable[[], Array], groups: MeanGroups, index: np.ndarray):
         self._compute, self.groups, self.index = values, groups, index
@@ -242,11 +242,11 @@ class OtherExamplesMeans(OneValue):
     def of(self, chunk: Chunk) -> Iterator[ExampleValues]:
         """Yield the means of each position."""
         devices, real_BT = chunk.devices, chunk.stack.queries.of(chunk.batch).mask
-        z_LBTNH = _run_z(chunk.network, chunk.batch, stack=chunk.stack.name)
-        L, B, T, N, H = z_LBTNH.shape
+        assert chunk.z is not None, "means replace z"
+        L, B, T, N, H = chunk.z.shape
         group_BT = devices.examples(jnp.asarray(self.index[chunk.examples]))
         means, tokens = devices.everywhere((self.values.reshape(L, -1, N * H), jnp.asarray(self.groups.tokens)))
-        values_LBTF = leave_own_out(means, z_LBTNH.reshape(L, B, T, N * H), group_BT, real_BT, tokens)
+        values_LBTF = leave_own_out(means, chunk.z.reshape(L, B, T, N * H), group_BT, real_BT, tokens)
         yield ExampleValues(values_LBTF.reshape(L, B, T, N, H))
 
 
