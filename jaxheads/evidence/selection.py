@@ -65,10 +65,9 @@ def held_out(
         warn_of_repeats(values, table.name)
     first, second = split_halves(len(values), seed, labels)
     chosen = _means(values[first]).reshape(-1)
-    within = (-np.inf, np.inf) if not np.isin(values[np.isfinite(values)], (0, 1)).all() else None
     confirming = None if labels is None else labels[second]
     cells = values[second].reshape(len(second), -1)
-    reported = mean_interval(cells, clusters=confirming, within=within, level=level)
+    reported = mean_interval(cells, clusters=confirming, within=table.range_of(name), level=level)
     goodness = np.abs(chosen) if absolute else chosen if largest else -chosen
     order = np.argsort(-np.where(np.isnan(goodness), -np.inf, goodness), kind="stable")[:n]
     sign = np.sign(chosen) if absolute else np.full(chosen.shape, 1.0 if largest else -1.0)
@@ -125,7 +124,9 @@ def with_intervals(table: HeadTable, kind: str, *, level: float = 0.95) -> HeadT
     options: dict[str, Any] = {"clusters": table.clusters} if kind == "skew-corrected" else {}
     columns = {}
     for name, values_E in zip(table.metrics, values_ME, strict=True):
-        columns[name] = Column(*INTERVALS[kind](values_E, level=level, **options), per_example=values_E)
+        own = {"within": table.range_of(name)} if kind == "skew-corrected" else {}
+        interval = INTERVALS[kind](values_E, level=level, **options, **own)
+        columns[name] = Column(*interval, per_example=values_E, range=table.range_of(name))
     computed = {f"{name}{end}" for name in table.metrics for end in ("", "_low", "_high", "_n")}
     extras = {name: table.grid(name) for name in table.frame if name not in computed}
     about = {**table.provenance, "interval": kind, "level": level}

@@ -96,9 +96,8 @@ def mean_table(
     for column, of_examples in values.items():
         not_finite += int(np.isinf(of_examples).sum())
         finite = np.where(np.isfinite(of_examples), of_examples, np.nan)
-        interval = mean_interval(
-            finite, clusters=clusters, within=(ranges or {}).get(column, (-np.inf, np.inf)), level=level
-        )
-        columns[column] = Column(*interval, finite)
+        within = (ranges or {}).get(column, (-np.inf, np.inf))
+        interval = mean_interval(finite, clusters=clusters, within=within, level=level)
+        columns[column] = Column(*interval, finite, within)
     about = provenance(model, **about, level=level, seed=seed, not_finite_count=not_finite)
     return HeadTable.from_columns(name, stack, columns, about, axes=axes, squeeze=len(columns) == 1, clusters=clusters)

@@ -17,6 +17,8 @@ from ..statistics import GroupedRows, Interval, ratio_interval
 from ..tables import Column, HeadTable
 from .grid import Grid
 
+UNBOUNDED = (-np.inf, np.inf)
+
 MOST_NAMED = 1000
 """Cells that are not finite and named one by one; more are only counted."""
 
@@ -91,14 +93,15 @@ class EffectAccumulator:
         """Return the table of all batches so far; `about` is its provenance, to which counts and means are added."""
         size, per_example = int(np.prod(self.shape)), self.rows.per_example
         # Effects of 0 and 1 are no shares: a range of their own, though infinite, keeps Wilson's interval away.
-        ranges_M2 = np.array([self.ranges.get(column, (-np.inf, np.inf)) for column in self.columns])
+        ranges_M2 = np.array([self.ranges.get(column, UNBOUNDED) for column in self.columns])
         ranges_2C = np.concatenate([np.repeat(ranges_M2, size, axis=0), np.full((int(self.has_total), 2), np.nan)]).T
         interval = self.rows.interval(level=level, within=ranges_2C)
         columns = {}
         for number, column in enumerate(self.columns):
             own = slice(number * size, (number + 1) * size)
             examples = None if per_example is None else per_example[:, own]
-            columns[column] = self._column([bound[own] for bound in interval], examples)
+            span = self.ranges.get(column, UNBOUNDED)
+            columns[column] = self._column([bound[own] for bound in interval], examples, span)
         if self.has_total:
             columns["normalised"] = self._normalised(per_example, size, level)
         baseline = float(self.baseline.mean())
@@ -140,9 +143,15 @@ class EffectAccumulator:
         total = np.nanmean(per_example[:, -1]) if np.isfinite(per_example[:, -1]).any() else np.nan
         return self._column(interval, per_example[:, :size] / (total if total else np.nan))
 
-    def _column(self, interval: Interval | list[np.ndarray], per_example: np.ndarray | None) -> Column:
+    def _column(
+        self,
+        interval: Interval | list[np.ndarray],
+        per_example: np.ndarray | None,
+        span: tuple[float, float] = UNBOUNDED,
+    ) -> Column:
         examples = None if per_example is None else per_example.reshape(len(per_example), *self.shape)
-        return Column(*(np.asarray(bound).reshape(self.shape) for bound in interval), per_example=examples)
+        mean, low, high, n = (np.asarray(field).reshape(self.shape) for field in interval)
+        return Column(mean, low, high, n, examples, span)
 
 
 def effect_provenance(model: Model, objective: Objective, about: Mapping[str, Any]) -> dict[str, Any]:

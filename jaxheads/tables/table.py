@@ -30,6 +30,8 @@ _NAME = re.compile(r"(?!.*\.(?:per_example|parquet)$)[A-Za-z0-9][A-Za-z0-9._+-]*
 class Column:
     """One metric over the grid: `mean`, `low`, `high`, `n` are `[L,N]`, `per_example` is `[E,L,N]` or None.
 
+    `range` is the least and the largest value that the metric can have, infinite where there is none.
+
     Leave `low` and `high` out for an exact number, such as a function of the weights: both become NaN. `n` is the
     number of independent examples that the interval rests on; without it the table has no such column.
     """
@@ -39,6 +41,7 @@ class Column:
     high: ArrayLike | None = None
     n: ArrayLike | None = None
     per_example: ArrayLike | None = None
+    range: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -151,7 +154,14 @@ class HeadTable:
             values = values[0]
             per_example = None if per_example is None else per_example[0]
         labels: Any = None if clusters is None or per_example is None else np.asarray(clusters)
-        return cls(name, pd.DataFrame(flat, index=index), values, per_example, dict(provenance or {}), labels)
+        # Infinity has no place in JSON.
+        ranges = {
+            name: [float(end) if np.isfinite(end) else None for end in column.range]
+            for name, column in columns.items()
+            if column.range is not None
+        }
+        about = {**(provenance or {}), **({"ranges": ranges} if ranges else {})}
+        return cls(name, pd.DataFrame(flat, index=index), values, per_example, about, labels)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -167,6 +177,14 @@ class HeadTable:
     def shape(self) -> tuple[int, ...]:
         """The grid's shape, `(L, N)`."""
         return _shape(self.frame)
+
+    def range_of(self, metric: str) -> tuple[float, float] | None:
+        """Return the least and the largest value that a metric can have; None where the table doesn't know."""
+        known = self.provenance.get("ranges", {}).get(metric)
+        if known is None:
+            return None
+        low, high = known
+        return -np.inf if low is None else low, np.inf if high is None else high
 
     @property
     def examples(self) -> int | None:

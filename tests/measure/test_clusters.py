@@ -122,6 +122,21 @@ def test_selection_does_not_leak_through_copies():
     assert np.mean(leaking) > 0.3
 
 
+def test_held_out_stays_within_the_metric_s_range(batch: jh.Batch):
+    table = jh.measure(small_model("gpt2"), batch, ["first_token", "entropy"])
+    assert table.range_of("first_token") == (0, 1)
+    assert table.range_of("entropy") == (0, np.inf)
+    frame = held_out(table, "first_token", n=8)
+    assert frame["first_token_high"].max() <= 1
+    assert frame["first_token_low"].min() >= 0
+    shares = jh.HeadTable.from_columns(
+        "s", "decoder", {"share": Column(np.ones((1, 1)), per_example=np.ones((8, 1, 1)))}
+    )
+    assert held_out(shares, n=1)["share_low"].iloc[0] == pytest.approx(float(mean_interval(np.ones(4)).low))
+    effects = jh.ablate(small_model("gpt2"), batch, jh.loss(), "zero")
+    assert effects.range_of("effect") == (-np.inf, np.inf)
+
+
 def test_held_out_gives_q_and_n():
     frame = held_out(luck(1, 0, False), n=4)
     assert {"effect_n", "optimism", "p", "q"} <= set(frame)
