@@ -21,8 +21,8 @@ intervals over templates):
   and 23.7, the only one that acts for the answer and attends to IO, has none there: 0.06 [-0.21, 0.50].
 - The 14 heads that path patching finds are no faithful circuit: alone they keep 0.11 [-0.21, 0.29] of the preference.
 
-Published for GPT-2 small (all [P]): logit difference 3.56, P(IO) 0.49, S above IO in 0.7 % of prompts (here 3 % [0, 24]);
-name movers attend to IO with 0.59 (here 0.20 [0.10, 0.26]), S-inhibition heads to S2 with 0.51 (here 0.46 [0.37,
+Published for GPT-2 small (all [P]): logit difference 3.56, P(IO) 0.49, S above IO in 0.7 % of prompts (here 3 % [0,
+24]); name movers attend to IO with 0.59 (here 0.20 [0.10, 0.26]), S-inhibition heads to S2 with 0.51 (here 0.46 [0.37,
 0.55]). Model, prompts and templates differ. The S-inhibition heads recur; name movers as the paper has them do not.
 """
 
