@@ -40,7 +40,7 @@ import pandas as pd
 import jaxheads as jh
 from experiments import lab
 from jaxheads.data import ioi_prompts
-from jaxheads.statistics import bootstrap_mean, rank_correlation
+from jaxheads.statistics import mean_interval, rank_correlation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -139,7 +139,7 @@ def agreement(values: Mapping[str, np.ndarray], seed: int) -> pd.DataFrame:
     for first, second in combinations(values, 2):
         first_EC, second_EC = (np.abs(values[name]).reshape(len(values[name]), -1) for name in (first, second))
         correlations: Any = [rank_correlation(x, y) for x, y in zip(first_EC, second_EC, strict=True)]
-        mean, low, high = map(float, bootstrap_mean(np.array(correlations, float), seed=seed))
+        mean, low, high, _ = map(float, mean_interval(np.array(correlations, float)))
         of_means = rank_correlation(np.abs(values[first].mean(axis=0)), np.abs(values[second].mean(axis=0)))
         columns = {"rank_correlation": mean, "rank_correlation_low": low, "rank_correlation_high": high}
         rows.append({"first": first, "second": second, **columns, "of_means": of_means})

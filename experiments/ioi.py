@@ -40,7 +40,7 @@ from experiments import lab
 from experiments.support.ioi_circuit import find_circuit
 from experiments.support.ioi_page import LEADING, POSITIONS, SHARP, Findings, findings_results
 from jaxheads.data import IOIPrompts, ioi_prompts
-from jaxheads.statistics import Interval, bootstrap_mean, split_halves
+from jaxheads.statistics import Interval, mean_interval, split_halves
 from jaxheads.tables import Column
 
 EXAMPLES, QUICK_EXAMPLES = 32, 8
@@ -183,9 +183,7 @@ def mean_reference(prompts: IOIPrompts, other: IOIPrompts) -> dict[str, Any]:
 
 def attention_table(effects: jh.HeadTable, clean: Answers, model: jh.Model, seed: int) -> jh.HeadTable:
     """Return every head's attention from END to the names, with intervals."""
-    columns = {
-        name: Column(*bootstrap_mean(clean.attention[..., index], seed=seed)) for index, name in enumerate(POSITIONS)
-    }
+    columns = {name: Column(*mean_interval(clean.attention[..., index])) for index, name in enumerate(POSITIONS)}
     return jh.HeadTable.from_columns("attention", effects.stack, columns, lab.provenance(model, seed=seed))
 
 
@@ -204,9 +202,9 @@ def leading_heads(
     rows = []
     for layer, head in zip(*np.unravel_index(order, when_chosen_LN.shape), strict=True):
         row: dict[str, Any] = {"layer": layer, "head": head, "effect_when_chosen": when_chosen_LN[layer, head]}
-        row |= _with_bounds("effect", bootstrap_mean(effects_ELN[held_out, layer, head], seed=seed))
+        row |= _with_bounds("effect", mean_interval(effects_ELN[held_out, layer, head]))
         for index, name in enumerate(POSITIONS):
-            row |= _with_bounds(name, bootstrap_mean(attention_ELN3[held_out, layer, head, index], seed=seed))
+            row |= _with_bounds(name, mean_interval(attention_ELN3[held_out, layer, head, index]))
         row["kind"] = kind(when_chosen_LN[layer, head], attention_when_chosen_LN3[layer, head])
         rows.append(row)
     return pd.DataFrame(rows).set_index(["layer", "head"])
@@ -256,12 +254,12 @@ def compare(clean: Answers, corrupt: Answers, leading: pd.DataFrame, held_out: n
 def _row(
     quantity: str, published: float | None, values_E: np.ndarray | None, differs: str, seed: int
 ) -> dict[str, Any]:
-    nothing = Interval(*[np.asarray(np.nan)] * 3)
+    nothing = Interval(*[np.asarray(np.nan)] * 3, np.asarray(0))
     return {
         "quantity": quantity,
         "paper, GPT-2 small": np.nan if published is None else published,
         "mark": "" if published is None else "[P]",
-        **_with_bounds("ours", nothing if values_E is None else bootstrap_mean(values_E, seed=seed)),
+        **_with_bounds("ours", nothing if values_E is None else mean_interval(values_E)),
         "what differs": differs,
     }
 

@@ -220,7 +220,7 @@ def mean_over_seeds(values: Sequence[float] | np.ndarray) -> tuple[float, float,
     values = np.asarray(values, float)
     if len(values) == 1:
         return float(values[0]), np.nan, np.nan
-    mean, low, high = map(float, t_mean(values))
+    mean, low, high, _ = map(float, t_mean(values))
     return mean, low, high
 
 

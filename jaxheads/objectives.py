@@ -50,7 +50,8 @@ class Reads:
 class Objective(Protocol):
     """A function of a model's output with one value for each example.
 
-    `value` is static because it is compiled into a sweep's program; all data reaches it through `reads`.
+    `value` is static because it is compiled into a sweep's program; all data reaches it through `reads`. An objective
+    may have a `range`, the least and largest value: no interval leaves it.
     """
 
     @property
@@ -113,6 +114,11 @@ class Loss:
     where: np.ndarray | None
     name: str
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and largest value of a cross-entropy."""
+        return 0.0, np.inf
+
     def reads(self, model: Model, batch: Batch) -> Reads:
         _needs_logits(model, self.name)
         if not model.causal:
@@ -147,6 +153,11 @@ class ProbabilityDifference:
     positions: np.ndarray | None
     name: str
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and largest value: probabilities of different tokens add up to 1 at most."""
+        return min(0.0, float(self.signs.min())), max(0.0, float(self.signs.max()))
+
     def reads(self, model: Model, batch: Batch) -> Reads:
         tokens_BC, signs_BC = (
             np.broadcast_to(array, (len(batch), array.shape[-1])) if len(array) in (1, len(batch)) else None
@@ -165,6 +176,17 @@ class ProbabilityDifference:
     def value(read: Array, reads: Reads) -> Array:
         assert reads.weight is not None
         return (jnp.exp(read) * reads.weight).sum(axis=1)
+
+
+def range_of(objective: Objective) -> tuple[float, float]:
+    """Return the least and largest value that an objective can have, infinite where it has no `range`."""
+    return getattr(objective, "range", (-np.inf, np.inf))
+
+
+def effect_range(objective: Objective) -> tuple[float, float]:
+    """Return the least and largest difference between two values of an objective."""
+    low, high = range_of(objective)
+    return low - high, high - low
 
 
 def read_out(network: Network, x_BRD: Array, reads: Reads) -> Array:

@@ -20,7 +20,7 @@ L, N, E = 3, 4, 5
 def column(seed=0, examples=True):
     rows = np.random.default_rng(seed).standard_normal((E, L, N)).astype(np.float32)
     mean = rows.mean(axis=0, dtype=np.float64)
-    return Column(mean, mean - 0.5, mean + 0.5, rows if examples else None)
+    return Column(mean, mean - 0.5, mean + 0.5, np.full((L, N), E), rows if examples else None)
 
 
 def table(metrics=2, squeeze=False, examples=True, **options):
@@ -48,7 +48,7 @@ class TestMaking:
         numbers = column()
         np.testing.assert_array_equal(squeezed.values, numbers.mean)
         np.testing.assert_array_equal(squeezed.per_example, numbers.per_example)
-        assert list(squeezed.frame) == ["metric0", "metric0_low", "metric0_high"]
+        assert list(squeezed.frame) == ["metric0", "metric0_low", "metric0_high", "metric0_n"]
         assert squeezed.frame.index.names == ["stack", "layer", "head"]
         assert squeezed.frame.loc[("decoder", 2, 1), "metric0_high"] == np.asarray(numbers.high)[2, 1]
         assert (squeezed.shape, squeezed.metrics, squeezed.examples) == ((L, N), ("metric0",), E)
@@ -96,7 +96,9 @@ class TestMaking:
     def test_is_frozen_and_its_own(self):
         mean = np.zeros((L, N))
         provenance = {"list": [1]}
-        frozen = HeadTable.from_columns("f", "s", {"m": Column(mean, mean, mean, np.zeros((E, L, N)))}, provenance)
+        frozen = HeadTable.from_columns(
+            "f", "s", {"m": Column(mean, mean, mean, None, np.zeros((E, L, N)))}, provenance
+        )
         mean[:] = 7
         provenance["list"].append(2)
         assert np.all(frozen.values == 0)
@@ -131,12 +133,12 @@ class TestMaking:
             ({"a": column()}, {"extras": {"layer": np.ones((L, N))}}, r"\['layer'\]: rename"),
             ({"a": column(), "b": column(examples=False)}, {}, "every column or None in all"),
             (
-                {"a": Column(np.zeros((2, 3)), None, None, np.zeros((2, 3)))},
+                {"a": Column(np.zeros((2, 3)), None, None, None, np.zeros((2, 3)))},
                 {},
                 r"per_example: expected shape",
             ),
             ({"a": Column(np.full((2, 3), -np.inf))}, {}, "'a': expected finite numbers or NaN.* 6 cells"),
-            ({"a": Column(np.zeros((1, 1)), None, None, [[[1e300]]])}, {}, "per_example: expected finite"),
+            ({"a": Column(np.zeros((1, 1)), None, None, None, [[[1e300]]])}, {}, "per_example: expected finite"),
         ],
     )
     def test_refuses_parts_that_do_not_fit(self, columns, options, message):
@@ -190,7 +192,7 @@ class TestFiles:
                     "special": np.eye(L, N, dtype=bool),
                 }
             ),
-            HeadTable.from_columns("nan", "s", {"m": Column([[np.nan, 1.0]], None, None, [[[np.nan, 1.0]]])}),
+            HeadTable.from_columns("nan", "s", {"m": Column([[np.nan, 1.0]], None, None, None, [[[np.nan, 1.0]]])}),
             HeadTable.from_columns("p.1", "s", {"m": Column(np.eye(2))}, axes=("layer", "position")),
         ],
         ids=["several", "squeezed", "one", "bare", "extras", "nan", "axes"],
@@ -210,9 +212,10 @@ class TestFiles:
         pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "test.parquet"), single.frame)
         lines = (tmp_path / "test.md").read_text().splitlines()
         assert lines[0] == "# test"
-        assert lines[2].replace(" ", "") == "|stack|layer|head|metric0|metric0_low|metric0_high|"
+        assert lines[2].replace(" ", "") == "|stack|layer|head|metric0|metric0_low|metric0_high|metric0_n|"
         assert f"{single.values[0, 0, 0]:.4g}" in lines[4]
-        assert len(lines) == 4 + L * N
+        assert all(f"{E} †" in line for line in lines[4 : 4 + L * N])
+        assert lines[4 + L * N :] == ["", "† fewer than 10 independent examples: the interval is rough."]
         assert json.loads((tmp_path / "test.provenance.json").read_text()) == single.provenance
 
     def test_examples_are_tidy(self, tmp_path):

@@ -20,7 +20,7 @@ import pandas as pd
 
 import jaxheads as jh
 from jaxheads.data import IOIPrompts
-from jaxheads.statistics import bootstrap_mean, bootstrap_ratio
+from jaxheads.statistics import mean_interval, ratio_interval
 
 MOST = 4
 """The most heads of a role; the paper has 2 to 4 of most roles."""
@@ -122,7 +122,7 @@ def _rows(step: Step, heads: Heads, held_out: np.ndarray, seed: int) -> list[dic
     effects_ELN = np.asarray(step.table.per_example[0], np.float64)[held_out]
     rows = []
     for layer, head in heads:
-        interval = bootstrap_mean(effects_ELN[:, layer, head], seed=seed)
+        interval = mean_interval(effects_ELN[:, layer, head])
         bounds = dict(zip(("effect", "effect_low", "effect_high"), map(float, interval), strict=True))
         rows.append({"role": step.role, "layer": layer, "head": head, **bounds})
     return rows
@@ -173,8 +173,8 @@ def faithfulness(
     }
     rows = []
     for name, values_E in values.items():
-        mean = bootstrap_mean(values_E, seed=seed)
-        share = bootstrap_ratio(values_E - none_E, whole_E - none_E, seed=seed)
+        mean = mean_interval(values_E)
+        share = ratio_interval(values_E - none_E, whole_E - none_E)
         row: dict[str, Any] = {"what": name}
         for label, interval in (("logit difference", mean), ("share of the whole", share)):
             row |= dict(zip((label, f"{label}, low", f"{label}, high"), map(float, interval), strict=True))

@@ -1,11 +1,16 @@
 """Roles of heads: a head has a role if its score beats a null, on examples that chose neither of the two.
 
-Dimension key: E examples (E1 to choose on, E2 to confirm on), L layers, N heads, R roles.
+Dimension key: D draws of the null, E examples (E1 to choose on, E2 to confirm on), L layers, N heads, R roles.
 
-A score must beat the null in two ways. *Surely*: a one-sided paired test against the null's best head, corrected for
-the number of heads and roles tried (Benjamini & Hochberg 1995 over all of them). *Clearly*: the chance-corrected score
-(score − null) / (1 − null) is at least `least`. Neither is enough alone. With enough examples the smallest difference
-is sure, and of two random models one always has the better best head; with few examples a clear difference may be luck.
+A score must beat the null in two ways. *Surely*: a one-sided paired test against the best head of a draw of the null,
+corrected for the number of heads and roles tried (Benjamini & Hochberg 1995 over all of them). *Clearly*: the
+chance-corrected score (score − null) / (1 − null) is at least `least`. Neither is enough alone. With enough examples
+the smallest difference is sure; with few examples a clear difference may be luck.
+
+Draws of a null differ: of two random models one has the better best head. With several draws the test knows by how
+much. With s² the variance of the best heads of draws, a difference has the error √(e² + s² (1 + 1/D)), e that of the
+paired examples, and Satterthwaite's degrees of freedom: the rate of false roles then holds for new draws, too. With one
+draw it holds for that draw alone, and provenance says so.
 """
 
 from collections.abc import Sequence
@@ -15,9 +20,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..statistics import Interval, bootstrap_mean, false_discovery, paired_p_values, split_halves
+from ..statistics import Interval, false_discovery, mean_interval, paired_p_values, rows_of, split_halves
 from ..statistics.base import Floats
 from ..tables import Column, HeadTable
+from .power import Spread, power_at
+from .selection import warn_of_repeats
+
+POWER_AT = (0.3, 0.5, 0.8)
+"""Chance-corrected scores at which provenance gives the power."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +37,14 @@ class Evidence:
     Args:
         role: the name a head earns: "induction".
         scores: `[E,L,N]`, from 0 to 1; NaN for an example without a score.
-        null: scores of the null's heads on the same examples, `[E,L,N]`.
+        null: scores of the null's heads on the same examples, `[E,L,N]`, or of several draws of the null (models of
+            other random weights, other shuffles), `[draws,E,L,N]`.
         null_kind: what the null is: "random weights", "shuffled text".
         stack: whose heads these are.
+        clusters: labels `[E]` of examples that depend on each other; a cluster is chosen by or confirmed on as a whole.
 
     Raises:
-        ValueError: for another rank, shapes that differ, or numbers outside 0..1.
+        ValueError: for another rank, shapes that differ, numbers outside 0..1, or labels that don't fit.
     """
 
     role: str
@@ -40,12 +52,16 @@ class Evidence:
     null: ArrayLike
     null_kind: str
     stack: str = "decoder"
+    clusters: ArrayLike | None = None
 
     def __post_init__(self) -> None:
-        for name in ("scores", "null"):
-            values = np.array(getattr(self, name), dtype=np.float64)
-            if values.ndim != 3 or 0 in values.shape:
-                raise ValueError(f"{name} of {self.role!r}: expected [examples, layers, heads], got {values.shape}")
+        scores, null = (np.array(values, dtype=np.float64) for values in (self.scores, self.null))
+        for name, values, ranks in (("scores", scores, (3,)), ("null", null, (3, 4))):
+            if values.ndim not in ranks or 0 in values.shape:
+                raise ValueError(
+                    f"{name} of {self.role!r}: expected [examples, layers, heads]"
+                    f"{', or draws of them' if name == 'null' else ''}, got {values.shape}"
+                )
             known = values[~np.isnan(values)]
             if known.size and not (known.min() >= -1e-4 and known.max() <= 1 + 1e-4):
                 raise ValueError(
@@ -53,25 +69,37 @@ class Evidence:
                     f"{known.max():.4g}; a share of attention can earn a role, an entropy or a distance can't"
                 )
             object.__setattr__(self, name, values)
-        if np.shape(self.scores) != np.shape(self.null):
+        if scores.shape != null.shape[-3:]:
             raise ValueError(
-                f"null of {self.role!r}: expected the shape of the scores {np.shape(self.scores)} (the same "
-                f"examples and as many heads), got {np.shape(self.null)}"
+                f"null of {self.role!r}: expected the shape of the scores {scores.shape} (the same examples and as "
+                f"many heads), or draws of that shape, got {null.shape}"
             )
+        if self.clusters is not None and np.shape(self.clusters) != (len(scores),):
+            raise ValueError(
+                f"clusters of {self.role!r}: expected a label for each of {len(scores)} examples, got shape "
+                f"{np.shape(self.clusters)}"
+            )
+
+    @property
+    def draws(self) -> Floats:
+        """The draws of the null, `[D,E,L,N]`."""
+        null = np.asarray(self.null)
+        return null if null.ndim == 4 else null[None]
 
     @classmethod
     def from_tables(
         cls,
         scores: HeadTable,
-        null: HeadTable,
+        null: HeadTable | Sequence[HeadTable],
         null_kind: str,
         *,
         metric: str | None = None,
         role: str | None = None,
     ) -> "Evidence":
-        """Return the evidence of two measured tables with their examples.
+        """Return the evidence of measured tables with their examples, and with the clusters of the first.
 
         Args:
+            null: the table of the null, or one of each of its draws.
             metric: the column to read; the first when left out.
             role: the name it earns; the metric's when left out.
 
@@ -80,25 +108,28 @@ class Evidence:
         """
         name = scores.metrics[0] if metric is None else metric
         columns = []
-        for table in (scores, null):
+        for table in (scores, *([null] if isinstance(null, HeadTable) else null)):
             if table.per_example is None or name not in table.metrics:
                 raise ValueError(
                     f"{table.name}: expected {name!r} with its examples kept, got {', '.join(table.metrics)}"
                 )
             values = table.per_example
             columns.append(values[table.metrics.index(name)] if values.ndim == len(table.shape) + 2 else values)
-        return cls(name if role is None else role, columns[0], columns[1], null_kind, scores.stack)
+        own, *draws = columns
+        drawn = draws[0] if isinstance(null, HeadTable) else np.stack(draws)
+        return cls(name if role is None else role, own, drawn, null_kind, scores.stack, scores.clusters)
 
 
 class _Trial(NamedTuple):
-    """The test of all heads for one role: `[L,N]` each, but for the null, a number."""
+    """The test of all heads for one role: `[L,N]` each, but for the null: the mean over draws, and their spread."""
 
     chosen_by: Floats
     score: Interval
     null: float
-    null_head: tuple[int, int]
+    null_heads: list[tuple[int, int]]
     corrected: Floats
     p_values: Floats
+    spread: Spread
 
 
 def name_heads(
@@ -120,16 +151,22 @@ def name_heads(
         evidence: one entry for each role. Roles may have examples of their own; heads are the same.
         level: the accepted rate of false roles among all roles that are earned.
         least: the chance-corrected score that a role needs.
-        seed: of the split and the bootstrap; `confidence` is the level of the score's interval.
+        seed: of the split; `confidence` is the level of the score's interval.
         yielding: roles that are a head's own only where it earned no other; looking at the first token is what many
             heads do when they have nothing else to do (the null attention of Vig & Belinkov 2019).
 
     Returns:
-        One row a head: `score score_low score_high null chance_corrected q_value` of its `role`, and all the `roles`
-        it earned ("" and NaN where none). `.provenance` has what was tried, the nulls, and every role's null head.
+        One row a head: `score score_low score_high score_n null chance_corrected q_value` of its `role`, and all the
+        `roles` it earned ("" and NaN where none). `.provenance` has what was tried; the nulls with their heads and the
+        spread of their draws; under "power", for chance-corrected scores of .3, .5 and .8, the probability that a head
+        of that score is given the role with these examples; and "conditional_on", what the rate of false roles is of.
 
     Raises:
-        ValueError: for no or double evidence, heads that differ, fewer than 4 examples, or options out of range.
+        ValueError: for no or double evidence, heads that differ, fewer than 4 examples (or clusters), or options out
+            of range.
+
+    Warns:
+        UserWarning: where examples repeat and no clusters are known.
     """
     _check(evidence, level, least)
     trials = [_try(entry, seed, confidence) for entry in evidence]
@@ -156,6 +193,8 @@ def name_heads(
         "tried": {"heads": any_LN.size, "roles": len(trials), "tests": int((~np.isnan(q_RLN)).sum())},
         "nulls": _null_words(evidence, trials),
         "examples": {entry.role: np.shape(entry.scores)[0] for entry in evidence},
+        "conditional_on": _condition(evidence),
+        "power": _power(evidence, trials, earned_RLN, level, least),
         "level": level,
         "least": least,
         "seed": seed,
@@ -174,24 +213,39 @@ def _strength(trials: Sequence[_Trial], yields_R: Sequence[bool]) -> Floats:
 
 
 def _try(evidence: Evidence, seed: int, confidence: float) -> _Trial:
-    scores_ELN, null_ELN = np.asarray(evidence.scores), np.asarray(evidence.null)
-    choose, confirm = split_halves(len(scores_ELN), seed)
-    null_mean_LN = _means(null_ELN[choose])
-    if np.isnan(null_mean_LN).all():
-        raise ValueError(f"null of {evidence.role!r}: all examples of the half that chooses are NaN; add examples")
-    layer, head = np.unravel_index(np.nanargmax(null_mean_LN), null_mean_LN.shape)
-    null_E2 = null_ELN[confirm][:, layer, head]
+    scores_ELN, null_DELN = np.asarray(evidence.scores), evidence.draws
+    labels = None if evidence.clusters is None else np.asarray(evidence.clusters)
+    if labels is None:
+        warn_of_repeats(scores_ELN, f"evidence of {evidence.role!r}")
+    choose, confirm = split_halves(len(scores_ELN), seed, labels)
+    confirming = None if labels is None else labels[confirm]
+    chosen = [_best(draw_ELN[choose], evidence.role) for draw_ELN in null_DELN]
+    null_DE2 = np.stack([draw_ELN[confirm][:, *head] for draw_ELN, head in zip(null_DELN, chosen, strict=True)])
+    null_E2, null_D = _means(null_DE2), _means(null_DE2.T)
     null_E2LN = np.broadcast_to(null_E2[:, None, None], scores_ELN[confirm].shape)
+    chosen_by = [_means(draw_ELN[choose])[head] for draw_ELN, head in zip(null_DELN, chosen, strict=True)]
     null = float(_means(null_E2))
-    score = bootstrap_mean(scores_ELN[confirm], level=confidence, seed=seed)
+    spread = Spread.of(rows_of(scores_ELN[confirm] - null_E2LN, clusters=confirming), null_D)
+    paired_LN = paired_p_values(scores_ELN[confirm], null_E2LN, clusters=confirming)
+    score = mean_interval(scores_ELN[confirm], clusters=confirming, within=(0, 1), level=confidence)
     return _Trial(
-        chosen_by=_corrected(_means(scores_ELN[choose]), float(null_mean_LN[layer, head])),
+        chosen_by=_corrected(_means(scores_ELN[choose]), float(np.mean(chosen_by))),
         score=score,
         null=null,
-        null_head=(int(layer), int(head)),
+        null_heads=chosen,
         corrected=_corrected(score.mean, null),
-        p_values=paired_p_values(scores_ELN[confirm], null_E2LN),
+        p_values=np.fmax(paired_LN, spread.p_values()),
+        spread=spread,
     )
+
+
+def _best(null_ELN: Floats, role: str) -> tuple[int, int]:
+    """Return the layer and head of the largest mean; raises ValueError where there is none."""
+    mean_LN = _means(null_ELN)
+    if np.isnan(mean_LN).all():
+        raise ValueError(f"null of {role!r}: all examples of the half that chooses are NaN; add examples")
+    layer, head = np.unravel_index(np.nanargmax(mean_LN), mean_LN.shape)
+    return int(layer), int(head)
 
 
 def _corrected(score_LN: Floats, null: float) -> Floats:
@@ -219,11 +273,44 @@ def _null_words(evidence: Sequence[Evidence], trials: Sequence[_Trial]) -> dict[
     return {
         entry.role: {
             "kind": entry.null_kind,
-            "head": list(trial.null_head),
-            "score": None if np.isnan(trial.null) else trial.null,
+            "draws": len(entry.draws),
+            "heads": [list(head) for head in trial.null_heads],
+            "score": _number(trial.null),
+            "spread": _number(trial.spread.between),
         }
         for entry, trial in zip(evidence, trials, strict=True)
     }
+
+
+def _condition(evidence: Sequence[Evidence]) -> dict[str, str]:
+    """Return what the rate of false roles is conditional on, in words."""
+    return {
+        entry.role: f"the one draw of {entry.null_kind}: heads that beat it may not beat another"
+        if len(entry.draws) == 1
+        else f"nothing but draws of {entry.null_kind} that are normal about their mean, of which it had "
+        f"{len(entry.draws)}"
+        for entry in evidence
+    }
+
+
+def _power(
+    evidence: Sequence[Evidence], trials: Sequence[_Trial], earned_RLN: NDArray[np.bool_], level: float, least: float
+) -> dict[str, dict[str, float | None]]:
+    """Return by role, for the chance-corrected scores of POWER_AT, the probability of earning the role."""
+    tests = sum(int((~np.isnan(trial.p_values)).sum()) for trial in trials)
+    # What one more head would have to reach, beside those that were found.
+    threshold = level * min(1.0, (int(earned_RLN.sum()) + 1) / max(1, tests))
+    return {
+        entry.role: {
+            f"{score:g}": _number(power_at(score * (1 - trial.null), least * (1 - trial.null), threshold, trial.spread))
+            for score in POWER_AT
+        }
+        for entry, trial in zip(evidence, trials, strict=True)
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _check(evidence: Sequence[Evidence], level: float, least: float) -> None:

@@ -3,14 +3,20 @@
 Dimension key: E examples, M metrics.
 """
 
+import warnings
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from ..checks import one_of
-from ..statistics import Interval, bootstrap_mean, split_halves, t_mean, wilson
+from ..statistics import false_discovery, mean_interval, rows_of, split_halves, t_mean, wilson
+from ..statistics.base import ratio
+from ..statistics.means import upper_p_values
 from ..tables import Column, HeadTable
 
-INTERVALS = {"bootstrap": bootstrap_mean, "t": t_mean, "wilson": wilson}
+INTERVALS = {"skew-corrected": mean_interval, "t": t_mean, "wilson": wilson}
 
 
 def held_out(
@@ -22,6 +28,7 @@ def held_out(
     absolute: bool = False,
     seed: int = 0,
     level: float = 0.95,
+    clusters: ArrayLike | None = None,
 ) -> pd.DataFrame:
     """Return the `n` best heads of a table by `metric` (its first unless given), with values free of selection bias.
 
@@ -32,56 +39,102 @@ def held_out(
     Args:
         largest: whether large values are good.
         absolute: choose by size, whatever the sign (`largest` is then ignored).
+        seed: of the split.
+        clusters: labels `[E]` of examples that depend on each other, which go to one half together; the table's own
+            when left out.
 
     Returns:
-        Indexed as the table, best first: `chosen_by` (the value on the half that chose), the metric with `_low` and
-        `_high` on the other, and `optimism`, by how much the first is better.
+        Indexed as the table, best first: `chosen_by` (the value on the half that chose), the metric with `_low`,
+        `_high` and `_n` on the other, `optimism`, by how much the first is better, `p` that the mean of the other half
+        has the sign of the choice by chance alone, and `q`, corrected over the heads chosen (Benjamini & Hochberg
+        1995).
 
     Raises:
-        ValueError: where the table keeps no examples, or fewer than 4; for an unknown metric.
+        ValueError: where the table keeps no examples, or fewer than 4 (or 4 clusters); for an unknown metric.
+
+    Warns:
+        UserWarning: where examples repeat and no clusters are known: what chooses then also confirms.
     """
     name = table.metrics[0] if metric is None else metric
     if table.per_example is None or name not in table.metrics:
         raise ValueError(f"{table.name}: expected {name!r} with its examples kept, got {', '.join(table.metrics)}")
     values = table.per_example
     values = values[table.metrics.index(name)] if values.ndim == len(table.shape) + 2 else values
-    first, second = split_halves(len(values), seed)
-    chosen = bootstrap_mean(values[first], level=level, seed=seed).mean.reshape(-1)
-    reported = Interval(*(bound.reshape(-1) for bound in bootstrap_mean(values[second], level=level, seed=seed)))
+    labels = table.clusters if clusters is None else np.asarray(clusters)
+    if labels is None:
+        warn_of_repeats(values, table.name)
+    first, second = split_halves(len(values), seed, labels)
+    chosen = _means(values[first]).reshape(-1)
+    within = (-np.inf, np.inf) if not np.isin(values[np.isfinite(values)], (0, 1)).all() else None
+    confirming = None if labels is None else labels[second]
+    cells = values[second].reshape(len(second), -1)
+    reported = mean_interval(cells, clusters=confirming, within=within, level=level)
     goodness = np.abs(chosen) if absolute else chosen if largest else -chosen
     order = np.argsort(-np.where(np.isnan(goodness), -np.inf, goodness), kind="stable")[:n]
-    sign = np.sign(chosen) if absolute else 1 if largest else -1
+    sign = np.sign(chosen) if absolute else np.full(chosen.shape, 1.0 if largest else -1.0)
+    p = upper_p_values(rows_of(sign * cells, clusters=confirming))
     columns = {
         "chosen_by": chosen,
         name: reported.mean,
         f"{name}_low": reported.low,
         f"{name}_high": reported.high,
+        f"{name}_n": reported.n,
         "optimism": sign * (chosen - reported.mean),
+        "p": p,
     }
-    return pd.DataFrame(columns, index=table.frame.index).iloc[order]
+    frame = pd.DataFrame(columns, index=table.frame.index).iloc[order]
+    # Only the heads that were chosen are tested: the choice did not see these examples.
+    return frame.assign(q=false_discovery(frame["p"].to_numpy()))
 
 
-def with_intervals(table: HeadTable, kind: str, *, level: float = 0.95, seed: int = 0) -> HeadTable:
+def warn_of_repeats(values: np.ndarray, name: str) -> None:
+    """Warn where examples `[E,...]` repeat others in every cell, as copies of one input do.
+
+    Rows of whole numbers are left out: shares and counts repeat by chance.
+    """
+    rows = np.nan_to_num(np.asarray(values, np.float64).reshape(len(values), -1))
+    size = np.abs(rows).max(initial=0.0)
+    rounded = np.round(rows / size, 6) if size > 0 else rows
+    telling = rounded[(np.abs(rows - np.round(rows)) > 1e-9).any(axis=1)]
+    repeats = len(telling) - len(np.unique(telling, axis=0))
+    if repeats:
+        warnings.warn(
+            f"{name}: {repeats} of {len(rows)} examples repeat others; a half that chooses then also confirms, and "
+            "intervals are too short. Give clusters=, one label for each group of kin examples",
+            stacklevel=3,
+        )
+
+
+def with_intervals(table: HeadTable, kind: str, *, level: float = 0.95) -> HeadTable:
     """Return a table with its intervals computed anew from its examples.
 
     Args:
-        kind: "bootstrap" (as measured), "t" (Student's), or "wilson" (of shares: values that are 0 or 1, as of `sink`).
+        kind: "skew-corrected" (as measured), "t" (Student's), or "wilson" (of shares: values that are 0 or 1, as of
+            `sink`). Only the first knows clusters.
 
     Raises:
-        ValueError: for another kind, a table that keeps no examples, or shares that are none.
+        ValueError: for another kind, a table that keeps no examples or has clusters, or shares that are none.
     """
     one_of("kind", kind, INTERVALS)
     if table.per_example is None:
         raise ValueError(f"{table.name}: expected its examples to be kept; beyond 2,048 they are not")
+    if table.clusters is not None and kind != "skew-corrected":
+        raise ValueError(f'{table.name}: has clusters of examples, for which only "skew-corrected" intervals are right')
     single = table.per_example.ndim == len(table.shape) + 1
     values_ME = table.per_example[None] if single else table.per_example
-    options = {"seed": seed} if kind == "bootstrap" else {}
+    options: dict[str, Any] = {"clusters": table.clusters} if kind == "skew-corrected" else {}
     columns = {}
     for name, values_E in zip(table.metrics, values_ME, strict=True):
-        mean, low, high = INTERVALS[kind](values_E, level=level, **options)
-        columns[name] = Column(mean, low, high, values_E)
-    computed = {f"{name}{end}" for name in table.metrics for end in ("", "_low", "_high")}
+        columns[name] = Column(*INTERVALS[kind](values_E, level=level, **options), per_example=values_E)
+    computed = {f"{name}{end}" for name in table.metrics for end in ("", "_low", "_high", "_n")}
     extras = {name: table.grid(name) for name in table.frame if name not in computed}
-    about = {**table.provenance, "interval": kind, "level": level, "seed": seed}
+    about = {**table.provenance, "interval": kind, "level": level}
     axes = [str(axis) for axis in table.frame.index.names[1:]]
-    return HeadTable.from_columns(table.name, table.stack, columns, about, squeeze=single, extras=extras, axes=axes)
+    return HeadTable.from_columns(
+        table.name, table.stack, columns, about, squeeze=single, extras=extras, axes=axes, clusters=table.clusters
+    )
+
+
+def _means(values_E: np.ndarray) -> np.ndarray:
+    known = np.isfinite(values_E)
+    return ratio(np.where(known, values_E, 0.0).sum(axis=0), known.sum(axis=0))

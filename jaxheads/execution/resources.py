@@ -9,12 +9,14 @@ import inspect
 import os
 import re
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypedDict, TypeVar
 
 import jax
+from numpy.typing import ArrayLike
 
+from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.network import Network
 from ..statistics import check_level
@@ -28,7 +30,13 @@ DEFAULT_MEMORY = 1 << 30
 OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "stack": (str | None, None, "the name of the stack whose heads are asked about; the only stack when left out."),
     "level": (float, 0.95, "the confidence level of the intervals over examples, between 0 and 1."),
-    "seed": (int, 0, "the seed of everything drawn at random: bootstrap resamples, donors."),
+    "clusters": (
+        ArrayLike | None,
+        None,
+        "labels `[E]` of examples that depend on each other (one document, one template); intervals are then over "
+        "clusters. The batches of a stream bring their own as the field `clusters`.",
+    ),
+    "seed": (int, 0, "the seed of everything drawn at random: donors, splits."),
     "memory": (int, DEFAULT_MEMORY, "bytes for the activations of one chunk of work, on each device."),
     "devices": (
         jax.sharding.Mesh | None,
@@ -51,6 +59,7 @@ class Options(TypedDict, total=False):
 
     stack: str | None
     level: float
+    clusters: ArrayLike | None
     seed: int
     memory: int
     devices: jax.sharding.Mesh | None
@@ -105,14 +114,17 @@ def shares_options(*, without: Iterable[str] = ()) -> Callable[[F], F]:
     all questions: …`, which gives way to the options themselves.
 
     Args:
-        without: options that the function does not take: it refuses them, like unknown ones, with a TypeError.
+        without: options that the function does not take: it refuses them, like unknown ones, with a TypeError. A
+            function without a level has no intervals, and takes no clusters.
     """
-    names = [name for name in OPTIONS if name not in tuple(without)]
+    without = {*without, *(["clusters"] if "level" in without else [])}
+    names = [name for name in OPTIONS if name not in without]
 
     def decorate(function: F) -> F:
         @functools.wraps(function)
         def checked(*arguments: Any, **named: Any) -> Any:
             refuse_unknown(checked, named)
+            arguments, named = with_clusters(function, arguments, named)
             return function(*arguments, **named)
 
         document(checked, names)
@@ -126,6 +138,27 @@ def refuse_unknown(function: Any, named: Iterable[str]) -> None:
     for name in named:
         if name not in function.__signature__.parameters:
             raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}")
+
+
+def with_clusters(
+    function: Callable[..., Any], arguments: tuple[Any, ...], named: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Move the labels `clusters` from the arguments of a question to its batch, the second argument.
+
+    Raises:
+        ValueError: for labels that don't fit the batch, or labels beside a stream.
+    """
+    named = dict(named)
+    labels = named.pop("clusters", None)
+    if labels is None:
+        return arguments, named
+    bound = inspect.signature(function).bind(*arguments, **named)
+    name = list(bound.arguments)[1]
+    batch = bound.arguments[name]
+    if not isinstance(batch, Batch):
+        raise ValueError("clusters: expected a single batch beside them; the batches of a stream bring their own field")
+    bound.arguments[name] = batch.clustered(labels)
+    return bound.args, bound.kwargs
 
 
 def document(function: Any, names: Iterable[str] = tuple(OPTIONS), *, returns: Any = None) -> None:

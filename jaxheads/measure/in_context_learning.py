@@ -16,7 +16,7 @@ from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.network import Network, forward
 from ..models.unembedding import COLUMNS_AT_ONCE
-from ..statistics import Interval, bootstrap_mean
+from ..statistics import Interval, mean_interval
 from ..statistics.base import Floats
 from .per_example import per_example
 
@@ -44,7 +44,7 @@ def icl_score(model: Model, batch: Batch, early: int = 50, late: int = 500, **op
     sign). Tokens are counted from 1, padding left out; the first has no prediction, so `early` is 2 or more.
 
     Args:
-        options: shared by all questions: level, seed, memory, devices, progress, resume.
+        options: shared by all questions: level, clusters, seed, memory, devices, progress, resume.
 
     Raises:
         ValueError: for a model without a next-token loss, or examples shorter than `late`.
@@ -72,7 +72,9 @@ def icl_score(model: Model, batch: Batch, early: int = 50, late: int = 500, **op
     for example, row in enumerate(predicted):
         losses[example, : row.sum()] = nats[example][row]  # the n-th real token's is at n − 2
     scores = losses[:, late - 2] - losses[:, early - 2]
-    interval = bootstrap_mean(scores, level=options.get("level", 0.95), seed=options.get("seed", 0))
+    clusters = batch.cluster_labels
+    unbounded = (-np.inf, np.inf)
+    interval = mean_interval(scores, clusters=clusters, within=unbounded, level=options.get("level", 0.95))
     return ContextScore(interval, scores, losses)
 
 

@@ -12,7 +12,7 @@ from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..progress import progress
 from ..provenance import provenance
-from ..statistics import bootstrap_mean
+from ..statistics import mean_interval
 from ..tables import Column, HeadTable
 from .example_chunks import run_arrays
 
@@ -76,21 +76,29 @@ def mean_table(
     values: Mapping[str, np.ndarray],
     about: Mapping[str, Any],
     options: Options,
+    batch: Batch,
     *,
     axes: Sequence[str] = ("layer", "head"),
+    ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> HeadTable:
-    """Average each column's values `[E, *grid]` over examples, with bootstrap intervals; infinite values are missing.
+    """Average each column's values `[E, *grid]` over examples, with their intervals; infinite values are missing.
 
     Args:
         name: of the table.
         about: provenance beside the model, `level`, `seed` and `not_finite_count`, the number of infinite values.
-        options: `level` and `seed` of the intervals.
+        options: `level` of the intervals, and the question's `seed`.
+        batch: whose examples the values are of.
+        ranges: the least and largest value of columns, which no interval leaves; infinite when left out.
     """
     level, seed = (options.get(option, OPTIONS[option][1]) for option in ("level", "seed"))
+    clusters = batch.cluster_labels
     columns, not_finite = {}, 0
     for column, of_examples in values.items():
         not_finite += int(np.isinf(of_examples).sum())
         finite = np.where(np.isfinite(of_examples), of_examples, np.nan)
-        columns[column] = Column(*bootstrap_mean(finite, level=level, seed=seed), finite)
+        interval = mean_interval(
+            finite, clusters=clusters, within=(ranges or {}).get(column, (-np.inf, np.inf)), level=level
+        )
+        columns[column] = Column(*interval, finite)
     about = provenance(model, **about, level=level, seed=seed, not_finite_count=not_finite)
-    return HeadTable.from_columns(name, stack, columns, about, axes=axes, squeeze=len(columns) == 1)
+    return HeadTable.from_columns(name, stack, columns, about, axes=axes, squeeze=len(columns) == 1, clusters=clusters)

@@ -6,7 +6,9 @@ value and is left out; infinity is refused.
 
 from .analytic import Moments, t_mean, wilson
 from .base import Interval, check_level
-from .bootstrap import GroupedRows, bootstrap_mean, bootstrap_ratio
+from .grouped_rows import GroupedRows
+from .means import jackknife_interval, mean_interval, ratio_interval
+from .rows import Rows, rows_of
 from .seeds import SeedEffect, seed_effect
 from .testing import false_discovery, paired_p_values, rank_correlation, split_halves
 from .variance import analysis_of_variance
@@ -15,14 +17,17 @@ __all__ = [
     "GroupedRows",
     "Interval",
     "Moments",
+    "Rows",
     "SeedEffect",
     "analysis_of_variance",
-    "bootstrap_mean",
-    "bootstrap_ratio",
     "check_level",
     "false_discovery",
+    "jackknife_interval",
+    "mean_interval",
     "paired_p_values",
     "rank_correlation",
+    "ratio_interval",
+    "rows_of",
     "seed_effect",
     "split_halves",
     "t_mean",

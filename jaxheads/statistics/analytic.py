@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .base import Floats, Interval, check_level, finite_or_nan, ratio
+from .means import wilson_of
 
 
 def t_mean(values: ArrayLike, *, level: float = 0.95) -> Interval:
@@ -30,31 +31,25 @@ def t_mean(values: ArrayLike, *, level: float = 0.95) -> Interval:
 def wilson(values: ArrayLike, *, level: float = 0.95) -> Interval:
     """Compute a share with Wilson's score interval (1927), from values that are 0 or 1, `[E,...]` to `[...]`.
 
-    The interval stays inside 0..1, and is wide enough for 0 in n, for which a bootstrap's has length 0.
+    The interval stays inside 0..1, and is wide enough for 0 in n, for which Student's has length 0.
 
     Raises:
         ValueError: for other values, no rows, or a level out of range.
     """
-    from scipy import stats
-
     check_level(level)
     x = finite_or_nan(values, "values")
     known = ~np.isnan(x)
     if not np.isin(x[known], (0.0, 1.0)).all():
         raise ValueError(f"values: expected 0 or 1 (a share is their mean), got {x[known & (x != 0) & (x != 1)][0]}")
-    n, z = known.sum(axis=0), stats.norm.ppf((1 + level) / 2)
-    share = ratio(np.where(known, x, 0.0).sum(axis=0), n)
-    safe = np.maximum(n, 1)
-    centre = (share + z**2 / (2 * safe)) / (1 + z**2 / safe)
-    half = z / (1 + z**2 / safe) * np.sqrt(share * (1 - share) / safe + z**2 / (4 * safe**2))
-    return Interval(share, np.minimum(centre - half, share), np.maximum(centre + half, share))
+    n = known.sum(axis=0)
+    return wilson_of(ratio(np.where(known, x, 0.0).sum(axis=0), n), n, n, level)
 
 
 class Moments:
     """Count, mean, variance, least and most of each cell of a stream, in the memory of one example (Welford 1962).
 
     Two of them merge into the moments of both streams (Chan et al. 1979), so processes can share a stream.
-    `GroupedRows` also keeps the rows that a bootstrap needs.
+    `GroupedRows` also keeps the rows that a skew-corrected interval needs.
     """
 
     def __init__(self) -> None:
@@ -123,4 +118,4 @@ class Moments:
         check_level(level)
         quantile = stats.t.ppf((1 + level) / 2, np.maximum(self.count - 1, 1))
         half = quantile * np.sqrt(self.variance / np.maximum(self.count, 1))
-        return Interval(self.mean, self.mean - half, self.mean + half)
+        return Interval(self.mean, self.mean - half, self.mean + half, self.count)

@@ -12,11 +12,17 @@ Floats = NDArray[np.float64]
 
 
 class Interval(NamedTuple):
-    """A mean with its confidence interval; every field is float64 and has the shape of one example."""
+    """A mean with its confidence interval; every field has the shape of one example.
+
+    Attributes:
+        mean, low, high: float64.
+        n: the number of independent examples, or of clusters of them, that the interval rests on.
+    """
 
     mean: Floats
     low: Floats
     high: Floats
+    n: NDArray[np.int64]
 
 
 def check_level(level: float) -> None:

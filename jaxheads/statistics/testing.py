@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .base import Floats, finite_or_nan, ratio
+from .means import upper_p_values
+from .rows import cluster_codes, rows_of
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
@@ -41,21 +43,23 @@ def false_discovery(p_values: ArrayLike) -> Floats:
     return q
 
 
-def paired_p_values(scores: ArrayLike, null: ArrayLike) -> Floats:
-    """Test for each cell whether `scores` exceed `null` on the same examples (one-sided paired t-test).
+def paired_p_values(scores: ArrayLike, null: ArrayLike, *, clusters: ArrayLike | None = None) -> Floats:
+    """Test for each cell whether `scores` exceed `null` on the same examples (one-sided paired test).
 
     Both are `[E,...]`; the result is `[...]`. A pair with a NaN on either side is left out; a cell with fewer than two
-    pairs is not tested (NaN).
+    pairs is not tested (NaN). p is the larger of Student's and its skew-corrected form (see `means`), so that it agrees
+    with `mean_interval` of the differences.
 
     If the n differences are all equal, up to the rounding of the inputs' dtype, a t statistic is undefined. The exact
     sign-flip test replaces it: equal and positive gives 2^-n, the least p of any test of n examples that assumes no
     distribution; equal and zero or negative gives 1. So 4 equal differences are no evidence, 20 are.
 
-    Raises:
-        ValueError: for fewer than 2 examples, different shapes, or infinity.
-    """
-    from scipy import stats
+    Args:
+        clusters: labels `[E]` of groups of examples that depend on each other; n then counts the groups.
 
+    Raises:
+        ValueError: for fewer than 2 examples, different shapes, infinity, or labels that don't fit.
+    """
     a, b = finite_or_nan(scores, "scores"), finite_or_nan(null, "null")
     if a.shape != b.shape or len(a) < 2:
         raise ValueError(
@@ -63,30 +67,37 @@ def paired_p_values(scores: ArrayLike, null: ArrayLike) -> Floats:
             f"got {list(a.shape)} and {list(b.shape)}"
         )
     difference = a - b
-    n = (~np.isnan(difference)).sum(axis=0)
-    mean = ratio(np.nansum(difference, axis=0), n)
-    deviation = np.sqrt(ratio(np.nansum((difference - mean) ** 2, axis=0), np.maximum(n - 1, 0)))
+    rows = rows_of(difference, clusters=clusters)
+    means_R, mean = ratio(rows.sums, rows.counts), ratio(rows.sums.sum(axis=0), rows.counts.sum(axis=0))
+    deviation = np.where(rows.n > 0, np.fmax.reduce(np.abs(means_R - mean), axis=0, initial=0.0), np.nan)
     magnitude = np.where(np.isnan(difference), 0.0, np.maximum(np.abs(a), np.abs(b))).max(axis=0)
     rounding = 4 * max(_resolution(scores), _resolution(null)) * magnitude
-    all_equal = deviation <= rounding
-    t = mean / np.where(all_equal, np.nan, deviation / np.sqrt(np.maximum(n, 1)))
-    sign_flip = np.where(mean > rounding, np.maximum(0.5**n, np.finfo(np.float64).tiny), 1.0)
-    return np.where(all_equal, sign_flip, stats.t.sf(t, np.maximum(n - 1, 1)))
+    sign_flip = np.where(mean > rounding, np.maximum(0.5**rows.n, np.finfo(np.float64).tiny), 1.0)
+    p = np.where(deviation <= rounding, sign_flip, upper_p_values(rows))
+    return np.where(rows.n > 1, p, np.nan)
 
 
-def split_halves(count: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def split_halves(count: int, seed: int, clusters: ArrayLike | None = None) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Split `count` examples at random into a half to choose heads on and a half to confirm them on.
 
+    Args:
+        clusters: labels `[count]` of groups of examples that depend on each other. Each group goes to one half as a
+            whole, and the halves have equally many groups.
+
     Returns:
-        Two sorted, disjoint index arrays that cover `range(count)`; an odd example goes to the second.
+        Two sorted, disjoint index arrays that cover `range(count)`; an odd example (or group) goes to the second.
 
     Raises:
-        ValueError: for fewer than 4 examples: a half needs 2 to have a spread.
+        ValueError: for fewer than 4 examples or groups: a half needs 2 to have a spread.
     """
-    if count < 4:
-        raise ValueError(f"count: expected at least 4 examples, two for each half, got {count}; add examples")
-    order = np.random.default_rng(seed).permutation(count)
-    return np.sort(order[: count // 2]), np.sort(order[count // 2 :])
+    codes = np.arange(count) if clusters is None else cluster_codes(clusters, count)
+    groups = int(codes.max(initial=-1)) + 1
+    if groups < 4:
+        unit = "examples" if clusters is None else "clusters"
+        raise ValueError(f"count: expected at least 4 {unit}, two for each half, got {groups}; add {unit}")
+    order = np.random.default_rng(seed).permutation(groups)
+    first = np.isin(codes, order[: groups // 2])
+    return np.flatnonzero(first), np.flatnonzero(~first)
 
 
 def _resolution(values: ArrayLike) -> float:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from ..models.model import Model
 from ..objectives import Objective
 from ..provenance import provenance
-from ..statistics import GroupedRows, Interval, bootstrap_ratio
+from ..statistics import GroupedRows, Interval, ratio_interval
 from ..tables import Column, HeadTable
 from .grid import Grid
 
@@ -31,11 +31,13 @@ class Effects:
         total: the effect that counts as 1, `[E]`, if there is one. It adds the column `normalised`: the mean of the
             first column over the mean of the total (Zhang & Nanda 2024, section 2), with the interval of that ratio. A
             total whose mean is 0 gives NaN.
+        clusters: labels `[E]`, if examples depend on each other.
     """
 
     baseline: np.ndarray
     effects: np.ndarray
     total: np.ndarray | None = None
+    clusters: np.ndarray | None = None
 
 
 class EffectAccumulator:
@@ -45,8 +47,15 @@ class EffectAccumulator:
     are counted in `provenance["not_finite_count"]`. Cells that the grid calls missing are NaN, and no failure.
     """
 
-    def __init__(self, columns: Sequence[str], shape: tuple[int, ...], limit: int | None = None):
-        self.columns, self.shape = tuple(columns), shape
+    def __init__(
+        self,
+        columns: Sequence[str],
+        shape: tuple[int, ...],
+        limit: int | None = None,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
+    ):
+        """Start with no example; `ranges` are the least and largest values of columns, infinite when left out."""
+        self.columns, self.shape, self.ranges = tuple(columns), shape, ranges or {}
         self.rows = GroupedRows() if limit is None else GroupedRows(max(2, limit))
         self.baseline = GroupedRows()
         self.not_finite: list[dict[str, Any]] = []
@@ -64,7 +73,7 @@ class EffectAccumulator:
         if effects.total is not None:
             self.has_total = True
             cells.append(np.where(np.isfinite(effects.total), effects.total, np.nan)[:, None])
-        self.rows.add(np.concatenate(cells, axis=1))
+        self.rows.add(np.concatenate(cells, axis=1), effects.clusters)
         self.baseline.add(np.where(np.isfinite(effects.baseline), effects.baseline, np.nan))
         self.examples += len(effects.effects)
 
@@ -81,14 +90,17 @@ class EffectAccumulator:
     ) -> HeadTable:
         """Return the table of all batches so far; `about` is its provenance, to which counts and means are added."""
         size, per_example = int(np.prod(self.shape)), self.rows.per_example
-        interval = self.rows.interval(level=level, seed=seed)
+        # Effects of 0 and 1 are no shares: a range of their own, though infinite, keeps Wilson's interval away.
+        ranges_M2 = np.array([self.ranges.get(column, (-np.inf, np.inf)) for column in self.columns])
+        ranges_2C = np.concatenate([np.repeat(ranges_M2, size, axis=0), np.full((int(self.has_total), 2), np.nan)]).T
+        interval = self.rows.interval(level=level, within=ranges_2C)
         columns = {}
         for number, column in enumerate(self.columns):
             own = slice(number * size, (number + 1) * size)
             examples = None if per_example is None else per_example[:, own]
             columns[column] = self._column([bound[own] for bound in interval], examples)
         if self.has_total:
-            columns["normalised"] = self._normalised(per_example, size, level=level, seed=seed)
+            columns["normalised"] = self._normalised(per_example, size, level)
         baseline = float(self.baseline.mean())
         about = {
             **about,
@@ -99,7 +111,16 @@ class EffectAccumulator:
             "not_finite": self.not_finite,
             "not_finite_count": self.not_finite_count,
         }
-        return HeadTable.from_columns(name, stack, columns, about, axes=axes, squeeze=len(columns) == 1, extras=extras)
+        return HeadTable.from_columns(
+            name,
+            stack,
+            columns,
+            about,
+            axes=axes,
+            squeeze=len(columns) == 1,
+            extras=extras,
+            clusters=self.rows.clusters,
+        )
 
     def _name(self, lost: np.ndarray, grid: Grid) -> None:
         self.not_finite_count += int(lost.sum())
@@ -109,12 +130,11 @@ class EffectAccumulator:
             column = self.columns[number // size]
             self.not_finite.append({"column": column, "example": self.examples + int(example), **cell})
 
-    def _normalised(self, per_example: np.ndarray | None, size: int, **options: Any) -> Column:
+    def _normalised(self, per_example: np.ndarray | None, size: int, level: float) -> Column:
         """Return effects over the total, the accumulator's last column: the ratio of their means."""
-        # Numerator and denominator of an example are drawn together, so that the interval is that of the ratio.
         sums_RC, counts_RC = self.rows.grouped
         means_RC = np.where(counts_RC > 0, sums_RC, np.nan)
-        interval = bootstrap_ratio(means_RC[:, :size], means_RC[:, -1], **options)
+        interval = ratio_interval(means_RC[:, :size], means_RC[:, -1], level=level)._replace(n=self.rows.n[:size])
         if per_example is None:
             return self._column(interval, None)
         total = np.nanmean(per_example[:, -1]) if np.isfinite(per_example[:, -1]).any() else np.nan
@@ -122,8 +142,7 @@ class EffectAccumulator:
 
     def _column(self, interval: Interval | list[np.ndarray], per_example: np.ndarray | None) -> Column:
         examples = None if per_example is None else per_example.reshape(len(per_example), *self.shape)
-        mean, low, high = (np.asarray(bound).reshape(self.shape) for bound in interval)
-        return Column(mean, low, high, examples)
+        return Column(*(np.asarray(bound).reshape(self.shape) for bound in interval), per_example=examples)
 
 
 def effect_provenance(model: Model, objective: Objective, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,12 +159,14 @@ def effect_table(
     *,
     axes: Sequence[str],
     total: np.ndarray | None = None,
+    clusters: np.ndarray | None = None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
     level: float = 0.95,
     seed: int = 0,
 ) -> HeadTable:
     """Return the table of one batch's effects `[E, *grid]` by name; see `Effects` and `EffectAccumulator`."""
     (E, *shape) = next(iter(effects.values())).shape
-    accumulator = EffectAccumulator(tuple(effects), tuple(shape), E)
+    accumulator = EffectAccumulator(tuple(effects), tuple(shape), E, ranges)
     flat = np.concatenate([values.reshape(E, -1) for values in effects.values()], axis=1)
-    accumulator.add(Effects(baseline, flat, total), Grid(tuple(axes), tuple(shape)))
+    accumulator.add(Effects(baseline, flat, total, clusters), Grid(tuple(axes), tuple(shape)))
     return accumulator.table(name, stack, axes, about, level=level, seed=seed)

@@ -43,7 +43,7 @@ def pairs(
     if isinstance(clean, Batch):
         if corrupt is None or objective is None:
             raise ValueError("patching needs a clean batch, a corrupt one and an objective")
-        yield clean, corrupt, objective
+        yield *_share_clusters(clean, corrupt), objective
         return
     if corrupt is not None:
         raise ValueError("a stream gives pairs (clean, corrupt): leave corrupt out")
@@ -51,7 +51,17 @@ def pairs(
         own = pair[2] if len(pair) > 2 else objective
         if own is None:
             raise ValueError("an objective is needed: give one for all, or with each pair of a stream")
-        yield pair[0], pair[1], own
+        yield *_share_clusters(pair[0], pair[1]), own
+
+
+def _share_clusters(clean: Batch, corrupt: Batch) -> tuple[Batch, Batch]:
+    """Return both batches with the clusters of either; raises ValueError where they differ."""
+    labels = [np.asarray(batch.clusters) for batch in (clean, corrupt) if batch.clusters is not None]
+    if not labels or len(clean) != len(corrupt):
+        return clean, corrupt
+    if not np.array_equal(labels[0], labels[-1]):
+        raise ValueError("clean and corrupt must have the same clusters: both runs of a pair are one example")
+    return clean.clustered(labels[0]), corrupt.clustered(labels[0])
 
 
 def base_and_other(direction: str, clean: Batch, corrupt: Batch) -> tuple[Batch, Batch]:

@@ -20,11 +20,11 @@ from numpy.typing import ArrayLike
 from ..execution.batching import Chunks, detecting_out_of_memory, run_chunks
 from ..execution.cost import Cost
 from ..execution.journal import Journal
-from ..execution.resources import OPTIONS, Resources, document, refuse_unknown
+from ..execution.resources import OPTIONS, Resources, document, refuse_unknown, with_clusters
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.stack import Stack
-from ..objectives import Objective, Reads
+from ..objectives import Objective, Reads, effect_range
 from ..progress import Advance
 from ..progress import progress as show_progress
 from ..tables import HeadTable
@@ -223,13 +223,17 @@ def run_question(
     # With a second baseline, the distance between the two runs is the effect that counts as 1.
     baseline_E, *other = np.stack(baselines, axis=1)
     total_E = other[0] - baseline_E if other else None
-    return Effects(baseline_E, effects_EC, np.abs(total_E) if question.unsigned and total_E is not None else total_E)
+    clusters = question.batch.cluster_labels
+    if question.unsigned and total_E is not None:
+        total_E = np.abs(total_E)
+    return Effects(baseline_E, effects_EC, total_E, clusters)
 
 
 def _answering(generator: Callable[..., Iterator[Question]], returns: type[Any]) -> Any:
     @functools.wraps(generator)
     def answering(*arguments: Any, **named: Any) -> Any:
         refuse_unknown(answering, named)
+        arguments, named = with_clusters(generator, arguments, named)
         level, seed = (named.get(option, OPTIONS[option][1]) for option in ("level", "seed"))
         # The second argument holds the inputs: one batch, or a stream of batches or of pairs.
         bound = inspect.signature(generator).bind(*arguments, **named)
@@ -248,7 +252,9 @@ def _answer(name: str, questions: Iterator[Question], *, stream: bool, level: fl
         raise _empty_stream()
     grid, E, resources = first.grid, len(first.batch), first.resources
     # One batch keeps all its examples; a stream keeps some thousand rows, however long it is.
-    accumulator = EffectAccumulator(first.columns, grid.shape, None if stream else E)
+    span = (0.0, np.inf) if first.unsigned else effect_range(first.objective)
+    ranges = dict.fromkeys(first.columns, span)
+    accumulator = EffectAccumulator(first.columns, grid.shape, None if stream else E, ranges)
     label = f"{name}: {first.size} cells × {'examples' if stream else E}"
     with show_progress(None if stream else first.size * E, label, resources.progress) as advance:
         for current in chain([first], questions):

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..files import Content, write_together
+from .counts import footnote, marked
 
 _LAYOUT_KEY = b"jaxheads"
 
@@ -28,10 +29,17 @@ class Layout(NamedTuple):
     squeezed: bool
 
 
+class Examples(NamedTuple):
+    """Values of the examples and labels of their clusters; None for what a table does not keep."""
+
+    values: NDArray[np.float32] | None
+    clusters: NDArray[np.int64] | None
+
+
 def save(
     base: Path,
     frame: pd.DataFrame,
-    per_example: NDArray[np.float32] | None,
+    examples: Examples,
     provenance: Mapping[str, Any],
     layout: Layout,
 ) -> list[Path]:
@@ -42,8 +50,11 @@ def save(
         ".md": _markdown(base.name, frame).encode(),
         ".provenance.json": (json.dumps(provenance, indent=2) + "\n").encode(),
     }
+    per_example = examples.values
     if per_example is not None:
-        contents[".per_example.parquet"] = lambda file: _write_examples(frame, per_example, layout, file)
+        contents[".per_example.parquet"] = lambda file: _write_examples(
+            frame, per_example, examples.clusters, layout, file
+        )
     written = write_together({f"{base}{suffix}": content for suffix, content in contents.items()})
     if per_example is None:  # else `load` would read the examples of an earlier table of this name
         Path(f"{base}.per_example.parquet").unlink(missing_ok=True)
@@ -62,8 +73,8 @@ def load(base: Path) -> dict[str, Any]:
     frame = stored.to_pandas()
     metrics, shape = list(layout.metrics), layout.shape
     values = frame[metrics].to_numpy(dtype=np.float64).T.reshape(len(metrics), *shape)
-    examples = Path(f"{base}.per_example.parquet")
-    per_example = _read_examples(examples, metrics, shape) if examples.exists() else None
+    path = Path(f"{base}.per_example.parquet")
+    per_example, clusters = _read_examples(path, metrics, shape) if path.exists() else Examples(None, None)
     if layout.squeezed:
         values, per_example = values[0], None if per_example is None else per_example[0]
     return {
@@ -72,12 +83,14 @@ def load(base: Path) -> dict[str, Any]:
         "values": values,
         "per_example": per_example,
         "provenance": provenance,
+        "clusters": clusters,
     }
 
 
 def _markdown(name: str, frame: pd.DataFrame) -> str:
-    rows = frame.reset_index().to_markdown(index=False, floatfmt=".4g")
-    return f"# {name}\n\n{rows}\n"
+    shown = marked(frame)
+    rows = shown.reset_index().to_markdown(index=False, floatfmt=".4g")
+    return "\n\n".join(filter(None, [f"# {name}", rows, footnote(shown)])) + "\n"
 
 
 def _write_frame(frame: pd.DataFrame, layout: Layout, file: BinaryIO) -> None:
@@ -89,7 +102,13 @@ def _write_frame(frame: pd.DataFrame, layout: Layout, file: BinaryIO) -> None:
     pq.write_table(stored.replace_schema_metadata(metadata), file)
 
 
-def _write_examples(frame: pd.DataFrame, per_example: NDArray[np.float32], layout: Layout, file: BinaryIO) -> None:
+def _write_examples(
+    frame: pd.DataFrame,
+    per_example: NDArray[np.float32],
+    clusters: NDArray[np.int64] | None,
+    layout: Layout,
+    file: BinaryIO,
+) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -98,18 +117,22 @@ def _write_examples(frame: pd.DataFrame, per_example: NDArray[np.float32], layou
         "example": np.repeat(np.arange(count, dtype=np.int32), len(index)),
         "stack": pd.Categorical.from_codes(np.zeros(count * len(index), dtype=np.int8), [index[0][0]]),
     }
+    if clusters is not None:
+        tidy["cluster"] = np.repeat(clusters, len(index))
     for axis in index.names[1:]:
         tidy[str(axis)] = np.tile(index.get_level_values(axis).to_numpy(dtype=np.int32), count)
     tidy.update(zip(layout.metrics, per_example.reshape(len(layout.metrics), -1), strict=True))
     pq.write_table(pa.table(tidy), file)
 
 
-def _read_examples(path: Path, metrics: Sequence[str], shape: Sequence[int]) -> NDArray[np.float32]:
+def _read_examples(path: Path, metrics: Sequence[str], shape: Sequence[int]) -> Examples:
     import pyarrow.parquet as pq
 
-    stored = pq.read_table(path, columns=list(metrics))
+    labelled = "cluster" in pq.read_schema(path).names
+    stored = pq.read_table(path, columns=[*metrics, *(["cluster"] if labelled else [])])
     rows = np.stack([stored[name].to_numpy() for name in metrics])
-    return rows.reshape(len(metrics), -1, *shape)
+    labels = stored["cluster"].to_numpy()[:: int(np.prod(shape))] if labelled else None
+    return Examples(rows.reshape(len(metrics), -1, *shape), labels)
 
 
 def _existing(path: Path) -> Path:

@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from . import heatmaps, storage
+from .counts import footnote, marked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,14 +28,16 @@ _NAME = re.compile(r"(?!.*\.(?:per_example|parquet)$)[A-Za-z0-9][A-Za-z0-9._+-]*
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Column:
-    """One metric over the grid: `mean`, `low`, `high` are `[L,N]`, `per_example` is `[E,L,N]` or None.
+    """One metric over the grid: `mean`, `low`, `high`, `n` are `[L,N]`, `per_example` is `[E,L,N]` or None.
 
-    Leave `low` and `high` out for an exact number, such as a function of the weights: both become NaN.
+    Leave `low` and `high` out for an exact number, such as a function of the weights: both become NaN. `n` is the
+    number of independent examples that the interval rests on; without it the table has no such column.
     """
 
     mean: ArrayLike
     low: ArrayLike | None = None
     high: ArrayLike | None = None
+    n: ArrayLike | None = None
     per_example: ArrayLike | None = None
 
 
@@ -46,11 +49,13 @@ class HeadTable:
 
     Attributes:
         name: the stem of its files.
-        frame: tidy, indexed by ("stack", "layer", "head"). A metric `m` has the columns `m`, `m_low`, `m_high`; columns
-            without these two companions are extras (integers, words).
+        frame: tidy, indexed by ("stack", "layer", "head"). A metric `m` has the columns `m`, `m_low`, `m_high`, and
+            `m_n`, the number of independent examples behind the interval; columns without the two bounds beside them
+            are extras (integers, words).
         values: float64, `[L,N]` for one metric, `[M,L,N]` for several.
         per_example: float32, `[E,L,N]` or `[M,E,L,N]`, or None.
         provenance: plain JSON values.
+        clusters: labels `[E]` of the examples in `per_example` that depend on each other, or None.
 
     Raises:
         ValueError: for fields that don't fit each other.
@@ -61,6 +66,7 @@ class HeadTable:
     values: NDArray[np.float64]
     per_example: NDArray[np.float32] | None
     provenance: dict[str, Any]
+    clusters: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -81,6 +87,7 @@ class HeadTable:
             )
         if self.per_example is not None:
             self._set_examples(_frozen(self.per_example, np.float32, "per_example"))
+        self._set_clusters()
         object.__setattr__(self, "provenance", _plain(self.provenance))
 
     def _set_examples(self, rows: NDArray[np.float32]) -> None:
@@ -91,6 +98,17 @@ class HeadTable:
                 f"of examples comes just before the grid"
             )
         object.__setattr__(self, "per_example", rows)
+
+    def _set_clusters(self) -> None:
+        if self.clusters is None:
+            return
+        labels = np.asarray(self.clusters)
+        if self.examples is None or labels.shape != (self.examples,) or labels.dtype.kind not in "iu":
+            raise ValueError(
+                f"clusters: expected an integer for each of {self.examples} examples kept, got {labels.dtype} of shape "
+                f"{list(labels.shape)}"
+            )
+        object.__setattr__(self, "clusters", _frozen(labels, np.int64, "clusters"))
 
     @classmethod
     def from_columns(
@@ -103,6 +121,7 @@ class HeadTable:
         squeeze: bool = False,
         extras: Mapping[str, ArrayLike] | None = None,
         axes: Sequence[str] = ("layer", "head"),
+        clusters: ArrayLike | None = None,
     ) -> Self:
         """Make a table of metrics over one grid.
 
@@ -111,6 +130,7 @@ class HeadTable:
             squeeze: whether to drop the metric axis of `values` and `per_example`, for a single metric.
             extras: `[L,N]` columns without an interval, of any type (`positional_offset`, a role's name).
             axes: names of the grid's axes, without "stack".
+            clusters: integer labels `[E]` of examples that depend on each other.
 
         Raises:
             ValueError: for shapes that differ, infinity, a repeated name, examples in only part of the columns, or
@@ -121,7 +141,7 @@ class HeadTable:
         shape = np.shape(next(iter(columns.values())).mean)
         if len(shape) != len(axes) or 0 in shape:
             raise ValueError(f"columns: expected arrays with axes {list(axes)}, not empty, got {list(shape)}")
-        if taken := {"example", "stack", *axes} & {*columns, *(extras or {})}:
+        if taken := {"example", "stack", "cluster", *axes} & {*columns, *(extras or {})}:
             raise ValueError(f"columns: expected names that no index has, got {sorted(taken)}: rename them")
         flat = _flat_columns(columns, extras or {}, shape)
         index = grid_index(stack, shape, axes)
@@ -130,7 +150,8 @@ class HeadTable:
         if squeeze:
             values = values[0]
             per_example = None if per_example is None else per_example[0]
-        return cls(name, pd.DataFrame(flat, index=index), values, per_example, dict(provenance or {}))
+        labels: Any = None if clusters is None or per_example is None else np.asarray(clusters)
+        return cls(name, pd.DataFrame(flat, index=index), values, per_example, dict(provenance or {}), labels)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -202,7 +223,8 @@ class HeadTable:
             OSError: for a file that can't be written; the old files stay.
         """
         layout = storage.Layout(self.metrics, self.shape, squeezed=self.values.ndim == len(self.shape))
-        return storage.save(Path(directory) / self.name, self.frame, self.per_example, self.provenance, layout)
+        base, examples = Path(directory) / self.name, storage.Examples(self.per_example, self.clusters)
+        return storage.save(base, self.frame, examples, self.provenance, layout)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -218,11 +240,14 @@ class HeadTable:
         return cls(**storage.load(Path(str(path).removesuffix(".parquet"))))
 
     def __repr__(self) -> str:
-        return f"<HeadTable {self._summary()}>\n{self.top(n=5).to_string()}"
+        shown = marked(self.top(n=5))
+        return "\n".join(filter(None, [f"<HeadTable {self._summary()}>", shown.to_string(), footnote(shown)]))
 
     def _repr_html_(self) -> str:
-        body = self.top(n=10).to_html(float_format=lambda number: f"{number:.4g}")
-        return f"<p><b>HeadTable</b> {html.escape(self._summary())}</p>\n{body}"
+        shown = marked(self.top(n=10))
+        body = shown.to_html(float_format=lambda number: f"{number:.4g}")
+        note = f"\n<p>{html.escape(footnote(shown))}</p>" if footnote(shown) else ""
+        return f"<p><b>HeadTable</b> {html.escape(self._summary())}</p>\n{body}{note}"
 
     def _summary(self) -> str:
         axes = self.frame.index.names[1:]
@@ -278,6 +303,8 @@ def _flat_columns(
         for suffix, bound in bounds.items():
             numbers = np.asarray(missing if bound is None else bound, dtype=np.float64)
             _put(flat, name + suffix, numbers, shape)
+        if column.n is not None:
+            _put(flat, f"{name}_n", np.asarray(column.n), shape)
     for name, extra in extras.items():
         _put(flat, name, np.asarray(extra), shape)
     return flat
@@ -285,7 +312,7 @@ def _flat_columns(
 
 def _put(flat: dict[str, NDArray[Any]], name: str, cells: NDArray[Any], shape: tuple[int, ...]) -> None:
     if name in flat:
-        raise ValueError(f"column {name!r} comes twice (a metric m also makes m_low and m_high): rename one")
+        raise ValueError(f"column {name!r} comes twice (a metric m also makes m_low, m_high and m_n): rename one")
     if cells.shape != shape:
         raise ValueError(f"column {name!r}: expected {list(shape)} like the first, got {list(cells.shape)}")
     _refuse_infinity(cells, f"column {name!r}")

@@ -117,7 +117,7 @@ def test_heads_are_chosen_on_one_half_and_reported_on_the_other():
     attention[:2, 1, 3, 0], attention[2:, 1, 3, 0] = 0.9, [0.6, 0.4]
     means = per_example.mean(axis=0)
     effects = HeadTable.from_columns(
-        "ablate", "decoder", {"effect": ioi.Column(means, None, None, per_example)}, squeeze=True
+        "ablate", "decoder", {"effect": ioi.Column(means, per_example=per_example)}, squeeze=True
     )
     leading = ioi.leading_heads(effects, attention, np.array([0, 1]), np.array([2, 3]), seed=0)
     assert leading.index[:2].tolist() == [(1, 3), (0, 0)]

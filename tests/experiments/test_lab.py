@@ -16,7 +16,7 @@ from jaxheads.tables import Column
 
 
 def head_table(*, examples: bool) -> jh.HeadTable:
-    column = Column(np.ones((2, 3)), None, None, np.ones((4, 2, 3)) if examples else None)
+    column = Column(np.ones((2, 3)), per_example=np.ones((4, 2, 3)) if examples else None)
     return jh.HeadTable.from_columns("effect", "decoder", {"effect": column}, squeeze=True)
 
 

@@ -103,7 +103,7 @@ def test_a_whole_model_by_hand(side: str):
 
 
 def pairs(values: np.ndarray, shape: tuple[int, int], kind: str = "outputs") -> HeadPairs:
-    return HeadPairs(kind, "decoder", shape, values, values, values, {})
+    return HeadPairs(kind, "decoder", shape, values, values, values, np.ones(values.shape, int), {})
 
 
 def test_what_follows_from_identical_and_from_orthogonal_heads():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import jaxheads as jh
 from jaxheads.evidence.specialisation import _breadth, _selectivity
-from jaxheads.statistics import bootstrap_mean
+from jaxheads.statistics import mean_interval
 from jaxheads.tables import Column, HeadTable
 
 from ..models.huggingface import assert_close
@@ -93,8 +93,7 @@ def test_functions_must_fit_each_other():
 
 
 def table(values: np.ndarray) -> HeadTable:
-    mean, low, high = bootstrap_mean(values)
-    column = Column(mean, low, high, values)
+    column = Column(*mean_interval(values), values)
     return HeadTable.from_columns("noise", "decoder", {"score": column}, squeeze=True)
 
 
@@ -130,7 +129,7 @@ def test_intervals_of_another_kind():
     assert shares.grid("score_high").min() > 0.05
     assert (student.grid("score_low") < shares.grid("score_low")).any()
     assert student.provenance["interval"] == "t"
-    again = jh.with_intervals(student, "bootstrap")
+    again = jh.with_intervals(student, "skew-corrected")
     np.testing.assert_allclose(again.frame["score_low"], plain.frame["score_low"])
     with pytest.raises(ValueError, match="expected 0 or 1"):
         jh.with_intervals(table(values + 0.5), "wilson")

@@ -115,7 +115,7 @@ def direct_effects(
         by: ("layer", "head"); or ("layer", "head", "position"), a head's contribution from each source position,
             `A v W_O`, counted over real tokens, in units of the objective. They add up to the head's. NaN where an
             example has no such position.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Returns:
         Column `effect`; `.per_example` `[E,L,N]` or `[E,L,N,S]`. `.provenance["parts"]` has the means of the rest of
@@ -141,7 +141,7 @@ def direct_effects(
         "objective": parts.value.mean(),
         "parts": {**means, "embedding": parts.embedding.mean(), "constant": parts.constant.mean()},
     }
-    return mean_table("direct_effects", model, chosen.name, {"effect": values}, about, options, axes=axes)
+    return mean_table("direct_effects", model, chosen.name, {"effect": values}, about, options, batch, axes=axes)
 
 
 def _split(

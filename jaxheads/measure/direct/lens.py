@@ -48,7 +48,7 @@ def logit_lens(
             of a causal model; an example's numbers are then means over its positions.
         by: ("layer",), the last stream as each layer leaves it, without `stack`; or ("layer", "head"), the output of
             each head of a stack by itself.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Returns:
         By layer, L + 1 rows, the first the input of layer 0, the last the model's own output: `log_probability` in
@@ -85,7 +85,11 @@ def logit_lens(
         "logit_lens", names, compute, model, batch, resources, example_bytes=size, identity=(reads, repr(axes), name)
     )
     about = {"by": list(axes), "examples": len(batch), "answers": "next tokens" if answers is None else "given"}
-    return mean_table("logit_lens", model, name, values, about, options, axes=axes)
+    return mean_table("logit_lens", model, name, values, about, options, batch, axes=axes, ranges=RANGES)
+
+
+RANGES = {"log_probability": (-np.inf, 0.0), "rank": (0.0, np.inf), "top": (0.0, 1.0)}
+"""The least and largest value of columns."""
 
 
 def _reads(model: Model, batch: Batch, answers: ArrayLike | None) -> Reads:

@@ -51,7 +51,7 @@ def logit_copying(
         batch: in the paper 10 examples of 25 random tokens, the most and the least common ones left out.
         rescaled: "full" is `2 r − 1`, all of r's range to −1 … 1. "half" is `min(4 r, 2) − 1`, r from 0 to ½ to −1 … 1:
             the paper's wording as we have it at second hand. Both give 1 for a head that copies.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Returns:
         Column `copying`; NaN where a head raises nothing.
@@ -82,7 +82,9 @@ def logit_copying(
     ratio = attended_BLN / np.where(all_BLN > 0, all_BLN, np.nan)
     score = 2 * ratio - 1 if rescaled == "full" else np.minimum(4 * ratio, 2) - 1
     about = {"rescaled": rescaled, "examples": len(batch)}
-    return mean_table("logit_copying", model, chosen.name, {"copying": score}, about, options)
+    return mean_table(
+        "logit_copying", model, chosen.name, {"copying": score}, about, options, batch, ranges={"copying": (-1, 1)}
+    )
 
 
 @shares_options()
@@ -107,7 +109,7 @@ def name_copying(
         top: 5 in the paper.
         negative: use −W_OV, for heads that suppress names.
         norm_of: the layer whose norm is applied. None: the head's own. 1: that of the paper's code, for all heads.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Returns:
         Column `copying`, the mean over examples that have a name; NaN for those without.
@@ -141,7 +143,9 @@ def name_copying(
     share_BLN = (hits_BLNP * is_name_BP[:, None, None]).sum(axis=3) / divisor_B[:, None, None]
     samples = int(count_B.sum())
     about = {"top": top, "negative": negative, "norm_of": norm_of, "samples": samples, "examples": len(batch)}
-    return mean_table("name_copying", model, chosen.name, {"copying": share_BLN}, about, options)
+    return mean_table(
+        "name_copying", model, chosen.name, {"copying": share_BLN}, about, options, batch, ranges={"copying": (0, 1)}
+    )
 
 
 def _check_tokens(model: Model, batch: Batch, stack: Stack) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from ...execution.resources import shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
-from ...statistics import bootstrap_mean, check_level
+from ...statistics import check_level, mean_interval
 from ...tables import Column, HeadTable
 from .example import Example
 from .metric import Metric
@@ -39,7 +39,6 @@ def alignment_error_rate(
     of: Of = "weights",
     stack: str = "cross",
     level: float = 0.95,
-    seed: int = 0,
     **options: Any,
 ) -> HeadTable:
     """Return each head's alignment error rate, 1 − (|A ∩ S| + |A ∩ P|) / (|A| + |S|), corpus totals; 0 to 1.
@@ -58,12 +57,11 @@ def alignment_error_rate(
         of: "norms" takes the largest ‖α f(x)‖ in place of the largest α.
         stack: the name of the stack whose heads are asked about.
         level: the confidence level of the intervals over examples, between 0 and 1.
-        seed: the seed of the bootstrap.
         options: memory, devices, progress and resume, as `measure` takes them.
 
     Returns:
         One row a head: columns `aer`, `precision` (|A ∩ P| / |A|) and `recall` (|A ∩ S| / |S|), ratios of sums with
-        their bootstrap intervals over examples; `.per_example` holds each example's own.
+        their intervals over examples; `.per_example` holds each example's own.
 
     Raises:
         ValueError: for links of another shape, sure ones that are not possible, links of padding, or no link at all;
@@ -84,14 +82,16 @@ def alignment_error_rate(
         "precision": (possible_ELN, links_ELN),
         "recall": (sure_ELN, gold_ELN),
     }
+    clusters = batch.cluster_labels
     columns = {}
     for name, (part_ELN, whole_ELN) in shares.items():
         share_ELN = np.where(whole_ELN > 0, part_ELN / np.maximum(whole_ELN, 1), np.nan)
         values_ELN = 1 - share_ELN if name == "aer" else share_ELN
-        columns[name] = Column(*bootstrap_mean(values_ELN, counts=whole_ELN, level=level, seed=seed), values_ELN)
-    about = {**tables[0].provenance, "examples": len(batch), "level": level, "seed": seed}
+        interval = mean_interval(values_ELN, counts=whole_ELN, clusters=clusters, within=(0, 1), level=level)
+        columns[name] = Column(*interval, values_ELN)
+    about = {**tables[0].provenance, "examples": len(batch), "level": level}
     about["metrics"] = {name: {} for name in shares}
-    return HeadTable.from_columns("alignment_error_rate", tables[0].stack, columns, about)
+    return HeadTable.from_columns("alignment_error_rate", tables[0].stack, columns, about, clusters=clusters)
 
 
 def _marks(

@@ -6,6 +6,7 @@ perfect previous-token head (n − 1) / n, unless BOS is left out.
 Dimension key: T query positions, S key positions.
 """
 
+import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -80,4 +81,5 @@ def head_detector(
     flags = {"exclude_bos": exclude_bos, "exclude_current_token": exclude_current_token}
     name = "_".join(["tl", role.removesuffix("_head"), measure, *[flag for flag, on in flags.items() if on]])
     options = (("role", role), ("measure", measure), *flags.items())
-    return Metric(name, _detect, options, needs="order" if role == "previous_token_head" else "ids")
+    needs = "order" if role == "previous_token_head" else "ids"
+    return Metric(name, _detect, options, needs=needs, range=(0.0 if measure == "mul" else -math.inf, 1.0))

@@ -29,6 +29,8 @@ class Metric:
         function: `(pattern_TS, example, **options)` to value and counts, scalars, or `[O]` with `best_of`.
         options: of the function, as (name, value) pairs.
         marks: names of the batch's marks that it reads.
+        range: the least and largest value, which no interval leaves; not known when left out. A share of attention has
+            0 to 1, and where its values are 0 and 1 alone, Wilson's interval.
         best_of: labels of a vector's O entries. For each head the table holds the entry with the largest mean over
             examples (of equal ones that with the label nearest to 0), and its label as an integer column `label`.
     """
@@ -40,6 +42,7 @@ class Metric:
     label: str = ""
     needs: str = "any"
     marks: tuple[str, ...] = ()
+    range: tuple[float, float] | None = None
 
     def __call__(self, pattern_TS: Array, example: Example) -> Scored:
         value, counts = self.function(pattern_TS.astype(jnp.float32), example, **dict(self.options))

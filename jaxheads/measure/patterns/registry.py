@@ -1,6 +1,7 @@
 """The register of metrics by name: those measured by default, variants, and those that users add."""
 
 import difflib
+import math
 from collections.abc import Sequence
 
 from .detector import ROLES, head_detector
@@ -20,20 +21,27 @@ from .positions import (
 )
 from .tokens import duplicate_token, induction
 
+SHARE, MAGNITUDE = (0.0, 1.0), (0.0, math.inf)
+"""Ranges of metrics."""
+
 METRICS: dict[str, Metric] = {
-    function.__name__: Metric(function.__name__, function, needs=needs)
-    for function, needs in (
-        (entropy, "any"),
-        (confidence, "any"),
-        (distance, "places"),
-        (previous_token, "order"),
-        (next_token, "order"),
-        (self_token, "places"),
-        (first_token, "any"),
-        (duplicate_token, "ids"),
-        (induction, "ids"),
+    function.__name__: Metric(function.__name__, function, needs=needs, range=values)
+    for function, needs, values in (
+        (entropy, "any", MAGNITUDE),
+        (confidence, "any", SHARE),
+        (distance, "places", MAGNITUDE),
+        (previous_token, "order", SHARE),
+        (next_token, "order", SHARE),
+        (self_token, "places", SHARE),
+        (first_token, "any", SHARE),
+        (duplicate_token, "ids", SHARE),
+        (induction, "ids", SHARE),
     )
-} | {"positional_share": Metric("positional_share", positional_share, (), OFFSETS, "positional_offset", "order")}
+} | {
+    "positional_share": Metric(
+        "positional_share", positional_share, (), OFFSETS, "positional_offset", "order", range=SHARE
+    )
+}
 """The metrics that `measure` computes by default, by name."""
 
 VARIANTS: dict[str, Metric] = {
@@ -43,8 +51,16 @@ VARIANTS: dict[str, Metric] = {
         METRICS["confidence"].variant("confidence_without_last", without_last=True),
         METRICS["distance"].variant("distance_without_first", without_first=True),
         METRICS["induction"].variant("induction_literal", after=-1),
-        Metric("sink", sink),
-        Metric("pattern_class", pattern_class, (), tuple(range(len(CLASSES))), "pattern_class_index", "order"),
+        Metric("sink", sink, range=SHARE),
+        Metric(
+            "pattern_class",
+            pattern_class,
+            (),
+            tuple(range(len(CLASSES))),
+            "pattern_class_index",
+            "order",
+            range=SHARE,
+        ),
         *(
             head_detector(role, measure, exclude_bos)
             for role in ROLES

@@ -13,7 +13,7 @@ import numpy as np
 from ...models.inputs.batch import Positions
 from ...models.model import Model
 from ...provenance import provenance
-from ...statistics import GroupedRows
+from ...statistics import GroupedRows, Interval
 from ...tables import Column, HeadTable
 from .metric import Metric
 
@@ -33,14 +33,15 @@ class ScoreAccumulator:
         """Number of examples so far."""
         return next(iter(self.rows.values())).examples
 
-    def add(self, positions: Positions, scores_BLNC: np.ndarray) -> None:
-        """Add a chunk: the positions of its queries, and scores as `packed` gives them."""
+    def add(self, positions: Positions, scores_BLNC: np.ndarray, clusters_B: np.ndarray | None) -> None:
+        """Add a chunk: the positions of its queries, scores as `packed` gives them, and labels of clusters."""
         self.not_finite += int(np.isinf(scores_BLNC).sum())
         finite_BLNC = np.where(np.isfinite(scores_BLNC), scores_BLNC, np.nan)
         start = 0
         for metric in self.metrics:
             end = start + max(1, len(metric.best_of))
-            self.rows[metric.name].add(finite_BLNC[..., start:end] if metric.best_of else finite_BLNC[..., start])
+            scores = finite_BLNC[..., start:end] if metric.best_of else finite_BLNC[..., start]
+            self.rows[metric.name].add(scores, clusters_B)
             start = end
         ids = np.zeros(positions.shape, int) if positions.ids is None else np.asarray(positions.ids)
         for tokens, mask in zip(ids, np.asarray(positions.mask), strict=True):
@@ -51,7 +52,7 @@ class ScoreAccumulator:
         self, model: Model, stack: str, about: Mapping[str, Any], *, level: float, seed: int, squeeze: bool
     ) -> HeadTable:
         """Return the table of all examples; `about` is added to its provenance."""
-        columns, extras = self._columns(level, seed)
+        columns, extras = self._columns(level, about["of"] != "raw_norms")
         details = provenance(
             model,
             **about,
@@ -65,20 +66,25 @@ class ScoreAccumulator:
             level=level,
             seed=seed,
         )
-        return HeadTable.from_columns("measure", stack, columns, details, squeeze=squeeze, extras=extras)
+        clusters = next(iter(self.rows.values())).clusters
+        return HeadTable.from_columns(
+            "measure", stack, columns, details, squeeze=squeeze, extras=extras, clusters=clusters
+        )
 
-    def _columns(self, level: float, seed: int) -> tuple[dict[str, Column], dict[str, np.ndarray]]:
+    def _columns(self, level: float, shares: bool) -> tuple[dict[str, Column], dict[str, np.ndarray]]:
         columns: dict[str, Column] = {}
         extras: dict[str, np.ndarray] = {}
         for metric in self.metrics:
             rows = self.rows[metric.name]
-            (mean, low, high), per_example = rows.interval(level=level, seed=seed), rows.per_example
+            # Norms that are not divided by their sum are no shares of it.
+            within = metric.range if shares or metric.range is None else (min(0.0, metric.range[0]), np.inf)
+            interval, per_example = rows.interval(level=level, within=within), rows.per_example
             if metric.best_of:
-                best_LN = _best(mean, metric.best_of)
-                mean, low, high = (_pick(bound, best_LN) for bound in (mean, low, high))
+                best_LN = _best(interval.mean, metric.best_of)
+                interval = Interval(*(_pick(field, best_LN) for field in interval))
                 per_example = None if per_example is None else _pick(per_example, best_LN)
                 extras[metric.label] = np.asarray(metric.best_of)[best_LN]
-            columns[metric.name] = Column(mean, low, high, per_example)
+            columns[metric.name] = Column(*interval, per_example)
         return columns, extras
 
 

@@ -68,7 +68,7 @@ def measure(
         edits: measure the edited model. An edit with an axis of examples needs a single batch.
         scored_as: batches whose tokens metrics read in place of those that the model reads, with the same masks. This
             is how shuffled text makes a null for `induction`: its own tokens hold no repeat to count.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Returns:
         For each metric its mean and interval; `positional_share` also has the integers `positional_offset`
@@ -94,7 +94,9 @@ def measure(
             _check_marks(stack, scored, chosen)
 
             def add(examples: np.ndarray, scores_BLNC: np.ndarray, current: Batch = current) -> None:
-                scores.add(stack.queries.of(current.take(examples)), scores_BLNC)
+                taken = current.take(examples)
+                clusters_B = taken.cluster_labels
+                scores.add(stack.queries.of(taken), scores_BLNC, clusters_B)
                 advance(len(examples))
 
             _score(resources, model, stack, (current, scored, edits), chosen, of, scores.examples, add)

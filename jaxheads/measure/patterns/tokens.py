@@ -49,7 +49,7 @@ def token_class(mark: str, queries: str | None = None) -> Metric:
     """
     name = f"token_class_{mark}" if queries is None else f"token_class_{queries}_to_{mark}"
     marks = (mark,) if queries is None else (mark, queries)
-    return Metric(name, _class_attention, (("mark", mark), ("queries", queries)), marks=marks)
+    return Metric(name, _class_attention, (("mark", mark), ("queries", queries)), marks=marks, range=(0.0, 1.0))
 
 
 def _marked_share(pattern_TS: Array, example: Example, mark: str, with_first: bool) -> Scored:
@@ -67,7 +67,7 @@ def marked_share(mark: str, with_first: bool = False) -> Metric:
     `with_first` counts it. An example without any attention left does not count.
     """
     name = f"marked_share_{mark}" + ("_with_first" if with_first else "")
-    return Metric(name, _marked_share, (("mark", mark), ("with_first", with_first)), marks=(mark,))
+    return Metric(name, _marked_share, (("mark", mark), ("with_first", with_first)), marks=(mark,), range=(0.0, 1.0))
 
 
 def _retrieval(pattern_TS: Array, example: Example, needle: str, answer: str, repeats: bool) -> Scored:
@@ -102,4 +102,4 @@ def retrieval(needle: str, answer: str, repeats: bool = False) -> Metric:
     """
     name = f"retrieval_{needle}" + ("_repeats" if repeats else "")
     options = (("needle", needle), ("answer", answer), ("repeats", repeats))
-    return Metric(name, _retrieval, options, needs="ids", marks=(needle, answer))
+    return Metric(name, _retrieval, options, needs="ids", marks=(needle, answer), range=(0.0, 1.0))

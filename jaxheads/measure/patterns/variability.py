@@ -18,7 +18,7 @@ from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Sites, take_rows
 from ...provenance import provenance
-from ...statistics import bootstrap_mean
+from ...statistics import mean_interval
 from ...tables import Column, HeadTable
 from ..per_example import per_example
 from ..streams import inputs_of
@@ -37,10 +37,10 @@ def variability(
     Args:
         exclude_first: leave attention to the first token out of both sums, as Vig & Belinkov do in all their
             measures: idle heads rest there, and that would hide how the rest varies. False counts it.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Returns:
-        One row a head, column `variability`, a ratio of sums with its bootstrap interval over examples (ᾱ stays fixed);
+        One row a head, column `variability`, a ratio of sums with its interval over examples (ᾱ stays fixed);
         `.per_example` is each example's own Σ |α − ᾱ| / (2 Σ α), NaN where no attention is left.
 
     Raises:
@@ -74,7 +74,8 @@ def variability(
     difference_ELN = np.abs(a_ELNPP - a_ELNPP.mean(axis=0)).sum(axis=(-2, -1)) / 2
     total_ELN = a_ELNPP.sum(axis=(-2, -1))
     values_ELN = np.where(total_ELN > 0, difference_ELN / np.where(total_ELN > 0, total_ELN, 1.0), np.nan)
-    interval = bootstrap_mean(values_ELN, counts=total_ELN, level=level, seed=seed)
+    clusters = compared.cluster_labels
+    interval = mean_interval(values_ELN, counts=total_ELN, clusters=clusters, within=(0, 1), level=level)
     about = {
         "stack": stack.name,
         "positions": positions,
@@ -84,7 +85,9 @@ def variability(
         "seed": seed,
     }
     columns = {"variability": Column(*interval, values_ELN)}
-    return HeadTable.from_columns("variability", stack.name, columns, provenance(model, **about), squeeze=True)
+    return HeadTable.from_columns(
+        "variability", stack.name, columns, provenance(model, **about), squeeze=True, clusters=clusters
+    )
 
 
 def _long_enough(lengths_E: np.ndarray, positions: int) -> np.ndarray:

@@ -34,7 +34,7 @@ from ...models.model import Model
 from ...objectives import Objective
 from ...progress import progress
 from ...provenance import provenance
-from ...statistics import bootstrap_mean, rank_correlation
+from ...statistics import mean_interval, rank_correlation
 from .backward_pass import EntryMix
 from .batch_objective import BatchObjective
 from .methods import METHODS, OF_ATTENTION, relevance
@@ -82,7 +82,7 @@ def faithfulness(
     """Score the faithfulness of each method's relevance of the input's tokens by blanking tokens out.
 
     Comprehensiveness, sufficiency, deletion, insertion and rank correlation with blank-out are defined at the top of
-    the module `measure.relevance.faithfulness`. Means are over examples, with bootstrap intervals. `seconds` are those
+    the module `measure.relevance.faithfulness`. Means are over examples, with their intervals. `seconds` are those
     of the whole batch's relevance when it is computed a second time: the first compiles.
 
     Args:
@@ -93,7 +93,7 @@ def faithfulness(
         where: which tokens count, bool `[E,T]`; all real ones when left out. Others are never blanked out.
         points: of the curves, beside the first.
         options: by method, further arguments of `relevance`.
-        options: shared by all questions: level, seed (of "random", too), memory, devices, progress.
+        options: shared by all questions: level, clusters, seed (of "random"), memory, devices, progress.
 
     Raises:
         ValueError: for an unknown method, none, `where` of another shape or without a token in some example, or what
@@ -114,7 +114,7 @@ def faithfulness(
             advance()
     replacement = "zeros" if blank is None else blank if isinstance(blank, int) else "batch"
     about = {"objective": objective.name, "blank": replacement, "examples": len(batch), "level": level, "seed": seed}
-    frame = _frame(measures, seconds, level=level, seed=seed)
+    frame = _frame(measures, seconds, clusters=batch.cluster_labels, level=level)
     return Faithfulness(frame, measures, pd.concat(curves, ignore_index=True), provenance(model, **about))
 
 
@@ -223,18 +223,23 @@ def _counted(mask_ET: np.ndarray, where: ArrayLike | None) -> np.ndarray:
 
 
 def _frame(
-    measures: Mapping[str, Mapping[str, np.ndarray]], seconds: Mapping[str, float], *, level: float, seed: int
+    measures: Mapping[str, Mapping[str, np.ndarray]],
+    seconds: Mapping[str, float],
+    *,
+    clusters: np.ndarray | None,
+    level: float,
 ) -> pd.DataFrame:
     rows = []
     for method, by_measure in measures.items():
         row: dict[str, Any] = {"method": method}
         for name in MEASURES:
             finite_E = np.where(np.isfinite(by_measure[name]), by_measure[name], np.nan)
-            interval = bootstrap_mean(finite_E, level=level, seed=seed)
+            interval = mean_interval(finite_E, clusters=clusters, within=(-np.inf, np.inf), level=level)
             row |= {
                 name: float(interval.mean),
                 f"{name}_low": float(interval.low),
                 f"{name}_high": float(interval.high),
+                f"{name}_n": int(interval.n),
             }
         rows.append({**row, "seconds": seconds[method]})
     return pd.DataFrame(rows).set_index("method")

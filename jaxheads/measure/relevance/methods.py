@@ -151,7 +151,7 @@ def relevance(
         baseline: of "integrated-gradients": zeros when left out, a token id, or a batch of the same shape.
         steps: of the path from the baseline, by the midpoint rule.
         solver: of "flow"; see `flows`.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Raises:
         ValueError: for an unknown method, stack or solver; without an objective where one is needed, or for one that
@@ -303,7 +303,7 @@ def _result(
     heads = None
     if "heads" in arrays and stack is not None:
         heads_ELN = _shares(arrays["heads"]) if about["method"].startswith("voita") else arrays["heads"]
-        heads = mean_table("relevance", model, stack.name, {"relevance": heads_ELN}, about, options)
+        heads = mean_table("relevance", model, stack.name, {"relevance": heads_ELN}, about, options, batch)
     level, seed = (options.get(option, OPTIONS[option][1]) for option in ("level", "seed"))
     whole = provenance(model, **about, level=level, seed=seed)
     return Relevance(about["method"], streams, heads, arrays.get("value"), ids, whole)

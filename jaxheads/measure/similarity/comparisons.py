@@ -29,10 +29,11 @@ class Comparison:
         sites: the sites it reads.
         needs_output: whether it reads W_O as well, `[L,N,H,D]`.
         is_distance: whether 0 means alike.
-        most: the largest distance.
+        most: the largest number.
         ratio: whether the table's number is the mean over examples divided by the root of its diagonals.
         summed: whether it is the sum over examples, not the mean.
         least: the number of real positions that an example needs.
+        lowest: the least similarity.
     """
 
     function: Function
@@ -43,6 +44,14 @@ class Comparison:
     ratio: bool = False
     summed: bool = False
     least: int = 1
+    lowest: float = 0.0
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and largest number of the table, infinite where there is none."""
+        if self.ratio or self.summed:
+            return (-np.inf if self.ratio else 0.0), np.inf
+        return self.lowest, self.most
 
     def of_mean(self, mean_MM: Floats, examples: int) -> Floats:
         """Return the table's numbers from the mean over examples."""
@@ -166,8 +175,8 @@ COMPARISONS: Mapping[str, Comparison] = MappingProxyType(
         "js_sum": Comparison(_divergence(1e-3, False), ("pattern",), is_distance=True, summed=True),
         "cosine": Comparison(_cosine, ("pattern",)),
         "overlap": Comparison(_overlap, ("pattern",)),
-        "values": Comparison(_values, ("v",)),
-        "outputs": Comparison(_outputs, ("z",)),
+        "values": Comparison(_values, ("v",), lowest=-1.0),
+        "outputs": Comparison(_outputs, ("z",), lowest=-1.0),
         "cka": Comparison(_kernel_independence, ("z",), needs_output=True, ratio=True, least=4),
     }
 )

@@ -27,7 +27,7 @@ from ...models.network import Network, forward
 from ...models.stack import Sites, Stack
 from ...progress import progress as show_progress
 from ...provenance import provenance
-from ...statistics import GroupedRows
+from ...statistics import GroupedRows, jackknife_interval
 from ...statistics.base import Floats
 from ..example_chunks import choose_chunks, run_examples
 from ..streams import Batches, each_batch, inputs_of
@@ -35,8 +35,6 @@ from .comparisons import COMPARISONS, Comparison
 
 ROWS = 64
 """Examples that are kept one by one, then in groups: each is a number for every pair of heads."""
-
-RESAMPLES = 200
 
 BYTES = 1 << 31
 """Most bytes of all layers' patterns of one example."""
@@ -48,7 +46,8 @@ class HeadPairs:
 
     Attributes:
         kind: the comparison, a key of `COMPARISONS`.
-        values, low, high: `[M,M]`, symmetric; heads in the order layer 0 head 0, layer 0 head 1, …
+        values, low, high, n: `[M,M]`, symmetric; heads in the order layer 0 head 0, layer 0 head 1, … `n` is the number
+            of independent examples.
         shape: layers and heads, (L, N).
         provenance: plain JSON values.
     """
@@ -59,6 +58,7 @@ class HeadPairs:
     values: Floats
     low: Floats
     high: Floats
+    n: NDArray[np.int64]
     provenance: dict[str, Any]
 
     @cached_property
@@ -68,12 +68,12 @@ class HeadPairs:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """Tidy table, one row a pair: layer, head, other_layer, other_head, then the kind with `_low` and `_high`."""
+        """Tidy table, one row a pair: layer, head, other_layer, other_head, the kind with `_low`, `_high`, `_n`."""
         first, second = np.triu_indices(len(self.heads), k=1)
         heads = np.array(self.heads)
         columns = ["layer", "head", "other_layer", "other_head"]
         frame = pd.DataFrame(np.concatenate([heads[first], heads[second]], axis=1), columns=columns)
-        for suffix, numbers in (("", self.values), ("_low", self.low), ("_high", self.high)):
+        for suffix, numbers in (("", self.values), ("_low", self.low), ("_high", self.high), ("_n", self.n)):
             frame[f"{self.kind}{suffix}"] = numbers[first, second]
         return frame
 
@@ -167,8 +167,8 @@ def compare_heads(model: Model, batch: Batches, by: str = "js", **options: Unpac
         batch: one batch or any iterable of batches.
         by: a key of `COMPARISONS`: "js", "js_sum", "cosine" and "overlap" compare patterns, "values" and "outputs" what
             heads carry, "cka" what they write.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume. Beyond 64 examples the
-            bootstrap is over groups of them.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume. Beyond 64
+            examples the jackknife is over groups of them.
 
     Raises:
         ValueError: for an unknown `by`, a batch or stack that does not fit the model, no example, one too
@@ -183,16 +183,26 @@ def compare_heads(model: Model, batch: Batches, by: str = "js", **options: Unpac
     label = f"comparing {stack.layers * stack.heads} heads of {model.name}"
     with show_progress(total, label, resources.progress) as advance:
 
-        def add(examples: np.ndarray, pairs_BMM: np.ndarray) -> None:
-            rows.add(pairs_BMM)
+        def add(examples: np.ndarray, pairs_BMM: np.ndarray, current: Batch) -> None:
+            rows.add(pairs_BMM, current.take(examples).cluster_labels)
             advance(len(examples))
 
         for current in each_batch(batch, "batch"):
             _check(model, stack, current, comparison)
-            _compare(resources, model, stack, inputs_of(model, stack, current), by, rows.examples, add)
+            _compare(
+                resources,
+                model,
+                stack,
+                inputs_of(model, stack, current),
+                by,
+                rows.examples,
+                partial(add, current=current),
+            )
     if not rows.examples:
         raise ValueError("batch: expected at least one example; the iterable gave none")
-    interval = _interval(rows, comparison, level, seed)
+    interval = jackknife_interval(
+        lambda mean: comparison.of_mean(mean, rows.examples), rows.grouped, within=comparison.range, level=level
+    )
     about = provenance(model, stack=stack.name, by=by, examples=rows.examples, level=level, seed=seed)
     return HeadPairs(by, stack.name, (stack.layers, stack.heads), *interval, about)
 
@@ -267,18 +277,3 @@ def _compared(network: Network, batch: Batch, stack: str, comparison: Comparison
 
     masks = compared.queries.of(batch).mask, compared.keys.of(batch).mask
     return jax.vmap(compare, in_axes=(1, 0, 0))(kept, *masks)
-
-
-def _interval(rows: GroupedRows, comparison: Comparison, level: float, seed: int) -> tuple[Floats, Floats, Floats]:
-    """Return the statistic of the mean row, and its percentile bootstrap over rows."""
-    sums, counts = rows.grouped
-    value = comparison.of_mean(sums.sum(axis=0) / counts.sum(axis=0), rows.examples)
-    if len(sums) < 2:
-        return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
-    weights_RG = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), RESAMPLES)
-    resampled = [
-        comparison.of_mean(np.tensordot(w_G, sums, 1) / np.tensordot(w_G, counts, 1), rows.examples)
-        for w_G in weights_RG
-    ]
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return value, np.minimum(low, value), np.maximum(high, value)

@@ -11,7 +11,20 @@ from jax import Array
 from jax.core import Tracer
 from numpy.typing import ArrayLike
 
-_FIELDS = ("tokens", "mask", "token_types", "words", "targets", "target_mask", "pixels", "features", "marks")
+from ...statistics.rows import cluster_codes
+
+_FIELDS = (
+    "tokens",
+    "mask",
+    "token_types",
+    "words",
+    "targets",
+    "target_mask",
+    "pixels",
+    "features",
+    "clusters",
+    "marks",
+)
 
 
 def count_positions(mask_BT: Array) -> Array:
@@ -67,6 +80,8 @@ class Batch:
         pixels: images, normalised for the model, `[B,height,width,C]`. A batch for a model that compares images with
             texts may have different numbers of the two.
         features: log-mel spectrograms, `[B,mels,frames]`.
+        clusters: labels `[B]`, integers, of examples that depend on each other: one document, one template. Intervals
+            and splits treat a cluster as one; labels mean the same in all batches of a stream. No model reads them.
         marks: by name, labels of positions `[B,S]` (a class of tokens: "noun") or of pairs of query and key `[B,T,S]`
             (a relation: "head"), numbers or booleans. Measures read them, models do not.
 
@@ -83,6 +98,7 @@ class Batch:
     target_mask: Array | None
     pixels: Array | None
     features: Array | None
+    clusters: Array | None
     marks: dict[str, Array] | None
 
     def __init__(
@@ -96,6 +112,7 @@ class Batch:
         target_mask: ArrayLike | None = None,
         pixels: ArrayLike | None = None,
         features: ArrayLike | None = None,
+        clusters: ArrayLike | None = None,
         marks: Mapping[str, ArrayLike] | None = None,
     ):
         arrays = {
@@ -104,9 +121,10 @@ class Batch:
             "words": _words(words, tokens),
             "pixels": _numbers("pixels", pixels, "[examples, height, width, channels]"),
             "features": _numbers("features", features, "[examples, mels, frames]"),
+            "clusters": _labels(clusters),
         }
         counts = {name: len(array) for name, array in arrays.items() if array is not None}
-        if not counts:
+        if not counts.keys() - {"clusters"}:
             raise ValueError("a batch needs tokens, pixels or features; got none")
         if len({count for name, count in counts.items() if name != "pixels"}) > 1:
             raise ValueError(f"all arrays of a batch must have the same number of examples, got {counts}")
@@ -153,17 +171,30 @@ class Batch:
         """Index `[B]` of each example's last real token."""
         return Positions(self.mask).last
 
+    @property
+    def cluster_labels(self) -> np.ndarray | None:
+        """The labels `[B]` of clusters on the host; None where examples are independent."""
+        return None if self.clusters is None else np.asarray(self.clusters)
+
     def only(self, kind: str) -> "Batch":
         """Return a batch with the fields of one kind of positions ("patches": the images) and all marks."""
         names = {"tokens": _FIELDS[:4], "targets": _FIELDS[4:6], "patches": ("pixels",), "frames": ("features",)}[kind]
-        return self.tree_unflatten(
-            None, (getattr(self, name) if name in (*names, "marks") else None for name in _FIELDS)
-        )
+        names = (*names, "clusters", "marks")
+        return self.tree_unflatten(None, (getattr(self, name) if name in names else None for name in _FIELDS))
 
     def marked(self, marks: Mapping[str, ArrayLike]) -> "Batch":
         """Return the batch with these marks instead of its own; raises as the constructor does."""
         arrays = _marks(marks, {len(self)})
         return self.tree_unflatten(None, (*(getattr(self, name) for name in _FIELDS[:-1]), arrays))
+
+    def clustered(self, clusters: ArrayLike) -> "Batch":
+        """Return the batch with these labels of clusters `[B]`, of any type, instead of its own.
+
+        Raises:
+            ValueError: for labels that are missing, or not one for each example.
+        """
+        codes = jnp.asarray(cluster_codes(clusters, len(self)), jnp.int32)
+        return self.tree_unflatten(None, (codes if name == "clusters" else getattr(self, name) for name in _FIELDS))
 
     def take(self, examples: ArrayLike) -> "Batch":
         """Return the batch of these examples, by index.
@@ -245,6 +276,20 @@ def _words(words: ArrayLike | None, tokens: ArrayLike | None) -> Array | None:
     if tokens is None or np.shape(words) != np.shape(tokens):
         raise ValueError(f"words must have the shape of tokens, got {np.shape(words)}")
     return jnp.asarray(words, jnp.int32)
+
+
+def _labels(clusters: ArrayLike | None) -> Array | None:
+    if clusters is None or isinstance(clusters, Tracer):
+        return None if clusters is None else jnp.asarray(clusters)
+    labels = np.asarray(clusters)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"clusters must be integers [examples], got {labels.dtype} of shape {labels.shape}; Batch.clustered takes "
+            "labels of any type"
+        )
+    if labels.size and not -(2**31) <= labels.min() <= labels.max() < 2**31:
+        raise ValueError(f"clusters must fit 32 bits, got {labels.min()} to {labels.max()}: number them")
+    return jnp.asarray(labels, jnp.int32)
 
 
 def _numbers(name: str, values: ArrayLike | None, axes: str) -> Array | None:

@@ -59,7 +59,7 @@ def edge_attribution(
             clean run.
         exact: patch every edge as well: adds the column `exact`, and to the provenance `spearman`, the rank
             correlation of the two over edges. Costs part of a forward pass for each edge and example.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Returns:
         A table over senders and receivers (named in `sender_node`, `receiver_node`), NaN where no edge is: `effect`,
@@ -121,7 +121,7 @@ def patch_edges(
         clean, corrupt: of one shape, with padding in the same places; or a stream of pairs, as in `patch`.
         direction: "denoising" puts the clean run's outputs into the corrupt run, "noising" the corrupt run's into the
             clean run.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Returns:
         A table as `edge_attribution` gives it.

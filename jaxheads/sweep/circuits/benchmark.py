@@ -2,7 +2,7 @@
 
 Mueller et al. 2025 (arXiv 2504.13151) and the code of its circuit track, `evaluation.py`.
 
-Dimension key: E examples of the batch, P components (heads or edges), S shares, R bootstrap resamples.
+Dimension key: E examples of the batch, P components (heads or edges), S shares, C columns.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...objectives import Objective
 from ...progress import progress as show_progress
-from ...statistics import Interval
+from ...statistics import Interval, jackknife_interval, rows_of
 from ...tables import HeadTable
 from .components import Chosen, Components, by_order, scores
 from .evaluate import CircuitEvaluator
@@ -85,7 +85,7 @@ def faithfulness_curve(
             something away (`ablate`, and `direction="noising"`), which are negative where it matters.
         shares: ascending, above 0 and up to 1.
         reference, per_position, groups, reference_groups, donors: as in `circuit`.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Raises:
         ValueError: for a table that ranks neither all heads nor all edges, shares that don't ascend, and as `circuit`.
@@ -103,7 +103,7 @@ def faithfulness_curve(
     with show_progress(len(shares_S) + 2, f"keeping {components.kind} by rank", evaluator.progress) as advance:
         nothing_E, everything_E, values_SE = evaluator.with_ends(kept_SP, advance)
     gains_ES = (values_SE - nothing_E).T
-    cpr, cmd = _areas(gains_ES, everything_E - nothing_E, shares_S, evaluator.level, seed)
+    cpr, cmd = _areas(gains_ES, everything_E - nothing_E, shares_S, evaluator.clusters, evaluator.level)
     about = {"ranking": ranking.name, "column": column or ranking.metrics[0], "order": order}
     table = evaluator.table(
         "faithfulness_curve",
@@ -171,31 +171,27 @@ def _inside(rows: list[tuple[Any, ...]], shape: tuple[int, ...], known: Chosen) 
 
 
 def _areas(
-    gains_ES: np.ndarray, whole_E: np.ndarray, shares_S: np.ndarray, level: float, seed: int, resamples: int = 1000
+    gains_ES: np.ndarray, whole_E: np.ndarray, shares_S: np.ndarray, clusters: np.ndarray | None, level: float
 ) -> tuple[Interval, Interval]:
-    """Return CPR and CMD of mean gains over the mean whole, with percentile bootstrap intervals over examples."""
+    """Return CPR and CMD of mean gains over the mean whole, with jackknife intervals over examples."""
     # An example lost at one share is left out altogether: a curve's points must be means over the same examples.
     finite_E = np.isfinite(gains_ES).all(axis=1) & np.isfinite(whole_E)
-    gains_ES, whole_E, E = gains_ES[finite_E], whole_E[finite_E], int(finite_E.sum())
+    values_EC = np.concatenate([gains_ES, whole_E[:, None]], axis=1)[finite_E]
     # Weights of the trapezoidal rule: half of the step on either side of each share.
     width_S = np.convolve(np.diff(shares_S), [0.5, 0.5])
 
-    def areas(weights_RE: np.ndarray) -> np.ndarray:
-        whole_R = weights_RE @ whole_E
-        faithful_RS = weights_RE @ gains_ES / np.where(whole_R != 0, whole_R, np.nan)[:, None]
-        return np.stack([faithful_RS @ width_S, np.abs(1 - faithful_RS) @ width_S])
+    def areas(mean_C: np.ndarray) -> np.ndarray:
+        faithful_S = mean_C[:-1] / (mean_C[-1] if mean_C[-1] else np.nan)
+        return np.array([faithful_S @ width_S, np.abs(1 - faithful_S) @ width_S])
 
-    means = areas(np.ones((1, E)))[:, 0]
-    if E < 2:
-        return tuple(Interval(mean, *np.full(2, np.nan)) for mean in means)  # type: ignore[return-value]
-    # A resample is how often each example was drawn: numerator and denominator are drawn together.
-    drawn_RE = np.random.default_rng([seed, 2]).multinomial(E, np.full(E, 1 / E), size=resamples)
-    resampled = areas(drawn_RE.astype(np.float64))
-    resampled = resampled[:, np.isfinite(resampled).all(axis=0)]
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    low, high = np.quantile(resampled, tails, axis=1) if resampled.size else np.full((2, 2), np.nan)
-    low, high = np.minimum(low, means), np.maximum(high, means)
-    return Interval(means[0], low[0], high[0]), Interval(means[1], low[1], high[1])
+    if not len(values_EC):
+        nothing = np.asarray(np.nan)
+        unknown = Interval(nothing, nothing, nothing, np.asarray(0))
+        return unknown, unknown
+    rows = rows_of(values_EC, clusters=None if clusters is None else clusters[finite_E])
+    both = jackknife_interval(areas, rows, within=([-np.inf, 0.0], np.inf), level=level)
+    cpr, cmd = (Interval(*(field[area] for field in both)) for area in range(2))
+    return cpr, cmd
 
 
 def _json_numbers(area: Interval) -> list[float | None]:

@@ -54,7 +54,7 @@ def circuit(
             "resample", its value in another example of the reference.
         reference: for "patching" the corrupt inputs, token for token; else any batch, `batch` itself if left out.
         per_position, groups, reference_groups, donors: of heads, as in `ablate`.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Raises:
         ValueError: for a head or edge that does not exist, an ablation that heads or edges don't have, or a batch,

@@ -15,8 +15,8 @@ def columns_of(table: HeadTable) -> dict[str, Column]:
     examples = table.per_example if table.values.ndim > len(table.shape) else table.per_example[None]
     columns = {}
     for metric, per_example in zip(table.metrics, examples, strict=True):
-        mean, low, high = (table.grid(metric + end) for end in ("", "_low", "_high"))
-        columns[metric] = Column(mean, low, high, per_example)
+        fields = (table.grid(metric + end) for end in ("", "_low", "_high", "_n"))
+        columns[metric] = Column(*fields, per_example=per_example)
     return columns
 
 
@@ -27,7 +27,8 @@ def magnitude(column: Column) -> Column:
     least = np.where((low <= 0) & (high >= 0), 0.0, np.minimum(np.abs(low), np.abs(high)))
     most = np.maximum(np.abs(low), np.abs(high))
     # With the mean's sign, not their own, the examples still average to the magnitude of the mean.
-    return Column(np.abs(mean), least, most, np.asarray(column.per_example) * np.where(mean < 0, -1.0, 1.0))
+    examples = np.asarray(column.per_example) * np.where(mean < 0, -1.0, 1.0)
+    return Column(np.abs(mean), least, most, column.n, examples)
 
 
 def finite_mean(values: np.ndarray) -> np.ndarray:
@@ -51,7 +52,10 @@ def on_grid(flat: HeadTable, components: Components, chosen: np.ndarray, extras:
         return components.grid(all_P)
 
     [(name, column)] = columns_of(flat).items()
-    columns = {name: Column(*map(spread, (column.mean, column.low, column.high, column.per_example)))}
+    n = np.zeros(len(components), np.int64)
+    n[chosen] = flat.grid(f"{name}_n")
+    bounds = map(spread, (column.mean, column.low, column.high))
+    columns = {name: Column(*bounds, n=components.grid(n), per_example=spread(column.per_example))}
     not_finite = []
     # A lost example is named by the grid's coordinates: the flat table's row means nothing to the reader.
     for entry in flat.provenance["not_finite"]:

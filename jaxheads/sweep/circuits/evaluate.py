@@ -15,7 +15,7 @@ from ...execution.journal import Journal
 from ...execution.resources import Options, Resources
 from ...models.inputs.batch import Batch
 from ...models.model import Model
-from ...objectives import Objective
+from ...objectives import Objective, range_of
 from ...progress import Advance
 from ...tables import HeadTable
 from ..effects import effect_provenance, effect_table
@@ -47,6 +47,7 @@ class CircuitEvaluator:
     level: float
     seed: int
     progress: bool
+    clusters: np.ndarray | None = None
     known: dict[bytes, np.ndarray] = field(default_factory=dict)
 
     @classmethod
@@ -73,7 +74,8 @@ class CircuitEvaluator:
         words = (objective.name, components.stack.name, components.kind, repr(runs.about))
         journal = resources.journal("circuits", model, batch, reads, runs.identity, words)
         level, progress = options.get("level", 0.95), resources.progress
-        return cls(model, components, objective, runs, journal, level, ablation.seed, progress)
+        clusters = batch.cluster_labels
+        return cls(model, components, objective, runs, journal, level, ablation.seed, progress, clusters)
 
     def values(self, kept_GP: np.ndarray, advance: Advance = lambda _: None) -> np.ndarray:
         """Return the objective `[G,E]` of each circuit; `advance` is called with the number of circuits just known."""
@@ -131,6 +133,8 @@ class CircuitEvaluator:
             effect_provenance(self.model, self.objective, words),
             axes=axes,
             total=everything_E - nothing_E if share else None,
+            clusters=self.clusters,
+            ranges={"circuit": range_of(self.objective)},
             level=self.level,
             seed=self.seed,
         )
@@ -139,7 +143,9 @@ class CircuitEvaluator:
             # `normalised` is the first column over the total: it takes the column's name.
             columns[flat.metrics[0]] = columns.pop("normalised")
         columns |= {column: magnitude(columns[column]) for column in magnitudes}
-        return HeadTable.from_columns(name, flat.stack, columns, flat.provenance, axes=axes, extras=extras)
+        return HeadTable.from_columns(
+            name, flat.stack, columns, flat.provenance, axes=axes, extras=extras, clusters=flat.clusters
+        )
 
     def _run(self, kept_GP: np.ndarray, size: int) -> np.ndarray:
         """Run a chunk of `size` circuits, the last repeated; return the objective `[G,E]` of the given ones."""

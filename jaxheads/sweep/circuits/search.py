@@ -86,7 +86,7 @@ def search_circuits(
         backwards: take the edges into one receiver from the latest sender to the earliest (heads of one layer, from
             the last to the first); else the other way round.
         reference, per_position, groups, reference_groups, donors: as in `circuit`.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Raises:
         ValueError: for no threshold or one that is not finite, and as `circuit`.

@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike
 from ...execution.resources import Options, Resources
 from ...models.inputs.batch import Batch
 from ...models.model import Model
-from ...objectives import Objective
-from ...statistics import bootstrap_mean
+from ...objectives import Objective, effect_range
+from ...statistics import mean_interval
 from ...tables import Column, HeadTable
 from ..grid import Heads, check_by, site_grid
 from ..pairs import Inputs, inputs
@@ -55,7 +55,7 @@ def ablate(
         groups: labels `[E]`: take the mean for each group by itself (the template, in Wang et al. 2022).
         reference_groups: labels of the reference's examples `[R]`; those in `groups`, in their order, when left out.
         donors: for "resample", how many other examples each effect is averaged over.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Returns:
         One row a cell, columns `effect effect_low effect_high`; `.values` on the grid, `.per_example` `[E, *grid]`
@@ -151,14 +151,20 @@ def interactions(
     beyond_EHH = together_EHH - alone_EH[:, :, None] - alone_EH[:, None, :]
     # A head has no interaction with itself; the formula would give minus its effect.
     beyond_EHH[:, np.arange(count), np.arange(count)] = np.nan
+    low, high = effect_range(objective)
     columns = {
-        name: Column(*bootstrap_mean(values, level=level, seed=seed), values)
-        for name, values in {"interaction": beyond_EHH, "effect": together_EHH}.items()
+        name: Column(*mean_interval(values, clusters=table.clusters, within=span, level=level), values)
+        for name, values, span in (
+            ("interaction", beyond_EHH, (2 * low, 2 * high)),
+            ("effect", together_EHH, (low, high)),
+        )
     }
     first_head = np.broadcast_to(np.array(names)[:, None], (count, count))
     extras = {"first_head": first_head, "second_head": first_head.T}
     axes = ("first", "second")
-    return HeadTable.from_columns("interactions", table.stack, columns, table.provenance, axes=axes, extras=extras)
+    return HeadTable.from_columns(
+        "interactions", table.stack, columns, table.provenance, axes=axes, extras=extras, clusters=table.clusters
+    )
 
 
 def _check_by(by: Sequence[str]) -> None:

@@ -82,7 +82,7 @@ def function_vectors(
         clean: few-shot prompts of the task, each ending where the answer is due.
         shuffled: prompts with labels that do not belong to their inputs, ending likewise; any number of them.
         answers: the token that is right for each of `shuffled`, `[E]`, or one for all.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Raises:
         ValueError: for a model without logits or that is no language model, answers that are no tokens or of another

@@ -45,7 +45,7 @@ def knock_out(
             one index into the padded batch for each example `[B]`, or one for all.
         by: ("layer", "head"), or ("layer",) for all heads of a layer at once.
         sets: instead of `by`: named sets of (layer, head) pairs, such as all heads of a window of layers.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Returns:
         One row a cell, columns `effect effect_low effect_high`, as in `ablate`.

@@ -51,7 +51,7 @@ def patch(
             heads at `k` and `v`. Positions count real tokens; at `scores` and `pattern` they are those of queries.
         direction: "denoising" puts the clean run's values into the corrupt run, "noising" the corrupt run's into the
             clean run.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Returns:
         One row a cell, columns `effect`, `objective(patched) - objective(unpatched)` in units of the objective, and

@@ -35,7 +35,7 @@ def share(
 
     Args:
         partners: (layer, head) for every head, `[L,N,2]`; `jaxheads.compare_heads(…).nearest()` gives the most similar.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Returns:
         One row a head, columns `effect effect_low effect_high`, and the integers `partner_layer`, `partner_head`.

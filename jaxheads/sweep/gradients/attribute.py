@@ -75,7 +75,7 @@ def attribute(
         rule, steps: for "ig" ("midpoint" and 5 when left out) and "eap-ig".
         exact: patch every cell as well: adds the column `exact`, and to the provenance `spearman`, the rank correlation
             of the two over cells (None where one of them is constant). Not for a stream.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Returns:
         A table over the axes in `by`, as `patch` gives it: columns `effect` and `normalised`.

@@ -53,7 +53,7 @@ def importance(
         normalise: "layer" divides by the l2 norm over the heads of a layer (as the paper does); a layer of zeros stays
             zeros. Interval and `per_example` are divided by that norm of the means: the interval is that of a head's
             own derivative, without the doubt about the norm.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Returns:
         One row a head, columns `importance importance_low importance_high`; `.values` `[L,N]`; `.per_example` `[E,L,N]`
@@ -148,5 +148,8 @@ def _normalise_layers(table: HeadTable) -> HeadTable:
     norm_L = np.sqrt(np.nansum(table.values**2, axis=1))
     norm_L1 = np.where(norm_L > 0, norm_L, 1.0)[:, None]
     mean, low, high = (table.grid(f"importance{end}") / norm_L1 for end in ("", "_low", "_high"))
-    column = Column(mean, low, high, None if table.per_example is None else table.per_example / norm_L1)
-    return HeadTable.from_columns(table.name, table.stack, {"importance": column}, table.provenance, squeeze=True)
+    examples = None if table.per_example is None else table.per_example / norm_L1
+    columns = {"importance": Column(mean, low, high, table.grid("importance_n"), examples)}
+    return HeadTable.from_columns(
+        table.name, table.stack, columns, table.provenance, squeeze=True, clusters=table.clusters
+    )

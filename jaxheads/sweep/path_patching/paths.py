@@ -54,7 +54,7 @@ def paths(
             heads', and only paths along the residual stream are left.
         positions: where receivers receive: one column of the padded batch for each example `[B]`, one for all, or bool
             `[B,T]`; everywhere when left out. Padding never receives.
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Returns:
         One row a sender, columns `effect`, `objective(2) - objective(unedited)`, and `normalised`, the effect as a
@@ -98,7 +98,7 @@ def all_paths(
     Args:
         kind: what receives: "q", "k" or "v"; with the stack's name before it for another on the same stream, such as
             "cross.q".
-        options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
+        options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Returns:
         One row a pair, with axes layer, head (the sender's), receiver_layer and receiver_head (key/value heads at "k"
