@@ -25,18 +25,18 @@ MOONSHINE = ZooEntry(
 )
 
 CUTS = (
-    (1.1, 4.75, "It was the best of times, it was the worst of times."),
-    (4.95, 8.3, "It was the age of wisdom, it was the age of foolishness."),
-    (8.75, 13.0, "It was the epoch of belief, it was the epoch of incredulity."),
-    (13.4, 17.0, "It was the season of light, it was the season of darkness."),
-    (17.5, 20.8, "It was the spring of hope, it was the winter of despair."),
-    (21.2, 24.2, "We had everything before us, we had nothing before us."),
-    (24.6, 28.6, "We were all going direct to heaven, we were all going direct the other way."),
-    (29.05, 32.4, "In short, the period was so far like the present period,"),
-    (32.7, 36.7, "that some of its noisiest authorities insisted on its being received,"),
-    (36.9, 42.0, "for good or for evil, in the superlative degree of comparison only."),
+    (1.1, 2.9, 4.75, "It was the best of times, it was the worst of times."),
+    (4.95, 6.41, 8.3, "It was the age of wisdom, it was the age of foolishness."),
+    (8.75, 10.42, 13.0, "It was the epoch of belief, it was the epoch of incredulity."),
+    (13.4, 14.87, 17.0, "It was the season of light, it was the season of darkness."),
+    (17.5, 18.85, 20.8, "It was the spring of hope, it was the winter of despair."),
+    (21.2, 22.68, 24.2, "We had everything before us, we had nothing before us."),
+    (24.6, 26.27, 28.6, "We were all going direct to heaven, we were all going direct the other way."),
+    (29.05, 29.76, 32.4, "In short, the period was so far like the present period,"),
+    (32.7, None, 36.7, "that some of its noisiest authorities insisted on its being received,"),
+    (36.9, 38.51, 42.0, "for good or for evil, in the superlative degree of comparison only."),
 )
-"""Start and end in seconds, and words, of each sentence. Cut by hand at the reader's pauses."""
+"""Start, pause at the first comma, end (seconds) and words of each sentence. Cut by hand at the reader's pauses."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,12 @@ class Spoken:
     Attributes:
         samples: from −1 to 1, float32, RATE a second.
         text: its words.
+        pause: the sample in the middle of the pause at the first comma; None without a comma.
     """
 
     samples: np.ndarray
     text: str
+    pause: int | None = None
 
 
 def two_cities(cache: str | os.PathLike[str] | None = None) -> list[Spoken]:
@@ -74,5 +76,6 @@ def cut(samples: np.ndarray, rate: int) -> Iterator[Spoken]:
     from scipy.signal import resample_poly
 
     resampled: Any = resample_poly(samples, 1, rate // RATE)
-    for start, end, text in CUTS:
-        yield Spoken(resampled[round(start * RATE) : round(end * RATE)].astype(np.float32), text)
+    for start, comma, end, text in CUTS:
+        pause = None if comma is None else round((comma - start) * RATE)
+        yield Spoken(resampled[round(start * RATE) : round(end * RATE)].astype(np.float32), text, pause)

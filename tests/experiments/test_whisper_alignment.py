@@ -7,7 +7,18 @@ import pytest
 from scipy.stats import spearmanr
 
 from experiments import whisper_alignment
-from experiments.whisper_alignment import REPLACEMENTS, agreement, alignment_table, chosen_heads, main, replaced
+from experiments.whisper_alignment import (
+    REPLACEMENTS,
+    SAMPLES_A_FRAME,
+    SILENCE,
+    Centres,
+    agreement,
+    alignment_table,
+    chosen_heads,
+    followed_shift,
+    main,
+    replaced,
+)
 from jaxheads.data import Spoken
 from jaxheads.tables import HeadTable
 
@@ -33,16 +44,31 @@ def test_a_head_that_moves_with_any_sound_does_not_follow_it():
         scores[:, 0, 0] = 0.99
     own[:, 1, :4] = 0.9
     others["backwards"][:, 1, 3] = 0.9
-    by_sound = {"own": own, **others}
+    by_sound = {"own": own, **others, "shift": np.full((E, L, N), 0.0)}
     noisy = {name: np.clip(values + rng.normal(0, 0.05, values.shape), -1, 1) for name, values in by_sound.items()}
+    noisy["shift"][:, 1, 1] += 0.9
+    noisy["shift"][:, 1, 0] += 0.5
+    noisy["shift"][0] = np.nan
     listed_LN = np.zeros((L, N), bool)
     listed_LN[1, :3] = True
     table = alignment_table(noisy, listed_LN, {"model": "planted"})
     assert table.grid("agreement")[0, 0] > 0.9
     np.testing.assert_array_equal(table.grid("q") < 0.05, listed_LN)
+    np.testing.assert_array_equal(table.grid("q_shift") < 0.05, [[False] * N, [number == 1 for number in range(N)]])
+    assert (table.grid("shift_n") == E - 1).all()
     chosen = chosen_heads(table, seed=0)
     assert len(chosen) == 3
     assert chosen["own_less_another"].between(0.4, 0.8).all()
+
+
+def test_a_shift_is_one_for_a_head_that_follows_the_sound_and_half_for_an_even_spread():
+    after = np.arange(6) >= 3
+    spoken = np.array([10.0, 20, 30, 60, 70, 80])
+    silence = SILENCE / SAMPLES_A_FRAME
+    even = np.linspace(0, 1, 6)
+    before = Centres(np.stack([spoken, spoken, 90 * even])[None, None], after)
+    later = Centres(np.stack([spoken + silence * after, spoken, (90 + silence) * even])[None, None], after)
+    np.testing.assert_allclose(followed_shift(before, later), [[1, 0, 0.6]])
 
 
 def test_replacements_have_the_length_and_the_envelope_of_the_speech():
@@ -74,4 +100,5 @@ def test_from_the_command_to_the_page(
     listed = table.grid("listed").astype(bool)
     assert listed.sum() == 8
     assert np.median(table.grid("own_less_another")[listed]) > 0.3
+    assert np.median(table.grid("shift")[listed]) > 0.6
     assert "Of the 8 listed heads" in (tmp_path / "summary.md").read_text()
