@@ -33,7 +33,7 @@ from jax import Array
 import jaxheads as jh
 from experiments import lab
 from experiments.support.marked_pairs import along
-from experiments.support.training_intervals import MARK, groups, words
+from experiments.support.training_intervals import MARK, beyond, groups, interval, words
 from jaxheads.data.tasks import Corners, Digits, Sample
 from jaxheads.measure.patterns import Example, Scored
 from jaxheads.tables import marked_count
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 EVALUATED = 352
 """Images that heads are measured on, none of them trained on and none twice; halves choose and report."""
 
+
+LEARNED = 0.9
+"""Accuracy of a model that has learned its task."""
 
 MEAN_SHARE = (0.0, float(np.nextafter(1, 2)))
 """Range of a share that was itself counted over many examples: one that is 0 or 1 is no single yes or no."""
@@ -227,6 +230,11 @@ def chosen_and_reported(heads: pd.DataFrame, metric: str, *, largest: bool = Tru
     return value, gained if largest else -gained
 
 
+def rounded(values: np.ndarray) -> str:
+    """Return the mean of values with two digits, without the sign of a zero."""
+    return f"{round(float(values.mean()), 2) + 0.0:.2f}"
+
+
 def by_layer(heads: pd.DataFrame) -> pd.DataFrame:
     """Return the nearest, mean and furthest head of each layer, trained and untrained, with intervals over seeds."""
     rows = []
@@ -240,7 +248,7 @@ def by_layer(heads: pd.DataFrame) -> pd.DataFrame:
             name: words(values, within=within)
             for name, values in (("nearest head", nearest), ("mean of heads", mean), ("furthest head", furthest))
         }
-        rows.append({**row, "optimism": f"{near_gain.mean():.2f}, {far_gain.mean():.2f}"})
+        rows.append({**row, "optimism": f"{rounded(near_gain)}, {rounded(far_gain)}"})
     return pd.DataFrame(rows)
 
 
@@ -254,7 +262,7 @@ def by_metric(heads: pd.DataFrame) -> pd.DataFrame:
             value, gain = chosen_and_reported(at_layer, metric.name)
             row |= {
                 f"{metric.name}": words(value, within=MEAN_SHARE),
-                f"optimism of {metric.name}": f"{gain.mean():.2f}",
+                f"optimism of {metric.name}": rounded(gain),
             }
         rows.append(row)
     return pd.DataFrame(rows)
@@ -269,6 +277,7 @@ def condition_table(options: Options, accuracy: pd.DataFrame) -> pd.DataFrame:
         task = condition.task
         row = {"condition": condition.name, "steps": condition.steps(steps), "n": marked_count(len(values))}
         row |= {"accuracy": words(values, ".3f", within=MEAN_SHARE), "least": f"{values.min():.3f}"}
+        row[f"seeds above {LEARNED}"] = f"{(values > LEARNED).sum()} of {len(values)}"
         rows.append({**row, "uniform distance": task.uniform_distance, "longest": task.longest_distance})
     return pd.DataFrame(rows)
 
@@ -294,11 +303,21 @@ def differences(heads: pd.DataFrame) -> pd.DataFrame:
         f"mean of heads on digits: layer {last} − layer 1": distance("digits", last, "mean")
         - distance("digits", 1, "mean"),
     }
+    told = {True: "yes", False: "no"}
+    named = [
+        (name, marked_count(len(values)), words(values), told[beyond(interval(values))])
+        for name, values in rows.items()
+    ]
+    return pd.DataFrame(named, columns=["difference, px", "n", "mean", "told from 0"])
+
+
+def corners_by_seed(heads: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Return each seed's accuracy on corners, and the attention from CLS to both of the first layer's best head."""
+    first: Any = heads[(heads["condition"] == "corners") & (heads["layer"] == 1) & (heads["step"] > 0)]
+    value, _ = chosen_and_reported(first, "cls_to_corner")
+    reached = accuracy.loc[accuracy["condition"] == "corners", "accuracy"].to_numpy()
     return pd.DataFrame(
-        [
-            {"difference, px": name, "n": marked_count(len(values)), "mean": words(values)}
-            for name, values in rows.items()
-        ]
+        {"seed": [f"{seed}" for seed in range(len(value))], "accuracy": reached, "cls_to_corner, layer 1": value}
     )
 
 
@@ -328,6 +347,10 @@ Share of attention of the best head of each layer, chosen and reported likewise:
 opposite one; `cls_to_corner` from CLS to both.
 
 {lab.markdown(by_metric(heads))}
+
+The means above include seeds that have not learned the task. By seed:
+
+{lab.markdown(corners_by_seed(heads, accuracy), ".3f")}
 
 ## Beside what was published
 
