@@ -8,7 +8,7 @@
 PYTHON ?= python3
 ATLAS ?=
 PYTEST ?= -q -n 2
-EXPERIMENTS := agreement_flow attribution_agreement factors head_measures induction_phase_change ioi markov_phases \
+EXPERIMENTS := agreement_flow attribution_agreement coverage factors head_measures induction_phase_change ioi markov_phases \
 	pruned_speed speed_profile translation_heads vision_heads whisper_alignment
 
 BIN := .venv/bin

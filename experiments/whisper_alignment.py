@@ -244,8 +244,8 @@ recording.
 
 ## Heads chosen on one half of the sentences
 
-The {len(chosen)} heads with the largest shift, chosen on {n // 2} sentences and reported on the {n - n // 2} others ({n - pauses}
-of all has no comma and says nothing). {chosen["listed"].sum()} of them are listed; of heads drawn at random
+The {len(chosen)} heads with the largest shift, chosen on {n // 2} sentences and reported on the {n - n // 2} others
+({n - pauses} of all has no comma). {chosen["listed"].sum()} of them are listed; of heads drawn at random
 {listed_LN.mean() * len(chosen):.1f} would be. p and q: that the shift is above 0.
 
 {lab.markdown(marked(chosen.reset_index()))}

@@ -64,7 +64,7 @@ def test_faithfulness_equals_whole_forward_passes(family: str, ablation: str, op
     instead = {
         "patching": lambda: naive.all_z(model, CORRUPT),
         "zero": lambda: naive.zeros(model),
-        "mean": lambda: naive.means(model, CLEAN, REFERENCE, per_position=True),
+        "mean": lambda: naive.means(model, CLEAN, REFERENCE, layout="by position"),
     }[ablation]()
     found = circuit(model, CLEAN, QUESTION.objective, KEPT, ablation, **options)
     table = found.faithfulness
@@ -291,7 +291,9 @@ EDGE = [("embed", "logits")]
         ({"ablation": "patching"}, "give its inputs as reference="),
         ({"ablation": "patching", "reference": REFERENCE}, "the same shape and the same padding"),
         ({"ablation": "patching", "reference": CORRUPT, "groups": [0, 1, 1]}, "each example's own counterpart"),
-        ({"kept": EDGE, "per_position": True}, "edges are not ablated by position"),
+        ({"kept": EDGE, "per_position": True}, "the batch has 1 for position 4 of group 0"),
+        ({"kept": EDGE, "ablation": "zero", "groups": [0, 1, 1]}, "groups are what means are taken over"),
+        ({"kept": EDGE, "groups": [0, 1]}, r"groups must label each of 3 examples"),
         ({"level": 2}, "level: expected a number between 0 and 1, got 2"),
         ({"batch": [CLEAN]}, "circuits are asked of one batch, got a list"),
         ({"stack": "encoder"}, "has the stacks decoder; got 'encoder'"),

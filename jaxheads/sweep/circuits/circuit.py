@@ -35,7 +35,7 @@ def circuit(
     ablation: str = "mean",
     *,
     reference: Batch | None = None,
-    per_position: bool = False,
+    per_position: bool | None = None,
     groups: ArrayLike | None = None,
     reference_groups: ArrayLike | None = None,
     donors: int = 1,
@@ -52,8 +52,10 @@ def circuit(
         ablation: what the rest becomes: "mean", its mean over the reference (Wang et al.); "zero"; "patching", its
             value in the reference, example by example (Conmy et al. 2023; MIB's counterfactual); for heads also
             "resample", its value in another example of the reference.
-        reference: for "patching" the corrupt inputs, token for token; else any batch, `batch` itself if left out.
-        per_position, groups, reference_groups, donors: of heads, as in `ablate`.
+        reference: for "patching" the corrupt inputs, token for token; else any batch, the other examples of `batch` if
+            left out.
+        per_position, groups, reference_groups: of means, as in `ablate`.
+        donors: of "resample", as in `ablate`.
         options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Raises:

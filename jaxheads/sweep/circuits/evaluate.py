@@ -18,9 +18,9 @@ from ...models.model import Model
 from ...objectives import Objective, range_of
 from ...progress import Advance
 from ...tables import HeadTable
-from ..effects import effect_provenance, effect_table
+from ..effects import effect_provenance, effect_table, magnitude
 from .components import Components
-from .derived_tables import columns_of, magnitude
+from .derived_tables import columns_of
 from .kept_runs import Ablation, KeptRuns
 
 CHUNK_SIZES = (1, 4, 16, 64)

@@ -60,7 +60,7 @@ def search_circuits(
     absolute: bool = False,
     backwards: bool = True,
     reference: Batch | None = None,
-    per_position: bool = False,
+    per_position: bool | None = None,
     groups: ArrayLike | None = None,
     reference_groups: ArrayLike | None = None,
     donors: int = 1,
