@@ -18,12 +18,12 @@ A task that only near heads could solve (textures) was part of this experiment. 
 
 Found (results/vision-heads; 10 seeds): no head looks near. Every seed learns digits (accuracy 0.97 on held-out ones).
 The nearest heads of the trained layers lie at 3.79 to 3.90 px, where uniform attention has 4.02 and the nearest
-untrained heads 3.95 to 3.98. Training brings the first layer's nearest head 0.08 px nearer [0.01, 0.13]; whether it does
-so more than with pixels out of place can't be told (0.05 px [-0.13, 0.10]), nor whether distances change with depth
-(-0.04 px [-0.19, 0.07]). Dosovitskiy et al. show near and far heads side by side, for much data; Raghu et al. report
-that low layers do not learn to look near from little. Corners are learned by 9 seeds of 10, in each by a head of the
-first layer that looks from CLS at both corners (0.84 to 1.00 of its attention). No head looks from one corner to the
-other with more than 0.10 [0.08, 0.12] of its attention, where an untrained one has 0.06.
+untrained heads 3.95 to 3.98. Training brings the first layer's nearest head 0.08 px nearer [0.01, 0.13]; whether it
+does so more than with pixels out of place can't be told (0.05 px [-0.13, 0.10]), nor whether distances change with
+depth (-0.04 px [-0.19, 0.07]). Dosovitskiy et al. show near and far heads side by side, for much data; Raghu et al.
+report that low layers do not learn to look near from little. Corners are learned by 9 seeds of 10, in each by a head of
+the first layer that looks from CLS at both corners (0.84 to 1.00 of its attention). No head looks from one corner to
+the other with more than 0.10 [0.08, 0.12] of its attention, where an untrained one has 0.06.
 
 Cost on 2 cores: 8 minutes; --quick, under one minute, only shows that it runs.
 """
