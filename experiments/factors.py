@@ -190,11 +190,10 @@ def specialised(cells: Sequence[Cell]) -> pd.DataFrame:
     rows = []
     for cell in cells:
         same_task = [other.untrained for other in cells if other.problem is cell.problem]
-        nulls = {
-            name: np.concatenate([untrained[name].reshape(-1) for untrained in same_task])[None]
-            for name in same_task[0]
+        nulls = {name: [mean[None] for untrained in same_task for mean in untrained[name]] for name in same_task[0]}
+        thresholds = {
+            name: _threshold(np.concatenate([mean.reshape(-1) for mean in null])) for name, null in nulls.items()
         }
-        thresholds = {name: _threshold(null) for name, null in nulls.items()}
         for numbers, scores in zip(cell.rows, cell.scores, strict=True):
             heads: Any = jh.specialisation(scores, nulls, resamples=0).heads.frame
             means = {name: np.nanmean(values, axis=0).reshape(-1) for name, values in scores.items()}

@@ -118,15 +118,24 @@ def pattern_tables(model: jh.Model, inputs: Inputs, seed: int) -> dict[str, jh.H
     return tables
 
 
-def specialisation(tables: Mapping[str, jh.HeadTable], seed: int) -> jh.Specialisation:
-    """Return the heads' specialisation in all functions that the inputs allow, against the nulls."""
+def specialisation(
+    model: jh.Model, inputs: Inputs, tables: Mapping[str, jh.HeadTable], options: Options
+) -> jh.Specialisation:
+    """Return the heads' specialisation in all functions that the inputs allow, against several random models."""
     patterns = tables["patterns"]
-    sources = {name: "patterns" for name in FUNCTIONS if name in patterns.metrics}
-    sources |= {name: "repeats" for name in REPEATED if "repeats" in tables}
-    scores = {name: _example_values(tables[table], name) for name, table in sources.items()}
-    nulls = {name: _example_values(tables[f"{table}-null"], name) for name, table in sources.items()}
+    sources = {"patterns": ([name for name in FUNCTIONS if name in patterns.metrics], inputs.plain)}
+    if inputs.repeated is not None:
+        sources["repeats"] = (list(REPEATED), inputs.repeated)
+    scores = {name: _example_values(tables[table], name) for table, (names, _) in sources.items() for name in names}
+    nulls: dict[str, list[np.ndarray]] = {name: [] for name in scores}
+    for draw in range(2 if options.quick else 6):
+        random = jh.random_weights(model, options.seed + draw)
+        for names, batch in sources.values():
+            measured = jh.measure(random, batch, names, seed=options.seed)
+            for name in names:
+                nulls[name].append(_example_values(measured, name))
     about = {name: patterns.provenance[name] for name in ("model", "weights")}
-    return jh.specialisation(scores, nulls, stack=patterns.stack, seed=seed, provenance=about)
+    return jh.specialisation(scores, nulls, stack=patterns.stack, seed=options.seed, provenance=about)
 
 
 def _example_values(table: jh.HeadTable, name: str) -> np.ndarray:
@@ -195,7 +204,7 @@ def page(
         lines += ["", "Classes of patterns: " + ", ".join(f"{count} {name}" for name, count in counts.items()) + "."]
     best: Any = heads[heads["strength"] > 0]
     best = best.sort_values(["strength", "selectivity"], ascending=False).head(12)
-    columns = ["function", "strength", "selectivity", "selectivity_low", "selectivity_high", "p"]
+    columns = ["function", "strength", "selectivity", "selectivity_low", "selectivity_high", "p", "q"]
     lines += ["", "## Functions, and the heads specialised in them", "", lab.markdown(specialised.functions), ""]
     lines += [lab.markdown(best[columns]), ""]
     lines += ["## The best heads", "", HELD_OUT, ""]
@@ -220,7 +229,7 @@ def measure_model(name: str, options: Options) -> lab.Results:
     model = jh.load(name)
     inputs = model_inputs(model, options)
     tables = pattern_tables(model, inputs, options.seed)
-    specialised = specialisation(tables, options.seed)
+    specialised = specialisation(model, inputs, tables, options)
     effective, similar = redundancy(model, inputs, options)
     composition = jh.composition(model, draws=16 if options.quick else 64, seed=options.seed).frame
     if model.causal and model.network.unembedding is not None:

@@ -45,7 +45,7 @@ def test_agreement_from_the_command_to_the_page(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "heads.png").read_bytes().startswith(b"\x89PNG")
     missed = pd.read_csv(tmp_path / "missed.csv")
     assert {"method", "head", "what", "n", "exact_low", "difference_high"} <= set(missed)
-    assert "first position apart" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert "by position" in (tmp_path / "summary.md").read_text(encoding="utf-8")
 
 
 def test_heads_that_a_gradient_misses_are_named_the_worst_first():

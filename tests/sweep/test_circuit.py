@@ -111,9 +111,9 @@ def test_the_ends():
     """Everything kept is the model itself, nothing kept is all ablated."""
     model, nothing = small_model("gpt2"), np.zeros((2, 4), bool)
     whole = circuit(model, CLEAN, QUESTION.objective, EVERY, "zero").faithfulness
-    assert [whole.grid(name)[0] for name in ("faithfulness", "faithfulness_low", "unfaithfulness")] == [1, 1, 0]
+    assert [whole.grid(name)[0] for name in ("faithfulness", "unfaithfulness")] == [1, 0]
     none = circuit(model, CLEAN, QUESTION.objective, nothing, "zero").faithfulness
-    assert none.grid("faithfulness")[0] == none.grid("faithfulness_high")[0] == 0
+    assert none.grid("faithfulness")[0] == 0
     assert_close(of(none, "circuit")[:, 0], slowly(model, [], naive.zeros(model)))
 
 

@@ -44,7 +44,7 @@ def on_grid(flat: HeadTable, components: Components, chosen: np.ndarray, extras:
     n = np.zeros(len(components), np.int64)
     n[chosen] = flat.grid(f"{name}_n")
     bounds = map(spread, (column.mean, column.low, column.high))
-    columns = {name: Column(*bounds, n=components.grid(n), per_example=spread(column.per_example))}
+    columns = {name: Column(*bounds, n=components.grid(n, 0), per_example=spread(column.per_example))}
     not_finite = []
     # A lost example is named by the grid's coordinates: the flat table's row means nothing to the reader.
     for entry in flat.provenance["not_finite"]:
