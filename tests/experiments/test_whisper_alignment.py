@@ -100,6 +100,6 @@ def test_from_the_command_to_the_page(
     table = HeadTable.load(tmp_path / "alignment")
     listed = table.grid("listed").astype(bool)
     assert listed.sum() == 8
-    assert np.median(table.grid("own_less_another")[listed]) > 0.3
+    assert np.median(table.grid("own_less_noise")[listed]) > 0.3
     assert np.median(table.grid("shift")[listed]) > 0.6
     assert "Of the 8 listed heads" in (tmp_path / "summary.md").read_text()
