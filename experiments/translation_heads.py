@@ -8,26 +8,19 @@ encoder heads attend to). Their translators are large, and their data are not av
 4 heads and translate by a lexicon into another word order, so that the alignment is known exactly.
 
 Several seeds are trained together. For every cross-attention head we measure the alignment error rate, of the word that
-a position outputs (AWO) and of the word it takes as input (AWI), by weights and by norms; the best head is chosen on
-one half of the examples and reported on the other. Then hard-concrete gates are trained with rising penalties, all
-starting from the converged model. Last come the loss with only one head left in a layer, and Michel's importance of
-every head beside the loss without that head.
+a position outputs (AWO) and of the word it takes as input (AWI), by weights and by norms. Then hard-concrete gates are
+trained with rising penalties, all starting from the converged model; penalty 0 shows what the gates' noise alone does.
+Last come the loss with only one head left in a layer, and Michel's importance of every head beside the loss without
+that head. Heads and penalties are chosen on one half of the sentences and reported on the other. Intervals are over
+seeds, which differ in weights and training data; the sentences measured on are the same for all.
 
-Found (results/translation-heads; order reverse, 3 seeds): in every seed a head of the last layer aligns the output word
-without error (AER 0.000 to 0.001; untrained 0.88); for the input word the best AER is 0.80, so the setting decides.
-Norms give the same to 0.02. Heads survive in Voita's order: at the strongest penalty 2.7 of 8 heads are left in the
-encoder, 6.7 in the decoder and 7.3 in cross-attention, with 0.995 of the words right. With one head left the last
-cross-attention layer loses most (0.54 of the accuracy), the encoder at most 0.03: Michel's order. Importance ranks the
-24 heads like ablation (Spearman 0.90). Training with gates spreads the alignment over the heads of its layer: the best
-AER is then 0.04 to 0.06 where heads could be removed; in one seed of three no head was removed without a loss.
-
-Cost on 2 cores: 3 minutes; --quick, under one minute, only shows that it runs.
+FOUND
 """
 
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -36,31 +29,21 @@ import pandas as pd
 
 import jaxheads as jh
 from experiments import lab
+from experiments.support.translation_heads_page import STACKS, page, picture
 from jaxheads.data.tasks import Sample, Translation
-from jaxheads.statistics import rank_correlation
 from jaxheads.train import Network, ablation_losses, grid, head_importance, learn_gates, scores, train
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-STACKS = ("encoder", "decoder", "cross")
 SETTINGS = {"AWO": "alignment", "AWI": "alignment_input"}
 READINGS: tuple[Literal["weights", "norms"], ...] = ("weights", "norms")
 END = 2
 """Id of the token that ends a sentence."""
-EVALUATED = 256
-"""Fresh sentences that heads are measured on."""
+EVALUATED = 512
+"""Fresh sentences that heads are measured on: one half chooses, the other reports."""
+
+KEPT = 0.99
+"""Share of the accuracy that a pruned model must keep to be called as good."""
 
 SCORES = jax.jit(scores)
-
-VOITA = pd.DataFrame(
-    [(48, 48, 48, 29.6), (14, 31, 30, 29.62), (12, 21, 25, 29.36), (8, 13, 15, 29.06), (5, 9, 12, 28.90)],
-    columns=["encoder", "decoder", "cross", "BLEU"],
-)
-"""Voita et al.'s Table 2, WMT English–Russian, gates learnt from a trained model: heads left, and BLEU [P]."""
-
-KOBAYASHI = {"AWO": (47.7, 41.4), "AWI": (29.8, 25.0)}
-"""AER of the best layer by weights and by norms, per cent (Kobayashi et al. 2020) [P]."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +53,16 @@ class Options(lab.TrainingOptions):
     Attributes:
         order: order of the target's words: copy, reverse or swap.
         gating: training steps of the gates; 400 when left out.
-        strengths: penalties of the gates.
+        strengths: penalties of the gates; the first, 0, is the baseline of the others.
     """
 
-    usual = (3, 1200)
-    short = (1, 10)
+    usual = (10, 1200)
+    short = (2, 10)
     out: Path = Path("results/translation-heads")
     rate: float = 2e-3
     order: str = "reverse"
     gating: int | None = None
-    strengths: tuple[float, ...] = (0.003, 0.03, 0.1, 0.3)
+    strengths: tuple[float, ...] = (0.0, 0.003, 0.03, 0.1, 0.3)
 
     @property
     def gate_steps(self) -> int:
@@ -87,46 +70,38 @@ class Options(lab.TrainingOptions):
         return self.gating or (4 if self.quick else 400)
 
 
-def fresh_sentences(task: Translation) -> Sample:
-    """Return the sentences that all models are measured on."""
-    return task.sample(jax.random.key(2019), EVALUATED)
+def fresh_sentences(task: Translation) -> tuple[Sample, Sample]:
+    """Return the sentences that all models are measured on: the half that chooses, and the half that reports."""
+    sample = task.sample(jax.random.key(2019), EVALUATED)
+    chooses, reports = (jax.tree.map(lambda array, first=first: array[first::2], sample) for first in (0, 1))
+    return chooses, reports
 
 
-def alignments(model: jh.Model, sample: Sample, seed: int) -> pd.DataFrame:
-    """Return the best cross-attention head by setting and reading, with its AER on the half it was not chosen on."""
-    batch, rows = sample.batch, []
+def error_rates(model: jh.Model, sample: Sample, setting: str, reading: Literal["weights", "norms"]) -> np.ndarray:
+    """Return the alignment error rate of every cross-attention head, `[L,N]`."""
+    batch = sample.batch
     assert batch.marks is not None
-    end = np.asarray(batch.tokens) == END
-    half = np.arange(len(batch)) < len(batch) // 2
-    for setting, mark in SETTINGS.items():
-        sure = np.asarray(batch.marks[mark])
+    end, sure = np.asarray(batch.tokens) == END, np.asarray(batch.marks[SETTINGS[setting]])
+    return jh.alignment_error_rate(model, batch, sure, skip=end, of=reading).grid("aer")
+
+
+def alignments(model: jh.Model, halves: tuple[Sample, Sample], seed: int) -> pd.DataFrame:
+    """Return the best cross-attention head by setting and reading, with its AER on the half it was not chosen on."""
+    rows = []
+    for setting in SETTINGS:
         for reading in READINGS:
-            chosen_on, held_out = (
-                jh.alignment_error_rate(model, batch.take(np.flatnonzero(part)), sure[part], skip=end[part], of=reading)
-                for part in (half, ~half)
-            )
-            layer, head = np.unravel_index(chosen_on.grid("aer").argmin(), chosen_on.shape)
-            row = held_out.frame.loc[("cross", layer, head)]
-            rows.append(
-                {
-                    "seed": seed,
-                    "setting": setting,
-                    "by": reading,
-                    "best head": f"L{layer}H{head}",
-                    "AER": row["aer"],
-                    "low": row["aer_low"],
-                    "high": row["aer_high"],
-                    "mean of heads": held_out.grid("aer").mean(),
-                    "optimism": held_out.grid("aer")[layer, head] - chosen_on.grid("aer").min(),
-                }
-            )
+            chosen_on, held_out = (error_rates(model, half, setting, reading) for half in halves)
+            best = np.unravel_index(chosen_on.argmin(), chosen_on.shape)
+            row = {"seed": seed, "setting": setting, "by": reading, "best head": f"L{best[0]}H{best[1]}"}
+            row |= {"AER": held_out[best], "mean of heads": held_out.mean()}
+            rows.append({**row, "optimism": held_out[best] - chosen_on[best]})
     return pd.DataFrame(rows)
 
 
 def prune_by_gates(
-    model: jh.Model, task: Translation, sample: Sample, options: Options, seed: int
+    model: jh.Model, task: Translation, halves: tuple[Sample, Sample], options: Options, seed: int
 ) -> tuple[pd.DataFrame, Any]:
-    """Train gates at each penalty. Return heads and accuracy left once the gates are decided, and the gates."""
+    """Train gates at each penalty. Return heads, loss and accuracy left once the gates are decided, and the gates."""
     learnt = learn_gates(
         model,
         task,
@@ -135,34 +110,41 @@ def prune_by_gates(
         batch=options.batch,
         rate=3e-4,
         seed=seed,
+        directory=options.unfinished / f"gates-{seed}",
         progress=True,
     )
-    loss, accuracy = SCORES(model.network, sample)
-    rows = [{"seed": seed, "penalty": 0.0, **dict.fromkeys(STACKS, 8), "loss": loss, "accuracy": accuracy}]
+    gates, alive = [learnt.gates(index) for index in range(len(options.strengths))], learnt.alive()
+    rows = [{"seed": seed, "penalty": "not gated", **dict.fromkeys(STACKS, 8), **quality(model.network, halves)}]
     for index, strength in enumerate(options.strengths):
-        gates, alive = learnt.gates(index), learnt.alive()
-        edits = tuple(jh.gate(model, jnp.asarray(value), stack=name) for name, value in gates.items())
-        loss, accuracy = SCORES(learnt.network(index), sample, edits)
+        edits = tuple(jh.gate(model, jnp.asarray(value), stack=name) for name, value in gates[index].items())
         left = {name: int(alive[name][index]) for name in STACKS}
-        rows.append({"seed": seed, "penalty": strength, **left, "loss": loss, "accuracy": accuracy})
-    return pd.DataFrame(rows).astype({"loss": float, "accuracy": float}), learnt
+        numbers = quality(learnt.network(index), halves, edits)
+        rows.append({"seed": seed, "penalty": f"{strength:g}", **left, **numbers})
+    return pd.DataFrame(rows), learnt
 
 
-def survivors(model: jh.Model, learnt: Any, table: pd.DataFrame, sample: Sample) -> list[str]:
-    """Return the fewest heads that keep 99 % of the accuracy, each with a note on its attention."""
-    enough = table[table["accuracy"] >= 0.99 * table["accuracy"].iloc[0]]
-    index = int(enough[list(STACKS)].sum(axis=1).to_numpy().argmin()) - 1
-    if index < 0:
-        return []
-    batch = sample.batch
-    assert batch.marks is not None
-    end = np.asarray(batch.tokens) == END
+def quality(network: Network, halves: tuple[Sample, Sample], edits: Any = ()) -> dict[str, float]:
+    """Return loss and accuracy on the half that reports, and the accuracy on the half that chooses."""
+    (_, choosing), (loss, accuracy) = (SCORES(network, half, edits) for half in halves)
+    return {"loss": float(loss), "accuracy": float(accuracy), "accuracy, half that chooses": float(choosing)}
+
+
+def fewest(gates: pd.DataFrame) -> int | None:
+    """Return the number of the penalty that leaves fewest heads with KEPT of the accuracy; None where none prunes.
+
+    The half that chooses decides.
+    """
+    accuracy = gates["accuracy, half that chooses"].to_numpy()
+    heads = gates[list(STACKS)].sum(axis=1).to_numpy()
+    index = int(np.where(accuracy >= KEPT * accuracy[0], heads, np.inf).argmin())
+    return index - 1 if heads[index] < heads[0] else None
+
+
+def survivors(model: jh.Model, learnt: Any, index: int, sample: Sample) -> list[str]:
+    """Return the heads that one penalty leaves, each with a note on its attention."""
     pruned = jh.Model(learnt.network(index), name=model.name)
-    aer = {
-        name: jh.alignment_error_rate(pruned, batch, np.asarray(batch.marks[mark]), skip=end).grid("aer")
-        for name, mark in SETTINGS.items()
-    }
-    offsets = {name: jh.measure(pruned, batch, "positional_share", stack=name) for name in ("encoder", "decoder")}
+    aer = {name: error_rates(pruned, sample, name, "weights") for name in SETTINGS}
+    offsets = {name: jh.measure(pruned, sample.batch, "positional_share", stack=name) for name in STACKS[:2]}
     heads = []
     for name, gates in learnt.gates(index).items():
         for layer, head in np.argwhere(gates > 0):
@@ -182,18 +164,25 @@ def accuracies(network: Network, sample: Sample, gates_GLN: jax.Array, stack: st
     return jax.lax.map(lambda gates: scores(network, sample, (jh.gate(model, gates, stack=stack),))[1], gates_GLN)
 
 
-def one_left(model: jh.Model, sample: Sample, seed: int) -> pd.DataFrame:
-    """Return the accuracy lost with only the best single head of a layer left (Michel et al. 2019, Tables 2 and 3)."""
-    before, rows = float(SCORES(model.network, sample)[1]), []
+def one_left(model: jh.Model, halves: tuple[Sample, Sample], seed: int) -> pd.DataFrame:
+    """Return the accuracy lost with only the best single head of a layer left (Michel et al. 2019, Tables 2 and 3).
+
+    The best head is chosen on one half of the sentences; the loss is that of the other.
+    """
+    before, rows = [float(SCORES(model.network, half)[1]) for half in halves], []
     for name, stack in model.stacks.items():
         gates = np.ones((stack.layers, stack.heads, stack.layers, stack.heads), np.float32)
         for layer in range(stack.layers):
             gates[layer, :, layer] = np.eye(stack.heads)
-        alone_G = accuracies(model.network, sample, jnp.asarray(gates.reshape(-1, *gates.shape[2:])), name)
-        lost_LN = np.asarray(alone_G).reshape(stack.layers, stack.heads) - before
-        for layer, lost_N in enumerate(lost_LN):
-            best = int(lost_N.argmax())
-            rows.append({"seed": seed, "stack": name, "layer": layer, "best head": best, "lost": float(lost_N[best])})
+        sets = jnp.asarray(gates.reshape(-1, *gates.shape[2:]))
+        choosing_LN, lost_LN = (
+            np.asarray(accuracies(model.network, half, sets, name)).reshape(stack.layers, stack.heads) - whole
+            for half, whole in zip(halves, before, strict=True)
+        )
+        for layer, best in enumerate(choosing_LN.argmax(axis=1)):
+            lost = float(lost_LN[layer, best])
+            row = {"seed": seed, "stack": name, "layer": layer, "best head": int(best), "lost": lost}
+            rows.append({**row, "optimism": float(choosing_LN[layer, best]) - lost})
     return pd.DataFrame(rows)
 
 
@@ -227,115 +216,30 @@ def run(options: Options) -> lab.Results:
         batch=options.batch,
         init_scale=3.0,
         checkpoints=[0, steps],
+        directory=options.unfinished / "translators",
         progress=True,
         runs=grid(range(seeds), rate=[options.rate], cosine=[steps]),
     )
-    sample, tables, left = fresh_sentences(task), {}, {}
+    halves, tables, left = fresh_sentences(task), {}, {}
     for seed in range(seeds):
         model = trained.model(seed)
-        gates, learnt = prune_by_gates(model, task, sample, options, seed)
+        gates, learnt = prune_by_gates(model, task, halves, options, seed)
         of_seed = {
-            "alignment": alignments(model, sample, seed),
-            "untrained": alignments(trained.model(seed, 0), sample, seed),
+            "alignment": alignments(model, halves, seed),
+            "untrained": alignments(trained.model(seed, 0), halves, seed),
             "gates": gates,
-            "one-left": one_left(model, sample, seed),
-            "importance": importances(model, sample, seed),
+            "one-left": one_left(model, halves, seed),
+            "importance": importances(model, halves[1], seed),
         }
-        left[seed] = survivors(model, learnt, gates, sample)
+        index = fewest(gates)
+        left[seed] = [] if index is None else survivors(model, learnt, index, halves[1])
         for name, table in of_seed.items():
             tables.setdefault(name, []).append(table)
-        print(f"seed {seed}: accuracy {gates['accuracy'].iloc[0]:.3f}; left {left[seed]}", flush=True)
+        print(f"seed {seed}: accuracy {gates['accuracy'].iloc[0]:.3f}; {len(left[seed])} heads left", flush=True)
     tables = {name: pd.concat(frames, ignore_index=True) for name, frames in tables.items()}
     about = {**options.about, "order": options.order, "gating": options.gate_steps}
     about |= {"strengths": list(options.strengths), "survivors": left}
     return lab.Results(page(options, tables, left), about, tables, {"heads": picture(tables)})
-
-
-def picture(tables: dict[str, pd.DataFrame]) -> "Figure":
-    """Draw the heads that are left as the penalty grows, and importance against ablation."""
-    figure, (gates, ablation) = lab.panels(2, (9, 3.5))
-    strengths = sorted(set(tables["gates"]["penalty"].tolist()))
-    for number, stack in enumerate(STACKS):
-        mean: Any = tables["gates"].groupby("penalty")[stack].mean()
-        gates.plot(np.arange(len(strengths)), np.asarray(mean), marker="o", label=stack, color=f"C{number}")
-        heads = tables["importance"][tables["importance"]["stack"] == stack]
-        ablation.scatter(heads["importance"], heads["loss without"], s=12, label=stack, color=f"C{number}")
-    gates.set_xticks(np.arange(len(strengths)), [f"{strength:g}" for strength in strengths])
-    gates.set_xlabel("penalty λ")
-    gates.set_ylabel("heads left of 8")
-    ablation.set_xlabel("importance |∂ loss / ∂ gate|")
-    ablation.set_ylabel("loss without the head, nats")
-    ablation.set_xscale("log")
-    ablation.set_yscale("symlog", linthresh=1e-2)
-    gates.legend(fontsize=7)
-    return figure
-
-
-def alignment_summary(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return the AER of the best heads over seeds, beside the published and the untrained one."""
-    by_reading: Any = tables["alignment"].groupby(["setting", "by"])["AER"]
-    summary: Any = by_reading.agg(["mean", "min", "max"]).reset_index()
-    pairs = zip(summary["setting"], summary["by"], strict=True)
-    summary["published, best layer, % [P]"] = [
-        KOBAYASHI[setting][READINGS.index(reading)] for setting, reading in pairs
-    ]
-    untrained: Any = tables["untrained"].groupby(["setting", "by"])["AER"].mean()
-    summary["untrained"] = np.asarray(untrained)
-    return summary
-
-
-def page(options: Options, tables: dict[str, pd.DataFrame], left: dict[int, list[str]]) -> str:
-    """Return the page for readers."""
-    seeds, steps = options.trained
-    penalties: Any = tables["gates"].groupby("penalty")[[*STACKS, "loss", "accuracy"]].mean()
-    lost: Any = tables["one-left"].groupby(["stack", "layer"])["lost"].agg(["mean", "min", "max"])
-    correlations: Any = [
-        rank_correlation(heads["importance"].to_numpy(), heads["loss without"].to_numpy())
-        for _, heads in tables["importance"].groupby("seed")
-    ]
-    kept = "\n".join(f"- seed {seed}: {', '.join(heads) or 'none pruned without loss'}" for seed, heads in left.items())
-    return f"""# Which heads a translator needs
-
-Encoder and decoder of two layers of 4 heads, width 64; {seeds} seeds, {steps} steps of {options.batch} sentences. Task:
-translation by a lexicon, order {options.order}. Measured on {EVALUATED} fresh sentences; heads are numbered from 0.
-
-## Alignment
-
-AER of the best cross-attention head, chosen on one half of the sentences and reported on the other; mean and range
-over seeds. AWO: alignment with the word that a position outputs; AWI: with the word it takes as input. Published:
-Kobayashi et al. 2020, German–English, the best of 6 layers, heads averaged. That is another task, so only the sign of
-the gap between norms and weights can be compared.
-
-{lab.markdown(alignment_summary(tables), ".3f")}
-
-## Gates
-
-Heads left of 8 in each stack, with gates decided, means over seeds; {options.gate_steps} steps for each penalty,
-starting from the trained model.
-
-{lab.markdown(penalties)}
-
-Published by Voita et al. 2019, Table 2 (WMT, 48 heads in each stack, starting from the trained model) [P]:
-
-{lab.markdown(VOITA, "g")}
-
-The fewest heads with 99 % of the accuracy, and what they attend to (AER of both settings; the commonest offset):
-
-{kept}
-
-## One head left
-
-Accuracy with only the best single head of one layer left, minus that of the whole model; mean and range over seeds.
-Michel et al. 2019 lost most in the last cross-attention layer, 13.56 BLEU [P], and at most 1.31 (encoder, layer 1) and
-1.55 (cross, layer 5) elsewhere [S].
-
-{lab.markdown(lost, ".3f")}
-
-## Importance against ablation
-
-Spearman's correlation, over the 24 heads of a model, of Michel's importance with the rise of the loss without the head:
-{lab.with_interval(correlations)} over seeds ({", ".join(f"{value:.2f}" for value in correlations)}).
-"""
 
 
 main = lab.command(Options, run, __doc__)

@@ -1,16 +1,19 @@
-"""Inputs for language models: prose, streams of batches, repeated random tokens, indirect-object prompts."""
+"""Inputs of models: prose, streams of batches, repeated random tokens, indirect-object prompts, speech."""
 
 from .prompts import IOIPrompts, ioi_prompts
 from .prose import passages
+from .speech import Spoken, two_cities
 from .streams import array_batches, text_batches
 from .synthetic import RepeatedTokens, repeated_tokens
 
 __all__ = [
     "IOIPrompts",
     "RepeatedTokens",
+    "Spoken",
     "array_batches",
     "ioi_prompts",
     "passages",
     "repeated_tokens",
     "text_batches",
+    "two_cities",
 ]

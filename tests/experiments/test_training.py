@@ -56,9 +56,10 @@ def test_from_the_command_to_the_page(name: str, tmp_path: Path, capsys: pytest.
 
 def check_translation(tables: dict[str, Any]) -> None:
     assert tables["alignment"]["AER"].between(0, 1).to_numpy().all()
-    assert tables["gates"]["penalty"].tolist() == [0, 0.003, 0.03, 0.1, 0.3]
+    assert tables["gates"]["penalty"].tolist() == ["not gated", "0", "0.003", "0.03", "0.1", "0.3"] * 2
+    assert tables["gates"]["loss"].gt(0).all()
     assert set(tables["one-left"]["stack"]) == {"encoder", "decoder", "cross"}
-    assert len(tables["importance"]) == 24
+    assert len(tables["importance"]) == 24 * 2
 
 
 def check_agreement(tables: dict[str, Any]) -> None:
@@ -71,13 +72,35 @@ def check_agreement(tables: dict[str, Any]) -> None:
         assert first[condition]["raw"] == pytest.approx(first[condition]["flow"])
 
 
+def test_the_nearest_head_is_reported_on_the_other_half():
+    """Heads whose halves disagree: the one that is nearest by luck is reported as far as it is."""
+    choosing, reported = np.array([[1.0, 3, 5], [3, 2, 5]]), np.array([[4.0, 3, 5], [3, 2.5, 6]])
+    index = np.indices((2, 3)).reshape(2, -1)
+    columns = dict(zip(("seed", "head"), index, strict=True))
+    name = vision_heads.chosen_by("distance")
+    heads = pd.DataFrame({**columns, name: choosing.reshape(-1), "distance": reported.reshape(-1)})
+    nearest, gain = vision_heads.chosen_and_reported(heads, "distance", largest=False)
+    np.testing.assert_allclose((nearest, gain), ((4, 2.5), (3, 0.5)))
+    furthest, gain = vision_heads.chosen_and_reported(heads, "distance")
+    np.testing.assert_allclose((furthest, gain), ((5, 6), (0, -1)))
+
+
+def test_a_penalty_is_chosen_by_the_half_that_does_not_report():
+    columns = ["encoder", "decoder", "cross", "accuracy", "accuracy, half that chooses"]
+    rows = [(8, 8, 8, 1.0, 1.0), (8, 8, 8, 1.0, 1.0), (4, 8, 8, 0.9, 0.995), (1, 8, 8, 1.0, 0.9)]
+    gates = pd.DataFrame(rows, columns=columns)
+    assert translation_heads.fewest(gates) == 1
+    assert translation_heads.fewest(gates.iloc[:2]) is None
+
+
 def check_vision(tables: dict[str, Any]) -> None:
     heads = tables["heads"]
-    assert heads.groupby("condition").size().tolist() == [4] * 5
-    assert heads["distance"].between(0, 9.9).to_numpy().all()
-    texture = heads[heads["condition"] == "texture"]
-    assert texture["to_partner"].between(0, 1).to_numpy().all()
-    assert len(tables["accuracy"]) == 5
+    assert heads.groupby("condition").size().tolist() == [2 * 2 * 4] * 3
+    assert sorted(set(heads["step"])) == [0, 3, 6]
+    assert heads["distance"].between(0, 8.5).to_numpy().all()
+    corners = heads[heads["condition"] == "corners"]
+    assert corners["cls_to_corner"].between(0, 1).to_numpy().all()
+    assert len(tables["accuracy"]) == 2 * 3
 
 
 def check_factors(tables: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Every method on networks whose answer is known, and the laws that hold for random ones."""
 
+import tempfile
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from jaxheads.measure.relevance.backward_pass import EntryMix, mixed_objective
 from jaxheads.measure.relevance.batch_objective import BatchObjective
 from jaxheads.measure.relevance.chefer import chefer_lrp_maps, chefer_maps
 from jaxheads.measure.relevance.methods import METHODS
+from jaxheads.measure.relevance.rules import Rules
 
 from ..models.huggingface import assert_close
 from ..models.specs import SPECS
@@ -139,6 +141,29 @@ def test_attention_is_weighted_by_its_gradient():
     assert by_rules[part.name].mean.min() >= 0
     assert np.abs(by_rules[part.name].mean - maps[part.name].mean).max() > 1e-3
     assert mask.any()
+
+
+@pytest.mark.parametrize(
+    ("method", "rules"),
+    [("chefer-lrp", None), ("attnlrp", Rules(norm="identity")), ("attnlrp", Rules(softmax="identity"))],
+)
+def test_quotients_by_numbers_near_zero_are_exact(method: Any, rules: Rules | None):
+    """With these weights float32 is off by 1e-3: one score of attention is nearly 0."""
+    spec = SPECS["gpt2"]
+    theirs = spec.build(seed=3)
+    batch = spec.batch(theirs, seed=3)
+    with tempfile.TemporaryDirectory() as directory:
+        theirs.save_pretrained(directory)
+        found = jh.relevance(jh.load(directory), batch, OBJECTIVE, method, rules=rules)
+        with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+            exact = jh.relevance(jh.load(directory, dtype=np.float64), batch, OBJECTIVE, method, rules=rules)
+    assert found.heads is not None
+    assert exact.heads is not None
+    size_E11 = np.abs(exact.heads.per_example).max(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(found.heads.per_example / size_E11, exact.heads.per_example / size_E11, atol=1e-5)
+    size_E1 = np.nanmax(np.abs(exact.tokens), axis=1, keepdims=True)
+    np.testing.assert_allclose(found.tokens / size_E1, exact.tokens / size_E1, atol=1e-5)
+    assert not jax.config.jax_enable_x64
 
 
 def test_rollout_of_a_model_is_that_of_its_patterns():

@@ -8,7 +8,8 @@ gradients.
 Dimension key: as in `models.attention`; R rows read.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -65,7 +66,14 @@ class BackwardPass:
     read: tuple[Any, ...]
 
 
-@partial(jax.jit, static_argnames=("value", "rules", "watch"))
+@contextmanager
+def float64_allowed() -> Iterator[None]:
+    """Let JAX compute in float64, whatever its configuration, for one block."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@partial(jax.jit, static_argnames=("value", "rules", "watch", "wide"))
 def backward(
     network: Network,
     batch: Batch,
@@ -75,11 +83,17 @@ def backward(
     value: Callable[[Array, Reads], Array],
     rules: Rules | None = None,
     watch: tuple[Watch, ...] = (),
+    wide: bool = False,
 ) -> BackwardPass:
     """Run one forward and one backward pass; with rules, the backward pass propagates relevance.
 
     Layers are computed again on the way back: memory grows with the stream and one layer.
+
+    Args:
+        wide: compute both passes in float64, whatever the weights are stored in; only within `float64_allowed`.
     """
+    if wide:
+        network = jax.tree.map(_widened, network)
     slots = tuple(_slot(network, batch, site) for site in watch)
     zeros = {stack.name: jnp.zeros((*stack.queries.of(batch).shape, stack.width)) for stack in network.streams}
 
@@ -181,6 +195,10 @@ def _edit(stack: str, rules: Rules | None, watch: tuple[Watch, ...], slots: Mapp
         return ruled.before_consumer(site, value)
 
     return edit
+
+
+def _widened(weight: Array) -> Array:
+    return weight.astype(jnp.float64) if jnp.issubdtype(weight.dtype, jnp.floating) else weight
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -4,6 +4,7 @@ Dimension key: E examples, T positions, D model dimension, L layers, N heads, R 
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from ...models.model import Model
 from ...models.network import Network
 from ...objectives import Objective, Reads
 from ..per_example import per_example, silent
-from .backward_pass import BackwardPass, EntryMix, Watch, backward, entries, mixed_objective
+from .backward_pass import BackwardPass, EntryMix, Watch, backward, entries, float64_allowed, mixed_objective
 from .rules import Rules
 
 
@@ -77,9 +78,14 @@ class BatchObjective:
         return replace(self, mixes=mixes)
 
     def backward(self, *, rules: Rules | None = None, watch: tuple[Watch, ...] = ()) -> BackwardPass:
-        """Run one forward and backward pass of all examples at once; arrays are NumPy's, in float32."""
-        result = backward(*self._placed(), value=self.objective.value, rules=rules, watch=watch)
-        return jax.tree.map(lambda array: self.fetch(array).astype(np.float32), result)
+        """Run one forward and backward pass of all examples at once; arrays are NumPy's, in float32.
+
+        Rules that divide by numbers near 0 are computed in float64.
+        """
+        wide = rules is not None and rules.divides_by_small_numbers
+        with float64_allowed() if wide else nullcontext():
+            result = backward(*self._placed(), value=self.objective.value, rules=rules, watch=watch, wide=wide)
+            return jax.tree.map(lambda array: self.fetch(array).astype(np.float32), result)
 
     def value(self) -> np.ndarray:
         """Return the objective `[E]`, float64, chunk by chunk."""
@@ -111,12 +117,14 @@ class BatchObjective:
         }
         return self.resources.network(self.model), batch, reads, mixes
 
-    def example_bytes(self, watched: int = 0) -> int:
+    def example_bytes(self, watched: int = 0, rules: Rules | None = None) -> int:
         """Estimate the bytes that one example's forward and backward pass needs.
 
         Args:
             watched: numbers that an example keeps in each layer beside the stream.
+            rules: of the pass; it takes twice the bytes in float64.
         """
         network = self.model.network
         kept = sum(stack.layers for stack in network.stacks) * watched
-        return gradient_bytes(network, self.batch, self.reads, remat=True) + FLOAT * kept
+        wide = rules is not None and rules.divides_by_small_numbers
+        return (1 + wide) * gradient_bytes(network, self.batch, self.reads, remat=True) + FLOAT * kept

