@@ -61,10 +61,10 @@ class Options(lab.TrainingOptions):
     """Options: the training, and the sentences that are rated.
 
     Attributes:
-        examples: sentences of each seed whose words are rated; 120 when left out.
+        examples: sentences of each seed whose words are rated; 80 when left out.
     """
 
-    usual = (8, 300)
+    usual = (6, 300)
     short = (1, 4)
     out: Path = Path("results/agreement-flow")
     batch: int = 64
@@ -73,7 +73,7 @@ class Options(lab.TrainingOptions):
     @property
     def sentences(self) -> int:
         """The number of sentences of each seed whose words are rated."""
-        return self.examples or (6 if self.quick else 120)
+        return self.examples or (6 if self.quick else 80)
 
     @property
     def config(self) -> dict[str, Any]:
