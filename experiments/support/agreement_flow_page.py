@@ -8,6 +8,7 @@ import pandas as pd
 
 from experiments import lab
 from experiments.support.training_intervals import (
+    EQUAL,
     MARK,
     SHARE,
     beyond,
@@ -97,6 +98,7 @@ def page(
 Models of {len(set(runs["layer"]))} layers with attention to both sides; {about["seeds"]} seeds, {about["steps"]}
 training steps of {about["batch"]} sentences. Measured on {about["sentences"]} fresh sentences of each seed's own.
 Intervals are of 95 %, over seeds with their own weights, training data and sentences. {MARK}
+{EQUAL}
 
 Accuracy on sentences that agree: {accuracies}.
 

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from experiments import lab
-from experiments.support.training_intervals import MARK, SHARE, beyond, groups, interval, sentence, words
+from experiments.support.training_intervals import EQUAL, MARK, SHARE, beyond, groups, interval, sentence, words
 from jaxheads.tables import marked_count
 
 CELL = ["task", "layers", "heads", "head size"]
@@ -61,6 +61,7 @@ Attention-only models of width {training["width"]}; {training["seeds"]} seeds fo
 {training["evaluated"]} fresh examples of its own kind of data, and on as many without the shortcut. The data either
 leave a positional shortcut (segments of one length; no attractors) or are varied and leave none. Intervals are of 95 %
 over seeds, with their own weights, training data and examples. {MARK}
+{EQUAL}
 
 ## Findings
 

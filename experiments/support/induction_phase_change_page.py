@@ -8,6 +8,7 @@ import pandas as pd
 
 from experiments import lab
 from experiments.support.training_intervals import (
+    EQUAL,
     MARK,
     POSITIVE,
     SHARE,
@@ -96,6 +97,7 @@ examples (AdamW, {training["rate"]:g}). Heads are chosen on {evaluated} fresh se
 are of {evaluated} others, the same for all models. Loss: nats per determined token. A model that knows nothing has
 {anchors["uniform"]:.3f}, a model that knows which tokens the segment has {anchors["seen"]:.3f}, the best model 0.
 Intervals are of 95 % over seeds, for these segments. {MARK}
+{EQUAL}
 
 {claims(runs, anchors)}
 

@@ -9,6 +9,7 @@ import pandas as pd
 from experiments import lab
 from experiments.support.training_intervals import (
     ANY,
+    EQUAL,
     MARK,
     POSITIVE,
     SHARE,
@@ -20,6 +21,8 @@ from experiments.support.training_intervals import (
 from jaxheads.tables import marked_count
 
 ORDERS = ("importance", "ablation", "random")
+MOST = 0.9
+"""The largest share of heads that is removed."""
 
 
 def lost(pruned: pd.DataFrame) -> pd.DataFrame:
@@ -95,6 +98,7 @@ Each seed's model is measured on {training["evaluated"]} fresh examples of its o
 {training["evaluated"]} others; "random" is the mean of {training["orders"]} orders of each seed. At every step the
 smaller model was really built; its loss and the gated model's differ by at most {difference:.1g}. Intervals are of
 95 %, over n = {marked_count(training["seeds"])} seeds. {MARK}
+{EQUAL}
 
 Accuracy:
 
@@ -129,7 +133,7 @@ the layers {machine["possible"]:.0f} % faster. Published: BERT-base without half
 
 {noise(machine)}
 
-{lab.markdown(faster)}
+{lab.markdown(faster.assign(turns=faster["turns"].map(marked_count)))}
 """
 
 
@@ -165,7 +169,7 @@ def removed_table(kept: pd.DataFrame) -> str:
     rows = [
         {
             "order": order,
-            "removed": words(group["removed"], ".2f", SHARE),
+            "removed": words(group["removed"], ".2f", (0.0, MOST)),
             "left": words(group["left"], ".3f", POSITIVE),
             "n": marked_count(len(group)),
         }

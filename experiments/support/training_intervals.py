@@ -17,6 +17,12 @@ from jaxheads.tables import marked_count
 MARK = "†: fewer than 10; the interval is rough then."
 """Explanation of the mark of few values, for pages."""
 
+EQUAL = (
+    "Where all seeds have an accuracy or a share of exactly 1 (or 0), they are counted as so many successes (failures) "
+    "and the interval is Wilson's."
+)
+"""Explanation of intervals of shares without spread, for pages."""
+
 SHARE = (0.0, 1.0)
 """Range of shares and accuracies."""
 
