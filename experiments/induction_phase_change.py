@@ -5,8 +5,8 @@
 After Olsson et al. 2022 (arXiv 2209.11895) and Elhage et al. 2021, on repeated segments of random length. Two layers of
 attention alone are compared with one layer, and with two layers trained on segments of a single length (a positional
 shortcut). Several seeds of each are trained together. Every head's previous-token and induction scores are measured at
-checkpoints, at every step from 100 to 400, where two layers learn; at the end also the loss without heads, and the
-K-composition of all pairs from the weights. The best heads are chosen on fresh segments, and reported on others. An
+checkpoints, in two layers at every step from 100 to 400, where they learn; at the end also the loss without heads, and
+the K-composition of all pairs from the weights. The best heads are chosen on fresh segments, and reported on others. An
 order of two onsets is claimed only where their difference, seed by seed, is further from 0 than the checkpoints are
 from each other, with its whole interval.
 
@@ -197,7 +197,7 @@ def run(options: Options) -> lab.Results:
             batch=options.batch,
             init_scale=3.0,
             progress=True,
-            checkpoints=checkpoints(steps),
+            checkpoints=checkpoints(steps, dense=variant is VARIANTS[0]),
             directory=options.unfinished / lab.file_name(variant.name),
         )
         measured = measure_checkpoints(trained)
@@ -217,9 +217,9 @@ def run(options: Options) -> lab.Results:
     return lab.Results(text, options.about, tables, figures)
 
 
-def checkpoints(steps: int) -> tuple[int, ...]:
-    """Return the steps that are measured: log-spaced ones, and all steps of the transition."""
-    return tuple(sorted({*log_spaced(steps, 60), *(step for step in DENSE if step <= steps)}))
+def checkpoints(steps: int, *, dense: bool) -> tuple[int, ...]:
+    """Return the steps that are measured: log-spaced ones and, if dense, all steps of the transition."""
+    return tuple(sorted({*log_spaced(steps, 60), *(step for step in DENSE if dense and step <= steps)}))
 
 
 def skill_onsets(variant: Variant, measured: Measured) -> pd.DataFrame:
