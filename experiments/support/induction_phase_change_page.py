@@ -19,7 +19,13 @@ from experiments.support.training_intervals import (
 )
 from jaxheads.tables import marked_count
 
-RANGES = {"accuracy": SHARE, "previous_token": SHARE, "induction": SHARE, "copying": (-1.0, 1.0)}
+RANGES = {
+    "accuracy": SHARE,
+    "previous_token": SHARE,
+    "induction": SHARE,
+    "copying": (-1.0, 1.0),
+    "its rank": (1.0, np.inf),
+}
 """Ranges of numbers that are not from 0 up."""
 
 NUMBERS = (
@@ -68,14 +74,14 @@ def orders(onsets: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFra
         if np.isnan(later).all():
             continue
         of = interval(later)
-        resolution = max(
-            float(chosen[f"{name} {of}"].max()) for name in (first, second) for of in ("spacing", "examples")
-        )
+        limits = [f"{name} {limit}" for name in (first, second) for limit in ("spacing", "examples")]
+        resolution = float(chosen[limits].max(axis=None))
         shown = first if of.low > resolution else second if of.high < -resolution else "not shown"
         row = {"first": first, "second": second, "later by": float(of.mean), "low": float(of.low)}
         row |= {"high": float(of.high), "n": int(of.n), "resolution": resolution}
-        rows.append({**row, "seeds": int((later > resolution).sum()), "comes first": shown})
-    columns = ("first", "second", "later by", "low", "high", "n", "resolution", "seeds", "comes first")
+        row |= {"earlier": int((later > resolution).sum()), "later": int((later < -resolution).sum())}
+        rows.append({**row, "comes first": shown})
+    columns = ("first", "second", "later by", "low", "high", "n", "resolution", "earlier", "later", "comes first")
     return pd.DataFrame(rows, columns=list(columns))
 
 
@@ -112,7 +118,7 @@ roles. Conditions without an onset are left out.
 
 Orders in two layers, seed by seed; {len(order)} were asked for, without a correction. "Later by" is positive if the
 second comes later. An order is shown only where the whole interval is further from 0 than the resolution, the larger of
-spacing and change with other segments. Seeds: those in which the second is later by more than the resolution.
+spacing and change with other segments. The last counts are of seeds whose difference exceeds the resolution.
 
 {order_table(order)}
 
@@ -133,12 +139,9 @@ def claims(runs: pd.DataFrame, anchors: Mapping[str, float]) -> str:
         values = runs.loc[runs["condition"] == condition, column].to_numpy(float)
         return sentence(values, "seeds", form, RANGES.get(column.removesuffix(" untrained"), POSITIVE))
 
-    ranks = (
-        runs.loc[runs["condition"] == "two layers", "its rank"].dropna()
-        if "its rank" in runs
-        else pd.Series(dtype=float)
-    )
-    top = sentence((ranks == 1).to_numpy(float), "seeds", ".2f") if len(ranks) else "no such pair"
+    two_layers: Any = runs[runs["condition"] == "two layers"]
+    ranks = two_layers["its rank"].dropna().to_numpy(float) if "its rank" in runs else np.empty(0)
+    top = sentence(ranks == 1, "seeds", ".2f", SHARE) if len(ranks) else "no such pair"
     one, two = (
         f"loss {of(layers, 'loss')}; best head's induction score {of(layers, 'induction')}, before training "
         f"{of(layers, 'induction untrained')}"
@@ -191,7 +194,8 @@ def order_table(order: pd.DataFrame) -> str:
             "later by": f"{row['later by']:.1f} [{row['low']:.1f}, {row['high']:.1f}]",
             "n": marked_count(row["n"]),
             "resolution": f"{row['resolution']:.1f}",
-            "seeds": f"{row['seeds']} of {marked_count(row['n'])}",
+            "first is earlier in": row["earlier"],
+            "later in": row["later"],
             "comes first": row["comes first"],
         }
         for row in order.to_dict("records")
