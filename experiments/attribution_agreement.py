@@ -6,9 +6,9 @@ Heads: mean ablation and patching (whole effects, recomputed by the sweeps), the
 (Michel et al. 2019), direct effects on the logits, and relevance by four methods, all on the same prompts with an
 indirect object (Wang et al. 2022) and the same logit difference. Tokens: rollout, flow, Chefer and the relevance
 methods, against blanking tokens out one by one. Agreement is Spearman's rank correlation over heads (of absolute
-values, since methods do not share a sign), example by example, then averaged, with a bootstrap over examples; beside it
-the correlation of the means over examples, from which tables of heads are read. Seconds are of a second call, without
-compilation.
+values, since methods do not share a sign), example by example, then averaged, with its interval; beside it the
+correlation of the means over examples, from which tables of heads are read, with a jackknife. Prompts of one template
+are a cluster. Costs are medians of calls taken in turns, as multiples of a forward pass in the same turn.
 
 Found on SmolLM2-135M-Instruct, quantised to 4 bits (results/attribution-agreement; 16 prompts, 270 heads). Gradients
 approximate their own sweep well: AtP and patching agree by 0.96 example by example (0.92 for the means), in a fortieth
@@ -40,14 +40,25 @@ import pandas as pd
 import jaxheads as jh
 from experiments import lab
 from jaxheads.data import ioi_prompts
-from jaxheads.statistics import mean_interval, rank_correlation
+from jaxheads.report import model_title
+from jaxheads.statistics import jackknife_interval, mean_interval, rank_correlation, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RELEVANCE_METHODS = ("attnlrp", "cplrp", "gradient", "integrated-gradients")
-TOKEN_METHODS = ("rollout", "flow", "chefer", *RELEVANCE_METHODS)
+RELEVANCE_METHODS = ("attnlrp", "cplrp", "integrated-gradients")
+"""Relevance of heads. The absolute gradient × input of a head in one example is its importance, by definition."""
+
+TOKEN_METHODS = ("rollout", "flow", "chefer", *RELEVANCE_METHODS, "gradient")
+ALIGNED = 8
+"""Corrupted prompts for each prompt, over which the mean of an ablation is taken, position by position."""
+
+TIMED_PROMPTS, TURNS = 4, 3
+"""Prompts whose calls are timed, and how often."""
+
 QUICK_TOKEN_METHODS = ("rollout", "attnlrp", "gradient")
+MOST_MISSED = 12
+"""Heads that gradients miss, on the page; the others are in missed.csv."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +67,8 @@ class Options(lab.Options):
 
     Attributes:
         model: a decoder: zoo name, hub id or directory.
-        examples: number of prompts; 16 when left out, 3 with --quick.
-        seed: seed of the prompts and of the bootstrap.
+        examples: number of prompts; 16 when left out, 4 with --quick.
+        seed: seed of the prompts.
     """
 
     out: Path = Path("results/attribution-agreement")
@@ -68,19 +79,27 @@ class Options(lab.Options):
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts with an indirect object, corrupted prompts of the same form, and the objective."""
+    """Prompts with an indirect object, corrupted prompts of the same form, the objective, and the mean's reference."""
 
     clean: jh.Batch
     corrupt: jh.Batch
     objective: Any
+    reference: dict[str, Any]
 
 
 def make_prompts(model: jh.Model, count: int, seed: int) -> Prompts:
     """Return prompts with an indirect object, and their corruptions with three other names."""
     clean = ioi_prompts(model.tokenizer, examples=count, seed=seed, bos=model.tokenizer.bos_token_id is not None)
-    corrupt = clean.corrupted(seed + 1)
     objective = jh.logit_difference(clean.indirect_object, clean.subject)
-    return Prompts(jh.Batch(clean.tokens, clean.mask), jh.Batch(corrupt.tokens, corrupt.mask), objective)
+    others = [clean.corrupted(seed + 2 + number) for number in range(ALIGNED)]
+    tokens, mask = (np.concatenate([getattr(other, name) for other in others]) for name in ("tokens", "mask"))
+    reference: dict[str, Any] = {
+        "reference": jh.Batch(tokens, mask),
+        "groups": clean.template,
+        "reference_groups": np.tile(clean.template, ALIGNED),
+    }
+    plain, corrupt = (jh.Batch(p.tokens, p.mask, clusters=p.template) for p in (clean, clean.corrupted(seed + 1)))
+    return Prompts(plain, corrupt, objective, reference)
 
 
 def head_methods(model: jh.Model, prompts: Prompts, *, quick: bool) -> dict[str, Callable[[], jh.HeadTable]]:
@@ -93,7 +112,7 @@ def head_methods(model: jh.Model, prompts: Prompts, *, quick: bool) -> dict[str,
         return table
 
     methods: dict[str, Callable[[], jh.HeadTable]] = {
-        "ablation (mean)": lambda: jh.ablate(model, clean, objective, "mean", reference=corrupt),
+        "ablation (mean)": lambda: jh.ablate(model, clean, objective, "mean", **prompts.reference),
         "patching": lambda: jh.patch(model, clean, corrupt, objective, direction="noising"),
         "atp": lambda: jh.attribute(model, clean, corrupt, objective, "atp", direction="noising"),
         "atp*": lambda: jh.attribute(model, clean, corrupt, objective, "atp*", direction="noising"),
@@ -114,36 +133,68 @@ def example_values(table: jh.HeadTable) -> np.ndarray:
     return values[0] if values.ndim == len(table.shape) + 2 else values
 
 
-def call_twice(methods: Mapping[str, Callable[[], Any]]) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return each method's result, and the seconds of its second call."""
-    results, seconds = {}, {}
-    for name, method in methods.items():
-        method()
-        start = time.perf_counter()
-        results[name] = method()
-        seconds[name] = time.perf_counter() - start
-        print(f"{name}: {seconds[name]:.2f} s", flush=True)
-    return results, seconds
+def costs(model: jh.Model, options: Options) -> pd.DataFrame:
+    """Return what each method costs on few prompts, in forward passes; the least and most of the turns beside it.
+
+    Every turn calls all methods one after the other, so that other work on the machine meets all of them.
+    """
+    prompts = make_prompts(model, TIMED_PROMPTS, options.seed)
+    methods: dict[str, Callable[[], Any]] = {
+        "forward": lambda: np.asarray(jh.run(model, prompts.clean).output),
+        **head_methods(model, prompts, quick=options.quick),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    for turn in range(-1, 1 if options.quick else TURNS):
+        for name, method in methods.items():
+            start = time.perf_counter()
+            method()
+            # The first turn compiles.
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    passes = pd.DataFrame(seconds).div(seconds["forward"], axis=0).drop(columns="forward")
+    columns = {"forward passes": passes.median(), "least": passes.min(), "most": passes.max()}
+    return pd.DataFrame({**columns, "turns": len(passes)})
 
 
-def agreement(values: Mapping[str, np.ndarray], seed: int) -> pd.DataFrame:
-    """Return a row for each pair of methods, with two rank correlations of absolute values.
+def agreement(values: Mapping[str, np.ndarray], clusters: np.ndarray | None) -> pd.DataFrame:
+    """Return a row for each pair of methods, with two rank correlations of absolute values and their intervals.
 
-    One is taken example by example, then averaged, with its interval; the other is that of the means over examples.
+    One is taken example by example, then averaged; the other is that of the means over examples.
 
     Args:
         values: each method's `[E,…]`.
-        seed: seed of the bootstrap.
+        clusters: labels of examples that depend on each other.
     """
     rows = []
     for first, second in combinations(values, 2):
-        first_EC, second_EC = (np.abs(values[name]).reshape(len(values[name]), -1) for name in (first, second))
-        correlations: Any = [rank_correlation(x, y) for x, y in zip(first_EC, second_EC, strict=True)]
-        mean, low, high, _ = map(float, mean_interval(np.array(correlations, float)))
-        of_means = rank_correlation(np.abs(values[first].mean(axis=0)), np.abs(values[second].mean(axis=0)))
-        columns = {"rank_correlation": mean, "rank_correlation_low": low, "rank_correlation_high": high}
-        rows.append({"first": first, "second": second, **columns, "of_means": of_means})
-    return pd.DataFrame(rows)
+        both_E2C = np.stack([values[name].reshape(len(values[name]), -1) for name in (first, second)], axis=1)
+        correlations: Any = [rank_correlation(np.abs(x), np.abs(y)) for x, y in both_E2C]
+        mean = mean_interval(np.array(correlations, float), clusters=clusters, within=(-1, 1))
+        of_means = jackknife_interval(
+            lambda mean_2C: np.nan if (r := rank_correlation(*np.abs(mean_2C))) is None else r,
+            rows_of(both_E2C, clusters=clusters),
+            within=(-1, 1),
+        )
+        columns = {**lab.bounds("rank_correlation", mean), **lab.bounds("of_means", of_means)}
+        rows.append({"first": first, "second": second, **columns})
+    return pd.DataFrame(rows).drop(columns="of_means_n").rename(columns={"rank_correlation_n": "n"})
+
+
+def missed_heads(tables: Mapping[str, jh.HeadTable]) -> pd.DataFrame:
+    """Return the heads whose patching effect a gradient method misses or overstates, the largest gap first."""
+    frames = []
+    for name in ("atp", "atp*"):
+        if name not in tables:
+            continue
+        compared = jh.compare_estimates(tables["patching"], tables[name])
+        worst: Any = compared.top(n=len(compared.frame))
+        wrong = worst[worst["missed"] | worst["overstated"]]
+        what = np.where(wrong["missed"], np.where(wrong["overstated"], "wrong sign", "missed"), "overstated")
+        heads = [f"{layer}.{head}" for _, layer, head in wrong.index]
+        bounds = [f"{metric}{end}" for metric in ("exact", "estimate", "difference") for end in ("", "_low", "_high")]
+        about = pd.DataFrame({"method": name, "head": heads, "what": what, "n": wrong["gap_n"].to_numpy()})
+        frames.append(pd.concat([about, wrong[bounds].reset_index(drop=True)], axis=1))
+    return pd.concat(frames, ignore_index=True)
 
 
 def matrix(pairs: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -168,9 +219,16 @@ def picture(pairs: pd.DataFrame) -> "Figure":
     return figure
 
 
-def page(about: Mapping[str, Any], heads: pd.DataFrame, cost: pd.DataFrame, tokens: pd.DataFrame) -> str:
+def page(
+    about: Mapping[str, Any], heads: pd.DataFrame, cost: pd.DataFrame, tokens: pd.DataFrame, missed: pd.DataFrame
+) -> str:
     """Return the page for readers."""
-    return f"""# Which heads matter, which tokens: {about["model"]}, {about["examples"]} prompts with an indirect object
+    return f"""# Which heads matter, which tokens: {model_title(about["model"])}
+
+{about["examples"]} prompts with an indirect object; those of one template are a cluster, and n counts clusters.
+Intervals: 95 %. Gradient × input of heads is left out: example by example its size is the importance, by definition.
+
+Mean ablation takes its means over the corrupted prompts, {about["means"]}.
 
 ## Heads: rank correlation of absolute values, example by example, then the mean
 
@@ -180,35 +238,49 @@ def page(about: Mapping[str, Any], heads: pd.DataFrame, cost: pd.DataFrame, toke
 
 {matrix(heads, "of_means").to_markdown(floatfmt=".2f")}
 
-## Cost
+## Both with their intervals
+
+{lab.markdown(heads, ".2f")}
+
+## Heads that gradients miss
+
+The interval of the effect of patching excludes 0, and the estimate is less than half of it or has the other sign
+("missed"); or the same with the two exchanged ("overstated"). {len(missed)} in all, those with the largest gaps:
+
+{lab.markdown(missed.head(MOST_MISSED))}
+
+## Cost, in forward passes
+
+{TIMED_PROMPTS} prompts, calls without compilation, every method in each turn; the machine was shared, so read orders of
+magnitude.
 
 {cost.to_markdown(floatfmt=".3g")}
 
 ## Tokens: faithfulness, beside blanking out (blank: the vocabulary's token {about["blank"]})
 
 {lab.markdown(tokens)}
-
-Intervals of all pairs are in heads.csv.
 """
 
 
 def run(options: Options) -> lab.Results:
     """Call every method on the same prompts and compare the results."""
     model = jh.load(options.model)
-    count = options.examples or (3 if options.quick else 16)
+    count = options.examples or (4 if options.quick else 16)
     prompts = make_prompts(model, count, options.seed)
-    tables, seconds = call_twice(head_methods(model, prompts, quick=options.quick))
-    heads = agreement({name: example_values(table) for name, table in tables.items()}, options.seed)
-    cost = pd.DataFrame({"seconds": seconds})
-    cost["of a mean ablation"] = cost["seconds"] / seconds["ablation (mean)"]
+    results = {name: method() for name, method in head_methods(model, prompts, quick=options.quick).items()}
+    values = {name: example_values(table) for name, table in results.items()}
+    heads = agreement(values, prompts.clean.cluster_labels)
+    cost = costs(model, options)
     blank = int(model.tokenizer.pad_token_id or model.tokenizer.unk_token_id or 0)
     methods = QUICK_TOKEN_METHODS if options.quick else TOKEN_METHODS
     tokens = jh.faithfulness(
         model, prompts.clean, prompts.objective, methods, blank=blank, points=5, seed=options.seed
-    ).frame
+    ).frame.drop(columns="seconds")
     about = lab.provenance(model, examples=count, seed=options.seed, blank=blank)
-    tables = {"heads": heads, "cost": cost, "tokens": tokens}
-    return lab.Results(page(about, heads, cost, tokens), about, tables, {"heads": picture(heads)})
+    missed = missed_heads(results)
+    about["means"] = results["ablation (mean)"].provenance["means"]
+    tables = {"heads": heads, "cost": cost, "tokens": tokens, "missed": missed}
+    return lab.Results(page(about, heads, cost, tokens, missed), about, tables, {"heads": picture(heads)})
 
 
 main = lab.command(Options, run, __doc__)

@@ -34,7 +34,7 @@ import pandas as pd
 import jaxheads as jh
 from experiments import lab
 from jaxheads.measure.patterns import CLASSES, VARIANTS, fits
-from jaxheads.report import ablations, prose, repeats
+from jaxheads.report import ablations, model_title, prose, repeats
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,7 +55,7 @@ class Options(lab.Options):
 
     Attributes:
         models: zoo names, hub ids or directories.
-        seed: seed of the inputs, the null's weights and the bootstrap.
+        seed: seed of the inputs, the null's weights and the halves.
     """
 
     out: Path = Path("results/head-measures")
@@ -77,11 +77,14 @@ def model_inputs(model: jh.Model, options: Options) -> Inputs:
     if model.network.streams[-1].queries.kind == "patches":
         return Inputs(crops(model, 4 if options.quick else 24, options.seed))
     batches = prose(model, None)
-    tokens, mask = (np.concatenate([getattr(batch, name) for batch in batches]) for name in ("tokens", "mask"))
+    tokens, mask, labels = (
+        np.concatenate([getattr(batch, name) for batch in batches]) for name in ("tokens", "mask", "clusters")
+    )
     count = 6 if options.quick else 48
     examples, longest = (6, 12) if options.quick else (24, 24)
     repeated = repeats(model, examples=examples, longest=longest, seed=options.seed)
-    return Inputs(jh.Batch(tokens[:count], mask[:count]), repeated.batch, repeated.null)
+    plain = jh.Batch(tokens[:count], mask[:count], clusters=labels[:count])
+    return Inputs(plain, repeated.batch, repeated.nulls[0])
 
 
 def crops(model: jh.Model, count: int, seed: int) -> jh.Batch:
@@ -115,15 +118,24 @@ def pattern_tables(model: jh.Model, inputs: Inputs, seed: int) -> dict[str, jh.H
     return tables
 
 
-def specialisation(tables: Mapping[str, jh.HeadTable], seed: int) -> jh.Specialisation:
-    """Return the heads' specialisation in all functions that the inputs allow, against the nulls."""
+def specialisation(
+    model: jh.Model, inputs: Inputs, tables: Mapping[str, jh.HeadTable], options: Options
+) -> jh.Specialisation:
+    """Return the heads' specialisation in all functions that the inputs allow, against several random models."""
     patterns = tables["patterns"]
-    sources = {name: "patterns" for name in FUNCTIONS if name in patterns.metrics}
-    sources |= {name: "repeats" for name in REPEATED if "repeats" in tables}
-    scores = {name: _example_values(tables[table], name) for name, table in sources.items()}
-    nulls = {name: _example_values(tables[f"{table}-null"], name) for name, table in sources.items()}
+    sources = {"patterns": ([name for name in FUNCTIONS if name in patterns.metrics], inputs.plain)}
+    if inputs.repeated is not None:
+        sources["repeats"] = (list(REPEATED), inputs.repeated)
+    scores = {name: _example_values(tables[table], name) for table, (names, _) in sources.items() for name in names}
+    nulls: dict[str, list[np.ndarray]] = {name: [] for name in scores}
+    for draw in range(2 if options.quick else 6):
+        random = jh.random_weights(model, options.seed + draw)
+        for names, batch in sources.values():
+            measured = jh.measure(random, batch, names, seed=options.seed)
+            for name in names:
+                nulls[name].append(_example_values(measured, name))
     about = {name: patterns.provenance[name] for name in ("model", "weights")}
-    return jh.specialisation(scores, nulls, stack=patterns.stack, seed=seed, provenance=about)
+    return jh.specialisation(scores, nulls, stack=patterns.stack, seed=options.seed, provenance=about)
 
 
 def _example_values(table: jh.HeadTable, name: str) -> np.ndarray:
@@ -147,7 +159,7 @@ def decoder_tables(model: jh.Model, inputs: Inputs, similar: jh.HeadPairs, optio
     asked, left_out = ablations(model, [inputs.plain], examples=4 if options.quick else 16, seed=options.seed)
     for reason in left_out:
         print(f"left out: {reason}")
-    by_name: dict[str, Any] = {question.name: question for question in asked}
+    by_name: dict[str, Any] = {ablation.name: ablation.again for ablation in asked}
     loss = by_name["prose_loss"]
     tables["share"] = jh.share(model, loss.batch, loss.objective, similar.nearest(), seed=options.seed)
     if (ioi := by_name.get("ioi_logit_difference")) is not None:
@@ -167,6 +179,13 @@ def picture(tables: Mapping[str, jh.HeadTable], specialised: jh.Specialisation, 
     return figure
 
 
+HELD_OUT = (
+    "Chosen on one half of the examples and reported on the other, n of them (passages, not windows of them). "
+    "Optimism: by how much the first half is better; q: that the other half shares the sign by chance, corrected over "
+    "the rows."
+)
+
+
 def page(
     name: str,
     tables: Mapping[str, jh.HeadTable],
@@ -177,7 +196,7 @@ def page(
     """Return the page for readers."""
     patterns, heads = tables["patterns"], specialised.heads.frame
     about = patterns.provenance
-    lines = [f"# Every head of {name}, by all measures", ""]
+    lines = [f"# Every head of {model_title(name)}, by all measures", ""]
     lines += [f"{about['examples']} examples, {about['tokens']:,} positions. Intervals: 95 %."]
     classes = patterns.frame.get("pattern_class_index")
     if classes is not None:
@@ -185,19 +204,24 @@ def page(
         lines += ["", "Classes of patterns: " + ", ".join(f"{count} {name}" for name, count in counts.items()) + "."]
     best: Any = heads[heads["strength"] > 0]
     best = best.sort_values(["strength", "selectivity"], ascending=False).head(12)
-    columns = ["function", "strength", "selectivity", "selectivity_low", "selectivity_high", "p"]
+    columns = ["function", "strength", "selectivity", "selectivity_low", "selectivity_high", "p", "q"]
     lines += ["", "## Functions, and the heads specialised in them", "", lab.markdown(specialised.functions), ""]
     lines += [lab.markdown(best[columns]), ""]
-    lines += ["## The best heads, chosen on one half and reported on the other", ""]
+    lines += ["## The best heads", "", HELD_OUT, ""]
     for metric, table in (("previous_token", "patterns"), ("induction", "repeats"), ("distance", "patterns")):
         if table in tables and metric in tables[table].metrics:
             lines += [lab.markdown(jh.held_out(tables[table], metric, 3)), ""]
     lines += ["## Effective number of different heads, by layer", "", lab.markdown(effective), ""]
     lines += ["## Composition: the strongest pairs, beside the random baseline", "", lab.markdown(pairs.head(8)), ""]
-    titles = {"direct": "direct effects", "copying": "copying", "share": "effects of sharing the nearest pattern"}
+    titles = {"direct": "direct effects", "share": "effects of sharing the nearest pattern"}
     for table, title in titles.items():
         if table in tables:
-            lines += [f"## Largest {title}", "", lab.markdown(tables[table].top(n=6, absolute=True)), ""]
+            leading = jh.held_out(tables[table], n=6, absolute=True)
+            lines += [f"## Largest {title}", "", HELD_OUT, "", lab.markdown(leading), ""]
+    if "copying" in tables:
+        lines += ["## Largest copying: numbers of the weights, exact, without examples", ""]
+        exact: Any = tables["copying"].top(n=6, absolute=True)
+        lines += [lab.markdown(exact[["copying"]]), ""]
     return "\n".join(lines)
 
 
@@ -206,7 +230,7 @@ def measure_model(name: str, options: Options) -> lab.Results:
     model = jh.load(name)
     inputs = model_inputs(model, options)
     tables = pattern_tables(model, inputs, options.seed)
-    specialised = specialisation(tables, options.seed)
+    specialised = specialisation(model, inputs, tables, options)
     effective, similar = redundancy(model, inputs, options)
     composition = jh.composition(model, draws=16 if options.quick else 64, seed=options.seed).frame
     if model.causal and model.network.unembedding is not None:

@@ -37,15 +37,16 @@ import pandas as pd
 
 import jaxheads as jh
 from experiments import lab
-from experiments.support.ioi_circuit import find_circuit
+from experiments.support.ioi_circuit import Circuit, find_circuit
 from experiments.support.ioi_page import LEADING, POSITIONS, SHARP, Findings, findings_results
 from jaxheads.data import IOIPrompts, ioi_prompts
-from jaxheads.statistics import Interval, mean_interval, split_halves
+from jaxheads.statistics import Interval, false_discovery, mean_interval, mean_p_values, split_halves
 from jaxheads.tables import Column
 
 EXAMPLES, QUICK_EXAMPLES = 32, 8
 AT_ONCE = 8
 """Prompts of one forward pass, whose logits and patterns are held."""
+UNBOUNDED = (-np.inf, np.inf)
 TEMPLATES = 20
 """Templates of the prompts: 10 frames, in ABBA and BABA order."""
 REFERENCE_EACH = 5
@@ -60,7 +61,7 @@ class Options(lab.Options):
         out: the folder of the results; MODEL in it stands for the model's name.
         model: a decoder: zoo name, hub id, local Hugging Face directory or .gguf file.
         examples: number of prompts; 32 when left out, 8 with --quick.
-        seed: seed of prompts, halves and bootstrap.
+        seed: seed of prompts and halves.
     """
 
     out: Path = Path("results/ioi-MODEL")
@@ -102,15 +103,15 @@ def study(model: jh.Model, count: int, seed: int, *, resume: Path | None = None,
             of one token, or fewer than 4 prompts.
     """
     _check(model)
-    chosen_on, held_out = split_halves(count, seed)
     draw = partial(ioi_prompts, model.tokenizer, bos=_starts_with_bos(model.tokenizer))
     prompts = draw(examples=count, seed=seed)
+    chosen_on, held_out = split_halves(count, seed, prompts.template)
     corrupted = prompts.corrupted(seed)
     clean, corrupt = answers(model, prompts), answers(model, corrupted)
     other = draw(examples=REFERENCE_EACH * TEMPLATES, seed=seed + 1).corrupted(seed + 1)
     reference = mean_reference(prompts, other)
     effects = head_effects(model, prompts, reference, seed, resume=resume, progress=progress)
-    leading = leading_heads(effects, clean.attention, chosen_on, held_out, seed)
+    leading = leading_heads(effects, clean.attention, chosen_on, held_out)
     circuit = find_circuit(
         model,
         prompts,
@@ -123,7 +124,8 @@ def study(model: jh.Model, count: int, seed: int, *, resume: Path | None = None,
         resume=resume,
         progress=progress,
     )
-    comparison = compare(clean, corrupt, leading, held_out, seed)
+    leading = leading.assign(role=[circuit.roles_of(head) for head in leading.index])
+    comparison = compare(clean, corrupt, circuit, prompts.template, held_out)
     attention = attention_table(effects, clean, model, seed)
     return Findings(prompts, corrupted, effects, attention, leading, circuit, comparison)
 
@@ -147,8 +149,8 @@ def answers(model: jh.Model, prompts: IOIPrompts) -> Answers:
 
 
 def batch_of(prompts: IOIPrompts) -> jh.Batch:
-    """Return the prompts as a batch."""
-    return jh.Batch(prompts.tokens, prompts.mask)
+    """Return the prompts as a batch, those of one template as a cluster."""
+    return jh.Batch(prompts.tokens, prompts.mask, clusters=prompts.template)
 
 
 def head_effects(
@@ -183,91 +185,94 @@ def mean_reference(prompts: IOIPrompts, other: IOIPrompts) -> dict[str, Any]:
 
 def attention_table(effects: jh.HeadTable, clean: Answers, model: jh.Model, seed: int) -> jh.HeadTable:
     """Return every head's attention from END to the names, with intervals."""
-    columns = {name: Column(*mean_interval(clean.attention[..., index])) for index, name in enumerate(POSITIONS)}
+    columns = {
+        name: Column(*mean_interval(clean.attention[..., index], clusters=effects.clusters, within=(0, 1)))
+        for index, name in enumerate(POSITIONS)
+    }
     return jh.HeadTable.from_columns("attention", effects.stack, columns, lab.provenance(model, seed=seed))
 
 
 def leading_heads(
-    effects: jh.HeadTable, attention_ELN3: np.ndarray, chosen_on: np.ndarray, held_out: np.ndarray, seed: int
+    effects: jh.HeadTable, attention_ELN3: np.ndarray, chosen_on: np.ndarray, held_out: np.ndarray
 ) -> pd.DataFrame:
     """Return the heads with the largest effect on one half of the prompts, and their numbers on the other half.
 
-    `kind` and `effect_when_chosen` are of the half that heads are chosen on; all other columns are held out.
+    `attends_to` and `effect_when_chosen` are of the half that heads are chosen on; all other columns are held out.
+    `optimism` is by how much the effect was larger when chosen, `q` is two-sided and corrected over these heads.
     """
     assert effects.per_example is not None
     effects_ELN = effects.per_example.astype(np.float64)
+    labels = None if effects.clusters is None else effects.clusters[held_out]
     when_chosen_LN = np.nanmean(effects_ELN[chosen_on], axis=0)
     attention_when_chosen_LN3 = attention_ELN3[chosen_on].mean(axis=0)
     order = np.argsort(-np.nan_to_num(np.abs(when_chosen_LN)), axis=None, kind="stable")[:LEADING]
     rows = []
     for layer, head in zip(*np.unravel_index(order, when_chosen_LN.shape), strict=True):
         row: dict[str, Any] = {"layer": layer, "head": head, "effect_when_chosen": when_chosen_LN[layer, head]}
-        row |= _with_bounds("effect", mean_interval(effects_ELN[held_out, layer, head]))
+        values_E = effects_ELN[held_out, layer, head]
+        row |= lab.bounds("effect", mean_interval(values_E, clusters=labels, within=(-np.inf, np.inf)))
+        row["optimism"] = np.sign(row["effect_when_chosen"]) * (row["effect_when_chosen"] - row["effect"])
+        row["q"] = float(mean_p_values(values_E, clusters=labels))
         for index, name in enumerate(POSITIONS):
-            row |= _with_bounds(name, mean_interval(attention_ELN3[held_out, layer, head, index]))
-        row["kind"] = kind(when_chosen_LN[layer, head], attention_when_chosen_LN3[layer, head])
+            attention_E = attention_ELN3[held_out, layer, head, index]
+            row |= lab.bounds(name, mean_interval(attention_E, clusters=labels, within=(0, 1)))
+            del row[f"{name}_n"]
+        row["attends_to"] = attends_to(attention_when_chosen_LN3[layer, head])
         rows.append(row)
-    return pd.DataFrame(rows).set_index(["layer", "head"])
+    frame = pd.DataFrame(rows).set_index(["layer", "head"])
+    return frame.assign(q=false_discovery(frame["q"].to_numpy()))
 
 
-def kind(effect: float, attention_3: np.ndarray) -> str:
-    """Return the kind of head in the paper that a head resembles by its sign and by the name it attends to most."""
+def attends_to(attention_3: np.ndarray) -> str:
+    """Return the name that a head attends to most from END, "elsewhere" if that is to none of them sharply."""
     most = int(np.argmax(attention_3))
-    if attention_3[most] < SHARP:
-        return "looks elsewhere"
-    names = {(0, True): "like a name mover", (0, False): "like a negative name mover", (2, True): "like S-inhibition"}
-    return names.get((most, bool(effect < 0)), f"looks at {('IO', 'S1', 'S2')[most]}")
+    return ("IO", "S1", "S2")[most] if attention_3[most] >= SHARP else "elsewhere"
 
 
-def _with_bounds(name: str, interval: Interval) -> dict[str, float]:
-    return {f"{name}{suffix}": float(value) for suffix, value in zip(("", "_low", "_high"), interval, strict=True)}
-
-
-def compare(clean: Answers, corrupt: Answers, leading: pd.DataFrame, held_out: np.ndarray, seed: int) -> pd.DataFrame:
+def compare(
+    clean: Answers, corrupt: Answers, circuit: Circuit, templates_E: np.ndarray, held_out: np.ndarray
+) -> pd.DataFrame:
     """Return the paper's numbers for GPT-2 small, with their mark ([P]: read in a primary source), beside ours."""
     differs = "model, prompts, templates"
-    method = "theirs {} by path patching, ours by ablation and looks, held out"
-    movers = _attention_of("like a name mover", 0, leading, clean.attention[held_out])
-    inhibitors = _attention_of("like S-inhibition", 2, leading, clean.attention[held_out])
-    rows: list[tuple[str, float | None, np.ndarray | None, str]] = [
-        ("logit difference, clean prompts", 3.56, clean.difference, differs),
-        ("probability of IO", 0.49, clean.probability, differs),
-        ("share of prompts with S above IO", 0.007, clean.difference < 0, differs),
-        ("share of prompts solved (difference > 0)", None, clean.difference > 0, "not given apart"),
-        ("logit difference, ABC prompts", None, corrupt.difference, "no number at hand"),
-        (
-            "attention from END to IO, name movers",
-            0.59,
-            movers,
-            f"{differs}; {method.format('9.9, 9.6, 10.0')}",
-        ),
-        (
-            "attention from END to S2, S-inhibition heads",
-            0.51,
-            inhibitors,
-            f"{differs}; {method.format('7.3, 7.9, 8.6, 8.10')}",
-        ),
+    rows: list[tuple[str, float | None, np.ndarray | None, str, tuple[float, float]]] = [
+        ("logit difference, clean prompts", 3.56, clean.difference, differs, UNBOUNDED),
+        ("probability of IO", 0.49, clean.probability, differs, (0, 1)),
+        ("share of prompts with S above IO", 0.007, clean.difference < 0, differs, (0, 1)),
+        ("share of prompts solved (difference > 0)", None, clean.difference > 0, "not given apart", (0, 1)),
+        ("logit difference, ABC prompts", None, corrupt.difference, "no number at hand", UNBOUNDED),
     ]
-    return pd.DataFrame([_row(*row, seed) for row in rows]).set_index("quantity")
+    of_role = (
+        ("attention from END to IO, name movers", 0.59, "name mover", 0, "9.9, 9.6, 10.0"),
+        ("attention from END to S2, S-inhibition heads", 0.51, "S-inhibition", 2, "7.3, 7.9, 8.6, 8.10"),
+    )
+    frame = [_row(*row, templates_E) for row in rows]
+    for quantity, published, role, position, theirs in of_role:
+        heads = circuit.of_role(role)
+        words = f"{differs}; theirs {theirs}, ours {', '.join(f'{a}.{b}' for a, b in heads) or 'none'}, held out"
+        values = [clean.attention[held_out, layer, head, position] for layer, head in heads]
+        mean_E = np.mean(values, axis=0) if values else None
+        frame.append(_row(quantity, published, mean_E, words, (0, 1), templates_E[held_out]))
+    return pd.DataFrame(frame).set_index("quantity")
 
 
 def _row(
-    quantity: str, published: float | None, values_E: np.ndarray | None, differs: str, seed: int
+    quantity: str,
+    published: float | None,
+    values_E: np.ndarray | None,
+    differs: str,
+    within: tuple[float, float],
+    templates_E: np.ndarray,
 ) -> dict[str, Any]:
-    nothing = Interval(*[np.asarray(np.nan)] * 3, np.asarray(0))
+    unknown = np.asarray(np.nan)
+    nothing = Interval(unknown, unknown, unknown, np.asarray(0))
+    ours = nothing if values_E is None else mean_interval(values_E, clusters=templates_E, within=within)
     return {
         "quantity": quantity,
         "paper, GPT-2 small": np.nan if published is None else published,
         "mark": "" if published is None else "[P]",
-        **_with_bounds("ours", nothing if values_E is None else mean_interval(values_E)),
+        **lab.bounds("ours", ours),
         "what differs": differs,
     }
-
-
-def _attention_of(name: str, position: int, leading: pd.DataFrame, attention_ELN3: np.ndarray) -> np.ndarray | None:
-    """Return the attention of the leading heads of a kind, averaged over them, `[E]`; None without such heads."""
-    heads = leading.index[(leading["kind"] == name).to_numpy()].tolist()
-    return np.mean([attention_ELN3[:, layer, head, position] for layer, head in heads], axis=0) if heads else None
 
 
 def _check(model: jh.Model) -> None:

@@ -25,8 +25,8 @@ import tyro
 from jaxheads.files import Content, write_atomically, write_together
 from jaxheads.progress import progress
 from jaxheads.provenance import environment, git_state, provenance
-from jaxheads.statistics import t_mean
-from jaxheads.tables import HeadTable
+from jaxheads.statistics import Interval, t_mean
+from jaxheads.tables import HeadTable, footnote, marked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -210,9 +210,18 @@ def _head_files(tables: Mapping[str, HeadTable]) -> dict[str, Content]:
 
 
 def markdown(table: pd.DataFrame, floatfmt: str = ".3g") -> str:
-    """Return a table as Markdown, with its index unless that only counts the rows and has no name."""
-    shown = table.reset_index() if _has_index(table) else table
-    return shown.to_markdown(index=False, floatfmt=floatfmt)
+    """Return a table as Markdown, with its index unless that only counts the rows and has no name.
+
+    Numbers of examples (`n`, `…_n`) under 10 are marked, with a footnote.
+    """
+    shown = marked(table.reset_index() if _has_index(table) else table)
+    return "\n\n".join(filter(None, [shown.to_markdown(index=False, floatfmt=floatfmt), footnote(shown)]))
+
+
+def bounds(name: str, interval: Interval) -> dict[str, Any]:
+    """Return an interval as the columns of a table: NAME, NAME_low, NAME_high and NAME_n."""
+    mean, low, high, n = interval
+    return {name: float(mean), f"{name}_low": float(low), f"{name}_high": float(high), f"{name}_n": int(n)}
 
 
 def mean_over_seeds(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:

@@ -44,6 +44,7 @@ from .sweep.circuits.circuit import circuit
 from .sweep.circuits.graph import Graph
 from .sweep.circuits.keep_edges import keep_edges
 from .sweep.circuits.search import search_circuits
+from .sweep.estimates import compare_estimates
 from .sweep.exact.ablate import ablate, cumulative, interactions
 from .sweep.exact.function_vectors import FunctionVectors, function_vectors
 from .sweep.exact.knock_out import knock_out
@@ -133,6 +134,7 @@ __all__ = [
     "Objective",
     "ablate",
     "attribute",
+    "compare_estimates",
     "cumulative",
     "FunctionVectors",
     "function_vectors",

@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 
 import jaxheads as jh
+from experiments import lab
 from jaxheads.data import IOIPrompts
-from jaxheads.statistics import mean_interval, ratio_interval
+from jaxheads.statistics import false_discovery, mean_interval, mean_p_values, ratio_interval
 
 MOST = 4
 """The most heads of a role; the paper has 2 to 4 of most roles."""
@@ -58,6 +59,16 @@ class Circuit:
     heads: pd.DataFrame
     faithfulness: pd.DataFrame
 
+    def of_role(self, role: str) -> Heads:
+        """Return the heads of a role."""
+        rows = self.heads[self.heads["role"] == role]
+        return [(int(layer), int(head)) for layer, head in zip(rows["layer"], rows["head"], strict=True)]
+
+    def roles_of(self, head: tuple[int, int]) -> str:
+        """Return the roles that path patching gave to a head, in words; "–" for none."""
+        rows = self.heads[(self.heads["layer"] == head[0]) & (self.heads["head"] == head[1])]
+        return ", ".join(rows["role"]) or "–"
+
 
 def find_circuit(
     model: jh.Model,
@@ -79,7 +90,7 @@ def find_circuit(
         reference: arguments of `jh.ablate` for the ABC prompts that means are taken over.
         chosen_on, held_out: numbers of the prompts that heads are chosen on, and of the other prompts.
     """
-    clean, corrupt = (jh.Batch(source.tokens, source.mask) for source in (prompts, corrupted))
+    clean, corrupt = (jh.Batch(source.tokens, source.mask, clusters=source.template) for source in (prompts, corrupted))
     objective = jh.logit_difference(prompts.indirect_object, prompts.subject)
     patch = partial(jh.paths, model, clean, corrupt, objective, seed=seed, resume=resume, progress=progress)
     group_size = model.stack().heads // model.stack().kv_heads
@@ -100,7 +111,7 @@ def find_circuit(
         steps.append(Step(role, patch(receivers, positions=positions), sign))
         roles[role] = strongest(steps[-1])
     circuit = sorted({head for heads in roles.values() for head in heads})
-    frame = pd.DataFrame([row for step in steps for row in _rows(step, roles[step.role], held_out, seed)])
+    frame = pd.DataFrame([row for step in steps for row in _rows(step, roles[step.role], chosen_on, held_out)])
     faithful = faithfulness(
         model, clean, objective, unedited_E, circuit, reference, held_out, seed, resume=resume, progress=progress
     )
@@ -117,14 +128,19 @@ def strongest_heads(step: Step, chosen_on: np.ndarray) -> Heads:
     return [pair for pair in pairs if share_LN[pair] >= LEAST]
 
 
-def _rows(step: Step, heads: Heads, held_out: np.ndarray, seed: int) -> list[dict[str, Any]]:
+def _rows(step: Step, heads: Heads, chosen_on: np.ndarray, held_out: np.ndarray) -> list[dict[str, Any]]:
     assert step.table.per_example is not None
-    effects_ELN = np.asarray(step.table.per_example[0], np.float64)[held_out]
+    effects_ELN, labels_E = np.asarray(step.table.per_example[0], np.float64), step.table.clusters
+    labels = None if labels_E is None else labels_E[held_out]
     rows = []
     for layer, head in heads:
-        interval = mean_interval(effects_ELN[:, layer, head])
-        bounds = dict(zip(("effect", "effect_low", "effect_high"), map(float, interval), strict=True))
-        rows.append({"role": step.role, "layer": layer, "head": head, **bounds})
+        when_chosen, values_E = effects_ELN[chosen_on, layer, head].mean(), effects_ELN[held_out, layer, head]
+        bounds = lab.bounds("effect", mean_interval(values_E, clusters=labels, within=(-np.inf, np.inf)))
+        optimism = np.sign(when_chosen) * (when_chosen - bounds["effect"])
+        p = float(mean_p_values(values_E, clusters=labels))
+        rows.append({"role": step.role, "layer": layer, "head": head, **bounds, "optimism": optimism, "q": p})
+    for row, q in zip(rows, false_discovery([row["q"] for row in rows]), strict=True):
+        row["q"] = float(q)
     return rows
 
 
@@ -162,6 +178,7 @@ def faithfulness(
     )
     assert table.per_example is not None
     effects_ES = np.asarray(table.per_example, np.float64)[held_out]
+    labels = None if clean.clusters is None else np.asarray(clean.clusters)[held_out]
     whole_E = unedited_E[held_out]
     none_E = whole_E + effects_ES[:, 1]
     sizes = f"{len(circuit)} heads"
@@ -173,10 +190,7 @@ def faithfulness(
     }
     rows = []
     for name, values_E in values.items():
-        mean = mean_interval(values_E)
-        share = ratio_interval(values_E - none_E, whole_E - none_E)
-        row: dict[str, Any] = {"what": name}
-        for label, interval in (("logit difference", mean), ("share of the whole", share)):
-            row |= dict(zip((label, f"{label}, low", f"{label}, high"), map(float, interval), strict=True))
-        rows.append(row)
+        mean = mean_interval(values_E, clusters=labels, within=(-np.inf, np.inf))
+        share = ratio_interval(values_E - none_E, whole_E - none_E, clusters=labels)
+        rows.append({"what": name, **lab.bounds("logit difference", mean), **lab.bounds("share of the whole", share)})
     return pd.DataFrame(rows).set_index("what")

@@ -10,6 +10,7 @@ import jaxheads as jh
 from experiments import lab
 from experiments.support.ioi_circuit import LEAST, MOST, Circuit
 from jaxheads.data import IOIPrompts
+from jaxheads.report import model_title
 
 LEADING = 10
 """The number of leading heads."""
@@ -58,24 +59,27 @@ def findings_results(findings: Findings, about: Mapping[str, Any]) -> lab.Result
 
 def page(findings: Findings, about: Mapping[str, Any]) -> str:
     """Return the page for readers."""
-    count, chosen_on = len(findings.prompts.texts), len(findings.prompts.texts) // 2
-    held_out = count - chosen_on
-    return f"""# Indirect objects: {about["model"]}
+    count, templates = len(findings.prompts.texts), len(set(findings.prompts.template.tolist()))
+    held_out = int(findings.leading["effect_n"].to_numpy().max())
+    return f"""# Indirect objects: {model_title(about["model"])}
 
-{count} prompts, such as "{findings.prompts.texts[0]}", and their ABC corruptions, such as
-"{findings.corrupted.texts[0]}". Intervals: 95 %, bootstrap over prompts.
+{count} prompts of {templates} templates, such as "{findings.prompts.texts[0]}", and their ABC corruptions, such as
+"{findings.corrupted.texts[0]}". Intervals: 95 %, over templates, whose prompts share their words; n counts templates.
 
 {lab.markdown(findings.comparison)}
 
 The paper used another model, other prompts and other templates: the columns can be compared, but this is no
-replication. P(IO) and the attention of a kind of heads are means over prompts; NaN: no leading head is of that kind.
+replication. P(IO) and the attention of the heads of a role are means over prompts; NaN: no head has that role. Roles
+are by path patching, below, as the paper's are.
 
 ## The {len(findings.leading)} heads with the largest effect
 
 Effect: the change of the logit difference when a head's output is replaced by its mean over ABC prompts of the same
-template and position ({about["reference"]}). Heads were chosen on {chosen_on} prompts; `kind` is of these prompts too
-(the sign of the effect, and the name that the head attends to most from END, with at least {SHARP} of its attention).
-All other columns are of the other {held_out} prompts.
+template and position ({about["reference"]}). Heads were chosen on the prompts of {templates - held_out} templates;
+`effect_when_chosen` and `attends_to` (the name that the head attends to most from END, with at least {SHARP} of its
+attention) are of these prompts. All other columns are of the other {held_out} templates: `optimism` is by how much the
+effect was larger when chosen, q is corrected over these {len(findings.leading)} heads. `role` is the role that path
+patching gave to the head. Whole effects and paths are different questions: a head may lead here and have no role.
 
 {lab.markdown(findings.leading)}
 
@@ -83,12 +87,14 @@ All other columns are of the other {held_out} prompts.
 
 Backwards from the logits, as in the paper. Each role has at most {MOST} heads: those whose direct paths to the
 receivers move at least {LEAST:.0%} of the whole difference between the prompts and their ABC corruptions. Heads were
-chosen on {chosen_on} prompts; effects (on the logit difference, of the paths alone) are of the other {held_out}.
+chosen on {templates - held_out} templates; effects (on the logit difference, of the paths alone), optimism and q
+(corrected within a role) are of the other {held_out}.
 
 {lab.markdown(findings.circuit.heads.set_index("role"))}
 
 The preference that is left when only these heads work and all others are replaced by their means over ABC prompts of
-the same template and position (the other {held_out} prompts). Share: 0 with no head, 1 with all heads.
+the same template and position (the other {held_out} templates). Share: 0 with no head, 1 with all heads; its interval
+is Fieller's, and has no ends where the whole can't be told from no head.
 
 {lab.markdown(findings.circuit.faithfulness)}
 """

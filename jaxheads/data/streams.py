@@ -18,9 +18,10 @@ def text_batches(
 ) -> Iterator[Batch]:
     """Cut texts into windows of at most `length` tokens and yield batches of `examples` windows.
 
-    Every token is in exactly one window. A longer text is cut into windows of nearly equal length, so none holds a
-    single token. All batches have the shape `[examples, length]`, padded on the right (the last may have fewer
-    examples), so that one compilation serves them all.
+    Every token is in exactly one window; the windows of a text are a cluster, whose label is the text's number. A
+    longer text is cut into windows of nearly equal length, so none holds a single token. All batches have the shape
+    `[examples, length]`, padded on the right (the last may have fewer examples), so that one compilation serves them
+    all.
 
     Args:
         texts: a UTF-8 file, one text a line, read line by line (blank lines are skipped); or any strings, such as
@@ -50,10 +51,15 @@ def text_batches(
     return _checked(model, _batched(windows, examples, length))
 
 
-def array_batches(tokens: ArrayLike, mask: ArrayLike | None = None, *, examples: int) -> Iterator[Batch]:
+def array_batches(
+    tokens: ArrayLike, mask: ArrayLike | None = None, *, examples: int, clusters: ArrayLike | None = None
+) -> Iterator[Batch]:
     """Yield batches of `examples` rows of token ids `[E,T]`, with their mask if they are padded.
 
     A memory-mapped array (`np.load(path, mmap_mode="r")`) is read batch by batch.
+
+    Args:
+        clusters: integer labels `[E]` of rows that depend on each other, such as windows of one document.
 
     Raises:
         ValueError: for arrays of another rank or of different shapes, or no examples.
@@ -66,7 +72,15 @@ def array_batches(tokens: ArrayLike, mask: ArrayLike | None = None, *, examples:
             f"got {rows.shape}, {None if real is None else real.shape}, {examples}"
         )
     slices = (slice(first, first + examples) for first in range(0, len(rows), examples))
-    return (Batch(rows[window], None if real is None else real[window]) for window in slices)
+    labels = None if clusters is None else np.asarray(clusters)
+    if labels is not None and labels.shape != rows.shape[:1]:
+        raise ValueError(f"clusters must be one label for each of {len(rows)} rows, got shape {labels.shape}")
+
+    def batch(window: slice) -> Batch:
+        mask, own = (None if array is None else array[window] for array in (real, labels))
+        return Batch(rows[window], mask, clusters=own)
+
+    return map(batch, slices)
 
 
 def _lines(path: str | os.PathLike) -> Iterator[str]:
@@ -80,7 +94,7 @@ def _read(path: Path) -> Iterator[str]:
         yield from (line.strip() for line in file if line.strip())
 
 
-def _windows(texts: Iterable[str], tokenizer: Any, length: int, lead: list[Any]) -> Iterator[list[int]]:
+def _windows(texts: Iterable[str], tokenizer: Any, length: int, lead: list[Any]) -> Iterator[tuple[int, list[int]]]:
     size, number = length - len(lead), -1
     for number, text in enumerate(texts):
         if not isinstance(text, str):
@@ -89,17 +103,17 @@ def _windows(texts: Iterable[str], tokenizer: Any, length: int, lead: list[Any])
         if not ids:
             raise ValueError(f"text number {number} is empty: it has no token")
         windows = -(-len(ids) // size)
-        yield from (lead + list(window) for window in np.array_split(np.asarray(ids), windows))
+        yield from ((number, lead + list(window)) for window in np.array_split(np.asarray(ids), windows))
     if number < 0:
         raise ValueError("there is no text to make batches of")
 
 
-def _batched(windows: Iterator[list[int]], examples: int, length: int) -> Iterator[Batch]:
+def _batched(windows: Iterator[tuple[int, list[int]]], examples: int, length: int) -> Iterator[Batch]:
     while rows := list(islice(windows, examples)):
         tokens, mask = np.zeros((len(rows), length), np.int32), np.zeros((len(rows), length), bool)
-        for index, row in enumerate(rows):
+        for index, (_, row) in enumerate(rows):
             tokens[index, : len(row)], mask[index, : len(row)] = row, True
-        yield Batch(tokens, mask)
+        yield Batch(tokens, mask, clusters=np.array([number for number, _ in rows], np.int32))
 
 
 def _checked(model: Model, batches: Iterator[Batch]) -> Iterator[Batch]:

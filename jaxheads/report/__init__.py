@@ -1,5 +1,7 @@
 """Reports: all measures and ablations of a model at once, as pages for people."""
 
-from .inputs import Ablation, ablations, prose, repeats
+from .ablations import Ablation, ablations
+from .inputs import prose, repeats
+from .page import model_title
 
-__all__ = ["Ablation", "ablations", "prose", "repeats"]
+__all__ = ["Ablation", "ablations", "model_title", "prose", "repeats"]

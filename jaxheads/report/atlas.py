@@ -1,15 +1,21 @@
-"""The atlas: every head of a model measured, ablated and named, in one run that can be stopped and resumed."""
+"""The atlas: every head of a model measured, ablated and named, in one run that can be stopped and resumed.
+
+What leads is reported on examples that did not choose it: heads of a role on the half of the examples that confirmed
+the role, heads with large effects on fresh examples (see `jaxheads.report.ablations`).
+"""
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
 import jax
 import numpy as np
+import pandas as pd
 
 from ..evidence.roles import Evidence, name_heads
+from ..evidence.selection import held_out
 from ..execution.resources import Options
 from ..files import write_atomically
 from ..measure.patterns.scoring import measure
@@ -17,9 +23,9 @@ from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.random_weights import random_weights
 from ..provenance import provenance
-from ..sweep.exact.ablate import ablate
 from ..tables import Column, HeadTable
-from .inputs import Ablation, Repeats, ablations, prose, repeats
+from .ablations import Ablation, ablations, ask_again, screen
+from .inputs import DRAWS, Repeats, prose, repeats
 from .page import body, heatmaps, page
 
 ON_PROSE = (
@@ -43,24 +49,29 @@ class Atlas:
     """Everything measured about every head.
 
     Attributes:
-        table: one row a head: metrics, effects of mean ablation, role and the numbers that earned it.
-        effects: a table for each ablation, with per-example effects.
+        table: one row a head: metrics, effects of mean ablation in the screen and, for the heads asked again, in the
+            second stage (`…_again`), role and the numbers that earned it.
+        effects: a table for each ablation, its screen of every head, with per-example effects.
+        again: a table for each ablation, of the heads that lead the screen and of others, on fresh examples.
+        leading: by role, the heads that earned it, the strongest on the choosing half first; see `jh.held_out`.
         ablations: the ablations' inputs and objectives, in the order of `effects`.
         left_out: the ablations that don't fit this model, with reasons.
     """
 
     table: HeadTable
     effects: tuple[HeadTable, ...]
+    again: tuple[HeadTable, ...]
+    leading: dict[str, pd.DataFrame]
     ablations: tuple[Ablation, ...]
     left_out: tuple[str, ...]
 
     def text(self) -> str:
         """Write the leading heads of each role and each ablation, and what was left out, as Markdown."""
-        return body(self.table, self.ablations, self.effects, self.left_out)
+        return body(self.table, self.leading, self.ablations, self.effects, self.again, self.left_out)
 
     def save(self, directory: str | os.PathLike) -> list[Path]:
         """Save tables, heatmaps, `summary.md` and their provenance; return the files' paths."""
-        written = [path for table in (self.table, *self.effects) for path in table.save(directory)]
+        written = [path for table in (self.table, *self.effects, *self.again) for path in table.save(directory)]
         summary = write_atomically(Path(directory) / "summary.md", page(self.table, self.text()).encode())
         return [*written, *heatmaps(self.table, directory), summary]
 
@@ -80,9 +91,9 @@ def atlas(
 
     Args:
         text: a UTF-8 file of prose, passages separated by blank lines; by default the package's 64 passages.
-        examples: of each ablation; the run time grows with them.
+        examples: of each ablation's screen; the second stage has 2 to 4 times as many. The run time grows with them.
         measured: number of sequences of repeated random tokens to measure.
-        seed: of random tokens, prompts, nulls, splits and bootstraps.
+        seed: of random tokens, prompts, nulls, splits and samples.
         devices: a mesh to spread measures and ablations over; see `jaxheads.ablate`.
         progress: show progress bars.
         resume: a directory for finished work; a later run with the same arguments resumes from it.
@@ -100,19 +111,22 @@ def atlas(
     fitting, left_out = ablations(model, prose_batches, examples=examples, seed=seed)
     options = Options(seed=seed, devices=devices, progress=progress, resume=resume)
     on_prose, on_repeats, roles = _patterns(model, prose_batches, repeated, **options)
-    effects = tuple(_effect(model, ablation, **options) for ablation in fitting)
+    effects = tuple(screen(model, ablation, **options) for ablation in fitting)
+    again = tuple(ask_again(model, *pair, **options) for pair in zip(fitting, effects, strict=True))
     about = provenance(
         model,
         seed=seed,
         text="the package's prose" if text is None else Path(text).name,
         prose=on_prose.provenance["examples"],
         repeats=measured,
-        ablations={ablation.name: ablation.description for ablation in fitting},
+        ablations={ablation.name: f"{ablation.objective}: {ablation.screen.description}" for ablation in fitting},
+        again={ablation.name: ablation.again.description for ablation in fitting},
         left_out=left_out,
         roles=roles.provenance,
     )
-    table = _joined(on_prose, on_repeats, roles, effects, about)
-    return Atlas(table, effects, tuple(fitting), tuple(left_out))
+    table = _joined((on_prose, on_repeats), roles, effects, again, about)
+    leading = _leading((on_prose, on_repeats), table, seed)
+    return Atlas(table, effects, again, leading, tuple(fitting), tuple(left_out))
 
 
 def _patterns(
@@ -120,12 +134,12 @@ def _patterns(
 ) -> tuple[HeadTable, HeadTable, HeadTable]:
     """Return the metrics on prose, the metrics on repeats, and the roles that both earn."""
     metrics, roles = _visible(model, ON_PROSE), _visible(model, POSITIONAL_ROLES)
-    batch, null, seed = repeated.batch, repeated.null, options.get("seed", 0)
+    batch, seed = repeated.batch, options.get("seed", 0)
     on_prose = measure(model, text, metrics, **options)
-    by_chance = measure(random_weights(model, seed), text, roles, **options)
+    by_chance = [measure(random_weights(model, seed + draw), text, roles, **options) for draw in range(DRAWS)]
     on_repeats = measure(model, [batch], ON_REPEATS, **options)
     # The model reads the null, but heads are scored at the positions of the repeats, which the null doesn't have.
-    shuffled = measure(model, [null], ON_REPEATS, scored_as=[batch], **options)
+    shuffled = [measure(model, [null], ON_REPEATS, scored_as=[batch], **options) for null in repeated.nulls]
     evidence = [Evidence.from_tables(on_prose, by_chance, "random weights", metric=role) for role in roles]
     evidence += [Evidence.from_tables(on_repeats, shuffled, "shuffled repeats", metric=role) for role in ON_REPEATS]
     return on_prose, on_repeats, name_heads(evidence, seed=seed, yielding=("first_token",))
@@ -136,20 +150,34 @@ def _visible(model: Model, metrics: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in metrics if not (name == "next_token" and model.causal))
 
 
-def _effect(model: Model, ablation: Ablation, **options: Unpack[Options]) -> HeadTable:
-    table = ablate(model, ablation.batch, ablation.objective, "mean", reference=ablation.reference, **options)
-    return replace(table, name=f"ablate-{ablation.name.replace('_', '-')}")
+def _leading(measured: Sequence[HeadTable], table: HeadTable, seed: int) -> dict[str, pd.DataFrame]:
+    """Return by role the heads that earned it, with their scores on the half of the examples that confirmed it."""
+    leading = {}
+    for role in table.provenance["roles"]["nulls"]:
+        [scores] = [entry for entry in measured if role in entry.metrics]
+        # The seed of `name_heads` gives the same halves.
+        frame = held_out(scores, role, len(scores.frame), seed=seed)
+        earned = [role in table.frame.loc[head, "roles"].split(", ") for head in frame.index]
+        if any(earned):
+            leading[role] = frame.loc[earned].assign(roles=table.frame["roles"])
+    return leading
 
 
 def _joined(
-    on_prose: HeadTable, on_repeats: HeadTable, roles: HeadTable, effects: Sequence[HeadTable], about: dict
+    measured: Sequence[HeadTable],
+    roles: HeadTable,
+    effects: Sequence[HeadTable],
+    again: Sequence[HeadTable],
+    about: dict,
 ) -> HeadTable:
-    columns = {name: _column(table, name) for table in (on_prose, on_repeats) for name in table.metrics}
+    columns = {name: _column(table, name) for table in measured for name in table.metrics}
     columns |= {name: _column(table, "effect") for table, name in zip(effects, about["ablations"], strict=True)}
+    columns |= {f"{name}_again": _column(table, "effect") for table, name in zip(again, about["again"], strict=True)}
     extras = {name: roles.grid(name) for name in ("role", "roles", "score", "null", "chance_corrected", "q_value")}
-    extras["positional_offset"] = on_prose.grid("positional_offset")
-    return HeadTable.from_columns("atlas", on_prose.stack, columns, about, extras=extras)
+    extras["positional_offset"] = measured[0].grid("positional_offset")
+    return HeadTable.from_columns("atlas", measured[0].stack, columns, about, extras=extras)
 
 
 def _column(table: HeadTable, metric: str) -> Column:
-    return Column(*(np.asarray(table.grid(name), float) for name in (metric, f"{metric}_low", f"{metric}_high")))
+    mean, low, high = (np.asarray(table.grid(f"{metric}{end}"), float) for end in ("", "_low", "_high"))
+    return Column(mean, low, high, table.grid(f"{metric}_n"))

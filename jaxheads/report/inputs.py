@@ -1,4 +1,4 @@
-"""Inputs of the atlas: prose, repeated random tokens, and prompts with an indirect object."""
+"""Inputs of the atlas: prose, and random tokens said twice."""
 
 import os
 from collections.abc import Iterable
@@ -6,43 +6,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..data.prompts import ioi_prompts
 from ..data.prose import passages
 from ..data.synthetic import RepeatedTokens, repeated_tokens
 from ..models.inputs.batch import Batch
 from ..models.model import Model
-from ..objectives import Objective, logit_difference, loss
 
 WINDOW = 128
 """Largest number of prose tokens in one example."""
 
-ABLATED_WINDOW = 24
-"""Largest number of prose tokens in one example of an ablation, which runs a sweep of all heads on it."""
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """Inputs and objective of one ablation of every head.
-
-    Attributes:
-        name: the column of its effects.
-        description: the objective and the inputs in words.
-        reference: the inputs whose mean replaces a head's output; None for the batch itself.
-    """
-
-    name: str
-    description: str
-    batch: Batch
-    objective: Objective
-    reference: Batch | None = None
+DRAWS = 4
+"""Draws of each null: other random weights, other shuffles."""
 
 
 @dataclass(frozen=True)
 class Repeats:
-    """Repeated random tokens, and their null, whose second half has no repeat."""
+    """Random tokens said twice, and draws of their null, whose second half has no repeat."""
 
     batch: Batch
-    null: Batch
+    nulls: tuple[Batch, ...]
 
 
 def first_token(model: Model) -> int | None:
@@ -54,7 +35,8 @@ def first_token(model: Model) -> int | None:
 def prose(model: Model, path: str | os.PathLike | None) -> list[Batch]:
     """Cut passages into windows of at most `WINDOW` tokens, in batches of one width.
 
-    Every token is in one window, except rests of fewer than 4.
+    Every token is in one window, except rests of fewer than 4. Windows of one passage are a cluster, unless there are
+    fewer than 8 passages: then they are all that there is to choose and to confirm on.
 
     Raises:
         FileNotFoundError: for a missing text.
@@ -71,20 +53,25 @@ def prose(model: Model, path: str | os.PathLike | None) -> list[Batch]:
         raise ValueError(
             f"the text has {total} tokens in {len(rows)} passages: too few to split into 8 examples of at least 4"
         )
-    windows = [row[at : at + size] for row in rows for at in range(0, len(row), size)]
+    windows = [(number, row[at : at + size]) for number, row in enumerate(rows) for at in range(0, len(row), size)]
+    windows = [(number, window) for number, window in windows if len(window) >= 4]
     lead = [] if start is None else [start]
-    padded = _padded([lead + window for window in windows if len(window) >= 4])
+    padded = _padded([lead + window for _, window in windows])
+    labels = [number if len(rows) >= 8 else index for index, (number, _) in enumerate(windows)]
+    padded = padded.clustered(labels)
     batches = -(-len(padded) // 16)
     return [padded.take(rows) for rows in np.array_split(np.arange(len(padded)), batches)]
 
 
 def repeats(model: Model, *, examples: int, longest: int, seed: int) -> Repeats:
-    """Draw `[first, r, r]` with random r of random length, and its shuffled null."""
-    drawn = _random_repeats(model, examples, longest // 2, longest, seed)
-    return Repeats(Batch(drawn.tokens, drawn.mask), Batch(drawn.shuffled(seed + 1).tokens, drawn.mask))
+    """Draw `[first, r, r]` with random r of random length, and DRAWS shuffles of it."""
+    drawn = random_repeats(model, examples, longest // 2, longest, seed)
+    nulls = tuple(Batch(drawn.shuffled(seed + 1 + draw).tokens, drawn.mask) for draw in range(DRAWS))
+    return Repeats(Batch(drawn.tokens, drawn.mask), nulls)
 
 
-def _random_repeats(model: Model, examples: int, shortest: int, longest: int, seed: int) -> RepeatedTokens:
+def random_repeats(model: Model, examples: int, shortest: int, longest: int, seed: int) -> RepeatedTokens:
+    """Draw `[first, r, r]` with random r of `shortest` to `longest` tokens, less where the model reads fewer."""
     longest = min(longest, (model.config.max_position_embeddings - 1) // 2)
     return repeated_tokens(
         model.config.vocab_size,
@@ -94,45 +81,6 @@ def _random_repeats(model: Model, examples: int, shortest: int, longest: int, se
         first=first_token(model),
         avoid=[token for token in model.tokenizer.all_special_ids if token < model.config.vocab_size],
         seed=seed,
-    )
-
-
-def ablations(model: Model, text: list[Batch], *, examples: int, seed: int) -> tuple[list[Ablation], list[str]]:
-    """Return the ablations that fit this model, and the reasons why others are left out."""
-    if model.network.unembedding is None or not model.causal:
-        kind = "has no language-model head" if model.network.unembedding is None else "is an encoder"
-        return [], [f"ablations (they need a decoder's next-token loss or logit difference): {model.name} {kind}"]
-    fitting = [_prose_ablation(text, examples), _repeats_ablation(model, examples, seed)]
-    try:
-        fitting.append(_ioi_ablation(model, examples, seed))
-    except ValueError as reason:
-        return fitting, [f"the indirect-object prompts: {reason}"]
-    return fitting, []
-
-
-def _prose_ablation(text: list[Batch], examples: int) -> Ablation:
-    tokens, mask = (np.concatenate([np.asarray(getattr(b, name)) for b in text]) for name in ("tokens", "mask"))
-    longest_first = np.argsort(-np.minimum(mask.sum(axis=1), ABLATED_WINDOW), kind="stable")[:examples]
-    cut = Batch(tokens[longest_first, :ABLATED_WINDOW], mask[longest_first, :ABLATED_WINDOW])
-    description = f"next-token loss on prose: the first {cut.tokens.shape[1]} tokens of {len(cut)} windows"
-    return Ablation("prose_loss", description, cut, loss(), reference=text[0])
-
-
-def _repeats_ablation(model: Model, examples: int, seed: int) -> Ablation:
-    drawn = _random_repeats(model, examples, 7, 11, seed + 2)
-    description = f"next-token loss on the second half of {examples} random segments said twice"
-    return Ablation("repeat_loss", description, Batch(drawn.tokens, drawn.mask), loss(drawn.second))
-
-
-def _ioi_ablation(model: Model, examples: int, seed: int) -> Ablation:
-    prompts = ioi_prompts(model.tokenizer, examples=examples, seed=seed, bos=model.tokenizer.bos_token_id is not None)
-    corrupted = prompts.corrupted(seed + 1)
-    return Ablation(
-        "ioi_logit_difference",
-        f"logit difference of indirect object and subject on {examples} prompts; means are over three other names",
-        Batch(prompts.tokens, prompts.mask),
-        logit_difference(prompts.indirect_object, prompts.subject),
-        reference=Batch(corrupted.tokens, corrupted.mask),
     )
 
 

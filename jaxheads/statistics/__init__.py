@@ -10,7 +10,7 @@ from .grouped_rows import GroupedRows
 from .means import jackknife_interval, mean_interval, ratio_interval
 from .rows import Rows, rows_of
 from .seeds import SeedEffect, seed_effect
-from .testing import false_discovery, paired_p_values, rank_correlation, split_halves
+from .testing import false_discovery, mean_p_values, paired_p_values, rank_correlation, split_halves
 from .variance import analysis_of_variance
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "false_discovery",
     "jackknife_interval",
     "mean_interval",
+    "mean_p_values",
     "paired_p_values",
     "rank_correlation",
     "ratio_interval",

@@ -69,7 +69,7 @@ def ratio_interval(
 
     It serves shares of an estimated quantity, such as one head's patching effect as a share of the effect of patching
     everything. An example whose value or whole is missing is left out of both means. A whole whose mean is 0 gives NaN.
-    Where the whole can't be told from 0, the interval has no ends (NaN).
+    Where the whole can't be told from 0, the interval has no ends (NaN), unless all examples have the same share.
 
     Raises:
         ValueError: for no rows, infinity, a whole of another length, labels that don't fit, or a level out of range.
@@ -95,7 +95,11 @@ def ratio_interval(
     bounded = (a > 0) & (parts.n > 1)
     root = np.sqrt(np.maximum(b**2 - a * c, 0.0))
     mean, safe = ratio(part, total), np.where(bounded, a, np.nan)
-    return Interval(mean, np.minimum((b - root) / safe, mean), np.maximum((b + root) / safe, mean), parts.n)
+    low, high = np.minimum((b - root) / safe, mean), np.maximum((b + root) / safe, mean)
+    # Where every example has the same share, the share is known, however little the whole is.
+    rest, size = np.abs(d_R - mean * e_R).max(axis=0), np.abs(d_R).max(axis=0)
+    exact = (parts.n > 1) & (rest <= 1e-12 * size)
+    return Interval(mean, np.where(exact, mean, low), np.where(exact, mean, high), parts.n)
 
 
 def jackknife_interval(

@@ -77,6 +77,22 @@ def paired_p_values(scores: ArrayLike, null: ArrayLike, *, clusters: ArrayLike |
     return np.where(rows.n > 1, p, np.nan)
 
 
+def mean_p_values(values: ArrayLike, *, clusters: ArrayLike | None = None) -> Floats:
+    """Test for each cell whether the mean of `values` `[E,...]` is 0 (two-sided), `[...]`; agrees with `mean_interval`.
+
+    NaN is left out; a cell with fewer than two values is not tested (NaN).
+
+    Raises:
+        ValueError: for no examples, infinity, or labels that don't fit.
+    """
+    x = finite_or_nan(values, "values")
+    if len(x) < 2:
+        return np.full(x.shape[1:], np.nan)
+    zero = np.zeros_like(x)
+    sides = (paired_p_values(a, b, clusters=clusters) for a, b in ((x, zero), (zero, x)))
+    return np.minimum(1.0, 2 * np.minimum(*sides))
+
+
 def split_halves(count: int, seed: int, clusters: ArrayLike | None = None) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Split `count` examples at random into a half to choose heads on and a half to confirm them on.
 

@@ -170,3 +170,14 @@ def effect_table(
     flat = np.concatenate([values.reshape(E, -1) for values in effects.values()], axis=1)
     accumulator.add(Effects(baseline, flat, total, clusters), Grid(tuple(axes), tuple(shape)))
     return accumulator.table(name, stack, axes, about, level=level, seed=seed)
+
+
+def magnitude(column: Column) -> Column:
+    """Return the magnitude of a mean, with the range of magnitudes in its interval; examples get the mean's sign."""
+    mean, low, high = (np.asarray(bound, np.float64) for bound in (column.mean, column.low, column.high))
+    # An interval that holds 0 folds over at 0; another keeps its ends, in turned order where it is negative.
+    least = np.where((low <= 0) & (high >= 0), 0.0, np.minimum(np.abs(low), np.abs(high)))
+    most = np.maximum(np.abs(low), np.abs(high))
+    # With the mean's sign, not their own, the examples still average to the magnitude of the mean.
+    examples = np.asarray(column.per_example) * np.where(mean < 0, -1.0, 1.0)
+    return Column(np.abs(mean), least, most, column.n, examples)

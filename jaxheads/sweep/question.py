@@ -84,7 +84,7 @@ class Question:
         groups: the cells, in the order in which they are answered.
         work: from the indices of a chunk's examples (the last perhaps repeated) to their results.
         identity: arrays and words that the answer depends on, beside model, batch, objective and stack.
-        about: words for the table's provenance.
+        about: words for the table's provenance; of a stream, those of the last batch.
         unsigned: whether effects have no sign: the total then counts without its sign, too.
         extras: columns without an interval.
         plan: what the question will do, where that is known beforehand.
@@ -256,6 +256,7 @@ def _answer(name: str, questions: Iterator[Question], *, stream: bool, level: fl
     ranges = dict.fromkeys(first.columns, span)
     accumulator = EffectAccumulator(first.columns, grid.shape, None if stream else E, ranges)
     label = f"{name}: {first.size} cells × {'examples' if stream else E}"
+    words = first.about
     with show_progress(None if stream else first.size * E, label, resources.progress) as advance:
         for current in chain([first], questions):
             if current.grid.shape != grid.shape:
@@ -265,7 +266,9 @@ def _answer(name: str, questions: Iterator[Question], *, stream: bool, level: fl
             identity = (current.objective.name, current.stack.name, current.identity, number)
             journal = resources.journal(name, current.model, current.batch, current.reads, identity)
             accumulator.add(run_question(current, journal, advance, number), current.grid)
-    about = effect_provenance(first.model, first.objective, first.about)
+            # What a question counts over a stream, such as the fewest examples of a mean, is whole at its end.
+            words = current.about
+    about = effect_provenance(first.model, first.objective, words)
     table = accumulator.table(name, first.stack.name, grid.axes, about, level=level, seed=seed, extras=first.extras)
     return first.finish(table)
 

@@ -54,7 +54,7 @@ def test_from_the_command_to_the_files(tmp_path: Path, monkeypatch: pytest.Monke
     assert effects.per_example is not None
     assert effects.per_example.shape == (ioi.QUICK_EXAMPLES, 2, 6)
     assert effects.provenance["groups"] > 1
-    assert effects.provenance["per_position"]
+    assert effects.provenance["means"] == "by position"
     assert attention.metrics == ioi.POSITIONS
     about = json.loads((tmp_path / "provenance.json").read_text())
     assert (about["model"], about["examples"], about["seed"]) == ("small", 8, 0)
@@ -119,27 +119,30 @@ def test_heads_are_chosen_on_one_half_and_reported_on_the_other():
     effects = HeadTable.from_columns(
         "ablate", "decoder", {"effect": ioi.Column(means, per_example=per_example)}, squeeze=True
     )
-    leading = ioi.leading_heads(effects, attention, np.array([0, 1]), np.array([2, 3]), seed=0)
+    leading = ioi.leading_heads(effects, attention, np.array([0, 1]), np.array([2, 3]))
     assert leading.index[:2].tolist() == [(1, 3), (0, 0)]
     first = leading.loc[(1, 3)]
     assert (first["effect_when_chosen"], first["effect"], first["end_to_io"]) == (-5, -2, pytest.approx(0.5))
     assert first["effect_low"] <= -2 <= first["effect_high"]
-    assert (first["kind"], leading.loc[(0, 0), "kind"]) == ("like a name mover", "looks elsewhere")
+    assert (first["optimism"], first["effect_n"]) == (3, 2)
+    assert (first["attends_to"], leading.loc[(0, 0), "attends_to"]) == ("IO", "elsewhere")
 
 
 @pytest.mark.parametrize(
-    ("effect", "attention", "expected"),
-    [
-        (-1, (0.5, 0.1, 0.2), "like a name mover"),
-        (1, (0.5, 0.1, 0.2), "like a negative name mover"),
-        (-1, (0.1, 0.1, 0.6), "like S-inhibition"),
-        (1, (0.1, 0.1, 0.6), "looks at S2"),
-        (-1, (0.1, 0.6, 0.1), "looks at S1"),
-        (-1, (0.19, 0.1, 0.1), "looks elsewhere"),
-    ],
+    ("attention", "expected"),
+    [((0.5, 0.1, 0.2), "IO"), ((0.1, 0.1, 0.6), "S2"), ((0.1, 0.6, 0.1), "S1"), ((0.19, 0.1, 0.1), "elsewhere")],
 )
-def test_what_a_head_is_called(effect: float, attention: tuple[float, ...], expected: str):
-    assert ioi.kind(effect, np.array(attention)) == expected
+def test_what_a_head_attends_to(attention: tuple[float, ...], expected: str):
+    assert ioi.attends_to(np.array(attention)) == expected
+
+
+def test_a_head_has_the_roles_of_path_patching_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    quick(tmp_path, monkeypatch)
+    leading, circuit = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("leading", "circuit"))
+    for row in leading.to_dict("records"):
+        same = circuit[(circuit["layer"] == row["layer"]) & (circuit["head"] == row["head"])]
+        assert row["role"] == (", ".join(same["role"]) or "–")
+    assert (leading["effect_n"].to_numpy() == 4).all(), "half of the 8 templates"
 
 
 def test_a_stopped_run_keeps_its_parts_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
@@ -165,7 +168,7 @@ def test_what_predicts_no_words_is_refused(family: str, message: str, tmp_path: 
 
 
 def test_halves_need_two_prompts_each():
-    with pytest.raises(ValueError, match="at least 4 examples"):
+    with pytest.raises(ValueError, match="at least 4 clusters"):
         ioi.study(small(), 3, 0)
 
 

@@ -9,6 +9,8 @@ import pytest
 
 import jaxheads as jh
 from experiments import attribution_agreement, head_measures
+from jaxheads.statistics import mean_interval
+from jaxheads.tables import Column
 
 from .test_ioi import small
 
@@ -17,7 +19,7 @@ def test_agreement_is_of_sizes_example_by_example():
     rng = np.random.default_rng(0)
     one = rng.standard_normal((6, 3, 4))
     values = {"one": one, "turned": -2 * one, "other": rng.standard_normal((6, 3, 4))}
-    pairs = attribution_agreement.agreement(values, seed=0).set_index(["first", "second"])
+    pairs = attribution_agreement.agreement(values, None).set_index(["first", "second"])
     assert pairs.loc[("one", "turned"), "rank_correlation"] == pytest.approx(1)
     assert pairs.loc[("one", "turned"), "of_means"] == pytest.approx(1)
     low, high = pairs.loc[("one", "other"), ["rank_correlation_low", "rank_correlation_high"]]
@@ -37,8 +39,30 @@ def test_agreement_from_the_command_to_the_page(tmp_path: Path, monkeypatch: pyt
     assert np.abs(heads["rank_correlation"].to_numpy()).max() <= 1
     exact = float(heads.query("first == 'patching' and second == 'atp'")["of_means"].to_numpy()[0])
     assert exact > 0.5
-    assert pd.read_csv(tmp_path / "cost.csv")["seconds"].to_numpy().min() > 0
+    assert pd.read_csv(tmp_path / "cost.csv")["forward passes"].to_numpy().min() > 0
+    assert (heads["rank_correlation_low"] <= heads["rank_correlation"]).all()
+    assert (heads["n"] == 4).all()
     assert (tmp_path / "heads.png").read_bytes().startswith(b"\x89PNG")
+    missed = pd.read_csv(tmp_path / "missed.csv")
+    assert {"method", "head", "what", "n", "exact_low", "difference_high"} <= set(missed)
+    assert "by position" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+
+
+def test_heads_that_a_gradient_misses_are_named_the_worst_first():
+    shape = (8, 1, 3)
+    noise = np.random.default_rng(0).standard_normal(shape) * 0.01
+    said = {"weights": "w", "objective": "o"}
+
+    def table(means: list[float]) -> jh.HeadTable:
+        values = np.asarray(means) + noise
+        column = Column(*mean_interval(values), per_example=values)
+        return jh.HeadTable.from_columns("t", "decoder", {"effect": column}, said)
+
+    tables = {"patching": table([1, 3, -2]), "atp": table([0.1, 2.9, 2])}
+    missed = attribution_agreement.missed_heads(tables)
+    assert missed["head"].tolist() == ["0.2", "0.0"]
+    assert missed["what"].tolist() == ["wrong sign", "missed"]
+    assert missed["n"].tolist() == [8, 8]
 
 
 @pytest.mark.weights

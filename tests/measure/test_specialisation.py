@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,53 +17,173 @@ from ..models.huggingface import assert_close
 from ..models.specs.spec import small
 
 FUNCTIONS = ("previous", "induction", "duplicate", "copy")
-L, N, E = 4, 6, 40
+L, N, E, DRAWS = 4, 6, 24, 5
+
+Scores = dict[str, np.ndarray]
 
 
-def planted(seed: int = 0, noise: float = 0.05) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Head 0.f does function f alone; 3.5 does all alike; the rest do nothing."""
+def random_models(
+    count: int, rng: np.random.Generator, examples: int = E, differ: float = 0.3, heads: tuple[int, int] = (L, N)
+) -> list[Scores]:
+    """Return models whose heads do nothing: models, heads and examples differ."""
+    return [
+        {
+            name: 0.1
+            + 0.02 * differ * rng.standard_normal()
+            + 0.02 * rng.standard_normal(heads)
+            + 0.04 * rng.standard_normal((examples, *heads))
+            for name in FUNCTIONS
+        }
+        for _ in range(count)
+    ]
+
+
+def by_function(models: list[Scores]) -> dict[str, list[np.ndarray]]:
+    return {name: [model[name] for model in models] for name in FUNCTIONS}
+
+
+def planted(seed: int = 0) -> tuple[Scores, dict[str, list[np.ndarray]]]:
+    """Head 0.f does function f alone; 3.5 does all alike, 3.4 less evenly; the rest do nothing."""
     rng = np.random.default_rng(seed)
-    scores = {name: noise * rng.random((E, L, N)) for name in FUNCTIONS}
-    nulls = {name: noise * rng.random((E, L, N)) for name in FUNCTIONS}
+    scores, *nulls = random_models(1 + DRAWS, rng)
     for head, name in enumerate(FUNCTIONS):
-        scores[name][:, 0, head] += 0.8
-        scores[name][:, 3, 5] += 0.8
-    return scores, nulls
+        for layer, other, mean in ((0, head, 0.9), (3, 5, 0.9), (3, 4, 0.5 + 0.1 * head)):
+            scores[name][:, layer, other] = mean + 0.1 * rng.standard_normal(E)
+    return scores, by_function(nulls)
 
 
-def test_planted_specialists_and_generalists_are_told_apart():
-    found = jh.specialisation(*planted())
+@pytest.mark.parametrize("seed", range(4))
+def test_planted_specialists_generalists_and_idle_heads_are_told_apart(seed: int):
+    found = jh.specialisation(*planted(seed))
     heads: Any = found.heads.frame.loc["decoder"]
     for head, name in enumerate(FUNCTIONS):
-        assert heads.loc[(0, head), "selectivity"] > 0.9
-        assert heads.loc[(0, head), "function"] == name
-    assert heads.loc[(3, 5), "selectivity"] < 0.02
-    assert heads.loc[(3, 5), "selectivity_high"] < 0.1
-    assert heads.loc[(3, 5), "p"] > 0.9
-    assert np.abs(found.functions["breadth"].to_numpy() - 2).max() < 0.2
-    assert found.matrix.shape == (L * N, len(FUNCTIONS))
-    assert found.matrix.max().to_list() == [1.0] * 4
+        row = heads.loc[(0, head)]
+        assert row["selectivity"] > 0.8
+        assert row["selectivity_high"] > 0.95
+        assert row["function"] == name
+        assert row["p"] < 0.005
+        assert row["q"] < 0.05
+        assert row["p"] >= 0.999 * found.heads.provenance["p_resolution"] ** 2
+    for head in (4, 5):
+        row = heads.loc[(3, head)]
+        assert row["selectivity"] < 0.05
+        assert row["selectivity_high"] < 0.1
+        assert row["p"] > 0.05
+    idle = heads[(found.matrix.to_numpy() == 0).all(axis=1)]
+    assert len(idle) >= L * N - 7
+    assert idle["selectivity"].isna().all()
+    assert set(idle["function"]) == {""}
+    assert np.abs(found.functions["breadth"].to_numpy() - 3).max() < 0.5
+    assert (found.functions["heads"].to_numpy() >= 3).all()
+    assert found.matrix.to_numpy().max(axis=0).tolist() == [1.0] * 4
 
 
-def test_a_specialist_is_surprising_only_among_heads_that_do_much():
-    scores, nulls = planted()
-    alone: Any = jh.specialisation(scores, nulls).heads.frame.loc["decoder"]
-    assert alone.loc[(0, 0), "p"] > 0.2  # shuffled, functions that few heads do fall on different heads
-    for name in FUNCTIONS:
-        scores[name][:, 1:] += 0.8  # three layers of heads that do everything
-    among: Any = jh.specialisation(scores, nulls).heads.frame.loc["decoder"]
-    assert among.loc[(0, 0), "p"] < 0.05
-    assert among.loc[(2, 2), "p"] > 0.2
-
-
-def test_where_there_is_nothing_nothing_is_said():
+def test_in_a_random_model_nothing_is_found_beyond_the_nominal_rate():
     rng = np.random.default_rng(0)
-    scores = {name: 0.05 * rng.random((E, L, N)) for name in FUNCTIONS}
-    nulls = {name: 0.05 * rng.random((E, L, N)) + 0.1 for name in FUNCTIONS}
+    called, corrected, with_breadth = [], [], []
+    for seed in range(60):
+        scores, *nulls = random_models(1 + DRAWS, rng, differ=0.5)
+        found = jh.specialisation(scores, by_function(nulls), resamples=0, seed=seed)
+        called.append((found.heads.frame["p"] < 0.05).mean())
+        corrected.append((found.heads.frame["q"] < 0.05).any())
+        with_breadth.append(found.functions["breadth"].notna().any())
+    assert np.mean(called) < 0.07
+    assert np.sum(corrected) <= 7  # 5 % of 60 and two standard errors
+    assert np.sum(with_breadth) <= 7
+
+
+def test_models_that_differ_are_no_evidence():
+    """With one draw a shift of the whole model looks like its heads' work; several draws show how models differ."""
+    rng = np.random.default_rng(0)
+    rates = {1: [], 4: []}
+    for seed in range(40):
+        scores, *nulls = random_models(5, rng, differ=1.5)
+        for draws, rate in rates.items():
+            some = {name: np.stack(values[:draws]) for name, values in by_function(nulls).items()}
+            if draws == 1:
+                with pytest.warns(UserWarning, match="Give several draws"):
+                    frame = jh.specialisation(scores, some, resamples=0, seed=seed).heads.frame
+            else:
+                frame = jh.specialisation(scores, some, resamples=0, seed=seed).heads.frame
+            rate.append((frame["p"] < 0.05).mean())
+    assert np.mean(rates[1]) > 0.1
+    assert np.mean(rates[4]) < 0.07
+
+
+@pytest.mark.parametrize("examples", [8, 16])
+def test_intervals_hold_the_planted_selectivity(examples: int):
+    truths = {(0, 0): 1.0, (0, 1): 0.5, (0, 2): 0.0}
+    covered = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        scores, *nulls = random_models(5, rng, examples)
+        for head, count in enumerate((1, 2, 4)):
+            for name in FUNCTIONS[:count]:
+                scores[name][:, 0, head] = rng.beta(8, 2, examples)
+        frame: Any = jh.specialisation(scores, by_function(nulls), seed=seed).heads.frame.loc["decoder"]
+        for head, truth in truths.items():
+            row = frame.loc[head]
+            assert 0 <= row["selectivity_low"] <= row["selectivity"] <= row["selectivity_high"] <= 1
+            covered.append(row["selectivity_low"] <= truth + 1e-6 and truth - 1e-6 <= row["selectivity_high"])
+    assert np.mean(covered) > 0.93
+
+
+def test_kin_examples_count_once():
+    """Every example four times: without its clusters the noise looks half as large."""
+    rng = np.random.default_rng(0)
+    scores, *nulls = random_models(5, rng, 8)
+    for name, mean in zip(FUNCTIONS, (0.5, 0.3, 0.1, 0.1), strict=True):
+        scores[name][:, 0, 0] = mean + 0.15 * rng.standard_normal(8)
+    four = {name: np.repeat(values, 4, axis=0) for name, values in scores.items()}
+    four_nulls = {name: [np.repeat(draw, 4, axis=0) for draw in draws] for name, draws in by_function(nulls).items()}
+    labels = np.repeat(np.arange(8), 4)
+    once = jh.specialisation(scores, by_function(nulls)).heads.frame
+    given: list[Any] = [labels, dict.fromkeys(FUNCTIONS, labels.astype(str))]
+    for clusters in given:
+        kin = jh.specialisation(four, four_nulls, clusters=clusters).heads.frame
+        pd.testing.assert_frame_equal(kin, once)
+    naive = jh.specialisation(four, four_nulls).heads.frame
+    width = [frame["selectivity_high"].iloc[0] - frame["selectivity_low"].iloc[0] for frame in (once, naive)]
+    assert width[1] < 0.8 * width[0]
+
+
+def test_examples_may_differ_and_be_missing():
+    scores, nulls = planted()
+    scores["copy"] = scores["copy"][:10]
+    nulls["copy"] = [draw[: 7 + number] for number, draw in enumerate(nulls["copy"])]
+    scores["previous"][3, 0, 0] = np.nan
+    scores["induction"][:, 1, 1] = np.nan
+    nulls["previous"][0][:, 2, 2] = np.nan
+    frame: Any = jh.specialisation(scores, nulls).heads.frame.loc["decoder"]
+    assert [frame.loc[(0, head), "function"] for head in range(4)] == list(FUNCTIONS)
+    assert frame.loc[(1, 1), "function"] == ""
+
+
+def test_the_draws_may_have_other_heads_than_the_model():
+    rng = np.random.default_rng(0)
+    scores, _ = planted()
+    nulls = [random_models(1, rng, heads=heads)[0] for heads in ((1, 1), (2, 8), (4, 4), (1, 16))]
+    frame: Any = jh.specialisation(scores, by_function(nulls)).heads.frame.loc["decoder"]
+    assert [frame.loc[(0, head), "function"] for head in range(4)] == list(FUNCTIONS)
+
+
+def test_scores_without_any_spread_are_compared_exactly():
+    scores = {name: np.full((5, 1, 4), 0.25) for name in FUNCTIONS}
+    nulls = {name: np.full((3, 5, 1, 4), 0.25) for name in FUNCTIONS}
+    assert np.isnan(jh.specialisation(scores, nulls).heads.values).all()
+    scores["copy"][:, 0, 2] = 0.5
     found = jh.specialisation(scores, nulls)
-    assert np.isnan(found.heads.values).all()
-    assert np.isnan(found.functions["breadth"].to_numpy()).all()
-    assert set(found.heads.frame["function"]) == {""}
+    assert found.heads.frame["function"].to_list() == ["", "", "copy", ""]
+
+
+def test_a_function_that_no_head_can_do_takes_nothing_from_the_others():
+    """Attention to the next token is 0 in a causal model, and in its null."""
+    scores, nulls = planted()
+    scores["copy"], nulls["copy"] = 0 * scores["copy"], [0 * draw for draw in nulls["copy"]]
+    found = jh.specialisation(scores, nulls)
+    assert np.isnan(found.functions.loc["copy", "breadth"])
+    assert (found.matrix["copy"].to_numpy() == 0).all()
+    assert found.heads.frame["function"].to_list()[:3] == list(FUNCTIONS[:3])
 
 
 @settings(deadline=None, max_examples=50)
@@ -79,17 +200,30 @@ def test_the_indices_keep_their_ranges_and_ends(functions: int, heads: int, seed
 
 def test_units_do_not_matter():
     scores, nulls = planted()
-    scores["copy"], nulls["copy"] = 17 * scores["copy"] + 3, 17 * nulls["copy"] + 3
-    plain, scaled = jh.specialisation(*planted()), jh.specialisation(scores, nulls)
+    plain = jh.specialisation(scores, nulls)
+    scores["copy"] = 17 * scores["copy"] + 3
+    nulls["copy"] = [17 * draw + 3 for draw in nulls["copy"]]
+    scaled = jh.specialisation(scores, nulls)
     np.testing.assert_allclose(scaled.heads.values, plain.heads.values, atol=1e-9)
+    np.testing.assert_allclose(scaled.heads.frame["p"], plain.heads.frame["p"], atol=1e-9)
 
 
-def test_functions_must_fit_each_other():
+def test_functions_and_draws_must_fit_each_other():
     scores, nulls = planted()
     with pytest.raises(ValueError, match="each with its null"):
         jh.specialisation(scores, {"copy": nulls["copy"]})
     with pytest.raises(ValueError, match="the same layers and heads"):
         jh.specialisation({**scores, "copy": scores["copy"][:, :2]}, nulls)
+    with pytest.raises(ValueError, match="the same draws, of the same heads"):
+        jh.specialisation(scores, {**nulls, "copy": nulls["copy"][:3]})
+    with pytest.raises(ValueError, match="at least two examples"):
+        jh.specialisation({**scores, "copy": scores["copy"][:1]}, nulls)
+    with pytest.raises(ValueError, match="at least two examples \\(or clusters\\), got 1"):
+        jh.specialisation(scores, nulls, clusters={"copy": np.zeros(E)})
+    with pytest.raises(ValueError, match=f"expected {E} labels"):
+        jh.specialisation(scores, nulls, clusters=np.zeros(3))
+    with pytest.raises(ValueError, match="a draw with two or more"):
+        jh.specialisation(scores, {name: np.zeros((3, E, 1, 1)) for name in FUNCTIONS})
 
 
 def table(values: np.ndarray) -> HeadTable:

@@ -93,21 +93,50 @@ def test_random_heads_earn_no_role(made: Atlas):
 
 
 def test_its_effects_are_those_of_ablate(made: Atlas, decoder: jh.Model):
-    question = made.ablations[1]
-    table = jh.ablate(decoder, question.batch, question.objective, "mean")
+    stage = made.ablations[1].screen
+    table = jh.ablate(decoder, stage.batch, stage.objective, "mean", reference=stage.reference)
     np.testing.assert_array_equal(made.effects[1].per_example, table.per_example)
     np.testing.assert_array_equal(made.table.grid("repeat_loss"), table.values)
 
 
 def test_repeats_are_scored_on_their_second_half_only(made: Atlas, decoder: jh.Model):
-    batch = made.ablations[1].batch
-    reads = made.ablations[1].objective.reads(decoder, batch)
+    batch = made.ablations[1].screen.batch
+    reads = made.ablations[1].screen.objective.reads(decoder, batch)
     assert reads.target is not None
     assert reads.weight is not None
     for example in range(3):
         real = np.asarray(batch.tokens)[example][np.asarray(batch.mask)[example]]
         segment = real[len(real) % 2 :][len(real) // 2 :]
         np.testing.assert_array_equal(np.asarray(reads.target)[example][np.asarray(reads.weight)[example] > 0], segment)
+
+
+def test_leaders_of_the_screen_are_asked_again_on_fresh_examples(made: Atlas, decoder: jh.Model):
+    for ablation, screened, again in zip(made.ablations, made.effects, made.again, strict=True):
+        asked, values = again.grid("asked"), again.grid("effect")
+        assert sorted(asked.flat) == ["leader", "leader", "sample", "sample"]
+        order = np.argsort(-np.abs(screened.values), axis=None)
+        assert set(np.flatnonzero(asked.reshape(-1) == "leader")) == set(order[:2])
+        stage, rows = ablation.again, [np.asarray(s.batch.tokens) for s in (ablation.screen, ablation.again)]
+        texts = [{tuple(row[: min(map(len, rows[0]))]) for row in tokens} for tokens in rows]
+        assert not texts[0] & texts[1], "no example of the screen is asked again"
+        layer, head = (int(index[0]) for index in np.nonzero(asked == "leader"))
+        groups: Any = {"groups": stage.groups, "reference_groups": stage.reference_groups}
+        by_hand = jh.ablate(
+            decoder, stage.batch, stage.objective, sets={"one": [(layer, head)]}, reference=stage.reference, **groups
+        )
+        np.testing.assert_allclose(values[layer, head], by_hand.values[0], atol=1e-6)
+        np.testing.assert_array_equal(made.table.grid(f"{ablation.name}_again"), values)
+        optimism = np.sign(screened.values) * (screened.values - values)
+        np.testing.assert_allclose(again.grid("optimism"), optimism, atol=1e-6)
+        assert np.isnan(again.grid("q")[asked == "sample"]).all()
+
+
+def test_the_page_says_how_many_examples_each_interval_rests_on(made: Atlas):
+    page = made.text()
+    assert page.count("| n   |") == 3
+    assert "fewer than 10 independent examples" in page
+    assert made.table.provenance["roles"]["nulls"]["induction"]["draws"] == 4
+    assert set(made.table.provenance["roles"]["power"]["induction"]) == {"0.3", "0.5", "0.8"}
 
 
 def test_every_token_of_the_text_is_measured_once(decoder: jh.Model, text: Path):
@@ -175,7 +204,7 @@ def test_from_the_command_to_the_files(
 
     monkeypatch.setattr(scoring, "program", lambda: pytest.fail("measured again"))
     assert cli.main(command) == 0
-    assert len(calls) == 3 + 6 - 2, "6 layers are asked in 3 ablations; 2 were finished"
+    assert len(calls) == 3 + 12 - 2, "2 layers are asked in 3 ablations of 2 stages; 2 were finished"
     assert "## Roles" in capsys.readouterr().out
     names = {path.name for path in tmp_path.iterdir()}
     assert {"atlas.parquet", "atlas.csv", "atlas.md", "patterns.png", "effects.png", "summary.md"} <= names

@@ -38,7 +38,7 @@ def test_an_ablation_on_eight_devices_gives_what_it_gives_on_one(family: str, ax
     expected = jh.ablate(model, BATCH, jh.loss())
     there = shard(model, mesh) if "model" in axes else model
     table = jh.ablate(there, BATCH, jh.loss(), devices=mesh)
-    assert np.abs(expected.values).max() > 0.1
+    assert np.abs(expected.values).max() > 0.05
     assert_same((table.per_example, table.values), (expected.per_example, expected.values))
     assert table.provenance["unedited"] == pytest.approx(expected.provenance["unedited"], abs=1e-5)
 

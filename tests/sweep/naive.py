@@ -105,27 +105,50 @@ def all_z(model: jh.Model, batch: jh.Batch) -> np.ndarray:
     return np.asarray(jh.run(model, batch, capture="z").seen["z"], np.float64)
 
 
-def zeros(model: jh.Model) -> np.ndarray:
-    stack = model.stack()
-    return np.zeros((stack.layers, 1, 1, stack.heads, stack.head_size))
+def zeros(model: jh.Model, stack: str | None = None) -> np.ndarray:
+    part = model.stack(stack)
+    return np.zeros((part.layers, 1, 1, part.heads, part.head_size))
 
 
 def means(
-    model: jh.Model, batch: jh.Batch, reference: jh.Batch, *, per_position: bool, groups: Any = None, theirs: Any = None
+    model: jh.Model,
+    batch: jh.Batch,
+    reference: jh.Batch | None = None,
+    *,
+    layout: str = "first position apart",
+    groups: Any = None,
+    theirs: Any = None,
+    stack: str | None = None,
 ) -> np.ndarray:
-    """Means of the reference for each position of the batch, `[L,B,T,N,H]`; zero at padding."""
-    z, axis = all_z(model, reference), model.stack().queries
-    side, theirs_side = axis.of(batch), axis.of(reference)
-    groups = np.zeros(len(batch)) if groups is None else np.asarray(groups)
-    theirs = np.zeros(len(reference)) if theirs is None else np.asarray(theirs)
+    """Means for each position of the batch, `[L,B,T,N,H]`; zero at padding. Without a reference, over other examples.
+
+    Args:
+        layout: "by position", "first position apart" or "pooled", as the provenance has it.
+    """
+    own, reference = reference is None, batch if reference is None else reference
+    part = model.stack(stack)
+    z = np.asarray(jh.run(model, reference, [f"{part.name}.z"]).seen[f"{part.name}.z"], np.float64)
+    return grouped_means(z, part.queries.of(batch), part.queries.of(reference), layout, own, groups, theirs)
+
+
+def grouped_means(
+    values: np.ndarray, side: Any, theirs_side: Any, layout: str, own: bool, groups: Any = None, theirs: Any = None
+) -> np.ndarray:
+    """Means of the reference's `[L,R,S,...]` for each position of the batch, `[L,B,T,...]`."""
     mask, place = np.asarray(side.mask), np.asarray(side.positions)
     given, given_place = np.asarray(theirs_side.mask), np.asarray(theirs_side.positions)
-    out = np.zeros((z.shape[0], *mask.shape, *z.shape[3:]))
+    groups = np.zeros(len(mask)) if groups is None else np.asarray(groups)
+    theirs = np.zeros(len(given)) if theirs is None else np.asarray(theirs)
+    out = np.zeros((len(values), *mask.shape, *values.shape[3:]))
     for b, t in np.argwhere(mask):
         same = given & (theirs == groups[b])[:, None]
-        if per_position:
+        if layout == "by position":
             same = same & (given_place == place[b, t])
-        out[:, b, t] = z[:, same].mean(axis=1)
+        if layout == "first position apart":
+            same = same & ((given_place == 0) == (place[b, t] == 0))
+        if own:
+            same[b] = False
+        out[:, b, t] = values[:, same].mean(axis=1)
     return out
 
 

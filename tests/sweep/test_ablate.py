@@ -21,14 +21,16 @@ from . import naive
 METHOD_ARGUMENTS: dict[str, dict[str, Any]] = {
     "zero": {"method": "zero"},
     "mean": {"method": "mean"},
+    "mean of all positions": {"method": "mean", "per_position": False},
     "mean by position": {"method": "mean", "per_position": True},
-    "mean by group": {"method": "mean", "groups": [1, 7, 1]},
-    "mean by position and group": {"method": "mean", "per_position": True, "groups": ["b", "a", "b"]},
+    "mean by group": {"method": "mean", "groups": [1, 7, 1, 7]},
+    "mean by position and group": {"method": "mean", "per_position": True, "groups": ["b", "a", "a", "b"]},
     "one donor": {"method": "resample", "donors": 1},
     "two donors": {"method": "resample", "donors": 2},
 }
-LENGTHS = st.tuples(st.just(5), st.integers(2, 5), st.integers(2, 5)).flatmap(st.permutations)
-"""One shape, [3, 5], so that few things compile."""
+LENGTHS = st.tuples(st.just(5), st.just(5), st.integers(2, 5), st.integers(2, 5)).flatmap(st.permutations)
+"""One shape, [4, 5], so that few things compile; two examples have every position."""
+LAYOUTS = {None: "first position apart", True: "by position", False: "pooled"}
 
 
 BY_LOSS = {
@@ -56,9 +58,8 @@ def sources(model: jh.Model, batch: jh.Batch, reference: jh.Batch | None, seed: 
     if arguments["method"] == "resample":
         chosen = choose_donors(batch, reference, donors=arguments["donors"], seed=seed)
         return [naive.from_donors(model, batch, given_batch, donors) for donors in chosen]
-    groups = arguments.get("groups")
-    by_position = arguments.get("per_position", False)
-    return [naive.means(model, batch, given_batch, per_position=by_position, groups=groups, theirs=groups)]
+    groups, layout = arguments.get("groups"), LAYOUTS[arguments.get("per_position")]
+    return [naive.means(model, batch, reference, layout=layout, groups=groups, theirs=groups)]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
@@ -67,9 +68,10 @@ def sources(model: jh.Model, batch: jh.Batch, reference: jh.Batch | None, seed: 
 @given(lengths=LENGTHS, side=st.sampled_from(["right", "left"]), own=st.booleans(), seed=st.integers(0, 3))
 def test_equals_whole_forward_passes(family: str, kind: str, lengths: list[int], side: str, own: bool, seed: int):
     model, arguments = small_model(family), METHOD_ARGUMENTS[kind]
-    lengths = [5] * 3 if arguments["method"] == "resample" and own else lengths
+    alike = arguments["method"] == "resample" or {"per_position", "groups"} <= set(arguments)
+    lengths = [5] * 4 if alike and own else lengths
     batch = random_batch(tuple(lengths), side, types=2 if family == "bert" else 1, seed=seed)
-    reference = None if own else random_batch((5, 5, 5), seed=seed + 10)
+    reference = None if own else random_batch((5, 5, 5, 5), seed=seed + 10)
     asked = question(batch, BY_LOSS[family, kind], seed)
     table = jh.ablate(model, batch, asked.objective, reference=reference, seed=seed, **arguments)
     slow = naive.effects(model, batch, asked.judge, sources(model, batch, reference, seed, arguments))
@@ -99,7 +101,7 @@ def test_a_reference_may_have_more_examples_of_each_group():
         groups=[1, 2, 1],
         reference_groups=theirs,
     )
-    stand_in = naive.means(model, batch, reference, per_position=True, groups=[1, 2, 1], theirs=theirs)
+    stand_in = naive.means(model, batch, reference, layout="by position", groups=[1, 2, 1], theirs=theirs)
     assert_close(table.per_example, naive.effects(model, batch, asked.judge, [stand_in]))
     assert table.provenance["groups"] == 2
 
@@ -122,6 +124,7 @@ def test_a_table_of_ablations():
     assert said["unedited"] == pytest.approx(naive.loss().judge(logits, batch).mean(), abs=1e-5)
     assert (said["objective"], said["method"], said["examples"]) == ("loss", "mean", 3)
     assert (said["seed"], said["level"], said["reference"]) == (5, 0.9, "the batch")
+    assert (said["means"], said["mean_examples"]) == ("first position apart", 2)
     assert (said["model"], said["weights"]) == (model.name, model.identity())
     assert said["not_finite"] == []
     assert {"versions", "device", "command", "git", "time_utc"} <= set(said)
@@ -218,9 +221,16 @@ BATCH = random_batch((5, 4, 3))
         ({"method": "resample", "donors": 3, "reference": random_batch((5, 5))}, "2 other examples .* 3 are needed"),
         (
             {"per_position": True, "reference": random_batch((3, 4))},
-            "no token for the means of 1 tokens, .* position 4",
+            "means of 3 tokens need at least 2 examples each, .* the reference has 1 for position 3 of group 0",
         ),
         ({"groups": [0, 1, 1], "reference_groups": [0, 0], "reference": random_batch((5, 5))}, "of group 1"),
+        ({"per_position": True}, "the batch has 1 for position 4 of group 0; give a reference, or per_position=None"),
+        ({"groups": [0, 1, 1]}, "the batch has 1 for position 0 of group 0; give a reference"),
+        ({"per_position": False, "groups": [0, 1, 1]}, "the batch has 1 for position 0 of group 0; give a reference"),
+        (
+            {"reference": random_batch((9,))},
+            "has 1 for position 0 .* or per_position=False",
+        ),
         ({"groups": [0, 1]}, "label each of 3 examples.* got 2 and 2 labels"),
         ({"groups": [0, 1, 1], "reference": random_batch((5, 5))}, r"the reference each of 2 .* got 3 and 3 labels"),
         ({"groups": [[0], [1], [1]]}, r"one label for each example, got shapes \(3, 1\)"),

@@ -29,6 +29,7 @@ from .linear import linear_model
 from .seq2seq import a_batch
 
 HEADS, CELLS = ("layer", "head"), ("layer", "head", "position")
+ENDS = ("", "_low", "_high", "_n")
 CLEAN, CORRUPT = random_batch((5, 4, 3), "left", seed=1), random_batch((5, 4, 3), "left", seed=2)
 
 
@@ -290,7 +291,7 @@ def test_a_table_of_estimates():
     assert table.name == "attribute"
     assert table.frame.index.names == ["stack", *CELLS]
     assert table.shape == (2, 2, 5)  # 2 key/value heads, and as many positions as the longest example has
-    assert list(table.frame) == [f"{name}{end}" for name in ("effect", "normalised") for end in ("", "_low", "_high")]
+    assert list(table.frame) == [f"{name}{end}" for name in ("effect", "normalised") for end in ENDS]
     said = table.provenance
     about = {"method": "ig", "site": "v", "by": list(CELLS), "direction": "denoising", "rule": "midpoint", "steps": 2}
     assert {key: said[key] for key in about} == about

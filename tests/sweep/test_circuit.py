@@ -64,7 +64,7 @@ def test_faithfulness_equals_whole_forward_passes(family: str, ablation: str, op
     instead = {
         "patching": lambda: naive.all_z(model, CORRUPT),
         "zero": lambda: naive.zeros(model),
-        "mean": lambda: naive.means(model, CLEAN, REFERENCE, per_position=True),
+        "mean": lambda: naive.means(model, CLEAN, REFERENCE, layout="by position"),
     }[ablation]()
     found = circuit(model, CLEAN, QUESTION.objective, KEPT, ablation, **options)
     table = found.faithfulness
@@ -111,9 +111,9 @@ def test_the_ends():
     """Everything kept is the model itself, nothing kept is all ablated."""
     model, nothing = small_model("gpt2"), np.zeros((2, 4), bool)
     whole = circuit(model, CLEAN, QUESTION.objective, EVERY, "zero").faithfulness
-    assert [whole.grid(name)[0] for name in ("faithfulness", "faithfulness_low", "unfaithfulness")] == [1, 1, 0]
+    assert [whole.grid(name)[0] for name in ("faithfulness", "unfaithfulness")] == [1, 0]
     none = circuit(model, CLEAN, QUESTION.objective, nothing, "zero").faithfulness
-    assert none.grid("faithfulness")[0] == none.grid("faithfulness_high")[0] == 0
+    assert none.grid("faithfulness")[0] == 0
     assert_close(of(none, "circuit")[:, 0], slowly(model, [], naive.zeros(model)))
 
 
@@ -291,7 +291,9 @@ EDGE = [("embed", "logits")]
         ({"ablation": "patching"}, "give its inputs as reference="),
         ({"ablation": "patching", "reference": REFERENCE}, "the same shape and the same padding"),
         ({"ablation": "patching", "reference": CORRUPT, "groups": [0, 1, 1]}, "each example's own counterpart"),
-        ({"kept": EDGE, "per_position": True}, "edges are not ablated by position"),
+        ({"kept": EDGE, "per_position": True}, "the batch has 1 for position 4 of group 0"),
+        ({"kept": EDGE, "ablation": "zero", "groups": [0, 1, 1]}, "groups are what means are taken over"),
+        ({"kept": EDGE, "groups": [0, 1]}, r"groups must label each of 3 examples"),
         ({"level": 2}, "level: expected a number between 0 and 1, got 2"),
         ({"batch": [CLEAN]}, "circuits are asked of one batch, got a list"),
         ({"stack": "encoder"}, "has the stacks decoder; got 'encoder'"),

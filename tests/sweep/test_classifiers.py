@@ -28,7 +28,7 @@ def images(family: str, seed: int = 0) -> jh.Batch:
 def test_ablation_equals_whole_forward_passes(family: str, method: str):
     model, batch, asked = small(family).ours, images(family), naive.class_difference(RIGHT, WRONG)
     table = jh.ablate(model, batch, asked.objective, method)  # type: ignore[arg-type]
-    put = naive.zeros(model) if method == "zero" else naive.means(model, batch, batch, per_position=False)
+    put = naive.zeros(model) if method == "zero" else naive.means(model, batch)
     expected = naive.effects(model, batch, asked.judge, [put])
     assert table.per_example is not None
     assert_close(table.per_example, expected)

@@ -54,8 +54,11 @@ def instead(model: jh.Model, corrupt: jh.Batch, ablation: str) -> dict[str, np.n
     said = said_in(model, corrupt)
     if ablation == "patching":
         return said
-    real = np.asarray(corrupt.mask)
-    return {name: np.zeros(1) if ablation == "zero" else values[real].mean(axis=0) for name, values in said.items()}
+    if ablation == "zero":
+        return {name: np.zeros(1) for name in said}
+    # The clean batch has the same lengths: its positions take the corrupt batch's means.
+    apart = "first position apart"
+    return {name: naive.grouped_means(x[None], corrupt, corrupt, apart, own=False)[0] for name, x in said.items()}
 
 
 def all_edges(graph: Graph) -> np.ndarray:
@@ -259,7 +262,7 @@ def test_chunks_change_nothing_and_share_what_is_compiled(monkeypatch: pytest.Mo
     def asked() -> list[np.ndarray]:
         table = edge_attribution(model, CLEAN, CORRUPT, objective, exact=True)
         circuits = keep_edges(model, CLEAN, CORRUPT, objective, kept)
-        means = keep_edges(model, CLEAN, CORRUPT, objective, kept, ablation="mean")
+        means = keep_edges(model, CLEAN, CORRUPT, objective, kept, ablation="mean", per_position=False)
         return [of_edges(table, graph), of_edges(table, graph, "exact"), circuits, means]
 
     whole, before = asked(), [part._cache_size() for part in compiled]

@@ -9,6 +9,7 @@ import jaxheads as jh
 
 from ..models.huggingface import assert_close
 from ..models.specs.spec import small
+from . import naive
 from .edges_by_hand import Slow
 from .seq2seq import a_batch
 
@@ -67,8 +68,10 @@ def test_circuits_equal_a_run_node_by_node(stack: str, ablation: Any):
     found = jh.keep_edges(model, CLEAN, CORRUPT, OBJECTIVE, kept, ablation=ablation, stack=stack)
     other = Slow(model, CORRUPT, {}, stack=stack).run()[1]
     if ablation != "patching":
-        real = np.asarray(model.stack(stack).queries.of(CORRUPT).mask)
-        other = {name: np.zeros(1) if ablation == "zero" else said[real].mean(axis=0) for name, said in other.items()}
+        axis, layout = model.stack(stack).queries, "first position apart"
+        ours, theirs = axis.of(CLEAN), axis.of(CORRUPT)
+        means = {name: naive.grouped_means(x[None], ours, theirs, layout, False)[0] for name, x in other.items()}
+        other = {name: np.zeros(1) for name in other} if ablation == "zero" else means
     for circuit, values in zip(kept, found, strict=True):
         cut = dict.fromkeys(named(graph, graph.exists & ~circuit), 1.0)
         assert_close(values, judge(Slow(model, CLEAN, cut, other=other, stack=stack).run()[0]))

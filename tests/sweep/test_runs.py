@@ -73,6 +73,9 @@ def test_a_stopped_run_goes_on(calls: Calls, tmp_path: Path, done: int):
     assert not calls
 
 
+MEAN = {"method": "mean", "reference": random_batch((5,) * 6, seed=2)}
+
+
 def edited_weights() -> jh.Model:
     return naive.changed(small_model("gpt2"), lambda path, weight: weight * 2 if path.endswith("W_O") else weight)
 
@@ -85,9 +88,13 @@ def edited_weights() -> jh.Model:
         ({}, {"method": "mean"}),
         ({}, {"objective": jh.logit_difference(3, 7)}),
         ({"objective": jh.logit_difference(3, 7)}, {"objective": jh.logit_difference(3, 8)}),
-        ({"method": "mean"}, {"method": "mean", "per_position": True}),
-        ({"method": "mean"}, {"method": "mean", "groups": [0, 1, 0]}),
-        ({"method": "mean", "groups": ["a", "b", "a"]}, {"method": "mean", "groups": ["a", "b", "b"]}),
+        (MEAN, {**MEAN, "per_position": True}),
+        (MEAN, {**MEAN, "per_position": False}),
+        (MEAN, {**MEAN, "groups": [0, 1, 0], "reference_groups": [0, 1] * 3}),
+        (
+            {**MEAN, "groups": ["a", "b", "a"], "reference_groups": ["a", "b"] * 3},
+            {**MEAN, "groups": ["a", "b", "b"], "reference_groups": ["a", "b"] * 3},
+        ),
         ({"method": "mean"}, {"method": "mean", "reference": random_batch((5, 5, 5))}),
         ({"method": "resample", "reference": random_batch((5,) * 6)},) * 2,
         ({}, {"model": edited_weights}),

@@ -30,12 +30,12 @@ def question(batch: jh.Batch) -> naive.Question:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sets_of_heads_in_any_layers(family: str):
-    model, batch = small_model(family), random_batch((5, 4, 3), "left")
+    model, batch = small_model(family), random_batch((5, 4, 5, 3), "left")
     asked = question(batch)
     sets = {"two layers": [(0, 1), (1, 3)], "one head": [(1, 0)], "one layer": [(0, 0), (0, 2)], "all": None}
     sets["all"] = [(layer, head) for layer in range(2) for head in range(4)]
     table = jh.ablate(model, batch, asked.objective, "mean", per_position=True, sets=sets)
-    stand_in = naive.means(model, batch, batch, per_position=True)
+    stand_in = naive.means(model, batch, layout="by position")
     slow = np.stack([without(model, batch, asked.judge, heads, stand_in) for heads in sets.values()], axis=1)
     assert_close(table.per_example, slow)
     assert table.frame.index.names == ["stack", "set"]

@@ -12,7 +12,8 @@ from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...objectives import Objective
 from ...statistics import rank_correlation
-from ...tables import HeadTable
+from ...tables import Column, HeadTable
+from ..estimates import missed_words
 from ..pairs import DIRECTIONS, Direction, Pair, base_and_other, check_pair, pairs
 from ..question import Question, question
 from .graph import graph_of
@@ -58,7 +59,8 @@ def edge_attribution(
         direction: "denoising" puts the clean run's outputs into the corrupt run, "noising" the corrupt run's into the
             clean run.
         exact: patch every edge as well: adds the column `exact`, and to the provenance `spearman`, the rank
-            correlation of the two over edges. Costs part of a forward pass for each edge and example.
+            correlation of the two over edges, and `missed`, the edges whose effect the estimates miss, by name (see
+            `compare_estimates`). Costs part of a forward pass for each edge and example.
         options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Returns:
@@ -147,6 +149,8 @@ def patch_edges(
 
 
 def _with_agreement(table: HeadTable) -> HeadTable:
-    """Return the table with the rank correlation of estimates and exact effects in its provenance."""
-    agreement = rank_correlation(table.grid("effect"), table.grid("exact"))
-    return replace(table, provenance=table.provenance | {"spearman": agreement})
+    """Return the table with the rank correlation of estimates and exact effects, and the edges that are missed."""
+    about = {"spearman": rank_correlation(table.grid("effect"), table.grid("exact"))}
+    exact = Column(*(table.grid(name) for name in ("exact", "exact_low", "exact_high")))
+    about |= missed_words(table, exact, Column(table.grid("effect")))
+    return replace(table, provenance=table.provenance | about)

@@ -62,7 +62,7 @@ def faithfulness_curve(
     order: str = "signed",
     shares: Sequence[float] = SHARES,
     reference: Batch | None = None,
-    per_position: bool = False,
+    per_position: bool | None = None,
     groups: ArrayLike | None = None,
     reference_groups: ArrayLike | None = None,
     donors: int = 1,

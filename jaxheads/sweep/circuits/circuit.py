@@ -35,7 +35,7 @@ def circuit(
     ablation: str = "mean",
     *,
     reference: Batch | None = None,
-    per_position: bool = False,
+    per_position: bool | None = None,
     groups: ArrayLike | None = None,
     reference_groups: ArrayLike | None = None,
     donors: int = 1,
@@ -52,8 +52,10 @@ def circuit(
         ablation: what the rest becomes: "mean", its mean over the reference (Wang et al.); "zero"; "patching", its
             value in the reference, example by example (Conmy et al. 2023; MIB's counterfactual); for heads also
             "resample", its value in another example of the reference.
-        reference: for "patching" the corrupt inputs, token for token; else any batch, `batch` itself if left out.
-        per_position, groups, reference_groups, donors: of heads, as in `ablate`.
+        reference: for "patching" the corrupt inputs, token for token; else any batch, the other examples of `batch` if
+            left out.
+        per_position, groups, reference_groups: of means, as in `ablate`.
+        donors: of "resample", as in `ablate`.
         options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Raises:
@@ -109,9 +111,9 @@ class Circuit:
         """Compare damage to the circuit with damage to the model: |F(C∖K) − F(M∖K)| for sets K of its components.
 
         The greedy K are those of the authors' code: from nothing, in each iteration `samples` components of the circuit
-        are drawn, and the one that raises the score most is added to K, if any does. They are chosen on the very
-        examples they are reported on, as in the paper, and the interval takes no account of that: to confirm one, give
-        it as `sets` to a circuit of other examples.
+        are drawn, and the one that raises the score most is added to K, if any does. They are chosen on one half of the
+        examples (whole clusters, if there are any); with greedy K the table is of the other half. With fewer than 4
+        examples or clusters both are all examples, as in the paper, and `provenance["held_out"]` is False.
 
         Args:
             sets: K by name; the circuit's classes when left out.
@@ -121,7 +123,8 @@ class Circuit:
 
         Returns:
             One row a set, the empty one first: `incompleteness`, 0 at best, `circuit` F(C∖K) and `model` F(M∖K); extras
-            `name`, `removed` (the components of K) and `size`.
+            `name`, `removed` (the components of K), `size` and, for greedy K, `optimism`, by how much the score is
+            higher on the half that chose (NaN for other K).
 
         Raises:
             ValueError: for a set with components outside the circuit.
@@ -137,16 +140,19 @@ class Circuit:
             removed += self._greedy(rng.spawn(greedy), iterations, samples, advance)
             circuit_SE, model_SE = self._damaged(np.stack(removed), advance)
         values = {"incompleteness": circuit_SE - model_SE, "circuit": circuit_SE, "model": model_SE}
+        searched = np.arange(len(names)) >= len(names) - greedy
         return evaluator.table(
             "completeness",
             {name: values_SE.T for name, values_SE in values.items()},
             ("set",),
             magnitudes=("incompleteness",),
+            chosen=greedy > 0,
             about={"kept": len(self), "iterations": iterations, "samples": samples, "set_seed": seed},
             extras={
                 "name": names,
                 "removed": [self._components.words(mask) for mask in removed],
                 "size": [int(mask.sum()) for mask in removed],
+                "optimism": np.where(searched, self._optimism(values["incompleteness"]), np.nan),
             },
         )
 
@@ -154,13 +160,15 @@ class Circuit:
         """Measure whether each component v of the circuit is needed: |F(C∖(K∪{v})) − F(C∖K)|.
 
         The paper chooses K(v) by hand, mostly the rest of v's class. Here `sets` gives it; else it is the one with the
-        highest score of: nothing, and the rest of each class that v belongs to.
+        highest score of: nothing, and the rest of each class that v belongs to. Where that is a choice, it is made on
+        one half of the examples, and the table is of the other, as in `completeness`.
 
         Args:
             sets: K by v, a (layer, head) pair or an edge's (sender, receiver); v itself does not count.
 
         Returns:
-            Over the grid, NaN outside the circuit: `minimality`, 0 for what is not needed; extra `removed`, K(v).
+            Over the grid, NaN outside the circuit: `minimality`, 0 for what is not needed; extras `removed`, K(v), and
+            `optimism`, by how much the score is higher on the half that chose K(v) (NaN where nothing was chosen).
 
         Raises:
             ValueError: for a v or a K outside the circuit.
@@ -173,7 +181,9 @@ class Circuit:
             candidates[self._number(component)] = [self._inside(chosen, f"K of {component}")]
         tries = [(v, K) for v, masks in candidates.items() for K in masks]
         changes_SE = self._changes(tries)
-        score_S = np.nan_to_num(np.abs(finite_mean(changes_SE)), nan=-1.0)
+        chosen = len(tries) > len(members)
+        choosing_SE = changes_SE[:, self._evaluator.halves.choose] if chosen else changes_SE
+        score_S = np.nan_to_num(np.abs(finite_mean(choosing_SE)), nan=-1.0)
         # K(v) is the set beside which v matters most: else a component that backs v up would hide it.
         v_S = np.array([v for v, _ in tries])
         best = [int(np.flatnonzero(v_S == v)[score_S[v_S == v].argmax()]) for v in members]
@@ -182,11 +192,16 @@ class Circuit:
             {"minimality": changes_SE[best].T},
             ("part",),
             magnitudes=("minimality",),
+            chosen=chosen,
             about={"kept": len(self)},
         )
         removed_P = np.full(len(components), "", object)
         removed_P[members] = [components.words(_without(*tries[number])) for number in best]
-        return on_grid(flat, components, members, {"removed": components.grid(removed_P, "").astype(str)})
+        optimism_P = np.full(len(components), np.nan)
+        if chosen:
+            optimism_P[members] = self._optimism(changes_SE[best])
+        extras = {"removed": components.grid(removed_P, "").astype(str), "optimism": components.grid(optimism_P)}
+        return on_grid(flat, components, members, extras)
 
     @property
     def _components(self) -> Components:
@@ -229,8 +244,14 @@ class Circuit:
         return removed
 
     def _scores(self, removed: Sequence[np.ndarray], advance: Advance) -> np.ndarray:
-        """Return the incompleteness of each set."""
-        return np.abs(finite_mean(np.subtract(*self._damaged(np.stack(removed), advance))))
+        """Return the incompleteness of each set on the half that chooses."""
+        differences_SE = np.subtract(*self._damaged(np.stack(removed), advance))
+        return np.abs(finite_mean(differences_SE[:, self._evaluator.halves.choose]))
+
+    def _optimism(self, values_SE: np.ndarray) -> np.ndarray:
+        """Return by how much the size of each mean is larger on the half that chose than on the other, `[S]`."""
+        choose, report, _ = self._evaluator.halves
+        return np.abs(finite_mean(values_SE[:, choose])) - np.abs(finite_mean(values_SE[:, report]))
 
     def _damaged(self, removed_SP: np.ndarray, advance: Advance) -> tuple[np.ndarray, np.ndarray]:
         """Return the objective `[S,E]` of the circuit without each set, and of the model without it."""

@@ -1,4 +1,4 @@
-"""Tables derived from other tables: columns taken out, turned into magnitudes, or spread over a larger grid."""
+"""Tables derived from other tables: columns taken out, or spread over a larger grid."""
 
 from collections.abc import Mapping
 
@@ -18,17 +18,6 @@ def columns_of(table: HeadTable) -> dict[str, Column]:
         fields = (table.grid(metric + end) for end in ("", "_low", "_high", "_n"))
         columns[metric] = Column(*fields, per_example=per_example)
     return columns
-
-
-def magnitude(column: Column) -> Column:
-    """Return the magnitude of a mean, with the range of magnitudes in its interval; examples get the mean's sign."""
-    mean, low, high = (np.asarray(bound, np.float64) for bound in (column.mean, column.low, column.high))
-    # An interval that holds 0 folds over at 0; another keeps its ends, in turned order where it is negative.
-    least = np.where((low <= 0) & (high >= 0), 0.0, np.minimum(np.abs(low), np.abs(high)))
-    most = np.maximum(np.abs(low), np.abs(high))
-    # With the mean's sign, not their own, the examples still average to the magnitude of the mean.
-    examples = np.asarray(column.per_example) * np.where(mean < 0, -1.0, 1.0)
-    return Column(np.abs(mean), least, most, column.n, examples)
 
 
 def finite_mean(values: np.ndarray) -> np.ndarray:
@@ -55,7 +44,7 @@ def on_grid(flat: HeadTable, components: Components, chosen: np.ndarray, extras:
     n = np.zeros(len(components), np.int64)
     n[chosen] = flat.grid(f"{name}_n")
     bounds = map(spread, (column.mean, column.low, column.high))
-    columns = {name: Column(*bounds, n=components.grid(n), per_example=spread(column.per_example))}
+    columns = {name: Column(*bounds, n=components.grid(n, 0), per_example=spread(column.per_example))}
     not_finite = []
     # A lost example is named by the grid's coordinates: the flat table's row means nothing to the reader.
     for entry in flat.provenance["not_finite"]:

@@ -6,7 +6,8 @@ Dimension key: E examples of the batch, P components (heads or edges), G circuit
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,10 +18,11 @@ from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...objectives import Objective, range_of
 from ...progress import Advance
+from ...statistics import split_halves
 from ...tables import HeadTable
-from ..effects import effect_provenance, effect_table
+from ..effects import effect_provenance, effect_table, magnitude
 from .components import Components
-from .derived_tables import columns_of, magnitude
+from .derived_tables import columns_of
 from .kept_runs import Ablation, KeptRuns
 
 CHUNK_SIZES = (1, 4, 16, 64)
@@ -105,6 +107,11 @@ class CircuitEvaluator:
         nothing_E, everything_E, *circuits_GE = self.values(np.concatenate([ends_2P, kept_GP]), advance)
         return nothing_E, everything_E, np.reshape(circuits_GE, (-1, len(nothing_E)))
 
+    @cached_property
+    def halves(self) -> "Halves":
+        """The examples that sets are chosen on, and those that they are reported on."""
+        return Halves.of(len(self.with_ends(np.empty((0, len(self.components)), bool))[0]), self.seed, self.clusters)
+
     def table(
         self,
         name: str,
@@ -113,6 +120,7 @@ class CircuitEvaluator:
         *,
         magnitudes: Sequence[str] = (),
         share: bool = False,
+        chosen: bool = False,
         about: Mapping[str, Any] | None = None,
         extras: Mapping[str, ArrayLike] | None = None,
     ) -> HeadTable:
@@ -121,9 +129,15 @@ class CircuitEvaluator:
         Args:
             magnitudes: columns whose mean is given without its sign.
             share: whether the first column is given as a share of F(everything) - F(nothing), both means.
+            chosen: whether sets were chosen on one half of the examples: the table is then of the other.
         """
         nothing_E, everything_E, _ = self.with_ends(np.empty((0, len(self.components)), bool))
         words = {"parts": self.components.kind, **self.runs.about, **(about or {})}
+        rows = np.arange(len(nothing_E))
+        if chosen:
+            rows, words = self.halves.report, words | self.halves.about
+        values = {column: numbers[rows] for column, numbers in values.items()}
+        nothing_E, everything_E = nothing_E[rows], everything_E[rows]
         # Given as effects of a total, the share gets the interval of a ratio of means, both drawn together.
         flat = effect_table(
             name,
@@ -133,7 +147,7 @@ class CircuitEvaluator:
             effect_provenance(self.model, self.objective, words),
             axes=axes,
             total=everything_E - nothing_E if share else None,
-            clusters=self.clusters,
+            clusters=None if self.clusters is None else self.clusters[rows],
             ranges={"circuit": range_of(self.objective)},
             level=self.level,
             seed=self.seed,
@@ -143,6 +157,8 @@ class CircuitEvaluator:
             # `normalised` is the first column over the total: it takes the column's name.
             columns[flat.metrics[0]] = columns.pop("normalised")
         columns |= {column: magnitude(columns[column]) for column in magnitudes}
+        for entry in flat.provenance["not_finite"]:
+            entry["example"] = int(rows[entry["example"]])
         return HeadTable.from_columns(
             name, flat.stack, columns, flat.provenance, axes=axes, extras=extras, clusters=flat.clusters
         )
@@ -152,6 +168,33 @@ class CircuitEvaluator:
         filled = kept_GP[np.minimum(np.arange(size), len(kept_GP) - 1)]
         values_GE = self.runs.values(self.components.grid(filled, elsewhere=False))
         return np.asarray(values_GE, np.float64)[: len(kept_GP)]
+
+
+class Halves(NamedTuple):
+    """Examples to choose sets on, and examples to report them on; the same ones where there are too few for two halves.
+
+    Attributes:
+        choose, report: numbers of examples.
+        held_out: whether the two are disjoint.
+    """
+
+    choose: np.ndarray
+    report: np.ndarray
+    held_out: bool
+
+    @classmethod
+    def of(cls, examples: int, seed: int, clusters: np.ndarray | None) -> "Halves":
+        """Split the examples, or whole clusters of them, at random."""
+        # A half needs two independent examples to have a spread.
+        if (examples if clusters is None else len(np.unique(clusters))) < 4:
+            every = np.arange(examples)
+            return cls(every, every, held_out=False)
+        return cls(*split_halves(examples, seed, clusters), held_out=True)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Words for the provenance."""
+        return {"held_out": self.held_out, "chosen_on": len(self.choose), "reported_on": len(self.report)}
 
 
 def _chunk_size(count: int) -> int:

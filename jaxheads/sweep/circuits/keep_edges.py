@@ -21,6 +21,7 @@ def keep_edges(
     kept: np.ndarray,
     *,
     ablation: Literal["patching", "zero", "mean"] = "patching",
+    per_position: bool | None = None,
     **options: Unpack[Options],
 ) -> np.ndarray:
     """Return the objective `[G,E]` of the clean run with only the edges of a circuit kept, for each of G circuits.
@@ -33,14 +34,16 @@ def keep_edges(
         kept: bool `[G,U,V]`, in the order of `Graph.senders` and `Graph.receivers`; pairs that are no edges are passed
             over.
         ablation: what other edges carry: "patching" the sender's output in the corrupt run, "mean" its mean over the
-            corrupt batch's examples and real positions, "zero" nothing.
+            corrupt batch's examples, "zero" nothing.
+        per_position: of "mean", as in `ablate`: by position where the corrupt batch has 8 examples at every position
+            of the clean one, else with the first position apart; True by position, False over all positions.
         options: shared by all questions: stack, memory, devices, progress.
 
     Raises:
         ValueError: as in `edge_attribution`, and for circuits of another shape.
     """
     resources, stack = Resources.of(options), model.stack(options.get("stack"))
-    runs = EdgeRuns(model, stack, clean, corrupt, objective, ablation, resources)
+    runs = EdgeRuns(model, stack, clean, corrupt, objective, ablation, resources, per_position)
     # `resume` is not taken: a user who wants circuits kept on disk asks `circuit`, which remembers each by itself.
     count = len(np.asarray(kept))
     with show_progress(count * len(clean), f"running {count} circuits", resources.progress) as advance:

@@ -5,7 +5,7 @@ dimension.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import jax
@@ -23,9 +23,10 @@ from ...models.stack import Stack
 from ...objectives import Objective
 from ...progress import Advance
 from ..exact.engine import Site
+from ..exact.mean_groups import Labels, MeanGroups, check_labels, leave_own_out, read_labels
 from ..exact.patch import OtherRuns
 from ..exact.plan import EditGroup
-from ..exact.replacement import METHODS, Replacement, read_labels
+from ..exact.replacement import METHODS, Replacement
 from ..exact.work import ValueSource, exact
 from ..grid import Grid
 from ..pairs import check_pair, first_change
@@ -66,7 +67,7 @@ class Ablation:
 
     method: str
     reference: Batch | None = None
-    per_position: bool = False
+    per_position: bool | None = None
     groups: ArrayLike | None = None
     reference_groups: ArrayLike | None = None
     donors: int = 1
@@ -107,7 +108,8 @@ class Ablation:
         replacement = Replacement(
             model, stack, resources, self.method, self.reference, self.per_position, labels, self.donors, self.seed
         )
-        about = replacement.about
+        replacement = replacement.settled(batch)
+        about = replacement.about | replacement.counted(batch)
         about = {"ablation": about.pop("method"), **about}
         # One source serves all circuits: a reference's means are taken once.
         source = replacement.of(batch)
@@ -116,11 +118,12 @@ class Ablation:
     def _edge_runs(
         self, model: Model, stack: Stack, batch: Batch, objective: Objective, resources: Resources
     ) -> "EdgeRuns":
-        if self.per_position or self.groups is not None:
-            raise ValueError("edges are not ablated by position or by groups; heads are")
+        labels = read_labels(self.groups, self.reference_groups)
         # A mean is taken over the batch itself where the user names no other; patching needs a counterpart.
-        corrupt = batch if self.reference is None and self.method == "mean" else self.reference
-        return EdgeRuns(model, stack, batch, corrupt, objective, self.method, resources)
+        own = self.reference is None and self.method == "mean"
+        corrupt = batch if own else self.reference
+        means = {"per_position": self.per_position, "labels": labels, "own": own}
+        return EdgeRuns(model, stack, batch, corrupt, objective, self.method, resources, **means)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +184,9 @@ class EdgeRuns:
     Attributes:
         corrupt: the batch of the other run, or whose mean is taken; None for "zero".
         ablation: what the other edges carry, as in `keep_edges`.
+        per_position: of means, as in `ablate`.
+        labels: groups of the clean batch's examples and of the corrupt one's, or None.
+        own: whether the corrupt batch is the clean one: each example is then left out of its own means.
     """
 
     model: Model
@@ -190,6 +196,9 @@ class EdgeRuns:
     objective: Objective
     ablation: str
     resources: Resources
+    per_position: bool | None = None
+    labels: Labels | None = None
+    own: bool = False
 
     def __post_init__(self) -> None:
         one_of("ablation", self.ablation, EDGE_ABLATIONS)
@@ -200,16 +209,25 @@ class EdgeRuns:
             check_pair(self.model, self.clean, self.corrupt)
         elif self.corrupt is not None:
             self.model.check(self.corrupt)
+        if self.ablation != "mean" and self.labels is not None:
+            raise ValueError(f"groups are what means are taken over; ablation={self.ablation!r} takes none")
+        if self.ablation == "mean":
+            # Means of too few examples are refused now, before anything runs.
+            self._means.index(self.stack.queries.of(self.clean), self._own_labels)
 
     @property
     def about(self) -> dict[str, Any]:
         """Words for the provenance."""
-        return {"ablation": self.ablation}
+        about: dict[str, Any] = {"ablation": self.ablation}
+        if self.ablation == "mean":
+            least = self._means.least_examples(self.stack.queries.of(self.clean), self._own_labels) - self.own
+            about |= {"means": self._means.layout, "mean_examples": least}
+        return about
 
     @property
     def identity(self) -> Any:
-        """The batch that the objective depends on, beside the clean one."""
-        return self.corrupt
+        """Arrays that the objective depends on, beside the clean batch."""
+        return self.corrupt, self.labels
 
     @cached_property
     def graph(self) -> Graph:
@@ -249,7 +267,17 @@ class EdgeRuns:
 
     def _carried(self, examples: np.ndarray) -> Array:
         """Return what edges that are not kept carry in these examples, `[U,B|1,T|1,D]`."""
-        return self._outputs(examples) if self.ablation == "patching" else self._constant
+        devices = self.resources.devices
+        if self.ablation == "zero":
+            return devices.everywhere(np.zeros((len(self.graph.senders), 1, 1, self.stack.width), np.float32))
+        if self.ablation == "patching":
+            return self._outputs(examples)
+        means_UPD, group_BT = self._mean_outputs, devices.examples(jnp.asarray(self._index[examples]))
+        if not self.own:
+            return means_UPD[:, group_BT] if means_UPD.shape[1] > 1 else means_UPD[:, None]
+        real_BT = devices.examples(self.stack.queries.of(self.clean.take(examples)).mask)
+        tokens_P = devices.everywhere(jnp.asarray(self._means.tokens))
+        return leave_own_out(means_UPD, self._outputs(examples), group_BT, real_BT, tokens_P)
 
     def _outputs(self, examples: np.ndarray) -> Array:
         """Return the senders' outputs in some examples of the corrupt batch, `[U,B,T,D]`."""
@@ -258,19 +286,38 @@ class EdgeRuns:
         return run_graph(self.resources.network(self.model), batch, stack=self.stack.name).sender_outputs
 
     @cached_property
-    def _constant(self) -> Array:
-        """The senders' mean outputs over the corrupt batch's examples and real positions, or zeros, `[U,1,1,D]`."""
-        sum_UD, count = np.zeros((len(self.graph.senders), self.stack.width)), 0.0
-        devices = self.resources.devices
-        if self.corrupt is not None and self.ablation == "mean":
-            for examples in self._chunks(self.corrupt, 1).example_chunks(len(self.corrupt)):
-                # Padding, and examples that only fill up a chunk, count for nothing.
-                mask_BT = np.asarray(self.stack.queries.of(self.corrupt.take(examples)).mask)
-                real_BT = mask_BT.astype(np.float32) * is_new(examples)[:, None]
-                outputs_UBTD = self._outputs(examples).astype(jnp.float32)
-                sum_UD += devices.fetch(_sum_real(outputs_UBTD, devices.examples(real_BT)))
-                count += float(real_BT.sum())
-        return devices.everywhere((sum_UD / max(count, 1.0)).astype(np.float32)[:, None, None])
+    def _means(self) -> MeanGroups:
+        """The groups of the corrupt batch's tokens that share a mean."""
+        assert self.corrupt is not None
+        check_labels(self.labels, self.clean, self.corrupt)
+        axis = self.stack.queries
+        positions = axis.of(self.corrupt), axis.of(self.clean)
+        return MeanGroups.choose(*positions, self.labels, per_position=self.per_position, own=self.own)
+
+    @cached_property
+    def _index(self) -> np.ndarray:
+        """The group of each position of the clean batch, `[E,T]`."""
+        return self._means.index(self.stack.queries.of(self.clean), self._own_labels)
+
+    @property
+    def _own_labels(self) -> np.ndarray | None:
+        return None if self.labels is None else self.labels[0]
+
+    @cached_property
+    def _mean_outputs(self) -> Array:
+        """The senders' mean outputs over the real tokens of each group, `[U,P,D]`."""
+        assert self.corrupt is not None
+        devices, size = self.resources.devices, len(self._means.tokens)
+        sum_UPD = np.zeros((len(self.graph.senders), size, self.stack.width))
+        for examples in self._chunks(self.corrupt, 1).example_chunks(len(self.corrupt)):
+            # Padding, and examples that only fill up a chunk, count for nothing.
+            mask_BT = np.asarray(self.stack.queries.of(self.corrupt.take(examples)).mask)
+            real_BT = mask_BT.astype(np.float32) * is_new(examples)[:, None]
+            group_BT = jnp.asarray(self._means.groups[examples])
+            inputs = devices.examples((group_BT, real_BT))
+            sum_UPD += devices.fetch(_sum_groups(self._outputs(examples), *inputs, groups=size))
+        means_UPD = sum_UPD / np.maximum(self._means.tokens, 1)[None, :, None]
+        return devices.everywhere(means_UPD.astype(np.float32))
 
     def _chunks(self, batch: Batch, circuits: int) -> Chunks:
         """Return how many examples, and how many circuits of each, run together."""
@@ -296,7 +343,12 @@ class EdgeRuns:
         return kept
 
 
-@jax.jit
-def _sum_real(outputs_UBTD: Array, real_BT: Array) -> Array:
-    """Return the sum of outputs over real positions, `[U,D]`."""
-    return jnp.einsum("ubtd,bt->ud", outputs_UBTD, real_BT)
+@partial(jax.jit, static_argnames="groups")
+def _sum_groups(outputs_UBTD: Array, group_BT: Array, real_BT: Array, *, groups: int) -> Array:
+    """Return the sum of outputs over the real tokens of each group, `[U,P,D]`."""
+    U, B, T, D = outputs_UBTD.shape
+    counted = outputs_UBTD.astype(jnp.float32) * real_BT[None, :, :, None]
+    sums_PUD = jax.ops.segment_sum(
+        jnp.moveaxis(counted, 0, 2).reshape(B * T, U, D), group_BT.reshape(-1), num_segments=groups
+    )
+    return jnp.moveaxis(sums_PUD, 0, 1)

@@ -15,8 +15,9 @@ from ...tables import Column, HeadTable
 from ..grid import Heads, check_by, site_grid
 from ..pairs import Inputs, inputs
 from ..question import Question, sweep
+from .mean_groups import read_labels
 from .plan import edit_groups, set_groups
-from .replacement import Replacement, read_labels
+from .replacement import Replacement
 from .work import exact
 
 
@@ -30,7 +31,7 @@ def ablate(
     by: Sequence[str] = ("layer", "head"),
     sets: Mapping[str, Heads] | None = None,
     reference: Batch | None = None,
-    per_position: bool = False,
+    per_position: bool | None = None,
     groups: ArrayLike | None = None,
     reference_groups: ArrayLike | None = None,
     donors: int = 1,
@@ -38,21 +39,24 @@ def ablate(
 ) -> Iterator[Question]:
     """Replace heads' outputs and return how the objective changes, for every example.
 
-    An effect is `objective(ablated) - objective(unedited)`, per example, then averaged; its interval is a bootstrap
-    over examples. Equal to a whole forward pass with `z` of those heads replaced, but nothing is computed that the
-    replacement cannot change.
+    An effect is `objective(ablated) - objective(unedited)`, per example, then averaged; its interval is
+    over examples, or clusters of them. Equal to a whole forward pass with `z` of those heads replaced, but nothing is
+    computed that the replacement cannot change.
 
     Args:
         batch: the inputs; or a stream of batches without end, each with an objective of its own if it needs one. All
             of a stream's examples count and few are kept (see `statistics.GroupedRows`): memory is bounded.
-        method: what replaces a head's `z`: "zero"; "mean", over the reference's examples and real positions;
-            "resample", that of another example of the reference at the same position.
+        method: what replaces a head's `z`: "zero"; "mean", over the reference's examples; "resample", that of another
+            example of the reference at the same position.
         by: ("layer", "head"), one head at a time; ("layer",), all heads of a layer; ("layer", "head", "position"), one
             head at one position, counted over real tokens.
         sets: instead of `by`: named sets of (layer, head) pairs, each ablated as a whole; see `cumulative`.
-        reference: for "mean" and "resample"; the batch itself when left out (a stream needs one).
-        per_position: take the mean for each position (counted over real tokens) by itself.
-        groups: labels `[E]`: take the mean for each group by itself (the template, in Wang et al. 2022).
+        reference: for "mean" and "resample"; when left out, the batch's other examples (a stream needs one).
+        per_position: None takes a mean for each position (counted over real tokens) where the reference has at least
+            8 examples at every position that the batch has, else one mean for the first position and one for all
+            later ones: the first token's output is like no other. True takes means by position whatever their number
+            of examples, False one mean over all positions. In a stream the first batch decides.
+        groups: labels `[E]`: take the means of each group by itself (the template, in Wang et al. 2022).
         reference_groups: labels of the reference's examples `[R]`; those in `groups`, in their order, when left out.
         donors: for "resample", how many other examples each effect is averaged over.
         options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
@@ -60,11 +64,13 @@ def ablate(
     Returns:
         One row a cell, columns `effect effect_low effect_high`; `.values` on the grid, `.per_example` `[E, *grid]`
         (None beyond a stream's 2,048 examples). An effect that is not finite counts as missing and is named in
-        `.provenance["not_finite"]`; `.provenance["unedited"]` is the objective's mean in the unedited run.
+        `.provenance["not_finite"]`; `.provenance["unedited"]` is the objective's mean in the unedited run. Of means,
+        `.provenance["means"]` is "by position", "first position apart" or "pooled", and `.provenance["mean_examples"]`
+        the least number of examples that any of them is taken over.
 
     Raises:
         ValueError: for an unknown method, stack or axis, an objective that the model can't give, a head that is not
-            there, or a reference or groups that do not fit the batch.
+            there, a reference or groups that do not fit the batch, or a mean that would be a single example's value.
     """
     resources, stack = Resources.of(options), model.stack(options.get("stack"))
     labels, seed = read_labels(groups, reference_groups), options.get("seed", 0)
@@ -72,11 +78,13 @@ def ablate(
     if not isinstance(batch, Batch):
         # A batch may serve as its own reference; a stream's later batches are not there yet when the first is asked.
         replacement.check_stream()
-    names = None if sets is None else list(sets)
-    about = {**replacement.about, "by": None if sets else list(by), "sets": names}
+    asked = {"by": None if sets else list(by), "sets": None if sets is None else list(sets)}
+    counted: dict[str, int] = {}
     for current, own_objective in inputs(batch, objective):
         # Everything that can be wrong is checked before the first `yield`: nothing has run by then.
-        source = replacement.of(current)
+        replacement = replacement.settled(current)
+        source, counted = replacement.of(current), replacement.counted(current, counted)
+        about = {**replacement.about, **asked}
         reads = own_objective.reads(model, current)
         if sets is not None:
             cells = set_groups(stack, "z", sets)
@@ -94,7 +102,7 @@ def ablate(
             source,
             resources,
             identity=(replacement.identity, repr((about, sets))),
-            about=about,
+            about=about | counted,
             extras=None if sets is None else {"heads": _set_words(sets)},
         )
 

@@ -5,7 +5,7 @@ P values to choose from, L layers, N heads, H head dimension.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpy.typing import ArrayLike
 
 from ...checks import one_of
 from ...execution.batching import Chunks, is_new
@@ -24,6 +23,7 @@ from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Stack
 from .engine import SiteValues
+from .mean_groups import Labels, MeanGroups, check_labels, leave_own_out
 from .work import Chunk, ValueSource
 
 METHODS = ("zero", "mean", "resample")
@@ -49,6 +49,20 @@ class HeadValues:
         return self.values[layer][self.index]
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ExampleValues:
+    """Outputs that replace heads' own, each position of each example by one of its own, `[L,B,T,N,H]`."""
+
+    values: Array
+    where: None = None
+
+    def at(self, stack: Stack, site: str, layer: Array) -> Array:
+        """Return the values of one layer, `[B,T,N,H]`."""
+        del stack, site
+        return self.values[layer]
+
+
 class OneValue:
     """A source that gives each copy one value, and whose run is no baseline."""
 
@@ -65,7 +79,8 @@ class Replacement:
     """The values that replace heads' outputs, as a user asked for them; `jaxheads.ablate` explains the options.
 
     Attributes:
-        labels: groups of the batch's examples `[E]` and of the reference's `[R]`, or None.
+        labels: groups of the batch's examples and of the reference's, or None.
+        means: the groups that means are taken of, once `settled` has chosen them.
     """
 
     model: Model
@@ -73,10 +88,11 @@ class Replacement:
     resources: Resources
     method: str
     reference: Batch | None = None
-    per_position: bool = False
-    labels: tuple[np.ndarray, np.ndarray] | None = None
+    per_position: bool | None = None
+    labels: Labels | None = None
     donors: int = 1
     seed: int = 0
+    means: MeanGroups | None = None
 
     def __post_init__(self) -> None:
         one_of("method", self.method, METHODS)
@@ -92,11 +108,28 @@ class Replacement:
         if self.labels is not None:
             raise ValueError("groups label the examples of one batch; a stream has no labels")
 
+    def settled(self, batch: Batch) -> "Replacement":
+        """Return the replacement with its groups of means chosen for this batch; nothing runs yet.
+
+        The choice holds for all batches of a stream, so that a table never mixes means of two kinds.
+
+        Raises:
+            ValueError: as `of` does.
+        """
+        self._check(batch)
+        if self.method != "mean" or self.means is not None:
+            return self
+        axis, own = self.stack.queries, self.reference is None
+        reference = axis.of(batch if self.reference is None else self.reference)
+        chosen = MeanGroups.choose(reference, axis.of(batch), self.labels, per_position=self.per_position, own=own)
+        return replace(self, means=chosen)
+
     def of(self, batch: Batch) -> ValueSource:
         """Return the values for a batch; nothing runs yet.
 
         Raises:
-            ValueError: if batch or reference can't go through the model, or labels or donors don't fit them.
+            ValueError: if batch or reference can't go through the model, labels or donors don't fit them, or a mean
+                would be of too few examples.
         """
         self._check(batch)
         positions = self.stack.queries.of
@@ -108,13 +141,11 @@ class Replacement:
             others = None if self.reference is None else positions(reference)
             donors = choose_donors(positions(batch), others, donors=self.donors, seed=self.seed)
             return ResampledValues(reference, donors)
-        labels = None if self.labels is None else self.labels[0]
+        means, index_ET = self._means, self._index(batch)
         if self.reference is None:
-            groups = self._groups_of(batch)
-            return FixedValues(lambda: self._means(groups, batch), groups.index(positions(batch), labels), 1)
+            return OtherExamplesMeans(lambda: self._values_over(batch), means, index_ET)
         # A stream asks again with each batch: the reference is run once for all of them.
-        index_ET = self._reference_groups.index(positions(batch), labels)
-        return FixedValues(lambda: self._reference_means, index_ET, 1)
+        return FixedValues(lambda: self._reference_values, index_ET, 1)
 
     @property
     def identity(self) -> tuple[Any, ...]:
@@ -124,41 +155,47 @@ class Replacement:
     @property
     def about(self) -> dict[str, Any]:
         """Words for the provenance, which the answer depends on as well."""
-        return {
+        about = {
             "method": self.method,
-            "per_position": self.per_position,
             "reference": "the batch" if self.reference is None else f"{len(self.reference)} examples",
             "groups": 1 if self.labels is None else len(np.unique(self.labels[0])),
             "donors": self.donors,
             "seed": self.seed,
         }
+        return about if self.means is None else about | {"means": self.means.layout}
+
+    def counted(self, batch: Batch, before: Mapping[str, int] | None = None) -> dict[str, int]:
+        """Return the least number of examples of a mean of this batch, and of those `before` it, for the provenance."""
+        if self.means is None:
+            return {}
+        least = self.means.least_examples(self.stack.queries.of(batch), self._own_labels) - self.means.own
+        return {"mean_examples": min([least, *(before or {}).values()])}
+
+    @property
+    def _means(self) -> MeanGroups:
+        assert self.means is not None, "groups of means are chosen by `settled`, before values are asked for"
+        return self.means
+
+    @property
+    def _own_labels(self) -> np.ndarray | None:
+        return None if self.labels is None else self.labels[0]
 
     def _check(self, batch: Batch) -> None:
         reference = batch if self.reference is None else self.reference
-        if self.labels is not None and tuple(map(len, self.labels)) != (len(batch), len(reference)):
-            raise ValueError(
-                f"groups must label each of {len(batch)} examples, and of the reference each of {len(reference)} (by "
-                f"reference_groups, if these are others); got {len(self.labels[0])} and {len(self.labels[1])} labels"
-            )
+        check_labels(self.labels, batch, reference)
         self.model.check(batch)
         self.model.check(reference)
 
-    def _groups_of(self, reference: Batch) -> "MeanGroups":
-        labels = None if self.labels is None else self.labels[1]
-        return MeanGroups.of(self.stack.queries.of(reference), labels, per_position=self.per_position)
+    def _index(self, batch: Batch) -> np.ndarray:
+        return self._means.index(self.stack.queries.of(batch), self._own_labels)
 
     @cached_property
-    def _reference_groups(self) -> "MeanGroups":
+    def _reference_values(self) -> Array:
         assert self.reference is not None
-        return self._groups_of(self.reference)
+        return self._values_over(self.reference)
 
-    @cached_property
-    def _reference_means(self) -> Array:
-        assert self.reference is not None
-        return self._means(self._reference_groups, self.reference)
-
-    def _means(self, groups: "MeanGroups", reference: Batch) -> Array:
-        return groups.means(self.resources.network(self.model), self.stack, reference, self.resources)
+    def _values_over(self, reference: Batch) -> Array:
+        return mean_outputs(self.resources.network(self.model), self.stack, reference, self._means, self.resources)
 
 
 class FixedValues(OneValue):
@@ -182,6 +219,35 @@ class FixedValues(OneValue):
         """Yield the values once."""
         index_BT = chunk.devices.examples(jnp.asarray(self.index[chunk.examples]))
         yield HeadValues(chunk.devices.everywhere(self.values), index_BT)
+
+
+class OtherExamplesMeans(OneValue):
+    """Means over the batch's other examples: each example is left out of its own.
+
+    Args:
+        values: computes the means `[L,P,N,H]` over all examples, when they are first needed.
+        index: the group of each position of the batch, `[E,T]`.
+    """
+
+    runs = 1
+
+    def __init__(self, values: Callable[[], Array], groups: MeanGroups, index: np.ndarray):
+        self._compute, self.groups, self.index = values, groups, index
+
+    @cached_property
+    def values(self) -> Array:
+        """The means over all examples, `[L,P,N,H]`."""
+        return self._compute()
+
+    def of(self, chunk: Chunk) -> Iterator[ExampleValues]:
+        """Yield the means of each position."""
+        devices, real_BT = chunk.devices, chunk.stack.queries.of(chunk.batch).mask
+        assert chunk.z is not None, "means replace z"
+        L, B, T, N, H = chunk.z.shape
+        group_BT = devices.examples(jnp.asarray(self.index[chunk.examples]))
+        means, tokens = devices.everywhere((self.values.reshape(L, -1, N * H), jnp.asarray(self.groups.tokens)))
+        values_LBTF = leave_own_out(means, chunk.z.reshape(L, B, T, N * H), group_BT, real_BT, tokens)
+        yield ExampleValues(values_LBTF.reshape(L, B, T, N, H))
 
 
 class ResampledValues(OneValue):
@@ -210,61 +276,15 @@ class ResampledValues(OneValue):
             yield HeadValues(z_LPNH, devices.examples(jnp.asarray(index_BT)))
 
 
-@dataclass(frozen=True)
-class MeanGroups:
-    """Groups of a reference's tokens that share a mean: by position (over real tokens), by label, or all together.
-
-    Attributes:
-        groups: of the reference's tokens, `[R,S]`; group `position + width * label`.
-        counts: how many real tokens each group has, `[P]`.
-        known: the labels, sorted.
-    """
-
-    groups: np.ndarray
-    counts: np.ndarray
-    per_position: bool
-    width: int
-    known: np.ndarray
-
-    @classmethod
-    def of(cls, reference: Positions, labels: np.ndarray | None, *, per_position: bool) -> "MeanGroups":
-        """Group the tokens of a reference whose examples have these labels `[R]`; None for one label."""
-        width = int(np.asarray(reference.lengths).max()) if per_position else 1
-        known, label = np.unique(_labels_or_zeros(labels, reference), return_inverse=True)
-        groups_RS = _group_positions(reference, per_position) + width * label[:, None]
-        counts = np.bincount(groups_RS[np.asarray(reference.mask)], minlength=width * len(known))
-        return cls(groups_RS, counts, per_position, width, known)
-
-    def index(self, batch: Positions, labels: np.ndarray | None) -> np.ndarray:
-        """Return the group of each position of a batch whose examples have these labels `[E]`: `[E,T]`.
-
-        Raises:
-            ValueError: if the reference has no token for a mean that the batch needs.
-        """
-        label_E, positions_ET = _labels_or_zeros(labels, batch), _group_positions(batch, self.per_position)
-        number_E = np.minimum(np.searchsorted(self.known, label_E), len(self.known) - 1)
-        groups_ET = np.minimum(positions_ET, self.width - 1) + self.width * number_E[:, None]
-        has_mean_ET = (self.known[number_E] == label_E)[:, None] & (positions_ET < self.width)
-        has_mean_ET &= self.counts[groups_ET] > 0
-        lacking = np.argwhere(np.asarray(batch.mask) & ~has_mean_ET)
-        if lacking.size:
-            example, column = lacking[0]
-            raise ValueError(
-                f"the reference has no token for the means of {len(lacking)} tokens, such as position "
-                f"{positions_ET[example, column]} of group {label_E[example]}; give a longer or larger reference, or "
-                "per_position=False"
-            )
-        return groups_ET
-
-    def means(self, network: Network, stack: Stack, reference: Batch, resources: Resources) -> Array:
-        """Return each head's mean output over the real tokens of each group, `[L,P,N,H]`."""
-        devices = resources.devices
-        sums = np.zeros((stack.layers, len(self.counts), stack.heads, stack.head_size))
-        for chunk in forward_chunks(stack, reference, resources).example_chunks(len(reference)):
-            inputs = reference.take(chunk), jnp.asarray(self.groups[chunk]), jnp.asarray(is_new(chunk))
-            # Sums are taken on the host in float64: a reference may have millions of tokens.
-            sums += devices.fetch(_sum_z(network, *devices.examples(inputs), stack=stack.name, groups=len(self.counts)))
-        return jnp.asarray(sums / np.maximum(self.counts, 1)[None, :, None, None], jnp.float32)
+def mean_outputs(network: Network, stack: Stack, reference: Batch, groups: MeanGroups, resources: Resources) -> Array:
+    """Return each head's mean output over the real tokens of each group of a reference, `[L,P,N,H]`."""
+    devices, size = resources.devices, len(groups.tokens)
+    sums = np.zeros((stack.layers, size, stack.heads, stack.head_size))
+    for chunk in forward_chunks(stack, reference, resources).example_chunks(len(reference)):
+        inputs = reference.take(chunk), jnp.asarray(groups.groups[chunk]), jnp.asarray(is_new(chunk))
+        # Sums are taken on the host in float64: a reference may have millions of tokens.
+        sums += devices.fetch(_sum_z(network, *devices.examples(inputs), stack=stack.name, groups=size))
+    return jnp.asarray(sums / np.maximum(groups.tokens, 1)[None, :, None, None], jnp.float32)
 
 
 def forward_chunks(stack: Stack, batch: Batch, resources: Resources) -> Chunks:
@@ -302,28 +322,6 @@ def choose_donors(
             )
         chosen[:, example] = rng.choice(possible, donors, replace=False)
     return chosen
-
-
-def read_labels(groups: ArrayLike | None, reference_groups: ArrayLike | None) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return labels of the batch `[E]` and of the reference `[R]`, or None; raises ValueError for other shapes."""
-    if groups is None:
-        if reference_groups is not None:
-            raise ValueError("reference_groups label the reference by the batch's groups: give groups as well")
-        return None
-    own = np.asarray(groups)
-    reference = own if reference_groups is None else np.asarray(reference_groups)
-    if own.ndim != 1 or reference.ndim != 1:
-        raise ValueError(f"groups must be one label for each example, got shapes {own.shape} and {reference.shape}")
-    return own, reference
-
-
-def _labels_or_zeros(labels: np.ndarray | None, positions: Positions) -> np.ndarray:
-    return np.zeros(positions.shape[0], int) if labels is None else labels
-
-
-def _group_positions(positions: Positions, per_position: bool) -> np.ndarray:
-    """Return the position of each token, or zeros where one mean is taken over all positions."""
-    return np.asarray(positions.positions) if per_position else np.zeros(positions.shape, int)
 
 
 @partial(jax.jit, static_argnames="stack")

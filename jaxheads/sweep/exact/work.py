@@ -26,7 +26,12 @@ from .plan import EditGroup, Plan, choose_chunks
 
 
 class Chunk(NamedTuple):
-    """One chunk of examples on the devices; `examples` are their indices in the batch."""
+    """One chunk of examples on the devices.
+
+    Attributes:
+        examples: their indices in the batch.
+        z: every head's output in the unedited run, `[L,B,T,N,H]`, where `z` is what is edited.
+    """
 
     network: Network
     stack: Stack
@@ -35,6 +40,7 @@ class Chunk(NamedTuple):
     objective: Objective
     examples: np.ndarray
     devices: Devices
+    z: jax.Array | None = None
 
 
 class ValueSource(Protocol):
@@ -149,7 +155,7 @@ class ExactWork:
 
     @cached_property
     def _values(self) -> list[SiteValues]:
-        return list(self.source.of(self.chunk))
+        return list(self.source.of(self.chunk._replace(z=self._unedited.z)))
 
     def _edited(self, group: EditGroup) -> np.ndarray:
         """Return the objective `[B,C]` of a group's copies, averaged over the source's values."""

@@ -18,16 +18,16 @@ from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...objectives import Objective
-from ...statistics import rank_correlation
-from ...tables import HeadTable
+from ...statistics import mean_interval, rank_correlation
+from ...tables import Column, HeadTable
 from ..circuits.attribution import METHODS as EDGE_METHODS
 from ..circuits.attribution import edge_attribution
+from ..estimates import missed_words
 from ..exact.patch import patch
 from ..grid import check_by, site_grid
 from ..pairs import Direction, Pair, base_and_other, check_pair, pairs
 from ..question import CellGroup, Question, question
 from .backward import gradient_chunks
-from .folding import mean_size
 from .work import AttributionWork, NodeMethod
 
 METHODS = ("atp", "atp+qk", "atp+graddrop", "atp*", "ig")
@@ -74,7 +74,8 @@ def attribute(
         clean, corrupt, objective, site, by, direction: as in `patch`; a stream of pairs, too.
         rule, steps: for "ig" ("midpoint" and 5 when left out) and "eap-ig".
         exact: patch every cell as well: adds the column `exact`, and to the provenance `spearman`, the rank correlation
-            of the two over cells (None where one of them is constant). Not for a stream.
+            of the two over cells (None where one of them is constant), and `missed`, the cells whose effect the
+            estimates miss, by name; `compare_estimates` says what that is and has the intervals. Not for a stream.
         options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Returns:
@@ -127,7 +128,7 @@ def node_attribution(
         if not exact:
             return table
         patched = patch(model, clean, corrupt, objective, f"{name}.{site}", by, direction=direction, **options)
-        return _beside_exact(table, patched, unsigned=node_method.drops_layers)
+        return _beside_exact(table, patched, unsigned=node_method.drops_layers, level=table.provenance["level"])
 
     for clean_batch, corrupt_batch, own_objective in pairs(clean, corrupt, objective):
         base, other = base_and_other(direction, clean_batch, corrupt_batch)
@@ -156,14 +157,19 @@ def node_attribution(
         )
 
 
-def _beside_exact(table: HeadTable, patched: HeadTable, *, unsigned: bool) -> HeadTable:
-    """Return the estimates with the exact effects beside them, and how well the two agree."""
-    exact = patched.grid("effect")
+def _beside_exact(table: HeadTable, patched: HeadTable, *, unsigned: bool, level: float) -> HeadTable:
+    """Return the estimates with the exact effects beside them, how well the two agree, and what the estimates miss."""
+    assert patched.per_example is not None, "exact effects are asked of one pair, whose examples are all kept"
+    exact = Column(*(patched.grid(name) for name in ("effect", "effect_low", "effect_high")))
     # GradDrop's estimates are means of sizes. The exact effects are compared as such, too.
-    if unsigned and patched.per_example is not None:
-        exact = mean_size(patched.per_example[patched.metrics.index("effect")])
-    agreement = {"spearman": rank_correlation(table.grid("effect"), exact)}
-    return replace(table, frame=table.frame.assign(exact=exact.ravel()), provenance=table.provenance | agreement)
+    if unsigned:
+        sizes = np.abs(np.asarray(patched.per_example[patched.metrics.index("effect")], np.float64))
+        exact = Column(*mean_interval(sizes, clusters=patched.clusters, within=(0.0, np.inf), level=level))
+    estimate = Column(table.grid("effect"))
+    about = {"spearman": rank_correlation(table.grid("effect"), np.asarray(exact.mean))}
+    about |= missed_words(table, exact, estimate)
+    frame = table.frame.assign(exact=np.asarray(exact.mean).ravel())
+    return replace(table, frame=frame, provenance=table.provenance | about)
 
 
 def _edge_arguments(method: str, site: str, by: Sequence[str], rule: str | None, steps: int | None) -> dict[str, Any]:

@@ -27,10 +27,3 @@ def fold(estimates_BLTN: np.ndarray, mask_BT: np.ndarray, by: Sequence[str], pos
     summed = tuple(axis for name, axis in axes.items() if name not in by)
     ordered = np.transpose(estimates_BLTN, (0, *(axes[name] for name in by), *summed))
     return ordered.reshape(ordered.shape[: 1 + len(by)])
-
-
-def mean_size(effects: np.ndarray) -> np.ndarray:
-    """Return the mean absolute value over examples, `[*grid]` from `[E, *grid]`; NaN is left out."""
-    finite = np.isfinite(effects)
-    total = np.where(finite, np.abs(effects), 0.0).sum(axis=0)
-    return np.where(finite.any(axis=0), total / np.maximum(finite.sum(axis=0), 1), np.nan)

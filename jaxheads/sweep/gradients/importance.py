@@ -39,7 +39,8 @@ def importance(
     """Return each head's importance `mean over examples of |d objective / d gate|`, the gate on `z` being 1.
 
     All heads from one forward and backward pass. Where the objective is linear in a head's output, this is the mean
-    size of the effect of zeroing the head.
+    size of the effect of zeroing the head. Before a step or a saturated softmax it is 0 whatever that effect:
+    `compare_estimates(ablate(…, "zero"), importance(…))` names such heads.
 
     Args:
         batch: the inputs; or a stream of batches, as in `ablate`.

@@ -17,6 +17,7 @@ from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.stack import Stack
 from ...objectives import Objective, Reads
+from ..estimates import WITHOUT_SIGN
 from ..question import CellGroup
 from .estimators import Estimator
 from .folding import fold
@@ -76,7 +77,7 @@ class NodeMethod:
     @property
     def drops_layers(self) -> bool:
         """Whether gradients are taken once for each layer, with that layer's contributions frozen: GradDrop."""
-        return self.name in ("atp+graddrop", "atp*")
+        return self.name in WITHOUT_SIGN
 
     @property
     def fractions(self) -> tuple[float, ...]:
