@@ -14,7 +14,9 @@ A fourth rating, 1 for the subject and 0 for all other words, shows what knowing
 the same models untrained, and models trained on verbs of a random number. Each seed has its own weights, its own
 training data and its own sentences, so an interval over seeds covers all three.
 
-FOUND
+Found: see results/agreement-flow/summary.md, whose findings the run writes.
+
+--quick, under one minute, only shows that it runs.
 """
 
 from dataclasses import dataclass

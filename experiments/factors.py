@@ -13,7 +13,9 @@ of heads decides their size, and after equal steps both decide how far training 
 grid. To show it, the models of induction are also trained for longer. What survives compares data at equal heads,
 layers and steps.
 
-FOUND
+Found: see results/factors/summary.md, whose findings the run writes.
+
+--quick, under one minute, only shows that it runs.
 """
 
 from collections.abc import Sequence

@@ -14,7 +14,9 @@ Expected: one layer never forms induction, two layers always do; the previous-to
 head; of all pairs of heads this pair composes most through keys; without either head the loss returns to ln S, the loss
 of a model that knows only which tokens the segment has; and a model trained on one length fails on others.
 
-FOUND
+Found: see results/induction-phase-change/summary.md, whose findings the run writes.
+
+--quick, under one minute, only shows that it runs.
 """
 
 from dataclasses import dataclass
