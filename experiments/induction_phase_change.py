@@ -4,24 +4,19 @@
 
 After Olsson et al. 2022 (arXiv 2209.11895) and Elhage et al. 2021, on repeated segments of random length. Two layers of
 attention alone are compared with one layer, and with two layers trained on segments of a single length (a positional
-shortcut). Several seeds of each are trained together. At log-spaced checkpoints every head's previous-token and
-induction scores are measured on fresh segments; at the end also the loss without heads, and the K-composition of all
-pairs from the weights.
+shortcut). Several seeds of each are trained together. Every head's previous-token and induction scores are measured at
+checkpoints, in two layers at every step from 100 to 400, where they learn; at the end also the loss without heads, and
+the K-composition of all pairs from the weights. The best heads are chosen on fresh segments, and reported on others. An
+order of two onsets is claimed only where their difference, seed by seed, is further from 0 than the checkpoints are
+from each other, with its whole interval.
 
 Expected: one layer never forms induction, two layers always do; the previous-token head comes before the induction
 head; of all pairs of heads this pair composes most through keys; without either head the loss returns to ln S, the loss
 of a model that knows only which tokens the segment has; and a model trained on one length fails on others.
 
-Found (results/induction-phase-change; 5 seeds): one layer stays at 2.73 to 2.78 nats (ln S is 2.69). Two layers end at
-0.000 to 0.004 with an induction head of 0.98 to 0.99 in every seed, and the pair composes most of all pairs through
-keys in 4 of 5. Models trained on one length have 12.8 to 16.2 nats on random ones. Two expectations failed. The order
-depends on the threshold of an onset: at a tenth of the way to its best score the previous-token head is first in 4 of 5
-seeds, by 2 to 5 steps of about 170; at half of the way in none, for it goes on sharpening after induction works. And
-without the best induction head nothing happens (0.007 to 0.024): all four heads of the layer do induction. Without all
-of them the loss is 7.1 to 7.6, above ln S, for the model is then sure of wrong tokens; without the previous-token
-heads, one or two of them, it is 8.1 to 11.6.
+Found: see results/induction-phase-change/summary.md, whose findings the run writes.
 
-Cost on 2 cores: about 4 minutes; --quick, under one minute, only shows that it runs.
+--quick, under one minute, only shows that it runs.
 """
 
 from dataclasses import dataclass
@@ -34,6 +29,7 @@ import pandas as pd
 
 import jaxheads as jh
 from experiments import lab
+from experiments.support import induction_phase_change_page as page_tables
 from jaxheads.data.tasks import Induction, Sample
 from jaxheads.measure.patterns import resolve
 from jaxheads.train import (
@@ -45,8 +41,6 @@ from jaxheads.train import (
     head_scores,
     log_spaced,
     onset,
-    order,
-    phase_change,
     scores,
     trace,
     train,
@@ -54,20 +48,33 @@ from jaxheads.train import (
 
 SKILLS = ("previous_token", "induction")
 EVALUATED = 64
-"""Fresh examples that checkpoints are measured on."""
+"""Fresh examples that everything is reported on; as many others choose the heads."""
 
 SIMILAR = 0.5
 """The share of the best head's score from which on a head counts as a head of that skill."""
 
-SHARES = (0.1, 0.5)
-"""Thresholds of an onset, as shares of the way to the best score."""
+SHARES = (0.1, 0.25, 0.5)
+"""Thresholds of an onset, as shares of the way to the best value."""
+
+DENSE = range(100, 401)
+"""Steps that are all measured: onsets can't be told apart below the spacing of checkpoints."""
+
+LASTING = 5
+"""Checkpoints for which a curve must stay above an onset's threshold."""
+
+ORDERS = (
+    *((f"previous_token {share:.0%}", f"induction {share:.0%}") for share in SHARES),
+    ("previous_token 10%", "induction 50%"),
+    ("induction 50%", "loss 50%"),
+)
+"""Pairs of onsets whose order is asked for."""
 
 
 @dataclass(frozen=True)
 class Options(lab.TrainingOptions):
     """Options of the training."""
 
-    usual = (5, 1000)
+    usual = (8, 700)
     short = (2, 30)
     out: Path = Path("results/induction-phase-change")
     rate: float = 3e-3
@@ -89,21 +96,59 @@ VARIANTS = (
 )
 
 
-def fresh_segments() -> Sample:
-    """Return the examples that all models are measured on, with segments of random length."""
-    return Induction().sample(jax.random.key(12345), EVALUATED)
+def fresh_segments(key: int = 12345) -> Sample:
+    """Return fresh examples, the same for all models, with segments of random length."""
+    return Induction().sample(jax.random.key(key), EVALUATED)
 
 
-def measure_checkpoints(trained: Trained) -> Trace:
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Numbers of one condition at its checkpoints.
+
+    Attributes:
+        reported: the heads' scores, the loss and the accuracy.
+        choosing: the heads' scores on other examples.
+    """
+
+    reported: Trace
+    choosing: Trace
+
+    @property
+    def swapped(self) -> "Measured":
+        """The numbers with the examples' roles exchanged."""
+        return Measured(self.choosing, self.reported)
+
+    def best_head(self, skill: str) -> np.ndarray:
+        """Return each run's best head on the choosing examples at the end, as (layer, head), `[R,2]`."""
+        return self.choosing.best_head(skill)
+
+    def best(self, skill: str) -> np.ndarray:
+        """Return at each checkpoint the reported score of the head that is then the best on the others, `[C,R]`."""
+        choosing, reported = (of.values[skill].reshape(*of.values[skill].shape[:2], -1) for of in self._both)
+        return np.take_along_axis(reported, choosing.argmax(axis=2)[..., None], axis=2)[..., 0]
+
+    @property
+    def _both(self) -> tuple[Trace, Trace]:
+        return self.choosing, self.reported
+
+    @property
+    def curves(self) -> dict[str, np.ndarray]:
+        """The loss, and the best head's score in each skill, `[C,R]`."""
+        return {"loss": self.reported.values["loss"], **{skill: self.best(skill) for skill in SKILLS}}
+
+
+def measure_checkpoints(trained: Trained) -> Measured:
     """Return the heads' scores, the loss and the accuracy at every checkpoint."""
-    sample = fresh_segments()
     metrics = resolve(SKILLS)
 
-    def numbers(network: Network) -> dict[str, jax.Array]:
-        loss, accuracy = scores(network, sample)
-        return {**head_scores(network, sample.batch, metrics), "loss": loss, "accuracy": accuracy}
+    def measured(sample: Sample) -> Trace:
+        def numbers(network: Network) -> dict[str, jax.Array]:
+            loss, accuracy = scores(network, sample)
+            return {**head_scores(network, sample.batch, metrics), "loss": loss, "accuracy": accuracy}
 
-    return trace(trained.runs, trained.steps, trained.trajectory, numbers)
+        return trace(trained.runs, trained.steps, trained.trajectory, numbers)
+
+    return Measured(measured(fresh_segments()), measured(fresh_segments(54321)))
 
 
 def key_composition(model: jh.Model, early: tuple[int, int], late: tuple[int, int]) -> tuple[float, int, float]:
@@ -119,17 +164,18 @@ def loss_without(model: jh.Model, heads: list[tuple[int, int]]) -> float:
     return float(scores(model.network, fresh_segments(), (jh.zero_heads(model, heads),))[0])
 
 
-def row_of_run(variant: Variant, trained: Trained, measured: Trace, run: int) -> dict[str, Any]:
-    """Return the numbers of one condition and seed."""
-    last = {name: value[-1, run] for name, value in measured.values.items()}
-    curve = trained.curve[(trained.curve["run"] == run) & (trained.curve["step"] >= trained.steps[-1] - 20)]
+def row_of_run(variant: Variant, trained: Trained, measured: Measured, run: int) -> dict[str, Any]:
+    """Return the numbers of one condition and seed; its heads are chosen on other examples than these."""
+    first, last = ({name: value[at, run] for name, value in measured.reported.values.items()} for at in (0, -1))
     row: dict[str, Any] = {"condition": variant.name, "seed": trained.runs.hyper[run]["seed"]}
-    row |= {"trained loss": curve["loss"].mean(), "loss": float(last["loss"]), "accuracy": float(last["accuracy"])}
+    row |= {"loss": float(last["loss"]), "accuracy": float(last["accuracy"])}
     model, best = trained.model(run), {}
     for skill in SKILLS:
+        chosen = measured.choosing.values[skill][-1, run]
         layer, head = best[skill] = tuple(measured.best_head(skill)[run].tolist())
-        row |= {skill: float(last[skill][layer, head]), f"{skill} head": f"L{layer}H{head}"}
-        similar: Any = list(map(tuple, np.argwhere(last[skill] >= SIMILAR * last[skill][layer, head]).tolist()))
+        row |= {skill: float(last[skill][layer, head]), f"{skill} untrained": float(first[skill][layer, head])}
+        row[f"{skill} head"] = f"L{layer}H{head}"
+        similar: Any = list(map(tuple, np.argwhere(chosen >= SIMILAR * chosen.max()).tolist()))
         row[f"without {skill} head"] = loss_without(model, [(layer, head)])
         row[f"such {skill} heads"], row[f"without all {skill} heads"] = len(similar), loss_without(model, similar)
     early, late = best["previous_token"], best["induction"]
@@ -137,18 +183,6 @@ def row_of_run(variant: Variant, trained: Trained, measured: Trace, run: int) ->
         row["K-composition"], row["its rank"], row["random"] = key_composition(model, early, late)
         row["copying"] = float(jh.eigenvalue_copying(model).values[late])
     return row
-
-
-def over_seeds(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return means over seeds with Student's intervals."""
-    rows = []
-    for condition, group in runs.groupby("condition", sort=False):
-        for name in ("loss", "accuracy", "previous_token", "induction", "K-composition", "copying"):
-            values = group[name].to_numpy(float) if name in group else np.empty(0)
-            if len(values) > 1 and np.isfinite(values).all():
-                mean, low, high = lab.mean_over_seeds(values)
-                rows.append({"condition": condition, "number": name, "mean": mean, "low": low, "high": high})
-    return pd.DataFrame(rows)
 
 
 def run(options: Options) -> lab.Results:
@@ -165,91 +199,77 @@ def run(options: Options) -> lab.Results:
             batch=options.batch,
             init_scale=3.0,
             progress=True,
-            checkpoints=log_spaced(steps, 120),
+            checkpoints=checkpoints(steps, dense=variant is VARIANTS[0]),
+            directory=options.unfinished / lab.file_name(variant.name),
         )
         measured = measure_checkpoints(trained)
         rows += [row_of_run(variant, trained, measured, run) for run in range(seeds)]
-        curves = {"loss": measured.values["loss"], **{skill: measured.best(skill) for skill in SKILLS}}
-        onsets.append(skill_onsets(variant, measured, curves))
+        onsets.append(skill_onsets(variant, measured))
         figures[lab.file_name(variant.name)] = evolution(
-            measured.steps, curves, lines={"loss": anchors}, onsets={}, together=[["loss"], list(SKILLS)]
+            trained.steps, measured.curves, lines={"loss": anchors}, onsets={}, together=[["loss"], list(SKILLS)]
         )
-        print(f"{variant.name}: {curves['loss'][-1].round(3).tolist()}", flush=True)
+        if variant is VARIANTS[0]:
+            figures["transition"] = transition(measured)
+        print(f"{variant.name}: {measured.curves['loss'][-1].round(3).tolist()}", flush=True)
     runs, when = pd.DataFrame(rows), pd.concat(onsets, ignore_index=True)
-    tables = {"runs": runs, "onsets": when, "over-seeds": over_seeds(runs)}
-    return lab.Results(page(options, runs, when), options.about, tables, figures)
+    means, orders = page_tables.over_seeds(runs), page_tables.orders(when, ORDERS)
+    training = {"seeds": seeds, "steps": steps, "batch": options.batch, "rate": options.rate, "evaluated": EVALUATED}
+    text = page_tables.page(training, anchors, SIMILAR, runs, means, when, orders)
+    tables = {"runs": runs, "onsets": when, "orders": orders, "over-seeds": means}
+    return lab.Results(text, options.about, tables, figures)
 
 
-def skill_onsets(variant: Variant, measured: Trace, curves: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Return the step of each skill's onset by threshold, and the step of the loss's phase change, a row a seed."""
-    steps = {
-        f"{skill} {share:.0%}": onset(measured.steps, curves[skill], share=share, least=0.3)
+def checkpoints(steps: int, *, dense: bool) -> tuple[int, ...]:
+    """Return the steps that are measured: log-spaced ones and, if dense, all steps of the transition."""
+    return tuple(sorted({*log_spaced(steps, 60), *(step for step in DENSE if dense and step <= steps)}))
+
+
+def skill_onsets(variant: Variant, measured: Measured) -> pd.DataFrame:
+    """Return a row for each seed: the step of each onset, the spacing of checkpoints there, and the examples' share.
+
+    The last is the distance to the onset with the examples' roles exchanged.
+    """
+    columns: dict[str, Any] = {"condition": variant.name, "seed": range(measured.curves["loss"].shape[1])}
+    steps = measured.reported.steps
+    again = _onsets(measured.swapped)
+    for name, onset_R in _onsets(measured).items():
+        columns |= {name: onset_R, f"{name} spacing": spacing(steps, onset_R)}
+        columns[f"{name} examples"] = np.abs(onset_R - again[name])
+    return pd.DataFrame(columns)
+
+
+def _onsets(measured: Measured) -> dict[str, np.ndarray]:
+    curves, steps = measured.curves, measured.reported.steps
+    onsets = {
+        f"{skill} {share:.0%}": onset(steps, curves[skill], share=share, least=0.3, lasting=LASTING)
         for skill in SKILLS
         for share in SHARES
     }
-    steps["loss falls"] = phase_change(measured.steps, curves["loss"]).step
-    seeds = range(curves["loss"].shape[1])
-    return pd.DataFrame({"condition": variant.name, "seed": seeds, **steps})
+    # In all conditions the loss falls at first; only the fall below the anchor is that of a skill.
+    learned = measured.curves["loss"][-1] < Induction().anchors["seen"] / 2
+    falls = onset(steps, -curves["loss"], share=0.5, lasting=LASTING)
+    return {**onsets, "loss 50%": np.where(learned, falls, np.nan)}
 
 
-def previous_token_first(onsets: pd.DataFrame) -> dict[float, float]:
-    """Return the share of the seeds of two layers whose previous-token head comes first, by threshold."""
-    two_layers: Any = onsets[onsets["condition"] == "two layers"]
-    return {
-        share: order({skill: two_layers[f"{skill} {share:.0%}"].to_numpy() for skill in SKILLS}).to_numpy()[0, 1]
-        for share in SHARES
-    }
+def spacing(steps: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Return the distance between the checkpoints about each step; NaN for none."""
+    after = np.clip(np.searchsorted(steps, np.nan_to_num(at)), 1, len(steps) - 1)
+    return np.where(np.isnan(at), np.nan, steps[after] - steps[after - 1])
 
 
-def page(options: Options, runs: pd.DataFrame, onsets: pd.DataFrame) -> str:
-    """Return the page for readers."""
-    seeds, steps = options.trained
-    anchors = Induction().anchors
-    ranks = runs.loc[runs["condition"] == "two layers", "its rank"].to_numpy() if "its rank" in runs else np.empty(0)
-    top = int((ranks == 1).sum())
-    first = previous_token_first(onsets)
-    came_first = ", ".join(f"{value:.0%} of the seeds at {share:.0%} of the way" for share, value in first.items())
-    single, together = (
-        ", ".join(
-            f"{skill.replace('_', ' ')} {_range(runs, 'two layers', f'without {which}{skill} head{plural}')}"
-            for skill in SKILLS
-        )
-        for which, plural in (("", ""), ("all ", "s"))
-    )
-    one, two = (
-        f"loss {_range(runs, layers, 'loss')}, best induction score {_range(runs, layers, 'induction')}"
-        for layers in ("one layer", "two layers")
-    )
-    shortcut = f"loss on random lengths {_range(runs, 'two layers, one length', 'loss')}"
-    return f"""# How an induction head forms
-
-Attention-only models of 4 heads a layer, width 64; {seeds} seeds, {steps} steps of {options.batch} examples (AdamW,
-{options.rate:g}). Measured on {EVALUATED} fresh segments of random length. Loss: nats per determined token. A model
-that knows nothing has {anchors["uniform"]:.3f}, a model that knows which tokens the segment has {anchors["seen"]:.3f},
-the best model 0.
-
-| claim | published | here |
-|---|---|---|
-| one layer never forms induction | Olsson et al. 2022 [S] | {one} |
-| two layers do | Olsson et al. 2022 [S] | {two} |
-| previous-token head first | Elhage et al. 2021 [S] | in {came_first} |
-| that pair composes through keys | Elhage et al. 2021 [S] | the most of all pairs in {top} of {seeds} seeds |
-| without either head the loss is back at ln S, {anchors["seen"]:.3f} | (our anchor) | {single} |
-| without all heads of the skill | (our anchor) | {together} |
-| one length in training is a shortcut | literature, trap 11 | {shortcut} |
-
-{runs.drop(columns=["trained loss"]).to_markdown(index=False, floatfmt=".3f")}
-
-Heads of a skill have at least {SIMILAR:.0%} of the best head's score. An onset is the step at which a score has covered
-that share of the way to its best; the loss falls at the step where it is steepest per log step.
-
-{onsets.to_markdown(index=False, floatfmt=".0f")}
-"""
-
-
-def _range(runs: pd.DataFrame, condition: str, column: str) -> str:
-    values = runs.loc[runs["condition"] == condition, column].to_numpy(float)
-    return f"{values.min():.3f} to {values.max():.3f}"
+def transition(measured: Measured) -> Any:
+    """Draw loss and scores at the steps that are all measured, a thin line a seed and a thick one for the median."""
+    figure, (left, right) = lab.panels(2, (9, 3.5))
+    steps = measured.reported.steps
+    inside = (steps >= DENSE[0]) & (steps <= DENSE[-1])
+    for number, (name, curve) in enumerate(measured.curves.items()):
+        axes = left if name == "loss" else right
+        axes.plot(steps[inside], curve[inside], color=f"C{number}", linewidth=0.6, alpha=0.5)
+        axes.plot(steps[inside], np.median(curve[inside], axis=1), color=f"C{number}", linewidth=1.8, label=name)
+    for axes in (left, right):
+        axes.set_xlabel("step")
+        axes.legend(fontsize=7)
+    return figure
 
 
 main = lab.command(Options, run, __doc__)

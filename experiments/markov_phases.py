@@ -6,24 +6,22 @@ After Edelman et al. 2024 (arXiv 2402.11004): every example is a new Markov chai
 count. Their model (two layers of one head, width 16, attention only, relative positions; here rotary) and optimiser
 (AdamW 5e-4, β 0.9 / 0.95, decay 0.1, batch 64), with K = 2, 3 and 5 states. Controls: one layer, and doubly stochastic
 chains, which have no unigram to learn on the way. At checkpoints the model's predictions on fresh chains are compared
-with those of the unigram and the bigram predictor (both by Laplace's rule): KL divergence in nats per position.
+with those of the unigram and the bigram predictor (both by Laplace's rule): KL divergence in nats per position. The
+Bayes predictor's loss is that on the chains of the models' losses: between samples of chains it differs by more than
+models differ from it. The checkpoint that is nearest the unigram is chosen on other chains than it is reported on.
 
 Expected: the divergence from the unigram first falls, then rises while that from the bigram falls; training ends within
 0.02 nats of the Bayes predictor; one layer stops at the unigram. Published losses for K = 2 (their log, [P]): 0.718 at
 step 0, 0.581 at 400, 0.541 at 800, 0.574 at 1200, 0.530 at 1600 (one batch each).
 
-Found (results/markov-phases; 3 seeds): with K = 2 all three. The model is nearest the unigram after 40 to 158 steps
-(0.014 to 0.018 nats), nearer the bigram from step 420 to 510 on, and ends 0.015 from the Bayes predictor and 0.07 from
-the unigram. More states take longer: the bigram is nearer from step 510 to 620 on with K = 3, from 917 to 1,114 with
-K = 5, and after the same number of steps the models end 0.023 and 0.026 to 0.031 from Bayes, not within 0.02; longer
-training was not tried. One layer (K = 3) ends 0.02 from the unigram and 0.12 from the bigram in every seed. Losses with
-K = 2 are below the published ones at the same steps (0.532 against 0.581 at 400, 0.506 against 0.530 at 1600): we have
-no dropout, rotary positions and larger initial weights. Without a unigram to learn on the way (doubly stochastic
-chains) the bigram of K = 3 is nearer from step 620 to 754 on, later than with a unigram, and training ends 0.04 to 0.07
-from Bayes; with K = 2 (another run) it came sooner, from 192 to 284 on. So whether the unigram phase delays or helps
-depends on K.
+Found (results/markov-phases/summary.md, whose findings the run writes; 4 seeds, 128 chains): with K = 2 all three. Two
+layers come near the unigram and then leave it for the bigram in every seed. With K = 2 they end within 0.02 nats of
+the Bayes predictor, with K = 5 not; with K = 3 and without a unigram it is not shown either way. No loss is below that
+of Bayes. One layer stays nearer the unigram in every seed. Which K, or whether a unigram on the way, delays the bigram
+is not shown: the intervals of all three differences hold 0. Losses with K = 2 are below the published ones, beyond what
+one batch and one seed explain at one step of five.
 
-Cost on 2 cores: 9 minutes; --quick, under one minute, only shows that it runs.
+Cost: about 15 minutes of processor time; --quick, under one minute, only shows that it runs.
 """
 
 from dataclasses import dataclass
@@ -39,14 +37,27 @@ from jax import Array
 
 import jaxheads as jh
 from experiments import lab
+from experiments.support import markov_phases_page
+from experiments.support.training_intervals import ANY, POSITIVE, interval
 from jaxheads.data.tasks import Markov, bigram, unigram
-from jaxheads.train import Network, Trace, Trained, evolution, grid, scores, trace, train
+from jaxheads.train import Network, Trace, Trained, evolution, grid, log_spaced, trace, train
 
 PUBLISHED = {0: 0.718, 400: 0.581, 800: 0.541, 1200: 0.574, 1600: 0.530}
 """Losses of Edelman et al.'s run with K = 2 by step, of one batch each [P]."""
 
 EVALUATED = 128
-"""Fresh chains that checkpoints are measured on."""
+"""Fresh chains that everything is reported on; as many others choose the steps."""
+
+PREDICTORS = ("unigram", "bigram", "Bayes")
+
+REPORTED = (
+    "KL from unigram when nearest",
+    *(f"KL from {name} at the end" for name in PREDICTORS),
+    "loss at the end",
+    "loss of Bayes",
+    "loss − Bayes",
+)
+"""Numbers of each seed that are means over chains."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ class Options(lab.TrainingOptions):
         width: width of the model.
     """
 
-    usual = (3, 2000)
+    usual = (4, 2000)
     short = (2, 20)
     out: Path = Path("results/markov-phases")
     batch: int = 64
@@ -87,66 +98,153 @@ def variants(options: Options) -> list[Variant]:
     ]
 
 
-def measure_checkpoints(trained: Trained, task: Markov) -> Trace:
+def laws(task: Markov, tokens_BT: Array) -> dict[str, Array]:
+    """Return each predictor's probabilities of the next state, `[B,T,K]`."""
+    unigram_BTK, bigram_BTK = (jax.vmap(partial(rule, task.states))(tokens_BT) for rule in (unigram, bigram))
+    return {"unigram": unigram_BTK, "bigram": bigram_BTK, "Bayes": jax.vmap(task.bayes)(tokens_BT)}
+
+
+def losses(log_p_BTK: Array, targets_BT: Array) -> Array:
+    """Return the mean loss over each chain's positions, `[B]`."""
+    return -jnp.take_along_axis(log_p_BTK, targets_BT[..., None], axis=2)[..., 0].mean(axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Numbers of one condition at its checkpoints.
+
+    Attributes:
+        curves: "loss" and "KL from …" of every chain, `[C,R,E]`, and on other chains "choosing unigram" and "choosing
+            bigram", the mean divergences, `[C,R]`.
+        predictors: each predictor's loss on the chains of the curves, `[E]`.
+    """
+
+    curves: Trace
+    predictors: dict[str, np.ndarray]
+
+    def seeds(self) -> pd.DataFrame:
+        """Return a row for each seed: its phases, and its numbers as means over chains."""
+        steps = phases(self.curves)
+        return steps.assign(**{name: values_RE.mean(axis=1) for name, values_RE in self.reported().items()})
+
+    def reported(self) -> dict[str, np.ndarray]:
+        """Return the reported numbers of every seed and chain, `[R,E]`."""
+        last = {name: values[-1] for name, values in self.curves.values.items()}
+        nearest_R = self.curves.values["choosing unigram"].argmin(axis=0)
+        bayes_RE = np.broadcast_to(self.predictors["Bayes"], last["loss"].shape)
+        when_nearest_RE = self.curves.values["KL from unigram"][nearest_R, np.arange(len(nearest_R))]
+        ends = [last[f"KL from {name}"] for name in PREDICTORS]
+        values = (when_nearest_RE, *ends, last["loss"], bayes_RE, last["loss"] - bayes_RE)
+        return dict(zip(REPORTED, values, strict=True))
+
+
+def measure_checkpoints(trained: Trained, task: Markov) -> Measured:
     """Return the loss on fresh chains, and the divergences from each predictor, at every checkpoint."""
-    sample = task.sample(jax.random.key(54321), EVALUATED)
-    tokens = sample.batch.tokens
-    predictors = {
-        "unigram": jax.vmap(partial(unigram, task.states))(tokens),
-        "bigram": jax.vmap(partial(bigram, task.states))(tokens),
-        "bayes": jax.vmap(task.bayes)(tokens),
-    }
+    sample, choosing = (task.sample(jax.random.key(seed), EVALUATED) for seed in (54321, 12345))
+    assert sample.batch.tokens is not None
+    assert choosing.batch.tokens is not None
+    assert sample.targets is not None
+    targets_BT = sample.targets
+    reported, chosen = laws(task, sample.batch.tokens), laws(task, choosing.batch.tokens)
 
     def numbers(network: Network) -> dict[str, Array]:
-        log_p_BTK = jax.nn.log_softmax(jh.run(jh.Model(network), sample.batch).output)
-        divergences = {
-            f"KL from {name}": (p_BTK * (jnp.log(p_BTK) - log_p_BTK)).sum(axis=-1).mean()
-            for name, p_BTK in predictors.items()
-        }
-        return {"loss": scores(network, sample)[0], **divergences}
+        log_p_BTK, choosing_BTK = (
+            jax.nn.log_softmax(jh.run(jh.Model(network), chains.batch).output) for chains in (sample, choosing)
+        )
+        divergences = {f"KL from {name}": divergence(p_BTK, log_p_BTK) for name, p_BTK in reported.items()}
+        choices = {f"choosing {name}": divergence(chosen[name], choosing_BTK).mean() for name in ("unigram", "bigram")}
+        return {"loss": losses(log_p_BTK, targets_BT), **divergences, **choices}
 
-    return trace(trained.runs, trained.steps, trained.trajectory, numbers)
+    curves = trace(trained.runs, trained.steps, trained.trajectory, numbers)
+    predictors = {name: losses(jnp.log(p_BTK), targets_BT) for name, p_BTK in reported.items()}
+    return Measured(curves, {name: np.asarray(values, np.float64) for name, values in predictors.items()})
 
 
-def phases(measured: Trace) -> pd.DataFrame:
-    """Return a row for each seed: when it is nearest the unigram, how near, and from when on the bigram is nearer."""
-    unigram_CR, bigram_CR = measured.values["KL from unigram"], measured.values["KL from bigram"]
+def divergence(p_BTK: Array, log_q_BTK: Array) -> Array:
+    """Return KL(p ‖ q), the mean over each chain's positions, `[B]`."""
+    return (p_BTK * (jnp.log(p_BTK) - log_q_BTK)).sum(axis=-1).mean(axis=1)
+
+
+def phases(curves: Trace) -> pd.DataFrame:
+    """Return a row for each seed: when it is nearest the unigram, and from when on the bigram is nearer for good.
+
+    Beside each step stands its spacing, the distance to the checkpoint before.
+    """
+    unigram_CR, bigram_CR = curves.values["choosing unigram"], curves.values["choosing bigram"]
+    spacing = np.diff(curves.steps, prepend=curves.steps[0])
     rows = []
     for run in range(unigram_CR.shape[1]):
         nearest = int(unigram_CR[:, run].argmin())
         nearer = bigram_CR[:, run] < unigram_CR[:, run]
         crossed = 0 if nearer.all() else len(nearer) - int(np.argmin(nearer[::-1]))
+        came = crossed < len(nearer)
         rows.append(
             {
                 "seed": run,
-                "nearest unigram at": int(measured.steps[nearest]),
-                "KL from unigram then": unigram_CR[nearest, run],
-                "nearer bigram from": int(measured.steps[crossed]) if crossed < len(measured.steps) else np.nan,
-                "KL from unigram at the end": unigram_CR[-1, run],
-                "KL from bigram at the end": bigram_CR[-1, run],
-                "KL from Bayes at the end": measured.values["KL from bayes"][-1, run],
-                "loss at the end": measured.values["loss"][-1, run],
+                "nearest unigram at": float(curves.steps[nearest]),
+                "spacing there": float(spacing[nearest]),
+                "nearer bigram from": float(curves.steps[crossed]) if came else np.nan,
+                "spacing then": float(spacing[crossed]) if came else np.nan,
             }
         )
     return pd.DataFrame(rows)
 
 
-def beside_published(measured: Trace, steps: int) -> pd.DataFrame:
-    """Return the losses at the published steps, interpolated between checkpoints: mean and range over seeds."""
-    loss_CR = measured.values["loss"]
+def two_intervals(condition: str, measured: Measured) -> pd.DataFrame:
+    """Return a row for each reported number: its mean, and its intervals over seeds and over chains."""
+    rows = []
+    for name, values_RE in measured.reported().items():
+        within = ANY if "−" in name else POSITIVE
+        row: dict[str, Any] = {"condition": condition, "number": name}
+        for what, values in (("seeds", values_RE.mean(axis=1)), ("chains", values_RE.mean(axis=0))):
+            of = interval(values, within)
+            row |= {"mean": float(of.mean), f"{what} low": float(of.low), f"{what} high": float(of.high)}
+            row[what] = int(of.n)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def beside_published(measured: Measured) -> pd.DataFrame:
+    """Return the losses at the published steps.
+
+    A published loss is that of one seed and one batch. So the interval of the difference allows for another seed than
+    ours and for that batch, with the spread that our seeds and our chains have.
+    """
+    steps, loss_CRE = measured.curves.steps, measured.curves.values["loss"]
+    bayes = measured.predictors["Bayes"].mean()
     rows = []
     for step, published in PUBLISHED.items():
-        if step <= steps:
-            losses = [np.interp(np.log1p(step), np.log1p(measured.steps), loss_C) for loss_C in loss_CR.T]
-            means = {"mean": np.mean(losses), "least": min(losses), "most": max(losses)}
-            rows.append({"step": step, "published [P]": published, **means})
+        if step in steps:
+            loss_RE = loss_CRE[int(np.flatnonzero(steps == step)[0])]
+            ours, half = float(loss_RE.mean()), _half_width(loss_RE)
+            row = {"step": step, "published [P]": published, "ours": ours, "ours − Bayes": ours - bayes}
+            difference = ours - published
+            rows.append({**row, "ours − published": difference, "low": difference - half, "high": difference + half})
     return pd.DataFrame(rows)
+
+
+def _half_width(loss_RE: np.ndarray) -> float:
+    """Return the half width of the interval of our mean less a new seed's loss on a new batch (Satterthwaite 1946)."""
+    from scipy import stats
+
+    R, E = loss_RE.shape
+    if R < 2:
+        return float("nan")
+    batch = loss_RE.mean(axis=0).var(ddof=1) * (1 / markov_phases_page.PUBLISHED_BATCH + 1 / E)
+    seed = loss_RE.mean(axis=1).var(ddof=1) * (1 + 1 / R)
+    freedom = (batch + seed) ** 2 / (batch**2 / (E - 1) + seed**2 / (R - 1))
+    return float(stats.t.ppf(0.975, freedom) * np.sqrt(batch + seed))
+
+
+def checkpoints(steps: int) -> tuple[int, ...]:
+    """Return the steps that are measured: log-spaced ones, and the published ones."""
+    return tuple(sorted({*log_spaced(steps, 80), *(step for step in PUBLISHED if step <= steps)}))
 
 
 def run(options: Options) -> lab.Results:
     """Train every variant and measure its checkpoints."""
     seeds, steps = options.trained
-    tables, figures, published = [], {}, pd.DataFrame()
+    tables, intervals, figures, published = [], [], {}, pd.DataFrame()
     for variant in variants(options):
         trained = train(
             variant.task.model_config(n_layers=variant.layers, d_model=options.width),
@@ -156,49 +254,33 @@ def run(options: Options) -> lab.Results:
             init_scale=4.0,
             progress=True,
             runs=grid(range(seeds), rate=[options.rate], decay=[0.1], b2=[0.95]),
+            checkpoints=checkpoints(steps),
+            directory=options.unfinished / lab.file_name(variant.name),
         )
         measured = measure_checkpoints(trained, variant.task)
-        table = phases(measured)
+        table = measured.seeds()
         table.insert(0, "condition", variant.name)
-        table["Bayes"] = variant.task.optimum
         tables.append(table)
+        intervals.append(two_intervals(variant.name, measured))
         figures[lab.file_name(variant.name)] = picture(measured, variant)
         if variant.name == "K = 2":
-            published = beside_published(measured, steps)
-        losses = table["loss at the end"].round(3).tolist()
-        print(f"{variant.name}: {losses} (Bayes {variant.task.optimum:.3f})", flush=True)
-    runs = pd.concat(tables, ignore_index=True)
+            published = beside_published(measured)
+        print(f"{variant.name}: loss − Bayes {table['loss − Bayes'].round(4).tolist()}", flush=True)
+    runs, means = pd.concat(tables, ignore_index=True), pd.concat(intervals, ignore_index=True)
     about = {**options.about, "width": options.width, "evaluated": EVALUATED}
-    return lab.Results(page(options, runs, published), about, {"runs": runs, "published": published}, figures)
+    training = {"width": options.width, "seeds": seeds, "steps": steps, "batch": options.batch, "evaluated": EVALUATED}
+    text = markov_phases_page.page(training, runs, means, published)
+    return lab.Results(text, about, {"runs": runs, "intervals": means, "published": published}, figures)
 
 
-def picture(measured: Trace, variant: Variant) -> Any:
-    """Draw the loss beside the anchors, and the divergences from unigram and bigram."""
-    curves = {name: measured.values[name] for name in ("loss", "KL from unigram", "KL from bigram")}
-    shown = ("uniform", "unigram", "bigram")
-    levels = {name: value for name, value in variant.task.anchors.items() if name in shown}
+def picture(measured: Measured, variant: Variant) -> Any:
+    """Draw the loss beside the predictors' losses on the same chains, and the divergences from unigram and bigram."""
+    names = ("loss", "KL from unigram", "KL from bigram")
+    curves = {name: measured.curves.values[name].mean(axis=2) for name in names}
+    levels = {name: float(values.mean()) for name, values in measured.predictors.items() if name != "bigram"}
+    levels["uniform"] = float(np.log(variant.task.states))
     panels = [["loss"], ["KL from unigram", "KL from bigram"]]
-    return evolution(measured.steps, curves, lines={"loss": levels}, together=panels)
-
-
-def page(options: Options, runs: pd.DataFrame, published: pd.DataFrame) -> str:
-    """Return the page for readers."""
-    seeds, steps = options.trained
-    return f"""# How statistical induction forms
-
-Two layers of one head, width {options.width}, attention only; {seeds} seeds, {steps} steps of {options.batch} chains of
-100 states. Measured on {EVALUATED} fresh chains. KL: KL(predictor ‖ model), nats per position.
-
-{runs.to_markdown(index=False, floatfmt=".3f")}
-
-## Beside the published losses, K = 2
-
-The published losses are of one batch each, with dropout 0.1 and learnt relative positions; ours are of {EVALUATED}
-fresh chains, without dropout and with rotary positions. Losses of the predictors: uniform {np.log(2):.3f}, unigram
-{Markov(2).anchors["unigram"]:.3f}, bigram {Markov(2).anchors["bigram"]:.3f}.
-
-{published.to_markdown(index=False, floatfmt=".3f")}
-"""
+    return evolution(measured.curves.steps, curves, lines={"loss": levels}, together=panels)
 
 
 main = lab.command(Options, run, __doc__)

@@ -5,21 +5,20 @@
 After Michel et al. 2019 (arXiv 1905.10650): section 4 (pruning in order of importance, a tenth of the heads at a time)
 and its last part, the speed of a BERT-base without half of its heads.
 
-Quality is measured on small models trained here on the agreement grammar, 4 layers of 8 heads, from several seeds.
-Heads are removed in order of importance, in order of their ablation effects, and at random. At every step the smaller
-model is really built, and its loss is compared with that of the gated one. Speed is measured on BERT-base's sizes (12
-layers of 12 heads, width 768); the weights are random, since speed does not depend on them. The models take turns, and
+Quality is measured on small models trained here, 4 layers of 8 heads, from several seeds. The task is the type of each
+closing bracket among 40 brackets of 4 types: its best accuracy is 1, and the models end clearly below it. Heads are
+removed in order of importance, in order of their ablation effects, and at random. Orders, and the share of heads that
+can be removed, are chosen on other examples than they are reported on. At every step the smaller model is really built,
+and its loss is compared with that of the gated one. Speed is measured on BERT-base's sizes (12 layers of 12 heads,
+width 768); the weights are random, since speed does not depend on them. The models take turns in random order, and
 ratios are taken within a turn.
 
-Found (results/pruned-speed; 3 seeds): on this task 90 % of the 32 heads can be removed without loss, by importance and
-by ablation alike; at random 57 % [19, 95]. One grammatical rule needs few heads: Michel's 20 and 40 % are of
-translators and BERT. The smaller models agree with the gated ones (losses to 2e-7). BERT-base without half of its heads
-is faster by 34, 22, 21 and 20 % at batches of 1, 4, 16 and 64 (published: 17.5 % at 16 and 64); by FLOPs a fifth is
-possible. Single turns differ by up to 20 %, on a quiet machine: the page gives ranges.
+Found: see results/pruned-speed/summary.md, whose findings the run writes.
 
-Cost on 2 cores: 3 minutes; --quick, under one minute, only shows that it runs.
+--quick, under one minute, only shows that it runs.
 """
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,8 @@ from jax import Array
 
 import jaxheads as jh
 from experiments import lab
-from jaxheads.data.tasks import Agreement, Sample
+from experiments.support import pruned_speed_page
+from jaxheads.data.tasks import Dyck, Sample
 from jaxheads.train import Network, Trained, gated_scores, grid, pruning_order, remove_heads, scores, train
 
 if TYPE_CHECKING:
@@ -42,6 +42,16 @@ if TYPE_CHECKING:
 METHODS = ("importance", "ablation", "random")
 SHARES = tuple(share / 10 for share in range(10))
 """Shares of all heads that are removed: Michel's steps of a tenth."""
+
+TASK = Dyck(types=4, brackets=40)
+EVALUATED = 256
+"""Fresh examples of each seed that quality is reported on; as many others choose."""
+
+RANDOM_ORDERS = 5
+"""Random orders of each seed, whose mean is reported."""
+
+ENOUGH = 0.99
+"""Share of the accuracy that must be left."""
 
 PUBLISHED = {16: 17.5, 64: 17.5}
 """Per cent by which BERT-base with half of its heads is faster, by batch (Michel et al. 2019, on speed) [P]."""
@@ -56,17 +66,17 @@ class Options(lab.TrainingOptions):
     Attributes:
         batches: batch sizes that are timed; 1, 4, 16 and 64 when left out.
         tokens: tokens of each timed example.
-        repeats: turns of each timing.
+        repeats: turns of each timing; the range of 6 is an interval of 96.9 % for their median.
     """
 
-    usual = (3, 400)
+    usual = (8, 400)
     short = (1, 3)
     out: Path = Path("results/pruned-speed")
-    batch: int = 64
+    batch: int = 32
     rate: float = 2e-3
     batches: tuple[int, ...] = ()
     tokens: int = 64
-    repeats: int = 5
+    repeats: int = 6
 
     @property
     def timed(self) -> tuple[dict[str, Any], tuple[int, ...], int]:
@@ -77,34 +87,56 @@ class Options(lab.TrainingOptions):
         return sizes, self.batches or ((1, 4) if self.quick else (1, 4, 16, 64)), 1 if self.quick else self.repeats
 
 
-def quality(trained: Trained, sample: Sample, run: int) -> pd.DataFrame:
-    """Return loss and accuracy of a run's model as more and more heads are removed, by method."""
+def orders(network: Network, sample: Sample, seed: int) -> dict[str, list[Any]]:
+    """Return the heads in order of removal by method: one order each, and several at random."""
+    chosen: dict[str, list[Any]] = {method: [pruning_order(network, sample, method)] for method in METHODS[:2]}
+    draws = range(RANDOM_ORDERS * seed, RANDOM_ORDERS * (seed + 1))
+    return {**chosen, "random": [pruning_order(network, sample, "random", seed=draw) for draw in draws]}
+
+
+def quality(trained: Trained, run: int) -> pd.DataFrame:
+    """Return loss and accuracy of a run's model as more and more heads are removed, by method.
+
+    The orders, and "choosing accuracy", are of other examples than the rest.
+    """
+    choosing, sample = (TASK.sample(jax.random.fold_in(jax.random.key(key), run), EVALUATED) for key in (2018, 2019))
     model, rows = trained.model(run), []
     stack = model.stack()
     count = stack.layers * stack.heads
-    for method in METHODS:
-        order = pruning_order(model.network, sample, method, seed=run)
-        gates = np.ones((len(SHARES), stack.layers, stack.heads), np.float32)
+    for method, several in orders(model.network, choosing, run).items():
+        gates = np.ones((len(several), len(SHARES), stack.layers, stack.heads), np.float32)
+        for draw, order in enumerate(several):
+            for number, share in enumerate(SHARES):
+                for layer, head in order[: round(share * count)]:
+                    gates[draw, number, layer, head] = 0
+        flat = jnp.asarray(gates.reshape(-1, stack.layers, stack.heads))
+        losses, accuracies = _by_draw(gated_scores(model.network, sample, flat, stack=stack.name), gates)
+        choosing_accuracies = _by_draw(gated_scores(model.network, choosing, flat, stack=stack.name), gates)[1]
         for number, share in enumerate(SHARES):
-            for layer, head in order[: round(share * count)]:
-                gates[number, layer, head] = 0
-        gated_losses, gated_accuracies = gated_scores(model.network, sample, jnp.asarray(gates), stack=stack.name)
-        for number, share in enumerate(SHARES):
-            smaller = remove_heads(model, gates[number])
+            # The first random order is really removed.
+            smaller = remove_heads(model, gates[0, number])
             loss, accuracy = SCORES(smaller.network, sample)
             rows.append(
                 {
                     "seed": run,
                     "order": method,
                     "removed": share,
-                    "loss": float(loss),
-                    "accuracy": float(accuracy),
-                    "gated loss": float(gated_losses[number]),
-                    "gated accuracy": float(gated_accuracies[number]),
+                    "loss": float(losses[:, number].mean()),
+                    "accuracy": float(accuracies[:, number].mean()),
+                    "choosing accuracy": float(choosing_accuracies[:, number].mean()),
+                    "smaller model's loss": float(loss),
+                    "gated loss": float(losses[0, number]),
+                    "smaller model's accuracy": float(accuracy),
                     "heads a layer": smaller.stack().heads,
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _by_draw(both: Any, gates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return losses and accuracies by draw and share, `[draws,shares]` each."""
+    loss, accuracy = (np.asarray(values, np.float64).reshape(gates.shape[:2]) for values in both)
+    return loss, accuracy
 
 
 @jax.jit
@@ -119,17 +151,19 @@ def speeds(options: Options) -> pd.DataFrame:
     whole = jh.init(config)
     heads = whole.stack().heads
     models = {count: keep_heads(whole, count) for count in (heads * quarters // 4 for quarters in (4, 3, 2, 1))}
-    rng, rows = np.random.default_rng(0), []
+    rng, rows, loads = np.random.default_rng(0), [], []
     for size in batches:
         batch = jh.Batch(rng.integers(0, config["vocab_size"], (size, options.tokens)))
         for model in models.values():
             jax.block_until_ready(output(model.network, batch))
         for repeat in range(repeats):
-            for count, model in models.items():
+            loads.append(os.getloadavg()[0])
+            for count in rng.permutation(list(models)).tolist():
+                model = models[count]
                 start = time.perf_counter()
                 jax.block_until_ready(output(model.network, batch))
                 seconds = time.perf_counter() - start
-                rows.append({"batch": size, "heads": count, "repeat": repeat, "seconds": seconds})
+                rows.append({"batch": size, "heads": count, "repeat": repeat, "seconds": seconds, "load": loads[-1]})
     table = pd.DataFrame(rows)
     sizes = {count: sum(leaf.nbytes for leaf in jax.tree.leaves(model.network)) for count, model in models.items()}
     table["weights, MB"] = [sizes[count] / 2**20 for count in table["heads"]]
@@ -160,6 +194,7 @@ def ratios(table: pd.DataFrame) -> pd.DataFrame:
                     "faster, %": float(np.median(faster)),
                     "least": faster.min(),
                     "most": faster.max(),
+                    "turns": len(faster),
                     "published [P]": PUBLISHED.get(size) if count == whole // 2 else None,
                     "weights, MB": table.loc[table["heads"] == count, "weights, MB"].iloc[0],
                 }
@@ -167,88 +202,62 @@ def ratios(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def possible(config: dict[str, Any], tokens: int) -> float:
+    """Return by how many per cent half of the heads would make the layers faster, counted in multiplications."""
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    attention, rest = 4 * width**2 + 2 * tokens * width, 2 * width * inner
+    return 100 * ((attention + rest) / (attention / 2 + rest) - 1)
+
+
 def run(options: Options) -> lab.Results:
     """Time the large models; train the small ones and prune them."""
     seeds, steps = options.trained
     timed = speeds(options)
-    task = Agreement()
     trained = train(
-        task.model_config(n_layer=4, n_head=8),
-        task,
+        TASK.model_config(n_layer=4, n_head=8),
+        TASK,
         steps,
         batch=options.batch,
         init_scale=3.0,
         checkpoints=[steps],
         runs=grid(range(seeds), rate=[options.rate], cosine=[steps]),
         progress=True,
+        directory=options.unfinished / "training",
     )
-    sample = task.sample(jax.random.key(2019), 256)
-    pruned = pd.concat([quality(trained, sample, run) for run in range(seeds)], ignore_index=True)
-    about = {**options.about, "tokens": options.tokens}
-    tables, figures = {"quality": pruned, "speed": timed}, {"pruned": picture(pruned, ratios(timed))}
-    return lab.Results(page(options, pruned, timed), about, tables, figures)
+    pruned = pd.concat([quality(trained, run) for run in range(seeds)], ignore_index=True)
+    lost, kept = pruned_speed_page.lost(pruned), pruned_speed_page.removed(pruned, ENOUGH)
+    config, _, repeats = options.timed
+    training = {**options.about, "evaluated": EVALUATED, "orders": RANDOM_ORDERS, "enough": ENOUGH}
+    machine = {"config": config, "tokens": options.tokens, "repeats": repeats, "load": timed["load"]}
+    faster = ratios(timed)
+    machine |= {"possible": possible(config, options.tokens), "cores": os.cpu_count()}
+    text = pruned_speed_page.page(training, machine, pruned, lost, kept, faster)
+    tables = {"quality": pruned, "lost": lost, "removed": kept, "speed": timed}
+    about = {**options.about, "evaluated": EVALUATED, "tokens": options.tokens}
+    return lab.Results(text, about, tables, {"pruned": picture(lost, faster)})
 
 
-def picture(pruned: pd.DataFrame, faster: pd.DataFrame) -> "Figure":
-    """Draw accuracy by heads removed, and the gain in speed by heads left."""
+def picture(lost: pd.DataFrame, faster: pd.DataFrame) -> "Figure":
+    """Draw accuracy by heads removed, and the gain in speed by heads left, both with intervals."""
     figure, (left, right) = lab.panels(2, (9, 3.5))
     for number, method in enumerate(METHODS):
-        chosen: Any = pruned[pruned["order"] == method]
-        lab.points_and_mean(left, chosen, "removed", "accuracy", color=f"C{number}", label=method)
-    left.set_xlabel("share of heads removed")
-    left.set_ylabel("accuracy")
-    for number, size in enumerate(dict.fromkeys(faster["batch"])):
+        chosen: Any = lost[lost["order"] == method]
+        x, mean = 100 * chosen["removed"] + (number - 1), chosen["accuracy"]
+        error = np.stack([mean - chosen["accuracy low"], chosen["accuracy high"] - mean])
+        left.errorbar(x, mean, np.nan_to_num(error), color=f"C{number}", label=method, capsize=2, linewidth=1)
+    left.set_xlabel("heads removed, %")
+    left.set_ylabel("accuracy (interval over seeds)")
+    sizes = dict.fromkeys(faster["batch"])
+    for number, size in enumerate(sizes):
         chosen = faster[faster["batch"] == size]
-        heads, gain = chosen["heads left of each layer"], chosen["faster, %"]
-        right.plot(heads, gain, color=f"C{number}", marker="o", label=f"batch {size}")
+        heads, gain = chosen["heads left of each layer"] + 0.12 * (number - len(sizes) / 2), chosen["faster, %"]
+        error = np.stack([gain - chosen["least"], chosen["most"] - gain])
+        right.errorbar(heads, gain, error, color=f"C{number}", marker="o", label=f"batch {size}", capsize=2)
     right.set_xlabel("heads left in each layer")
     right.set_ylabel("faster than the whole model, %")
     for axes in (left, right):
         axes.legend(fontsize=7)
     return figure
-
-
-def removed_without_loss(pruned: pd.DataFrame, method: str) -> list[float]:
-    """Return, for each seed, the share of the heads that can be removed before accuracy falls below 99 %."""
-    shares = []
-    seed: Any
-    for _, seed in pruned[pruned["order"] == method].groupby("seed"):
-        enough = seed["accuracy"].to_numpy() >= 0.99 * seed["accuracy"].iloc[0]
-        steps = len(enough) if enough.all() else int((~enough).argmax())
-        shares.append(seed["removed"].to_numpy()[:steps].max())
-    return shares
-
-
-def page(options: Options, pruned: pd.DataFrame, timed: pd.DataFrame) -> str:
-    """Return the page for readers."""
-    seeds, steps = options.trained
-    config, _, repeats = options.timed
-    mean: Any = pruned.groupby(["removed", "order"])["accuracy"].mean()
-    table = mean.unstack("order")[list(METHODS)]
-    difference = float(np.abs(pruned["loss"] - pruned["gated loss"]).max())
-    removed = [f"{method} {lab.with_interval(removed_without_loss(pruned, method), '.0%')}" for method in METHODS]
-    return f"""# What is lost when heads are removed, and what is gained
-
-## Quality
-
-Agreement grammar; decoders of 4 layers of 8 heads, {seeds} seeds, {steps} steps of {options.batch}. Accuracy of the
-verb's number on 256 fresh sentences (chance 0.5), means over seeds. At every step the smaller model was really built;
-its loss and the gated model's differ by at most {difference:.1g}.
-
-{lab.markdown(table, ".3f")}
-
-Share of the heads removed with 99 % of the accuracy left, by order, mean over seeds and interval: {"; ".join(removed)}.
-Michel et al. 2019 remove 20 % of a translator's heads and 40 % of BERT's without loss [P].
-
-## Speed
-
-BERT's form, {config["num_hidden_layers"]} layers of {config["num_attention_heads"]} heads, width
-{config["hidden_size"]}, random weights, {options.tokens} tokens; the same number of heads is removed from every layer.
-Seconds: median of {repeats} turns. Faster: than the whole model in the same turn; median, least and most of the turns.
-Published: BERT-base without half of its heads on a GPU, Michel et al. 2019.
-
-{lab.markdown(ratios(timed))}
-"""
 
 
 main = lab.command(Options, run, __doc__)
