@@ -98,6 +98,6 @@ def mean_table(
         finite = np.where(np.isfinite(of_examples), of_examples, np.nan)
         within = (ranges or {}).get(column, (-np.inf, np.inf))
         interval = mean_interval(finite, clusters=clusters, within=within, level=level)
-        columns[column] = Column(*interval, finite, within)
+        columns[column] = Column(*interval, finite, range=within)
     about = provenance(model, **about, level=level, seed=seed, not_finite_count=not_finite)
     return HeadTable.from_columns(name, stack, columns, about, axes=axes, squeeze=len(columns) == 1, clusters=clusters)

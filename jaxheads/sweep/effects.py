@@ -151,7 +151,7 @@ class EffectAccumulator:
     ) -> Column:
         examples = None if per_example is None else per_example.reshape(len(per_example), *self.shape)
         mean, low, high, n = (np.asarray(field).reshape(self.shape) for field in interval)
-        return Column(mean, low, high, n, examples, span)
+        return Column(mean, low, high, n, examples, range=span)
 
 
 def effect_provenance(model: Model, objective: Objective, about: Mapping[str, Any]) -> dict[str, Any]:

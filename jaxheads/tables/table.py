@@ -41,7 +41,7 @@ class Column:
     high: ArrayLike | None = None
     n: ArrayLike | None = None
     per_example: ArrayLike | None = None
-    range: tuple[float, float] | None = None
+    range: tuple[float, float] | None = dataclasses.field(default=None, kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -159,11 +159,12 @@ def test_quotients_by_numbers_near_zero_are_exact(method: Any, rules: Rules | No
             exact = jh.relevance(jh.load(directory, dtype=np.float64), batch, OBJECTIVE, method, rules=rules)
     assert found.heads is not None
     assert exact.heads is not None
-    size_E11 = np.abs(exact.heads.per_example).max(axis=(1, 2), keepdims=True)
-    np.testing.assert_allclose(found.heads.per_example / size_E11, exact.heads.per_example / size_E11, atol=1e-5)
+    ours, reference = (np.asarray(heads.per_example) for heads in (found.heads, exact.heads))
+    size_E11 = np.abs(reference).max(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(ours / size_E11, reference / size_E11, atol=1e-5)
     size_E1 = np.nanmax(np.abs(exact.tokens), axis=1, keepdims=True)
     np.testing.assert_allclose(found.tokens / size_E1, exact.tokens / size_E1, atol=1e-5)
-    assert not jax.config.jax_enable_x64
+    assert not jax.config.values["jax_enable_x64"]
 
 
 def test_rollout_of_a_model_is_that_of_its_patterns():

@@ -88,7 +88,7 @@ def alignment_error_rate(
         share_ELN = np.where(whole_ELN > 0, part_ELN / np.maximum(whole_ELN, 1), np.nan)
         values_ELN = 1 - share_ELN if name == "aer" else share_ELN
         interval = mean_interval(values_ELN, counts=whole_ELN, clusters=clusters, within=(0, 1), level=level)
-        columns[name] = Column(*interval, values_ELN, (0, 1))
+        columns[name] = Column(*interval, values_ELN, range=(0, 1))
     about = {**tables[0].provenance, "examples": len(batch), "level": level}
     about["metrics"] = {name: {} for name in shares}
     return HeadTable.from_columns("alignment_error_rate", tables[0].stack, columns, about, clusters=clusters)

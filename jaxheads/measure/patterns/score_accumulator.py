@@ -84,7 +84,7 @@ class ScoreAccumulator:
                 interval = Interval(*(_pick(field, best_LN) for field in interval))
                 per_example = None if per_example is None else _pick(per_example, best_LN)
                 extras[metric.label] = np.asarray(metric.best_of)[best_LN]
-            columns[metric.name] = Column(*interval, per_example, within)
+            columns[metric.name] = Column(*interval, per_example, range=within)
         return columns, extras
 
 

@@ -84,7 +84,7 @@ def variability(
         "level": level,
         "seed": seed,
     }
-    columns = {"variability": Column(*interval, values_ELN, (0, 1))}
+    columns = {"variability": Column(*interval, values_ELN, range=(0, 1))}
     return HeadTable.from_columns(
         "variability", stack.name, columns, provenance(model, **about), squeeze=True, clusters=clusters
     )

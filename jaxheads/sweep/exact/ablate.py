@@ -161,7 +161,7 @@ def interactions(
     beyond_EHH[:, np.arange(count), np.arange(count)] = np.nan
     low, high = effect_range(objective)
     columns = {
-        name: Column(*mean_interval(values, clusters=table.clusters, within=span, level=level), values, span)
+        name: Column(*mean_interval(values, clusters=table.clusters, within=span, level=level), values, range=span)
         for name, values, span in (
             ("interaction", beyond_EHH, (2 * low, 2 * high)),
             ("effect", together_EHH, (low, high)),
