@@ -14,7 +14,18 @@ Last come the loss with only one head left in a layer, and Michel's importance o
 that head. Heads and penalties are chosen on one half of the sentences and reported on the other. Intervals are over
 seeds, which differ in weights and training data; the sentences measured on are the same for all.
 
-FOUND
+Found (results/translation-heads; order reverse, 10 seeds, 95 % intervals over them): in every seed a head of the last
+layer aligns the output word (AER 0.000 [0.000, 0.001]; untrained 0.885); for the input word the best AER is 0.82, so
+the setting decides. The gain by norms of Kobayashi et al. does not show: norms − weights is +0.001 [-0.000, 0.003] for
+the output word, where both are at the floor, and +0.006 [-0.018, 0.029] for the input word, with which no head aligns.
+The gates' noise alone, at penalty 0, raises the loss from 0.0003 to 0.0061 nats and costs 0.0006 of the accuracy. At
+the strongest penalty, with 0.0009 [-0.0001, 0.0022] less accuracy than at penalty 0, heads survive in Voita's order:
+3.4 of 8 are left in the encoder, 6.8 in the decoder, all in cross-attention. With one head left cross-attention loses
+most, 0.50 of the accuracy in its last layer and 0.43 in its first, which can't be told apart; the encoder loses at most
+0.02. Importance ranks the 24 heads like ablation (Spearman 0.88 [0.83, 0.92]). Training with gates spreads the
+alignment over the heads of its layer.
+
+Cost on 2 cores: 9 minutes; --quick, under one minute, only shows that it runs.
 """
 
 from dataclasses import dataclass
