@@ -12,6 +12,7 @@ import pytest
 
 import jaxheads as jh
 from experiments import lab
+from jaxheads.statistics import mean_interval
 from jaxheads.tables import Column
 
 
