@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, TypeVar
 
 import jax
-import numpy as np
 import pandas as pd
 import tyro
 
 from jaxheads.files import Content, write_atomically, write_together
 from jaxheads.progress import progress
 from jaxheads.provenance import environment, git_state, provenance
-from jaxheads.statistics import Interval, t_mean
+from jaxheads.statistics import Interval
 from jaxheads.tables import HeadTable, footnote, marked
 
 if TYPE_CHECKING:
@@ -36,16 +35,15 @@ __all__ = [
     "Options",
     "Results",
     "TrainingOptions",
+    "bounds",
     "command",
     "file_name",
     "git_state",
     "markdown",
-    "mean_over_seeds",
     "panels",
     "points_and_mean",
     "progress",
     "provenance",
-    "with_interval",
     "write",
     "write_atomically",
 ]
@@ -222,21 +220,6 @@ def bounds(name: str, interval: Interval) -> dict[str, Any]:
     """Return an interval as the columns of a table: NAME, NAME_low, NAME_high and NAME_n."""
     mean, low, high, n = interval
     return {name: float(mean), f"{name}_low": float(low), f"{name}_high": float(high), f"{name}_n": int(n)}
-
-
-def mean_over_seeds(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
-    """Return the mean and Student's 95 % interval over seeds; the interval of a single seed is NaN."""
-    values = np.asarray(values, float)
-    if len(values) == 1:
-        return float(values[0]), np.nan, np.nan
-    mean, low, high, _ = map(float, t_mean(values))
-    return mean, low, high
-
-
-def with_interval(values: Sequence[float] | np.ndarray, form: str = ".2f") -> str:
-    """Return the mean over seeds with its interval as words: "0.43 [0.30, 0.57]"."""
-    mean, low, high = mean_over_seeds(values)
-    return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def panels(count: int, size: tuple[float, float], rows: int = 1, **options: Any) -> "tuple[Figure, list[Axes]]":

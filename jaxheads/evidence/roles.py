@@ -14,7 +14,7 @@ draw it holds for that draw alone, and provenance says so.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -140,6 +140,7 @@ def name_heads(
     seed: int = 0,
     confidence: float = 0.95,
     yielding: Sequence[str] = (),
+    clusters: ArrayLike | None = None,
 ) -> HeadTable:
     """Return the role of every head that earned a role, with the numbers that earned it.
 
@@ -155,6 +156,8 @@ def name_heads(
         yielding: roles that are a head's own only where it earned no other; looking at the first token is what many
             heads do when they have nothing else to do (the null attention of Vig & Belinkov 2019).
 
+        clusters: labels `[E]` of examples that depend on each other, for evidence that brings none.
+
     Returns:
         One row a head: `score score_low score_high score_n null chance_corrected q_value` of its `role`, and all the
         `roles` it earned ("" and NaN where none). `.provenance` has what was tried; the nulls with their heads and the
@@ -169,6 +172,8 @@ def name_heads(
         UserWarning: where examples repeat and no clusters are known.
     """
     _check(evidence, level, least)
+    if clusters is not None:
+        evidence = [entry if entry.clusters is not None else replace(entry, clusters=clusters) for entry in evidence]
     trials = [_try(entry, seed, confidence) for entry in evidence]
     q_RLN = false_discovery(np.stack([trial.p_values for trial in trials]))
     corrected_RLN = np.stack([trial.corrected for trial in trials])

@@ -12,6 +12,7 @@ import pytest
 
 import jaxheads as jh
 from experiments import lab
+from jaxheads.statistics import mean_interval
 from jaxheads.tables import Column
 
 
@@ -138,11 +139,13 @@ def test_a_quick_training_compiles_quickly(quick: bool, expected: bool, tmp_path
     assert not jax.config.values["jax_disable_most_optimizations"]
 
 
-def test_a_single_seed_has_no_interval():
-    assert lab.with_interval([0.5]) == "0.50 [nan, nan]"
-    mean, low, high = lab.mean_over_seeds([0.4, 0.5, 0.6])
-    assert low < mean < high
-    assert mean == pytest.approx(0.5)
+def test_few_examples_are_marked_in_tables():
+    few = pd.DataFrame([lab.bounds("score", mean_interval([0.4, 0.5, 0.6]))])
+    assert "3 †" in lab.markdown(few)
+    assert lab.markdown(few).endswith("† fewer than 10 independent examples: the interval is rough.")
+    many = pd.DataFrame([lab.bounds("score", mean_interval(np.linspace(0, 1, 10)))])
+    assert "†" not in lab.markdown(many)
+    assert list(many) == ["score", "score_low", "score_high", "score_n"]
 
 
 def test_a_file_name_has_no_spaces():

@@ -151,6 +151,8 @@ def test_roles_are_tested_over_clusters():
     labels = np.tile(np.arange(12), 3)
     table = name_heads([Evidence("x", scores, null, "random", clusters=labels)], least=0)
     assert set(table.grid("score_n")[table.grid("role") != ""]) <= {6.0}
+    beside = name_heads([Evidence("x", scores, null, "random")], least=0, clusters=labels)
+    assert beside.frame.equals(table.frame)
     with pytest.warns(UserWarning, match="repeat others"):
         eager = name_heads([Evidence("x", scores, null, "random")], least=0)
     assert (eager.grid("role") != "").sum() >= (table.grid("role") != "").sum()
