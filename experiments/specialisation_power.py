@@ -99,7 +99,7 @@ class Options(lab.Options):
     """
 
     out: Path = Path("results/specialisation-power")
-    models: int = 300
+    models: int = 100
     seed: int = 0
 
     @property
