@@ -53,7 +53,7 @@ TOKEN_METHODS = ("rollout", "flow", "chefer", *RELEVANCE_METHODS, "gradient")
 ALIGNED = 8
 """Corrupted prompts for each prompt, over which the mean of an ablation is taken, position by position."""
 
-TIMED_PROMPTS, TURNS = 4, 3
+TIMED_PROMPTS, TURNS = 2, 2
 """Prompts whose calls are timed, and how often."""
 
 QUICK_TOKEN_METHODS = ("rollout", "attnlrp", "gradient")
