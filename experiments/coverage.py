@@ -8,7 +8,15 @@ from which samples are drawn with replacement. Then: examples that come in clust
 the power of `jh.name_heads` by the number of draws of the null; and the leader of many heads, reported on the examples
 that chose it and on others.
 
-Cost on 2 cores: about 4 minutes; --quick, a few hundred samples, 20 seconds.
+Found (results/coverage; seed 0): over this project's own tables the bootstrap's percentiles cover .852 / .898 / .922 at
+8 / 16 / 32 examples, Student's interval .911 / .925 / .935, ours .952 / .955 / .954, at 1.0 to 1.6 times Student's
+length. At 8 examples ours covers .90 (lognormal) to .97 of the laws' means, a share of .97 with .98; it fails where the
+mean rests on one example in ten (.54). Prompts of 4 to 20 templates taken for independent cover .61 to .91, as clusters
+.94 to .97. The leading head of 270, reported on the examples that chose it, is covered in .68 of cases (n = 16), on
+others in .98. `name_heads` gives false roles less often than its level everywhere; with four draws of a null whose best
+heads differ much, its power is low (.17 at 64 examples for heads at .5), with one draw .74, for that draw alone.
+
+Cost on 2 cores: 4 minutes of CPU; --quick, a few hundred samples, 20 seconds.
 """
 
 from collections.abc import Callable, Iterator
