@@ -80,7 +80,7 @@ def model_inputs(model: jh.Model, options: Options) -> Inputs:
     tokens, mask, labels = (
         np.concatenate([getattr(batch, name) for batch in batches]) for name in ("tokens", "mask", "clusters")
     )
-    count = 6 if options.quick else 48
+    count = 12 if options.quick else 48
     examples, longest = (6, 12) if options.quick else (24, 24)
     repeated = repeats(model, examples=examples, longest=longest, seed=options.seed)
     plain = jh.Batch(tokens[:count], mask[:count], clusters=labels[:count])

@@ -152,7 +152,9 @@ def test_left_padding_equals_no_padding(model: Model):
     padded = np.concatenate([np.full((4, 3), 11), tokens], axis=1)
     mask = np.arange(10)[None] >= np.full((4, 1), 3)
     plain, left = measure(model, Batch(tokens)), measure(model, Batch(padded, mask))
-    np.testing.assert_allclose(left.frame, plain.frame, atol=2e-5)
+    np.testing.assert_allclose(left.values, plain.values, atol=2e-5)
+    # Of four examples the correction for skewness enlarges what rounding changed.
+    np.testing.assert_allclose(left.frame, plain.frame, atol=2e-4)
 
 
 def test_permuting_heads_permutes_the_table(decoder: Model):

@@ -173,7 +173,7 @@ def test_every_pair_is_a_receiver_by_itself(family: str, kind: Any):
     layers = np.arange(4)
     there = np.broadcast_to((layers[:, None] < layers)[:, None, :, None], table.shape)
     np.testing.assert_array_equal(np.isfinite(table.values[0]), there)
-    np.testing.assert_array_equal(np.isfinite(table.grid("normalised_low")), there)
+    np.testing.assert_array_equal(np.isfinite(table.grid("effect_low")), there)
     assert table.provenance["not_finite"] == []
 
 
@@ -220,7 +220,9 @@ def test_a_table_of_paths():
     model = deep_model("llama")
     receivers: Any = [("q", 2, np.int64(3)), ["q", 1, 0]]
     table = paths(model, CLEAN, CORRUPT, OBJECTIVE, receivers, level=0.9, seed=4)
-    assert list(table.frame) == [f"{name}{end}" for name in ("effect", "normalised") for end in ("", "_low", "_high")]
+    assert list(table.frame) == [
+        f"{name}{end}" for name in ("effect", "normalised") for end in ("", "_low", "_high", "_n")
+    ]
     assert table.values.shape == (2, 4, 4)
     total = JUDGE(jh.run(model, CORRUPT).output) - JUDGE(jh.run(model, CLEAN).output)
     np.testing.assert_allclose(table.values[1, :2], table.values[0, :2] / total.mean(), rtol=1e-4)
