@@ -11,7 +11,8 @@ Student's alone covers too little for skewed laws, the cubic alone for heavy tai
 both, and others. Rows may have different numbers of values (clusters): residuals and their leverage are those of a
 ratio estimator (CR2 of Bell & McCaffrey 2002), and the degrees of freedom are Kish's effective number of rows less 1.
 
-No interval knows of values that never came: a law whose mean rests on rare large values is covered too seldom.
+No interval knows of values that never came: a law whose mean rests on rare large values is covered too seldom. Of 3
+to 6 skewed examples the interval is several times as long as Student's, to one side.
 
 Dimension key: `E` examples, `R` rows (examples or clusters).
 """
@@ -55,7 +56,9 @@ def mean_interval(
             out of range.
     """
     check_level(level)
-    _check_within(values, within)
+    if counts is None:
+        # A mean weighted by counts may have a range that single rows leave.
+        _check_within(values, within)
     rows = rows_of(values, counts, clusters)
     x = np.asarray(values, dtype=np.float64)
     share = counts is None and within in (None, (0, 1)) and bool(np.isin(x[~np.isnan(x)], (0.0, 1.0)).all())

@@ -88,6 +88,11 @@ class TestMeanInterval:
         assert interval.low.min() == 0
         assert mean_interval(values).low.min() < 0
 
+    def test_a_weighted_mean_may_have_a_range_that_rows_leave(self):
+        # variability of patterns: a row with little attention may vary by more than all of it
+        interval = mean_interval([0.2, 0.3, 1.1], counts=[5, 5, 0.1], within=(0, 1))
+        assert 0 <= interval.low <= interval.mean <= interval.high <= 1
+
     def test_a_cell_does_not_depend_on_its_neighbours(self):
         values = noise(20, 3, 4)
         values[5:, 1, 2] = np.nan
