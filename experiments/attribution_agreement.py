@@ -10,21 +10,20 @@ values, since methods do not share a sign), example by example, then averaged, w
 correlation of the means over examples, from which tables of heads are read, with a jackknife. Prompts of one template
 are a cluster. Costs are medians of calls taken in turns, as multiples of a forward pass in the same turn.
 
-Found on SmolLM2-135M-Instruct, quantised to 4 bits (results/attribution-agreement; 16 prompts, 270 heads). Gradients
-approximate their own sweep well: AtP and patching agree by 0.96 example by example (0.92 for the means), in a fortieth
-of the time. They do not answer another question: patching and mean ablation agree by only 0.51, importance and ablation
-by 0.62, and direct effects with ablation by 0.12, for most effects of a head pass through later layers. Importance and
-gradient × input are the same number here (1.00 example by example): the derivative by a gate is the sum of z · ∂.
+Found on SmolLM2-135M-Instruct, quantised to 4 bits (results/attribution-agreement; 16 prompts of as many templates, 270
+heads; 95 % intervals). Gradients approximate their own sweep well: AtP and patching agree by 0.96 [0.96, 0.97] example
+by example, by 0.92 [0.84, 1.00] for the means, at about a tenth of the cost. Yet they miss heads: 16.0, whose patching
+costs 1.29, has the wrong sign in AtP; the page names all 5. Patching and mean ablation (means by template and position)
+agree by 0.72 [0.69, 0.75], importance and ablation by 0.39, and direct effects with ablation by 0.20, for most effects
+of a head pass through later layers.
 
-Relevance by rules answers yet another question: AttnLRP agrees with ablation by 0.39, CP-LRP by 0.24, the conductance
-of integrated gradients by 0.22. This is no verdict, since these methods share out one logit, where ablation removes a
-head; but a head chosen by one of them is not the head that ablation would choose. For tokens, CP-LRP, AttnLRP and
-integrated gradients find those whose removal lowers the difference most (comprehensiveness 6.8, 6.1 and 6.0), far ahead
-of rollout (1.7), which does not depend on the objective. Seconds were measured on a quiet machine, except for mean
-ablation, which other work slowed down.
+Relevance by rules answers another question: AttnLRP agrees with ablation by 0.38 [0.34, 0.43], CP-LRP by 0.24, the
+conductance of integrated gradients by 0.19. This is no verdict, since these methods share out one logit, where ablation
+removes a head; but a head chosen by one of them is not the head that ablation would choose. For tokens, CP-LRP, AttnLRP
+and integrated gradients find those whose removal lowers the difference most (comprehensiveness 6.8 [5.6, 8.0], 6.1
+[5.0, 7.2], 6.0 [4.4, 7.4]), ahead of rollout (1.7 [1.0, 2.4]), which does not depend on the objective.
 
-Cost on 2 cores: 11 minutes for the default 16 prompts of SmolLM2-135M-Instruct, most of them for ablation, patching
-and atp*.
+Cost: 10 minutes on 2 shared cores for the default 16 prompts, most of them for ablation, patching and atp*.
 """
 
 import time
