@@ -20,7 +20,7 @@ heads that a shared pattern changes most, chosen on 8 passages, 4 cost 0.03 to 0
 removal of the pattern seemed to help do nothing there (0.01 [-0.10, 0.13], 0.00 [-0.06, 0.24]). 0.06 to 0.11 of the
 best induction scores was luck of the choice, nothing of the previous-token scores.
 
-Cost on 2 cores: 10 minutes of CPU for SmolLM2, 2 for each other model; --quick, a few examples of each, one minute.
+Cost on 2 cores: 7 minutes of CPU for SmolLM2, 80 s for both other models; --quick, a few examples of each, one minute.
 """
 
 from collections.abc import Iterator, Mapping
