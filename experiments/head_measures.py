@@ -198,6 +198,8 @@ def page(
     about = patterns.provenance
     lines = [f"# Every head of {model_title(name)}, by all measures", ""]
     lines += [f"{about['examples']} examples, {about['tokens']:,} positions. Intervals: 95 %."]
+    if "repeats" not in tables:
+        lines += ["", "The examples are crops of two photographs: intervals hold for other crops of these two alone."]
     classes = patterns.frame.get("pattern_class_index")
     if classes is not None:
         counts = classes.map(dict(enumerate(CLASSES))).value_counts()
