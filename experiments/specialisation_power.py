@@ -99,7 +99,7 @@ class Options(lab.Options):
     """
 
     out: Path = Path("results/specialisation-power")
-    models: int = 100
+    models: int = 200
     seed: int = 0
 
     @property
