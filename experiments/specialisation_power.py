@@ -16,7 +16,8 @@ function are also shifted. Heads are then planted into the examined model.
 Every share has Wilson's 95 % interval over simulated models, where each counts once; means over the heads of a model
 have a t interval over models.
 
-The page states what was found, and the limits. Cost on 2 cores: about 5 minutes of CPU (200 models a cell); --quick, a few seconds.
+The page states what was found, and the limits. Cost on 2 cores: about 4 minutes of CPU (200 models a cell); --quick, a
+few seconds.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -24,7 +24,7 @@ from ..statistics import Interval, false_discovery, mean_interval, paired_p_valu
 from ..statistics.base import Floats
 from ..tables import Column, HeadTable
 from .power import Spread, power_at
-from .selection import warn_of_repeats
+from .selection import example_means, warn_of_repeats
 
 POWER_AT = (0.3, 0.5, 0.8)
 """Chance-corrected scores at which provenance gives the power."""
@@ -226,15 +226,15 @@ def _try(evidence: Evidence, seed: int, confidence: float) -> _Trial:
     confirming = None if labels is None else labels[confirm]
     chosen = [_best(draw_ELN[choose], evidence.role) for draw_ELN in null_DELN]
     null_DE2 = np.stack([draw_ELN[confirm][:, *head] for draw_ELN, head in zip(null_DELN, chosen, strict=True)])
-    null_E2, null_D = _means(null_DE2), _means(null_DE2.T)
+    null_E2, null_D = example_means(null_DE2), example_means(null_DE2.T)
     null_E2LN = np.broadcast_to(null_E2[:, None, None], scores_ELN[confirm].shape)
-    chosen_by = [_means(draw_ELN[choose])[head] for draw_ELN, head in zip(null_DELN, chosen, strict=True)]
-    null = float(_means(null_E2))
+    chosen_by = [example_means(draw_ELN[choose])[head] for draw_ELN, head in zip(null_DELN, chosen, strict=True)]
+    null = float(example_means(null_E2))
     spread = Spread.of(rows_of(scores_ELN[confirm] - null_E2LN, clusters=confirming), null_D)
     paired_LN = paired_p_values(scores_ELN[confirm], null_E2LN, clusters=confirming)
     score = mean_interval(scores_ELN[confirm], clusters=confirming, within=(0, 1), level=confidence)
     return _Trial(
-        chosen_by=_corrected(_means(scores_ELN[choose]), float(np.mean(chosen_by))),
+        chosen_by=_corrected(example_means(scores_ELN[choose]), float(np.mean(chosen_by))),
         score=score,
         null=null,
         null_heads=chosen,
@@ -246,7 +246,7 @@ def _try(evidence: Evidence, seed: int, confidence: float) -> _Trial:
 
 def _best(null_ELN: Floats, role: str) -> tuple[int, int]:
     """Return the layer and head of the largest mean; raises ValueError where there is none."""
-    mean_LN = _means(null_ELN)
+    mean_LN = example_means(null_ELN)
     if np.isnan(mean_LN).all():
         raise ValueError(f"null of {role!r}: all examples of the half that chooses are NaN; add examples")
     layer, head = np.unravel_index(np.nanargmax(mean_LN), mean_LN.shape)
@@ -256,12 +256,6 @@ def _best(null_ELN: Floats, role: str) -> tuple[int, int]:
 def _corrected(score_LN: Floats, null: float) -> Floats:
     """Return the chance-corrected score: 0 is the null, 1 perfect; NaN if the null is perfect."""
     return (score_LN - null) / (1 - null) if null < 1 else np.full_like(score_LN, np.nan)
-
-
-def _means(values: Floats) -> Floats:
-    """Return the mean over examples that are not NaN; NaN where all are."""
-    counts = (~np.isnan(values)).sum(axis=0)
-    return np.where(counts > 0, np.nansum(values, axis=0) / np.maximum(counts, 1), np.nan)
 
 
 def _joined(names: NDArray[Any], earned_RLN: NDArray[np.bool_], strength_RLN: Floats) -> NDArray[Any]:

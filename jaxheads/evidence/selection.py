@@ -11,9 +11,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from ..checks import one_of
-from ..statistics import false_discovery, mean_interval, rows_of, split_halves, t_mean, wilson
+from ..statistics import false_discovery, mean_interval, paired_p_values, split_halves, t_mean, wilson
 from ..statistics.base import ratio
-from ..statistics.means import upper_p_values
 from ..tables import Column, HeadTable
 
 INTERVALS = {"skew-corrected": mean_interval, "t": t_mean, "wilson": wilson}
@@ -64,14 +63,14 @@ def held_out(
     if labels is None:
         warn_of_repeats(values, table.name)
     first, second = split_halves(len(values), seed, labels)
-    chosen = _means(values[first]).reshape(-1)
+    chosen = example_means(values[first]).reshape(-1)
     confirming = None if labels is None else labels[second]
     cells = values[second].reshape(len(second), -1)
     reported = mean_interval(cells, clusters=confirming, within=table.range_of(name), level=level)
     goodness = np.abs(chosen) if absolute else chosen if largest else -chosen
     order = np.argsort(-np.where(np.isnan(goodness), -np.inf, goodness), kind="stable")[:n]
     sign = np.sign(chosen) if absolute else np.full(chosen.shape, 1.0 if largest else -1.0)
-    p = upper_p_values(rows_of(sign * cells, clusters=confirming))
+    p = paired_p_values(sign * cells, np.zeros_like(cells), clusters=confirming)
     columns = {
         "chosen_by": chosen,
         name: reported.mean,
@@ -136,6 +135,7 @@ def with_intervals(table: HeadTable, kind: str, *, level: float = 0.95) -> HeadT
     )
 
 
-def _means(values_E: np.ndarray) -> np.ndarray:
+def example_means(values_E: np.ndarray) -> np.ndarray:
+    """Return the mean over examples `[E,...]` that are finite, `[...]`; NaN where none is."""
     known = np.isfinite(values_E)
     return ratio(np.where(known, values_E, 0.0).sum(axis=0), known.sum(axis=0))

@@ -250,7 +250,7 @@ def _check_within(values: ArrayLike, within: tuple[float, float] | None) -> None
     if within is None:
         return
     x = np.asarray(values, np.float64)
-    slack = 1e-4 * max(1.0, *(abs(bound) for bound in within if np.isfinite(bound)), 0.0)
+    slack = 1e-4 * max([1.0, *(abs(bound) for bound in within if np.isfinite(bound))])
     outside = x[(x < within[0] - slack) | (x > within[1] + slack)]
     if outside.size:
         raise ValueError(f"within: expected values from {within[0]} to {within[1]}, got {outside[0]:.6g}")

@@ -137,6 +137,24 @@ def test_held_out_stays_within_the_metric_s_range(batch: jh.Batch):
     assert effects.range_of("effect") == (-np.inf, np.inf)
 
 
+def test_held_out_of_variability_whose_examples_may_exceed_one(batch: jh.Batch):
+    table = jh.variability(small_model("gpt2"), batch, 4)
+    values = np.array(table.per_example)
+    values[0] = 1.2
+    columns = {"variability": Column(table.values, per_example=values, range=table.range_of("variability"))}
+    frame = held_out(jh.HeadTable.from_columns("v", "decoder", columns, squeeze=True), n=1)
+    assert np.isfinite(frame["variability"].iloc[0])
+
+
+def test_held_out_tests_a_head_whose_examples_are_all_equal():
+    values = np.zeros((16, 1, 3))
+    values[:, 0, 1] = 0.5
+    columns = {"effect": Column(values.mean(axis=0), per_example=values, range=(-np.inf, np.inf))}
+    frame = held_out(jh.HeadTable.from_columns("e", "decoder", columns, squeeze=True), n=2, clusters=np.arange(16))
+    # eight equal differences: the exact test of signs
+    assert frame["p"].tolist() == [0.5**8, 1.0]
+
+
 def test_held_out_gives_q_and_n():
     frame = held_out(luck(1, 0, False), n=4)
     assert {"effect_n", "optimism", "p", "q"} <= set(frame)

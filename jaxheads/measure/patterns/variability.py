@@ -84,7 +84,8 @@ def variability(
         "level": level,
         "seed": seed,
     }
-    columns = {"variability": Column(*interval, values_ELN, range=(0, 1))}
+    # A single example with little attention left may vary by more than all of it; their ratio of sums may not.
+    columns = {"variability": Column(*interval, values_ELN, range=(0, np.inf))}
     return HeadTable.from_columns(
         "variability", stack.name, columns, provenance(model, **about), squeeze=True, clusters=clusters
     )
