@@ -29,6 +29,11 @@ from ..models.sharding import fetch
 from ..provenance import numerics, version
 
 
+def identity_of(value: Any) -> str:
+    """Return a hash (16 hex digits) of a value's content alone; raises as `fingerprint` does."""
+    return _Hasher().of(value).hex()[:16]
+
+
 def fingerprint(*values: Any) -> str:
     """Return a hash (16 hex digits) of values, with the versions and numeric settings that results depend on.
 
@@ -38,7 +43,7 @@ def fingerprint(*values: Any) -> str:
     Raises:
         TypeError: for an object whose content can't be read, such as a lock or an open file.
     """
-    return _Hasher().of((numerics(), values)).hex()[:16]
+    return identity_of((numerics(), values))
 
 
 _PLAIN = (str, int, float, complex, bytes, bool, type(None), type(...), type(NotImplemented), range)
