@@ -18,6 +18,7 @@ from .models.inputs.batch import Batch
 from .models.model import Model
 from .models.network import Network, forward
 from .models.stack import take_rows
+from .programs import compiled
 
 
 @jax.tree_util.register_dataclass
@@ -303,7 +304,7 @@ def _columns(
     return Reads(jnp.asarray(rows_BR, jnp.int32), jnp.asarray(columns_BC, jnp.int32))
 
 
-@jax.jit
+@compiled
 def _most_likely(network: Network, batch: Batch, reads: Reads) -> Array:
     """Return the token `[B,1]` with the largest logit at the first row."""
     logits_BRV = read_out(network, take_rows(forward(network, batch)[0], reads.rows), reads)

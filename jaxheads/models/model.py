@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from ..programs import compiled
 from .inputs.audio import Audio
 from .inputs.batch import Batch, Positions
 from .inputs.encoding import Text, encode, encode_audio, unknown_share
@@ -287,7 +288,7 @@ def run(model: Model, batch: Batch, capture: Sequence[str] = (), edits: Sequence
     return _run(model.network, batch, edits, sites)
 
 
-@partial(jax.jit, static_argnames="sites")
+@partial(compiled, static_argnames="sites")
 def _run(network: Network, batch: Batch, edits: tuple[SiteEdit, ...], sites: tuple[tuple[str, str, str], ...]) -> Run:
     wanted: dict[str, set[str]] = {}
     for _, stack, site in sites:

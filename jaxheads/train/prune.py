@@ -20,6 +20,7 @@ from ..edits import gate
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.network import Network, forward
+from ..programs import compiled
 from .monitor import ablation_losses
 from .objective import Sample, scores
 
@@ -77,7 +78,7 @@ def pruning_curve(network: Network, sample: Sample, order: Heads, *, stack: str 
     return pd.DataFrame(columns)
 
 
-@partial(jax.jit, static_argnames="stack")
+@partial(compiled, static_argnames="stack")
 def gated_scores(network: Network, sample: Sample, gates_GLN: Array, *, stack: str) -> tuple[Array, Array]:
     """Return loss and accuracy for each set of gates on a stack's heads, `[G]` both."""
     model = Model(network)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ...models.inputs.batch import Batch
+from ...programs import compiled
 
 
 @jax.tree_util.register_dataclass
@@ -109,7 +110,7 @@ class Independent:
         return _sample(self, key, examples)
 
 
-@partial(jax.jit, static_argnums=(0, 2))
+@partial(compiled, static_argnums=(0, 2))
 def _sample(task: Independent, key: Array, examples: int) -> Sample:
     # Always traced: a batch of concrete arrays would be copied to the host to be checked.
     return together(jax.vmap(task.draw)(jax.random.split(key, examples)))

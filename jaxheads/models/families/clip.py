@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
 
+from ...programs import compiled
 from ..inputs.batch import Batch
 from ..layers import UnitNorm
 from ..loading.weights import Table, linear, same
@@ -215,7 +215,7 @@ def zero_shot(model: Model, classes: Batch) -> Model:
     )
 
 
-@jax.jit
+@compiled
 def _embeddings(network: Clip, batch: Batch) -> Array:
     embedded: Any = forward(network, batch)[0]
     return network.scaled(network.output(embedded, batch))

@@ -21,6 +21,7 @@ from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.stack import Stack
 from ...objectives import Objective
+from ...programs import compiled
 from ...progress import Advance
 from ..exact.engine import Site
 from ..exact.mean_groups import Labels, MeanGroups, check_labels, leave_own_out, read_labels
@@ -343,7 +344,7 @@ class EdgeRuns:
         return kept
 
 
-@partial(jax.jit, static_argnames="groups")
+@partial(compiled, static_argnames="groups")
 def _sum_groups(outputs_UBTD: Array, group_BT: Array, real_BT: Array, *, groups: int) -> Array:
     """Return the sum of outputs over the real tokens of each group, `[U,P,D]`."""
     U, B, T, D = outputs_UBTD.shape

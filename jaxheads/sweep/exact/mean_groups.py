@@ -6,13 +6,13 @@ P groups, X layers or senders, F features.
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
 from ...models.inputs.batch import Batch, Positions
+from ...programs import compiled
 
 BY_POSITION, FIRST_APART, POOLED = LAYOUTS = ("by position", "first position apart", "pooled")
 ENOUGH = 8
@@ -150,7 +150,7 @@ def check_labels(labels: Labels | None, batch: Batch, reference: Batch) -> None:
         )
 
 
-@jax.jit
+@compiled
 def leave_own_out(means_XPF: Array, own_XBTF: Array, group_BT: Array, real_BT: Array, tokens_P: Array) -> Array:
     """Return each position's mean over the other examples of its group, `[X,B,T,F]`.
 

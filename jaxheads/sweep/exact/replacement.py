@@ -22,6 +22,7 @@ from ...models.inputs.batch import Batch, Positions
 from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Stack
+from ...programs import compiled
 from .engine import SiteValues
 from .mean_groups import Labels, MeanGroups, check_labels, leave_own_out
 from .work import Chunk, ValueSource
@@ -330,13 +331,13 @@ def choose_donors(
     return chosen
 
 
-@partial(jax.jit, static_argnames="stack")
+@partial(compiled, static_argnames="stack")
 def _run_z(network: Network, batch: Batch, *, stack: str) -> Array:
     """Return every head's output, `[L,B,T,N,H]`."""
     return forward(network, batch, read={stack: lambda values: values["z"]})[1][stack]
 
 
-@partial(jax.jit, static_argnames=("stack", "groups"))
+@partial(compiled, static_argnames=("stack", "groups"))
 def _sum_z(network: Network, batch: Batch, group_BT: Array, counts_B: Array, *, stack: str, groups: int) -> Array:
     """Return sums `[L,P,N,H]` of z over the real tokens of each group, in the examples that count (bool `[B]`)."""
     positions = network.stack(stack).queries.of(batch)
