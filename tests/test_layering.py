@@ -23,6 +23,7 @@ LAYERS = (
     ("models",),
     ("tables", "statistics"),
     ("provenance", "files", "progress", "checks"),
+    ("interrupts",),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
