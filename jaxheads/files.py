@@ -81,6 +81,20 @@ def write_together(
     return paths
 
 
+def check_writable(directory: Path) -> None:
+    """Try to write 4 MB where a directory is or will be: before long work, not after it. Nothing is left there.
+
+    Raises:
+        OSError: where that fails; the message names the directory.
+    """
+    try:
+        existing = next(path for path in (directory, *directory.parents) if os.path.lexists(path))
+        with _temporary_file(existing) as (_, file):
+            _write_through(file, bytes(4 * 2**20))
+    except OSError as error:
+        raise unwritable(directory, error) from error
+
+
 def unwritable(path: Path, error: BaseException) -> OSError:
     """Return an error that names the path, the reason and the way out."""
     number = _error_number(error)
@@ -114,7 +128,10 @@ def temporary_directory(parent: Path) -> Iterator[Path]:
         if fcntl is None:
             descriptor = None
             break
-        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:  # a sweep was faster
+            continue
         if _keep_from_sweeps(path, descriptor):
             break
         os.close(descriptor)

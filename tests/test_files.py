@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jaxheads import files
-from jaxheads.files import disk_is_full, sweep, temporary_directory, write_atomically, write_together
+from jaxheads.files import check_writable, disk_is_full, sweep, temporary_directory, write_atomically, write_together
 from jaxheads.interrupts import terminable, uninterrupted
 
 
@@ -169,3 +169,20 @@ def test_two_processes_leave_the_files_of_one(tmp_path: Path):
         thread.join()
     assert len({(tmp_path / name).read_bytes() for name in "abcdef"}) == 1
     assert sorted(os.listdir(tmp_path)) == list("abcdef")
+
+
+def test_a_directory_that_can_be_written_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    check_writable(tmp_path / "not" / "there")
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "file").write_bytes(b"")
+    for wrong in ("file", "file/below"):
+        with pytest.raises(OSError, match=f"can't write .*{wrong}: Not a directory. Choose a directory"):
+            check_writable(tmp_path / wrong)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match=r"Disk quota exceeded\. Free some space"):
+        check_writable(tmp_path)
+    assert os.listdir(tmp_path) == ["file"]

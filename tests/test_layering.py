@@ -22,7 +22,7 @@ LAYERS = (
     ("edits", "objectives"),
     ("models",),
     ("tables", "statistics"),
-    ("provenance", "files", "progress", "checks"),
+    ("provenance", "files", "progress", "checks", "compiled_programs"),
     ("interrupts",),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
