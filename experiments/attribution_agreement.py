@@ -264,7 +264,8 @@ magnitude.
 def run(options: Options) -> lab.Results:
     """Call every method on the same prompts and compare the results."""
     model = jh.load(options.model)
-    count = options.examples or (4 if options.quick else 16)
+    usual = 4 if options.quick else 16
+    count = usual if options.examples is None else options.examples
     prompts = make_prompts(model, count, options.seed)
     results = {name: method() for name, method in head_methods(model, prompts, quick=options.quick).items()}
     values = {name: example_values(table) for name, table in results.items()}

@@ -12,7 +12,7 @@ from typing import Annotated
 import tyro
 
 from .files import check_writable, disk_is_full
-from .interrupts import terminable
+from .interrupts import leave, terminable
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
                 _atlas(command)
     except KeyboardInterrupt:
         print("\njaxheads: stopped; what is finished is kept, the same command goes on from there", file=sys.stderr)
+        if arguments is None:
+            leave(130)
         return 130
     except Exception as error:
         if not isinstance(error, ValueError | OSError) and not disk_is_full(error):
