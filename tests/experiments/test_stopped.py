@@ -11,7 +11,8 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from experiments import lab
+from experiments import factors, lab
+from jaxheads.train import loop
 
 ROOT = Path(__file__).parent.parent.parent
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py") if path.stem not in ("__init__", "lab"))
@@ -121,7 +122,8 @@ def test_a_second_process_in_the_folder_is_told_so(tmp_path: Path):
 STOPPED = """
 import os, signal, sys
 from pathlib import Path
-from experiments import lab
+from experiments import factors, lab
+from jaxheads.train import loop
 from tests.experiments.test_stopped import Options, row
 import pandas as pd
 def run(options):
@@ -152,3 +154,32 @@ def test_a_stopped_run_goes_on(number: int, tmp_path: Path):
     assert "computed" not in done.stdout
     assert sorted(os.listdir(tmp_path / "stopped")) == ["provenance.json", "rows.csv", "summary.md"]
     assert (tmp_path / "stopped" / "rows.csv").read_text() == "number,half,none,word\n1,0.5,,a\n2,1.0,,a\n"
+
+
+def test_a_training_that_was_stopped_ends_with_the_bytes_of_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(factors, "EVALUATED", 16)
+    monkeypatch.setattr(factors, "LONGER", 2)
+    options = ["--quick", "--seeds", "1", "--heads", "1", "--depths", "1", "--out"]
+    factors.main([*options, str(tmp_path / "whole")])
+    save, saves = loop.save, []
+
+    def stopped(path: Path, tree: Any) -> None:
+        save(path, tree)
+        saves.append(path)
+        if len(saves) == 3:  # the second cell has its parameters, and no state
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save", stopped)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        factors.main([*options, str(tmp_path / "stopped")])
+    assert capsys.readouterr().err == "stopped; the same command goes on from here\n"
+    factors.main([*options, str(tmp_path / "stopped")])
+    assert saves[0].parents[1] not in {path.parents[1] for path in saves[3:]}, "the first cell is not trained again"
+    whole, after = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir() if path.name != "provenance.json"}
+        for name in ("whole", "stopped")
+    )
+    assert after == whole
