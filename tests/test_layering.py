@@ -22,7 +22,8 @@ LAYERS = (
     ("edits", "objectives"),
     ("models",),
     ("tables", "statistics"),
-    ("provenance", "files", "progress", "checks", "programs"),
+    ("provenance", "files", "progress", "checks", "programs", "compiled_programs"),
+    ("interrupts",),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
