@@ -71,7 +71,7 @@ _NAMES: dict[Kind, str] = {
     "local_attention sliding_window sliding_window_pattern _sliding_window_pattern global_attn_every_n_layers",
     LAYERS: "num_hidden_layers n_layer n_layers encoder_layers decoder_layers num_layers num_decoder_layers",
     TOKENS: "num_register_tokens max_window_layers",
-    WHOLE: "pad_token_id",
+    WHOLE: "pad_token_id decoder_start_token_id",
     NUMBER: "scale",
     POSITIVE: "rms_norm_eps layer_norm_eps layer_norm_epsilon norm_eps rope_theta rotary_emb_base "
     "rope_local_base_freq global_rope_theta local_rope_theta mlp_ratio query_pre_attn_scalar attn_logit_softcapping "
@@ -93,9 +93,12 @@ NULLABLE = frozenset(
     "sliding_window_pattern _sliding_window_pattern global_attn_every_n_layers rope_theta rotary_emb_base "
     "rope_local_base_freq global_rope_theta local_rope_theta attn_logit_softcapping final_logit_softcapping "
     "partial_rotary_factor hidden_activation layer_types rope_parameters rope_scaling text_config_dict "
-    "vision_config_dict pad_token_id num_hidden_layers n_embed n_layer n_head".split()
+    "vision_config_dict pad_token_id decoder_start_token_id num_hidden_layers n_embed n_layer n_head".split()
 )
 """Fields for which null means that there is none, or the default."""
+
+TOKEN_IDS = frozenset(("pad_token_id", "decoder_start_token_id"))
+"""Fields of special tokens that are read of every family's config."""
 
 _WIDTHS = (
     ("hidden_size", "num_attention_heads"),

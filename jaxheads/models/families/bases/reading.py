@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ...loading.config_fields import FIELDS, check_fields
+from ...loading.config_fields import FIELDS, TOKEN_IDS, check_fields
 from ...loading.containers import shown
 
 HARMLESS = frozenset(
@@ -52,7 +52,7 @@ def refuse_unknown(
     for name, value in neutral.items():
         if name in config and config[name] != value and config[name] is not None:
             raise ValueError(f"the {family} config says {name}={shown(config[name])}; supported is {value!r} only")
-    check_fields(config, understood - set(neutral))
+    check_fields(config, understood - set(neutral) | TOKEN_IDS)
 
 
 def required(config: Mapping[str, Any], *names: str) -> list[Any]:
