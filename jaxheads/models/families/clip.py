@@ -33,7 +33,7 @@ from .bases.clip_towers import (
     text_rules,
     vision_rules,
 )
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import head_of, inner_config, refuse_unknown
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,8 @@ class ClipConfig:
         head_of(config, {"CLIPModel": "similarity"})
 
         def tower(name: str) -> dict[str, Any]:
-            fields = config.get(f"{name}_config_dict")
-            fields = config.get(f"{name}_config") if fields is None else fields
-            return {**(fields or {}), "architectures": None, "model_type": f"clip_{name}_model"}
+            stated = f"{name}_config_dict" if config.get(f"{name}_config_dict") is not None else f"{name}_config"
+            return {**inner_config(config, stated), "architectures": None, "model_type": f"clip_{name}_model"}
 
         return cls(
             ClipTextConfig.from_hf(tower("text")),
