@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from ..arguments import checked
 from ..models.inputs.batch import Batch
 
 
+@checked()
 def shuffled_marks(batch: Batch, seed: int) -> Batch:
     """Return the same examples with their marks shuffled among the real positions of each example.
 

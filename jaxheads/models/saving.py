@@ -14,12 +14,14 @@ import numpy as np
 from flax import nnx
 from safetensors.flax import save_file
 
+from ..arguments import checked
 from .families import FAMILIES
 from .loading.orbax_directory import WEIGHTS
 from .loading.weights import export
 from .model import Model
 
 
+@checked()
 def to_hf(model: Model, directory: str | os.PathLike, *, overwrite: bool = False) -> Path:
     """Write a Hugging Face directory, which `transformers` and `jh.load` read.
 
@@ -42,6 +44,7 @@ def to_hf(model: Model, directory: str | os.PathLike, *, overwrite: bool = False
     return _write(model, directory, write, overwrite)
 
 
+@checked()
 def to_orbax(model: Model, directory: str | os.PathLike, *, overwrite: bool = False) -> Path:
     """Write the weights as an orbax checkpoint, beside config.json and the tokenizer's files; `jh.load` reads it.
 

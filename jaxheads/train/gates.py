@@ -21,6 +21,7 @@ import optax
 from flax import nnx
 from jax import Array
 
+from ..arguments import at_least, checked, more_than
 from ..edits import gate
 from ..models.model import Model
 from ..models.network import Network
@@ -98,6 +99,7 @@ class Gated:
         return nnx.merge(graph, jax.tree.map(lambda weight: weight[index], self.parameters), rest)
 
 
+@checked(steps=at_least(1), batch=at_least(1), rate=more_than(0), gate_rate=more_than(0))
 def learn_gates(
     model: Model,
     task: Task,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ..arguments import checked
 from ..models.inputs.batch import Batch
 from ..models.network import Network, forward
 from ..models.sites import SiteEdit
@@ -39,6 +40,7 @@ class Task(Protocol):
         ...
 
 
+@checked()
 def scores(network: Network, sample: Sample, edits: tuple[SiteEdit, ...] = ()) -> tuple[Array, Array]:
     """Return the mean loss in nats and the accuracy over everything scored; two float32 numbers."""
     loss_BT, hit_BT, weight_BT = each(network, sample, edits)

@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 from jax import Array
 
+from ..arguments import at_least, checked
 from ..models.load import family_of
 from ..models.model import Model
 from ..models.network import Network
@@ -24,6 +25,7 @@ Optimizer = Callable[[Mapping[str, Array]], optax.GradientTransformation]
 """Function of a run's hyper-parameters (traced) that returns its optax transformation."""
 
 
+@checked()
 def adamw(hyper: Mapping[str, Array]) -> optax.GradientTransformation:
     """Return AdamW with gradients clipped to norm 1.
 
@@ -208,6 +210,7 @@ class Runs:
         return lambda state, first, count: compiled(state, keys, values, first, count)
 
 
+@checked()
 def grid(seeds: Sequence[int], **values: Sequence[float]) -> tuple[Hyper, ...]:
     """Return every combination of seeds and hyper-parameters: `grid(range(3), rate=[1e-3, 3e-3])` is six runs."""
     runs: list[dict[str, float]] = [{"seed": int(seed)} for seed in seeds]
@@ -216,6 +219,7 @@ def grid(seeds: Sequence[int], **values: Sequence[float]) -> tuple[Hyper, ...]:
     return tuple(runs)
 
 
+@checked(steps=at_least(1), count=at_least(2))
 def log_spaced(steps: int, count: int = 40) -> tuple[int, ...]:
     """Return up to `count` steps from 0 to `steps`, both included, evenly spaced in log (1 + step)."""
     spaced = np.rint(np.expm1(np.linspace(0, np.log1p(steps), count))).astype(int)
