@@ -63,6 +63,7 @@ KINDS = _by_argument(
 """The kind of an argument by its name, where no other is given below."""
 
 KINDS_OF = {
+    "shuffled_marks.first": "size",
     "check_level.name": "any",
     "Batch.take.examples": "wholes",
     "evaluate.examples": "any",

@@ -24,7 +24,8 @@ from ..models.model import Model
 from ..models.network import Network
 from ..statistics import check_level
 from .devices import Devices
-from .journal import Journal, fingerprint
+from .identity import fingerprint
+from .journal import Journal
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -104,7 +105,11 @@ class Resources:
         return self._networks[id(model)]
 
     def journal(self, name: str, model: Model, *identity: Any) -> Journal:
-        """Return the journal of one question: `identity` holds all arrays and words that its answer depends on."""
+        """Return the journal of one question: `identity` holds all that its answer depends on beside the model.
+
+        Raises:
+            TypeError: for something whose content can't be read, if parts are to be kept.
+        """
         if self.resume is None:
             return Journal(None)
         return Journal(self.resume, f"{name}-{fingerprint(model, *identity)}")

@@ -268,8 +268,9 @@ def _answer(name: str, questions: Iterator[Question], *, stream: bool, level: fl
             if current.grid.shape != grid.shape:
                 raise ValueError(f"all batches must give the same grid; got {grid.shape}, then {current.grid.shape}")
             number = accumulator.examples
+            # The objective counts by its code and content: two of a user's may share a name.
             # The number of the first example is part of the identity: a stream may hold one batch twice.
-            identity = (current.objective.name, current.stack.name, current.identity, number)
+            identity = (current.objective, current.stack.name, current.identity, number)
             journal = resources.journal(name, current.model, current.batch, current.reads, identity)
             accumulator.add(run_question(current, journal, advance, number), current.grid)
             # What a question counts over a stream, such as the fewest examples of a mean, is whole at its end.

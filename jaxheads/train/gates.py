@@ -26,7 +26,7 @@ from ..edits import gate
 from ..models.model import Model
 from ..models.network import Network
 from ..progress import progress as show_progress
-from .checkpoints import claim, restore, save, steps_in
+from .checkpoints import claimed, restore, save, set_aside, steps_in, words_of
 from .objective import Sample, Task, scores
 
 BETA, LOW, HIGH = 0.33, -0.1, 1.1
@@ -129,6 +129,7 @@ def learn_gates(
 
     Raises:
         ValueError: for no step or strength, a negative one, an unknown stack, or a directory of another training.
+        RuntimeError: for a directory that another training is writing into.
     """
     if steps < 1 or not strengths or min(strengths) < 0:
         raise ValueError(f"expected steps and penalties from 0 up, got {steps} steps and strengths {list(strengths)}")
@@ -137,39 +138,46 @@ def learn_gates(
     lambdas, rates = jnp.asarray(strengths, jnp.float32), jnp.float32([gate_rate, rate if train_weights else 0.0])
     fixed = model.network, jax.random.key(seed), rates
     state = jax.vmap(lambda _: gating.begin(model.network, rates, start))(lambdas)
-    about = {
-        "model": model.identity(),
-        "task": repr(task),
-        "stacks": names,
-        "strengths": list(strengths),
-        "batch": batch,
-        "rates": np.asarray(rates).tolist(),
-        "start": start,
-        "seed": seed,
-    }
     folder = None if directory is None else Path(directory).expanduser().resolve()
-    state, done = _resume(folder, about, state)
-    if done > steps:
-        raise ValueError(f"{folder} holds {done} steps already, more than {steps}")
-    with show_progress(steps - done, f"gating {model.name}, {len(strengths)} strengths", progress) as advance:
-        for first in range(done, steps, STEPS_PER_CALL):
-            count = min(STEPS_PER_CALL, steps - first)
-            state = _take_steps(gating, state, jnp.int32(first), jnp.int32(count), lambdas, *fixed)
-            if folder is not None:
-                _keep_newest(folder, first + count, state)
-            advance(count)
+    about = (
+        {}
+        if folder is None
+        else {
+            "model": words_of(model),
+            "task": words_of(task),
+            "stacks": names,
+            "strengths": list(strengths),
+            "batch": batch,
+            "rates": np.asarray(rates).tolist(),
+            "start": start,
+            "seed": seed,
+        }
+    )
+    with claimed(folder, about):
+        state, done = _resume(folder, state)
+        if done > steps:
+            raise ValueError(f"{folder} holds {done} steps already, more than {steps}")
+        with show_progress(steps - done, f"gating {model.name}, {len(strengths)} strengths", progress) as advance:
+            for first in range(done, steps, STEPS_PER_CALL):
+                count = min(STEPS_PER_CALL, steps - first)
+                state = _take_steps(gating, state, jnp.int32(first), jnp.int32(count), lambdas, *fixed)
+                if folder is not None:
+                    _keep_newest(folder, first + count, state)
+                advance(count)
     log_a, weights = state[0]
     losses = np.asarray(_final_losses(gating, state[0], jnp.int32(steps), *fixed[:2]))
     return Gated(model, tuple(strengths), {name: np.asarray(value) for name, value in log_a.items()}, weights, losses)
 
 
-def _resume(folder: Path | None, about: Mapping[str, Any], fresh: Any) -> tuple[Any, int]:
+def _resume(folder: Path | None, fresh: Any) -> tuple[Any, int]:
     """Return the newest state in the folder and its step; `fresh` and 0 if the folder holds none."""
     if folder is None:
         return fresh, 0
-    claim(folder, about)
-    steps = steps_in(folder)
-    return (restore(folder / str(steps[-1]), fresh), steps[-1]) if steps else (fresh, 0)
+    for step in reversed(steps_in(folder)):
+        if (state := restore(folder / str(step), fresh)) is not None:
+            return state, step
+        set_aside(folder, [str(step)])
+    return fresh, 0
 
 
 def _keep_newest(folder: Path, step: int, state: Any) -> None:

@@ -18,6 +18,7 @@ from ..arguments import at_least, checked
 from ..models.load import family_of
 from ..models.model import Model
 from ..models.network import Network
+from .checkpoints import words_of
 from .objective import Task, scores
 
 Hyper = Mapping[str, float]
@@ -123,6 +124,19 @@ class Runs:
         graph, _, rest = nnx.split(family(config, rngs=nnx.Rngs(0)), nnx.Param, ...)
         # The graph is the same for all runs: parameters alone are vmapped over.
         object.__setattr__(self, "_built", (family, config, graph, rest))
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Everything that the numbers of a training depend on, as plain JSON values."""
+        return {
+            "config": dict(self.config),
+            "task": words_of(self.task),
+            "runs": [dict(run) for run in self.hyper],
+            "batch": self.batch,
+            "init_scale": self.init_scale,
+            "optimizer": words_of(self.optimizer),
+            "penalty": words_of(self.penalty),
+        }
 
     @property
     def values(self) -> dict[str, Array]:

@@ -167,7 +167,7 @@ def _split(
         return _parts(resources.network(model), chunk, chunk_reads, objective.value, sources)
 
     size = sum(_example_bytes(stack, batch, reads.rows.shape[1], stack.name == sources) for stack in members)
-    identity = (objective.name, reads, sources or "")
+    identity = (objective, reads, sources or "")
     arrays = per_example("direct_parts", names, compute, model, batch, resources, example_bytes=size, identity=identity)
     if (np.abs(arrays["nonlinearity"]) > 1e-3 * np.maximum(1.0, np.abs(arrays["value"]))).any():
         raise ValueError(f"{objective.name} is not linear in the logits it reads: no parts add up to it")

@@ -7,7 +7,6 @@ entries of all metrics.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from types import CodeType
 from typing import Any, Unpack
 
 import jax
@@ -126,7 +125,6 @@ def _score(
         scores_LBNC = program()(network, *_placed(resources.devices, taken), stack.name, metrics, of)
         return scores_LBNC.swapaxes(0, 1)
 
-    words = repr((stack.name, of, _edit_words(edits), [_metric_words(metric) for metric in metrics]))
     entries = [(metric.name, entry) for metric in metrics for entry in metric.best_of or (0,)]
     coordinates = {
         "layer": np.arange(stack.layers)[None, :, None, None],
@@ -140,7 +138,7 @@ def _score(
         compute,
         add,
         resources=resources,
-        journal=resources.journal("measure", model, batch, scored, edits, words, first),
+        journal=resources.journal("measure", model, batch, scored, edits, stack.name, of, metrics, first),
         coordinates=coordinates,
         first=first,
     )
@@ -234,15 +232,3 @@ def _check_marks(stack: Stack, batch: Batch, metrics: tuple[Metric, ...]) -> Non
 
 def _edit_words(edits: Sequence[SiteEdit]) -> list[str]:
     return [f"{edit.operation} at {edit.stack}.{edit.site}" for edit in edits]
-
-
-def _metric_words(metric: Metric) -> tuple[Any, ...]:
-    """Return a metric in words, its function by the code: a user's lambda may change between two calls."""
-    code = getattr(metric.function, "__code__", None)
-    compiled = metric.function if code is None else _code_words(code)
-    return metric.name, metric.options, metric.best_of, compiled
-
-
-def _code_words(code: CodeType) -> tuple[Any, ...]:
-    constants = [_code_words(value) if isinstance(value, CodeType) else value for value in code.co_consts]
-    return code.co_code, code.co_names, constants

@@ -198,7 +198,7 @@ def relevance(
         batch,
         resources,
         example_bytes=example_bytes,
-        identity=(repr(about), chosen.name if chosen else "", reads, base),
+        identity=(repr(about), chosen.name if chosen else "", objective, reads, base),
     )
     return _result(model, batch, arrays, about, chosen, options)
 

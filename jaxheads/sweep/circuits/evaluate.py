@@ -74,7 +74,8 @@ class CircuitEvaluator:
         model.check(batch)
         reads = reads_of(objective, model, batch)
         runs = ablation.runs(model, components, batch, objective, resources)
-        words = (objective.name, components.stack.name, components.kind, repr(runs.about))
+        # The objective itself, not its name, which others may share.
+        words = (objective, components.stack.name, components.kind, repr(runs.about))
         journal = resources.journal("circuits", model, batch, reads, runs.identity, words)
         level, progress = options.get("level", 0.95), resources.progress
         clusters = batch.cluster_labels

@@ -84,10 +84,13 @@ def ablate(
         replacement.check_stream()
     asked = {"by": None if sets else list(by), "sets": None if sets is None else list(sets)}
     counted: dict[str, int] = {}
+    first = 0
     for current, own_objective in inputs(batch, objective):
         # Everything that can be wrong is checked before the first `yield`: nothing has run by then.
         replacement = replacement.settled(current)
-        source, counted = replacement.of(current), replacement.counted(current, counted)
+        source, counted = replacement.of(current, first), replacement.counted(current, counted)
+        # Donors go by the example's number: batches must not draw the same ones again.
+        first += len(current)
         about = {**replacement.about, **asked}
         reads = reads_of(own_objective, model, current)
         if sets is not None:
@@ -105,7 +108,7 @@ def ablate(
             cells,
             source,
             resources,
-            identity=(replacement.identity, repr((about, sets))),
+            identity=(replacement.identity, about, sets),
             about=about | counted,
             extras=None if sets is None else {"heads": _set_words(sets)},
         )

@@ -77,7 +77,7 @@ def knock_out(
         cells,
         ForbiddenEdges(edges_BTS),
         resources,
-        identity=(edges_BTS, repr(by), repr(sets)),
+        identity=(edges_BTS, by, sets),
         about={"by": list(by), "sets": None if sets is None else list(sets), "edges": int(edges_BTS.sum())},
     )
 
