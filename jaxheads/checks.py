@@ -20,8 +20,8 @@ LARGEST_SEED = 2**32 - 1
 def one_of(name: str, value: object, known: Iterable[object]) -> None:
     """Raise ValueError unless an argument is one of the known values; the message lists them, the nearest last."""
     known = tuple(known)
-    # Compared as strings are, whatever came: an array's == is no bool, and a list can't be hashed.
-    if not any(type(value) is type(other) and value == other for other in known):
+    # An array's == is no bool.
+    if not isinstance(value, str | int | float | tuple | type(None)) or value not in known:
         raise ValueError(
             f"{name} must be one of {', '.join(map(str, known))}; got {shown(value)}{nearest(value, known)}"
         )

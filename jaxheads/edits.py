@@ -128,7 +128,8 @@ def patch_heads(model: Model, heads: HeadList, seen: Mapping[str, Array], *, sta
     name = "z" if "z" in seen else f"{edited_stack.name}.z"
     if name not in seen:
         raise ValueError(f"patching needs the other run's z: run it with capture='z'; it has {sorted(seen)}")
-    return replace_heads(model, heads, seen[name][layers], stack=stack)
+    z_LBTNH = _of_all_layers("seen", seen[name], edited_stack)
+    return replace_heads(model, heads, z_LBTNH[layers], stack=stack)
 
 
 @checked()
@@ -143,9 +144,7 @@ def freeze(model: Model, site: str, values: ArrayLike, *, layers: Sequence[int] 
     """
     stack = model.stack(model.site(site)[0])
     chosen = np.arange(stack.layers) if layers is None else _indices("layers", layers, stack.layers)
-    values = jnp.asarray(values)
-    if values.shape[0] != stack.layers:
-        raise ValueError(f"values need a leading axis of all {stack.layers} layers, got shape {values.shape}")
+    values = _of_all_layers("values", values, stack)
     return mix(model, site, values[chosen], layers=chosen.tolist())
 
 
@@ -253,6 +252,13 @@ def head_pairs(name: str, stack: Stack, heads: HeadList) -> np.ndarray:
 def _finite(name: str, values: ArrayLike) -> Array:
     array = jnp.asarray(values)
     all_finite(name, array)
+    return array
+
+
+def _of_all_layers(name: str, values: ArrayLike, stack: Stack) -> Array:
+    array = jnp.asarray(values)
+    if array.shape[:1] != (stack.layers,):
+        raise ValueError(f"{name} need a leading axis of all {stack.layers} layers, got shape {array.shape}")
     return array
 
 

@@ -139,10 +139,10 @@ def _union(name: str, members: tuple[Any, ...]) -> Kind:
             if mismatch is None:
                 return None
             mismatches.append(mismatch)
-        deeper = [mismatch for mismatch in mismatches if mismatch.name != name]
-        # One member holds parts as this value does: its part is what is wrong.
-        if len(deeper) == 1:
-            return deeper[0]
+        # The member whose parts fit the longest is the one that was meant: its part is what is wrong.
+        depths = [mismatch.name.count("[") for mismatch in mismatches]
+        if depths.count(max(depths)) == 1:
+            return mismatches[depths.index(max(depths))]
         return Mismatch(name, " or ".join(dict.fromkeys(mismatch.expected for mismatch in mismatches)), value)
 
     return check

@@ -28,7 +28,7 @@ RESULTS = {
 """Classes of answers, whose constructors users don't call."""
 
 INTERNAL = {
-    *("Network", "Objective", "Task", "Model", "SiteEdit", "Batch", "SiteEdit.apply", "Batch.tree_unflatten"),
+    *("Network", "Objective", "Task", "Model", "SiteEdit", "Batch", "plan", "SiteEdit.apply", "Batch.tree_unflatten"),
     *("Example.raw_mark", "Example.mark", "Example.neighbours", "Objective.reads", "Objective.value", "Task.sample"),
 }
 """Protocols, what only metrics and networks call, and the constructors that have tests of their own."""
@@ -277,7 +277,6 @@ CALLS: dict[str, dict[str, Any]] = {
     "logit_difference": {"right": 1, "wrong": 2},
     "loss": {},
     "probability_difference": {"tokens": [1, 2], "signs": [1, -1]},
-    "plan": {"question": lambda: jh.ablate},
     # circuits
     "Graph": {"layers": 2, "heads": 2, "kv_heads": 2},
     "Graph.of": {"stack": lambda: model().stack()},

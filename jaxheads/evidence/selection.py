@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from ..arguments import checked
+from ..arguments import at_least, checked
 from ..checks import nearest, one_of
 from ..statistics import false_discovery, mean_interval, paired_p_values, split_halves, t_mean, wilson
 from ..statistics.base import ratio
@@ -19,7 +19,7 @@ from ..tables import Column, HeadTable
 INTERVALS = {"skew-corrected": mean_interval, "t": t_mean, "wilson": wilson}
 
 
-@checked()
+@checked(n=at_least(1))
 def held_out(
     table: HeadTable,
     metric: str | None = None,

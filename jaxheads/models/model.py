@@ -12,7 +12,7 @@ from jax import Array
 from jax.core import Tracer
 
 from ..arguments import among, at_least, checked
-from ..checks import all_finite, nearest, one_of
+from ..checks import all_finite, nearest, one_of, shown
 from .inputs.audio import Audio
 from .inputs.batch import Batch, Positions
 from .inputs.encoding import Text, encode, encode_audio, unknown_share
@@ -326,6 +326,9 @@ def check_edit(model: Model, batch: Batch, edit: SiteEdit) -> None:
     one_of("the operation of an edit", edit.operation, ("mix", "add"))
     if edit.site not in stack.sites:
         raise ValueError(f"an edit at {edit.site!r} hits nothing: the {stack.name} has {', '.join(stack.sites)}")
+    for name in ("layers", "weight", "source"):
+        if not hasattr(getattr(edit, name), "shape"):
+            raise ValueError(f"{name} of an edit must be an array, got {shown(getattr(edit, name))}")
     if not isinstance(edit.layers, Tracer):
         layers = np.asarray(edit.layers)
         if layers.size == 0 or layers.min() < 0 or layers.max() >= stack.layers:

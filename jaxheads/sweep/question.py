@@ -159,7 +159,6 @@ def sweep(generator: Callable[..., Any] | None = None, *, returns: type[Any] = H
     return answering
 
 
-@checked()
 def plan(question: Sweep[P, Any], *args: P.args, **kwargs: P.kwargs) -> Plan:
     """Return what a sweep would do, without doing it: `jh.plan(jh.ablate, model, batch, objective).cost()`.
 

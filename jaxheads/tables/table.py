@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from ..arguments import checked
+from ..arguments import at_least, checked
 from ..checks import one_of
 from . import heatmaps, storage
 from .counts import footnote, marked
@@ -202,7 +202,7 @@ class HeadTable:
         """Return a column of the frame, interval bounds and extras included, as an `[L,N]` array."""
         return self.frame[self._known(column)].to_numpy(copy=True).reshape(self.shape)
 
-    @checked()
+    @checked(n=at_least(1))
     def top(self, column: str | None = None, n: int = 10, *, absolute: bool = False) -> pd.DataFrame:
         """Return the `n` rows with the largest `column` (by default the first metric), largest first.
 

@@ -27,7 +27,7 @@ from ..models.model import Model
 from ..models.network import Network
 from ..progress import progress as show_progress
 from .checkpoints import claimed, restore, save, set_aside, steps_in, words_of
-from .objective import Sample, Task, scores
+from .objective import Sample, Task, check_task, scores
 
 BETA, LOW, HIGH = 0.33, -0.1, 1.1
 """Temperature, and the ends of the stretched gate, which reach beyond 0 and 1."""
@@ -134,6 +134,7 @@ def learn_gates(
     if steps < 1 or not strengths or min(strengths) < 0:
         raise ValueError(f"expected steps and penalties from 0 up, got {steps} steps and strengths {list(strengths)}")
     names = tuple(model.stacks if stacks is None else (model.stack(name).name for name in stacks))
+    check_task(model.network, task, batch)
     gating = _Gating(task, names, batch)
     lambdas, rates = jnp.asarray(strengths, jnp.float32), jnp.float32([gate_rate, rate if train_weights else 0.0])
     fixed = model.network, jax.random.key(seed), rates

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ...arguments import among, checked
+from ...checks import shown
 from ...models.inputs.batch import Batch
 from ...models.stack import Stack
 from .example import NEEDS, Example, examples_of
@@ -22,7 +23,12 @@ Scored = tuple[Array, Array]
 """A metric's value for one head and one example, and whether it counts."""
 
 
-@checked(needs=among(NEEDS))
+def _is_range(name: str, value: tuple[float, float] | None) -> None:
+    if value is not None and not value[0] < value[1]:
+        raise ValueError(f"{name} must be the least and the largest value, got {value}")
+
+
+@checked(needs=among(NEEDS), range=_is_range)
 @dataclass(frozen=True)
 class Metric:
     """A named number of one head's pattern. Equal by value and hashable, so that equal metrics trace once.
@@ -93,16 +99,18 @@ def check_metrics(metrics: Sequence[Metric], stack: Stack, batch: Batch) -> None
     for metric in own:
         shape = (len(metric.best_of),) if metric.best_of else ()
         about = (
-            f"metric {metric.name!r}: its function must return a real {'vector' if shape else 'number'} {list(shape)}"
+            f"metric {metric.name!r}: its function must return {'numbers' if shape else 'a number'} {list(shape)}, and "
+            "whether it counts, a boolean of that shape"
         )
         try:
             result = jax.eval_shape(partial(metric.function, **dict(metric.options)), pattern_TS, example)
         except Exception as error:  # whatever a user's function raises
-            words = f"{type(error).__name__}: {error}"
-            raise ValueError(f"{about} and whether it counts; on one head's pattern it raised {words}") from error
-        shapes = [getattr(part, "shape", None) for part in result] if isinstance(result, tuple) else None
-        if shapes != [shape, shape] or result[0].dtype.kind not in "biuf" or result[1].dtype.kind not in "biu":
-            raise ValueError(f"{about} real, and whether it counts, of one shape; it returned {result}")
+            raise ValueError(f"{about}; on a pattern it raised {type(error).__name__}: {error}") from error
+        parts = result if isinstance(result, tuple) else (result,)
+        if [getattr(part, "shape", None) for part in parts] != [shape, shape] or not (
+            parts[0].dtype.kind in "biuf" and parts[1].dtype.kind in "biu"
+        ):
+            raise ValueError(f"{about}; it returned {' and '.join(map(shown, parts))}")
 
 
 def packed(scores: Mapping[str, Scored]) -> Array:
