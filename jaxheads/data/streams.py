@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..arguments import at_least, checked
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 
 
+@checked(length=at_least(1), examples=at_least(1))
 def text_batches(
     model: Model, texts: str | os.PathLike | Iterable[str], *, length: int, examples: int, bos: bool | None = None
 ) -> Iterator[Batch]:
@@ -51,6 +53,7 @@ def text_batches(
     return _checked(model, _batched(windows, examples, length))
 
 
+@checked(examples=at_least(1))
 def array_batches(
     tokens: ArrayLike, mask: ArrayLike | None = None, *, examples: int, clusters: ArrayLike | None = None
 ) -> Iterator[Batch]:

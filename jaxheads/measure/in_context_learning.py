@@ -9,6 +9,7 @@ from typing import Unpack
 import numpy as np
 from jax import Array
 
+from ..arguments import at_least, checked
 from ..execution.cost import FLOAT, forward_bytes
 from ..execution.resources import Options, Resources, shares_options
 from ..models.inputs.batch import Batch
@@ -37,6 +38,7 @@ class ContextScore:
 
 
 @shares_options(without=("stack",))
+@checked(early=at_least(1), late=at_least(1))
 def icl_score(model: Model, batch: Batch, early: int = 50, late: int = 500, **options: Unpack[Options]) -> ContextScore:
     """Return the loss of the `late`-th token less that of the `early`-th, averaged over examples, in nats.
 

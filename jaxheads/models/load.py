@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from ..arguments import checked
+from ..checks import floating
 from ..provenance import without_directories
 from .families import FAMILIES
 from .loading.checkpoint import Checkpoint
@@ -23,6 +25,7 @@ from .model import Model
 from .sharding import Rules, arrange
 
 
+@checked(dtype=floating)
 def load(
     source: str | os.PathLike,
     *,
@@ -54,6 +57,7 @@ def load(
     return build(open_checkpoint(source, revision=revision), dtype=dtype, mesh=mesh, rules=rules)
 
 
+@checked(dtype=floating)
 def init(config: Mapping[str, Any], *, seed: int = 0, dtype: Any = jnp.float32, name: str = "unnamed") -> Model:
     """Build a model with random weights, of the architecture that a Hugging Face config describes.
 

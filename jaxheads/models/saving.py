@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from safetensors.flax import save_file
 
+from ..arguments import checked
 from ..files import disk_is_full, restore_swapped, swap, temporary_directory, unwritable
 from ..interrupts import uninterrupted
 from .families import FAMILIES
@@ -22,6 +23,7 @@ from .model import Model
 from .overwriting import keep_others, refuse_strange_parts, replaces_nothing, write_manifest
 
 
+@checked()
 def to_hf(model: Model, directory: str | os.PathLike, *, overwrite: bool = False) -> Path:
     """Write a Hugging Face directory, which `transformers` and `jh.load` read.
 
@@ -50,6 +52,7 @@ def to_hf(model: Model, directory: str | os.PathLike, *, overwrite: bool = False
     return _write(model, directory, write, overwrite)
 
 
+@checked()
 def to_orbax(model: Model, directory: str | os.PathLike, *, overwrite: bool = False) -> Path:
     """Write the weights as an orbax checkpoint, beside config.json and the tokenizer's files; `jh.load` reads it.
 

@@ -21,13 +21,14 @@ import optax
 from flax import nnx
 from jax import Array
 
+from ..arguments import at_least, checked, more_than
 from ..edits import gate
 from ..models.model import Model
 from ..models.network import Network
 from ..programs import compiled
 from ..progress import progress as show_progress
 from .checkpoints import claimed, restore, save, set_aside, steps_in, words_of
-from .objective import Sample, Task, scores
+from .objective import Sample, Task, check_task, scores
 
 BETA, LOW, HIGH = 0.33, -0.1, 1.1
 """Temperature, and the ends of the stretched gate, which reach beyond 0 and 1."""
@@ -99,6 +100,7 @@ class Gated:
         return nnx.merge(graph, jax.tree.map(lambda weight: weight[index], self.parameters), rest)
 
 
+@checked(steps=at_least(1), batch=at_least(1), rate=more_than(0), gate_rate=more_than(0))
 def learn_gates(
     model: Model,
     task: Task,
@@ -133,6 +135,7 @@ def learn_gates(
     if steps < 1 or not strengths or min(strengths) < 0:
         raise ValueError(f"expected steps and penalties from 0 up, got {steps} steps and strengths {list(strengths)}")
     names = tuple(model.stacks if stacks is None else (model.stack(name).name for name in stacks))
+    check_task(model.network, task, batch)
     gating = _Gating(task, names, batch)
     lambdas, rates = jnp.asarray(strengths, jnp.float32), jnp.float32([gate_rate, rate if train_weights else 0.0])
     fixed = model.network, jax.random.key(seed), rates

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import checked
 from ...models.inputs.batch import Batch
 from ...programs import compiled
 from .configs import clip
@@ -42,6 +43,7 @@ _CELL, _SIDE = 4, 16
 BOS, EOS = 0, 1
 
 
+@checked()
 @dataclass(frozen=True)
 class Captions:
     """Images of 16×16 pixels in three colours, and `[BOS, count, colour, shape, position, EOS]`, all combinations.
@@ -91,6 +93,7 @@ class Captions:
         """Loss "uniform" over a sample's texts, ln B: retrieval by chance is right in 1 of B."""
         return {"uniform": math.log(self.examples)}
 
+    @checked()
     def sample(self, key: Array, examples: int) -> Sample:
         """Draw pairs; the key decides them, under `jit` and `vmap` too.
 

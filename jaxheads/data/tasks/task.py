@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ...arguments import checked
 from ...models.inputs.batch import Batch
 from ...programs import compiled
 
@@ -99,6 +100,7 @@ class Independent:
         """Draw one example."""
         raise NotImplementedError
 
+    @checked()
     def sample(self, key: Array, examples: int) -> Sample:
         """Draw examples; the key decides them, under `jit` and `vmap` too.
 

@@ -27,6 +27,7 @@ from ...models.network import Network, forward
 from ...models.stack import Sites, Stack, take_rows
 from ...objectives import Objective, Reads
 from ...programs import compiled
+from ...reads import reads_of
 from ...tables import HeadTable
 from ..per_example import mean_table, per_example
 from .last_stream import direct_stack, direct_stacks
@@ -150,7 +151,7 @@ def _split(
 ) -> tuple[DirectParts, np.ndarray | None]:
     """Return all parts and, for the heads of the stack `sources`, those of each source position, `[E,L,N,S]`."""
     model.check(batch)
-    reads = objective.reads(model, batch)
+    reads = reads_of(objective, model, batch)
     if reads.target is not None:
         raise ValueError(
             f"{objective.name} reads log-probabilities, which are not linear in logits: no parts add up to it. "

@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
+from ...arguments import at_least, checked
 from ...checks import one_of
 from ...execution.cost import FLOAT, forward_bytes
 from ...execution.resources import Options, Resources, shares_options
@@ -89,6 +90,7 @@ def logit_copying(
 
 
 @shares_options()
+@checked(top=at_least(1))
 def name_copying(
     model: Model,
     batch: Batch,

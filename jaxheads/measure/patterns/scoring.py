@@ -27,7 +27,7 @@ from ..example_chunks import choose_chunks, run_examples
 from ..streams import Batches, inputs_of, scored_pairs
 from .compiler_options import lean_options
 from .example import examples_of
-from .metric import Metric, evaluate, fits, packed
+from .metric import Metric, check_metrics, evaluate, fits, packed
 from .registry import METRICS, resolve
 from .score_accumulator import ScoreAccumulator
 from .value_norms import Of, check_of, gram, pattern_read
@@ -91,6 +91,7 @@ def measure(
     with show_progress(total, label, resources.progress) as advance:
         for current, scored in _checked(model, stack, edits, scored_pairs(batch, scored_as)):
             _check_marks(stack, scored, chosen)
+            check_metrics(chosen, stack, scored)
 
             def add(examples: np.ndarray, scores_BLNC: np.ndarray, current: Batch = current) -> None:
                 taken = current.take(examples)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import at_least, checked
 from ...execution.cost import FLOAT, forward_bytes
 from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
@@ -25,6 +26,7 @@ from ..streams import inputs_of
 
 
 @shares_options()
+@checked(positions=at_least(1))
 def variability(
     model: Model, batch: Batch, positions: int = 10, exclude_first: bool = True, **options: Unpack[Options]
 ) -> HeadTable:

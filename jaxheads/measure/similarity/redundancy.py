@@ -19,6 +19,7 @@ import pandas as pd
 from jax import Array
 from numpy.typing import NDArray
 
+from ...arguments import at_least, checked
 from ...execution.cost import FLOAT
 from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
@@ -90,6 +91,7 @@ class HeadPairs:
         np.fill_diagonal(distance, 0.0)
         return np.maximum(distance, 0.0)
 
+    @checked(count=at_least(1))
     def clusters(self, count: int | None = None, *, within: float | None = None) -> NDArray[np.int64]:
         """Return the number of each head's cluster, int `[L,N]`, by average linkage (SciPy).
 
@@ -109,6 +111,7 @@ class HeadPairs:
         limit, criterion = (count, "maxclust") if within is None else (within, "distance")
         return hierarchy.fcluster(tree, limit, criterion).reshape(self.shape) - 1
 
+    @checked(dimensions=at_least(1))
     def embedding(self, dimensions: int = 2, seed: int = 0) -> Floats:
         """Return coordinates `[L,N,dimensions]` whose distances are near these: multidimensional scaling.
 
@@ -132,6 +135,7 @@ class HeadPairs:
         eigenvalues /= eigenvalues.sum(axis=1, keepdims=True)
         return np.exp(-(eigenvalues * np.log(np.where(eigenvalues > 0, eigenvalues, 1))).sum(axis=1))
 
+    @checked()
     def nearest(self, *, same_layer: bool = True) -> NDArray[np.int64]:
         """Return the head most similar to each, as (layer, head), int `[L,N,2]`: an input of `jaxheads.share`.
 

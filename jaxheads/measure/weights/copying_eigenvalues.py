@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import checked
 from ...checks import one_of
 from ...models.model import Model
 from ...models.network import Network
@@ -23,6 +24,7 @@ from .vocabulary import logit_directions, stack_of_last_stream, token_chunks
 EMBEDDINGS = ("raw", "effective")
 
 
+@checked()
 def eigenvalue_copying(
     model: Model,
     *,

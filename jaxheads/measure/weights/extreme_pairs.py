@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from jax import Array
 
+from ...arguments import checked
 from ...checks import one_of
 from ...models.model import Model
 from ...models.network import Network
@@ -42,6 +43,7 @@ class TokenPairs:
     head: int
 
 
+@checked()
 def token_pairs(
     model: Model,
     circuit: Literal["ov", "qk"],

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from jax import Array
 
+from ...arguments import checked
 from ...models.model import Model
 from ...programs import compiled
 from .factored import Factored, ov_circuit, qk_circuit, triangle
@@ -51,6 +52,7 @@ class Composition:
         return pd.DataFrame({**columns, **baselines}, index=index)
 
 
+@checked()
 def composition(
     model: Model,
     kinds: str | Sequence[str] | None = None,

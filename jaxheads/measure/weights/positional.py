@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import checked
 from ...checks import one_of
 from ...models.attention import unchanged
 from ...models.inputs.batch import AttentionInputs, Batch
@@ -25,6 +26,7 @@ from .vocabulary import token_chunks
 CONTENTS = ("none", "mean")
 
 
+@checked()
 def positional_kernel(
     model: Model,
     offset: int = 1,

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from ...arguments import checked
 from ...programs import compiled
 from ..inputs.batch import Batch
 from ..layers import UnitNorm
@@ -181,6 +182,7 @@ class Clip(Network):
         return Table(rules, POSITION_IDS)
 
 
+@checked()
 def zero_shot(model: Model, classes: Batch) -> Model:
     """Make a classifier of images by texts, or of texts by images: CLIP with the input of one tower fixed.
 

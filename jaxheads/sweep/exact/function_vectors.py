@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
+from ...arguments import checked
 from ...execution.batching import is_new
 from ...execution.resources import Options, Resources
 from ...models.inputs.batch import Batch
@@ -22,6 +23,7 @@ from ...models.network import Network, forward
 from ...models.stack import Stack, take_rows
 from ...objectives import Reads
 from ...programs import compiled
+from ...reads import reads_of
 from ...tables import HeadTable
 from ..cached_run import start_column
 from ..grid import site_grid
@@ -45,6 +47,7 @@ class FunctionVectors:
     outputs: np.ndarray
     written: np.ndarray
 
+    @checked()
     def vector(self, heads: int | Sequence[tuple[int, int]] = 10) -> np.ndarray:
         """Return the function vector `[D]`: the sum of what heads write into the stream.
 
@@ -97,7 +100,7 @@ def function_vectors(
         )
     objective = _Probability(np.atleast_1d(np.asarray(answers)))
     model.check(shuffled)
-    reads, T = objective.reads(model, shuffled), stack.queries.count(shuffled)
+    reads, T = reads_of(objective, model, shuffled), stack.queries.count(shuffled)
     # Only the last token of each prompt is edited: in a causal stack nothing before the earliest of them changes.
     first = int(start_column(int(np.asarray(reads.rows).min()), T)) if stack.causal else 0
     grid = site_grid(stack, "z", shuffled, ("layer", "head"))

@@ -19,6 +19,7 @@ from ...models.network import Network
 from ...models.stack import Stack, run_block, take_rows
 from ...objectives import Objective, Reads, read_out
 from ...programs import compiled
+from ...reads import reads_of
 from ..cached_run import Value
 from ..grid import check_by, site_grid
 from ..pairs import Direction, Pair, base_and_other, check_pair, first_change, pairs
@@ -72,7 +73,7 @@ def patch(
     for clean_batch, corrupt_batch, own_objective in pairs(clean, corrupt, objective):
         base, other = base_and_other(direction, clean_batch, corrupt_batch)
         check_pair(model, clean_batch, corrupt_batch)
-        reads, grid = own_objective.reads(model, base), site_grid(stack, site, base, by)
+        reads, grid = reads_of(own_objective, model, base), site_grid(stack, site, base, by)
         # Prompts of a pair share their beginning: in a causal stack nothing before the first difference changes.
         groups = edit_groups(stack, site, base, grid, first_change(stack, clean_batch, corrupt_batch))
         yield exact(

@@ -17,6 +17,7 @@ from ...models.network import Network, forward
 from ...models.stack import Stack
 from ...objectives import Objective
 from ...programs import compiled
+from ...reads import reads_of
 from ..grid import site_grid
 from ..question import Question, sweep
 from .plan import edit_groups
@@ -53,7 +54,7 @@ def share(
         stack,
         batch,
         objective,
-        objective.reads(model, batch),
+        reads_of(objective, model, batch),
         (grid, edit_groups(stack, "z", batch, grid)),
         PartnerPatterns(partners_LN2),
         resources,
