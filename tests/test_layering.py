@@ -22,7 +22,7 @@ LAYERS = (
     ("edits", "objectives"),
     ("models",),
     ("tables", "statistics"),
-    ("provenance", "files", "progress", "checks"),
+    ("provenance", "files", "progress", "checks", "columns"),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
