@@ -17,6 +17,7 @@ from .loading.checkpoint import Checkpoint
 from .loading.sources import open_checkpoint
 from .loading.weights import fill
 from .model import Model
+from .removed_heads import HEADS, with_removed_heads
 from .sharding import Rules, arrange
 
 
@@ -81,9 +82,14 @@ def family_of(config: Mapping[str, Any], name: str) -> Any:
 def build(checkpoint: Checkpoint, *, dtype: Any = jnp.float32, mesh: Mesh | None = None, rules: Rules = ()) -> Model:
     """Build the model of an opened checkpoint; raises as `load` does."""
     family = family_of(checkpoint.config, checkpoint.name)
-    config = family.config_type.from_hf(checkpoint.config)
+    heads = checkpoint.config.get(HEADS, {})
+    config = family.config_type.from_hf({key: value for key, value in checkpoint.config.items() if key != HEADS})
     placement = {} if mesh is None else {"arrange": arrange(mesh, rules)}
-    network = fill(lambda: family(config, rngs=nnx.Rngs(0)), family.table(config), checkpoint, dtype, **placement)
+
+    def new() -> Any:
+        return with_removed_heads(family(config, rngs=nnx.Rngs(0)), heads)
+
+    network = fill(new, family.table(config), checkpoint, dtype, **placement)
     name = without_directories(checkpoint.name)  # tables get shared: they name the model, not a path on this machine
     identity = cache(checkpoint.identity)
     return Model(

@@ -18,6 +18,7 @@ from .families import FAMILIES
 from .loading.orbax_directory import WEIGHTS
 from .loading.weights import export
 from .model import Model
+from .removed_heads import HEADS
 
 
 def to_hf(model: Model, directory: str | os.PathLike, *, overwrite: bool = False) -> Path:
@@ -31,9 +32,12 @@ def to_hf(model: Model, directory: str | os.PathLike, *, overwrite: bool = False
 
     Raises:
         FileExistsError: for a directory that is not empty, unless `overwrite`.
-        ValueError: for a model without a Hugging Face config (one that was built by hand).
+        ValueError: for a model without a Hugging Face config (one that was built by hand), and in `to_hf` for one from
+            which heads were removed.
         OSError: if writing fails. The directory is then as it was before.
     """
+    if HEADS in (model.hf_config or {}):
+        raise ValueError(f"heads were removed from {model.name}, which transformers can't load: write it with to_orbax")
     tensors = _tensors(model)
 
     def write(folder: Path) -> None:
