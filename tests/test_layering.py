@@ -23,7 +23,7 @@ LAYERS = (
     ("reads",),
     ("models",),
     ("tables", "statistics"),
-    ("provenance", "files", "progress", "arguments", "programs", "compile_cache"),
+    ("provenance", "files", "progress", "arguments", "programs", "compile_cache", "columns"),
     ("kinds", "interrupts"),
     ("checks",),
 )

@@ -22,6 +22,7 @@ from jax import Array
 from ...models.attention import Edit
 from ...models.inputs.batch import AttentionInputs, Batch
 from ...models.network import Network
+from ...models.sites import mixed
 from ...models.stack import Layer, Stack, take_rows
 from ...objectives import Reads, read_out
 from ...programs import compiled
@@ -150,7 +151,7 @@ def _run(
     def run_stack(stack: Stack, x_BTD: Array, context: AttentionInputs) -> Array:
         if stack.name in mixes:
             base_BTD, share_BT = (jnp.asarray(array, x_BTD.dtype) for array in mixes[stack.name])
-            x_BTD = (1 - share_BT[..., None]) * x_BTD + share_BT[..., None] * base_BTD
+            x_BTD = mixed(x_BTD, base_BTD, share_BT[..., None])
         entry[stack.name] = x_BTD
         if stack.name in added:
             x_BTD = x_BTD + added[stack.name].astype(x_BTD.dtype)

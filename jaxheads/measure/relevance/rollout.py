@@ -46,4 +46,4 @@ def mean_attention(network: Network, batch: Batch, stack: str) -> Array:
     return jnp.moveaxis(forward(network, batch, read=readers)[1][stack], 1, 0)
 
 
-_rolled_out = jax.jit(jax.vmap(rolled_out))
+_rolled_out = compiled(jax.vmap(rolled_out))

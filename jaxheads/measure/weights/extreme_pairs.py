@@ -118,7 +118,7 @@ def _token_factors(
     value_CH = value_1CKH[0, :, group].astype(jnp.float32)
     if block.attention.b_V is not None:
         # every token's value has the bias: it raises logits whichever token is attended to
-        value_CH = value_CH - block.attention.b_V[...][group].astype(jnp.float32)[None]
+        value_CH = value_CH - block.attention.by_reader(block.attention.b_V[...], 0)[group].astype(jnp.float32)[None]
     return value_CH, jnp.einsum("cd,hd->ch", directions_CD, output_HD)
 
 
