@@ -14,13 +14,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 KEPT = 128
@@ -35,21 +35,21 @@ MAPPINGS_AFTER = 32
 logger = logging.getLogger(__name__)
 
 
-class Compiled(Generic[P, R]):
+class Compiled(Generic[R]):
     """A function that compiles for each shape of its arguments; see `compiled`."""
 
-    def __init__(self, function: Callable[P, R], options: dict[str, Any]):
+    def __init__(self, function: Callable[..., R], options: dict[str, Any]):
         functools.update_wrapper(self, function)
         self.function, self.options = function, options
         # For calls within other programs, which have no program of their own, and to look at what is compiled.
         self.inner = jax.jit(function, **options)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, *args: Any, **kwargs: Any) -> R:
         leaves = jax.tree.leaves((args, kwargs))
         if any(isinstance(leaf, Tracer) for leaf in leaves):
             return self.inner(*args, **kwargs)
         # Shapes alone: where two calls differ in a static argument only, one entry holds both their programs.
-        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves if isinstance(leaf, jax.Array))
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves if isinstance(leaf, jax.Array | np.ndarray))
         return _PROGRAMS.of(self, shapes)(*args, **kwargs)
 
     def fresh(self) -> Any:
@@ -57,11 +57,11 @@ class Compiled(Generic[P, R]):
 
         @functools.wraps(self.function)
         def copy(*args: Any, **kwargs: Any) -> Any:
-            return self.function(*args, **kwargs)  # type: ignore[call-arg]  # the same arguments
+            return self.function(*args, **kwargs)
 
         return jax.jit(copy, **self.options)
 
-    def lower(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+    def lower(self, *args: Any, **kwargs: Any) -> Any:
         """Return what would be compiled, as `jax.jit(function).lower` does."""
         return self.inner.lower(*args, **kwargs)
 
@@ -70,7 +70,7 @@ class Compiled(Generic[P, R]):
         return sum(program._cache_size() for program in _PROGRAMS.kept_of(self))
 
 
-def compiled(function: Callable[P, R], **options: Any) -> Compiled[P, R]:
+def compiled(function: Callable[..., R], **options: Any) -> Compiled[R]:
     """Compile a function for each shape of its arguments, as `jax.jit` does, and keep only the programs used last.
 
     Args:

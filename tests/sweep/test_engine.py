@@ -264,7 +264,7 @@ def test_first_columns_are_the_earliest_of_any_example():
 
 
 def test_chunks_of_examples_have_few_sizes():
-    given = {"tokens": 1, "copy_bytes": 1, "memory": 1 << 20}
+    given: dict[str, Any] = {"tokens": 1, "copy_bytes": 1, "memory": 1 << 20}
     sizes = {count: Chunks.fitting(count, **given).examples for count in range(1, 1000)}
     assert all(count <= size <= max(8, 1.25 * count) for count, size in sizes.items())
     assert len(set(sizes.values())) == 8 + 4 * 7
