@@ -38,11 +38,8 @@ def text_batches(
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise ValueError(f"{model.name} has no tokenizer ({model.no_tokenizer}); give token ids: array_batches")
-    if examples < 1 or not 2 <= length <= model.config.max_position_embeddings:
-        raise ValueError(
-            f"needs at least 1 example of 2 to {model.config.max_position_embeddings} tokens, "
-            f"got {examples} of {length}"
-        )
+    if not 2 <= length <= model.config.max_position_embeddings:
+        raise ValueError(f"length must be 2 to {model.config.max_position_embeddings} tokens, got {length}")
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
     if bos is None:
         bos = first is not None and list(tokenizer("a")["input_ids"][:1]) == [first]
@@ -69,10 +66,10 @@ def array_batches(
     """
     rows = tokens if isinstance(tokens, np.ndarray) else np.asarray(tokens)
     real = None if mask is None else mask if isinstance(mask, np.ndarray) else np.asarray(mask)
-    if rows.ndim != 2 or len(rows) == 0 or examples < 1 or (real is not None and real.shape != rows.shape):
+    if rows.ndim != 2 or len(rows) == 0 or (real is not None and real.shape != rows.shape):
         raise ValueError(
-            "tokens must be [examples, positions], and the mask like them, in batches of at least 1; "
-            f"got {rows.shape}, {None if real is None else real.shape}, {examples}"
+            f"tokens must be [examples, positions], and the mask like them; got {rows.shape} and "
+            f"{None if real is None else real.shape}"
         )
     slices = (slice(first, first + examples) for first in range(0, len(rows), examples))
     labels = None if clusters is None else np.asarray(clusters)

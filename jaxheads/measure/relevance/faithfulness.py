@@ -134,8 +134,6 @@ class _Blanking:
     """Runs of a model with tokens of its first stream blanked out."""
 
     def __init__(self, objective: BatchObjective, blank: Batch | int | None, where: ArrayLike | None, points: int):
-        if points < 1:
-            raise ValueError(f"points must be at least 1, got {points}")
         self.objective = objective
         self.stack = objective.model.network.streams[0]
         self.base = baseline_entries(objective, blank)[self.stack.name]
