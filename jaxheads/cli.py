@@ -3,7 +3,6 @@
 JAX and all that computes are imported by the command that needs them: help and the zoo's list open at once.
 """
 
-import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -11,6 +10,9 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+
+from .files import check_writable, disk_is_full
+from .interrupts import leave, terminable
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,21 @@ def main(arguments: list[str] | None = None) -> int:
         args=arguments,
     )
     try:
-        if isinstance(command, Zoo):
-            _zoo()
-        else:
-            _atlas(command)
-    except (ValueError, OSError) as error:
-        print(f"jaxheads: {error}", file=sys.stderr)
-        return 1
+        with terminable():
+            if isinstance(command, Zoo):
+                _zoo()
+            else:
+                _atlas(command)
     except KeyboardInterrupt:
         print("\njaxheads: stopped; what is finished is kept, the same command goes on from there", file=sys.stderr)
+        if arguments is None:
+            leave(130)
         return 130
+    except Exception as error:
+        if not isinstance(error, ValueError | OSError) and not disk_is_full(error):
+            raise
+        print(f"jaxheads: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -75,10 +82,12 @@ def _atlas(options: Atlas) -> None:
     import numpy as np
     from jax.sharding import Mesh
 
+    from .compile_cache import keep_compilations
     from .models.load import load
+    from .models.loading.zoo import cache_directory
     from .report.atlas import atlas
 
-    _keep_compilations()
+    keep_compilations(cache_directory() / "xla")
     if options.distributed:
         try:
             jax.distributed.initialize()
@@ -88,6 +97,7 @@ def _atlas(options: Atlas) -> None:
     first = jax.process_index() == 0
     out = options.out or Path(f"atlas-{Path(options.model).name.removesuffix('.gguf')}")
     unfinished = out / ".unfinished"
+    check_writable(out)
     model = load(options.model)
     result = atlas(
         model,
@@ -132,15 +142,6 @@ def _zoo() -> None:
     rows = [{**row, "cached": "yes" if row["cached"] else "no"} for row in zoo_table()]
     named = [{titles.get(column, column): value for column, value in row.items()} for row in rows]
     print(tabulate(named, headers="keys", tablefmt="pipe"))
-
-
-def _keep_compilations() -> None:
-    """Keep compiled programs on disk, so that a second run of equal shapes does not compile."""
-    import jax
-
-    cache = Path(os.environ.get("JAXHEADS_CACHE") or Path("~/.cache/jaxheads")).expanduser() / "xla"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 if __name__ == "__main__":

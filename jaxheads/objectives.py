@@ -7,7 +7,6 @@ so that a sweep computes no others.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -19,6 +18,7 @@ from .models.inputs.batch import Batch
 from .models.model import Model
 from .models.network import Network, forward
 from .models.stack import take_rows
+from .programs import compiled
 from .reads import Objective, Reads, needs_logits, read_out
 
 
@@ -248,7 +248,7 @@ def _columns(
     return Reads(jnp.asarray(rows_BR, jnp.int32), jnp.asarray(columns_BC, jnp.int32))
 
 
-@jax.jit
+@compiled
 def _most_likely(network: Network, batch: Batch, reads: Reads) -> Array:
     """Return the token `[B,1]` with the largest logit at the first row."""
     logits_BRV = read_out(network, take_rows(forward(network, batch)[0], reads.rows), reads)

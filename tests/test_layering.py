@@ -23,8 +23,8 @@ LAYERS = (
     ("reads",),
     ("models",),
     ("tables", "statistics"),
-    ("provenance", "files", "progress", "arguments"),
-    ("kinds",),
+    ("provenance", "files", "progress", "arguments", "programs", "compile_cache", "columns"),
+    ("kinds", "interrupts"),
     ("checks",),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

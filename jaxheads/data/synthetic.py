@@ -79,7 +79,7 @@ def repeated_tokens(
             a constant offset solves a fixed period, so it is no evidence of an induction head.
         length: T, the width of the arrays; by default that of the longest example possible.
         first: a token before everything (a BOS); it never occurs in a segment, and `second` is False at it.
-        avoid: ids that no segment holds (special tokens, padding).
+        avoid: ids that no segment holds (special tokens, padding): all but those of `ordinary_tokens`.
 
     Raises:
         ValueError: for sizes that do not fit, or ids outside the vocabulary.

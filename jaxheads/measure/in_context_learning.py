@@ -6,7 +6,6 @@ Dimension key: E examples, B batch, T positions, D model dimension.
 from dataclasses import dataclass
 from typing import Unpack
 
-import jax
 import numpy as np
 from jax import Array
 
@@ -17,6 +16,7 @@ from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.network import Network, forward
 from ..models.unembedding import COLUMNS_AT_ONCE
+from ..programs import compiled
 from ..statistics import Interval, mean_interval
 from ..statistics.base import Floats
 from .per_example import per_example
@@ -80,7 +80,7 @@ def icl_score(model: Model, batch: Batch, early: int = 50, late: int = 500, **op
     return ContextScore(interval, scores, losses)
 
 
-@jax.jit
+@compiled
 def _losses(network: Network, batch: Batch) -> Array:
     """Return the loss of each next token, `[B,T−1]`."""
     assert network.unembedding is not None

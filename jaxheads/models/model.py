@@ -13,6 +13,8 @@ from jax.core import Tracer
 
 from ..arguments import among, at_least, checked
 from ..checks import all_finite, nearest, one_of, shown
+from ..columns import listed
+from ..programs import compiled
 from .inputs.audio import Audio
 from .inputs.batch import Batch, Positions
 from .inputs.encoding import Text, encode, encode_audio, unknown_share
@@ -127,8 +129,10 @@ class Model:
     ) -> Batch:
         """Encode texts, images, both, or audio as a batch.
 
-        Texts are padded to the longest, audio with silence to the length that the model reads. Once per model, a
-        warning says that more than half of a call's tokens, without special ones, are the unknown token.
+        Texts are padded to the longest, audio with silence to the length that the model reads. A special token that a
+        text holds already, as that of a chat template does, does not come a second time from the tokenizer. Once per
+        model, a warning says so; another, that more than half of a call's tokens are the unknown token. Columns of
+        pandas, polars and Arrow and arrays of texts are taken as lists.
 
         Args:
             inputs: for a model that reads texts, one text or several: strings, pairs of texts as tuples ("[CLS] a
@@ -143,16 +147,19 @@ class Model:
                 (`model.tokenizer.set_prefix_tokens(language="en", task="transcribe")`).
             bos: True puts the beginning-of-sequence token first unless the tokenizer did; False removes it; None
                 leaves it to the tokenizer.
-            max_length: cut texts to this number of tokens. Without it nothing is ever cut.
+            max_length: cut texts and targets to this number of tokens, special ones among them, as the tokenizer
+                cuts them: special tokens stay, and of a pair the longer text is cut first. Without it nothing is cut.
             side: side on which texts are padded, "right" or "left".
             sampling_rate: samples per second of audio; must be 16,000, the default.
 
         Raises:
-            ValueError: without a tokenizer; for no text, an empty one, or one longer than the context; for `bos` with
-                a tokenizer that has none; for images without a preprocessor_config.json, settings that are not
-                understood, or an array that is no image; for audio of another rate, with several channels, not of
-                finite floats, empty or too long; for an argument that the model does not read.
+            ValueError: without a tokenizer; for no text, one without a token, or one longer than the context; for a
+                `max_length` that leaves no token of a text; for `bos` with a tokenizer that has none; for images
+                without a preprocessor_config.json, settings that are not understood, or an array that is no image; for
+                audio of another rate, with several channels, not of finite floats, empty or too long; for an argument
+                that the model does not read.
         """
+        inputs, images, targets = listed(inputs), listed(images), listed(targets)
         kinds = {stack.queries.kind for stack in self.network.streams}
         if "patches" not in kinds and images is not None:
             raise ValueError(f"{self.name} takes no images")
@@ -172,22 +179,27 @@ class Model:
 
     def _warn_of_unknown(self, batch: Batch) -> None:
         share = unknown_share(self.tokenizer, batch)
-        if share <= 0.5 or "unknown tokens" in self._warned:
+        if share <= 0.5:
             return
-        self._warned.add("unknown tokens")
-        warnings.warn(
+        self._warn_once(
+            "unknown tokens",
             f"{share:.0%} of these tokens are the unknown token {self.tokenizer.unk_token!r} of {self.name}; for text "
             "that the model was trained to read, few or none are expected. Check that the text is in the model's "
             "language and letter case, and that the tokenizer's files belong to this model",
-            stacklevel=3,
         )
+
+    def _warn_once(self, subject: str, message: str) -> None:
+        if subject not in self._warned:
+            self._warned.add(subject)
+            warnings.warn(message, stacklevel=4)
 
     def _texts(self, texts: Any, targets: Any, **options: Any) -> Batch:
         if are_images(texts):
             raise ValueError(f"{self.name} takes no images or audio; it reads texts")
         if self.tokenizer is None:
             raise ValueError(f"{self.name} has no tokenizer ({self.no_tokenizer}); give token ids: jh.Batch(tokens=…)")
-        return encode(self.tokenizer, texts, targets=targets, start=self._start(), **options)
+        warn = partial(self._warn_once, "special tokens")
+        return encode(self.tokenizer, texts, targets=targets, start=self._start(), warn=warn, **options)
 
     def _recordings(self, audio: Any, targets: Any, rate: int | None, side: str) -> Batch:
         if self.tokenizer is None and targets is not None:
@@ -309,7 +321,7 @@ def run(
     return _run(model.network, batch, edits, sites)
 
 
-@partial(jax.jit, static_argnames="sites")
+@partial(compiled, static_argnames="sites")
 def _run(network: Network, batch: Batch, edits: tuple[SiteEdit, ...], sites: tuple[tuple[str, str, str], ...]) -> Run:
     wanted: dict[str, set[str]] = {}
     for _, stack, site in sites:

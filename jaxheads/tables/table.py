@@ -245,7 +245,7 @@ class HeadTable:
 
         The files are `NAME.parquet` (exact), `NAME.csv`, `NAME.md`, `NAME.provenance.json` and, for a table with
         examples, `NAME.per_example.parquet` (tidy: example, stack, layer, head and one float32 column a metric). They
-        replace older ones together.
+        replace older ones together, and hold a hash of the table: `load` refuses files of two tables.
 
         Raises:
             OSError: for a file that can't be written; the old files stay.
@@ -264,9 +264,15 @@ class HeadTable:
 
         Raises:
             FileNotFoundError: for a missing file.
-            ValueError: for a parquet file that is no HeadTable.
+            ValueError: for a parquet file that is no HeadTable, or damaged, and for files of two tables, which a save
+                that was killed between its files leaves.
         """
-        return cls(**storage.load(Path(str(path).removesuffix(".parquet"))))
+        base = Path(str(path).removesuffix(".parquet"))
+        fields = storage.load(base)
+        try:
+            return cls(**fields)
+        except ValueError as error:
+            raise ValueError(f"{base}.parquet is not a whole table: {error}") from error
 
     def __repr__(self) -> str:
         shown = marked(self.top(n=5))

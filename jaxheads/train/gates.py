@@ -25,6 +25,7 @@ from ..arguments import at_least, checked, more_than
 from ..edits import gate
 from ..models.model import Model
 from ..models.network import Network
+from ..programs import compiled
 from ..progress import progress as show_progress
 from .checkpoints import claimed, restore, save, set_aside, steps_in, words_of
 from .objective import Sample, Task, check_task, scores
@@ -237,7 +238,7 @@ class _Gating:
         return tuple(new_trained), tuple(new_states)
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
+@partial(compiled, static_argnums=0, donate_argnums=1)
 def _take_steps(
     gating: _Gating,
     state: Any,
@@ -259,7 +260,7 @@ def _take_steps(
     return jax.vmap(steps_of_one)(state, strengths)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(compiled, static_argnums=0)
 def _final_losses(gating: _Gating, trained: Any, number: Array, network: Network, key: Array) -> Array:
     """Return the task's losses `[G]` with gates that have no noise, on a sample that no step used."""
     sample = gating.task.sample(jax.random.fold_in(key, number), gating.batch)

@@ -21,6 +21,7 @@ from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.network import Network, forward
 from ..models.sites import SiteEdit
+from ..programs import compiled
 from .objective import Sample, scores
 from .runs import Runs
 
@@ -116,7 +117,7 @@ def trace(
     return Trace(np.asarray(steps), {name: np.asarray(value, np.float64) for name, value in values.items()})
 
 
-@partial(jax.jit, static_argnums=(0, 2))
+@partial(compiled, static_argnums=(0, 2))
 def _traced(runs: Runs, trajectory: Any, function: Callable[[Network], Mapping[str, Array]]) -> dict[str, Array]:
     over_runs = jax.vmap(lambda parameters: dict(function(runs.network(parameters))))
     # vmap over checkpoints as well would hold the activations of all of them at once.

@@ -17,6 +17,7 @@ from jax import Array
 
 from ...arguments import checked
 from ...models.inputs.batch import Batch
+from ...programs import compiled
 from .configs import clip
 from .task import Sample, require
 
@@ -117,7 +118,7 @@ def _combinations() -> np.ndarray:
     return np.array(list(product(*(range(len(words)) for words in ATTRIBUTES.values()))), np.int32)
 
 
-@partial(jax.jit, static_argnums=(0, 2))
+@partial(compiled, static_argnums=(0, 2))
 def _sample(task: Captions, key: Array, examples: int) -> Sample:
     choice_key, text_key, image_key = jax.random.split(key, 3)
     chosen_B4 = jax.random.permutation(choice_key, jnp.asarray(_combinations()))[:examples]

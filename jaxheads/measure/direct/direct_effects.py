@@ -26,6 +26,7 @@ from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Sites, Stack, take_rows
 from ...objectives import Objective, Reads
+from ...programs import compiled
 from ...reads import reads_of
 from ...tables import HeadTable
 from ..per_example import mean_table, per_example
@@ -196,7 +197,7 @@ def _by_position(stack: Stack, batch: Batch, values_ELNS: np.ndarray) -> np.ndar
     return np.where(np.take_along_axis(mask_ES, order_ES, axis=1)[:, None, None], by_position, np.nan)
 
 
-@partial(jax.jit, static_argnames=("value", "sources"))
+@partial(compiled, static_argnames=("value", "sources"))
 def _parts(
     network: Network, batch: Batch, reads: Reads, value: Callable[[Array, Reads], Array], sources: str | None
 ) -> dict[str, Array]:

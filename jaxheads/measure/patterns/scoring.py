@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, Unpack
 
-import jax
 import numpy as np
 from jax import Array
 
@@ -21,6 +20,7 @@ from ...models.model import Model, check_edit
 from ...models.network import Network, forward
 from ...models.sites import SiteEdit
 from ...models.stack import Stack
+from ...programs import compiled
 from ...progress import progress as show_progress
 from ...tables import HeadTable
 from ..example_chunks import choose_chunks, run_examples
@@ -148,7 +148,7 @@ def _score(
 def program() -> Any:
     """Return the compiled measurement."""
     # The options keep the metrics from holding all their intermediates at once.
-    return jax.jit(_scores, static_argnames=("stack", "metrics", "of"), compiler_options=lean_options())
+    return compiled(_scores, static_argnames=("stack", "metrics", "of"), compiler_options=lean_options())
 
 
 def _scores(

@@ -31,16 +31,18 @@ class Attributions(NamedTuple):
         value: the objective, `[E]`, if there is one.
         tokens: by stream, each position's relevance, `[E,T]`.
         heads: each head's relevance, `[E,L,N]`, if there is any.
+        change: the objective less that of the baseline, `[E]`, for methods that have a baseline.
     """
 
     value: np.ndarray | None
     tokens: dict[str, np.ndarray]
     heads: np.ndarray | None
+    change: np.ndarray | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays by name: `value`, `tokens-…` by stream, `heads`."""
+        """Return the arrays by name: `value`, `tokens-…` by stream, `heads`, `change`."""
         tokens = {f"tokens-{stream}": tokens_ET for stream, tokens_ET in self.tokens.items()}
-        others = {"value": self.value, "heads": self.heads}
+        others = {"value": self.value, "heads": self.heads, "change": self.change}
         return {**tokens, **{name: array for name, array in others.items() if array is not None}}
 
 

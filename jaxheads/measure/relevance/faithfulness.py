@@ -139,7 +139,7 @@ class _Blanking:
     def __init__(self, objective: BatchObjective, blank: Batch | int | None, where: ArrayLike | None, points: int):
         self.objective = objective
         self.stack = objective.model.network.streams[0]
-        self.base = baseline_entries(objective, blank)[self.stack.name]
+        self.base = baseline_entries(objective, "zeros" if blank is None else blank)[self.stack.name]
         self.counts_ET = _counted(np.asarray(self.stack.queries.of(objective.batch).mask), where)
         self.shares = np.linspace(0, 1, points + 1)
         self.whole_E = objective.value()

@@ -26,6 +26,7 @@ from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Sites, Stack
+from ...programs import compiled
 from ...progress import progress as show_progress
 from ...provenance import provenance
 from ...statistics import GroupedRows, jackknife_interval
@@ -265,7 +266,7 @@ def _check(model: Model, stack: Stack, batch: Batch, comparison: Comparison) -> 
         )
 
 
-@partial(jax.jit, static_argnames=("stack", "comparison"))
+@partial(compiled, static_argnames=("stack", "comparison"))
 def _compared(network: Network, batch: Batch, stack: str, comparison: Comparison) -> Array:
     """Return the numbers of every example, `[B,M,M]`."""
     compared = network.stack(stack)

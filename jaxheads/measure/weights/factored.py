@@ -136,7 +136,7 @@ def _query_key_weights(attention: Any, offset: int, norms: bool) -> tuple[Array,
         return attention.rotate(weight_DNH[None], jnp.full((1, len(weight_DNH)), position))[0]
 
     queries_DNH = rotated(attention.W_Q[...], attention.q_norm, offset)
-    return queries_DNH, rotated(attention.W_K[...], attention.k_norm, 0)
+    return queries_DNH, rotated(attention.by_reader(attention.W_K[...], 1), attention.k_norm, 0)
 
 
 def _per_layer(stack: Stack, per_block: Array) -> Array:

@@ -22,6 +22,7 @@ from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Stack, take_rows
 from ...objectives import Reads
+from ...programs import compiled
 from ...reads import reads_of
 from ...tables import HeadTable
 from ..cached_run import start_column
@@ -202,7 +203,7 @@ def _last_rows(model: Model, batch: Batch) -> np.ndarray:
     return np.asarray(model.network.readout_positions(batch)).reshape(len(batch), 1)
 
 
-@partial(jax.jit, static_argnames="stack")
+@partial(compiled, static_argnames="stack")
 def _sum_rows(network: Network, batch: Batch, rows_B1: Array, counts_B: Array, *, stack: str) -> Array:
     """Return the sum of `z` at these rows over the examples that count (bool `[B]`), `[L,N,H]`."""
 

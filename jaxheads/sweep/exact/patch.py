@@ -18,6 +18,7 @@ from ...models.model import Model
 from ...models.network import Network
 from ...models.stack import Stack, run_block, take_rows
 from ...objectives import Objective, Reads, read_out
+from ...programs import compiled
 from ...reads import reads_of
 from ..cached_run import Value
 from ..grid import check_by, site_grid
@@ -133,7 +134,7 @@ class OtherRuns:
         return run.value
 
 
-@partial(jax.jit, static_argnames=("stack", "value"))
+@partial(compiled, static_argnames=("stack", "value"))
 def run_other(network: Network, batch: Batch, reads: Reads, *, stack: str, value: Value) -> OtherRun:
     """Run a batch, keeping its objective and one stack's stream.
 
