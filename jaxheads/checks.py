@@ -46,7 +46,7 @@ def whole(name: str, value: Any, least: int | None = None, most: int | None = No
         return value
     number = operator.index(value)
     if (least is not None and number < least) or (most is not None and number > most):
-        raise ValueError(f"{name} must be {span}, got {number}")
+        raise ValueError(f"{name} must be {_span('', least, most).strip()}, got {number}")
     return number
 
 
@@ -182,5 +182,5 @@ def _span(words: str, least: float | None, most: float | None) -> str:
     if least is None and most is None:
         return words
     if most is None:
-        return f"{words} of at least {least:g}"
+        return f"{words} of at least {least:g}" if words else f"at least {least:g}"
     return f"{words} from {0 if least is None else least:g} to {most:.10g}"

@@ -213,7 +213,9 @@ def _tuple(name: str, members: tuple[Any, ...]) -> Kind:
     words = _singular(tuple[members])  # type: ignore[valid-type]
 
     def check(name: str, value: Any) -> Mismatch | None:
-        if not (isinstance(value, tuple | list) or is_array(value)) or np.shape(value)[:1] != (len(kinds),):
+        if not isinstance(value, tuple | list) and not (is_array(value) and value.ndim):
+            return Mismatch(name, words, value)
+        if len(value) != len(kinds):
             return Mismatch(name, words, value)
         mismatches = (kind(f"{name}[{index}]", value[index]) for index, kind in enumerate(kinds))
         return next((mismatch for mismatch in mismatches if mismatch is not None), None)

@@ -156,8 +156,7 @@ def check_options(function: Any, named: Mapping[str, Any]) -> None:
             raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}{nearest(name, known)}")
         if name not in OPTIONS:
             continue
-        if name != "devices":
-            check_kind(name, value, OPTIONS[name][0])
+        check_kind(name, value, OPTIONS[name][0])
         _RULES.get(name, lambda _: None)(value)
 
 
