@@ -112,7 +112,7 @@ def head_methods(
     clean, corrupt, objective = prompts.clean, prompts.corrupt, prompts.objective
 
     def relevance(method: Any) -> jh.HeadTable:
-        table = jh.relevance(model, clean, objective, method, steps=8, resume=resume).heads
+        table = jh.relevance(model, clean, objective, method, steps=8, baseline="zeros", resume=resume).heads
         assert table is not None
         return table
 
@@ -281,7 +281,14 @@ def run(options: Options) -> lab.Results:
     blank = int(model.tokenizer.pad_token_id or model.tokenizer.unk_token_id or 0)
     by_token = QUICK_TOKEN_METHODS if options.quick else TOKEN_METHODS
     tokens = jh.faithfulness(
-        model, prompts.clean, prompts.objective, by_token, blank=blank, points=5, seed=options.seed
+        model,
+        prompts.clean,
+        prompts.objective,
+        by_token,
+        blank=blank,
+        points=5,
+        seed=options.seed,
+        options={"integrated-gradients": {"baseline": "zeros"}},
     ).frame.drop(columns="seconds")
     about = lab.provenance(model, examples=count, seed=options.seed, blank=blank)
     missed = missed_heads(results)

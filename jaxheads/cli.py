@@ -77,18 +77,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _atlas(options: Atlas) -> None:
     """Make the atlas of a model, save it and print it; in several processes, the first one writes."""
+    _check_atlas(options)
     import jax
     import numpy as np
     from jax.sharding import Mesh
 
-    from .compiled_programs import keep_compilations
+    from .compile_cache import keep_compilations
     from .models.load import load
     from .models.loading.zoo import cache_directory
     from .report.atlas import atlas
 
     keep_compilations(cache_directory() / "xla")
     if options.distributed:
-        jax.distributed.initialize()
+        try:
+            jax.distributed.initialize()
+        except ValueError as error:
+            raise ValueError(f"--distributed: {error} Each process names them, see the README") from error
     devices = Mesh(np.array(jax.devices()), ("data",)) if jax.device_count() > 1 else None
     first = jax.process_index() == 0
     out = options.out or Path(f"atlas-{Path(options.model).name.removesuffix('.gguf')}")
@@ -111,6 +115,21 @@ def _atlas(options: Atlas) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     print(result.text())
     print(f"{len(written)} files in {out}")
+
+
+def _check_atlas(options: Atlas) -> None:
+    """Raise ValueError, with the flag's name, for what the atlas would refuse after the model was fetched."""
+    from .checks import seed, whole
+
+    whole("--examples", options.examples, 1)
+    whole("--measured", options.measured, 1)
+    seed("--seed", options.seed)
+    if not options.model.strip():
+        raise ValueError("MODEL must be a zoo name, a hub id, a directory or a .gguf file, got ''")
+    if options.text is not None and not options.text.expanduser().is_file():
+        raise ValueError(f"--text must be a UTF-8 file, passages apart by blank lines; {options.text} is none")
+    if options.out is not None and options.out.expanduser().exists() and not options.out.expanduser().is_dir():
+        raise ValueError(f"--out must be a directory, which may not exist yet; {options.out} is a file")
 
 
 def _zoo() -> None:

@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from ..arguments import at_least, checked
 from ..models.inputs.batch import Batch
 
 
+@checked(first=at_least(0))
 def shuffled_marks(batch: Batch, seed: int, *, first: int = 0) -> Batch:
     """Return the same examples with their marks shuffled among the real positions of each example.
 

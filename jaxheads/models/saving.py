@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from safetensors.flax import save_file
 
+from ..arguments import checked
 from ..files import disk_is_full, restore_swapped, swap, temporary_directory, unwritable
 from ..interrupts import uninterrupted
 from .families import FAMILIES
@@ -20,8 +21,10 @@ from .loading.orbax_directory import WEIGHTS
 from .loading.weights import export
 from .model import Model
 from .overwriting import keep_others, refuse_strange_parts, replaces_nothing, write_manifest
+from .removed_heads import HEADS
 
 
+@checked()
 def to_hf(model: Model, directory: str | os.PathLike, *, overwrite: bool = False) -> Path:
     """Write a Hugging Face directory, which `transformers` and `jh.load` read.
 
@@ -39,9 +42,12 @@ def to_hf(model: Model, directory: str | os.PathLike, *, overwrite: bool = False
     Raises:
         FileExistsError: for a directory that is not empty, unless `overwrite`; and for one with files that no call
             wrote, but that would be read as parts of the model.
-        ValueError: for a model without a Hugging Face config (one that was built by hand).
+        ValueError: for a model without a Hugging Face config (one that was built by hand), and in `to_hf` for one from
+            which heads were removed.
         OSError: if writing fails. The directory is then as it was before.
     """
+    if HEADS in (model.hf_config or {}):
+        raise ValueError(f"heads were removed from {model.name}, which transformers can't load: write it with to_orbax")
     tensors = _tensors(model)
 
     def write(folder: Path) -> None:
@@ -50,6 +56,7 @@ def to_hf(model: Model, directory: str | os.PathLike, *, overwrite: bool = False
     return _write(model, directory, write, overwrite)
 
 
+@checked()
 def to_orbax(model: Model, directory: str | os.PathLike, *, overwrite: bool = False) -> Path:
     """Write the weights as an orbax checkpoint, beside config.json and the tokenizer's files; `jh.load` reads it.
 

@@ -21,12 +21,14 @@ import optax
 from flax import nnx
 from jax import Array
 
+from ..arguments import at_least, checked, more_than
 from ..edits import gate
 from ..models.model import Model
 from ..models.network import Network
+from ..programs import compiled
 from ..progress import progress as show_progress
 from .checkpoints import claimed, restore, save, set_aside, steps_in, words_of
-from .objective import Sample, Task, scores
+from .objective import Sample, Task, check_task, scores
 
 BETA, LOW, HIGH = 0.33, -0.1, 1.1
 """Temperature, and the ends of the stretched gate, which reach beyond 0 and 1."""
@@ -98,6 +100,7 @@ class Gated:
         return nnx.merge(graph, jax.tree.map(lambda weight: weight[index], self.parameters), rest)
 
 
+@checked(steps=at_least(1), batch=at_least(1), rate=more_than(0), gate_rate=more_than(0))
 def learn_gates(
     model: Model,
     task: Task,
@@ -129,9 +132,10 @@ def learn_gates(
         ValueError: for no step or strength, a negative one, an unknown stack, or a directory of another training.
         RuntimeError: for a directory that another training is writing into.
     """
-    if steps < 1 or not strengths or min(strengths) < 0:
-        raise ValueError(f"expected steps and penalties from 0 up, got {steps} steps and strengths {list(strengths)}")
+    if not len(strengths) or min(strengths) < 0:
+        raise ValueError(f"strengths must be one or more penalties from 0 up, got {list(strengths)}")
     names = tuple(model.stacks if stacks is None else (model.stack(name).name for name in stacks))
+    check_task(model.network, task, batch)
     gating = _Gating(task, names, batch)
     lambdas, rates = jnp.asarray(strengths, jnp.float32), jnp.float32([gate_rate, rate if train_weights else 0.0])
     fixed = model.network, jax.random.key(seed), rates
@@ -234,7 +238,7 @@ class _Gating:
         return tuple(new_trained), tuple(new_states)
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
+@partial(compiled, static_argnums=0, donate_argnums=1)
 def _take_steps(
     gating: _Gating,
     state: Any,
@@ -256,7 +260,7 @@ def _take_steps(
     return jax.vmap(steps_of_one)(state, strengths)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(compiled, static_argnums=0)
 def _final_losses(gating: _Gating, trained: Any, number: Array, network: Network, key: Array) -> Array:
     """Return the task's losses `[G]` with gates that have no noise, on a sample that no step used."""
     sample = gating.task.sample(jax.random.fold_in(key, number), gating.batch)

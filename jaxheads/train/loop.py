@@ -15,6 +15,8 @@ import pandas as pd
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ..arguments import at_least, checked, more_than
+from ..checks import whole
 from ..progress import progress as show_progress
 from .checkpoints import claimed, restore, restore_rows, save, save_rows, set_aside, steps_in
 from .objective import Task
@@ -53,12 +55,15 @@ class Trained:
         """Parameters at the end, `[R,…]`."""
         return self.kept[-1]
 
+    @checked()
     def model(self, run: int = 0, step: int | None = None) -> Any:
         """Return one run as a model: at the end, or at the last checkpoint that is not later than `step`."""
+        whole("run", run, 0, len(self.runs.hyper) - 1)
         index = -1 if step is None else int(np.searchsorted(self.steps, step, side="right")) - 1
         return self.runs.model(self.kept[index], run)
 
 
+@checked(steps=at_least(1), batch=at_least(1), init_scale=more_than(0))
 def train(
     config: Mapping[str, Any],
     task: Task,
@@ -104,8 +109,6 @@ def train(
         TypeError: for a directory beside an optimizer, a penalty or a task whose content can't be read.
         FloatingPointError: for a loss that is not finite; the message names run and step.
     """
-    if steps < 1:
-        raise ValueError(f"steps: expected at least one, got {steps}")
     training = Runs(config, task, tuple(dict(run) for run in runs), batch, optimizer, init_scale, penalty)
     wanted = tuple(sorted({*(log_spaced(steps) if checkpoints is None else checkpoints), steps}))
     if wanted[0] < 0 or wanted[-1] > steps:

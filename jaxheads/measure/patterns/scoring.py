@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, Unpack
 
-import jax
 import numpy as np
 from jax import Array
 
@@ -21,13 +20,14 @@ from ...models.model import Model, check_edit
 from ...models.network import Network, forward
 from ...models.sites import SiteEdit
 from ...models.stack import Stack
+from ...programs import compiled
 from ...progress import progress as show_progress
 from ...tables import HeadTable
 from ..example_chunks import choose_chunks, run_examples
 from ..streams import Batches, inputs_of, scored_pairs
 from .compiler_options import lean_options
 from .example import examples_of
-from .metric import Metric, evaluate, fits, packed
+from .metric import Metric, check_metrics, evaluate, fits, packed
 from .registry import METRICS, resolve
 from .score_accumulator import ScoreAccumulator
 from .value_norms import Of, check_of, gram, pattern_read
@@ -91,6 +91,7 @@ def measure(
     with show_progress(total, label, resources.progress) as advance:
         for current, scored in _checked(model, stack, edits, scored_pairs(batch, scored_as)):
             _check_marks(stack, scored, chosen)
+            check_metrics(chosen, stack, scored)
 
             def add(examples: np.ndarray, scores_BLNC: np.ndarray, current: Batch = current) -> None:
                 taken = current.take(examples)
@@ -147,7 +148,7 @@ def _score(
 def program() -> Any:
     """Return the compiled measurement."""
     # The options keep the metrics from holding all their intermediates at once.
-    return jax.jit(_scores, static_argnames=("stack", "metrics", "of"), compiler_options=lean_options())
+    return compiled(_scores, static_argnames=("stack", "metrics", "of"), compiler_options=lean_options())
 
 
 def _scores(

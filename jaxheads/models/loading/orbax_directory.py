@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import os
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,16 @@ from typing import Any
 import numpy as np
 
 from .checkpoint import Checkpoint, Tensor
+from .containers import file_size, reading
 from .hf_directory import read_json, read_preprocessor
 from .hf_tokenizer import directory_tokenizer
 
 WEIGHTS = "weights.orbax"
 """Name of the folder that holds the tensors."""
+
+KIND, REMEDY = "an orbax checkpoint", "Write it again."
+EXPANDED = 64
+"""How many values a byte of the folder may stand for: weights hardly shrink when they are compressed."""
 
 
 def is_orbax_directory(directory: Path) -> bool:
@@ -30,24 +37,34 @@ def orbax_checkpoint(directory: Path, *, name: str) -> Checkpoint:
     import orbax.checkpoint as ocp  # a second to import
 
     config, weights = read_json(directory / "config.json"), (directory / WEIGHTS).resolve()
-    try:
+    size = _size(weights)
+    with reading(weights, KIND, REMEDY):
         with ocp.PyTreeCheckpointer() as checkpointer:
             described = checkpointer.metadata(weights).item_metadata.tree
-    except Exception as error:  # tensorstore and orbax raise whatever a broken file ends them in
-        raise ValueError(f"{weights} can't be read as an orbax checkpoint: {error}. Write it again.") from error
-    tensors = {
-        key: Tensor(tuple(stored.shape), str(np.dtype(stored.dtype)), partial(_read, weights, key))
-        for key, stored in described.items()
-    }
-    tokenizer, no_tokenizer = directory_tokenizer(directory)
+        tensors = {
+            key: Tensor(tuple(stored.shape), str(np.dtype(stored.dtype)), partial(_read, weights, key))
+            for key, stored in described.items()
+        }
+        # A tensor is read in chunks, which may be larger than it.
+        chunks = (stored.storage.chunk_shape if stored.storage else None for stored in described.values())
+        shapes = [*(tensor.shape for tensor in tensors.values()), *(chunk for chunk in chunks if chunk)]
+        values = sum(map(math.prod, shapes))
+        if values > EXPANDED * size:
+            raise ValueError(f"its files of {size:,} bytes claim to hold {values:,} values")
+    tokenizer = partial(directory_tokenizer, directory)
     identity, preprocessor = cache(partial(_identity, tensors, config)), read_preprocessor(directory)
-    return Checkpoint(config, tensors, tokenizer, no_tokenizer, name, identity, preprocessor)
+    return Checkpoint(config, tensors, tokenizer, name, identity, preprocessor)
+
+
+def _size(weights: Path) -> int:
+    """Return the bytes of all files of the folder; raise ValueError for a pipe or a device."""
+    return sum(file_size(Path(folder, name)) for folder, _, names in os.walk(weights) for name in names)
 
 
 def _read(weights: Path, key: str) -> np.ndarray:
     import orbax.checkpoint as ocp
 
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with reading(weights, KIND, REMEDY), ocp.PyTreeCheckpointer() as checkpointer:
         arguments = ocp.args.PyTreeRestore(
             item={key: 0}, restore_args={key: ocp.RestoreArgs(restore_type=np.ndarray)}, partial_restore=True
         )

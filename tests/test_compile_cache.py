@@ -9,13 +9,13 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxheads import compiled_programs
-from jaxheads.compiled_programs import Programs, keep_compilations
+from jaxheads import compile_cache
+from jaxheads.compile_cache import Programs, keep_compilations
 
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Programs:
-    return Programs(tmp_path / "xla", compiled_programs._private(tmp_path / "xla"))
+    return Programs(tmp_path / "xla", compile_cache._private(tmp_path / "xla"))
 
 
 def test_a_program_comes_back_and_each_changed_byte_is_a_miss(programs: Programs, tmp_path: Path):
@@ -30,7 +30,7 @@ def test_a_program_comes_back_and_each_changed_byte_is_a_miss(programs: Programs
             assert programs.get("key") is None
             assert not path.exists()
     programs.put("key", b"a program")
-    path.rename(path.with_name(compiled_programs._name("other")))
+    path.rename(path.with_name(compile_cache._name("other")))
     assert programs.get("other") is None
 
 
@@ -44,7 +44,7 @@ def test_the_folder_and_its_files_are_the_user_s_alone(programs: Programs, tmp_p
 def test_another_folder_at_its_path_is_not_read(programs: Programs, tmp_path: Path):
     programs.put("key", b"mine")
     (tmp_path / "xla").rename(tmp_path / "moved")
-    other = Programs(tmp_path / "xla", compiled_programs._private(tmp_path / "xla"))
+    other = Programs(tmp_path / "xla", compile_cache._private(tmp_path / "xla"))
     other.put("key", b"theirs")
     assert programs.get("key") == b"mine"
 
@@ -61,10 +61,10 @@ def test_links_are_not_followed(programs: Programs, tmp_path: Path):
 
 
 def test_what_was_used_longest_ago_makes_room(programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(compiled_programs, "LIMIT", 3 * 132)
+    monkeypatch.setattr(compile_cache, "LIMIT", 3 * 132)
     for number in range(3):
         programs.put(str(number), bytes(100))
-        os.utime(tmp_path / "xla" / compiled_programs._name(str(number)), (number, number))
+        os.utime(tmp_path / "xla" / compile_cache._name(str(number)), (number, number))
     assert programs.get("0") is not None  # used, so the second is the oldest
     programs.put("3", bytes(100))
     assert [programs.get(str(number)) is not None for number in range(4)] == [True, False, True, True]
@@ -77,7 +77,7 @@ def test_a_full_disk_is_no_error(programs: Programs, tmp_path: Path, monkeypatch
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(compiled_programs.os, "replace", full)
+    monkeypatch.setattr(compile_cache.os, "replace", full)
     programs.put("key", b"a program")
     assert programs.get("key") is None
     assert not list((tmp_path / "xla").iterdir())
@@ -102,7 +102,7 @@ def test_a_folder_that_others_can_write_is_refused_in_one_line(
         refused("expected 0700: another user could write programs there")
         (tmp_path / "xla").rmdir()
     (tmp_path / "xla").mkdir()
-    monkeypatch.setattr(compiled_programs.os, "geteuid", lambda: os.getuid() + 1)
+    monkeypatch.setattr(compile_cache.os, "geteuid", lambda: os.getuid() + 1)
     refused("belongs to another user")
 
 
@@ -110,7 +110,7 @@ ROUNDS = """
 import sys
 from pathlib import Path
 import jax, jax.numpy as jnp
-from jaxheads.compiled_programs import Programs, keep_compilations
+from jaxheads.compile_cache import Programs, keep_compilations
 folder = Path(sys.argv[1])
 keep_compilations(folder)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
