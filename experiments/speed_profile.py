@@ -75,11 +75,10 @@ class Options(lab.Options):
         return QUICK if self.quick else replace(FULL, prompts=self.prompts, pairs=self.pairs)
 
     def check(self) -> None:
-        """Raise ValueError for an unknown work, or none."""
+        """Raise ValueError for an unknown work, or for options that can't be meant."""
+        super().check()
         if unknown := sorted(set(self.works) - set(WORKS)):
             raise ValueError(f"works may be {', '.join(WORKS)}; got {', '.join(unknown)}")
-        if not self.works:
-            raise ValueError("expected at least one work")
 
 
 def kinds_of_operations(program: str) -> dict[str, str]:
@@ -204,11 +203,10 @@ its FLOPs are unknown.
 
 def run(options: Options) -> lab.Results:
     """Profile each work."""
-    options.check()
     rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        side = JaxHeads(save_weights(options.sizes, options.seed, Path(scratch)))
-        paths = save_inputs(options.sizes, options.seed, Path(scratch))
+    with lab.temporary_directory(options.folder) as scratch:
+        side = JaxHeads(save_weights(options.sizes, options.seed, scratch))
+        paths = save_inputs(options.sizes, options.seed, scratch)
         for work in options.works:
             rows.append(profile(work, side, Inputs.load(paths[WORKS[work].inputs])))
             print(f"{work}: {rows[-1]['seconds']:.3g} s", flush=True)

@@ -3,7 +3,7 @@
 from .prompts import IOIPrompts, ioi_prompts
 from .prose import passages
 from .speech import Spoken, two_cities
-from .streams import array_batches, text_batches
+from .streams import array_batches, ordinary_tokens, text_batches
 from .synthetic import RepeatedTokens, repeated_tokens
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Spoken",
     "array_batches",
     "ioi_prompts",
+    "ordinary_tokens",
     "passages",
     "repeated_tokens",
     "text_batches",

@@ -9,48 +9,64 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..arguments import at_least, checked
+from ..columns import listed
+from ..models.inputs import vocabulary
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 
+Frame = tuple[list[int], list[int]]
+"""The special tokens before a text and after it."""
 
+
+@checked(length=at_least(1), examples=at_least(1))
 def text_batches(
     model: Model, texts: str | os.PathLike | Iterable[str], *, length: int, examples: int, bos: bool | None = None
 ) -> Iterator[Batch]:
     """Cut texts into windows of at most `length` tokens and yield batches of `examples` windows.
 
     Every token is in exactly one window; the windows of a text are a cluster, whose label is the text's number. A
-    longer text is cut into windows of nearly equal length, so none holds a single token. All batches have the shape
-    `[examples, length]`, padded on the right (the last may have fewer examples), so that one compilation serves them
-    all.
+    longer text is cut into windows of nearly equal length. Each begins and ends as a text of its own does, with the
+    tokenizer's special tokens (BERT's [CLS] and [SEP]); those that a text holds already do not come twice. All batches
+    have the shape `[examples, length]`, padded on the right (the last may have fewer examples), so that one compilation
+    serves them all.
 
     Args:
         texts: a UTF-8 file, one text a line, read line by line (blank lines are skipped); or any strings, such as
-            `(row["text"] for row in dataset)` of a Hugging Face dataset, streamed or not.
+            `(row["text"] for row in dataset)` of a Hugging Face dataset, streamed or not; or a column of a table.
         bos: whether each window begins with the tokenizer's BOS (or [CLS]) token; None follows the tokenizer.
 
     Raises:
-        ValueError: for a model without a tokenizer or BOS, windows longer than its context, an empty text (with its
-            number), or no text at all.
+        ValueError: for a model without a tokenizer or BOS, windows longer than its context or too short for a token,
+            a text without a token (with its number), or no text at all.
         FileNotFoundError: for a missing file.
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise ValueError(f"{model.name} has no tokenizer ({model.no_tokenizer}); give token ids: array_batches")
-    if examples < 1 or not 2 <= length <= model.config.max_position_embeddings:
-        raise ValueError(
-            f"needs at least 1 example of 2 to {model.config.max_position_embeddings} tokens, "
-            f"got {examples} of {length}"
-        )
-    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
-    if bos is None:
-        bos = first is not None and list(tokenizer("a")["input_ids"][:1]) == [first]
-    if bos and first is None:
-        raise ValueError("this tokenizer has no beginning-of-sequence token; leave bos out")
-    lead = [first] if bos else []
-    windows = _windows(_lines(texts) if isinstance(texts, str | os.PathLike) else texts, tokenizer, length, lead)
+    if not 2 <= length <= model.config.max_position_embeddings:
+        raise ValueError(f"length must be 2 to {model.config.max_position_embeddings} tokens, got {length}")
+    frame = _frame(tokenizer, bos)
+    if length <= sum(map(len, frame)):
+        raise ValueError(f"windows of {length} tokens hold nothing beside {sum(map(len, frame))} special tokens")
+    windows = _windows(
+        _lines(texts) if isinstance(texts, str | os.PathLike) else listed(texts), tokenizer, length, frame
+    )
     return _checked(model, _batched(windows, examples, length))
 
 
+def _frame(tokenizer: Any, bos: bool | None) -> Frame:
+    """Return the special tokens before and after a window."""
+    before, after = vocabulary.special_tokens(tokenizer)
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
+    if bos and first is None:
+        raise ValueError("this tokenizer has no beginning-of-sequence token; leave bos out")
+    if bos is None or first is None or (before[:1] == [first]) == bos:
+        return before, after
+    return ([first, *before], after) if bos else (before[1:], after)
+
+
+@checked(examples=at_least(1))
 def array_batches(
     tokens: ArrayLike, mask: ArrayLike | None = None, *, examples: int, clusters: ArrayLike | None = None
 ) -> Iterator[Batch]:
@@ -66,10 +82,10 @@ def array_batches(
     """
     rows = tokens if isinstance(tokens, np.ndarray) else np.asarray(tokens)
     real = None if mask is None else mask if isinstance(mask, np.ndarray) else np.asarray(mask)
-    if rows.ndim != 2 or len(rows) == 0 or examples < 1 or (real is not None and real.shape != rows.shape):
+    if rows.ndim != 2 or len(rows) == 0 or (real is not None and real.shape != rows.shape):
         raise ValueError(
-            "tokens must be [examples, positions], and the mask like them, in batches of at least 1; "
-            f"got {rows.shape}, {None if real is None else real.shape}, {examples}"
+            f"tokens must be [examples, positions], and the mask like them; got {rows.shape} and "
+            f"{None if real is None else real.shape}"
         )
     slices = (slice(first, first + examples) for first in range(0, len(rows), examples))
     labels = None if clusters is None else np.asarray(clusters)
@@ -83,6 +99,15 @@ def array_batches(
     return map(batch, slices)
 
 
+def ordinary_tokens(model: Model) -> np.ndarray:
+    """Return the ids that a model's texts are made of, int32, sorted; the whole vocabulary without a tokenizer.
+
+    Left out are special and added tokens, tokens that are reserved for later use, parts of a character, and ids without
+    a token. Random tokens (`repeated_tokens`) are best drawn from these.
+    """
+    return vocabulary.ordinary_tokens(model.tokenizer, model.config.vocab_size)
+
+
 def _lines(path: str | os.PathLike) -> Iterator[str]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{Path(path).name} is not there: give a UTF-8 file, one text a line, or the texts")
@@ -94,16 +119,24 @@ def _read(path: Path) -> Iterator[str]:
         yield from (line.strip() for line in file if line.strip())
 
 
-def _windows(texts: Iterable[str], tokenizer: Any, length: int, lead: list[Any]) -> Iterator[tuple[int, list[int]]]:
-    size, number = length - len(lead), -1
+def _windows(texts: Iterable[str], tokenizer: Any, length: int, frame: Frame) -> Iterator[tuple[int, list[int]]]:
+    own, (before, after) = vocabulary.special_tokens(tokenizer), frame
+    size, number = length - len(before) - len(after), -1
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(f"texts must be strings, got {type(text).__name__} (number {number})")
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
         if not ids:
             raise ValueError(f"text number {number} is empty: it has no token")
+        # A text that was made by a chat template holds special tokens already; one that has no others keeps them.
+        for special in (own[0], before):
+            if special and len(ids) > len(special) and ids[: len(special)] == special:
+                ids = ids[len(special) :]
+        if after and len(ids) > len(after) and ids[-len(after) :] == after:
+            ids = ids[: -len(after)]
         windows = -(-len(ids) // size)
-        yield from ((number, lead + list(window)) for window in np.array_split(np.asarray(ids), windows))
+        cut = np.array_split(np.asarray(ids), windows)
+        yield from ((number, [*before, *window.tolist(), *after]) for window in cut)
     if number < 0:
         raise ValueError("there is no text to make batches of")
 

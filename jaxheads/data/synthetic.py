@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ..arguments import at_least, checked
+
 
 @dataclass(frozen=True, eq=False)
 class RepeatedTokens:
@@ -28,6 +30,7 @@ class RepeatedTokens:
     second: np.ndarray
     allowed: np.ndarray = field(repr=False)
 
+    @checked()
     def shuffled(self, seed: int) -> "RepeatedTokens":
         """Return the null: each repeat after the first becomes a fresh random segment.
 
@@ -53,6 +56,7 @@ class RepeatedTokens:
         return replace(self, tokens=tokens)
 
 
+@checked(examples=at_least(1))
 def repeated_tokens(
     vocabulary: int,
     *,
@@ -75,14 +79,14 @@ def repeated_tokens(
             a constant offset solves a fixed period, so it is no evidence of an induction head.
         length: T, the width of the arrays; by default that of the longest example possible.
         first: a token before everything (a BOS); it never occurs in a segment, and `second` is False at it.
-        avoid: ids that no segment holds (special tokens, padding).
+        avoid: ids that no segment holds (special tokens, padding): all but those of `ordinary_tokens`.
 
     Raises:
         ValueError: for sizes that do not fit, or ids outside the vocabulary.
     """
     lead = 0 if first is None else 1
     width = lead + repeats * longest if length is None else length
-    _check_sizes(examples, shortest, longest, repeats, width, lead)
+    _check_sizes(shortest, longest, repeats, width, lead)
     allowed = _allowed(vocabulary, first, avoid, longest)
 
     rng = np.random.default_rng(seed)
@@ -99,9 +103,7 @@ def repeated_tokens(
     return RepeatedTokens(tokens, mask, period, mask & (position >= lead + period[:, None]), allowed)
 
 
-def _check_sizes(examples: int, shortest: int, longest: int, repeats: int, width: int, lead: int) -> None:
-    if examples < 1:
-        raise ValueError(f"examples must be at least 1, got {examples}")
+def _check_sizes(shortest: int, longest: int, repeats: int, width: int, lead: int) -> None:
     if not 1 <= shortest <= longest:
         raise ValueError(f"segment lengths need 1 <= shortest <= longest, got {shortest} and {longest}")
     if repeats < 2:

@@ -61,8 +61,21 @@ def attend(
     wide = jnp.promote_types(q_BTNH.dtype, jnp.float32)
     pattern_BNTS = jax.nn.softmax(scores_BNTS.astype(wide), axis=-1).astype(q_BTNH.dtype)
     pattern_BNTS = edit("pattern", pattern_BNTS)
-    z_BKRH = jnp.einsum("bkrs,bskh->bkrh", pattern_BNTS.reshape(B, K, -1, S), v_BSKH)
+    z_BKRH = _weighted_sum(pattern_BNTS.reshape(B, K, -1, S), v_BSKH)
     z_BTNH = jnp.moveaxis(z_BKRH.reshape(B, N, T, H), 1, 2)
     z_BTNH = edit("z", z_BTNH)
     seen = {"q": q_BTNH, "k": k_BSKH, "v": v_BSKH, "scores": scores_BNTS, "pattern": pattern_BNTS, "z": z_BTNH}
     return z_BTNH, seen
+
+
+def _weighted_sum(pattern_BKRS: Array, v_BSKH: Array) -> Array:
+    """Return the sum of values weighted by a pattern, `[B,K,R,H]`: NaN where it reads a value that is not finite.
+
+    A key of weight 0 is not read. 0 times infinity is NaN, so a value that overflows would reach queries that don't see
+    it: those before it, those whose edge is knocked out, and from padding all of them.
+    """
+    broken_BSK = ~jnp.isfinite(v_BSKH).all(axis=-1)
+    finite_BSKH = jnp.where(broken_BSK[..., None], jnp.zeros_like(v_BSKH), v_BSKH)
+    reads_broken_BKR = jnp.einsum("bkrs,bsk->bkr", pattern_BKRS, broken_BSK.astype(v_BSKH.dtype)) != 0
+    z_BKRH = jnp.einsum("bkrs,bskh->bkrh", pattern_BKRS, finite_BSKH)
+    return jnp.where(reads_broken_BKR[..., None], jnp.nan, z_BKRH)

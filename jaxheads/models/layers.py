@@ -1,7 +1,6 @@
 """Layers that blocks are made of: activations, attention projections, embeddings, MLPs, norms."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,8 +12,31 @@ from .attention import Edit, attend
 from .inputs.batch import AttentionInputs
 from .positions import Rotary
 
-_gelu_exact = partial(jax.nn.gelu, approximate=False)
-_gelu_tanh = partial(jax.nn.gelu, approximate=True)
+
+# Functions of this module, not JAX's own: these are compiled ones, which pickle refuses.
+def _gelu_exact(x: Array) -> Array:
+    return jax.nn.gelu(x, approximate=False)
+
+
+def _gelu_tanh(x: Array) -> Array:
+    return jax.nn.gelu(x, approximate=True)
+
+
+def _quick_gelu(x: Array) -> Array:
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def _relu(x: Array) -> Array:
+    return jax.nn.relu(x)
+
+
+def _silu(x: Array) -> Array:
+    return jax.nn.silu(x)
+
+
+def _tanh(x: Array) -> Array:
+    return jnp.tanh(x)
+
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": _gelu_exact,
@@ -22,11 +44,11 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_new": _gelu_tanh,
     "gelu_fast": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-    "swish": jax.nn.silu,
-    "tanh": jnp.tanh,
+    "quick_gelu": _quick_gelu,
+    "relu": _relu,
+    "silu": _silu,
+    "swish": _silu,
+    "tanh": _tanh,
 }
 
 
@@ -68,6 +90,8 @@ class Attention(nnx.Module):
         gain: whether the heads' output is multiplied by a learnt `gain` `[D]` (LayerScale, Touvron et al. 2021).
 
     Attributes:
+        key_heads: the key/value head `[N]` that each query head reads, where heads were removed from groups so that
+            these differ in size; else None. Keys and values then come one for each query head, `[B,S,N,H]`.
         affine: the function that computes its projections. A copy of a network may have another one, of equal value
             but with other derivatives (relevance propagation).
     """
@@ -111,6 +135,7 @@ class Attention(nnx.Module):
         self.rotary, self.cap = rotary, cap
         self.frequencies = None if frequencies is None else Setting(frequencies)
         self.window = window if window is None or isinstance(window, int) else Setting(window)
+        self.key_heads: Setting | None = None
         self.scale = head**-0.5 if scale is None else scale
         self.affine = affine
 
@@ -121,16 +146,23 @@ class Attention(nnx.Module):
     def keys_values(self, x_BSD: Array, positions_BS: Array) -> tuple[Array, Array]:
         """Return keys (normed and rotated in families that do so) and values, each `[B,S,K,H]`."""
         keys_BSKH = self.rotate(_normed(self.k_norm, self._project(x_BSD, self.W_K, self.b_K)), positions_BS)
-        return keys_BSKH, self._project(x_BSD, self.W_V, self.b_V)
+        return self.by_reader(keys_BSKH, 2), self.by_reader(self._project(x_BSD, self.W_V, self.b_V), 2)
+
+    def by_reader(self, of_heads: Array, axis: int) -> Array:
+        """Return values or weights of key/value heads, with `key_heads` one for each query head that reads them."""
+        return of_heads if self.key_heads is None else jnp.take(of_heads, self.key_heads[...], axis=axis)
 
     def per_head_queries(self, x_NBTD: Array, positions_BT: Array) -> Array:
         """Return queries `[B,T,N,H]`, every head's from its own input."""
-        return self.rotate(_normed(self.q_norm, _per_head_project(x_NBTD, self.W_Q, self.b_Q)), positions_BT)
+        b_Q = None if self.b_Q is None else self.b_Q[...]
+        return self.rotate(_normed(self.q_norm, _per_head_project(x_NBTD, self.W_Q[...], b_Q)), positions_BT)
 
     def per_head_keys_values(self, k_KBSD: Array, v_KBSD: Array, positions_BS: Array) -> tuple[Array, Array]:
         """Return keys and values, each `[B,S,K,H]`, every head's from its own two inputs."""
-        keys_BSKH = self.rotate(_normed(self.k_norm, _per_head_project(k_KBSD, self.W_K, self.b_K)), positions_BS)
-        return keys_BSKH, _per_head_project(v_KBSD, self.W_V, self.b_V)
+        W_K, W_V = (self.by_reader(weight[...], 1) for weight in (self.W_K, self.W_V))
+        b_K, b_V = (None if bias is None else self.by_reader(bias[...], 0) for bias in (self.b_K, self.b_V))
+        keys_BSKH = self.rotate(_normed(self.k_norm, _per_head_project(k_KBSD, W_K, b_K)), positions_BS)
+        return keys_BSKH, _per_head_project(v_KBSD, W_V, b_V)
 
     def attend(self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, context: AttentionInputs, edit: Edit):
         """Call `attend` with this layer's scale, cap and window."""
@@ -163,8 +195,8 @@ def _normed(norm: Any, x_BTNH: Array) -> Array:
     return x_BTNH if norm is None else norm(x_BTNH)
 
 
-def _per_head_project(x_NBTD: Array, weight_DNH: nnx.Param, bias_NH: nnx.Param | None) -> Array:
-    return affine("nbtd,dnh->btnh", x_NBTD, weight_DNH[...], None if bias_NH is None else bias_NH[...])
+def _per_head_project(x_NBTD: Array, weight_DNH: Array, bias_NH: Array | None) -> Array:
+    return affine("nbtd,dnh->btnh", x_NBTD, weight_DNH, bias_NH)
 
 
 class Embed(nnx.Module):

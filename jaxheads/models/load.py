@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from ..arguments import checked
+from ..checks import floating
 from ..provenance import without_directories
 from .families import FAMILIES
 from .loading.checkpoint import Checkpoint
@@ -20,9 +22,11 @@ from .loading.config_fields import largest_sizes
 from .loading.sources import open_checkpoint
 from .loading.weights import fill
 from .model import Model
+from .removed_heads import HEADS, with_removed_heads
 from .sharding import Rules, arrange
 
 
+@checked(dtype=floating)
 def load(
     source: str | os.PathLike,
     *,
@@ -54,6 +58,7 @@ def load(
     return build(open_checkpoint(source, revision=revision), dtype=dtype, mesh=mesh, rules=rules)
 
 
+@checked(dtype=floating)
 def init(config: Mapping[str, Any], *, seed: int = 0, dtype: Any = jnp.float32, name: str = "unnamed") -> Model:
     """Build a model with random weights, of the architecture that a Hugging Face config describes.
 
@@ -124,13 +129,18 @@ def _check_sizes(checkpoint: Checkpoint) -> None:
 def build(checkpoint: Checkpoint, *, dtype: Any = jnp.float32, mesh: Mesh | None = None, rules: Rules = ()) -> Model:
     """Build the model of an opened checkpoint; raises as `load` does."""
     dtype, family = floating(dtype), family_of(checkpoint.config, checkpoint.name)
+    heads = checkpoint.config.get(HEADS, {})
     with _named(checkpoint.name):
-        config = family.config_type.from_hf(checkpoint.config)
+        config = family.config_type.from_hf({key: value for key, value in checkpoint.config.items() if key != HEADS})
     _check_sizes(checkpoint)
     tokenizer, no_tokenizer = checkpoint.tokenizer, checkpoint.no_tokenizer  # before the weights, which take long
     placement = {} if mesh is None else {"arrange": arrange(mesh, rules)}
+
+    def new() -> Any:
+        return with_removed_heads(family(config, rngs=nnx.Rngs(0)), heads)
+
     with _named(checkpoint.name):
-        network = fill(lambda: family(config, rngs=nnx.Rngs(0)), family.table(config), checkpoint, dtype, **placement)
+        network = fill(new, family.table(config), checkpoint, dtype, **placement)
     name = without_directories(checkpoint.name)  # tables get shared: they name the model, not a path on this machine
     identity = cache(checkpoint.identity)
     return Model(

@@ -1,9 +1,11 @@
 """The model that users hold, and one run of it."""
 
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +13,11 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from ..arguments import among, at_least, checked
+from ..checks import all_finite, nearest, one_of, shown
+from ..columns import listed
+from ..programs import compiled
+from .captures import Constant, RunSource, load_captures, save_captures
 from .inputs.audio import Audio
 from .inputs.batch import Batch, Positions
 from .inputs.encoding import Text, encode, encode_audio, unknown_share
@@ -20,24 +27,58 @@ from .sites import SiteEdit
 from .stack import Sites, Stack
 
 
-@jax.tree_util.register_dataclass
+@partial(jax.tree_util.register_dataclass, data_fields=["output", "seen"], meta_fields=[], drop_fields=["source"])
 @dataclass(frozen=True)
 class Run:
-    """Result of a forward pass.
+    """Result of a forward pass, a pytree of arrays.
 
     Attributes:
         output: logits `[B,T,V]` of a language model, `[B,classes]` of a classifier, `[images, texts]` of a model that
             compares the two; the last hidden state `[B,T,D]` of a model without a head.
         seen: values at the captured sites, each with a leading layer axis, by the names in `capture`.
+        source: what the run was made from: the model's name and identity, the batch, the edits in words. It is no part
+            of the pytree, so that a run which `jax.tree.map` returns has None.
     """
 
     output: Array
     seen: dict[str, Array]
+    source: RunSource | None = field(default=None, repr=False, compare=False)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write output, captured values and batch to one safetensors file, and return its path.
+
+        Values keep their dtypes, bfloat16 too. The metadata holds the provenance, and a hash of each array. An error
+        leaves an older file as it was.
+
+        Raises:
+            OSError: for a path that can't be written.
+            ValueError: for values of a dtype that safetensors does not have.
+        """
+        return save_captures(path, self.output, self.seen, self.source)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], capture: Sequence[str] | None = None) -> "Run":
+        """Read a run that `save` wrote; of its captured values only those named in `capture`, if any are.
+
+        Raises:
+            FileNotFoundError: for a missing file.
+            ValueError: for another file, one that is damaged, or values that it does not hold.
+        """
+        return cls(*load_captures(path, capture))
 
 
+def _is_network(name: str, value: object) -> None:
+    if not isinstance(value, Network):
+        hint = f"; load a model by its name: jh.load({value!r})" if isinstance(value, str) else ""
+        raise ValueError(f"{name} must be a Network, got {shown(value)}{hint}")
+
+
+@checked(network=_is_network)
 @dataclass(frozen=True, eq=False)
 class Model:
     """A network with its config, its tokenizer and its provenance.
+
+    It can be pickled and deep-copied. Parameters that are split over devices come back on one.
 
     Attributes:
         network: the Flax module, a pytree: `jax.jit`, `vmap` and `grad` take it.
@@ -58,6 +99,10 @@ class Model:
     preprocessor: Mapping[str, Any] | None = field(default=None, repr=False)
     _warned: set[str] = field(default_factory=set, init=False, repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields for pickle: `identity` as the text that it returns, because functions can't be pickled."""
+        return {**self.__dict__, "identity": Constant(self.identity())}
+
     @property
     def config(self) -> Any:
         """The family's frozen config."""
@@ -73,6 +118,7 @@ class Model:
         """Whether queries of the last stream see no later keys, so that it can predict the next token."""
         return self.network.streams[-1].causal
 
+    @checked()
     def stack(self, name: str | None = None) -> Stack:
         """Return a stack by name; without a name, the only stack.
 
@@ -83,9 +129,11 @@ class Model:
         if name is None and len(stacks) == 1:
             return next(iter(stacks.values()))
         if name is None or name not in stacks:
-            raise ValueError(f"{self.name} has the stacks {', '.join(stacks)}; got {name!r}")
+            hint = nearest(name, stacks)
+            raise ValueError(f"stack: {self.name} has the stacks {', '.join(stacks)}; got {name!r}{hint}")
         return stacks[name]
 
+    @checked()
     def site(self, name: str) -> tuple[str, str]:
         """Split a site's name, with or without its stack's prefix ("z", "decoder.z"), into stack and site.
 
@@ -95,9 +143,13 @@ class Model:
         prefix, _, site = name.rpartition(".")
         stack = self.stack(prefix or None)
         if site not in stack.sites:
-            raise ValueError(f"the {stack.name} of {self.name} has the sites {', '.join(stack.sites)}; got {name!r}")
+            hint = nearest(site, stack.sites)
+            raise ValueError(
+                f"site: the {stack.name} of {self.name} has the sites {', '.join(stack.sites)}; got {name!r}{hint}"
+            )
         return stack.name, site
 
+    @checked(max_length=at_least(1), side=among(("right", "left")))
     def encode(
         self,
         inputs: Text | Sequence[Text] | Picture | Sequence[Picture] | Audio | None = None,
@@ -111,8 +163,10 @@ class Model:
     ) -> Batch:
         """Encode texts, images, both, or audio as a batch.
 
-        Texts are padded to the longest, audio with silence to the length that the model reads. Once per model, a
-        warning says that more than half of a call's tokens, without special ones, are the unknown token.
+        Texts are padded to the longest, audio with silence to the length that the model reads. A special token that a
+        text holds already, as that of a chat template does, does not come a second time from the tokenizer. Once per
+        model, a warning says so; another, that more than half of a call's tokens are the unknown token. Columns of
+        pandas, polars and Arrow and arrays of texts are taken as lists.
 
         Args:
             inputs: for a model that reads texts, one text or several: strings, pairs of texts as tuples ("[CLS] a
@@ -127,16 +181,19 @@ class Model:
                 (`model.tokenizer.set_prefix_tokens(language="en", task="transcribe")`).
             bos: True puts the beginning-of-sequence token first unless the tokenizer did; False removes it; None
                 leaves it to the tokenizer.
-            max_length: cut texts to this number of tokens. Without it nothing is ever cut.
+            max_length: cut texts and targets to this number of tokens, special ones among them, as the tokenizer
+                cuts them: special tokens stay, and of a pair the longer text is cut first. Without it nothing is cut.
             side: side on which texts are padded, "right" or "left".
             sampling_rate: samples per second of audio; must be 16,000, the default.
 
         Raises:
-            ValueError: without a tokenizer; for no text, an empty one, or one longer than the context; for `bos` with
-                a tokenizer that has none; for images without a preprocessor_config.json, settings that are not
-                understood, or an array that is no image; for audio of another rate, with several channels, not of
-                finite floats, empty or too long; for an argument that the model does not read.
+            ValueError: without a tokenizer; for no text, one without a token, or one longer than the context; for a
+                `max_length` that leaves no token of a text; for `bos` with a tokenizer that has none; for images
+                without a preprocessor_config.json, settings that are not understood, or an array that is no image; for
+                audio of another rate, with several channels, not of finite floats, empty or too long; for an argument
+                that the model does not read.
         """
+        inputs, images, targets = listed(inputs), listed(images), listed(targets)
         kinds = {stack.queries.kind for stack in self.network.streams}
         if "patches" not in kinds and images is not None:
             raise ValueError(f"{self.name} takes no images")
@@ -156,22 +213,27 @@ class Model:
 
     def _warn_of_unknown(self, batch: Batch) -> None:
         share = unknown_share(self.tokenizer, batch)
-        if share <= 0.5 or "unknown tokens" in self._warned:
+        if share <= 0.5:
             return
-        self._warned.add("unknown tokens")
-        warnings.warn(
+        self._warn_once(
+            "unknown tokens",
             f"{share:.0%} of these tokens are the unknown token {self.tokenizer.unk_token!r} of {self.name}; for text "
             "that the model was trained to read, few or none are expected. Check that the text is in the model's "
             "language and letter case, and that the tokenizer's files belong to this model",
-            stacklevel=3,
         )
+
+    def _warn_once(self, subject: str, message: str) -> None:
+        if subject not in self._warned:
+            self._warned.add(subject)
+            warnings.warn(message, stacklevel=4)
 
     def _texts(self, texts: Any, targets: Any, **options: Any) -> Batch:
         if are_images(texts):
             raise ValueError(f"{self.name} takes no images or audio; it reads texts")
         if self.tokenizer is None:
             raise ValueError(f"{self.name} has no tokenizer ({self.no_tokenizer}); give token ids: jh.Batch(tokens=…)")
-        return encode(self.tokenizer, texts, targets=targets, start=self._start(), **options)
+        warn = partial(self._warn_once, "special tokens")
+        return encode(self.tokenizer, texts, targets=targets, start=self._start(), warn=warn, **options)
 
     def _recordings(self, audio: Any, targets: Any, rate: int | None, side: str) -> Batch:
         if self.tokenizer is None and targets is not None:
@@ -210,6 +272,7 @@ class Model:
             raise ValueError(f"the config of {self.name} has no decoder_start_token_id; give ids: jh.Batch(targets=…)")
         return start
 
+    @checked()
     def check(self, batch: Batch) -> None:
         """Raise ValueError if the model can't run the batch.
 
@@ -236,11 +299,13 @@ class Model:
                 raise ValueError(f"token types of {self.name} lie in 0..{kinds - 1}; got {wrong}")
         self.network.check(batch)
 
+    @checked()
     def running_streams(self, batch: Batch) -> tuple[Stack, ...]:
         """Return the streams that the batch has inputs for: all, unless streams read nothing of each other."""
         streams = self.network.streams
         return tuple(stream for stream in streams if getattr(batch, _FIELD_OF[stream.queries.kind]) is not None)
 
+    @checked()
     def check_runs(self, stack: Stack, batch: Batch) -> None:
         """Raise ValueError if this stack does not run, because the batch has inputs for another stack only."""
         field = _FIELD_OF[stack.queries.kind]
@@ -266,7 +331,10 @@ _FIELD_OF = {"tokens": "tokens", "targets": "targets", "patches": "pixels", "fra
 """Field of a batch that an axis comes from, by the axis's kind."""
 
 
-def run(model: Model, batch: Batch, capture: Sequence[str] = (), edits: Sequence[SiteEdit] | SiteEdit = ()) -> Run:
+@checked()
+def run(
+    model: Model, batch: Batch, capture: str | Sequence[str] = (), edits: Sequence[SiteEdit] | SiteEdit = ()
+) -> Run:
     """Run one forward pass, with edits, and keep the sites named in `capture`.
 
     Args:
@@ -284,10 +352,12 @@ def run(model: Model, batch: Batch, capture: Sequence[str] = (), edits: Sequence
     sites = tuple((name, *model.site(name)) for name in ((capture,) if isinstance(capture, str) else capture))
     for _, stack, _ in sites:
         model.check_runs(model.stack(stack), batch)
-    return _run(model.network, batch, edits, sites)
+    result = _run(model.network, batch, edits, sites)
+    words = tuple(f"{edit.operation} at {edit.stack}.{edit.site}, {edit.layers.shape[0]} layers" for edit in edits)
+    return replace(result, source=RunSource(model.name, model.identity, batch, words))
 
 
-@partial(jax.jit, static_argnames="sites")
+@partial(compiled, static_argnames="sites")
 def _run(network: Network, batch: Batch, edits: tuple[SiteEdit, ...], sites: tuple[tuple[str, str, str], ...]) -> Run:
     wanted: dict[str, set[str]] = {}
     for _, stack, site in sites:
@@ -308,12 +378,19 @@ def check_edit(model: Model, batch: Batch, edit: SiteEdit) -> None:
     are not checked.
     """
     stack = model.stack(edit.stack)
+    one_of("the operation of an edit", edit.operation, ("mix", "add"))
     if edit.site not in stack.sites:
         raise ValueError(f"an edit at {edit.site!r} hits nothing: the {stack.name} has {', '.join(stack.sites)}")
+    for name in ("layers", "weight", "source"):
+        if not hasattr(getattr(edit, name), "shape"):
+            raise ValueError(f"{name} of an edit must be an array, got {shown(getattr(edit, name))}")
     if not isinstance(edit.layers, Tracer):
         layers = np.asarray(edit.layers)
         if layers.size == 0 or layers.min() < 0 or layers.max() >= stack.layers:
             raise ValueError(f"an edit at layers {layers.tolist()} hits nothing: layers are 0..{stack.layers - 1}")
+        if len(np.unique(layers)) < layers.size:
+            raise ValueError(f"layers of an edit must each be named once, got {layers.tolist()}")
+    all_finite(f"the weight of an edit at {edit.site}", edit.weight)
     model.check_runs(stack, batch)
     shape = stack.site_shape(edit.site, *stack.queries.of(batch).shape, stack.keys.count(batch))
     for name, array in (("weight", edit.weight), ("source", edit.source)):

@@ -50,7 +50,8 @@ class SiteEdit:
     """One change at one site of one stack; site, stack and operation are static, arrays are traced.
 
     In layer `layers[e]` the site's value x becomes `(1 - w) * x + w * s` ("mix") or `x + w * s` ("add") with
-    `w = weight[e]` and `s = source[e]`; a mix is exact at both ends. Layers that are not listed stay as they are.
+    `w = weight[e]` and `s = source[e]`. A mix is exact at both ends: at 1 it replaces even what is not finite. Layers
+    that are not listed stay as they are.
 
     Attributes:
         layers: layer numbers, int `[E]`, each at most once.
@@ -75,8 +76,21 @@ class SiteEdit:
         # The layer is traced, so a layer that is not listed gets weight 0 instead of a branch.
         weight = jnp.where(listed_E.any(), self.weight[index], jnp.zeros_like(self.weight[index])).astype(x.dtype)
         source = self.source[index].astype(x.dtype)
-        remaining = x if self.operation == "add" else (1 - weight) * x
-        return remaining + weight * source
+        return mixed(x, source, weight) if self.operation == "mix" else x + weight * _unless(weight == 0, source)
+
+
+def mixed(x: Array, source: Array, weight: Array) -> Array:
+    """Return `(1 - weight) * x + weight * source`; at weight 1 nothing is left of `x`, at 0 nothing of `source`.
+
+    That holds for values that are not finite, too: a head that overflows in float16 is gone where it is replaced.
+    """
+    return (1 - weight) * _unless(weight == 1, x) + weight * _unless(weight == 0, source)
+
+
+def _unless(excluded: Array, x: Array) -> Array:
+    """Return `x` with 0 for what is excluded and not finite: 0 times infinity would be NaN."""
+    # Finite values stay, excluded or not: derivatives by the weight need them.
+    return jnp.where(excluded & ~jnp.isfinite(x), jnp.zeros_like(x), x)
 
 
 def editor(edits: Sequence[SiteEdit], stack: str, layer: Array) -> Edit:

@@ -108,8 +108,9 @@ class Stack(nnx.Module):
 
     @property
     def kv_heads(self) -> int:
-        """K, the number of key/value heads of a layer."""
-        return self.blocks.attention.W_K.shape[-2]
+        """K, the number of key/value heads of a layer; N where removed heads left groups of different sizes."""
+        attention = self.blocks.attention
+        return attention.W_K.shape[-2] if attention.key_heads is None else self.heads
 
     @property
     def head_size(self) -> int:
@@ -159,6 +160,9 @@ class Stack(nnx.Module):
         W_Q, W_K, W_V = [jnp.moveaxis(getattr(attention, name)[...], 2, 1) for name in ("W_Q", "W_K", "W_V")]
         biases = [getattr(attention, name) for name in ("b_Q", "b_K", "b_V", "b_O")]
         b_Q, b_K, b_V, b_O = [None if bias is None else bias[...] for bias in biases]
+        if attention.key_heads is not None:
+            of_key_heads, rows_L1 = (W_K, W_V, b_K, b_V), jnp.arange(self.layers)[:, None]
+            W_K, W_V, b_K, b_V = [None if x is None else x[rows_L1, attention.key_heads[...]] for x in of_key_heads]
         W_O = attention.W_O[...]
         if attention.gain is not None:
             gain_LD = attention.gain[...]

@@ -9,6 +9,7 @@ import numpy as np
 from ..data.prose import passages
 from ..data.synthetic import RepeatedTokens, repeated_tokens
 from ..models.inputs.batch import Batch
+from ..models.inputs.vocabulary import ordinary_tokens, special_tokens
 from ..models.model import Model
 
 WINDOW = 128
@@ -35,17 +36,18 @@ def first_token(model: Model) -> int | None:
 def prose(model: Model, path: str | os.PathLike | None) -> list[Batch]:
     """Cut passages into windows of at most `WINDOW` tokens, in batches of one width.
 
-    Every token is in one window, except rests of fewer than 4. Windows of one passage are a cluster, unless there are
-    fewer than 8 passages: then they are all that there is to choose and to confirm on.
+    A window begins with `first_token` and ends as the tokenizer ends a text (an encoder's [SEP]). Every token is in one
+    window, except rests of fewer than 4. Windows of one passage are a cluster, unless there are fewer than 8 passages:
+    then they are all that there is to choose and to confirm on.
 
     Raises:
         FileNotFoundError: for a missing text.
         ValueError: for a text without words, or too short to split into 8 windows of 4 tokens.
     """
-    start = first_token(model)
+    start, (_, end) = first_token(model), special_tokens(model.tokenizer)
     encoded = [model.tokenizer(text, add_special_tokens=False, verbose=False) for text in passages(path)]
     rows = [list(passage["input_ids"]) for passage in encoded]
-    longest = min(WINDOW, model.config.max_position_embeddings) - (start is not None)
+    longest = min(WINDOW, model.config.max_position_embeddings) - (start is not None) - len(end)
     total = sum(map(len, rows))
     # Selecting heads on one half of the examples and confirming on the other takes 8.
     size = longest if len(rows) >= 8 else min(longest, total // 8)
@@ -56,7 +58,7 @@ def prose(model: Model, path: str | os.PathLike | None) -> list[Batch]:
     windows = [(number, row[at : at + size]) for number, row in enumerate(rows) for at in range(0, len(row), size)]
     windows = [(number, window) for number, window in windows if len(window) >= 4]
     lead = [] if start is None else [start]
-    padded = _padded([lead + window for _, window in windows])
+    padded = _padded([lead + window + end for _, window in windows])
     labels = [number if len(rows) >= 8 else index for index, (number, _) in enumerate(windows)]
     padded = padded.clustered(labels)
     batches = -(-len(padded) // 16)
@@ -71,15 +73,19 @@ def repeats(model: Model, *, examples: int, longest: int, seed: int) -> Repeats:
 
 
 def random_repeats(model: Model, examples: int, shortest: int, longest: int, seed: int) -> RepeatedTokens:
-    """Draw `[first, r, r]` with random r of `shortest` to `longest` tokens, less where the model reads fewer."""
+    """Draw `[first, r, r]` with random r of `shortest` to `longest` tokens, less where the model reads fewer.
+
+    Only tokens that texts are made of are drawn.
+    """
     longest = min(longest, (model.config.max_position_embeddings - 1) // 2)
+    vocabulary = model.config.vocab_size
     return repeated_tokens(
-        model.config.vocab_size,
+        vocabulary,
         examples=examples,
         shortest=min(shortest, longest),
         longest=longest,
         first=first_token(model),
-        avoid=[token for token in model.tokenizer.all_special_ids if token < model.config.vocab_size],
+        avoid=np.setdiff1d(np.arange(vocabulary), ordinary_tokens(model.tokenizer, vocabulary)).tolist(),
         seed=seed,
     )
 

@@ -9,7 +9,15 @@ from .monitor import Trace, Watch, ablation_losses, head_scores, trace
 from .objective import scores
 from .onset import onset, order, phase_change
 from .plots import evolution
-from .prune import gated_scores, head_importance, merge_kv_heads, pruning_curve, pruning_order, remove_heads
+from .prune import (
+    gated_scores,
+    head_importance,
+    head_savings,
+    merge_kv_heads,
+    pruning_curve,
+    pruning_order,
+    remove_heads,
+)
 from .runs import adamw, grid, log_spaced
 
 __all__ = [
@@ -24,6 +32,7 @@ __all__ = [
     "gated_scores",
     "grid",
     "head_importance",
+    "head_savings",
     "head_only",
     "head_scores",
     "learn_gates",

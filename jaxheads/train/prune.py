@@ -16,16 +16,21 @@ from flax import nnx
 from jax import Array
 from numpy.typing import ArrayLike
 
-from ..edits import gate
+from ..arguments import among, checked
+from ..checks import all_finite
+from ..edits import gate, head_pairs
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.network import Network, forward
+from ..models.removed_heads import HEADS, head_shape, set_key_heads
+from ..programs import compiled
 from .monitor import ablation_losses
 from .objective import Sample, scores
 
 Heads = Sequence[tuple[int, int]]
 
 
+@checked()
 def head_importance(network: Network, sample: Sample, stack: str | None = None) -> Array:
     """Return |∂ loss / ∂ gate| of every head, averaged over examples, `[L,N]` (Michel et al. 2019, equation 2)."""
     model = Model(network)
@@ -42,6 +47,7 @@ def head_importance(network: Network, sample: Sample, stack: str | None = None) 
     return jax.lax.map(gradient_size, sample).mean(axis=0)
 
 
+@checked(method=among(("importance", "ablation", "random")))
 def pruning_order(network: Network, sample: Sample, method: str, *, stack: str | None = None, seed: int = 0) -> Heads:
     """Return the heads in order of removal, the least needed first.
 
@@ -57,18 +63,18 @@ def pruning_order(network: Network, sample: Sample, method: str, *, stack: str |
         needed_LN = raw_LN / np.maximum(np.linalg.norm(raw_LN, axis=1, keepdims=True), 1e-20)
     elif method == "ablation":
         needed_LN = np.asarray(jax.jit(ablation_losses, static_argnums=2)(network, sample, stack))
-    elif method == "random":
+    else:
         chosen = Model(network).stack(stack)
         needed_LN = np.random.default_rng(seed).random((chosen.layers, chosen.heads))
-    else:
-        raise ValueError(f"heads are ordered by importance, ablation or random; got {method!r}")
     order = np.argsort(needed_LN, axis=None, kind="stable")
     return [(int(layer), int(head)) for layer, head in zip(*np.unravel_index(order, needed_LN.shape), strict=True)]
 
 
+@checked()
 def pruning_curve(network: Network, sample: Sample, order: Heads, *, stack: str | None = None) -> pd.DataFrame:
     """Tabulate loss and accuracy without the first 0, 1, 2, … heads of an order: columns heads, loss, accuracy."""
     chosen = Model(network).stack(stack)
+    order = head_pairs("order", chosen, order).tolist() if len(order) else []
     gates_GLN = np.ones((len(order) + 1, chosen.layers, chosen.heads), np.float32)
     for count, (layer, head) in enumerate(order, 1):
         gates_GLN[count:, layer, head] = 0
@@ -77,19 +83,23 @@ def pruning_curve(network: Network, sample: Sample, order: Heads, *, stack: str 
     return pd.DataFrame(columns)
 
 
-@partial(jax.jit, static_argnames="stack")
+@checked()
+@partial(compiled, static_argnames="stack")
 def gated_scores(network: Network, sample: Sample, gates_GLN: Array, *, stack: str) -> tuple[Array, Array]:
     """Return loss and accuracy for each set of gates on a stack's heads, `[G]` both."""
     model = Model(network)
     return jax.lax.map(lambda gates_LN: scores(network, sample, (gate(model, gates_LN, stack=stack),)), gates_GLN)
 
 
+@checked()
 def remove_heads(model: Model, gates: Mapping[str, ArrayLike] | ArrayLike, batch: Batch | None = None) -> Model:
     """Return a smaller model that equals this one with its heads' outputs multiplied by `gates`.
 
-    Heads whose gate is 0 are removed, and a key/value head with the last query head that reads it. Layers of a stack
-    keep one number of heads (their weights are stacked), that of the layer that keeps most; superfluous heads of other
-    layers write zeros. Gates between 0 and 1 become part of W_O.
+    Query heads whose gate is 0 are removed, and a key/value head with the last query head that reads it. If the groups
+    that are left differ in size, the attention's `key_heads` maps query heads to key/value heads. Heads keep their
+    order. Layers of a stack keep one number of heads (their weights are stacked), that of the layer that keeps most;
+    superfluous heads of other layers write zeros. Gates between 0 and 1 become part of W_O. `head_savings` tabulates
+    what is saved; `to_orbax` writes the smaller model.
 
     Args:
         gates: by stack `[L,N]`, or those of the only stack.
@@ -100,19 +110,23 @@ def remove_heads(model: Model, gates: Mapping[str, ArrayLike] | ArrayLike, batch
             BLOOM, MPNet), which removal would tear from their heads.
     """
     by_stack = dict(gates) if isinstance(gates, Mapping) else {model.stack().name: gates}
-    network = _copy(model.network)
+    if not by_stack:
+        raise ValueError("gates must be those of at least one stack, got none")
+    network = nnx.clone(model.network)  # with variables of its own: training the copy leaves the model as it is
     for name, stack_gates in by_stack.items():
+        all_finite(f"gates of {name}", stack_gates)
         stack, gates_LN = network.stack(model.stack(name).name), np.asarray(stack_gates, np.float32)
         if gates_LN.shape != (stack.layers, stack.heads):
             raise ValueError(f"gates of {name}: expected {[stack.layers, stack.heads]}, got {list(gates_LN.shape)}")
         if stack.sharing is not None:
             raise ValueError(f"the layers of {name} share their weights: a head can't be taken from one of them")
-        _shrink(stack.blocks.attention, gates_LN, stack.kv_heads)
+        _shrink(stack.blocks.attention, gates_LN)
+    shapes = {stack.name: head_shape(stack) for stack in network.stacks}
     smaller = replace(
         model,
         network=network,
         name=f"{model.name}, pruned",
-        hf_config=None,
+        hf_config=None if model.hf_config is None else {**model.hf_config, HEADS: shapes},
         identity=lambda: f"{model.identity()}, heads removed",
     )
     if batch is not None:
@@ -120,9 +134,20 @@ def remove_heads(model: Model, gates: Mapping[str, ArrayLike] | ArrayLike, batch
     return smaller
 
 
-def _copy(network: Network) -> Network:
-    # Its modules are new, so weights can be replaced without changing the original.
-    return nnx.merge(*nnx.split(network))
+def head_savings(model: Model, smaller: Model) -> pd.DataFrame:
+    """Tabulate what `remove_heads` saved: a row a stack, with heads of a layer and parameters before and after.
+
+    Columns: heads, heads_left, kv_heads, kv_heads_left, parameters, parameters_left, saved (the share of the stack's
+    attention parameters).
+    """
+    rows = {}
+    for name, stack in model.stacks.items():
+        before, after = stack.blocks.attention, smaller.stack(name).blocks.attention
+        sizes = [sum(leaf.size for leaf in jax.tree.leaves(nnx.state(part, nnx.Param))) for part in (before, after)]
+        numbers = [attention[...].shape[2] for part in (before, after) for attention in (part.W_Q, part.W_K)]
+        rows[name] = [numbers[0], numbers[2], numbers[1], numbers[3], *sizes, 1 - sizes[1] / sizes[0]]
+    columns = ["heads", "heads_left", "kv_heads", "kv_heads_left", "parameters", "parameters_left", "saved"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("stack")
 
 
 def _take(parameter: Any, heads: np.ndarray, axis: int) -> Array:
@@ -132,22 +157,55 @@ def _take(parameter: Any, heads: np.ndarray, axis: int) -> Array:
     return jnp.take_along_axis(weight, jnp.asarray(index), axis=axis)
 
 
-def _shrink(attention: Any, gates_LN: np.ndarray, kv_heads: int) -> None:
+def _shrink(attention: Any, gates_LN: np.ndarray) -> None:
     """Cut a stack's attention weights, in place, to the heads whose gates are not 0."""
-    L, N = gates_LN.shape
-    R = N // kv_heads
-    needed_LK = (gates_LN.reshape(L, kv_heads, R) != 0).any(axis=2)
-    most = max(1, int(needed_LK.sum(axis=1).max()))
-    # Needed key/value heads first; others fill up the layers that need fewer. The gates below make them write zeros.
-    kept_LK = np.argsort(~needed_LK, axis=1, kind="stable")[:, :most]
-    kept_LN = (kept_LK[:, :, None] * R + np.arange(R)).reshape(L, -1)
+    needed_LN, reads_LN = gates_LN != 0, _key_heads(attention)
+    L, K = len(reads_LN), attention.W_K.shape[2]
+    needed_LK = np.stack(
+        [np.isin(np.arange(K), reads[needed]) for reads, needed in zip(reads_LN, needed_LN, strict=True)]
+    )
+    # What is needed comes first, in its order; other heads fill up the layers that need fewer, and write zeros.
+    kept_LK = np.argsort(~needed_LK, axis=1, kind="stable")[:, : max(1, needed_LK.sum(axis=1).max())]
+    kept_LN = np.argsort(~needed_LN, axis=1, kind="stable")[:, : max(1, needed_LN.sum(axis=1).max())]
+    regular = _regular(needed_LN, reads_LN, kept_LK)
+    if regular is not None and regular.shape[1] <= kept_LN.shape[1]:
+        kept_LN = regular
+    kept_reads_LN = np.take_along_axis(reads_LN, kept_LN, axis=1)
+    same_LNK = kept_reads_LN[:, :, None] == kept_LK[:, None]
     for name, heads, axis in (("W_Q", kept_LN, 2), ("W_O", kept_LN, 1), ("W_K", kept_LK, 2), ("W_V", kept_LK, 2)):
         setattr(attention, name, nnx.Param(_take(getattr(attention, name), heads, axis)))
     for name, heads in (("b_Q", kept_LN), ("b_K", kept_LK), ("b_V", kept_LK)):
         if getattr(attention, name) is not None:
             setattr(attention, name, nnx.Param(_take(getattr(attention, name), heads, 1)))
+    # Selected, not multiplied: what a head overflows with is gone with it. A superfluous head reads values of 0.
+    empty_LK = ~np.take_along_axis(needed_LK, kept_LK, axis=1)
+    for name in ("W_V", "b_V"):
+        if (weight := getattr(attention, name)) is not None:
+            empty = empty_LK.reshape(L, *(1,) * (weight.ndim - 3), -1, 1)
+            setattr(attention, name, nnx.Param(jnp.where(empty, jnp.zeros_like(weight[...]), weight[...])))
     weights = np.take_along_axis(gates_LN, kept_LN, axis=1)
     attention.W_O[...] = attention.W_O[...] * jnp.asarray(weights)[:, :, None, None].astype(attention.W_O[...].dtype)
+    attention.key_heads = None
+    set_key_heads(attention, np.argmax(same_LNK, axis=2))
+
+
+def _key_heads(attention: Any) -> np.ndarray:
+    """Return the key/value head that each query head reads, `[L,N]`."""
+    if attention.key_heads is not None:
+        return np.asarray(attention.key_heads[...])
+    L, N, K = attention.W_Q.shape[0], attention.W_Q.shape[2], attention.W_K.shape[2]
+    return np.broadcast_to(np.arange(N) // (N // K), (L, N))
+
+
+def _regular(needed_LN: np.ndarray, reads_LN: np.ndarray, kept_LK: np.ndarray) -> np.ndarray | None:
+    """Return heads to keep, `[L,n]`, as many for each key/value head; None where one of these has too few readers."""
+    of_LKN = reads_LN[:, None] == kept_LK[:, :, None]
+    most = max(1, int((of_LKN & needed_LN[:, None]).sum(axis=2).max()))
+    if (of_LKN.sum(axis=2) < most).any():
+        return None
+    # Readers that are needed come first, then other readers, then heads of other groups.
+    order_LKN = np.argsort(np.where(of_LKN, ~needed_LN[:, None], 2), axis=2, kind="stable")[:, :, :most]
+    return np.sort(order_LKN, axis=2).reshape(len(needed_LN), -1)
 
 
 def _check_equal(model: Model, smaller: Model, gates: Mapping[str, Any], batch: Batch) -> None:
@@ -172,6 +230,7 @@ def _check_equal(model: Model, smaller: Model, gates: Mapping[str, Any], batch: 
         )
 
 
+@checked()
 def merge_kv_heads(model: Model, groups: ArrayLike, *, stack: str | None = None) -> Model:
     """Return a model in which each group of key/value heads is one: the mean of their W_K, W_V and biases.
 
@@ -186,8 +245,10 @@ def merge_kv_heads(model: Model, groups: ArrayLike, *, stack: str | None = None)
     """
     old = model.stack(stack)
     groups_LK = _checked_groups(groups, old.layers, old.kv_heads)
+    if old.blocks.attention.key_heads is not None:
+        raise ValueError(f"groups of the {old.name} differ in size since heads were removed: merge before you remove")
     K, size, R = old.kv_heads, int((groups_LK[0] == 0).sum()), old.heads // old.kv_heads
-    network = _copy(model.network)
+    network = nnx.clone(model.network)
     attention = network.stack(old.name).blocks.attention
     order_LK = np.argsort(groups_LK, axis=1, kind="stable")
     order_LN = (order_LK[:, :, None] * R + np.arange(R)).reshape(old.layers, -1)

@@ -106,6 +106,40 @@ def test_integrated_gradients_are_complete():
     assert np.nanmax(np.abs(fine.tokens[np.asarray(batch.tokens == 7) & np.asarray(batch.mask)]), initial=0) == 0
 
 
+def test_the_default_baseline_is_complete_and_the_gap_is_told():
+    """RMSNorm jumps at zero: from there no number of steps is enough. The mean embedding is no such place."""
+    model, batch = asked("llama")
+    table_VD = np.asarray(model.network.embed.embedding[...])
+    change = _value(model, batch) - _value(model, batch, table_VD.mean(axis=0))
+    found = {
+        (baseline, steps): jh.relevance(
+            model, batch, OBJECTIVE, "integrated-gradients", baseline=baseline, steps=steps, stack=None
+        )
+        for baseline, steps in ((None, 16), (None, 128), ("zeros", 128))
+    }
+    coarse, fine, zeros = found.values()
+    assert fine.gap is not None
+    assert coarse.gap is not None
+    assert zeros.gap is not None
+    assert_close(fine.gap, np.nansum(fine.tokens.astype(float), axis=1) - change)
+    assert np.abs(fine.gap).max() < 3e-3 < np.abs(zeros.gap).max()
+    assert np.abs(fine.gap).max() < np.abs(coarse.gap).max() / 4
+    assert fine.provenance["baseline"] == "mean"
+    assert fine.provenance["completeness_gap"] == pytest.approx(np.abs(fine.gap).mean())
+    assert fine.provenance["baseline_change"] == pytest.approx(np.abs(change).mean(), abs=1e-5)
+    assert zeros.provenance["baseline"] == "zeros"
+    assert jh.relevance(model, batch, OBJECTIVE, "gradient").gap is None
+    with pytest.raises(ValueError, match="baseline must be one of mean, zeros; got 'mask'"):
+        jh.relevance(model, batch, OBJECTIVE, "integrated-gradients", baseline="mask")  # type: ignore[arg-type]
+
+
+def _value(model: jh.Model, batch: jh.Batch, embedding: np.ndarray | None = None) -> np.ndarray:
+    """Return the objective of a batch, or of one whose tokens all have this embedding."""
+    edits = () if embedding is None else jh.mix(model, "resid_pre", embedding[None, None], layers=0)
+    out = jh.run(model, batch, edits=edits).output[jnp.arange(len(batch)), model.network.readout_positions(batch)]
+    return np.asarray(out[:, 1] - out[:, 2], float)
+
+
 def test_conductance_of_a_linear_answer_is_what_a_head_writes():
     """In one layer under a linear read-out it is exact, whatever the number of steps."""
     rng = np.random.default_rng(0)
@@ -114,7 +148,7 @@ def test_conductance_of_a_linear_answer_is_what_a_head_writes():
     unembed = rng.standard_normal((V, D))
     model = jh.by_hand(rng.standard_normal((V, D)), [layer], unembed)
     batch = jh.Batch([[3, 0, 4, 5], [0, 2, 3, 1]])
-    heads = jh.relevance(model, batch, jh.logit(1), "integrated-gradients", steps=3).heads
+    heads = jh.relevance(model, batch, jh.logit(1), "integrated-gradients", steps=3, baseline="zeros").heads
     assert heads is not None
     z = np.asarray(jh.run(model, batch, "z").seen["z"])[0, :, -1]
     assert_close(heads.per_example, np.einsum("bnh,nhd,d->bn", z, layer["W_O"], unembed[1])[:, None])

@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ...arguments import at_least, checked
 from .configs import bert, gpt2
 from .task import Drawn, Independent, require
 
 PAD, BOS, EOS, MASK, DET = range(5)
 
 
+@checked(nouns=at_least(1), prepositions=at_least(1), verbs=at_least(1))
 @dataclass(frozen=True)
 class Agreement(Independent):
     """`[BOS, Det N (P Det N)^m V, EOS]`: the verb's number is the first noun's.
@@ -50,9 +52,7 @@ class Agreement(Independent):
     agrees: bool = True
 
     def __post_init__(self):
-        counts = (self.nouns, self.prepositions, self.verbs)
         require(self.most >= 0 and 0 <= self.more <= 1, "most >= 0 and a probability more", self)
-        require(min(counts) >= 1, "at least one noun, preposition and verb", counts)
 
     @property
     def name(self) -> str:

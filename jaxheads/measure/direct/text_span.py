@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ...arguments import at_least, checked
+
 Floats = NDArray[np.float64]
 
 
@@ -27,6 +29,7 @@ class TextSpan(NamedTuple):
     reconstructed: Floats
 
 
+@checked(count=at_least(1), rank=at_least(1))
 def text_span(outputs: ArrayLike, texts: ArrayLike, count: int, *, rank: int | None = 80) -> TextSpan:
     """Choose greedily the texts along which a head's outputs vary most.
 
@@ -47,10 +50,10 @@ def text_span(outputs: ArrayLike, texts: ArrayLike, count: int, *, rank: int | N
     """
     rest, pool = np.array(outputs, np.float64), np.array(texts, np.float64)
     fits = rest.ndim == pool.ndim == 2 and rest.shape[1] == pool.shape[1] and len(rest) > 1 and len(pool) > 0
-    if not fits or count < 1 or not (np.isfinite(rest).all() and np.isfinite(pool).all()):
+    if not fits or not (np.isfinite(rest).all() and np.isfinite(pool).all()):
         raise ValueError(
-            f"expected finite outputs [images, D] of two images or more and texts [M, D], and to choose at least one; "
-            f"got {list(rest.shape)}, {list(pool.shape)} and {count}"
+            "outputs must be finite numbers [images, D] of two images or more, and texts [M, D]; "
+            f"got {list(rest.shape)} and {list(pool.shape)}"
         )
     mean = rest.mean(axis=0)
     rest -= mean

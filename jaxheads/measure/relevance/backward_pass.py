@@ -22,8 +22,10 @@ from jax import Array
 from ...models.attention import Edit
 from ...models.inputs.batch import AttentionInputs, Batch
 from ...models.network import Network
+from ...models.sites import mixed
 from ...models.stack import Layer, Stack, take_rows
 from ...objectives import Reads, read_out
+from ...programs import compiled
 from .rules import RuledEdit, Rules, from_one, identity_rule, ruled_affine, with_rules
 
 Read = Callable[[Array, Array], Any]
@@ -73,7 +75,7 @@ def float64_allowed() -> Iterator[None]:
         yield
 
 
-@partial(jax.jit, static_argnames=("value", "rules", "watch", "wide"))
+@partial(compiled, static_argnames=("value", "rules", "watch", "wide"))
 def backward(
     network: Network,
     batch: Batch,
@@ -105,7 +107,7 @@ def backward(
     return BackwardPass(value_B, entry, gradient, read)
 
 
-@partial(jax.jit, static_argnames="value")
+@partial(compiled, static_argnames="value")
 def mixed_objective(
     network: Network,
     batch: Batch,
@@ -118,7 +120,7 @@ def mixed_objective(
     return _run(network, batch, reads, mixes, value, None, (), (), {})[0]
 
 
-@jax.jit
+@compiled
 def entries(network: Network, batch: Batch) -> dict[str, Array]:
     """Return each stream's entry, the input of its first layer, `[B,T,D]`, without running any layer."""
     by_stream: dict[str, Array] = {}
@@ -149,7 +151,7 @@ def _run(
     def run_stack(stack: Stack, x_BTD: Array, context: AttentionInputs) -> Array:
         if stack.name in mixes:
             base_BTD, share_BT = (jnp.asarray(array, x_BTD.dtype) for array in mixes[stack.name])
-            x_BTD = (1 - share_BT[..., None]) * x_BTD + share_BT[..., None] * base_BTD
+            x_BTD = mixed(x_BTD, base_BTD, share_BT[..., None])
         entry[stack.name] = x_BTD
         if stack.name in added:
             x_BTD = x_BTD + added[stack.name].astype(x_BTD.dtype)

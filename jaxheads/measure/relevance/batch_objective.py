@@ -18,6 +18,7 @@ from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.network import Network
 from ...objectives import Objective, Reads
+from ...reads import reads_of
 from ..per_example import per_example, silent
 from .backward_pass import BackwardPass, EntryMix, Watch, backward, entries, float64_allowed, mixed_objective
 from .rules import Rules
@@ -30,16 +31,18 @@ class Attributions(NamedTuple):
         value: the objective, `[E]`, if there is one.
         tokens: by stream, each position's relevance, `[E,T]`.
         heads: each head's relevance, `[E,L,N]`, if there is any.
+        change: the objective less that of the baseline, `[E]`, for methods that have a baseline.
     """
 
     value: np.ndarray | None
     tokens: dict[str, np.ndarray]
     heads: np.ndarray | None
+    change: np.ndarray | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays by name: `value`, `tokens-…` by stream, `heads`."""
+        """Return the arrays by name: `value`, `tokens-…` by stream, `heads`, `change`."""
         tokens = {f"tokens-{stream}": tokens_ET for stream, tokens_ET in self.tokens.items()}
-        others = {"value": self.value, "heads": self.heads}
+        others = {"value": self.value, "heads": self.heads, "change": self.change}
         return {**tokens, **{name: array for name, array in others.items() if array is not None}}
 
 
@@ -62,7 +65,7 @@ class BatchObjective:
     def of(cls, model: Model, batch: Batch, objective: Objective, resources: Resources) -> "BatchObjective":
         """Check the batch and what the objective reads; raises ValueError where the model can't give it."""
         model.check(batch)
-        return cls(model, batch, objective, objective.reads(model, batch), resources)
+        return cls(model, batch, objective, reads_of(objective, model, batch), resources)
 
     def take(self, examples: ArrayLike) -> "BatchObjective":
         """Return the objective on these examples of the batch."""

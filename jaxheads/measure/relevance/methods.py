@@ -42,6 +42,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ...arguments import at_least, checked
 from ...checks import one_of
 from ...execution.cost import FLOAT, forward_bytes
 from ...execution.resources import OPTIONS, Options, Resources, shares_options
@@ -55,7 +56,7 @@ from ..per_example import mean_table, per_example
 from . import chefer
 from .batch_objective import Attributions, BatchObjective
 from .flow import Solver, flow_relevance
-from .propagation import baseline_entries, integrate, propagate
+from .propagation import Baseline, baseline_entries, integrate, propagate
 from .rollout import mean_attention, rollout_relevance
 from .rules import ATTNLRP, CHEFER, CPLRP, HALVES, Rules
 
@@ -94,7 +95,10 @@ class Relevance:
         heads: one row a head; None where the method has no relevance of heads, or no stack was named.
         value: the objective, `[E]`; None without an objective.
         ids: by stream, the ids of its positions, where they have any.
-        provenance: plain JSON values.
+        provenance: plain JSON values; of "integrated-gradients" with `baseline`, and the means over examples of the
+            sizes of `gap` and of the change that relevance should sum to, `completeness_gap` and `baseline_change`.
+        gap: of "integrated-gradients", the sum of an example's relevance less the change of the objective from the
+            baseline to the input, `[E]`; 0 if relevance is complete. More `steps` narrow it; None of other methods.
     """
 
     method: str
@@ -103,6 +107,7 @@ class Relevance:
     value: NDArray[np.float64] | None
     ids: Mapping[str, NDArray[np.int32]]
     provenance: Mapping[str, Any]
+    gap: NDArray[np.float64] | None = None
 
     @property
     def tokens(self) -> NDArray[np.float32]:
@@ -125,6 +130,7 @@ class Relevance:
 
 
 @shares_options()
+@checked(steps=at_least(1))
 def relevance(
     model: Model,
     batch: Batch,
@@ -132,7 +138,7 @@ def relevance(
     method: Method = "attnlrp",
     *,
     rules: Rules | None = None,
-    baseline: Batch | int | None = None,
+    baseline: Baseline | None = None,
     steps: int = 32,
     solver: Solver = "batched",
     **options: Unpack[Options],
@@ -148,8 +154,10 @@ def relevance(
         objective: the answer that is explained. "rollout" and "flow" only use the rows it reads, and without it the
             model's own readout; Voita's default to the top logit; all others need it.
         rules: other rules than the method's own, for "attnlrp", "cplrp" and Voita's.
-        baseline: of "integrated-gradients": zeros when left out, a token id, or a batch of the same shape.
-        steps: of the path from the baseline, by the midpoint rule.
+        baseline: of "integrated-gradients": "mean" (the default), every token's embedding replaced by the vocabulary's
+            mean; "zeros", where norms without a mean (RMSNorm) jump, so that relevance misses the change; a token id;
+            or a batch of the same shape.
+        steps: of the path from the baseline, by the midpoint rule. The answer's `gap` shows whether they are enough.
         solver: of "flow"; see `flows`.
         options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
@@ -158,7 +166,8 @@ def relevance(
             the model can't give; for rules where the method has none; for "rollout" and "flow" of an encoder–decoder,
             whose source is in another stream.
     """
-    _check(method, rules, steps)
+    _check(method, rules)
+    baseline = "mean" if baseline is None else baseline
     if objective is None and method.startswith("voita"):
         objective = logit()
     if objective is None and method not in OF_ATTENTION:
@@ -187,6 +196,9 @@ def relevance(
     names = [f"tokens-{stream.name}" for stream in model.network.streams]
     names += [] if explained is None else ["value"]
     names += [] if chosen is None or method in OF_ATTENTION else ["heads"]
+    if method == "integrated-gradients":
+        names.append("change")
+        about["baseline"] = _baseline_words(baseline)
     reads = rows_ET if explained is None else explained.reads
     arrays = per_example(
         "relevance",
@@ -196,18 +208,16 @@ def relevance(
         batch,
         resources,
         example_bytes=example_bytes,
-        identity=(repr(about), chosen.name if chosen else "", reads, base),
+        identity=(repr(about), chosen.name if chosen else "", objective, reads, base),
     )
     return _result(model, batch, arrays, about, chosen, options)
 
 
-def _check(method: str, rules: Rules | None, steps: int) -> None:
+def _check(method: str, rules: Rules | None) -> None:
     one_of("method", method, METHODS)
     if rules is not None and RULES.get(method) is None:
         with_rules = [name for name, default in RULES.items() if default is not None]
         raise ValueError(f"{method} has no rules to choose; {', '.join(with_rules)} have")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
 
 
 def _check_one_stream(model: Model, method: str) -> None:
@@ -305,8 +315,17 @@ def _result(
         heads_ELN = _shares(arrays["heads"]) if about["method"].startswith("voita") else arrays["heads"]
         heads = mean_table("relevance", model, stack.name, {"relevance": heads_ELN}, about, options, batch)
     level, seed = (options.get(option, OPTIONS[option][1]) for option in ("level", "seed"))
+    gap = None
+    if "change" in arrays:
+        gap = sum(np.nansum(tokens_ET.astype(np.float64), axis=1) for tokens_ET in streams.values()) - arrays["change"]
+        sizes = {"completeness_gap": np.abs(gap).mean(), "baseline_change": np.abs(arrays["change"]).mean()}
+        about = about | {name: float(size) for name, size in sizes.items()}
     whole = provenance(model, **about, level=level, seed=seed)
-    return Relevance(about["method"], streams, heads, arrays.get("value"), ids, whole)
+    return Relevance(about["method"], streams, heads, arrays.get("value"), ids, whole, gap)
+
+
+def _baseline_words(baseline: Baseline) -> str:
+    return "a batch" if isinstance(baseline, Batch) else baseline if isinstance(baseline, str) else f"token {baseline}"
 
 
 def _shares(heads_ELN: np.ndarray) -> np.ndarray:

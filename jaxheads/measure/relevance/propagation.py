@@ -4,16 +4,23 @@ Dimension key: E examples, T positions, L layers, N heads, H head dimension, D m
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import Array
 
+from ...checks import one_of
 from ...models.inputs.batch import Batch
+from ...models.layers import Embed
+from ...models.network import Network
 from .backward_pass import EntryMix, Watch, entries
 from .batch_objective import Attributions, BatchObjective
 from .rules import Rules
+
+Baseline = Batch | int | Literal["mean", "zeros"]
+"""An empty input, as `baseline_entries` takes it."""
 
 
 def head_relevance(z_BTNH: Array, cotangent_BTNH: Array) -> Array:
@@ -74,23 +81,33 @@ def integrate(
     tokens = {
         name: ((x.astype(np.float32) - baseline[name]) * gradients[name]).sum(axis=-1) for name, x in entry.items()
     }
-    return Attributions(objective.value(), tokens, np.moveaxis(np.asarray(heads), 1, 0) if watch else None)
+    value, whole = objective.value(), {name: np.ones(x.shape[:2], np.float32) for name, x in entry.items()}
+    at_baseline = objective.mixed({name: EntryMix(baseline[name], share) for name, share in whole.items()}).value()
+    return Attributions(value, tokens, np.moveaxis(np.asarray(heads), 1, 0) if watch else None, value - at_baseline)
 
 
-def baseline_entries(objective: BatchObjective, baseline: Batch | int | None) -> dict[str, np.ndarray]:
+def baseline_entries(objective: BatchObjective, baseline: Baseline) -> dict[str, np.ndarray]:
     """Return by stream the entry of an empty input, `[E,T,D]` or `[1,1,D]` float32.
 
     Args:
-        baseline: None for zeros; a token id, which replaces every token of the stream (at its position); or a whole
-            batch of the same shape.
+        baseline: "mean": every token's embedding is the vocabulary's mean, at its position, and pixels and features are
+            0, about their mean; "zeros": the entry itself is 0; a token id, which replaces every token of the stream
+            (at its position); or a whole batch of the same shape.
 
     Raises:
-        ValueError: for an id where the model reads no tokens, or a batch of another shape or padding.
+        ValueError: for an id where the model reads no tokens, another word, or a batch of another shape or padding.
     """
     model, batch = objective.model, objective.batch
-    if baseline is None:
+    if isinstance(baseline, str):
+        one_of("baseline", baseline, ("mean", "zeros"))
+    if isinstance(baseline, str) and baseline == "zeros":
         return {stack.name: np.zeros((1, 1, stack.width), np.float32) for stack in model.network.streams}
-    other = _constant_tokens(model.name, batch, baseline) if isinstance(baseline, int) else baseline
+    if isinstance(baseline, str):
+        by_stream = entries(_with_mean_embedding(model.network), _emptied(batch, 0))
+        return {stream: objective.fetch(x_ETD).astype(np.float32) for stream, x_ETD in by_stream.items()}
+    if not isinstance(baseline, Batch) and batch.tokens is None and batch.targets is None:
+        raise ValueError(f"a token id is no baseline for {model.name}, which reads no tokens; give a batch, or none")
+    other = baseline if isinstance(baseline, Batch) else _emptied(batch, baseline)
     model.check(other)
     for stack in model.network.streams:
         ours, others = stack.queries.of(batch), stack.queries.of(other)
@@ -103,10 +120,23 @@ def baseline_entries(objective: BatchObjective, baseline: Batch | int | None) ->
     return {stream: objective.fetch(x_ETD).astype(np.float32) for stream, x_ETD in by_stream.items()}
 
 
-def _constant_tokens(model: str, batch: Batch, token: int) -> Batch:
-    """Return the batch with this token everywhere."""
-    if batch.tokens is None:
-        raise ValueError(f"a token id is no baseline for {model}, which reads no tokens; give None (zeros) or a batch")
-    targets = None if batch.targets is None else jnp.full_like(batch.targets, token)
-    tokens = jnp.full_like(batch.tokens, token)
-    return Batch(tokens, batch.mask, batch.token_types, targets=targets, target_mask=batch.target_mask)
+def _with_mean_embedding(network: Network) -> Network:
+    """Return a network whose token 0 has the mean embedding of all tokens, and which has no other token."""
+    mean = nnx.clone(network)
+    for path, module in nnx.iter_modules(mean):
+        if isinstance(module, Embed) and path[-1:] == ("embed",):
+            table_VD = module.embedding[...]
+            mean_1D = table_VD.astype(jnp.float32).mean(axis=0, keepdims=True)
+            module.embedding = nnx.Param(mean_1D.astype(table_VD.dtype))
+    return mean
+
+
+def _emptied(batch: Batch, token: int) -> Batch:
+    """Return the batch with this token everywhere, and pixels and features of 0."""
+    tokens, targets, pixels, features = (
+        None if field is None else np.full(field.shape, filler, field.dtype)
+        for field, filler in ((batch.tokens, token), (batch.targets, token), (batch.pixels, 0), (batch.features, 0))
+    )
+    types = batch.token_types
+    masks: Any = {"mask": batch.mask, "target_mask": batch.target_mask}
+    return Batch(tokens, token_types=types, **masks, targets=targets, pixels=pixels, features=features)

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
 
+from ...arguments import checked
+from ...programs import compiled
 from ..inputs.batch import Batch
 from ..layers import UnitNorm
 from ..loading.weights import Table, linear, same
@@ -181,6 +182,7 @@ class Clip(Network):
         return Table(rules, POSITION_IDS)
 
 
+@checked()
 def zero_shot(model: Model, classes: Batch) -> Model:
     """Make a classifier of images by texts, or of texts by images: CLIP with the input of one tower fixed.
 
@@ -214,7 +216,7 @@ def zero_shot(model: Model, classes: Batch) -> Model:
     )
 
 
-@jax.jit
+@compiled
 def _embeddings(network: Clip, batch: Batch) -> Array:
     embedded: Any = forward(network, batch)[0]
     return network.scaled(network.output(embedded, batch))

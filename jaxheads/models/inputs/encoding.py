@@ -1,26 +1,32 @@
 """Encoding of texts, pairs of texts, words and audio as batches, with the input of an encoder–decoder's decoder."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...checks import one_of
+from ...columns import listed
 from .audio import Audio, audio_features
 from .batch import Batch
+from .vocabulary import special_tokens
 
 Text = str | tuple[str, str] | Sequence[str]
 """A text; two texts that belong together, as a tuple; or a list of words."""
 
+# A fast tokenizer holds the settings of its last call: of two threads that cut texts at once, one would fail.
+_LOCK = threading.Lock()
 
-@dataclass(frozen=True)
-class _Row:
-    """One example's token ids, segment types, and each token's word index (-1: none)."""
 
-    ids: list[int]
-    types: list[int]
-    words: list[int]
+class _Token(NamedTuple):
+    """A token's id, its segment, and the index of its word (-1: none)."""
+
+    id: int
+    type: int
+    word: int
 
 
 def encode(
@@ -32,29 +38,33 @@ def encode(
     side: str,
     targets: str | Sequence[str] | None = None,
     start: int | None = None,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> Batch:
     """Encode texts as a batch, padded to the longest; other arguments and errors are those of `Model.encode`.
 
     Args:
         start: start token of the decoder's input in an encoder–decoder; None for other models.
+        warn: receives the message if special tokens of a text would have come twice.
     """
     examples = _as_list(texts)
     one_of("side", side, ("right", "left"))
     if max_length is not None and max_length < 1:
         raise ValueError(f"max_length must be at least 1, got {max_length}")
-    rows = [_row(tokenizer, text, bos) for text in examples]
-    empty = [index for index, (text, row) in enumerate(zip(examples, rows, strict=True)) if not row.ids or _blank(text)]
+    rows = _Rows(tokenizer, bos, max_length, warn)
+    whole = [rows.whole(text) for text in examples]
+    empty = [index for index, row in enumerate(whole) if rows.is_empty(examples[index], row)]
     if empty:
         raise ValueError(f"every text needs at least one token; these are empty: {empty[:8]}")
+    tokens = [rows.of(text, row) for text, row in zip(examples, whole, strict=True)]
     pad = tokenizer.pad_token_id or 0
-    ids, mask = _pad([row.ids[:max_length] for row in rows], pad, side)
-    types, _ = _pad([row.types[:max_length] for row in rows], 0, side)
-    words, _ = _pad([row.words[:max_length] for row in rows], -1, side)
+    ids, mask = _pad([[token.id for token in row] for row in tokens], pad, side)
+    types, _ = _pad([[token.type for token in row] for row in tokens], 0, side)
+    words, _ = _pad([[token.word for token in row] for row in tokens], -1, side)
     has_words = any(isinstance(text, list) for text in examples)
     if start is None:
         _refuse_targets(targets)
         return Batch(ids, mask, types, words=words if has_words else None)
-    target_ids, target_mask = _pad(_target_ids(tokenizer, targets, len(examples), start), pad, side)
+    target_ids, target_mask = _pad(_target_ids(tokenizer, targets, len(examples), start, max_length), pad, side)
     return Batch(ids, mask, types, words=words if has_words else None, targets=target_ids, target_mask=target_mask)
 
 
@@ -80,7 +90,7 @@ def encode_audio(
     if start is None:
         _refuse_targets(targets)
         return Batch(features=features)
-    rows = _target_ids(tokenizer, targets, len(features), start)
+    rows = _target_ids(tokenizer, targets, len(features), start, None)
     ids, mask = _pad(rows, getattr(tokenizer, "pad_token_id", None) or 0, side)
     return Batch(features=features, targets=ids, target_mask=mask)
 
@@ -113,10 +123,11 @@ def _as_list(texts: Any) -> list[Any]:
     Raises:
         ValueError: for no example, or one of another kind.
     """
-    examples = [texts] if isinstance(texts, str | tuple) else list(texts or ())
+    texts = listed(() if texts is None else texts)
+    examples = [texts] if isinstance(texts, str) or _is_pair(texts) else list(texts)
     if not examples:
         raise ValueError("there is no text to encode: give at least one string")
-    examples = [list(text) if isinstance(text, list) else text for text in examples]
+    examples = [listed(text) for text in examples]
     for text in examples:
         strings = [text] if isinstance(text, str) else list(text) if isinstance(text, tuple | list) else None
         if strings is None or not all(isinstance(string, str) for string in strings):
@@ -127,51 +138,134 @@ def _as_list(texts: Any) -> list[Any]:
     return examples
 
 
-def _blank(text: Any) -> bool:
-    strings = [text] if isinstance(text, str) else list(text)
-    return not strings or any(not string.strip() for string in strings)
+def _is_pair(texts: Any) -> bool:
+    """Whether this is one example, a tuple of strings, and not a tuple of examples."""
+    return isinstance(texts, tuple) and any(isinstance(text, str) for text in texts)
 
 
-def _row(tokenizer: Any, text: Any, bos: bool | None) -> _Row:
-    if isinstance(text, list):
-        if not getattr(tokenizer, "is_fast", False):
-            raise ValueError("words can be told apart by a fast tokenizer only; join them with spaces instead")
-        encoded = tokenizer(text, is_split_into_words=True, verbose=False)
-        words = [-1 if word is None else word for word in encoded.word_ids()]
-    else:
-        encoded = tokenizer(*text, verbose=False) if isinstance(text, tuple) else tokenizer(text, verbose=False)
-        words = [-1] * len(encoded["input_ids"])
-    ids = _with_bos(tokenizer, encoded["input_ids"], bos)
-    return _Row(ids, _align(encoded.get("token_type_ids", ()), len(ids), 0), _align(words, len(ids), -1))
+@dataclass(frozen=True)
+class _Rows:
+    """The tokens of one example after the other, as `Model.encode` was asked for them."""
 
+    tokenizer: Any
+    bos: bool | None
+    max_length: int | None
+    warn: Callable[[str], None]
 
-def _with_bos(tokenizer: Any, ids: Sequence[int], bos: bool | None) -> list[int]:
-    first = tokenizer.bos_token_id
-    if bos is None:
-        return list(ids)
-    if first is None:
-        if bos:
+    def is_empty(self, text: Any, whole: list[_Token]) -> bool:
+        """Whether a text, one of a pair, or a word has no token of its own."""
+        if isinstance(text, str):
+            return len(whole) <= sum(map(len, self._special))
+        if isinstance(text, tuple):
+            return any(self.is_empty(string, self.whole(string)) for string in text)
+        return not text or {token.word for token in whole} - {-1} != set(range(len(text)))
+
+    def of(self, text: Any, whole: list[_Token]) -> list[_Token]:
+        """Return a text's tokens with special tokens, cut by the tokenizer's own rule if there are too many."""
+        row = self._framed(whole)
+        if self.max_length is None or len(row) <= self.max_length:
+            return row
+        # A BOS that is added here, or a special token that the text repeats, counts after the tokenizer has cut: the
+        # first try takes all of them to stand before the text, the second knows better.
+        special, length = sum(map(len, self._special)), self.max_length + len(whole) - len(row)
+        cut: list[_Token] = []
+        for _ in range(2):
+            cut = self.whole(text, max(1, length))
+            row = self._framed(cut)
+            length -= max(0, len(row) - self.max_length)
+        if len(row) > self.max_length and not special:
+            return row[: self.max_length]
+        if len(row) > self.max_length or len(cut) <= special:
+            raise ValueError(
+                f"max_length={self.max_length} leaves no token of a text: the tokenizer adds {special} special tokens"
+            )
+        return row
+
+    @cached_property
+    def _special(self) -> tuple[list[int], list[int]]:
+        return special_tokens(self.tokenizer)
+
+    def whole(self, text: Any, cut_to: int | None = None) -> list[_Token]:
+        """Return the tokens that the tokenizer gives, all of them or cut."""
+        options = {} if cut_to is None else {"truncation": True, "max_length": cut_to}
+        with _LOCK:
+            if isinstance(text, list):
+                if not getattr(self.tokenizer, "is_fast", False):
+                    raise ValueError("words can be told apart by a fast tokenizer only; join them with spaces instead")
+                encoded = self.tokenizer(text, is_split_into_words=True, verbose=False, **options)
+                words = [-1 if word is None else word for word in encoded.word_ids()]
+            else:
+                texts = text if isinstance(text, tuple) else (text,)
+                encoded = self.tokenizer(*texts, verbose=False, **options)
+                words = [-1] * len(encoded["input_ids"])
+        types = encoded.get("token_type_ids") or [0] * len(words)
+        return [_Token(*token) for token in zip(encoded["input_ids"], types, words, strict=True)]
+
+    def _framed(self, tokens: list[_Token]) -> list[_Token]:
+        """Return the tokens without special tokens that come twice, and with the BOS that was asked for."""
+        (before, after), ids = self._special, [token.id for token in tokens]
+        if before and ids[: 2 * len(before)] == before * 2:
+            tokens = tokens[len(before) :]
+            self._say_twice(before)
+        if after and ids[-2 * len(after) :] == after * 2:
+            tokens = tokens[: -len(after)]
+            self._say_twice(after)
+        first = self.tokenizer.bos_token_id
+        if self.bos and first is None:
             raise ValueError("this tokenizer has no beginning-of-sequence token; leave bos out")
-        return list(ids)
-    rest = list(ids[1:]) if len(ids) and ids[0] == first else list(ids)
-    return [first, *rest] if bos else rest
+        begins = bool(tokens) and tokens[0].id == first
+        if self.bos is None or first is None or begins == self.bos:
+            return tokens
+        return [_Token(first, 0, -1), *tokens] if self.bos else tokens[1:]
+
+    def _say_twice(self, special: list[int]) -> None:
+        words = "".join(self.tokenizer.convert_ids_to_tokens(special))
+        self.warn(
+            f"the text holds {words}, which the tokenizer puts there as well (a chat template's text does): it is "
+            "encoded once"
+        )
 
 
-def _align(values: Sequence[int], count: int, filler: int) -> list[int]:
-    """Align per-token values to `count` tokens: prepend `filler` for a BOS that was added, drop a removed BOS's."""
-    return [filler] * (count - len(values)) + list(values[max(len(values) - count, 0) :])
-
-
-def _target_ids(tokenizer: Any, targets: str | Sequence[str] | None, count: int, start: int) -> list[list[int]]:
+def _target_ids(
+    tokenizer: Any, targets: str | Sequence[str] | None, count: int, start: int, max_length: int | None
+) -> list[list[int]]:
     """Return the decoder's input of each example: its start token, then the target (if any) with its end token."""
     if targets is None:
         return [[start]] * count
-    texts = [targets] if isinstance(targets, str) else list(targets)
-    if len(texts) != count or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ValueError(f"targets must be one text, not empty, for each of {count} examples; got {len(texts)}")
-    rows = [list(tokenizer(text_target=text, verbose=False)["input_ids"]) for text in texts]
+    texts = [targets] if isinstance(targets, str) else list(listed(targets))
+    if len(texts) != count or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"targets must be one text for each of {count} examples; got {len(texts)}")
+
+    rows = [_target(tokenizer, text, start, None) for text in texts]
+    if empty := [index for index, ids in enumerate(rows) if not ids]:
+        raise ValueError(f"every target needs at least one token; these are empty: {empty[:8]}")
+    if max_length is None or max(map(len, rows)) <= max_length:
+        return rows
+    rows = [_target(tokenizer, text, start, max_length) for text in texts]
+    if not all(rows):
+        raise ValueError(f"max_length={max_length} leaves no token of a target beside its special tokens")
+    return rows
+
+
+def _target(tokenizer: Any, text: str, start: int, max_length: int | None) -> list[int]:
+    """Return a target with its start token, which counts to `max_length`; nothing if no token of the text is left."""
+
+    def ids(**options: Any) -> list[int]:
+        with _LOCK:
+            return list(tokenizer(text_target=text, verbose=False, **options)["input_ids"])
+
+    bare, whole = ids(add_special_tokens=False), ids()
+    if not bare:
+        return []
     # Whisper's tokenizer adds the start token by itself.
-    return [row if row[:1] == [start] else [start, *row] for row in rows]
+    lead = [] if whole[:1] == [start] else [start]
+    end = tokenizer.eos_token_id
+    twice = len(whole) > len(bare) and end is not None and whole[-2:] == [end, end]
+    row = [*lead, *(whole[:-1] if twice else whole)]
+    if max_length is None or len(row) <= max_length:
+        return row
+    cut = ids(truncation=True, max_length=max(1, max_length - len(lead)))
+    return [*lead, *cut] if len(whole) - len(bare) < len(cut) <= max_length - len(lead) else []
 
 
 def _pad(rows: list[list[int]], pad: int, side: str) -> tuple[np.ndarray, np.ndarray]:

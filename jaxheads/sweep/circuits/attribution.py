@@ -6,6 +6,7 @@ from typing import Any, Literal, Unpack
 
 import numpy as np
 
+from ...arguments import at_least, checked
 from ...checks import one_of
 from ...execution.resources import Options, Resources
 from ...models.inputs.batch import Batch
@@ -25,6 +26,7 @@ RULES = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
 
 
 @question
+@checked(steps=at_least(1))
 def edge_attribution(
     model: Model,
     clean: Batch | Iterable[Pair],
@@ -75,8 +77,6 @@ def edge_attribution(
     one_of("method", method, METHODS)
     one_of("rule", rule, RULES)
     one_of("direction", direction, DIRECTIONS)
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
     resources, stack = Resources.of(options), model.stack(options.get("stack"))
     graph, fractions = graph_of(model, stack), np.zeros(1)
     about: dict[str, Any] = {"method": method, "direction": direction}

@@ -5,25 +5,26 @@ dimension.
 """
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Protocol
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
-from ...checks import one_of
+from ...checks import nearest, one_of
 from ...execution.batching import Chunks, detecting_out_of_memory, equal_chunks, is_new, run_chunks
 from ...execution.resources import Resources
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.stack import Stack
 from ...objectives import Objective
+from ...programs import compiled
 from ...progress import Advance
+from ...reads import reads_of
 from ..exact.engine import Site
-from ..exact.mean_groups import Labels, MeanGroups, check_labels, leave_own_out, read_labels
+from ..exact.mean_groups import Labels, MeanGroups, Means, check_labels, leave_own_out, read_labels, sum_groups
 from ..exact.patch import OtherRuns
 from ..exact.plan import EditGroup
 from ..exact.replacement import METHODS, Replacement
@@ -84,7 +85,8 @@ class Ablation:
         known = HEAD_ABLATIONS if components.graph is None else EDGE_ABLATIONS
         if self.method not in known:
             raise ValueError(
-                f"{components.kind} that are not kept are ablated by {', '.join(known)}; got {self.method!r}"
+                f"ablation: {components.kind} that are not kept are ablated by {', '.join(known)}; "
+                f"got {self.method!r}{nearest(self.method, known)}"
             )
         if self.method == "patching":
             if self.reference is None:
@@ -152,7 +154,7 @@ class HeadRuns:
             self.stack,
             self.batch,
             self.objective,
-            self.objective.reads(self.model, self.batch),
+            reads_of(self.objective, self.model, self.batch),
             (Grid(("circuit",), (len(kept),)), self._groups(~kept)),
             self.source,
             self.resources,
@@ -245,7 +247,7 @@ class EdgeRuns:
             MemoryError: if not even one example fits the device.
         """
         kept_GUV = self._checked(kept)
-        reads, chunks = self.objective.reads(self.model, self.clean), self._chunks(self.clean, len(kept_GUV))
+        reads, chunks = reads_of(self.objective, self.model, self.clean), self._chunks(self.clean, len(kept_GUV))
         network, devices = self.resources.network(self.model), self.resources.devices
         stack, value = self.stack.name, self.objective.value
         values_GE = np.empty((len(kept_GUV), len(self.clean)))
@@ -272,12 +274,13 @@ class EdgeRuns:
             return devices.everywhere(np.zeros((len(self.graph.senders), 1, 1, self.stack.width), np.float32))
         if self.ablation == "patching":
             return self._outputs(examples)
-        means_UPD, group_BT = self._mean_outputs, devices.examples(jnp.asarray(self._index[examples]))
+        means, group_BT = self._mean_outputs, devices.examples(jnp.asarray(self._index[examples]))
         if not self.own:
+            means_UPD = means.values
             return means_UPD[:, group_BT] if means_UPD.shape[1] > 1 else means_UPD[:, None]
         real_BT = devices.examples(self.stack.queries.of(self.clean.take(examples)).mask)
         tokens_P = devices.everywhere(jnp.asarray(self._means.tokens))
-        return leave_own_out(means_UPD, self._outputs(examples), group_BT, real_BT, tokens_P)
+        return leave_own_out(means, self._outputs(examples), group_BT, real_BT, tokens_P)
 
     def _outputs(self, examples: np.ndarray) -> Array:
         """Return the senders' outputs in some examples of the corrupt batch, `[U,B,T,D]`."""
@@ -304,20 +307,20 @@ class EdgeRuns:
         return None if self.labels is None else self.labels[0]
 
     @cached_property
-    def _mean_outputs(self) -> Array:
+    def _mean_outputs(self) -> Means:
         """The senders' mean outputs over the real tokens of each group, `[U,P,D]`."""
         assert self.corrupt is not None
         devices, size = self.resources.devices, len(self._means.tokens)
-        sum_UPD = np.zeros((len(self.graph.senders), size, self.stack.width))
+        sums_2UPD = np.zeros((2, len(self.graph.senders), size, self.stack.width))
         for examples in self._chunks(self.corrupt, 1).example_chunks(len(self.corrupt)):
             # Padding, and examples that only fill up a chunk, count for nothing.
             mask_BT = np.asarray(self.stack.queries.of(self.corrupt.take(examples)).mask)
-            real_BT = mask_BT.astype(np.float32) * is_new(examples)[:, None]
+            real_BT = mask_BT & is_new(examples)[:, None]
             group_BT = jnp.asarray(self._means.groups[examples])
             inputs = devices.examples((group_BT, real_BT))
-            sum_UPD += devices.fetch(_sum_groups(self._outputs(examples), *inputs, groups=size))
-        means_UPD = sum_UPD / np.maximum(self._means.tokens, 1)[None, :, None]
-        return devices.everywhere(means_UPD.astype(np.float32))
+            sums_2UPD += devices.fetch(_sum_groups(self._outputs(examples), *inputs, groups=size))
+        finite_UPD = sums_2UPD[0] / np.maximum(self._means.tokens, 1)[None, :, None]
+        return devices.everywhere(Means(finite_UPD.astype(np.float32), sums_2UPD[1].astype(np.float32)))
 
     def _chunks(self, batch: Batch, circuits: int) -> Chunks:
         """Return how many examples, and how many circuits of each, run together."""
@@ -343,12 +346,4 @@ class EdgeRuns:
         return kept
 
 
-@partial(jax.jit, static_argnames="groups")
-def _sum_groups(outputs_UBTD: Array, group_BT: Array, real_BT: Array, *, groups: int) -> Array:
-    """Return the sum of outputs over the real tokens of each group, `[U,P,D]`."""
-    U, B, T, D = outputs_UBTD.shape
-    counted = outputs_UBTD.astype(jnp.float32) * real_BT[None, :, :, None]
-    sums_PUD = jax.ops.segment_sum(
-        jnp.moveaxis(counted, 0, 2).reshape(B * T, U, D), group_BT.reshape(-1), num_segments=groups
-    )
-    return jnp.moveaxis(sums_PUD, 0, 1)
+_sum_groups = compiled(sum_groups, static_argnames="groups")

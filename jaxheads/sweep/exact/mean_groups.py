@@ -5,6 +5,7 @@ P groups, X layers or senders, F features.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from ...models.inputs.batch import Batch, Positions
+from ...programs import compiled
 
 BY_POSITION, FIRST_APART, POOLED = LAYOUTS = ("by position", "first position apart", "pooled")
 ENOUGH = 8
@@ -150,23 +152,59 @@ def check_labels(labels: Labels | None, batch: Batch, reference: Batch) -> None:
         )
 
 
-@jax.jit
-def leave_own_out(means_XPF: Array, own_XBTF: Array, group_BT: Array, real_BT: Array, tokens_P: Array) -> Array:
-    """Return each position's mean over the other examples of its group, `[X,B,T,F]`.
+class Means(NamedTuple):
+    """Means over the tokens of each group; those that are not finite are apart, so that they can be left out.
+
+    Attributes:
+        finite: sums of the finite values, divided by the number of all tokens, `[X,P,F]`.
+        broken: number of tokens whose value is not finite, `[X,P,F]`.
+    """
+
+    finite: Array
+    broken: Array
+
+    @property
+    def values(self) -> Array:
+        """The means, NaN where a value is not finite."""
+        return jnp.where(self.broken > 0, jnp.nan, self.finite)
+
+
+def sum_groups(values_XBTF: Array, group_BT: Array, real_BT: Array, groups: int) -> Array:
+    """Return, over the real tokens of each group, the sum of finite values and the number of others, `[2,X,P,F]`."""
+    real_BTX = jnp.broadcast_to(real_BT[:, :, None], (*real_BT.shape, len(values_XBTF)))[..., None]
+    values_BTXF = jnp.moveaxis(values_XBTF.astype(jnp.float32), 0, 2)
+    finite_BTXF = jnp.isfinite(values_BTXF)
+    # Selected, not multiplied by 0: padding may hold NaN.
+    counted = jnp.where(real_BTX & finite_BTXF, values_BTXF, 0.0), (real_BTX & ~finite_BTXF).astype(jnp.float32)
+    sums_2PXF = jnp.stack(
+        [jax.ops.segment_sum(x.reshape(-1, *x.shape[2:]), group_BT.reshape(-1), num_segments=groups) for x in counted]
+    )
+    return jnp.moveaxis(sums_2PXF, 1, 2)
+
+
+@compiled
+def leave_own_out(means: Means, own_XBTF: Array, group_BT: Array, real_BT: Array, tokens_P: Array) -> Array:
+    """Return each position's mean over the other examples of its group, `[X,B,T,F]`; NaN where one is not finite.
 
     Args:
-        means_XPF: over all examples of each group.
+        means: over all examples of each group.
         own_XBTF: the chunk's own values, which are part of these means.
         tokens_P: the number of tokens of each group.
     """
+    # An example whose own value overflows takes the mean of the others, which the sum over all of them can't give back:
+    # infinity less infinity is NaN. So what is not finite is counted apart.
+    broken_XBTF = ~jnp.isfinite(own_XBTF)
     same_BTS = (group_BT[:, :, None] == group_BT[:, None, :]) & real_BT[:, None, :]
     own_count_BT = jnp.maximum(same_BTS.sum(axis=2), 1).astype(jnp.float32)
-    own_means_XBTF = jnp.einsum("bts,xbsf->xbtf", same_BTS.astype(jnp.float32), own_XBTF.astype(jnp.float32))
+    own_XBTF = jnp.where(broken_XBTF, 0.0, own_XBTF.astype(jnp.float32))
+    own_means_XBTF = jnp.einsum("bts,xbsf->xbtf", same_BTS.astype(jnp.float32), own_XBTF)
     own_means_XBTF = own_means_XBTF / own_count_BT[None, :, :, None]
+    own_broken_XBTF = jnp.einsum("bts,xbsf->xbtf", same_BTS.astype(jnp.float32), broken_XBTF.astype(jnp.float32))
     others_BT = jnp.maximum(tokens_P[group_BT].astype(jnp.float32) - own_count_BT, 1)
-    means_XBTF = means_XPF[:, group_BT]
+    means_XBTF = means.finite[:, group_BT]
     # (n · mean - c · own) / (n - c), written so that large sums do not cancel.
-    return means_XBTF + (own_count_BT / others_BT)[None, :, :, None] * (means_XBTF - own_means_XBTF)
+    means_XBTF = means_XBTF + (own_count_BT / others_BT)[None, :, :, None] * (means_XBTF - own_means_XBTF)
+    return jnp.where(means.broken[:, group_BT] > own_broken_XBTF, jnp.nan, means_XBTF)
 
 
 def _labels_or_zeros(labels: np.ndarray | None, positions: Positions) -> np.ndarray:

@@ -22,8 +22,9 @@ from ...models.inputs.batch import Batch, Positions
 from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Stack
+from ...programs import compiled
 from .engine import SiteValues
-from .mean_groups import Labels, MeanGroups, check_labels, leave_own_out
+from .mean_groups import Labels, MeanGroups, Means, check_labels, leave_own_out, sum_groups
 from .work import Chunk, ValueSource
 
 METHODS = ("zero", "mean", "resample")
@@ -96,8 +97,6 @@ class Replacement:
 
     def __post_init__(self) -> None:
         one_of("method", self.method, METHODS)
-        if self.donors < 1:
-            raise ValueError(f"resampling needs at least one donor, got {self.donors}")
         if self.labels is not None and self.method != "mean":
             raise ValueError(f"groups are what means are taken over; method={self.method!r} takes none")
 
@@ -124,8 +123,11 @@ class Replacement:
         chosen = MeanGroups.choose(reference, axis.of(batch), self.labels, per_position=self.per_position, own=own)
         return replace(self, means=chosen)
 
-    def of(self, batch: Batch) -> ValueSource:
+    def of(self, batch: Batch, first: int = 0) -> ValueSource:
         """Return the values for a batch; nothing runs yet.
+
+        Args:
+            first: the number of the batch's first example in its stream, which decides donors together with the seed.
 
         Raises:
             ValueError: if batch or reference can't go through the model, labels or donors don't fit them, or a mean
@@ -134,18 +136,18 @@ class Replacement:
         self._check(batch)
         positions = self.stack.queries.of
         if self.method == "zero":
-            zeros = jnp.zeros((self.stack.layers, 1, self.stack.heads, self.stack.head_size))
-            return FixedValues(lambda: zeros, np.zeros(positions(batch).shape, int), 0)
+            zeros = partial(_zeros, self.stack.layers, self.stack.heads, self.stack.head_size)
+            return FixedValues(zeros, np.zeros(positions(batch).shape, int), 0)
         if self.method == "resample":
             reference = batch if self.reference is None else self.reference
             others = None if self.reference is None else positions(reference)
-            donors = choose_donors(positions(batch), others, donors=self.donors, seed=self.seed)
+            donors = choose_donors(positions(batch), others, donors=self.donors, seed=self.seed, first=first)
             return ResampledValues(reference, donors)
         means, index_ET = self._means, self._index(batch)
         if self.reference is None:
-            return OtherExamplesMeans(lambda: self._values_over(batch), means, index_ET)
+            return OtherExamplesMeans(partial(self._means_over, batch), means, index_ET)
         # A stream asks again with each batch: the reference is run once for all of them.
-        return FixedValues(lambda: self._reference_values, index_ET, 1)
+        return FixedValues(self._values_of_reference, index_ET, 1)
 
     @property
     def identity(self) -> tuple[Any, ...]:
@@ -192,9 +194,12 @@ class Replacement:
     @cached_property
     def _reference_values(self) -> Array:
         assert self.reference is not None
-        return self._values_over(self.reference)
+        return self._means_over(self.reference).values
 
-    def _values_over(self, reference: Batch) -> Array:
+    def _values_of_reference(self) -> Array:
+        return self._reference_values
+
+    def _means_over(self, reference: Batch) -> Means:
         return mean_outputs(self.resources.network(self.model), self.stack, reference, self._means, self.resources)
 
 
@@ -225,17 +230,17 @@ class OtherExamplesMeans(OneValue):
     """Means over the batch's other examples: each example is left out of its own.
 
     Args:
-        values: computes the means `[L,P,N,H]` over all examples, when they are first needed.
+        means: computes the means `[L,P,N,H]` over all examples, when they are first needed.
         index: the group of each position of the batch, `[E,T]`.
     """
 
     runs = 1
 
-    def __init__(self, values: Callable[[], Array], groups: MeanGroups, index: np.ndarray):
-        self._compute, self.groups, self.index = values, groups, index
+    def __init__(self, means: Callable[[], Means], groups: MeanGroups, index: np.ndarray):
+        self._compute, self.groups, self.index = means, groups, index
 
     @cached_property
-    def values(self) -> Array:
+    def means(self) -> Means:
         """The means over all examples, `[L,P,N,H]`."""
         return self._compute()
 
@@ -245,7 +250,8 @@ class OtherExamplesMeans(OneValue):
         assert chunk.z is not None, "means replace z"
         L, B, T, N, H = chunk.z.shape
         group_BT = devices.examples(jnp.asarray(self.index[chunk.examples]))
-        means, tokens = devices.everywhere((self.values.reshape(L, -1, N * H), jnp.asarray(self.groups.tokens)))
+        flat = Means(*(array.reshape(L, -1, N * H) for array in self.means))
+        means, tokens = devices.everywhere((flat, jnp.asarray(self.groups.tokens)))
         values_LBTF = leave_own_out(means, chunk.z.reshape(L, B, T, N * H), group_BT, real_BT, tokens)
         yield ExampleValues(values_LBTF.reshape(L, B, T, N, H))
 
@@ -276,15 +282,20 @@ class ResampledValues(OneValue):
             yield HeadValues(z_LPNH, devices.examples(jnp.asarray(index_BT)))
 
 
-def mean_outputs(network: Network, stack: Stack, reference: Batch, groups: MeanGroups, resources: Resources) -> Array:
+def _zeros(layers: int, heads: int, size: int) -> Array:
+    return jnp.zeros((layers, 1, heads, size))
+
+
+def mean_outputs(network: Network, stack: Stack, reference: Batch, groups: MeanGroups, resources: Resources) -> Means:
     """Return each head's mean output over the real tokens of each group of a reference, `[L,P,N,H]`."""
     devices, size = resources.devices, len(groups.tokens)
-    sums = np.zeros((stack.layers, size, stack.heads, stack.head_size))
+    sums = np.zeros((2, stack.layers, size, stack.heads, stack.head_size))
     for chunk in forward_chunks(stack, reference, resources).example_chunks(len(reference)):
         inputs = reference.take(chunk), jnp.asarray(groups.groups[chunk]), jnp.asarray(is_new(chunk))
         # Sums are taken on the host in float64: a reference may have millions of tokens.
         sums += devices.fetch(_sum_z(network, *devices.examples(inputs), stack=stack.name, groups=size))
-    return jnp.asarray(sums / np.maximum(groups.tokens, 1)[None, :, None, None], jnp.float32)
+    finite = sums[0] / np.maximum(groups.tokens, 1)[None, :, None, None]
+    return Means(jnp.asarray(finite, jnp.float32), jnp.asarray(sums[1], jnp.float32))
 
 
 def forward_chunks(stack: Stack, batch: Batch, resources: Resources) -> Chunks:
@@ -300,16 +311,18 @@ def forward_chunks(stack: Stack, batch: Batch, resources: Resources) -> Chunks:
 
 
 def choose_donors(
-    batch: Positions | Batch, reference: Positions | Batch | None, *, donors: int, seed: int
+    batch: Positions | Batch, reference: Positions | Batch | None, *, donors: int, seed: int, first: int = 0
 ) -> np.ndarray:
     """Return random donors `[donors,E]`, distinct for each example, long enough for it, and never the example itself.
+
+    An example's donors depend on the seed and on its number in the stream, `first` plus its index: examples of
+    different batches draw independently, and how a stream is cut into batches changes nothing.
 
     Raises:
         ValueError: if an example has fewer than `donors` possible donors.
     """
     lengths_E = np.asarray(batch.lengths)
     lengths_R = lengths_E if reference is None else np.asarray(reference.lengths)
-    rng = np.random.default_rng(seed)
     chosen = np.empty((donors, len(lengths_E)), int)
     # Each position takes the donor's output at the same position: a shorter donor has none for the last ones.
     for example, length in enumerate(lengths_E):
@@ -320,24 +333,27 @@ def choose_donors(
                 f"example {example} has {length} tokens and {len(possible)} other examples at least as long to "
                 f"resample from; {donors} are needed. Give a larger reference, or batches of one length"
             )
-        chosen[:, example] = rng.choice(possible, donors, replace=False)
+        # A generator of its own for each example: a draw must not depend on the examples before it.
+        chosen[:, example] = np.random.default_rng((seed, first + example)).choice(possible, donors, replace=False)
     return chosen
 
 
-@partial(jax.jit, static_argnames="stack")
+@partial(compiled, static_argnames="stack")
 def _run_z(network: Network, batch: Batch, *, stack: str) -> Array:
     """Return every head's output, `[L,B,T,N,H]`."""
     return forward(network, batch, read={stack: lambda values: values["z"]})[1][stack]
 
 
-@partial(jax.jit, static_argnames=("stack", "groups"))
+@partial(compiled, static_argnames=("stack", "groups"))
 def _sum_z(network: Network, batch: Batch, group_BT: Array, counts_B: Array, *, stack: str, groups: int) -> Array:
-    """Return sums `[L,P,N,H]` of z over the real tokens of each group, in the examples that count (bool `[B]`)."""
+    """Return `sum_groups` of z, `[2,L,P,N,H]`, in the examples that count (bool `[B]`)."""
     positions = network.stack(stack).queries.of(batch)
-    real_BT = (positions.mask & counts_B[:, None]).astype(jnp.float32)
+    real_BT = positions.mask & counts_B[:, None]
 
     def read(values: Mapping[str, Array]) -> Array:
-        z_BTNH = values["z"].astype(jnp.float32) * real_BT[..., None, None]
-        return jax.ops.segment_sum(z_BTNH.reshape(-1, *z_BTNH.shape[2:]), group_BT.reshape(-1), num_segments=groups)
+        z_BTNH = values["z"]
+        return sum_groups(z_BTNH.reshape(1, *z_BTNH.shape[:2], -1), group_BT, real_BT, groups)[:, 0]
 
-    return forward(network, batch, read={stack: read})[1][stack]
+    sums_L2PF = forward(network, batch, read={stack: read})[1][stack]
+    attended = network.stack(stack)
+    return jnp.moveaxis(sums_L2PF, 0, 1).reshape(2, len(sums_L2PF), groups, attended.heads, attended.head_size)
