@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Union
 import numpy as np
 from jax import Array
 
+from ...checks import shown
 from ..loading.config_fields import is_number, is_positive, is_whole
-from ..loading.containers import shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Resampling
