@@ -7,7 +7,7 @@ def _by_argument(kinds: dict[str, str]) -> dict[str, str]:
 
 KINDS = _by_argument(
     {
-        "model": "model",
+        "model": "model smaller",
         "batch": "batch classes corrupt reference shuffled",
         "batches": "clean scored_as",
         "objective": "objective",
