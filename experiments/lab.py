@@ -12,7 +12,6 @@ import json
 import math
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
@@ -26,7 +25,14 @@ import pandas as pd
 import tyro
 
 from jaxheads.execution.identity import fingerprint
-from jaxheads.files import Content, check_writable, disk_is_full, write_atomically, write_together
+from jaxheads.files import (
+    Content,
+    check_writable,
+    disk_is_full,
+    temporary_directory,
+    write_atomically,
+    write_together,
+)
 from jaxheads.interrupts import leave, terminable
 from jaxheads.progress import progress
 from jaxheads.provenance import environment, git_state, numerics, provenance
@@ -50,6 +56,7 @@ __all__ = [
     "points_and_mean",
     "progress",
     "provenance",
+    "temporary_directory",
     "write",
     "write_atomically",
 ]
@@ -240,7 +247,8 @@ def _held(folder: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
     except filelock.Timeout:
         message = f"another process runs this command, with its work in {folder}: wait for it, or choose another --out"
         raise ValueError(message) from None
@@ -262,14 +270,13 @@ def write(results: Results, folder: Path) -> None:
     """Write all files of the results or, if any can't be written, none."""
     contents: dict[str, Content] = {f"{name}.csv": _csv(table) for name, table in results.tables.items()}
     contents |= {f"{name}.png": partial(_draw, figure) for name, figure in results.figures.items()}
-    contents |= _head_files(results.heads) | dict(results.others)
+    with temporary_directory(folder) as scratch:
+        contents |= _head_files(results.heads, scratch) | dict(results.others)
     contents["summary.md"] = results.page.encode()
     contents["provenance.json"] = (json.dumps({**results.about, **environment()}, indent=2) + "\n").encode()
-    write_together({folder / name: content for name, content in contents.items()})
-    for name, table in results.heads.items():
-        if table.per_example is None:
-            # Examples of an earlier run would be taken for this table's.
-            (folder / f"{name}.per_example.parquet").unlink(missing_ok=True)
+    # Examples of an earlier run would be taken for a table's own.
+    stale = [folder / f"{name}.per_example.parquet" for name, table in results.heads.items() if table.examples is None]
+    write_together({folder / name: content for name, content in contents.items()}, stale)
 
 
 def _csv(table: pd.DataFrame) -> bytes:
@@ -284,10 +291,9 @@ def _draw(figure: "Figure", file: BinaryIO) -> None:
     figure.savefig(file, format="png", dpi=80)
 
 
-def _head_files(tables: Mapping[str, HeadTable]) -> dict[str, Content]:
-    with tempfile.TemporaryDirectory() as scratch:
-        paths = [path for name, table in tables.items() for path in replace(table, name=name).save(scratch)]
-        return {path.name: path.read_bytes() for path in paths}
+def _head_files(tables: Mapping[str, HeadTable], scratch: Path) -> dict[str, Content]:
+    paths = [path for name, table in tables.items() for path in replace(table, name=name).save(scratch)]
+    return {path.name: path.read_bytes() for path in paths}
 
 
 def markdown(table: pd.DataFrame, floatfmt: str = ".3g") -> str:

@@ -1,7 +1,6 @@
 """Layers that blocks are made of: activations, attention projections, embeddings, MLPs, norms."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,8 +12,31 @@ from .attention import Edit, attend
 from .inputs.batch import AttentionInputs
 from .positions import Rotary
 
-_gelu_exact = partial(jax.nn.gelu, approximate=False)
-_gelu_tanh = partial(jax.nn.gelu, approximate=True)
+
+# Functions of this module, not JAX's own: these are compiled ones, which pickle refuses.
+def _gelu_exact(x: Array) -> Array:
+    return jax.nn.gelu(x, approximate=False)
+
+
+def _gelu_tanh(x: Array) -> Array:
+    return jax.nn.gelu(x, approximate=True)
+
+
+def _quick_gelu(x: Array) -> Array:
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def _relu(x: Array) -> Array:
+    return jax.nn.relu(x)
+
+
+def _silu(x: Array) -> Array:
+    return jax.nn.silu(x)
+
+
+def _tanh(x: Array) -> Array:
+    return jnp.tanh(x)
+
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": _gelu_exact,
@@ -22,11 +44,11 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_new": _gelu_tanh,
     "gelu_fast": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-    "swish": jax.nn.silu,
-    "tanh": jnp.tanh,
+    "quick_gelu": _quick_gelu,
+    "relu": _relu,
+    "silu": _silu,
+    "swish": _silu,
+    "tanh": _tanh,
 }
 
 

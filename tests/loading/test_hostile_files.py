@@ -269,3 +269,15 @@ def test_weights_that_a_dtype_can_t_hold_are_named(tmp_path: Path, stored: Any, 
     save_file({**small_files.arrays(), "model.norm.weight": large}, folder / "model.safetensors")
     with pytest.raises(ValueError, match=rf"such as {dtype} can't hold: model\.norm\.weight"):
         jh.load(folder, dtype=dtype)
+
+
+def test_a_chunk_of_orbax_larger_than_its_tensor_is_not_unpacked(tmp_path: Path):
+    import tensorstore
+
+    small_files.put(tmp_path, small_files.orbax())
+    kvstore = {"driver": "ocdbt", "base": f"file://{tmp_path}/weights.orbax/"}
+    store, key = tensorstore.KvStore.open(kvstore).result(), b"model.norm.weight/.zarray"
+    described = {**json.loads(store.read(key).result().value), "chunks": [2**40]}
+    store.write(key, json.dumps(described).encode()).result()
+    with pytest.raises(ValueError, match=r"files of .* bytes claim to hold 1,099,511,628,\d+ values"):
+        jh.load(tmp_path)

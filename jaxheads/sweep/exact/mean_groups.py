@@ -191,6 +191,8 @@ def leave_own_out(means: Means, own_XBTF: Array, group_BT: Array, real_BT: Array
         own_XBTF: the chunk's own values, which are part of these means.
         tokens_P: the number of tokens of each group.
     """
+    # An example whose own value overflows takes the mean of the others, which the sum over all of them can't give back:
+    # infinity less infinity is NaN. So what is not finite is counted apart.
     broken_XBTF = ~jnp.isfinite(own_XBTF)
     same_BTS = (group_BT[:, :, None] == group_BT[:, None, :]) & real_BT[:, None, :]
     own_count_BT = jnp.maximum(same_BTS.sum(axis=2), 1).astype(jnp.float32)

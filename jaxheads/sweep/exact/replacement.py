@@ -136,8 +136,8 @@ class Replacement:
         self._check(batch)
         positions = self.stack.queries.of
         if self.method == "zero":
-            zeros = jnp.zeros((self.stack.layers, 1, self.stack.heads, self.stack.head_size))
-            return FixedValues(lambda: zeros, np.zeros(positions(batch).shape, int), 0)
+            zeros = partial(_zeros, self.stack.layers, self.stack.heads, self.stack.head_size)
+            return FixedValues(zeros, np.zeros(positions(batch).shape, int), 0)
         if self.method == "resample":
             reference = batch if self.reference is None else self.reference
             others = None if self.reference is None else positions(reference)
@@ -145,9 +145,9 @@ class Replacement:
             return ResampledValues(reference, donors)
         means, index_ET = self._means, self._index(batch)
         if self.reference is None:
-            return OtherExamplesMeans(lambda: self._means_over(batch), means, index_ET)
+            return OtherExamplesMeans(partial(self._means_over, batch), means, index_ET)
         # A stream asks again with each batch: the reference is run once for all of them.
-        return FixedValues(lambda: self._reference_values, index_ET, 1)
+        return FixedValues(self._values_of_reference, index_ET, 1)
 
     @property
     def identity(self) -> tuple[Any, ...]:
@@ -194,10 +194,10 @@ class Replacement:
     @cached_property
     def _reference_values(self) -> Array:
         assert self.reference is not None
-        return self._values_over(self.reference)
+        return self._means_over(self.reference).values
 
-    def _values_over(self, reference: Batch) -> Array:
-        return self._means_over(reference).values
+    def _values_of_reference(self) -> Array:
+        return self._reference_values
 
     def _means_over(self, reference: Batch) -> Means:
         return mean_outputs(self.resources.network(self.model), self.stack, reference, self._means, self.resources)
@@ -280,6 +280,10 @@ class ResampledValues(OneValue):
             index_BT = np.arange(B)[:, None] * S + column_BT
             z_LPNH = z_LBSNH.reshape(L, B * S, *z_LBSNH.shape[3:])
             yield HeadValues(z_LPNH, devices.examples(jnp.asarray(index_BT)))
+
+
+def _zeros(layers: int, heads: int, size: int) -> Array:
+    return jnp.zeros((layers, 1, heads, size))
 
 
 def mean_outputs(network: Network, stack: Stack, reference: Batch, groups: MeanGroups, resources: Resources) -> Means:

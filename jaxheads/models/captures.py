@@ -1,0 +1,149 @@
+"""Runs on disk: captured values in a safetensors file, with the batch and the identity of the model they come from."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ..files import write_atomically
+from ..provenance import provenance
+from .inputs.batch import Batch
+from .loading.safetensors_file import DTYPES
+
+_KEY = "jaxheads_run"
+_BATCH, _MARKS, _SEEN = "batch.", "batch.marks.", "seen."
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A function that returns a text."""
+
+    text: str
+
+    def __call__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, eq=False)
+class RunSource:
+    """What a run was made from.
+
+    Attributes:
+        name: the model's name.
+        identity: returns a hash or a revision of its weights.
+        batch: the inputs, with their masks.
+        edits: the edits in words, in the order they were made.
+        provenance: of a run that was loaded, that of the run that was saved.
+    """
+
+    name: str
+    identity: Callable[[], str]
+    batch: Batch
+    edits: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields for pickle, which takes no functions."""
+        return {**self.__dict__, "identity": Constant(self.identity())}
+
+
+def save_captures(path: str | os.PathLike[str], output: Any, seen: Mapping[str, Any], source: RunSource | None) -> Path:
+    """Write one run as a safetensors file, completely or not at all; see `Run.save`."""
+    arrays = {"output": output, **{_SEEN + name: array for name, array in seen.items()}}
+    about: dict[str, Any] = {"format": 1, "seen": list(seen)}
+    if source is not None:
+        arrays |= _batch_arrays(source.batch)
+        about["provenance"] = dict(source.provenance) or provenance(source, edits=list(source.edits))
+    values = {name: _plain(array) for name, array in arrays.items()}
+    if odd := sorted({str(array.dtype) for array in values.values()} - set(DTYPES.values())):
+        raise ValueError(f"values of {', '.join(odd)} can't be written; known are {', '.join(DTYPES.values())}")
+    about["sha256"] = {name: _hash(array) for name, array in values.items()}
+
+    def write(file: BinaryIO) -> None:
+        try:
+            save_file(values, file.name, {_KEY: json.dumps(about)})
+        except SafetensorError as error:
+            raise OSError(f"safetensors: {error}") from error
+
+    return write_atomically(path, write)
+
+
+def load_captures(
+    path: str | os.PathLike[str], capture: Sequence[str] | None
+) -> tuple[jax.Array, dict[str, jax.Array], RunSource | None]:
+    """Return output, captured values and source of a run on disk; see `Run.load`."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is not there, or no file: give one that Run.save wrote")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = _about(path, file.metadata())
+            names = list(file.keys())
+            stored = [name for name in about["seen"] if _SEEN + name in names]
+            wanted = stored if capture is None else [capture] if isinstance(capture, str) else list(capture)
+            if missing := [name for name in wanted if name not in stored]:
+                raise ValueError(f"{path} holds {', '.join(stored) or 'no captured values'}; got {', '.join(missing)}")
+            read = [name for name in names if not name.startswith(_SEEN) or name.removeprefix(_SEEN) in wanted]
+            arrays = {name: file.get_tensor(name) for name in read}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no whole safetensors file ({error}): save the run again") from error
+    damaged = [name for name, array in arrays.items() if _hash(array) != about["sha256"].get(name)]
+    if damaged or about["sha256"].keys() != set(names) or "output" not in arrays:
+        raise ValueError(f"{path} is damaged ({', '.join(damaged) or 'values are missing'}): save the run again")
+    values = {name: _on_device(name, array) for name, array in arrays.items()}
+    seen = {name: values[_SEEN + name] for name in wanted}
+    return values["output"], seen, _source(values, about.get("provenance"))
+
+
+def _about(path: Any, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    try:
+        about = json.loads((metadata or {})[_KEY])
+        whole = about["format"] == 1 and isinstance(about["sha256"], dict) and isinstance(about["seen"], list)
+    except (KeyError, TypeError, ValueError):
+        whole, about = False, {}
+    if not whole:
+        raise ValueError(f"{path} is no run of this version of jaxheads: give a file that Run.save wrote")
+    return about
+
+
+def _source(values: Mapping[str, jax.Array], about: Any) -> RunSource | None:
+    if not isinstance(about, dict):
+        return None
+    fields = {name.removeprefix(_BATCH): array for name, array in values.items() if name.startswith(_BATCH)}
+    marks = {name: fields.pop(f"marks.{name}") for name in [n[6:] for n in fields if n.startswith("marks.")]}
+    batch = Batch(**fields, marks=marks or None)
+    identity, edits = Constant(str(about.get("weights"))), tuple(about.get("edits", ()))
+    return RunSource(str(about.get("model")), identity, batch, edits, about)
+
+
+def _batch_arrays(batch: Batch) -> dict[str, Any]:
+    fields = {name: value for name, value in vars(batch).items() if value is not None and name != "marks"}
+    marks = {_MARKS + name: mark for name, mark in (batch.marks or {}).items()}
+    return {_BATCH + name: value for name, value in fields.items()} | marks
+
+
+def _plain(array: Any) -> np.ndarray:
+    """Return an array as it is written: contiguous, in the machine's byte order."""
+    values = np.asarray(array)
+    return np.array(values, values.dtype.newbyteorder("="), order="C", copy=None)
+
+
+def _hash(array: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{array.dtype} {array.shape} ".encode())
+    digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _on_device(name: str, array: np.ndarray) -> jax.Array:
+    values = jnp.asarray(array)
+    if values.dtype != array.dtype:
+        raise ValueError(f"{name} was saved in {array.dtype}: enable it with jax.config.update('jax_enable_x64', True)")
+    return values
