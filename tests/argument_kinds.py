@@ -63,6 +63,8 @@ KINDS = _by_argument(
 """The kind of an argument by its name, where no other is given below."""
 
 KINDS_OF = {
+    "Run.load.capture": "any",
+    "run.capture": "any",
     "held_out.n": "count",
     "HeadTable.top.n": "count",
     "shuffled_marks.first": "size",

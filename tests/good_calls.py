@@ -182,6 +182,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "fold_norms": {"model": model},
     "init": {"config": CONFIG},
     "load": {"source": "no-such-model"},
+    "Run.save": {"self": lambda: jh.Run(jnp.ones(2), {}), "path": "no-such-run"},
+    "Run.load": {"path": "no-such-run"},
     "run": {"model": model, "batch": batch},
     "placement": {"model": model},
     "shard": {"model": model, "mesh": lambda: jax.sharding.Mesh(np.array(jax.devices()[:1]), ("model",))},
