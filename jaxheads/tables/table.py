@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ..arguments import at_least, checked
-from ..checks import one_of
+from ..checks import one_of, shown
 from . import heatmaps, storage
 from .counts import footnote, marked
 
@@ -110,10 +110,7 @@ class HeadTable:
             return
         labels = np.asarray(self.clusters)
         if self.examples is None or labels.shape != (self.examples,) or labels.dtype.kind not in "iu":
-            raise ValueError(
-                f"clusters: expected an integer for each of {self.examples} examples kept, got {labels.dtype} of shape "
-                f"{list(labels.shape)}"
-            )
+            raise ValueError(f"clusters: expected an integer for each of {self.examples} examples, got {shown(labels)}")
         object.__setattr__(self, "clusters", _frozen(labels, np.int64, "clusters"))
 
     @classmethod
