@@ -75,7 +75,7 @@ class Options(lab.TrainingOptions):
     @property
     def sentences(self) -> int:
         """The number of sentences of each seed whose words are rated."""
-        return self.examples or (6 if self.quick else 80)
+        return (6 if self.quick else 80) if self.examples is None else self.examples
 
     @property
     def config(self) -> dict[str, Any]:

@@ -101,22 +101,28 @@ def make_prompts(model: jh.Model, count: int, seed: int) -> Prompts:
     return Prompts(plain, corrupt, objective, reference)
 
 
-def head_methods(model: jh.Model, prompts: Prompts, *, quick: bool) -> dict[str, Callable[[], jh.HeadTable]]:
-    """Return, by name, the methods that give a number for every head and example."""
+def head_methods(
+    model: jh.Model, prompts: Prompts, *, quick: bool, resume: Path | None = None
+) -> dict[str, Callable[[], jh.HeadTable]]:
+    """Return, by name, the methods that give a number for every head and example.
+
+    Args:
+        resume: a folder for finished parts; None keeps none.
+    """
     clean, corrupt, objective = prompts.clean, prompts.corrupt, prompts.objective
 
     def relevance(method: Any) -> jh.HeadTable:
-        table = jh.relevance(model, clean, objective, method, steps=8, baseline="zeros").heads
+        table = jh.relevance(model, clean, objective, method, steps=8, baseline="zeros", resume=resume).heads
         assert table is not None
         return table
 
     methods: dict[str, Callable[[], jh.HeadTable]] = {
-        "ablation (mean)": lambda: jh.ablate(model, clean, objective, "mean", **prompts.reference),
-        "patching": lambda: jh.patch(model, clean, corrupt, objective, direction="noising"),
-        "atp": lambda: jh.attribute(model, clean, corrupt, objective, "atp", direction="noising"),
-        "atp*": lambda: jh.attribute(model, clean, corrupt, objective, "atp*", direction="noising"),
-        "importance": lambda: jh.importance(model, clean, objective),
-        "direct effect": lambda: jh.direct_effects(model, clean, objective),
+        "ablation (mean)": lambda: jh.ablate(model, clean, objective, "mean", **prompts.reference, resume=resume),
+        "patching": lambda: jh.patch(model, clean, corrupt, objective, direction="noising", resume=resume),
+        "atp": lambda: jh.attribute(model, clean, corrupt, objective, "atp", direction="noising", resume=resume),
+        "atp*": lambda: jh.attribute(model, clean, corrupt, objective, "atp*", direction="noising", resume=resume),
+        "importance": lambda: jh.importance(model, clean, objective, resume=resume),
+        "direct effect": lambda: jh.direct_effects(model, clean, objective, resume=resume),
     }
     if quick:
         del methods["atp*"]
@@ -264,19 +270,21 @@ magnitude.
 def run(options: Options) -> lab.Results:
     """Call every method on the same prompts and compare the results."""
     model = jh.load(options.model)
-    count = options.examples or (4 if options.quick else 16)
+    usual = 4 if options.quick else 16
+    count = usual if options.examples is None else options.examples
     prompts = make_prompts(model, count, options.seed)
-    results = {name: method() for name, method in head_methods(model, prompts, quick=options.quick).items()}
+    methods = head_methods(model, prompts, quick=options.quick, resume=options.unfinished)
+    results = {name: method() for name, method in methods.items()}
     values = {name: example_values(table) for name, table in results.items()}
     heads = agreement(values, prompts.clean.cluster_labels)
     cost = costs(model, options)
     blank = int(model.tokenizer.pad_token_id or model.tokenizer.unk_token_id or 0)
-    methods = QUICK_TOKEN_METHODS if options.quick else TOKEN_METHODS
+    by_token = QUICK_TOKEN_METHODS if options.quick else TOKEN_METHODS
     tokens = jh.faithfulness(
         model,
         prompts.clean,
         prompts.objective,
-        methods,
+        by_token,
         blank=blank,
         points=5,
         seed=options.seed,

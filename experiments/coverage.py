@@ -228,6 +228,21 @@ def _quietly(table: jh.HeadTable, seed: int) -> pd.DataFrame:
         return held_out(table, n=1, seed=seed)
 
 
+def drawn(options: Options, rng: np.random.Generator, table: Callable[..., pd.DataFrame], *arguments: Any) -> Any:
+    """Return a table that is kept with the state of its generator, which goes on from there."""
+    after, *rows = options.keep(rows_and_state, table, rng.bit_generator.state, *arguments)
+    rng.bit_generator.state = after
+    return pd.DataFrame(rows)
+
+
+def rows_and_state(table: Callable[..., pd.DataFrame], state: Any, *arguments: Any) -> list[dict[Any, Any]]:
+    """Return the state of a generator after a table's draws, which begin in another state, and the table's rows."""
+    rng = np.random.default_rng()
+    rng.bit_generator.state = state
+    rows = table(*arguments, rng).to_dict("records")
+    return [dict(rng.bit_generator.state), *rows]
+
+
 def page(tables: dict[str, pd.DataFrame], options: Options) -> str:
     """Return the page for readers."""
     own: Any = tables["tables"]
@@ -295,12 +310,12 @@ def run(options: Options) -> lab.Results:
         f"share of {p:g}": (lambda rng, shape, p=p: (rng.random(shape) < p).astype(float), p) for p in SHARES
     }
     tables = {
-        "laws": of_laws(LAWS, candidates, samples, rng),
-        "shares": of_laws(shares, candidates, samples, rng).drop(columns="length, ours / Student"),
+        "laws": drawn(options, rng, of_laws, LAWS, candidates, samples),
+        "shares": drawn(options, rng, of_laws, shares, candidates, samples).drop(columns="length, ours / Student"),
         "tables": of_tables(options.tables, candidates, 10 if options.quick else 100, rng),
-        "clusters": of_clusters(samples // 4, rng),
-        "roles": of_roles(rounds, rng),
-        "selection": of_selection(rounds, rng),
+        "clusters": drawn(options, rng, of_clusters, samples // 4),
+        "roles": drawn(options, rng, of_roles, rounds),
+        "selection": drawn(options, rng, of_selection, rounds),
     }
     about = {"seed": options.seed, "samples": samples, "rounds": rounds, "level": 0.95}
     return lab.Results(page(tables, options), about, tables)

@@ -89,6 +89,12 @@ class Options(lab.TrainingOptions):
     heads: tuple[int, ...] = (1, 4, 16)
     depths: tuple[int, ...] = (1, 2)
 
+    def check(self) -> None:
+        """Raise ValueError for options that can't be meant."""
+        super().check()
+        if wrong := [heads for heads in self.heads if WIDTH % heads]:
+            raise ValueError(f"--heads: expected divisors of the width {WIDTH}, got {wrong[0]}")
+
     @property
     def levels(self) -> tuple[Sequence[int], Sequence[int]]:
         """Heads and depths of this run."""

@@ -25,6 +25,7 @@ Cost on 2 cores: 7 minutes of CPU for SmolLM2, 80 s for both other models; --qui
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,20 +102,21 @@ def crops(model: jh.Model, count: int, seed: int) -> jh.Batch:
     return model.encode(images)
 
 
-def pattern_tables(model: jh.Model, inputs: Inputs, seed: int) -> dict[str, jh.HeadTable]:
+def pattern_tables(model: jh.Model, inputs: Inputs, options: Options) -> dict[str, jh.HeadTable]:
     """Return all measures of attention weights and of norms, and those of random weights and of unrepeated text."""
-    stack = model.stack()
+    stack, seed, resume = model.stack(), options.seed, options.unfinished
+    measure = partial(jh.measure, seed=seed, resume=resume)
     metrics = [metric for metric in (*jh.METRICS.values(), *(VARIANTS[name] for name in NAMED)) if fits(metric, stack)]
     random = jh.random_weights(model, seed)
     tables = {
-        "patterns": jh.measure(model, inputs.plain, metrics, seed=seed),
-        "norms": jh.measure(model, inputs.plain, metrics, of="norms", seed=seed),
-        "patterns-null": jh.measure(random, inputs.plain, metrics, seed=seed),
+        "patterns": measure(model, inputs.plain, metrics),
+        "norms": measure(model, inputs.plain, metrics, of="norms"),
+        "patterns-null": measure(random, inputs.plain, metrics),
     }
     if inputs.repeated is not None and inputs.unrepeated is not None:
-        tables["repeats"] = jh.measure(model, inputs.repeated, REPEATED, seed=seed)
-        tables["repeats-null"] = jh.measure(model, inputs.unrepeated, REPEATED, scored_as=inputs.repeated, seed=seed)
-        tables["variability"] = jh.variability(model, inputs.plain, 10, exclude_first=False, seed=seed)
+        tables["repeats"] = measure(model, inputs.repeated, REPEATED)
+        tables["repeats-null"] = measure(model, inputs.unrepeated, REPEATED, scored_as=inputs.repeated)
+        tables["variability"] = jh.variability(model, inputs.plain, 10, exclude_first=False, seed=seed, resume=resume)
     return tables
 
 
@@ -131,7 +133,7 @@ def specialisation(
     for draw in range(2 if options.quick else 6):
         random = jh.random_weights(model, options.seed + draw)
         for names, batch in sources.values():
-            measured = jh.measure(random, batch, names, seed=options.seed)
+            measured = jh.measure(random, batch, names, seed=options.seed, resume=options.unfinished)
             for name in names:
                 nulls[name].append(_example_values(measured, name))
     about = {name: patterns.provenance[name] for name in ("model", "weights")}
@@ -146,7 +148,8 @@ def _example_values(table: jh.HeadTable, name: str) -> np.ndarray:
 def redundancy(model: jh.Model, inputs: Inputs, options: Options) -> tuple[pd.DataFrame, jh.HeadPairs]:
     """Return the effective heads of each layer by three comparisons, and the comparison of patterns."""
     few = inputs.plain.take(np.arange(min(len(inputs.plain), 3 if options.quick else 12)))
-    compared = {by: jh.compare_heads(model, few, by, seed=options.seed) for by in ("js", "outputs", "cka")}
+    compare = partial(jh.compare_heads, seed=options.seed, resume=options.unfinished)
+    compared = {by: compare(model, few, by) for by in ("js", "outputs", "cka")}
     effective = pd.DataFrame({by: pairs.effective_heads() for by, pairs in compared.items()})
     effective.insert(0, "heads", model.stack().heads)
     effective.index.name = "layer"
@@ -160,11 +163,11 @@ def decoder_tables(model: jh.Model, inputs: Inputs, similar: jh.HeadPairs, optio
     for reason in left_out:
         print(f"left out: {reason}")
     by_name: dict[str, Any] = {ablation.name: ablation.again for ablation in asked}
-    loss = by_name["prose_loss"]
-    tables["share"] = jh.share(model, loss.batch, loss.objective, similar.nearest(), seed=options.seed)
+    loss, about = by_name["prose_loss"], {"seed": options.seed, "resume": options.unfinished}
+    tables["share"] = jh.share(model, loss.batch, loss.objective, similar.nearest(), **about)
     if (ioi := by_name.get("ioi_logit_difference")) is not None:
-        tables["direct"] = jh.direct_effects(model, ioi.batch, ioi.objective, seed=options.seed)
-        tables["lens"] = jh.logit_lens(model, ioi.batch, ioi.objective.right, seed=options.seed)
+        tables["direct"] = jh.direct_effects(model, ioi.batch, ioi.objective, **about)
+        tables["lens"] = jh.logit_lens(model, ioi.batch, ioi.objective.right, **about)
     return tables
 
 
@@ -231,7 +234,7 @@ def measure_model(name: str, options: Options) -> lab.Results:
     """Take all measures of one model."""
     model = jh.load(name)
     inputs = model_inputs(model, options)
-    tables = pattern_tables(model, inputs, options.seed)
+    tables = pattern_tables(model, inputs, options)
     specialised = specialisation(model, inputs, tables, options)
     effective, similar = redundancy(model, inputs, options)
     composition = jh.composition(model, draws=16 if options.quick else 64, seed=options.seed).frame

@@ -2,28 +2,34 @@
 
 An experiment is a file with a docstring (question, command, cost, findings beside published ones), a class `Options`, a
 function `run(options) -> Results`, and `main = lab.command(Options, run, __doc__)`. Of all modules of the experiments
-only this one imports `jaxheads.files`, `jaxheads.progress` and `jaxheads.provenance`; the others take them from here.
+only this one imports `jaxheads.execution.identity`, `jaxheads.files`, `jaxheads.interrupts`, `jaxheads.progress` and
+`jaxheads.provenance`; the others take them from here.
 """
 
+import hashlib
 import inspect
 import json
+import math
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, TypeVar
 
+import filelock
 import jax
 import pandas as pd
 import tyro
 
-from jaxheads.files import Content, write_atomically, write_together
+from jaxheads.execution.identity import fingerprint
+from jaxheads.files import Content, check_writable, disk_is_full, write_atomically, write_together
+from jaxheads.interrupts import leave, terminable
 from jaxheads.progress import progress
-from jaxheads.provenance import environment, git_state, provenance
+from jaxheads.provenance import environment, git_state, numerics, provenance
 from jaxheads.statistics import Interval
 from jaxheads.tables import HeadTable, footnote, marked
 
@@ -58,8 +64,21 @@ class Options:
         out: the folder of the results.
     """
 
+    least: ClassVar[Mapping[str, float]] = {"seed": 0}
+    """Least values of options whose values may be below 1 (whole numbers), or 0 (others)."""
+
     quick: bool = False
     out: Path = Path("results")
+
+    def check(self) -> None:
+        """Raise ValueError for options that can't be meant: numbers that are too small or not finite."""
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if value == () and entry.default != ():
+                raise ValueError(f"--{entry.name}: expected at least one value, got none")
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int | float) and not isinstance(number, bool):
+                    _check_number(f"--{entry.name}", number, self.least.get(entry.name))
 
     @property
     def folder(self) -> Path:
@@ -68,8 +87,37 @@ class Options:
 
     @property
     def unfinished(self) -> Path:
-        """The folder for finished parts of a run that may be stopped. It is removed when the results are written."""
-        return self.folder / ".partial"
+        """The folder for finished parts of a run that may be stopped. It is removed when the results are written.
+
+        Other options, and other versions of the packages, have another folder.
+        """
+        asked = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "out"}
+        return self.folder / ".partial" / hashlib.sha256(repr((asked, numerics())).encode()).hexdigest()[:12]
+
+    def keep(self, compute: Callable[..., Iterable[Mapping[str, Any]]], *arguments: Any) -> list[dict[str, Any]]:
+        """Return the rows that a function computes: from the disk where a run that was stopped has finished them.
+
+        Another function, another code of it, and other arguments have other rows.
+        """
+        path = self.unfinished / f"{compute.__name__}-{fingerprint(compute, arguments)}.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            rows = json.dumps([dict(row) for row in compute(*arguments)], default=lambda number: number.item())
+        write_atomically(path, rows.encode())
+        return json.loads(rows)  # the types that a later run reads
+
+
+def _check_number(name: str, number: float, least: float | None) -> None:
+    whole = isinstance(number, int)
+    if least is None and not whole:
+        right, expected = 0 < number < math.inf, "a number above 0"
+    else:
+        least = 1 if least is None else least
+        right, expected = least <= number < (2**32 if whole else math.inf), f"a number from {least:g} up"
+        expected += ", below 2 to the 32" if whole else ""
+    if not right:
+        raise ValueError(f"{name}: expected {expected}, got {number}")
 
 
 @dataclass(frozen=True)
@@ -97,7 +145,7 @@ class TrainingOptions(Options):
     def trained(self) -> tuple[int, int]:
         """Seeds and steps of this run."""
         seeds, steps = self.short if self.quick else self.usual
-        return self.seeds or seeds, self.steps or steps
+        return seeds if self.seeds is None else self.seeds, steps if self.steps is None else self.steps
 
     @property
     def about(self) -> dict[str, Any]:
@@ -147,20 +195,55 @@ def command(
     def main(arguments: list[str] | None = None) -> None:
         chosen = tyro.cli(options, args=arguments, prog=f"python -m experiments.{name}", description=about)
         try:
-            with _compilation(chosen):
+            chosen.check()
+            check_writable(chosen.folder)
+            with terminable(), _held(chosen.unfinished), _compilation(chosen):
                 results = run(chosen)
                 for result in (results,) if isinstance(results, Results) else results:
                     write(result, chosen.folder / result.folder)
                     print(f"{result.page}\nwritten to {chosen.folder / result.folder}")
+                shutil.rmtree(chosen.unfinished, ignore_errors=True)
         except KeyboardInterrupt:
-            goes_on = "; the same command goes on from here" if chosen.unfinished.exists() else ""
-            print(f"stopped{goes_on}", file=sys.stderr)
+            print(f"stopped{_goes_on(chosen)}", file=sys.stderr)
+            if arguments is None:
+                leave(130)
             sys.exit(130)
-        except (ValueError, OSError, FloatingPointError) as error:
-            sys.exit(f"{name}: {error}")
-        shutil.rmtree(chosen.unfinished, ignore_errors=True)
+        except Exception as error:
+            if not isinstance(error, ValueError | OSError | FloatingPointError) and not disk_is_full(error):
+                raise
+            sys.exit(f"{name}: {error}{_goes_on(chosen) if isinstance(error, OSError) else ''}")
+        finally:
+            for folder in (chosen.unfinished, chosen.unfinished.parent):
+                with suppress(OSError):
+                    folder.rmdir()  # where it is empty
 
     return main
+
+
+def _goes_on(options: Options) -> str:
+    """Return words on how to go on, if anything is finished."""
+    kept = options.unfinished.is_dir() and any(options.unfinished.iterdir())
+    return "; the same command goes on from here" if kept else ""
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold the folder of unfinished work for this process, if it has one.
+
+    Raises:
+        ValueError: for a folder that another process holds.
+    """
+    path = folder.with_name(f".{folder.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(path, timeout=0):
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+    except filelock.Timeout:
+        message = f"another process runs this command, with its work in {folder}: wait for it, or choose another --out"
+        raise ValueError(message) from None
 
 
 @contextmanager

@@ -27,7 +27,7 @@ Cost: about 15 minutes of processor time; --quick, under one minute, only shows 
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +76,8 @@ class Options(lab.TrainingOptions):
     rate: float = 5e-4
     states: tuple[int, ...] = (2, 3, 5)
     width: int = 16
+
+    least: ClassVar = {**lab.TrainingOptions.least, "states": 2}
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,11 @@ def speeds(options: Options) -> pd.DataFrame:
     return table
 
 
+def timings(options: Options) -> list[dict[Any, Any]]:
+    """Return the rows of `speeds`."""
+    return speeds(options).to_dict("records")
+
+
 def keep_heads(model: jh.Model, count: int) -> jh.Model:
     """Return a model with only the first heads of every layer."""
     stack = model.stack()
@@ -212,7 +217,7 @@ def possible(config: dict[str, Any], tokens: int) -> float:
 def run(options: Options) -> lab.Results:
     """Time the large models; train the small ones and prune them."""
     seeds, steps = options.trained
-    timed = speeds(options)
+    timed = pd.DataFrame(options.keep(timings, options))
     trained = train(
         TASK.model_config(n_layer=4, n_head=8),
         TASK,

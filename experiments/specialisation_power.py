@@ -161,7 +161,11 @@ def below(heads: Any, column: str) -> np.ndarray:
     return heads[column].to_numpy(float) < 0.05
 
 
-def size(options: Options) -> Iterator[dict[str, Any]]:
+Sizes = tuple[int, int, int]
+Rows = Iterator[dict[str, Any]]
+
+
+def size(options: Options) -> Rows:
     """Yield the rates at which heads of random models are called, by law, draws, examples and the model's sizes."""
     usual = (LAYERS, HEADS, len(FUNCTIONS))
     cells: list[tuple[Any, ...]] = [
@@ -172,43 +176,53 @@ def size(options: Options) -> Iterator[dict[str, Any]]:
     ]
     others = ((1, 4, 2), (1, 8, 10), (12, 12, 2), (20, 20, 6))
     cells += [(law, 0.5, 4, 16, sizes, options.few) for law in LAWS for sizes in others]
-    for law, differ, draws, examples, sizes, count in cells:
-        rng = np.random.default_rng(options.seed)
-        called, corrected, anything = [], [], []
-        for number in range(count):
-            scores, *nulls = simulate(law, 1 + draws, examples, differ, rng, sizes)
-            found = examine(scores, nulls, 0, number)
-            called.append(below(found.heads.frame, "p").mean())
-            corrected.append(below(found.heads.frame, "q").any())
-            anything.append(np.isfinite(found.functions["breadth"].to_numpy(float)).any())
-        yield {
-            **{"law": law, "models differ": differ, "draws": draws, "examples": examples},
-            **{"heads": sizes[0] * sizes[1], "functions": sizes[2], "heads with p < .05": share(called)},
-            **{"models with q < .05": share(corrected), "models with a function": share(anything), "n": count},
-        }
+    for cell in cells:
+        yield from options.keep(size_of, options.seed, *cell)
 
 
-def power(options: Options) -> Iterator[dict[str, Any]]:
+def size_of(seed: int, law: str, differ: float, draws: int, examples: int, sizes: Sizes, count: int) -> Rows:
+    """Yield the rates of one cell of the table of sizes."""
+    rng = np.random.default_rng(seed)
+    called, corrected, anything = [], [], []
+    for number in range(count):
+        scores, *nulls = simulate(law, 1 + draws, examples, differ, rng, sizes)
+        found = examine(scores, nulls, 0, number)
+        called.append(below(found.heads.frame, "p").mean())
+        corrected.append(below(found.heads.frame, "q").any())
+        anything.append(np.isfinite(found.functions["breadth"].to_numpy(float)).any())
+    yield {
+        **{"law": law, "models differ": differ, "draws": draws, "examples": examples},
+        **{"heads": sizes[0] * sizes[1], "functions": sizes[2], "heads with p < .05": share(called)},
+        **{"models with q < .05": share(corrected), "models with a function": share(anything), "n": count},
+    }
+
+
+def power(options: Options) -> Rows:
     """Yield the rates at which planted specialists are found, one for each function."""
     sizes = [(draws, 16) for draws in (1, 2, 4, 10)] + [(4, 8), (4, 32)]
     for law in ("normal", "beta"):
         for strength in (0.25, 0.4, 0.6, 0.9):
             for draws, examples in sizes:
-                rng = np.random.default_rng(options.seed)
-                rates = []
-                for number in range(options.few):
-                    scores, *nulls = simulate(law, 1 + draws, examples, 0.3, rng)
-                    for head in range(len(FUNCTIONS)):
-                        plant(scores, head, (strength,), rng, head)
-                    frame: Any = examine(scores, nulls, 0, number).heads.frame.iloc[: len(FUNCTIONS)]
-                    named = (frame["function"] == list(FUNCTIONS)).mean()
-                    rates.append([below(frame, "p").mean(), below(frame, "q").mean(), named])
-                words = [share([rate[column] for rate in rates]) for column in range(3)]
-                yield {
-                    **{"law": law, "strength": strength, "draws": draws, "examples": examples},
-                    **dict(zip(("p < .05", "q < .05", "function named"), words, strict=True)),
-                    "n": len(rates),
-                }
+                yield from options.keep(power_of, options.seed, law, strength, draws, examples, options.few)
+
+
+def power_of(seed: int, law: str, strength: float, draws: int, examples: int, count: int) -> Rows:
+    """Yield the rates of one cell of the table of power."""
+    rng = np.random.default_rng(seed)
+    rates = []
+    for number in range(count):
+        scores, *nulls = simulate(law, 1 + draws, examples, 0.3, rng)
+        for head in range(len(FUNCTIONS)):
+            plant(scores, head, (strength,), rng, head)
+        frame: Any = examine(scores, nulls, 0, number).heads.frame.iloc[: len(FUNCTIONS)]
+        named = (frame["function"] == list(FUNCTIONS)).mean()
+        rates.append([below(frame, "p").mean(), below(frame, "q").mean(), named])
+    words = [share([rate[column] for rate in rates]) for column in range(3)]
+    yield {
+        **{"law": law, "strength": strength, "draws": draws, "examples": examples},
+        **dict(zip(("p < .05", "q < .05", "function named"), words, strict=True)),
+        "n": len(rates),
+    }
 
 
 def true_selectivity(means: Sequence[float], chance: float) -> float:
@@ -225,33 +239,38 @@ def true_breadth(chance: float) -> float:
     return float(np.exp(-(parts * np.log(parts)).sum()))
 
 
-def coverage(options: Options) -> Iterator[dict[str, Any]]:
+def coverage(options: Options) -> Rows:
     """Yield bias and coverage of the indices of planted heads, and how often each is called selective."""
     for law in ("normal", "lognormal", "noise", "beta"):
         for examples in (8, 16, 32):
-            rng = np.random.default_rng(options.seed)
-            rows: dict[str, list[list[float]]] = {name: [] for name in (*PLANTED, "breadth of the first")}
-            idle: list[list[float]] = []
-            for number in range(options.few):
-                scores, *nulls = simulate(law, 6, examples, 0.3, rng)
-                for head, means in enumerate(PLANTED.values()):
-                    plant(scores, head, means, rng)
-                for head in range(3):  # the other functions have specialists, too
-                    plant(scores, 20 + head, (0.9,), rng, head + 1)
-                found = examine(scores, nulls, 200, number)
-                frame: Any = found.heads.frame
-                for head, (name, means) in enumerate(PLANTED.items()):
-                    truth = true_selectivity(means, LAWS[law][1])
-                    rows[name].append(_compared(frame.iloc[head], "selectivity", truth))
-                breadth = found.functions.iloc[0]
-                rows["breadth of the first"].append(_compared(breadth, "breadth", true_breadth(LAWS[law][1])))
-                others = frame.iloc[len(PLANTED) : 20]
-                idle.append([np.isfinite(others["selectivity"].to_numpy(float)).mean(), below(others, "p").mean()])
-            for name, values in rows.items():
-                yield {"law": law, "examples": examples, "planted": name, **_summary(values)}
-            known, called = (share([row[column] for row in idle]) for column in range(2))
-            does_nothing = {"has a value": known, "p < .05": called, "n": len(idle)}
-            yield {"law": law, "examples": examples, "planted": "nothing", **does_nothing}
+            yield from options.keep(coverage_of, options.seed, law, examples, options.few)
+
+
+def coverage_of(seed: int, law: str, examples: int, count: int) -> Rows:
+    """Yield the rows of one law and number of examples."""
+    rng = np.random.default_rng(seed)
+    rows: dict[str, list[list[float]]] = {name: [] for name in (*PLANTED, "breadth of the first")}
+    idle: list[list[float]] = []
+    for number in range(count):
+        scores, *nulls = simulate(law, 6, examples, 0.3, rng)
+        for head, means in enumerate(PLANTED.values()):
+            plant(scores, head, means, rng)
+        for head in range(3):  # the other functions have specialists, too
+            plant(scores, 20 + head, (0.9,), rng, head + 1)
+        found = examine(scores, nulls, 200, number)
+        frame: Any = found.heads.frame
+        for head, (name, means) in enumerate(PLANTED.items()):
+            truth = true_selectivity(means, LAWS[law][1])
+            rows[name].append(_compared(frame.iloc[head], "selectivity", truth))
+        breadth = found.functions.iloc[0]
+        rows["breadth of the first"].append(_compared(breadth, "breadth", true_breadth(LAWS[law][1])))
+        others = frame.iloc[len(PLANTED) : 20]
+        idle.append([np.isfinite(others["selectivity"].to_numpy(float)).mean(), below(others, "p").mean()])
+    for name, values in rows.items():
+        yield {"law": law, "examples": examples, "planted": name, **_summary(values)}
+    known, called = (share([row[column] for row in idle]) for column in range(2))
+    does_nothing = {"has a value": known, "p < .05": called, "n": len(idle)}
+    yield {"law": law, "examples": examples, "planted": "nothing", **does_nothing}
 
 
 def _compared(row: Any, index: str, truth: float) -> list[float]:

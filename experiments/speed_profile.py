@@ -75,11 +75,10 @@ class Options(lab.Options):
         return QUICK if self.quick else replace(FULL, prompts=self.prompts, pairs=self.pairs)
 
     def check(self) -> None:
-        """Raise ValueError for an unknown work, or none."""
+        """Raise ValueError for an unknown work, or for options that can't be meant."""
+        super().check()
         if unknown := sorted(set(self.works) - set(WORKS)):
             raise ValueError(f"works may be {', '.join(WORKS)}; got {', '.join(unknown)}")
-        if not self.works:
-            raise ValueError("expected at least one work")
 
 
 def kinds_of_operations(program: str) -> dict[str, str]:
@@ -204,7 +203,6 @@ its FLOPs are unknown.
 
 def run(options: Options) -> lab.Results:
     """Profile each work."""
-    options.check()
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         side = JaxHeads(save_weights(options.sizes, options.seed, Path(scratch)))

@@ -31,7 +31,7 @@ Cost on 2 cores: 9 minutes; --quick, under one minute, only shows that it runs.
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -75,10 +75,19 @@ class Options(lab.TrainingOptions):
     gating: int | None = None
     strengths: tuple[float, ...] = (0.0, 0.003, 0.03, 0.1, 0.3)
 
+    least: ClassVar = {**lab.TrainingOptions.least, "strengths": 0}
+
+    def check(self) -> None:
+        """Raise ValueError for options that can't be meant."""
+        super().check()
+        Translation(self.order)
+        if self.strengths[0] != 0:
+            raise ValueError(f"--strengths: expected 0 first, the baseline of the others, got {self.strengths[0]:g}")
+
     @property
     def gate_steps(self) -> int:
         """Training steps of the gates in this run."""
-        return self.gating or (4 if self.quick else 400)
+        return (4 if self.quick else 400) if self.gating is None else self.gating
 
 
 def fresh_sentences(task: Translation) -> tuple[Sample, Sample]:

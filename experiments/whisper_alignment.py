@@ -151,22 +151,29 @@ def measured(model: jh.Model, sentences: list[Spoken], options: Options) -> dict
 
     "shift" is the share of an inserted silence that heads follow; NaN for sentences without a comma.
     """
-    by_sound: dict[str, list[np.ndarray]] = {name: [] for name in ("own", *REPLACEMENTS, "shift")}
     draws = QUICK_DRAWS if options.quick else DRAWS
+    rows = []
     with lab.progress(len(sentences), "sentences", True) as advance:
-        for number, sentence in enumerate(sentences):
-            names, sounds = zip(*replaced(sentences, number, draws, options.seed), strict=True)
-            centres = attention_centres(model, list(sounds), sentence.text, options.language)
-            scores_ELN = agreement(centres.frames)
-            for name in ("own", *REPLACEMENTS):
-                by_sound[name].append(scores_ELN[np.array(names) == name].mean(axis=0))
-            shift_LN = np.full(scores_ELN.shape[1:], np.nan)
-            if sentence.pause is not None:
-                longer = np.insert(sentence.samples, sentence.pause, np.zeros(SILENCE, np.float32))
-                shift_LN = followed_shift(centres, attention_centres(model, [longer], sentence.text, options.language))
-            by_sound["shift"].append(shift_LN)
+        for number in range(len(sentences)):
+            rows += options.keep(of_sentence, model, sentences, number, draws, options.seed, options.language)
             advance()
-    return {name: np.stack(scores) for name, scores in by_sound.items()}
+    return {name: np.array([row[name] for row in rows]) for name in ("own", *REPLACEMENTS, "shift")}
+
+
+def of_sentence(
+    model: jh.Model, sentences: list[Spoken], number: int, draws: int, seed: int, language: str
+) -> list[dict[str, Any]]:
+    """Return the numbers of one sentence as one row, each by head, `[L,N]`."""
+    sentence = sentences[number]
+    names, sounds = zip(*replaced(sentences, number, draws, seed), strict=True)
+    centres = attention_centres(model, list(sounds), sentence.text, language)
+    scores_ELN = agreement(centres.frames)
+    row = {name: scores_ELN[np.array(names) == name].mean(axis=0) for name in ("own", *REPLACEMENTS)}
+    row["shift"] = np.full(scores_ELN.shape[1:], np.nan)
+    if sentence.pause is not None:
+        longer = np.insert(sentence.samples, sentence.pause, np.zeros(SILENCE, np.float32))
+        row["shift"] = followed_shift(centres, attention_centres(model, [longer], sentence.text, language))
+    return [{name: values_LN.tolist() for name, values_LN in row.items()}]
 
 
 def alignment_table(by_sound: dict[str, np.ndarray], listed_LN: np.ndarray, about: dict[str, Any]) -> jh.HeadTable:

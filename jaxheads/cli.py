@@ -3,7 +3,6 @@
 JAX and all that computes are imported by the command that needs them: help and the zoo's list open at once.
 """
 
-import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -11,6 +10,9 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+
+from .files import check_writable, disk_is_full
+from .interrupts import leave, terminable
 
 
 @dataclass(frozen=True)
@@ -55,35 +57,47 @@ def main(arguments: list[str] | None = None) -> int:
         args=arguments,
     )
     try:
-        if isinstance(command, Zoo):
-            _zoo()
-        else:
-            _atlas(command)
-    except (ValueError, OSError) as error:
-        print(f"jaxheads: {error}", file=sys.stderr)
-        return 1
+        with terminable():
+            if isinstance(command, Zoo):
+                _zoo()
+            else:
+                _atlas(command)
     except KeyboardInterrupt:
         print("\njaxheads: stopped; what is finished is kept, the same command goes on from there", file=sys.stderr)
+        if arguments is None:
+            leave(130)
         return 130
+    except Exception as error:
+        if not isinstance(error, ValueError | OSError) and not disk_is_full(error):
+            raise
+        print(f"jaxheads: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
 def _atlas(options: Atlas) -> None:
     """Make the atlas of a model, save it and print it; in several processes, the first one writes."""
+    _check_atlas(options)
     import jax
     import numpy as np
     from jax.sharding import Mesh
 
+    from .compile_cache import keep_compilations
     from .models.load import load
+    from .models.loading.zoo import cache_directory
     from .report.atlas import atlas
 
-    _keep_compilations()
+    keep_compilations(cache_directory() / "xla")
     if options.distributed:
-        jax.distributed.initialize()
+        try:
+            jax.distributed.initialize()
+        except ValueError as error:
+            raise ValueError(f"--distributed: {error} Each process names them, see the README") from error
     devices = Mesh(np.array(jax.devices()), ("data",)) if jax.device_count() > 1 else None
     first = jax.process_index() == 0
     out = options.out or Path(f"atlas-{Path(options.model).name.removesuffix('.gguf')}")
     unfinished = out / ".unfinished"
+    check_writable(out)
     model = load(options.model)
     result = atlas(
         model,
@@ -103,6 +117,21 @@ def _atlas(options: Atlas) -> None:
     print(f"{len(written)} files in {out}")
 
 
+def _check_atlas(options: Atlas) -> None:
+    """Raise ValueError, with the flag's name, for what the atlas would refuse after the model was fetched."""
+    from .checks import seed, whole
+
+    whole("--examples", options.examples, 1)
+    whole("--measured", options.measured, 1)
+    seed("--seed", options.seed)
+    if not options.model.strip():
+        raise ValueError("MODEL must be a zoo name, a hub id, a directory or a .gguf file, got ''")
+    if options.text is not None and not options.text.expanduser().is_file():
+        raise ValueError(f"--text must be a UTF-8 file, passages apart by blank lines; {options.text} is none")
+    if options.out is not None and options.out.expanduser().exists() and not options.out.expanduser().is_dir():
+        raise ValueError(f"--out must be a directory, which may not exist yet; {options.out} is a file")
+
+
 def _zoo() -> None:
     """Print the zoo as a Markdown table."""
     from tabulate import tabulate
@@ -113,15 +142,6 @@ def _zoo() -> None:
     rows = [{**row, "cached": "yes" if row["cached"] else "no"} for row in zoo_table()]
     named = [{titles.get(column, column): value for column, value in row.items()} for row in rows]
     print(tabulate(named, headers="keys", tablefmt="pipe"))
-
-
-def _keep_compilations() -> None:
-    """Keep compiled programs on disk, so that a second run of equal shapes does not compile."""
-    import jax
-
-    cache = Path(os.environ.get("JAXHEADS_CACHE") or Path("~/.cache/jaxheads")).expanduser() / "xla"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 if __name__ == "__main__":

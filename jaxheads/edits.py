@@ -10,9 +10,10 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.core import Tracer
 from numpy.typing import ArrayLike
 
+from .arguments import checked
+from .checks import all_finite
 from .models.inputs.batch import Batch
 from .models.model import Model
 from .models.sites import SITES, SiteEdit, has_heads, is_of_keys
@@ -22,6 +23,7 @@ HeadList = Sequence[tuple[int, int]]
 """(layer, head) pairs."""
 
 
+@checked()
 def mix(
     model: Model,
     site: str,
@@ -56,6 +58,7 @@ def mix(
     return _edit(model, site, source, "mix", layers, heads, mask, amount)
 
 
+@checked()
 def steer(
     model: Model,
     site: str,
@@ -73,16 +76,18 @@ def steer(
     return _edit(model, site, vector, "add", layers, heads, mask, amount)
 
 
+@checked()
 def zero_heads(model: Model, heads: HeadList, *, stack: str | None = None, amount: ArrayLike = 1.0) -> SiteEdit:
     """Zero the output `z` of these (layer, head) pairs.
 
     Raises:
         ValueError: for an empty list, or a head that is not there.
     """
-    layers = np.unique(_pairs(model.stack(stack), heads)[:, 0])
+    layers = np.unique(head_pairs("heads", model.stack(stack), heads)[:, 0])
     return replace_heads(model, heads, jnp.zeros((len(layers), 1, 1, 1, 1)), stack=stack, amount=amount)
 
 
+@checked()
 def replace_heads(
     model: Model, heads: HeadList, values: ArrayLike, *, stack: str | None = None, amount: ArrayLike = 1.0
 ) -> SiteEdit:
@@ -95,19 +100,20 @@ def replace_heads(
         ValueError: for an empty list, or a head that is not there.
     """
     edited_stack = model.stack(stack)
-    pairs = _pairs(edited_stack, heads)
+    pairs = head_pairs("heads", edited_stack, heads)
     layers, row = np.unique(pairs[:, 0], return_inverse=True)
     weight = np.zeros((len(layers), 1, 1, edited_stack.heads, 1), np.float32)
     weight[row, 0, 0, pairs[:, 1]] = 1
     return SiteEdit(
         jnp.asarray(layers),
-        jnp.asarray(weight) * jnp.asarray(amount, jnp.float32),
+        jnp.asarray(weight) * _amount(amount),
         _finite("values", values),
         "z",
         edited_stack.name,
     )
 
 
+@checked()
 def patch_heads(model: Model, heads: HeadList, seen: Mapping[str, Array], *, stack: str | None = None) -> SiteEdit:
     """Replace the output `z` of these (layer, head) pairs by that of another run.
 
@@ -118,13 +124,15 @@ def patch_heads(model: Model, heads: HeadList, seen: Mapping[str, Array], *, sta
         ValueError: for an empty list, a head that is not there, or a run without `z`.
     """
     edited_stack = model.stack(stack)
-    layers = np.unique(_pairs(edited_stack, heads)[:, 0])
+    layers = np.unique(head_pairs("heads", edited_stack, heads)[:, 0])
     name = "z" if "z" in seen else f"{edited_stack.name}.z"
     if name not in seen:
         raise ValueError(f"patching needs the other run's z: run it with capture='z'; it has {sorted(seen)}")
-    return replace_heads(model, heads, seen[name][layers], stack=stack)
+    z_LBTNH = _of_all_layers("seen", seen[name], edited_stack)
+    return replace_heads(model, heads, z_LBTNH[layers], stack=stack)
 
 
+@checked()
 def freeze(model: Model, site: str, values: ArrayLike, *, layers: Sequence[int] | None = None) -> SiteEdit:
     """Freeze a site at the values of a run, `[L,…]` as captured, in all layers or only in `layers`.
 
@@ -136,16 +144,15 @@ def freeze(model: Model, site: str, values: ArrayLike, *, layers: Sequence[int] 
     """
     stack = model.stack(model.site(site)[0])
     chosen = np.arange(stack.layers) if layers is None else _indices("layers", layers, stack.layers)
-    values = jnp.asarray(values)
-    if values.shape[0] != stack.layers:
-        raise ValueError(f"values need a leading axis of all {stack.layers} layers, got shape {values.shape}")
+    values = _of_all_layers("values", values, stack)
     return mix(model, site, values[chosen], layers=chosen.tolist())
 
 
+@checked()
 def gate(model: Model, gates_LN: ArrayLike, *, stack: str | None = None) -> SiteEdit:
     """Multiply every head's `z` by its gate, `[L,N]`: 1 leaves it, 0 removes it; differentiable."""
     gated = model.stack(stack)
-    gates_LN = jnp.asarray(gates_LN)
+    gates_LN = _finite("gates_LN", gates_LN)
     if gates_LN.shape != (gated.layers, gated.heads):
         raise ValueError(f"gates must be [layers, heads] = {(gated.layers, gated.heads)}, got {gates_LN.shape}")
     weight = (1 - gates_LN)[:, None, None, :, None]
@@ -173,7 +180,7 @@ def _edit(
             f"source at {site} needs {rank - 1} axes, after one of {len(chosen)} layers if there are several; "
             f"got shape {np.shape(source)}"
         )
-    weight = jnp.broadcast_to(jnp.asarray(amount, jnp.float32).reshape((1,) * rank), (len(chosen), *(1,) * (rank - 1)))
+    weight = jnp.broadcast_to(_amount(amount), (len(chosen), *(1,) * (rank - 1)))
     if heads is not None:
         weight = weight * _head_mask(stack, site, heads)
     if mask is not None:
@@ -228,22 +235,35 @@ def _indices(name: str, chosen: int | Sequence[int], count: int) -> np.ndarray:
     return numbers
 
 
-def _pairs(stack: Stack, heads: HeadList) -> np.ndarray:
+def head_pairs(name: str, stack: Stack, heads: HeadList) -> np.ndarray:
     """Return (layer, head) pairs as an array; raise ValueError for none, or a head that is not there."""
     pairs = np.asarray(heads)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not np.issubdtype(pairs.dtype, np.integer):
-        raise ValueError(f"heads must be a list of at least one (layer, head) pair, got {heads!r}")
+        raise ValueError(f"{name} must be a list of at least one (layer, head) pair, got {heads!r}")
     for layer, head in pairs:
         if not (0 <= layer < stack.layers and 0 <= head < stack.heads):
             raise ValueError(
-                f"head {(int(layer), int(head))} hits nothing: the {stack.name} has layers 0..{stack.layers - 1} "
-                f"and heads 0..{stack.heads - 1}"
+                f"{name}: head {(int(layer), int(head))} hits nothing: the {stack.name} has layers "
+                f"0..{stack.layers - 1} and heads 0..{stack.heads - 1}"
             )
     return pairs
 
 
 def _finite(name: str, values: ArrayLike) -> Array:
     array = jnp.asarray(values)
-    if not isinstance(array, Tracer) and not np.isfinite(np.asarray(array, np.float32)).all():
-        raise ValueError(f"{name} must be finite, got NaN or infinite entries")
+    all_finite(name, array)
     return array
+
+
+def _of_all_layers(name: str, values: ArrayLike, stack: Stack) -> Array:
+    array = jnp.asarray(values)
+    if array.shape[:1] != (stack.layers,):
+        raise ValueError(f"{name} need a leading axis of all {stack.layers} layers, got shape {array.shape}")
+    return array
+
+
+def _amount(amount: ArrayLike) -> Array:
+    number = _finite("amount", amount)
+    if number.ndim:
+        raise ValueError(f"amount must be one number, got an array of shape {number.shape}; vmap over several")
+    return number.astype(jnp.float32)

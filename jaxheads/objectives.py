@@ -6,67 +6,20 @@ so that a sweep computes no others.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
+from .arguments import checked
+from .checks import all_finite, booleans
 from .models.inputs.batch import Batch
 from .models.model import Model
 from .models.network import Network, forward
 from .models.stack import take_rows
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Reads:
-    """Entries of a batch's output that an objective reads; the leading axis is always the examples.
-
-    Attributes:
-        rows: positions read, `[B,R]`.
-        columns: vocabulary columns whose logits are read, `[B,C]`; None for all of them.
-        target: token whose log-probability is read at each row, `[B,R]`; None for logits.
-        weight: weight of each row in its example's value, `[B,R]`; or None.
-    """
-
-    rows: Array
-    columns: Array | None = None
-    target: Array | None = None
-    weight: Array | None = None
-
-    def repeat(self, times: int) -> "Reads":
-        """Return the reads of the batch repeated `times` times."""
-        return jax.tree.map(lambda field: jnp.tile(field, (times, *(1,) * (field.ndim - 1))), self)
-
-    def take(self, examples: ArrayLike) -> "Reads":
-        """Return the reads of these examples, by index."""
-        index = np.asarray(examples)
-        return jax.tree.map(lambda field: field[index], self)
-
-
-class Objective(Protocol):
-    """A function of a model's output with one value for each example.
-
-    `value` is static because it is compiled into a sweep's program; all data reaches it through `reads`. An objective
-    may have a `range`, the least and largest value: no interval leaves it.
-    """
-
-    @property
-    def name(self) -> str:
-        """Name in tables."""
-        ...
-
-    def reads(self, model: Model, batch: Batch) -> Reads:
-        """Return the entries of this batch's output that are read; raise ValueError if the model has none."""
-        ...
-
-    @staticmethod
-    def value(read: Array, reads: Reads) -> Array:
-        """Return the value of each example, `[B]`, of the entries that `read_out` returned."""
-        ...
+from .programs import compiled
+from .reads import Objective, Reads, needs_logits, read_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +73,7 @@ class Loss:
         return 0.0, np.inf
 
     def reads(self, model: Model, batch: Batch) -> Reads:
-        _needs_logits(model, self.name)
+        needs_logits(model, self.name)
         if not model.causal:
             raise ValueError(f"a next-token loss needs a causal decoder; {model.name} is an encoder")
         positions = model.network.streams[-1].queries.of(batch)
@@ -189,19 +142,7 @@ def effect_range(objective: Objective) -> tuple[float, float]:
     return low - high, high - low
 
 
-def read_out(network: Network, x_BRD: Array, reads: Reads) -> Array:
-    """Return what an objective reads of the stream at its rows.
-
-    The log-probabilities of its targets `[B,R]`, or the logits of its columns `[B,R,C]`, or all logits `[B,R,V]`.
-    """
-    unembedding = network.unembedding
-    assert unembedding is not None, "the `reads` of every objective check for logits"
-    features = network.features(x_BRD)
-    if reads.target is not None:
-        return unembedding.log_probability(features, reads.target)
-    return unembedding.logits(features, reads.columns)
-
-
+@checked()
 def logit_difference(
     right: ArrayLike, wrong: ArrayLike, positions: ArrayLike | None = None, *, name: str = "logit_difference"
 ) -> LogitDifference:
@@ -222,6 +163,7 @@ def logit_difference(
     return LogitDifference(_integers("right", right), _integers("wrong", wrong), indices, name)
 
 
+@checked()
 def logit(token: ArrayLike | None = None, positions: ArrayLike | None = None, *, name: str = "logit") -> Logit:
     """Return the objective of one token's logit, from which relevance is propagated (Voita et al. 2019, section 4).
 
@@ -239,6 +181,7 @@ def logit(token: ArrayLike | None = None, positions: ArrayLike | None = None, *,
     return Logit(ids, indices, name)
 
 
+@checked()
 def probability_difference(
     tokens: ArrayLike, signs: ArrayLike, positions: ArrayLike | None = None, *, name: str = "probability_difference"
 ) -> ProbabilityDifference:
@@ -265,10 +208,12 @@ def probability_difference(
             f"expected token ids and a sign for each, [C] or [examples, C]; got {ids.dtype} of {list(ids.shape)} and "
             f"{list(weights.shape)}"
         )
+    all_finite("signs", weights)
     indices = None if positions is None else _integers("positions", positions)
     return ProbabilityDifference(ids, weights, indices, name)
 
 
+@checked()
 def loss(where: ArrayLike | None = None, *, name: str = "loss") -> Loss:
     """Return the objective of next-token cross-entropy in nats, averaged over each example's predicted tokens.
 
@@ -276,14 +221,14 @@ def loss(where: ArrayLike | None = None, *, name: str = "loss") -> Loss:
         where: which tokens count as predicted, bool `[B,T]`. When left out, every real token that follows a real one.
         name: name in tables.
     """
-    return Loss(None if where is None else np.asarray(where).astype(bool), name)
+    return Loss(None if where is None else booleans("where", where), name)
 
 
 def _columns(
     model: Model, batch: Batch, name: str, tokens: Mapping[str, np.ndarray], positions: np.ndarray | None
 ) -> Reads:
     """Return reads of the logits of `tokens` (ids by the argument's name) at one position of each example."""
-    _needs_logits(model, name)
+    needs_logits(model, name)
     last_stream = model.network.streams[-1].queries.of(batch)
     B, T = last_stream.shape
     columns_BC = np.stack([_per_example(key, ids, B) for key, ids in tokens.items()] or [np.zeros(B, np.int32)], axis=1)
@@ -303,7 +248,7 @@ def _columns(
     return Reads(jnp.asarray(rows_BR, jnp.int32), jnp.asarray(columns_BC, jnp.int32))
 
 
-@jax.jit
+@compiled
 def _most_likely(network: Network, batch: Batch, reads: Reads) -> Array:
     """Return the token `[B,1]` with the largest logit at the first row."""
     logits_BRV = read_out(network, take_rows(forward(network, batch)[0], reads.rows), reads)
@@ -316,11 +261,6 @@ def _gather(counted_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rows_BR = np.argsort(~counted_BT, axis=1, kind="stable")[:, : counts_B.max()].astype(np.int32)
     real_BR = np.arange(rows_BR.shape[1])[None] < counts_B[:, None]
     return rows_BR, (real_BR / counts_B[:, None]).astype(np.float32)
-
-
-def _needs_logits(model: Model, name: str) -> None:
-    if model.network.unembedding is None:
-        raise ValueError(f"{name} needs logits over a vocabulary; {model.name} {model.network.without_logits}")
 
 
 def _integers(name: str, values: ArrayLike) -> np.ndarray:

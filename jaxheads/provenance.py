@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Protocol
@@ -18,6 +19,8 @@ from typing import Any, Protocol
 import jax
 
 PACKAGES = ("jaxheads", "jax", "jaxlib", "flax", "numpy", "transformers")
+NUMERIC_PACKAGES = ("jaxheads", "jax", "jaxlib", "flax", "numpy", "optax")
+"""Packages whose version decides the numbers of a result."""
 
 _EDGE = r"""=:,;'"\[\](){}<>"""
 _ROOT = r"(?:/(?!/)|[A-Za-z]:[\\/](?!/))"
@@ -37,7 +40,7 @@ def environment() -> dict[str, Any]:
     devices = jax.devices()
     config: Any = jax.config  # its attributes are dynamic: a type checker can't see them
     return {
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": {
@@ -50,6 +53,18 @@ def environment() -> dict[str, Any]:
         "command": [without_directories(os.path.basename(sys.argv[0])), *map(without_directories, sys.argv[1:])],
         "git": git_state(Path(__file__).parent),
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def numerics() -> dict[str, Any]:
+    """Return the versions and settings on which the last digits of every number depend, as plain JSON values."""
+    config: Any = jax.config
+    return {
+        **{name: version(name) for name in NUMERIC_PACKAGES},
+        "platform": jax.default_backend(),
+        "x64": bool(config.jax_enable_x64),
+        "matmul_precision": config.jax_default_matmul_precision,
+        "prng": [config.jax_default_prng_impl, bool(config.jax_threefry_partitionable)],
     }
 
 
@@ -101,7 +116,9 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _version(package: str) -> str | None:
+@cache
+def version(package: str) -> str | None:
+    """Return the version of an installed package, read without importing it; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -13,6 +13,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("MPLBACKEND", "Agg")
+# For processes that tests start as well: parts of another precision answer another question.
+os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
 
 # The suite compiles thousands of small programs and runs most of them once: what the compiler would win, it never earns
 # back. Without the new fusion emitters alone a program compiles in less than 2/3 of the time.
@@ -31,7 +33,6 @@ import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_default_matmul_precision", "highest")
 
 MAPPINGS = 30_000
 """Every compiled program maps some 45 pieces of memory, and Linux allows a process 65,530: one more is a crash."""

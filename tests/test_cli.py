@@ -1,10 +1,13 @@
 """Commands that answer at once import nothing that takes long."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from jaxheads import cli
 
 PACKAGE = Path(__file__).parent.parent / "jaxheads"
 SLOW = ("jax", "flax", "numpy", "pandas", "transformers", "huggingface_hub", "matplotlib")
@@ -36,3 +39,32 @@ def test_nothing_slow_is_imported(statement: str, shown: str):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert shown in done.stdout
     assert done.stderr.splitlines()[-1].split() == ["slow:"]
+
+
+FLAGS = {
+    "model": ["", " "],
+    "text": ["no-such-file", "."],
+    "out": [__file__],
+    "examples": ["0", "-1", "1.5", "many"],
+    "measured": ["0", "-2", "1.5", "many"],
+    "seed": ["-1", "4294967296", "0.5", "none"],
+    "distributed": ["without a coordinator"],
+}
+"""What is not of a flag's kind."""
+
+
+@pytest.mark.parametrize("flag", [field.name for field in dataclasses.fields(cli.Atlas)])
+def test_what_is_not_of_a_flags_kind_is_refused_by_name_before_a_model_is_fetched(flag: str, monkeypatch, capsys):
+    def load(*arguments: object, **named: object) -> None:
+        raise AssertionError("a model was fetched")
+
+    monkeypatch.setattr("jaxheads.models.load.load", load)
+    for value in FLAGS[flag]:
+        words = {"model": [value], "distributed": ["--distributed"]}.get(flag, [f"--{flag}", value])
+        try:
+            status = cli.main(["atlas", *words])
+        except SystemExit as error:  # what tyro refuses
+            status = error.code
+        assert status in (1, 2)
+        written = capsys.readouterr()
+        assert flag in (written.err + written.out).lower(), value

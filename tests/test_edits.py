@@ -113,7 +113,7 @@ def test_vmap_over_edits_is_the_loop(model: jh.Model):
 
 def traces() -> int:
     run: Any = model_module._run
-    return run._cache_size()
+    return run.cache_size()
 
 
 def test_a_sweep_traces_once(model: jh.Model):

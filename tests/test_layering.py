@@ -20,9 +20,12 @@ LAYERS = (
     ("measure", "data"),
     ("execution",),
     ("edits", "objectives"),
+    ("reads",),
     ("models",),
     ("tables", "statistics"),
-    ("provenance", "files", "progress", "checks", "columns"),
+    ("provenance", "files", "progress", "arguments", "programs", "compile_cache"),
+    ("kinds", "interrupts"),
+    ("checks", "columns"),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..arguments import at_least, checked
+from ..checks import shown
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -88,6 +91,7 @@ class IOIPrompts:
     skeletons: tuple[str, ...] = field(repr=False)
     names: Mapping[str, int] = field(repr=False)
 
+    @checked()
     def corrupted(self, seed: int) -> "IOIPrompts":
         """Return the ABC corruption: three unrelated names in place of IO, S1 and S2 (Wang et al.'s p_ABC).
 
@@ -106,6 +110,12 @@ class IOIPrompts:
         return replace(self, texts=tuple(texts), tokens=tokens)
 
 
+def _is_tokenizer(name: str, value: object) -> None:
+    if isinstance(value, str) or not callable(getattr(value, "encode", None)):
+        raise ValueError(f"{name} must be a tokenizer, such as model.tokenizer; got {shown(value)}")
+
+
+@checked(examples=at_least(1), tokenizer=_is_tokenizer)
 def ioi_prompts(tokenizer: "PreTrainedTokenizerBase", *, examples: int, seed: int, bos: bool) -> IOIPrompts:
     """Draw indirect-object prompts, spread evenly over 10 frames in ABBA and BABA order.
 

@@ -5,7 +5,10 @@ from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 
+from ..arguments import checked
 
+
+@checked()
 def passages(path: str | PathLike[str] | None = None) -> list[str]:
     """Return the passages of a UTF-8 text file, in order; by default the 64 that come with the package.
 

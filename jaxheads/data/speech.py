@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import checked
 from ..models.loading.fetch import fetch_files
 from ..models.loading.zoo import ZooEntry, cache_directory
 
@@ -54,6 +55,7 @@ class Spoken:
     pause: int | None = None
 
 
+@checked()
 def two_cities(cache: str | os.PathLike[str] | None = None) -> list[Spoken]:
     """Return the opening of Dickens's *A Tale of Two Cities* (1859) as one person reads it, cut into sentences.
 

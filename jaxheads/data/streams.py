@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..arguments import at_least, checked
 from ..columns import listed
 from ..models.inputs import vocabulary
 from ..models.inputs.batch import Batch
@@ -18,6 +19,7 @@ Frame = tuple[list[int], list[int]]
 """The special tokens before a text and after it."""
 
 
+@checked(length=at_least(1), examples=at_least(1))
 def text_batches(
     model: Model, texts: str | os.PathLike | Iterable[str], *, length: int, examples: int, bos: bool | None = None
 ) -> Iterator[Batch]:
@@ -67,6 +69,7 @@ def _frame(tokenizer: Any, bos: bool | None) -> Frame:
     return ([first, *before], after) if bos else (before[1:], after)
 
 
+@checked(examples=at_least(1))
 def array_batches(
     tokens: ArrayLike, mask: ArrayLike | None = None, *, examples: int, clusters: ArrayLike | None = None
 ) -> Iterator[Batch]:
@@ -99,6 +102,7 @@ def array_batches(
     return map(batch, slices)
 
 
+@checked()
 def ordinary_tokens(model: Model) -> np.ndarray:
     """Return the ids that a model's texts are made of, int32, sorted; the whole vocabulary without a tokenizer.
 

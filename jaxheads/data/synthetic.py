@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ..arguments import at_least, checked
+
 
 @dataclass(frozen=True, eq=False)
 class RepeatedTokens:
@@ -28,6 +30,7 @@ class RepeatedTokens:
     second: np.ndarray
     allowed: np.ndarray = field(repr=False)
 
+    @checked()
     def shuffled(self, seed: int) -> "RepeatedTokens":
         """Return the null: each repeat after the first becomes a fresh random segment.
 
@@ -53,6 +56,7 @@ class RepeatedTokens:
         return replace(self, tokens=tokens)
 
 
+@checked(examples=at_least(1))
 def repeated_tokens(
     vocabulary: int,
     *,

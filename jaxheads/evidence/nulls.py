@@ -2,10 +2,12 @@
 
 import numpy as np
 
+from ..arguments import at_least, checked
 from ..models.inputs.batch import Batch
 
 
-def shuffled_marks(batch: Batch, seed: int) -> Batch:
+@checked(first=at_least(0))
+def shuffled_marks(batch: Batch, seed: int, *, first: int = 0) -> Batch:
     """Return the same examples with their marks shuffled among the real positions of each example.
 
     This is the null of attention to a class of tokens, and of alignment with a relation: labels that carry no
@@ -13,16 +15,18 @@ def shuffled_marks(batch: Batch, seed: int) -> Batch:
     many, because the keys of an example are permuted together. Positions are those of tokens, or of targets where there
     are no tokens.
 
+    Args:
+        first: the number of the batch's first example in its stream: each example draws by the seed and its own number.
+
     Raises:
         ValueError: for a batch without marks, or marks that are not of its tokens' (or targets') length.
     """
     if not batch.marks:
         raise ValueError("the batch has no marks to shuffle: Batch(…, marks={…})")
     real_BS = np.asarray(batch.mask if batch.tokens is not None else batch.target_mask)
-    rng = np.random.default_rng(seed)
     order_BS = np.tile(np.arange(real_BS.shape[1]), (len(real_BS), 1))
-    for order, real in zip(order_BS, real_BS, strict=True):
-        order[real] = rng.permutation(order[real])
+    for number, (order, real) in enumerate(zip(order_BS, real_BS, strict=True), first):
+        order[real] = np.random.default_rng((seed, number)).permutation(order[real])
     shuffled = {}
     for name, mark in batch.marks.items():
         if mark.shape[-1] != real_BS.shape[1]:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..arguments import checked
 from ..statistics import Interval, false_discovery, mean_interval, paired_p_values, rows_of, split_halves
 from ..statistics.base import Floats
 from ..tables import Column, HeadTable
@@ -30,6 +31,7 @@ POWER_AT = (0.3, 0.5, 0.8)
 """Chance-corrected scores at which provenance gives the power."""
 
 
+@checked()
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """Scores of every head for one role, and the scores of a null in which nothing has that role.
@@ -87,6 +89,7 @@ class Evidence:
         return null if null.ndim == 4 else null[None]
 
     @classmethod
+    @checked()
     def from_tables(
         cls,
         scores: HeadTable,
@@ -111,7 +114,7 @@ class Evidence:
         for table in (scores, *([null] if isinstance(null, HeadTable) else null)):
             if table.per_example is None or name not in table.metrics:
                 raise ValueError(
-                    f"{table.name}: expected {name!r} with its examples kept, got {', '.join(table.metrics)}"
+                    f"metric: expected {name!r} with its examples kept, {table.name} has {', '.join(table.metrics)}"
                 )
             values = table.per_example
             columns.append(values[table.metrics.index(name)] if values.ndim == len(table.shape) + 2 else values)
@@ -132,6 +135,7 @@ class _Trial(NamedTuple):
     spread: Spread
 
 
+@checked()
 def name_heads(
     evidence: Sequence[Evidence],
     *,

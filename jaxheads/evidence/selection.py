@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from ..checks import one_of
+from ..arguments import at_least, checked
+from ..checks import nearest, one_of
 from ..statistics import false_discovery, mean_interval, paired_p_values, split_halves, t_mean, wilson
 from ..statistics.base import ratio
 from ..tables import Column, HeadTable
@@ -18,6 +19,7 @@ from ..tables import Column, HeadTable
 INTERVALS = {"skew-corrected": mean_interval, "t": t_mean, "wilson": wilson}
 
 
+@checked(n=at_least(1))
 def held_out(
     table: HeadTable,
     metric: str | None = None,
@@ -56,7 +58,10 @@ def held_out(
     """
     name = table.metrics[0] if metric is None else metric
     if table.per_example is None or name not in table.metrics:
-        raise ValueError(f"{table.name}: expected {name!r} with its examples kept, got {', '.join(table.metrics)}")
+        hint = nearest(name, table.metrics)
+        raise ValueError(
+            f"metric: expected {name!r} with its examples kept, {table.name} has {', '.join(table.metrics)}{hint}"
+        )
     values = table.per_example
     values = values[table.metrics.index(name)] if values.ndim == len(table.shape) + 2 else values
     labels = table.clusters if clusters is None else np.asarray(clusters)
@@ -103,6 +108,7 @@ def warn_of_repeats(values: np.ndarray, name: str) -> None:
         )
 
 
+@checked()
 def with_intervals(table: HeadTable, kind: str, *, level: float = 0.95) -> HeadTable:
     """Return a table with its intervals computed anew from its examples.
 

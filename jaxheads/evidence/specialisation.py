@@ -54,6 +54,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from ..arguments import at_least, checked
 from ..statistics import check_level, false_discovery
 from ..statistics.base import Floats
 from ..tables import Column, HeadTable
@@ -86,6 +87,7 @@ class Specialisation:
     functions: pd.DataFrame
 
 
+@checked(resamples=at_least(0))
 def specialisation(
     scores: Mapping[str, ArrayLike],
     nulls: Mapping[str, ArrayLike | Sequence[ArrayLike]],

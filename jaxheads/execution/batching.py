@@ -65,7 +65,8 @@ class Chunks:
         # Where all copies of one example run together and leave memory over, more examples share it.
         example_most = memory // (example_bytes + together // questions * copy_bytes)
         each = max(1, min(most * questions // together, example_most))
-        return cls(round_up(even_size(examples, data * each), data), together, multiples)
+        size = rounded_size(even_size(examples, data * each), data * each)
+        return cls(round_up(size, data), together, multiples)
 
     def example_chunks(self, count: int) -> Iterator[np.ndarray]:
         """Yield the indices of each chunk of `count` examples; the last repeats its last example."""
@@ -134,6 +135,14 @@ def matmul_tokens() -> int:
 def even_size(count: int, most: int) -> int:
     """Return the size of equal chunks of `count`, each at most `most`: 10 by at most 4 is 4, 9 by at most 8 is 5."""
     return math.ceil(count / math.ceil(count / max(1, min(count, most))))
+
+
+def rounded_size(size: int, most: int) -> int:
+    """Return the next of a few sizes, at most `most`: 1 to 8, then four to each doubling (10, 12, 14, 16, 20, …).
+
+    Every number of examples would be a shape of its own, with programs of its own to compile.
+    """
+    return min(most, round_up(size, 1 << max(0, (size - 1).bit_length() - 3)))
 
 
 def round_up(count: int, multiple: int) -> int:

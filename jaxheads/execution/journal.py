@@ -1,13 +1,12 @@
 """The journal: finished parts of a long computation on disk, so that a run that was stopped goes on where it was."""
 
-import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
-from weakref import WeakKeyDictionary
+from typing import BinaryIO
 
 import jax
 import numpy as np
@@ -16,13 +15,14 @@ import pyarrow.parquet as pq
 from jax.experimental.multihost_utils import broadcast_one_to_all
 
 from ..files import write_atomically
-from ..models.model import Model
-from ..models.sharding import fetch
+from .identity import content_sha256
 
 Coordinates = Mapping[str, np.ndarray] | Callable[[tuple[int, ...]], Mapping[str, np.ndarray]]
 """Columns of a part's file beside `value`, each broadcast to the part's shape; or a function of that shape."""
 
-_SHAPE = b"jaxheads.shape"
+_SHAPE, _HASH = b"jaxheads.shape", b"jaxheads.sha256"
+
+logger = logging.getLogger(__name__)
 
 
 class Journal:
@@ -52,35 +52,41 @@ class Journal:
         if jax.process_index() > 0:
             return value
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, partial(_write, value, coordinates))
+        write_atomically(path, partial(_write, _name(path), value, coordinates))
         return value
 
 
-def fingerprint(model: Model, *parts: Any) -> str:
-    """Return a hash (16 hex digits) of the model's weights and of pytrees of arrays and words."""
-    digest = hashlib.sha256(_weights_digest(model))
-    for leaf in jax.tree.leaves(parts):
-        _update(digest, leaf)
-    return digest.hexdigest()[:16]
-
-
-def _write(value: np.ndarray, coordinates: Coordinates | None, file: BinaryIO) -> None:
+def _write(name: str, value: np.ndarray, coordinates: Coordinates | None, file: BinaryIO) -> None:
     if callable(coordinates):
         coordinates = coordinates(value.shape)
     elif coordinates is None:
         coordinates = {f"axis_{axis}": index for axis, index in enumerate(np.indices(value.shape, sparse=True))}
     columns = {name: np.broadcast_to(column, value.shape).reshape(-1) for name, column in coordinates.items()}
     table = pa.table({**columns, "value": value.reshape(-1)})
-    pq.write_table(table.replace_schema_metadata({_SHAPE: json.dumps(value.shape)}), file)
+    shape = json.dumps(value.shape)
+    pq.write_table(table.replace_schema_metadata({_SHAPE: shape, _HASH: content_sha256(name, value)}), file)
+
+
+def _name(path: Path) -> str:
+    """Return the part's name with its question's: the content of a file counts under no other name."""
+    return f"{path.parent.name}/{path.name}"
 
 
 def _read(path: Path) -> np.ndarray | None:
-    """Return what the file holds; None where there is no file, or one that the disk has damaged."""
+    """Return what the file holds; None where there is no file, or one that is not as it was written."""
     try:
         table = pq.read_table(path, columns=["value"])
-    except (FileNotFoundError, pa.ArrowException):
+        metadata = table.schema.metadata
+        value = table["value"].to_numpy().reshape(json.loads(metadata[_SHAPE])).copy()
+        whole = content_sha256(_name(path), value).encode() == metadata[_HASH]
+    except FileNotFoundError:
         return None
-    return table["value"].to_numpy().reshape(json.loads(table.schema.metadata[_SHAPE])).copy()
+    except Exception:  # a damaged file fails in any layer of the reader, in whatever way
+        whole = False
+    if not whole:
+        logger.warning("%s is damaged: its part of the work is done again", path)
+        return None
+    return value
 
 
 def _from_first_process(value: np.ndarray | None) -> np.ndarray | None:
@@ -94,25 +100,3 @@ def _from_first_process(value: np.ndarray | None) -> np.ndarray | None:
         return None
     words = np.zeros(2 * int(np.prod(sizes[:axes])), np.int32) if value is None else value.reshape(-1).view(np.int32)
     return np.asarray(broadcast_one_to_all(words)).view(np.float64).reshape(sizes[:axes])
-
-
-_DIGESTS: WeakKeyDictionary[Model, bytes] = WeakKeyDictionary()
-
-
-def _weights_digest(model: Model) -> bytes:
-    """Return a hash of config and parameters: a name or a file may stand for weights that have changed since."""
-    if model not in _DIGESTS:
-        digest = hashlib.sha256(repr(model.config).encode())
-        for leaf in jax.tree.leaves(model.network):
-            _update(digest, leaf)
-        _DIGESTS[model] = digest.digest()
-    return _DIGESTS[model]
-
-
-def _update(digest: Any, leaf: Any) -> None:
-    if isinstance(leaf, str | int | float | bool):
-        digest.update(repr(leaf).encode())
-        return
-    array = fetch(leaf) if isinstance(leaf, jax.Array) else np.asarray(leaf)
-    digest.update(f"{array.dtype}{array.shape}".encode())
-    digest.update(repr(array.tolist()).encode() if array.dtype == object else array.tobytes())

@@ -11,17 +11,21 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
 import jax
 from numpy.typing import ArrayLike
 
+from ..arguments import check_kind, checked
+from ..checks import nearest, seed
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.network import Network
 from ..statistics import check_level
 from .devices import Devices
-from .journal import Journal, fingerprint
+from .identity import fingerprint
+from .journal import Journal
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -87,11 +91,11 @@ class Resources:
     @classmethod
     def of(cls, options: Options) -> "Resources":
         """Read and check what a user asked for; raises ValueError for a level, memory or mesh that can't be."""
-        check_level(options.get("level", OPTIONS["level"][1]))
-        memory = options.get("memory", DEFAULT_MEMORY)
-        if memory < 1:
-            raise ValueError(f"memory must be a positive number of bytes, got {memory}")
+        for name, check in _RULES.items():
+            if name in options:
+                check(options[name])
         devices = Devices.of(options.get("devices"))
+        memory = int(options.get("memory", DEFAULT_MEMORY))
         return cls(memory, devices, options.get("progress", False), options.get("resume"))
 
     def network(self, model: Model) -> Network:
@@ -101,7 +105,11 @@ class Resources:
         return self._networks[id(model)]
 
     def journal(self, name: str, model: Model, *identity: Any) -> Journal:
-        """Return the journal of one question: `identity` holds all arrays and words that its answer depends on."""
+        """Return the journal of one question: `identity` holds all that its answer depends on beside the model.
+
+        Raises:
+            TypeError: for something whose content can't be read, if parts are to be kept.
+        """
         if self.resume is None:
             return Journal(None)
         return Journal(self.resume, f"{name}-{fingerprint(model, *identity)}")
@@ -121,23 +129,55 @@ def shares_options(*, without: Iterable[str] = ()) -> Callable[[F], F]:
     names = [name for name in OPTIONS if name not in without]
 
     def decorate(function: F) -> F:
-        @functools.wraps(function)
-        def checked(*arguments: Any, **named: Any) -> Any:
-            refuse_unknown(checked, named)
-            arguments, named = with_clusters(function, arguments, named)
-            return function(*arguments, **named)
+        own = checked()(function)
 
-        document(checked, names)
-        return checked  # type: ignore[return-value]  # the same signature
+        @functools.wraps(own)
+        def sharing(*arguments: Any, **named: Any) -> Any:
+            check_options(sharing, named)
+            arguments, named = with_clusters(own, arguments, named)
+            return own(*arguments, **named)
+
+        document(sharing, names)
+        return sharing  # type: ignore[return-value]  # the same signature
 
     return decorate
 
 
-def refuse_unknown(function: Any, named: Iterable[str]) -> None:
-    """Raise TypeError for a keyword that a documented function does not take: `**options` would let it through."""
-    for name in named:
-        if name not in function.__signature__.parameters:
-            raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}")
+def check_options(function: Any, named: Mapping[str, Any]) -> None:
+    """Check the shared options among a function's keywords.
+
+    Raises:
+        TypeError: for a keyword that the function does not take, which `**options` would let through.
+        ValueError: for an option that is not of its kind, or not in its range.
+    """
+    known = function.__signature__.parameters
+    for name, value in named.items():
+        if name not in known:
+            raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}{nearest(name, known)}")
+        if name not in OPTIONS:
+            continue
+        if name != "devices":
+            check_kind(name, value, OPTIONS[name][0])
+        _RULES.get(name, lambda _: None)(value)
+
+
+def _check_memory(memory: int) -> None:
+    if memory < 1:
+        raise ValueError(f"memory must be a positive number of bytes, got {memory}")
+
+
+def _check_resume(directory: str | os.PathLike | None) -> None:
+    if directory is not None and Path(directory).expanduser().exists() and not Path(directory).expanduser().is_dir():
+        raise ValueError(f"resume must be a directory, which may not exist yet; {os.fspath(directory)} is a file")
+
+
+_RULES: Mapping[str, Callable[[Any], object]] = {
+    "level": check_level,
+    "seed": lambda value: seed("seed", value),
+    "memory": _check_memory,
+    "devices": Devices.of,
+    "resume": _check_resume,
+}
 
 
 def with_clusters(

@@ -6,16 +6,17 @@ Dimension key: E examples, B batch, T positions, D model dimension.
 from dataclasses import dataclass
 from typing import Unpack
 
-import jax
 import numpy as np
 from jax import Array
 
+from ..arguments import at_least, checked
 from ..execution.cost import FLOAT, forward_bytes
 from ..execution.resources import Options, Resources, shares_options
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.network import Network, forward
 from ..models.unembedding import COLUMNS_AT_ONCE
+from ..programs import compiled
 from ..statistics import Interval, mean_interval
 from ..statistics.base import Floats
 from .per_example import per_example
@@ -37,6 +38,7 @@ class ContextScore:
 
 
 @shares_options(without=("stack",))
+@checked(early=at_least(1), late=at_least(1))
 def icl_score(model: Model, batch: Batch, early: int = 50, late: int = 500, **options: Unpack[Options]) -> ContextScore:
     """Return the loss of the `late`-th token less that of the `early`-th, averaged over examples, in nats.
 
@@ -78,7 +80,7 @@ def icl_score(model: Model, batch: Batch, early: int = 50, late: int = 500, **op
     return ContextScore(interval, scores, losses)
 
 
-@jax.jit
+@compiled
 def _losses(network: Network, batch: Batch) -> Array:
     """Return the loss of each next token, `[B,T−1]`."""
     assert network.unembedding is not None

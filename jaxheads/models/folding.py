@@ -7,12 +7,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from ..arguments import checked
 from .blocks import InputNorm
 from .model import Model
 from .norms import centred, remove_scale_and_bias, scale_and_bias
 from .stack import Stack
 
 
+@checked()
 def fold_norms(model: Model) -> Model:
     """Fold the layers' norms into the projections that read them: a model of equal outputs and other weights.
 

@@ -115,6 +115,8 @@ class Attention(nnx.Module):
         gain: bool = False,
     ):
         kv_heads = heads if kv_heads is None else kv_heads
+        if head < 1:
+            raise ValueError(f"{heads} heads over a width of {model} have no dimension left for each")
         if heads % kv_heads:
             raise ValueError(f"query heads must be a multiple of key/value heads, got {heads} and {kv_heads}")
 

@@ -1,8 +1,10 @@
 """Load a model from a source of weights, or build one with random weights."""
 
 import difflib
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -11,9 +13,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from ..arguments import checked
+from ..checks import floating
 from ..provenance import without_directories
 from .families import FAMILIES
 from .loading.checkpoint import Checkpoint
+from .loading.config_fields import largest_sizes
 from .loading.sources import open_checkpoint
 from .loading.weights import fill
 from .model import Model
@@ -21,6 +26,7 @@ from .removed_heads import HEADS, with_removed_heads
 from .sharding import Rules, arrange
 
 
+@checked(dtype=floating)
 def load(
     source: str | os.PathLike,
     *,
@@ -33,9 +39,11 @@ def load(
 
     Args:
         source: a zoo name (`jaxheads zoo` lists them), a hub id "owner/name", a local directory (Hugging
-            Face's, or one that `to_orbax` wrote), or a `.gguf` file.
+            Face's, or one that `to_orbax` wrote), or a `.gguf` file. Of a directory that holds both, safetensors is
+            read, and the pickle (`pytorch_model.bin`) is not.
         revision: branch, tag or commit of a hub id.
-        dtype: dtype in which weights are held and computed, whatever they are stored in.
+        dtype: dtype in which weights are held and computed, whatever they are stored in: float32, bfloat16, float16,
+            or float64 where `jax_enable_x64` is set.
         mesh: split the parameters over its axis "model" as they are read, so that no device ever holds the whole
             model (and, for safetensors and GGUF, the host no more than a parameter); see `jaxheads.shard`.
         rules: rules for the mesh, tried before the default ones; see `jaxheads.shard`.
@@ -43,12 +51,14 @@ def load(
     Raises:
         ValueError: for a source, an architecture, a config field or a tensor that is not understood; for tensors that
             are missing or of a wrong shape (all in one message); for a file with a wrong hash or broken contents; for
-            a mesh without that axis, or rules that don't fit.
+            a dtype that is not floating; for a mesh without that axis, or rules that don't fit.
         OSError: if a file can't be fetched, read or written.
     """
+    dtype = floating(dtype)  # before anything is fetched
     return build(open_checkpoint(source, revision=revision), dtype=dtype, mesh=mesh, rules=rules)
 
 
+@checked(dtype=floating)
 def init(config: Mapping[str, Any], *, seed: int = 0, dtype: Any = jnp.float32, name: str = "unnamed") -> Model:
     """Build a model with random weights, of the architecture that a Hugging Face config describes.
 
@@ -59,9 +69,9 @@ def init(config: Mapping[str, Any], *, seed: int = 0, dtype: Any = jnp.float32, 
         name: the model's name in tables and messages.
 
     Raises:
-        ValueError: for a family or a field that is not understood.
+        ValueError: for a family, a field or a value that is not understood, or a dtype that is not floating.
     """
-    family = family_of(config, name)
+    dtype, family = floating(dtype), family_of(config, name)
     family_config = family.config_type.from_hf(config)
     network = jax.jit(lambda key: family(family_config, rngs=nnx.Rngs(key)))(jax.random.key(seed))
     graph, parameters, rest = nnx.split(network, nnx.Param, ...)
@@ -72,30 +82,71 @@ def init(config: Mapping[str, Any], *, seed: int = 0, dtype: Any = jnp.float32, 
 def family_of(config: Mapping[str, Any], name: str) -> Any:
     """Return the network class of a config's family; raise ValueError for an unknown one."""
     kind = config.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         near = difflib.get_close_matches(str(kind), FAMILIES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{name} is of the family {kind!r}; known are {', '.join(FAMILIES)}{hint}")
     return FAMILIES[kind]
 
 
+def floating(dtype: Any) -> Any:
+    """Return a dtype that weights can have; raise ValueError for another one."""
+    try:
+        kind = jnp.dtype(dtype)
+    except TypeError:
+        kind = None
+    wide = (jnp.float64,) if jax.config.read("jax_enable_x64") else ()
+    if kind is None or dtype is None or kind not in (jnp.float32, jnp.bfloat16, jnp.float16, *wide):
+        raise ValueError(
+            f"dtype must be float32, bfloat16 or float16, or float64 with jax_enable_x64; got {dtype!r}, in which "
+            "weights can't be held"
+        )
+    return kind
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Put the model's name into the errors of its config."""
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is not ValueError or name in str(error):
+            raise
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _check_sizes(checkpoint: Checkpoint) -> None:
+    """Raise ValueError for a config whose sizes exceed the number of all values of the tensors."""
+    values = sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values())
+    larger = [f"{name}={size:,}" for name, size in largest_sizes(checkpoint.config).items() if size > values]
+    if larger:
+        raise ValueError(
+            f"{checkpoint.name} does not fit its config: that says {', '.join(larger)}, and its tensors have "
+            f"{values:,} values in all"
+        )
+
+
 def build(checkpoint: Checkpoint, *, dtype: Any = jnp.float32, mesh: Mesh | None = None, rules: Rules = ()) -> Model:
     """Build the model of an opened checkpoint; raises as `load` does."""
-    family = family_of(checkpoint.config, checkpoint.name)
+    dtype, family = floating(dtype), family_of(checkpoint.config, checkpoint.name)
     heads = checkpoint.config.get(HEADS, {})
-    config = family.config_type.from_hf({key: value for key, value in checkpoint.config.items() if key != HEADS})
+    with _named(checkpoint.name):
+        config = family.config_type.from_hf({key: value for key, value in checkpoint.config.items() if key != HEADS})
+    _check_sizes(checkpoint)
+    tokenizer, no_tokenizer = checkpoint.tokenizer, checkpoint.no_tokenizer  # before the weights, which take long
     placement = {} if mesh is None else {"arrange": arrange(mesh, rules)}
 
     def new() -> Any:
         return with_removed_heads(family(config, rngs=nnx.Rngs(0)), heads)
 
-    network = fill(new, family.table(config), checkpoint, dtype, **placement)
+    with _named(checkpoint.name):
+        network = fill(new, family.table(config), checkpoint, dtype, **placement)
     name = without_directories(checkpoint.name)  # tables get shared: they name the model, not a path on this machine
     identity = cache(checkpoint.identity)
     return Model(
         network,
-        checkpoint.tokenizer,
-        checkpoint.no_tokenizer,
+        tokenizer,
+        no_tokenizer,
         name,
         identity,
         checkpoint.config,

@@ -13,7 +13,10 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from ..arguments import among, at_least, checked
+from ..checks import all_finite, nearest, one_of, shown
 from ..columns import listed
+from ..programs import compiled
 from .captures import Constant, RunSource, load_captures, save_captures
 from .inputs.audio import Audio
 from .inputs.batch import Batch, Positions
@@ -41,6 +44,7 @@ class Run:
     seen: dict[str, Array]
     source: RunSource | None = field(default=None, repr=False, compare=False)
 
+    @checked()
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write output, captured values and batch to one safetensors file, and return its path.
 
@@ -54,6 +58,7 @@ class Run:
         return save_captures(path, self.output, self.seen, self.source)
 
     @classmethod
+    @checked()
     def load(cls, path: str | os.PathLike[str], capture: Sequence[str] | None = None) -> "Run":
         """Read a run that `save` wrote; of its captured values only those named in `capture`, if any are.
 
@@ -108,6 +113,7 @@ class Model:
         """Whether queries of the last stream see no later keys, so that it can predict the next token."""
         return self.network.streams[-1].causal
 
+    @checked()
     def stack(self, name: str | None = None) -> Stack:
         """Return a stack by name; without a name, the only stack.
 
@@ -118,9 +124,11 @@ class Model:
         if name is None and len(stacks) == 1:
             return next(iter(stacks.values()))
         if name is None or name not in stacks:
-            raise ValueError(f"{self.name} has the stacks {', '.join(stacks)}; got {name!r}")
+            hint = nearest(name, stacks)
+            raise ValueError(f"stack: {self.name} has the stacks {', '.join(stacks)}; got {name!r}{hint}")
         return stacks[name]
 
+    @checked()
     def site(self, name: str) -> tuple[str, str]:
         """Split a site's name, with or without its stack's prefix ("z", "decoder.z"), into stack and site.
 
@@ -130,9 +138,13 @@ class Model:
         prefix, _, site = name.rpartition(".")
         stack = self.stack(prefix or None)
         if site not in stack.sites:
-            raise ValueError(f"the {stack.name} of {self.name} has the sites {', '.join(stack.sites)}; got {name!r}")
+            hint = nearest(site, stack.sites)
+            raise ValueError(
+                f"site: the {stack.name} of {self.name} has the sites {', '.join(stack.sites)}; got {name!r}{hint}"
+            )
         return stack.name, site
 
+    @checked(max_length=at_least(1), side=among(("right", "left")))
     def encode(
         self,
         inputs: Text | Sequence[Text] | Picture | Sequence[Picture] | Audio | None = None,
@@ -255,6 +267,7 @@ class Model:
             raise ValueError(f"the config of {self.name} has no decoder_start_token_id; give ids: jh.Batch(targets=…)")
         return start
 
+    @checked()
     def check(self, batch: Batch) -> None:
         """Raise ValueError if the model can't run the batch.
 
@@ -281,11 +294,13 @@ class Model:
                 raise ValueError(f"token types of {self.name} lie in 0..{kinds - 1}; got {wrong}")
         self.network.check(batch)
 
+    @checked()
     def running_streams(self, batch: Batch) -> tuple[Stack, ...]:
         """Return the streams that the batch has inputs for: all, unless streams read nothing of each other."""
         streams = self.network.streams
         return tuple(stream for stream in streams if getattr(batch, _FIELD_OF[stream.queries.kind]) is not None)
 
+    @checked()
     def check_runs(self, stack: Stack, batch: Batch) -> None:
         """Raise ValueError if this stack does not run, because the batch has inputs for another stack only."""
         field = _FIELD_OF[stack.queries.kind]
@@ -311,7 +326,10 @@ _FIELD_OF = {"tokens": "tokens", "targets": "targets", "patches": "pixels", "fra
 """Field of a batch that an axis comes from, by the axis's kind."""
 
 
-def run(model: Model, batch: Batch, capture: Sequence[str] = (), edits: Sequence[SiteEdit] | SiteEdit = ()) -> Run:
+@checked()
+def run(
+    model: Model, batch: Batch, capture: str | Sequence[str] = (), edits: Sequence[SiteEdit] | SiteEdit = ()
+) -> Run:
     """Run one forward pass, with edits, and keep the sites named in `capture`.
 
     Args:
@@ -334,7 +352,7 @@ def run(model: Model, batch: Batch, capture: Sequence[str] = (), edits: Sequence
     return replace(result, source=RunSource(model.name, model.identity, batch, words))
 
 
-@partial(jax.jit, static_argnames="sites")
+@partial(compiled, static_argnames="sites")
 def _run(network: Network, batch: Batch, edits: tuple[SiteEdit, ...], sites: tuple[tuple[str, str, str], ...]) -> Run:
     wanted: dict[str, set[str]] = {}
     for _, stack, site in sites:
@@ -355,12 +373,19 @@ def check_edit(model: Model, batch: Batch, edit: SiteEdit) -> None:
     are not checked.
     """
     stack = model.stack(edit.stack)
+    one_of("the operation of an edit", edit.operation, ("mix", "add"))
     if edit.site not in stack.sites:
         raise ValueError(f"an edit at {edit.site!r} hits nothing: the {stack.name} has {', '.join(stack.sites)}")
+    for name in ("layers", "weight", "source"):
+        if not hasattr(getattr(edit, name), "shape"):
+            raise ValueError(f"{name} of an edit must be an array, got {shown(getattr(edit, name))}")
     if not isinstance(edit.layers, Tracer):
         layers = np.asarray(edit.layers)
         if layers.size == 0 or layers.min() < 0 or layers.max() >= stack.layers:
             raise ValueError(f"an edit at layers {layers.tolist()} hits nothing: layers are 0..{stack.layers - 1}")
+        if len(np.unique(layers)) < layers.size:
+            raise ValueError(f"layers of an edit must each be named once, got {layers.tolist()}")
+    all_finite(f"the weight of an edit at {edit.site}", edit.weight)
     model.check_runs(stack, batch)
     shape = stack.site_shape(edit.site, *stack.queries.of(batch).shape, stack.keys.count(batch))
     for name, array in (("weight", edit.weight), ("source", edit.source)):

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from flax import nnx
 from jax import Array
 
+from ..checks import one_of
 from .inputs.batch import AttentionInputs, Batch
 from .sites import SiteEdit
 from .stack import Reader, Stack, take_rows
@@ -37,11 +38,10 @@ class Network(nnx.Module):
         return tuple(member for stack in self.streams for member in stack.members)
 
     def stack(self, name: str) -> Stack:
-        """Return the stack of this name, or raise KeyError; `Model.stack` is the form with messages for users."""
-        for stack in self.stacks:
-            if stack.name == name:
-                return stack
-        raise KeyError(name)
+        """Return the stack of this name, or raise ValueError."""
+        stacks = {stack.name: stack for stack in self.stacks}
+        one_of("stack", name, stacks)
+        return stacks[name]
 
     def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
         """Embed the batch, run the stacks, and return the residual stream `[B,T,D]` after the last."""

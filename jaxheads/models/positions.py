@@ -100,7 +100,12 @@ def sinusoids(count: int, dimensions: int) -> np.ndarray:
     """Return sinusoidal position embeddings, float32 `[count, dimensions]`, first all sines, then all cosines.
 
     Source: Vaswani et al. 2017, section 3.5.
+
+    Raises:
+        ValueError: for a table of more than 2^25 values, which no config means.
     """
+    if count * dimensions > 2**25:
+        raise ValueError(f"a table of {count:,} sinusoidal positions of {dimensions:,} dimensions is too large")
     exponents = 2 * (np.arange(dimensions) // 2) / dimensions
     angles = np.arange(count)[:, None] / np.power(10000.0, exponents)[None]
     return np.concatenate([np.sin(angles[:, 0::2]), np.cos(angles[:, 1::2])], axis=1).astype(np.float32)

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ..arguments import checked
 from .model import Model
 
 
+@checked()
 def random_weights(model: Model, seed: int) -> Model:
     """Return the same architecture with every weight redrawn from a normal distribution of that tensor's own size.
 

@@ -19,6 +19,7 @@ from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ..arguments import checked
 from .model import Model
 
 Rules = Sequence[tuple[str, P]]
@@ -49,6 +50,7 @@ def default_rules(axis: str = "model") -> Rules:
     )
 
 
+@checked()
 def shard(model: Model, mesh: Mesh, rules: Rules = (), *, axis: str = "model") -> Model:
     """Split a model's parameters over a mesh and return the new model; `placement` shows the result.
 
@@ -69,6 +71,7 @@ def shard(model: Model, mesh: Mesh, rules: Rules = (), *, axis: str = "model") -
     return replace(model, network=nnx.merge(graph, nnx.from_flat_state(placed), settings))
 
 
+@checked()
 def placement(model: Model) -> pd.DataFrame:
     """Return how parameters are split, one row a parameter: shape, dtype, spec, bytes in all and per device."""
     rows = {}

@@ -4,8 +4,9 @@ Everything is NumPy in float64, independent of models. The leading axis is alway
 value and is left out; infinity is refused.
 """
 
+from ..checks import check_level
 from .analytic import Moments, t_mean, wilson
-from .base import Interval, check_level
+from .base import Interval
 from .grouped_rows import GroupedRows
 from .means import jackknife_interval, mean_interval, ratio_interval
 from .rows import Rows, rows_of

@@ -10,10 +10,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .base import Floats, Interval, check_level, finite_or_nan, ratio
+from ..arguments import checked
+from ..checks import check_level
+from .base import Floats, Interval, finite_or_nan, ratio
 from .means import wilson_of
 
 
+@checked()
 def t_mean(values: ArrayLike, *, level: float = 0.95) -> Interval:
     """Compute the mean over examples with Student's interval, `[E,...]` to `[...]`.
 
@@ -28,6 +31,7 @@ def t_mean(values: ArrayLike, *, level: float = 0.95) -> Interval:
     return moments.interval(level=level)
 
 
+@checked()
 def wilson(values: ArrayLike, *, level: float = 0.95) -> Interval:
     """Compute a share with Wilson's score interval (1927), from values that are 0 or 1, `[E,...]` to `[...]`.
 
@@ -59,6 +63,7 @@ class Moments:
         self._least: Floats = np.full((), np.inf)
         self._most: Floats = np.full((), -np.inf)
 
+    @checked()
     def add(self, values: ArrayLike) -> None:
         """Add examples, `[E,...]`; E may be 0.
 
@@ -75,6 +80,7 @@ class Moments:
         new._most = np.where(known, x, -np.inf).max(axis=0, initial=-np.inf)
         self.merge(new)
 
+    @checked()
     def merge(self, other: Self | "Moments") -> None:
         """Add the examples of another.
 
@@ -111,6 +117,7 @@ class Moments:
         """The largest value of each cell; NaN without a value."""
         return np.where(self.count > 0, self._most, np.nan)
 
+    @checked()
     def interval(self, *, level: float = 0.95) -> Interval:
         """Return the mean with Student's interval."""
         from scipy import stats

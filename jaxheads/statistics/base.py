@@ -25,12 +25,6 @@ class Interval(NamedTuple):
     n: NDArray[np.int64]
 
 
-def check_level(level: float) -> None:
-    """Raise ValueError unless a confidence level is between 0 and 1; long computations call it before they start."""
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a number between 0 and 1, got {level}; 95 % is 0.95")
-
-
 def ratio(numerator: Any, denominator: Any) -> Floats:
     """Divide; a denominator of 0 gives NaN."""
     return np.asarray(numerator / np.where(denominator != 0, denominator, np.nan), dtype=np.float64)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..arguments import checked
 from .base import Floats, Interval, finite_or_nan, ratio
 from .means import Range, interval_of
 from .rows import Rows, by_cluster, cluster_codes
@@ -32,6 +33,7 @@ class GroupedRows:
     clusters, chosen at random, however often they come back. Their number is then an estimate (see `_Distinct`).
     """
 
+    @checked()
     def __init__(self, limit: int = 2048):
         if limit < 2:
             raise ValueError(f"limit: expected at least 2 rows, got {limit}; fewer give no interval")
@@ -45,6 +47,7 @@ class GroupedRows:
         self._buckets: dict[int, int] = {}
         self._clusters: _Distinct | None = None
 
+    @checked()
     def add(self, values: ArrayLike, clusters: ArrayLike | None = None) -> None:
         """Add examples, `[E,...]`; E may be 0.
 
@@ -108,6 +111,7 @@ class GroupedRows:
         sums, counts = self.grouped
         return ratio(sums.sum(axis=0), counts.sum(axis=0))
 
+    @checked()
     def interval(self, *, level: float = 0.95, within: Range | None = None) -> Interval:
         """Return the mean with its interval over rows; `mean_interval` explains both, and NaN.
 

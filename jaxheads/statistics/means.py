@@ -23,13 +23,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .base import Floats, Interval, check_level, finite_or_nan, ratio
+from ..arguments import checked
+from ..checks import check_level
+from .base import Floats, Interval, finite_or_nan, ratio
 from .rows import Rows, rows_of
 
 Range = tuple[ArrayLike, ArrayLike] | NDArray[Any]
 """The least and the largest value of a mean, numbers or arrays `[...]`."""
 
 
+@checked()
 def mean_interval(
     values: ArrayLike,
     *,
@@ -65,6 +68,7 @@ def mean_interval(
     return interval_of(rows, level=level, within=within, share=share, single=clusters is None)
 
 
+@checked()
 def ratio_interval(
     values: ArrayLike, whole: ArrayLike, *, clusters: ArrayLike | None = None, level: float = 0.95
 ) -> Interval:
@@ -105,6 +109,7 @@ def ratio_interval(
     return Interval(mean, np.where(exact, mean, low), np.where(exact, mean, high), parts.n)
 
 
+@checked()
 def jackknife_interval(
     statistic: Callable[[Floats], ArrayLike],
     rows: Rows,

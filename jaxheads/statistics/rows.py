@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..arguments import checked
 from .base import Floats, finite_or_nan
 
 
@@ -25,6 +26,7 @@ class Rows(NamedTuple):
         return (self.counts > 0).sum(axis=0)
 
 
+@checked()
 def rows_of(values: ArrayLike, counts: ArrayLike | None = None, clusters: ArrayLike | None = None) -> Rows:
     """Return a row for each example, or for each cluster of them.
 

@@ -8,7 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .base import Floats, check_level, finite_or_nan
+from ..arguments import checked
+from ..checks import check_level
+from .base import Floats, finite_or_nan
 
 
 class SeedEffect(NamedTuple):
@@ -31,6 +33,7 @@ class SeedEffect(NamedTuple):
     p: Floats
 
 
+@checked()
 def seed_effect(values: ArrayLike, *, level: float = 0.95) -> SeedEffect:
     """Analyse `values` `[A,E,...]` by one-way random-effects analysis of variance (Searle et al. 1992, chapter 3).
 

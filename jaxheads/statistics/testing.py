@@ -6,11 +6,13 @@ NumPy in float64; the leading axis is always the examples.
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..arguments import checked
 from .base import Floats, finite_or_nan, ratio
 from .means import upper_p_values
 from .rows import cluster_codes, rows_of
 
 
+@checked()
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
     """Return Spearman's rank correlation over the cells known in both; None if either is constant."""
     from scipy import stats
@@ -21,6 +23,7 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
     return float(np.corrcoef(stats.rankdata(first[known]), stats.rankdata(second[known]))[0, 1])
 
 
+@checked()
 def false_discovery(p_values: ArrayLike) -> Floats:
     """Turn p-values of many heads into q-values, in the same shape (Benjamini & Hochberg 1995).
 
@@ -43,6 +46,7 @@ def false_discovery(p_values: ArrayLike) -> Floats:
     return q
 
 
+@checked()
 def paired_p_values(scores: ArrayLike, null: ArrayLike, *, clusters: ArrayLike | None = None) -> Floats:
     """Test for each cell whether `scores` exceed `null` on the same examples (one-sided paired test).
 
@@ -77,6 +81,7 @@ def paired_p_values(scores: ArrayLike, null: ArrayLike, *, clusters: ArrayLike |
     return np.where(rows.n > 1, p, np.nan)
 
 
+@checked()
 def mean_p_values(values: ArrayLike, *, clusters: ArrayLike | None = None) -> Floats:
     """Test for each cell whether the mean of `values` `[E,...]` is 0 (two-sided), `[...]`; agrees with `mean_interval`.
 
@@ -93,6 +98,7 @@ def mean_p_values(values: ArrayLike, *, clusters: ArrayLike | None = None) -> Fl
     return np.minimum(1.0, 2 * np.minimum(*sides))
 
 
+@checked()
 def split_halves(count: int, seed: int, clusters: ArrayLike | None = None) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Split `count` examples at random into a half to choose heads on and a half to confirm them on.
 

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from ..arguments import checked
 from .base import finite_or_nan
 
 
+@checked()
 def analysis_of_variance(values: ArrayLike, factors: Sequence[str], *, order: int = 2) -> pd.DataFrame:
     """Analyse a balanced design of fixed effects (Montgomery 2017, section 5.4).
 
@@ -37,8 +39,8 @@ def analysis_of_variance(values: ArrayLike, factors: Sequence[str], *, order: in
     x, names = finite_or_nan(values, "values"), list(factors)
     if np.isnan(x).any() or x.ndim != len(names) + 1 or not names or min(x.shape) < 2:
         raise ValueError(
-            f"values: expected finite numbers with an axis for each of {names} and one of replicates, two or more of "
-            f"each, got shape {list(x.shape)}{' with NaN' if np.isnan(x).any() else ''}"
+            f"values: expected finite numbers with an axis for each of the factors {names} and one of replicates, "
+            f"two or more of each, got shape {list(x.shape)}{' with NaN' if np.isnan(x).any() else ''}"
         )
     if order < 1:
         raise ValueError(f"order: expected at least 1, got {order}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import checked
 from ..statistics import check_level, mean_interval, rank_correlation
 from ..tables import Column, HeadTable
 from .effects import magnitude
@@ -33,6 +34,7 @@ ENVIRONMENT = (
 """Entries of provenance that the tables of one session share."""
 
 
+@checked()
 def compare_estimates(
     exact: HeadTable,
     estimates: HeadTable,

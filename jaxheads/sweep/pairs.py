@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from ..arguments import check_kind
 from ..checks import one_of
 from ..models.inputs.batch import Batch
 from ..models.model import Model
@@ -25,7 +26,8 @@ def inputs(batches: Inputs, objective: Objective | None) -> Iterator[tuple[Batch
     Raises:
         ValueError: where there is neither.
     """
-    for entry in [batches] if isinstance(batches, Batch) else batches:
+    for number, entry in enumerate([batches] if isinstance(batches, Batch) else batches):
+        check_kind(f"batch[{number}]", entry, Batch | tuple[Batch, Objective])
         batch, own = entry if isinstance(entry, tuple) else (entry, objective)
         if own is None:
             raise ValueError("an objective is needed: give one for all, or with each batch of a stream")
@@ -47,7 +49,8 @@ def pairs(
         return
     if corrupt is not None:
         raise ValueError("a stream gives pairs (clean, corrupt): leave corrupt out")
-    for pair in clean:
+    for number, pair in enumerate(clean):
+        check_kind(f"clean[{number}]", pair, Pair)
         own = pair[2] if len(pair) > 2 else objective
         if own is None:
             raise ValueError("an objective is needed: give one for all, or with each pair of a stream")

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..arguments import checked
 from ..execution.batching import Chunks, detecting_out_of_memory, run_chunks
 from ..execution.cost import Cost
 from ..execution.journal import Journal
-from ..execution.resources import OPTIONS, Resources, document, refuse_unknown, with_clusters
+from ..execution.resources import OPTIONS, Resources, check_options, document, with_clusters
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.stack import Stack
@@ -142,11 +143,12 @@ def sweep(generator: Callable[..., Any] | None = None, *, returns: type[Any] = H
     """
     if generator is None:
         return functools.partial(sweep, returns=returns)
+    generator = checked()(generator)
     answering: Any = _answering(generator, returns)
 
     @functools.wraps(generator)
     def planning(*arguments: Any, **named: Any) -> Plan:
-        refuse_unknown(answering, named)
+        check_options(answering, named)
         first = next(iter(generator(*arguments, **named)), None)
         if first is None:
             raise _empty_stream()
@@ -230,15 +232,18 @@ def run_question(
 
 
 def _answering(generator: Callable[..., Iterator[Question]], returns: type[Any]) -> Any:
+    generator = checked()(generator)
+
     @functools.wraps(generator)
     def answering(*arguments: Any, **named: Any) -> Any:
-        refuse_unknown(answering, named)
+        check_options(answering, named)
         arguments, named = with_clusters(generator, arguments, named)
         level, seed = (named.get(option, OPTIONS[option][1]) for option in ("level", "seed"))
+        questions = generator(*arguments, **named)  # checks the arguments
         # The second argument holds the inputs: one batch, or a stream of batches or of pairs.
         bound = inspect.signature(generator).bind(*arguments, **named)
         stream = not isinstance(list(bound.arguments.values())[1], Batch)
-        return _answer(generator.__name__, generator(*arguments, **named), stream=stream, level=level, seed=seed)
+        return _answer(generator.__name__, questions, stream=stream, level=level, seed=seed)
 
     document(answering, returns=returns)
     return answering
@@ -262,8 +267,9 @@ def _answer(name: str, questions: Iterator[Question], *, stream: bool, level: fl
             if current.grid.shape != grid.shape:
                 raise ValueError(f"all batches must give the same grid; got {grid.shape}, then {current.grid.shape}")
             number = accumulator.examples
+            # The objective counts by its code and content: two of a user's may share a name.
             # The number of the first example is part of the identity: a stream may hold one batch twice.
-            identity = (current.objective.name, current.stack.name, current.identity, number)
+            identity = (current.objective, current.stack.name, current.identity, number)
             journal = resources.journal(name, current.model, current.batch, current.reads, identity)
             accumulator.add(run_question(current, journal, advance, number), current.grid)
             # What a question counts over a stream, such as the fewest examples of a mean, is whole at its end.

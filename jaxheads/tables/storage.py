@@ -1,5 +1,6 @@
 """HeadTables on disk: parquet for programs, csv and md for people, json for provenance."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from ..files import Content, write_together
 from .counts import footnote, marked
 
-_LAYOUT_KEY = b"jaxheads"
+_LAYOUT_KEY, _TABLE_KEY = b"jaxheads", b"jaxheads.table"
 
 
 class Layout(NamedTuple):
@@ -29,6 +30,20 @@ class Layout(NamedTuple):
     squeezed: bool
 
 
+class Mark(NamedTuple):
+    """Hashes that tell the files of one table from those of another.
+
+    Attributes:
+        table: of everything in the table.
+        provenance: of the provenance.
+        examples: whether the table has a file of examples.
+    """
+
+    table: str
+    provenance: str
+    examples: bool
+
+
 class Examples(NamedTuple):
     """Values of the examples and labels of their clusters; None for what a table does not keep."""
 
@@ -43,38 +58,57 @@ def save(
     provenance: Mapping[str, Any],
     layout: Layout,
 ) -> list[Path]:
-    """Write a table's files together under `base`, a path without ending; see `HeadTable.save`."""
+    """Write a table's files together under `base`, a path without ending; see `HeadTable.save`.
+
+    Both parquet files hold a hash of the whole table, and the main one that of the provenance: `load` notices files of
+    two tables.
+    """
+    csv, per_example = frame.to_csv(lineterminator="\n").encode(), examples.values
+    mark = Mark(_table_hash(csv, provenance, examples), _provenance_hash(provenance), per_example is not None)
     contents: dict[str, Content] = {
-        ".parquet": lambda file: _write_frame(frame, layout, file),
-        ".csv": frame.to_csv(lineterminator="\n").encode(),
+        # The first file is the last to be renamed: until then `load` reads the old table, or notices new files.
+        ".parquet": lambda file: _write_frame(frame, layout, mark, file),
+        ".csv": csv,
         ".md": _markdown(base.name, frame).encode(),
         ".provenance.json": (json.dumps(provenance, indent=2) + "\n").encode(),
     }
-    per_example = examples.values
     if per_example is not None:
         contents[".per_example.parquet"] = lambda file: _write_examples(
-            frame, per_example, examples.clusters, layout, file
+            frame, per_example, examples.clusters, layout, mark, file
         )
-    written = write_together({f"{base}{suffix}": content for suffix, content in contents.items()})
-    if per_example is None:  # else `load` would read the examples of an earlier table of this name
-        Path(f"{base}.per_example.parquet").unlink(missing_ok=True)
-    return written
+    stale = [f"{base}.per_example.parquet"] if per_example is None else []
+    return write_together({f"{base}{suffix}": content for suffix, content in contents.items()}, stale)
 
 
 def load(base: Path) -> dict[str, Any]:
-    """Read the files that `save` wrote under `base`, a path without ending, as the fields of a HeadTable."""
-    import pyarrow.parquet as pq
+    """Read the files that `save` wrote under `base`, a path without ending, as the fields of a HeadTable.
 
-    stored = pq.read_table(_existing(Path(f"{base}.parquet")))
+    Raises:
+        FileNotFoundError: for a file that is missing.
+        ValueError: for files that no call wrote, that are damaged, or that are of two tables.
+    """
+    path = _existing(Path(f"{base}.parquet"))
+    try:
+        return _load(base, _read(path))
+    except (KeyError, TypeError, ArithmeticError, json.JSONDecodeError, UnicodeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}). Save the table again") from error
+
+
+def _load(base: Path, stored: Any) -> dict[str, Any]:
+    """Return the fields of a HeadTable from its main file and the files beside it."""
     if _LAYOUT_KEY not in (stored.schema.metadata or {}):
         raise ValueError(f"{base}.parquet: expected a file that HeadTable.save wrote, got another table")
     layout = Layout(**json.loads(stored.schema.metadata[_LAYOUT_KEY]))
-    provenance = json.loads(_existing(Path(f"{base}.provenance.json")).read_text(encoding="utf-8"))
+    mark = _mark(stored)
+    provenance = _read_provenance(_existing(Path(f"{base}.provenance.json")))
+    if mark is not None and mark.provenance != _provenance_hash(provenance):
+        raise _of_two_tables(base, ".provenance.json")
     frame = stored.to_pandas()
     metrics, shape = list(layout.metrics), layout.shape
     values = frame[metrics].to_numpy(dtype=np.float64).T.reshape(len(metrics), *shape)
-    path = Path(f"{base}.per_example.parquet")
-    per_example, clusters = _read_examples(path, metrics, shape) if path.exists() else Examples(None, None)
+    path, per_example, clusters = Path(f"{base}.per_example.parquet"), None, None
+    if path.exists() and (mark is None or mark.examples):
+        per_example, clusters = _read_examples(base, mark, metrics, shape)
     if layout.squeezed:
         values, per_example = values[0], None if per_example is None else per_example[0]
     return {
@@ -87,19 +121,75 @@ def load(base: Path) -> dict[str, Any]:
     }
 
 
+def _table_hash(csv: bytes, provenance: Mapping[str, Any], examples: Examples) -> str:
+    digest = hashlib.sha256(csv)
+    digest.update(_provenance_hash(provenance).encode())
+    for array in examples:
+        digest.update(b"" if array is None else f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _provenance_hash(provenance: Mapping[str, Any]) -> str:
+    """Hash the values, not the bytes: an editor or git may change the white space of a JSON file."""
+    return hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()
+
+
+def _mark(stored: Any) -> Mark | None:
+    """Return the mark in a parquet file's metadata; None in files of earlier versions."""
+    metadata = stored.schema.metadata or {}
+    return Mark(**json.loads(metadata[_TABLE_KEY])) if _TABLE_KEY in metadata else None
+
+
+def _of_two_tables(base: Path, ending: str) -> ValueError:
+    return ValueError(
+        f"{base}{ending} and {base}.parquet are of two tables: a save was stopped between its files, or one of them "
+        "was replaced or edited. Save the table again, or put the file back that belongs to it"
+    )
+
+
 def _markdown(name: str, frame: pd.DataFrame) -> str:
     shown = marked(frame)
     rows = shown.reset_index().to_markdown(index=False, floatfmt=".4g")
     return "\n\n".join(filter(None, [f"# {name}", rows, footnote(shown)])) + "\n"
 
 
-def _write_frame(frame: pd.DataFrame, layout: Layout, file: BinaryIO) -> None:
+def _write_frame(frame: pd.DataFrame, layout: Layout, mark: Mark, file: BinaryIO) -> None:
+    import pyarrow as pa
+
+    _write(pa.Table.from_pandas(frame), {_LAYOUT_KEY: layout, _TABLE_KEY: mark}, file)
+
+
+def _write(table: Any, about: Mapping[bytes, Layout | Mark], file: BinaryIO) -> None:
+    """Write a table with checksums of its pages, and facts about it in the metadata."""
+    import pyarrow.parquet as pq
+
+    added = {key: json.dumps(value._asdict()).encode() for key, value in about.items()}
+    stored = table.replace_schema_metadata({**(table.schema.metadata or {}), **added})
+    pq.write_table(stored, file, write_page_checksum=True)
+
+
+def _read(path: Path, wanted: Sequence[str] | None = None) -> Any:
+    """Read a parquet file, or those of its columns that are wanted, and check its pages.
+
+    Raises:
+        ValueError: for a file that can't be read.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    stored = pa.Table.from_pandas(frame)
-    metadata = {**(stored.schema.metadata or {}), _LAYOUT_KEY: json.dumps(layout._asdict()).encode()}
-    pq.write_table(stored.replace_schema_metadata(metadata), file)
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            names = file.schema_arrow.names
+            return file.read(names if wanted is None else [name for name in wanted if name in names])
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} can't be read as parquet: {error}. Save the table again") from error
+
+
+def _read_provenance(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} isn't valid JSON: {error}. Save the table again") from error
 
 
 def _write_examples(
@@ -107,10 +197,10 @@ def _write_examples(
     per_example: NDArray[np.float32],
     clusters: NDArray[np.int64] | None,
     layout: Layout,
+    mark: Mark,
     file: BinaryIO,
 ) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     index, count = frame.index, per_example.shape[-len(layout.shape) - 1]
     tidy: dict[str, Any] = {
@@ -122,16 +212,17 @@ def _write_examples(
     for axis in index.names[1:]:
         tidy[str(axis)] = np.tile(index.get_level_values(axis).to_numpy(dtype=np.int32), count)
     tidy.update(zip(layout.metrics, per_example.reshape(len(layout.metrics), -1), strict=True))
-    pq.write_table(pa.table(tidy), file)
+    _write(pa.table(tidy), {_TABLE_KEY: mark}, file)
 
 
-def _read_examples(path: Path, metrics: Sequence[str], shape: Sequence[int]) -> Examples:
-    import pyarrow.parquet as pq
-
-    labelled = "cluster" in pq.read_schema(path).names
-    stored = pq.read_table(path, columns=[*metrics, *(["cluster"] if labelled else [])])
+def _read_examples(base: Path, mark: Mark | None, metrics: Sequence[str], shape: Sequence[int]) -> Examples:
+    stored = _read(Path(f"{base}.per_example.parquet"), [*metrics, "cluster"])
+    if _mark(stored) != mark:
+        raise _of_two_tables(base, ".per_example.parquet")
+    if missing := sorted({*metrics} - {*stored.column_names}):
+        raise ValueError(f"{base}.per_example.parquet lacks the columns {', '.join(missing)}. Save the table again")
     rows = np.stack([stored[name].to_numpy() for name in metrics])
-    labels = stored["cluster"].to_numpy()[:: int(np.prod(shape))] if labelled else None
+    labels = stored["cluster"].to_numpy()[:: int(np.prod(shape))] if "cluster" in stored.column_names else None
     return Examples(rows.reshape(len(metrics), -1, *shape), labels)
 
 

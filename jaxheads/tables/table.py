@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from ..arguments import at_least, checked
+from ..checks import one_of
 from . import heatmaps, storage
 from .counts import footnote, marked
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"(?!.*\.(?:per_example|parquet)$)[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, eq=False)
 class Column:
     """One metric over the grid: `mean`, `low`, `high`, `n` are `[L,N]`, `per_example` is `[E,L,N]` or None.
@@ -114,6 +117,7 @@ class HeadTable:
         object.__setattr__(self, "clusters", _frozen(labels, np.int64, "clusters"))
 
     @classmethod
+    @checked()
     def from_columns(
         cls,
         name: str,
@@ -178,8 +182,10 @@ class HeadTable:
         """The grid's shape, `(L, N)`."""
         return _shape(self.frame)
 
+    @checked()
     def range_of(self, metric: str) -> tuple[float, float] | None:
         """Return the least and the largest value that a metric can have; None where the table doesn't know."""
+        one_of("metric", metric, self.metrics)
         known = self.provenance.get("ranges", {}).get(metric)
         if known is None:
             return None
@@ -191,10 +197,12 @@ class HeadTable:
         """Number of examples in `per_example`, `E`; None without it."""
         return None if self.per_example is None else self.per_example.shape[-len(self.shape) - 1]
 
+    @checked()
     def grid(self, column: str) -> NDArray[Any]:
         """Return a column of the frame, interval bounds and extras included, as an `[L,N]` array."""
         return self.frame[self._known(column)].to_numpy(copy=True).reshape(self.shape)
 
+    @checked(n=at_least(1))
     def top(self, column: str | None = None, n: int = 10, *, absolute: bool = False) -> pd.DataFrame:
         """Return the `n` rows with the largest `column` (by default the first metric), largest first.
 
@@ -209,6 +217,7 @@ class HeadTable:
         )
         return ranked.head(n)
 
+    @checked()
     def plot(self, column: str | None = None, ax: "Axes | None" = None) -> "Axes":
         """Draw a column (by default the first metric) as a heatmap, layers down and heads across.
 
@@ -230,12 +239,13 @@ class HeadTable:
         rows, columns = (str(axis) for axis in self.frame.index.names[1:])
         return heatmaps.draw(grid, title=self.name, label=column, ylabel=rows, xlabel=columns, ax=ax)
 
+    @checked()
     def save(self, directory: str | os.PathLike[str]) -> list[Path]:
         """Write the table into `directory`, creating it if necessary, and return the files' paths.
 
         The files are `NAME.parquet` (exact), `NAME.csv`, `NAME.md`, `NAME.provenance.json` and, for a table with
         examples, `NAME.per_example.parquet` (tidy: example, stack, layer, head and one float32 column a metric). They
-        replace older ones together.
+        replace older ones together, and hold a hash of the table: `load` refuses files of two tables.
 
         Raises:
             OSError: for a file that can't be written; the old files stay.
@@ -245,6 +255,7 @@ class HeadTable:
         return storage.save(base, self.frame, examples, self.provenance, layout)
 
     @classmethod
+    @checked()
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a saved table back.
 
@@ -253,9 +264,15 @@ class HeadTable:
 
         Raises:
             FileNotFoundError: for a missing file.
-            ValueError: for a parquet file that is no HeadTable.
+            ValueError: for a parquet file that is no HeadTable, or damaged, and for files of two tables, which a save
+                that was killed between its files leaves.
         """
-        return cls(**storage.load(Path(str(path).removesuffix(".parquet"))))
+        base = Path(str(path).removesuffix(".parquet"))
+        fields = storage.load(base)
+        try:
+            return cls(**fields)
+        except ValueError as error:
+            raise ValueError(f"{base}.parquet is not a whole table: {error}") from error
 
     def __repr__(self) -> str:
         shown = marked(self.top(n=5))
@@ -282,6 +299,7 @@ class HeadTable:
         return column
 
 
+@checked()
 def grid_index(stack: str, shape: Sequence[int], axes: Sequence[str]) -> pd.MultiIndex:
     """Return the index of a table: one row a cell, the last axis fastest."""
     return pd.MultiIndex.from_product([[stack], *map(np.arange, shape)], names=["stack", *axes])

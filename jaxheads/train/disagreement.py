@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ..arguments import checked
 from ..checks import one_of
 from ..measure.similarity.comparisons import COMPARISONS
 from ..models.inputs.batch import Batch
@@ -25,6 +26,7 @@ from ..models.network import Network, forward
 KINDS = {"values": "D_sub", "overlap": "D_pos", "outputs": "D_out"}
 
 
+@checked()
 def disagreement(network: Network, batch: Batch, kind: str = "outputs", stack: str | None = None) -> Array:
     """Return each layer's D, averaged over examples, `[L]`.
 
@@ -62,6 +64,7 @@ class LiPenalty:
         return -hyper["disagreement"] * jnp.mean(disagreement(network, sample.batch, self.kind, self.stack))
 
 
+@checked()
 def li_penalty(kind: str = "outputs", stack: str | None = None) -> LiPenalty:
     """Make the penalty −λ D for `train(penalty=…)`, averaged over layers; λ is the hyper-parameter "disagreement".
 

@@ -21,12 +21,14 @@ import optax
 from flax import nnx
 from jax import Array
 
+from ..arguments import at_least, checked, more_than
 from ..edits import gate
 from ..models.model import Model
 from ..models.network import Network
+from ..programs import compiled
 from ..progress import progress as show_progress
-from .checkpoints import claim, restore, save, steps_in
-from .objective import Sample, Task, scores
+from .checkpoints import claimed, restore, save, set_aside, steps_in, words_of
+from .objective import Sample, Task, check_task, scores
 
 BETA, LOW, HIGH = 0.33, -0.1, 1.1
 """Temperature, and the ends of the stretched gate, which reach beyond 0 and 1."""
@@ -98,6 +100,7 @@ class Gated:
         return nnx.merge(graph, jax.tree.map(lambda weight: weight[index], self.parameters), rest)
 
 
+@checked(steps=at_least(1), batch=at_least(1), rate=more_than(0), gate_rate=more_than(0))
 def learn_gates(
     model: Model,
     task: Task,
@@ -127,47 +130,56 @@ def learn_gates(
 
     Raises:
         ValueError: for no step or strength, a negative one, an unknown stack, or a directory of another training.
+        RuntimeError: for a directory that another training is writing into.
     """
     if steps < 1 or not strengths or min(strengths) < 0:
         raise ValueError(f"expected steps and penalties from 0 up, got {steps} steps and strengths {list(strengths)}")
     names = tuple(model.stacks if stacks is None else (model.stack(name).name for name in stacks))
+    check_task(model.network, task, batch)
     gating = _Gating(task, names, batch)
     lambdas, rates = jnp.asarray(strengths, jnp.float32), jnp.float32([gate_rate, rate if train_weights else 0.0])
     fixed = model.network, jax.random.key(seed), rates
     state = jax.vmap(lambda _: gating.begin(model.network, rates, start))(lambdas)
-    about = {
-        "model": model.identity(),
-        "task": repr(task),
-        "stacks": names,
-        "strengths": list(strengths),
-        "batch": batch,
-        "rates": np.asarray(rates).tolist(),
-        "start": start,
-        "seed": seed,
-    }
     folder = None if directory is None else Path(directory).expanduser().resolve()
-    state, done = _resume(folder, about, state)
-    if done > steps:
-        raise ValueError(f"{folder} holds {done} steps already, more than {steps}")
-    with show_progress(steps - done, f"gating {model.name}, {len(strengths)} strengths", progress) as advance:
-        for first in range(done, steps, STEPS_PER_CALL):
-            count = min(STEPS_PER_CALL, steps - first)
-            state = _take_steps(gating, state, jnp.int32(first), jnp.int32(count), lambdas, *fixed)
-            if folder is not None:
-                _keep_newest(folder, first + count, state)
-            advance(count)
+    about = (
+        {}
+        if folder is None
+        else {
+            "model": words_of(model),
+            "task": words_of(task),
+            "stacks": names,
+            "strengths": list(strengths),
+            "batch": batch,
+            "rates": np.asarray(rates).tolist(),
+            "start": start,
+            "seed": seed,
+        }
+    )
+    with claimed(folder, about):
+        state, done = _resume(folder, state)
+        if done > steps:
+            raise ValueError(f"{folder} holds {done} steps already, more than {steps}")
+        with show_progress(steps - done, f"gating {model.name}, {len(strengths)} strengths", progress) as advance:
+            for first in range(done, steps, STEPS_PER_CALL):
+                count = min(STEPS_PER_CALL, steps - first)
+                state = _take_steps(gating, state, jnp.int32(first), jnp.int32(count), lambdas, *fixed)
+                if folder is not None:
+                    _keep_newest(folder, first + count, state)
+                advance(count)
     log_a, weights = state[0]
     losses = np.asarray(_final_losses(gating, state[0], jnp.int32(steps), *fixed[:2]))
     return Gated(model, tuple(strengths), {name: np.asarray(value) for name, value in log_a.items()}, weights, losses)
 
 
-def _resume(folder: Path | None, about: Mapping[str, Any], fresh: Any) -> tuple[Any, int]:
+def _resume(folder: Path | None, fresh: Any) -> tuple[Any, int]:
     """Return the newest state in the folder and its step; `fresh` and 0 if the folder holds none."""
     if folder is None:
         return fresh, 0
-    claim(folder, about)
-    steps = steps_in(folder)
-    return (restore(folder / str(steps[-1]), fresh), steps[-1]) if steps else (fresh, 0)
+    for step in reversed(steps_in(folder)):
+        if (state := restore(folder / str(step), fresh)) is not None:
+            return state, step
+        set_aside(folder, [str(step)])
+    return fresh, 0
 
 
 def _keep_newest(folder: Path, step: int, state: Any) -> None:
@@ -226,7 +238,7 @@ class _Gating:
         return tuple(new_trained), tuple(new_states)
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
+@partial(compiled, static_argnums=0, donate_argnums=1)
 def _take_steps(
     gating: _Gating,
     state: Any,
@@ -248,7 +260,7 @@ def _take_steps(
     return jax.vmap(steps_of_one)(state, strengths)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(compiled, static_argnums=0)
 def _final_losses(gating: _Gating, trained: Any, number: Array, network: Network, key: Array) -> Array:
     """Return the task's losses `[G]` with gates that have no noise, on a sample that no step used."""
     sample = gating.task.sample(jax.random.fold_in(key, number), gating.batch)

@@ -25,6 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..arguments import at_least, between, checked, more_than
+
 
 class LLC(NamedTuple):
     """An estimate of λ with its chains.
@@ -44,6 +46,7 @@ class LLC(NamedTuple):
     bias: float
 
 
+@checked(n=at_least(2), step=more_than(0), pull=between(0), chains=at_least(2), burn=at_least(0), draws=at_least(1))
 def llc(
     loss: Callable[[Any, Array], Array],
     parameters: Any,
@@ -125,6 +128,7 @@ def _warn_of_bias(error: float, bias: float, step: float) -> None:
     )
 
 
+@checked()
 def head_only(parameters: Any, layer: int, head: int) -> Any:
     """Mask one head's parameters for `llc(moving=…)`: ones at its W_Q, W_K, W_V, W_O and their biases, zeros elsewhere.
 

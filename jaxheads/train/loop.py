@@ -15,9 +15,10 @@ import pandas as pd
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ..files import write_atomically
+from ..arguments import at_least, checked, more_than
+from ..checks import whole
 from ..progress import progress as show_progress
-from .checkpoints import claim, restore, save, steps_in
+from .checkpoints import claimed, restore, restore_rows, save, save_rows, set_aside, steps_in
 from .objective import Task
 from .runs import Hyper, OneDevice, Optimizer, Penalty, Placement, Runs, State, adamw, log_spaced
 
@@ -54,12 +55,15 @@ class Trained:
         """Parameters at the end, `[R,…]`."""
         return self.kept[-1]
 
+    @checked()
     def model(self, run: int = 0, step: int | None = None) -> Any:
         """Return one run as a model: at the end, or at the last checkpoint that is not later than `step`."""
+        whole("run", run, 0, len(self.runs.hyper) - 1)
         index = -1 if step is None else int(np.searchsorted(self.steps, step, side="right")) - 1
         return self.runs.model(self.kept[index], run)
 
 
+@checked(steps=at_least(1), batch=at_least(1), init_scale=more_than(0))
 def train(
     config: Mapping[str, Any],
     task: Task,
@@ -91,7 +95,9 @@ def train(
             minimised, but not to the losses that are recorded.
         init_scale: factor on the initial weights of matrices.
         checkpoints: the steps at which parameters are kept; by default 40, log-spaced. The last step is always added.
-        directory: keep checkpoints (orbax) and metrics (parquet) in this directory, and resume from them.
+        directory: keep checkpoints (orbax) and metrics (parquet) in this directory, and resume from them. Optimizer,
+            penalty and task count by their code and content, with versions and numeric settings. More steps go on from
+            fewer; of a longer run a shorter one takes its checkpoints.
         devices: a mesh with an axis "runs", which splits the runs evenly, or "data", which splits the examples of each
             batch, or both.
         monitor: called at every checkpoint with the parameters and the step.
@@ -99,6 +105,8 @@ def train(
 
     Raises:
         ValueError: for no step, runs that do not fit each other or the mesh, or a directory of another training.
+        RuntimeError: for a directory that another training is writing into.
+        TypeError: for a directory beside an optimizer, a penalty or a task whose content can't be read.
         FloatingPointError: for a loss that is not finite; the message names run and step.
     """
     if steps < 1:
@@ -108,8 +116,9 @@ def train(
     if wanted[0] < 0 or wanted[-1] > steps:
         raise ValueError(f"checkpoints: expected steps from 0 to {steps}, got {wanted[0]} to {wanted[-1]}")
     placement = OneDevice() if devices is None else _OnMesh.of(devices, len(training.hyper), batch)
-    storage = _Storage(None if directory is None else Path(directory).expanduser().resolve(), training, wanted)
-    return _train_to_end(storage, placement, monitor, progress)
+    folder = None if directory is None else Path(directory).expanduser().resolve()
+    with claimed(folder, {} if folder is None else training.about):
+        return _train_to_end(_Storage(folder, training, wanted), placement, monitor, progress)
 
 
 def _train_to_end(storage: "_Storage", placement: Placement, monitor: Monitor | None, progress: bool) -> Trained:
@@ -179,21 +188,36 @@ class _Storage:
     def __init__(self, directory: Path | None, runs: Runs, checkpoints: tuple[int, ...]):
         self.directory, self.runs, self.checkpoints = directory, runs, checkpoints
         self.kept: dict[int, Any] = {}
-        self.rows: dict[int, pd.DataFrame] = {}
+        self.rows: dict[int, Any] = {}
 
     def resume(self, fresh: State) -> tuple[State, int]:
         """Return the newest state and its step; `fresh` and 0 if the directory holds none."""
         if self.directory is None:
             return fresh, 0
-        self._claim()
         states = steps_in(self.directory / "state")
-        if not states:
-            for folder in ("parameters", "curve"):
+        done = states[-1] if states else 0
+        state = self._read(done, fresh) if states else None
+        if state is None:
+            folders = ("state", "parameters", "curve")
+            if states:
+                set_aside(self.directory, folders)
+            for folder in folders:
                 shutil.rmtree(self.directory / folder, ignore_errors=True)
+            self.kept, self.rows = {}, {}
             return fresh, 0
+        missing = [step for step in self.checkpoints if step < done and step not in self.kept]
+        # A run that stopped at its last checkpoint is whole; a longer run does not hold every step of a shorter one.
+        if missing or (done > self.checkpoints[-1] and self.checkpoints[-1] not in self.kept):
+            raise ValueError(
+                f"{self.directory} holds {done} steps of this training, and checkpoints at {sorted(self.kept)}, but "
+                f"none at {missing or [self.checkpoints[-1]]}: choose these, or another directory"
+            )
+        return state, done
+
+    def _read(self, done: int, fresh: State) -> State | None:
+        """Read everything up to a step; None if any of it is not as it was written."""
+        assert self.directory is not None
         # The state is written last: parameters and metrics of later steps are leftovers of a killed run.
-        done = states[-1]
-        state = restore(self.directory / "state" / str(done), fresh)
         for step in steps_in(self.directory / "parameters"):
             if step <= done:
                 self.kept[step] = restore(self.directory / "parameters" / str(step), fresh.parameters)
@@ -201,10 +225,13 @@ class _Storage:
                 shutil.rmtree(self.directory / "parameters" / str(step))
         for path in sorted((self.directory / "curve").glob("*.parquet")):
             if int(path.stem) < done:
-                self.rows[int(path.stem)] = pd.read_parquet(path)
+                self.rows[int(path.stem)] = restore_rows(path)
             else:
                 path.unlink()
-        return state, done
+        state = restore(self.directory / "state" / str(done), fresh)
+        whole = all(part is not None for part in (*self.kept.values(), *self.rows.values()))
+        steps = sum(len(frame) for frame in self.rows.values()) // len(self.runs.hyper) if whole else -1
+        return state if steps == done else None
 
     def record(self, first: int, losses: np.ndarray, accuracies: np.ndarray) -> None:
         """Store the metrics `[R,n]` of the n steps from `first` on.
@@ -225,7 +252,7 @@ class _Storage:
         self.rows[first] = frame
         if self.directory is not None:
             path = self.directory / "curve" / f"{first:010d}.parquet"
-            write_atomically(path, lambda file: frame.to_parquet(file, index=False))
+            save_rows(path, frame)
 
     def keep(self, done: int, state: State) -> None:
         """Store the parameters of a checkpoint, and on disk the state in place of the older one."""
@@ -243,18 +270,6 @@ class _Storage:
         """Return everything stored as a result."""
         steps = tuple(step for step in sorted(self.kept) if step in self.checkpoints)
         curve = pd.concat([self.rows[first] for first in sorted(self.rows)], ignore_index=True)
+        # The directory of a longer run answers a shorter one, too.
+        curve = curve.query(f"step < {self.checkpoints[-1]}")
         return Trained(self.runs, steps, tuple(self.kept[step] for step in steps), curve)
-
-    def _claim(self) -> None:
-        assert self.directory is not None
-        runs = self.runs
-        about = {
-            "config": dict(runs.config),
-            "task": repr(runs.task),
-            "runs": [dict(run) for run in runs.hyper],
-            "batch": runs.batch,
-            "init_scale": runs.init_scale,
-            "optimizer": getattr(runs.optimizer, "__qualname__", repr(runs.optimizer)),
-            "penalty": getattr(runs.penalty, "__qualname__", repr(runs.penalty)),
-        }
-        claim(self.directory, about)

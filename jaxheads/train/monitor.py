@@ -15,17 +15,20 @@ import pandas as pd
 from jax import Array
 from numpy.typing import NDArray
 
+from ..arguments import checked
 from ..measure.patterns import Metric, evaluate, examples_of, resolve
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.network import Network, forward
 from ..models.sites import SiteEdit
+from ..programs import compiled
 from .objective import Sample, scores
 from .runs import Runs
 
 Floats = NDArray[np.float64]
 
 
+@checked()
 def head_scores(
     network: Network, batch: Batch, metrics: tuple[Metric, ...], stack: str | None = None
 ) -> dict[str, Array]:
@@ -44,6 +47,7 @@ def head_scores(
     return {metric.name: mean(*measured[chosen.name][metric.name]) for metric in metrics}
 
 
+@checked()
 def ablation_losses(network: Network, sample: Sample, stack: str | None = None) -> Array:
     """Return the rise of the loss when each head's z is set to zero, `[L,N]`, nats. Pure."""
     chosen = Model(network).stack(stack)
@@ -79,11 +83,13 @@ class Trace:
         index = pd.MultiIndex.from_product([self.steps, *map(range, shape[1:])], names=["step", "run", "layer", "head"])
         return pd.DataFrame({name: x.reshape(-1) for name, x in heads.items()}, index=index)
 
+    @checked()
     def best(self, name: str) -> Floats:
         """Return the largest value over heads at each step and run, `[C,R]`."""
         x = self.values[name]
         return x if x.ndim == 2 else x.max(axis=(2, 3))
 
+    @checked()
     def best_head(self, name: str) -> NDArray[np.int64]:
         """Return each run's head with the largest value at the last step, as (layer, head), `[R,2]`."""
         last = self.values[name][-1]
@@ -91,6 +97,7 @@ class Trace:
         return np.stack(np.unravel_index(flat, last.shape[1:]), axis=1)
 
 
+@checked()
 def trace(
     runs: Runs,
     steps: Sequence[int],
@@ -110,7 +117,7 @@ def trace(
     return Trace(np.asarray(steps), {name: np.asarray(value, np.float64) for name, value in values.items()})
 
 
-@partial(jax.jit, static_argnums=(0, 2))
+@partial(compiled, static_argnums=(0, 2))
 def _traced(runs: Runs, trajectory: Any, function: Callable[[Network], Mapping[str, Array]]) -> dict[str, Array]:
     over_runs = jax.vmap(lambda parameters: dict(function(runs.network(parameters))))
     # vmap over checkpoints as well would hold the activations of all of them at once.
@@ -134,6 +141,7 @@ class Watch:
         stacked: whether parameters have a leading axis of runs.
     """
 
+    @checked()
     def __init__(
         self,
         network_of: Callable[[Any], Network],

@@ -10,9 +10,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from ..arguments import at_least, checked
+
 Floats = NDArray[np.float64]
 
 
+@checked(lasting=at_least(1))
 def onset(steps: ArrayLike, curve: ArrayLike, *, share: float = 0.5, lasting: int = 2, least: float = 0.0) -> Floats:
     """Return the step at which each run's curve has risen by `share` for good, `[R]`.
 
@@ -64,6 +67,7 @@ class PhaseChange(NamedTuple):
     depth: Floats
 
 
+@checked()
 def phase_change(steps: ArrayLike, loss: ArrayLike) -> PhaseChange:
     """Find the steepest monotone fall of each run's loss, `[C,R]`.
 
@@ -94,6 +98,7 @@ def phase_change(steps: ArrayLike, loss: ArrayLike) -> PhaseChange:
     return PhaseChange(*changes)
 
 
+@checked()
 def order(onsets: Mapping[str, ArrayLike]) -> pd.DataFrame:
     """Tabulate the share of runs in which the row's skill sets in before the column's.
 

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..arguments import checked
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@checked()
 def evolution(
     steps: ArrayLike,
     curves: Mapping[str, ArrayLike],

@@ -16,17 +16,21 @@ from flax import nnx
 from jax import Array
 from numpy.typing import ArrayLike
 
-from ..edits import gate
+from ..arguments import among, checked
+from ..checks import all_finite
+from ..edits import gate, head_pairs
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.network import Network, forward
 from ..models.removed_heads import HEADS, head_shape, set_key_heads
+from ..programs import compiled
 from .monitor import ablation_losses
 from .objective import Sample, scores
 
 Heads = Sequence[tuple[int, int]]
 
 
+@checked()
 def head_importance(network: Network, sample: Sample, stack: str | None = None) -> Array:
     """Return |∂ loss / ∂ gate| of every head, averaged over examples, `[L,N]` (Michel et al. 2019, equation 2)."""
     model = Model(network)
@@ -43,6 +47,7 @@ def head_importance(network: Network, sample: Sample, stack: str | None = None) 
     return jax.lax.map(gradient_size, sample).mean(axis=0)
 
 
+@checked(method=among(("importance", "ablation", "random")))
 def pruning_order(network: Network, sample: Sample, method: str, *, stack: str | None = None, seed: int = 0) -> Heads:
     """Return the heads in order of removal, the least needed first.
 
@@ -58,18 +63,18 @@ def pruning_order(network: Network, sample: Sample, method: str, *, stack: str |
         needed_LN = raw_LN / np.maximum(np.linalg.norm(raw_LN, axis=1, keepdims=True), 1e-20)
     elif method == "ablation":
         needed_LN = np.asarray(jax.jit(ablation_losses, static_argnums=2)(network, sample, stack))
-    elif method == "random":
+    else:
         chosen = Model(network).stack(stack)
         needed_LN = np.random.default_rng(seed).random((chosen.layers, chosen.heads))
-    else:
-        raise ValueError(f"heads are ordered by importance, ablation or random; got {method!r}")
     order = np.argsort(needed_LN, axis=None, kind="stable")
     return [(int(layer), int(head)) for layer, head in zip(*np.unravel_index(order, needed_LN.shape), strict=True)]
 
 
+@checked()
 def pruning_curve(network: Network, sample: Sample, order: Heads, *, stack: str | None = None) -> pd.DataFrame:
     """Tabulate loss and accuracy without the first 0, 1, 2, … heads of an order: columns heads, loss, accuracy."""
     chosen = Model(network).stack(stack)
+    order = head_pairs("order", chosen, order).tolist() if len(order) else []
     gates_GLN = np.ones((len(order) + 1, chosen.layers, chosen.heads), np.float32)
     for count, (layer, head) in enumerate(order, 1):
         gates_GLN[count:, layer, head] = 0
@@ -78,13 +83,15 @@ def pruning_curve(network: Network, sample: Sample, order: Heads, *, stack: str 
     return pd.DataFrame(columns)
 
 
-@partial(jax.jit, static_argnames="stack")
+@checked()
+@partial(compiled, static_argnames="stack")
 def gated_scores(network: Network, sample: Sample, gates_GLN: Array, *, stack: str) -> tuple[Array, Array]:
     """Return loss and accuracy for each set of gates on a stack's heads, `[G]` both."""
     model = Model(network)
     return jax.lax.map(lambda gates_LN: scores(network, sample, (gate(model, gates_LN, stack=stack),)), gates_GLN)
 
 
+@checked()
 def remove_heads(model: Model, gates: Mapping[str, ArrayLike] | ArrayLike, batch: Batch | None = None) -> Model:
     """Return a smaller model that equals this one with its heads' outputs multiplied by `gates`.
 
@@ -103,8 +110,11 @@ def remove_heads(model: Model, gates: Mapping[str, ArrayLike] | ArrayLike, batch
             BLOOM, MPNet), which removal would tear from their heads.
     """
     by_stack = dict(gates) if isinstance(gates, Mapping) else {model.stack().name: gates}
+    if not by_stack:
+        raise ValueError("gates must be those of at least one stack, got none")
     network = nnx.clone(model.network)  # with variables of its own: training the copy leaves the model as it is
     for name, stack_gates in by_stack.items():
+        all_finite(f"gates of {name}", stack_gates)
         stack, gates_LN = network.stack(model.stack(name).name), np.asarray(stack_gates, np.float32)
         if gates_LN.shape != (stack.layers, stack.heads):
             raise ValueError(f"gates of {name}: expected {[stack.layers, stack.heads]}, got {list(gates_LN.shape)}")
@@ -124,6 +134,7 @@ def remove_heads(model: Model, gates: Mapping[str, ArrayLike] | ArrayLike, batch
     return smaller
 
 
+@checked()
 def head_savings(model: Model, smaller: Model) -> pd.DataFrame:
     """Tabulate what `remove_heads` saved: a row a stack, with heads of a layer and parameters before and after.
 
@@ -220,6 +231,7 @@ def _check_equal(model: Model, smaller: Model, gates: Mapping[str, Any], batch: 
         )
 
 
+@checked()
 def merge_kv_heads(model: Model, groups: ArrayLike, *, stack: str | None = None) -> Model:
     """Return a model in which each group of key/value heads is one: the mean of their W_K, W_V and biases.
 

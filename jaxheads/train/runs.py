@@ -14,16 +14,20 @@ import optax
 from flax import nnx
 from jax import Array
 
+from ..arguments import at_least, checked
+from ..checks import finite, seed
 from ..models.load import family_of
 from ..models.model import Model
 from ..models.network import Network
-from .objective import Task, scores
+from .checkpoints import words_of
+from .objective import Task, check_task, scores
 
 Hyper = Mapping[str, float]
 Optimizer = Callable[[Mapping[str, Array]], optax.GradientTransformation]
 """Function of a run's hyper-parameters (traced) that returns its optax transformation."""
 
 
+@checked()
 def adamw(hyper: Mapping[str, Array]) -> optax.GradientTransformation:
     """Return AdamW with gradients clipped to norm 1.
 
@@ -114,13 +118,31 @@ class Runs:
         names = {frozenset(run) for run in self.hyper}
         if not self.hyper or len(names) > 1 or "seed" not in next(iter(names)):
             raise ValueError(f"runs: expected one or more with the same hyper-parameters, seed among them; got {names}")
+        for number, run in enumerate(self.hyper):
+            for name, value in run.items():
+                (seed if name == "seed" else finite)(f"{name} of runs[{number}]", value)
         if self.batch < 1:
             raise ValueError(f"batch: expected at least one example a step, got {self.batch}")
         family = family_of(self.config, "the model to train")
         config = family.config_type.from_hf(self.config)
-        graph, _, rest = nnx.split(family(config, rngs=nnx.Rngs(0)), nnx.Param, ...)
+        network = family(config, rngs=nnx.Rngs(0))
+        check_task(network, self.task, self.batch)
+        graph, _, rest = nnx.split(network, nnx.Param, ...)
         # The graph is the same for all runs: parameters alone are vmapped over.
         object.__setattr__(self, "_built", (family, config, graph, rest))
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Everything that the numbers of a training depend on, as plain JSON values."""
+        return {
+            "config": dict(self.config),
+            "task": words_of(self.task),
+            "runs": [dict(run) for run in self.hyper],
+            "batch": self.batch,
+            "init_scale": self.init_scale,
+            "optimizer": words_of(self.optimizer),
+            "penalty": words_of(self.penalty),
+        }
 
     @property
     def values(self) -> dict[str, Array]:
@@ -208,14 +230,16 @@ class Runs:
         return lambda state, first, count: compiled(state, keys, values, first, count)
 
 
+@checked()
 def grid(seeds: Sequence[int], **values: Sequence[float]) -> tuple[Hyper, ...]:
     """Return every combination of seeds and hyper-parameters: `grid(range(3), rate=[1e-3, 3e-3])` is six runs."""
-    runs: list[dict[str, float]] = [{"seed": int(seed)} for seed in seeds]
+    runs: list[dict[str, float]] = [{"seed": seed("seeds", number)} for number in seeds]
     for name, options in values.items():
         runs = [{**run, name: float(option)} for run in runs for option in options]
     return tuple(runs)
 
 
+@checked(steps=at_least(1), count=at_least(2))
 def log_spaced(steps: int, count: int = 40) -> tuple[int, ...]:
     """Return up to `count` steps from 0 to `steps`, both included, evenly spaced in log (1 + step)."""
     spaced = np.rint(np.expm1(np.linspace(0, np.log1p(steps), count))).astype(int)

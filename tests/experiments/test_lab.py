@@ -69,9 +69,12 @@ class Options(lab.Options):
 
 def run(options: Options) -> Iterator[lab.Results]:
     options.unfinished.mkdir(parents=True)
+    (options.unfinished / "finished").write_text("")
     yield results("# First", folder="first")
     if options.fail == "value":
         raise ValueError("that can't be measured")
+    if options.fail == "full":  # as a library of C++ says it
+        raise RuntimeError("INTERNAL: No space left on device")
     if options.fail == "stop":
         raise KeyboardInterrupt
     yield results("# Second", folder="second")
@@ -91,6 +94,8 @@ def test_several_results_have_a_folder_each(tmp_path: Path, capsys: pytest.Captu
 def test_an_error_is_one_line(tmp_path: Path):
     with pytest.raises(SystemExit, match=r"^test_lab: that can't be measured$"):
         main(["--fail", "value", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"^test_lab: INTERNAL: No space left on device$"):
+        main(["--fail", "full", "--out", str(tmp_path)])
     assert (tmp_path / "first" / "summary.md").exists()
     assert not (tmp_path / "second").exists()
 

@@ -25,7 +25,7 @@ PUBLIC = (
 )
 """Packages whose `__all__` is public, beside `jaxheads` itself."""
 
-LAB_ALONE = {"jaxheads.files", "jaxheads.progress", "jaxheads.provenance"}
+LAB_ALONE = {f"jaxheads.{name}" for name in ("execution.identity", "files", "interrupts", "progress", "provenance")}
 """Modules that only the frame of the experiments imports."""
 
 

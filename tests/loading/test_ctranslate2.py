@@ -171,7 +171,7 @@ def test_special_tokens_are_the_tokenizer_s(tmp_path: Path, variables: dict[str,
     assert [checkpoint.config[f"{name}_token_id"] for name in ("decoder_start", "eos", "pad")] == [4, 3, 3]
     assert checkpoint.tokenizer("ab", add_special_tokens=False)["input_ids"] == [2]
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(ValueError, match=r"tokenizer\.json can't be loaded"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json can't be read as a tokenizer"):
         open_checkpoint(tmp_path)
 
 

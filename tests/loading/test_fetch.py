@@ -206,9 +206,9 @@ def test_a_full_disk_while_unpacking_keeps_nothing(tmp_path, offer, monkeypatch)
 class FakePip:
     """Stands in for the pip process: says something and ends."""
 
-    words, status = "", 1
+    words, status, stdin = "", 1, None
 
-    def __init__(self, command, env, stdin, stdout, stderr):
+    def __init__(self, command, env, stdin, stdout, stderr, start_new_session):
         stdout.write(self.words)
         stdout.flush()
         self.command, self.returncode = command, self.status

@@ -121,5 +121,5 @@ def test_a_file_cut_off_is_named(tmp_path, arrays):
     opened(tmp_path, arrays)
     path = tmp_path / "x.npz"
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(ValueError, match=r"x\.npz isn't a whole file of glassllm"):
+    with pytest.raises(ValueError, match=r"x\.npz can't be read as a file of glassllm"):
         glassllm_checkpoint(path, tmp_path / "x.json", name="x")

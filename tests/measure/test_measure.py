@@ -112,8 +112,7 @@ def test_a_stream_traces_once_for_a_shape(decoder: Model, monkeypatch: pytest.Mo
     traced = []
     real = scoring.evaluate
     monkeypatch.setattr(scoring, "evaluate", lambda *given: traced.append(1) or real(*given))
-    measured: Any = scoring.program()
-    measured.clear_cache()
+    jax.clear_caches()
     monkeypatch.setattr(scoring, "choose_chunks", lambda *_, **__: Chunks(2))  # the last chunk is filled up
     measure(decoder, (random_batch(5, 10, seed) for seed in range(4)), ("entropy", "induction"))
     measure(

@@ -14,7 +14,7 @@ from jaxheads.models.families.llama import LlamaConfig
 from jaxheads.models.families.qwen2 import Qwen2Config
 from jaxheads.models.layers import activation
 from jaxheads.models.load import build as build_model
-from jaxheads.models.loading.checkpoint import Checkpoint
+from jaxheads.models.loading.checkpoint import Checkpoint, Tensor
 
 from .huggingface import SMALL, assert_close, build
 from .specs import SPECS
@@ -71,7 +71,7 @@ REFUSED = [
     ("bert", {"is_decoder": True}, "is_decoder=True; supported is False only"),
     ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
     ("bert", {"architectures": ["BertForQuestionAnswering"]}, "BertForQuestionAnswering is not covered"),
-    ("vit", {"patch_size": [4, 2]}, r"patches must be square, got patch_size=\[4, 2\]"),
+    ("vit", {"patch_size": [4, 2]}, r"patches must be square, of .*, got patch_size=\[4, 2\]"),
     ("vit", {"image_size": [8, 12, 3]}, "image_size must be one whole number or a height and a width"),
     ("vit", {"num_labels": 0, "id2label": {}}, "a classifier needs at least one class"),
     ("vit", {"architectures": ["ViTForMaskedImageModeling"]}, "ViTForMaskedImageModeling is not covered"),
@@ -84,7 +84,7 @@ REFUSED = [
     ("dinov2_with_registers", {"hidden_act": "mish"}, "activation 'mish' is not known"),
     ("dinov2_with_registers", {"intermediate_size": 40}, "not understood: intermediate_size"),
     ("bert", {"model_type": "bret"}, "family 'bret'; known are albert, .*did you mean 'bert'"),
-    ("mistral", {"sliding_window": 0}, "sliding_window must be at least 1, or null for none; got 0"),
+    ("mistral", {"sliding_window": 0}, "sliding_window must be a whole number of at least 1, or null, got 0"),
     ("mistral", {"attention_bias": True}, "not understood: attention_bias"),
     ("qwen2", {"use_mrope": True}, "use_mrope=True; supported is False only"),
     ("qwen2", {"layer_types": ["full_attention"]}, "must be 2 times 'full_attention' or 'sliding_attention'"),
@@ -113,14 +113,19 @@ REFUSED = [
 
 
 def config_of(family: str) -> dict[str, Any]:
-    architecture = SMALL[family] if family in SMALL else SPECS[family].architectures[0]
-    config = (build(architecture) if family in SMALL else SPECS[family].build()).config.to_dict()
+    if family == "attention_only":  # transformers has none
+        sizes = {"vocab_size": 37, "d_model": 24, "n_layers": 2, "n_heads": 3, "max_position_embeddings": 64}
+        return {"model_type": family, **sizes, "positions": "rotary", "norm": "rms_norm", "norm_eps": 1e-5}
+    spec = None if family in SMALL else SPECS[family.replace("-", "_")]
+    architecture = SMALL[family] if spec is None else spec.architectures[0]
+    config = (build(architecture) if spec is None else spec.build()).config.to_dict()
     return {**config, "architectures": [architecture], "model_type": family}
 
 
 @pytest.mark.parametrize(("family", "fields", "message"), REFUSED)
 def test_what_is_not_understood_is_refused(family: str, fields: dict[str, Any], message: str):
-    checkpoint = Checkpoint({**config_of(family), **fields}, {}, None, "", "a model", lambda: "")
+    weights = {"w": Tensor((2**40,), "float32", lambda: np.zeros(()))}  # enough for every size
+    checkpoint = Checkpoint({**config_of(family), **fields}, weights, lambda: (None, ""), "a model", lambda: "")
     with pytest.raises(ValueError, match=message):
         build_model(checkpoint)
 

@@ -1,6 +1,8 @@
 """What is written is what was held, bit for bit; `transformers` makes the same of it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +60,6 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path):
         with pytest.raises(FileExistsError, match="is not empty: choose another directory, or overwrite=True"):
             write(model, tmp_path / "here")
     assert (tmp_path / "here" / "notes.txt").read_text() == "mine"
-    jh.to_hf(model, tmp_path / "here", overwrite=True)
-    assert not (tmp_path / "here" / "notes.txt").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["here"]  # nothing is left beside it
 
 
 def test_a_failure_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -92,3 +91,124 @@ def test_a_model_made_of_a_config_is_written_and_read(tmp_path: Path):
     assert_same_bits(jh.load(jh.to_hf(model, tmp_path / "toy")), model)
     other = jh.init(model.hf_config or {}, seed=4)
     assert not np.array_equal(other.network.embed.embedding[...], model.network.embed.embedding[...])
+
+
+def bits(model: jh.Model) -> bytes:
+    return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(model.network))
+
+
+def toy(seed: int) -> jh.Model:
+    config = {"model_type": "attention_only", "vocab_size": 11, "d_model": 8, "n_layers": 1, "n_heads": 2}
+    return jh.init({**config, "max_position_embeddings": 16, "norm": "layer_norm", "bias": True}, seed=seed)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_overwriting_takes_only_what_an_earlier_call_wrote(tmp_path: Path):
+    place = jh.to_hf(toy(1), tmp_path / "model")
+    (place / "notes.txt").write_text("mine")
+    (place / "logs" / "deep").mkdir(parents=True)
+    (place / "logs" / "deep" / "a.log").write_text("mine, too")
+    (place / "empty").mkdir()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("kept")
+    (place / "link").symlink_to(outside)
+    (place / "nowhere").symlink_to("nothing here")
+    jh.to_orbax(toy(2), place, overwrite=True)
+    assert_same_bits(jh.load(place), toy(2))
+    assert not (place / "model.safetensors").exists()
+    jh.to_hf(toy(3), place, overwrite=True)
+    assert_same_bits(jh.load(place), toy(3))
+    written = {".jaxheads.json", "config.json", "model.safetensors"}
+    assert {path.name for path in place.iterdir()} == {*written, "notes.txt", "logs", "empty", "link", "nowhere"}
+    assert (place / "notes.txt").read_text() == "mine"
+    assert (place / "logs" / "deep" / "a.log").read_text() == "mine, too"
+    assert (place / "link" / "kept").read_text() == "kept"
+    assert (place / "link").is_symlink()
+    assert (place / "nowhere").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "outside"]  # nothing is left beside it
+
+
+def test_a_folder_of_other_files_gets_the_model_beside_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "notes.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    for seed in (1, 2):  # beside them, and over an earlier model
+        jh.to_hf(toy(seed), ".", overwrite=True)
+        assert_same_bits(jh.load("./"), toy(seed))
+        assert (Path.cwd() / "notes.txt").read_text() == "mine"
+
+
+def test_a_file_of_ours_that_was_changed_is_a_user_s(tmp_path: Path):
+    place = jh.to_orbax(toy(1), tmp_path / "model")
+    manifest = json.loads((place / ".jaxheads.json").read_text())
+    (place / "more.json").write_text("{}")
+    manifest["sha256"]["more.json"] = manifest["sha256"]["other.json"] = "of another content"
+    (place / ".jaxheads.json").write_text(json.dumps(manifest))
+    jh.to_orbax(toy(2), place, overwrite=True)
+    assert (place / "more.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "pytorch_model.bin", "weights.orbax/own", "config.json/own"])
+def test_what_would_be_read_with_the_model_is_refused(name: str, tmp_path: Path):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{}")
+    with pytest.raises(FileExistsError, match=f"holds {Path(name).parts[0]}.*no call of jaxheads wrote.*move them"):
+        jh.to_hf(toy(1), tmp_path, overwrite=True)
+    assert contents(tmp_path) == {name: b"{}"}
+
+
+def test_a_link_to_a_directory_is_followed(tmp_path: Path):
+    target = jh.to_hf(toy(1), tmp_path / "target")
+    (target / "notes.txt").write_text("mine")
+    (tmp_path / "link").symlink_to("target")
+    jh.to_hf(toy(2), tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert_same_bits(jh.load(target), toy(2))
+    assert (target / "notes.txt").read_text() == "mine"
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_text("")
+    for wrong in ("loop", "file", "file/below"):
+        with pytest.raises(OSError, match=r"[Cc]hoose a directory"):
+            jh.to_hf(toy(2), tmp_path / wrong, overwrite=True)
+
+
+def test_a_link_in_the_directory_is_replaced_and_its_target_kept(tmp_path: Path):
+    place = jh.to_hf(toy(1), tmp_path / "model")
+    (place / "model.safetensors").rename(tmp_path / "blob")
+    (place / "model.safetensors").symlink_to("../blob")
+    before = (tmp_path / "blob").read_bytes()
+    jh.to_hf(toy(2), place, overwrite=True)
+    assert (tmp_path / "blob").read_bytes() == before
+    assert_same_bits(jh.load(place), toy(2))
+
+
+def test_a_disk_without_the_exchange_takes_two_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    place = jh.to_hf(toy(1), tmp_path / "model")
+    monkeypatch.setattr("jaxheads.files._exchanged", lambda one, other: False)
+    jh.to_hf(toy(2), place, overwrite=True)
+    assert_same_bits(jh.load(place), toy(2))
+    place.rename(tmp_path / ".model.jaxheads.old")  # as a kill between the renames leaves it
+    with pytest.raises(FileExistsError, match="not empty"):
+        jh.to_hf(toy(3), place)
+    assert_same_bits(jh.load(place), toy(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("write", [jh.to_hf, jh.to_orbax], ids=["hf", "orbax"])
+def test_a_full_disk_is_an_os_error(write: Any, tmp_path: Path):
+    place = write(toy(1), tmp_path / "model")
+    before = contents(place)
+    script = (
+        "import sys, resource; resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))\n"
+        f"import jaxheads as jh; from tests.models.test_saving import toy\n"
+        f"try: jh.{write.__name__}(toy(2), {str(place)!r}, overwrite=True)\n"
+        "except OSError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "File too large. Free some space, or choose a directory that can be written" in done.stdout
+    assert contents(place) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

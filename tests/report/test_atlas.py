@@ -185,7 +185,7 @@ def test_from_the_command_to_the_files(
     decoder: jh.Model, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
     monkeypatch.setattr("jaxheads.models.load.load", lambda source: decoder)
-    monkeypatch.setattr(cli, "_keep_compilations", lambda: None)
+    monkeypatch.setattr("jaxheads.compile_cache.keep_compilations", lambda folder: None)
     command = ["atlas", "small", "--text", str(text), "--out", str(tmp_path), "--examples", "2", "--measured", "8"]
     calls: list[int] = []
     real = work.edited
@@ -224,7 +224,7 @@ def test_from_the_command_to_the_files(
 )
 def test_an_error_is_one_line(command: list[str], message: str, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_keep_compilations", lambda: None)
+    monkeypatch.setattr("jaxheads.compile_cache.keep_compilations", lambda folder: None)
     assert cli.main(command) == 1
     message_line = capsys.readouterr().err
     assert message_line.startswith("jaxheads: ")
@@ -232,7 +232,27 @@ def test_an_error_is_one_line(command: list[str], message: str, tmp_path: Path, 
     assert not list(tmp_path.iterdir()), "nothing is written for a model that is not there"
 
 
+def test_a_folder_that_cannot_be_written_is_noticed_before_the_model_is_read(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr("jaxheads.compile_cache.keep_compilations", lambda folder: None)
+    monkeypatch.setattr("jaxheads.models.load.load", lambda source: pytest.fail("read"))
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert cli.main(["atlas", "small", "--out", str(out)]) == 1
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("jaxheads: [Errno 20] can't write")
+
+
+def test_a_full_disk_is_one_line_whatever_raised_it(tmp_path: Path, monkeypatch, capsys):
+    def full(source: str) -> None:
+        raise RuntimeError("INTERNAL: write failed: No space left on device")
+
+    monkeypatch.setattr("jaxheads.compile_cache.keep_compilations", lambda folder: None)
+    monkeypatch.setattr("jaxheads.models.load.load", full)
+    assert cli.main(["atlas", "small", "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "jaxheads: INTERNAL: write failed: No space left on device\n"
+
+
 def test_the_zoo_is_listed(capsys, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cli, "_keep_compilations", lambda: None)
+    monkeypatch.setattr("jaxheads.compile_cache.keep_compilations", lambda folder: None)
     assert cli.main(["zoo"]) == 0
     assert "| smollm2-135m |" in capsys.readouterr().out

@@ -317,7 +317,7 @@ def test_what_is_not_finite_is_named_and_left_out():
 
 
 def test_pieces_change_nothing_and_compile_once():
-    model, compiled = small_model("llama"), attrgetter("_cache_size")(weight_gradient)
+    model, compiled = small_model("llama"), attrgetter("cache_size")(weight_gradient)
     whole, before = estimates(model, by=CELLS), compiled()
     same(estimates(model, by=CELLS, memory=1), whole)
     same(estimates(model, "ig", by=CELLS, memory=1, rule="left", steps=1), whole)

@@ -265,13 +265,13 @@ def test_chunks_change_nothing_and_share_what_is_compiled(monkeypatch: pytest.Mo
         means = keep_edges(model, CLEAN, CORRUPT, objective, kept, ablation="mean", per_position=False)
         return [of_edges(table, graph), of_edges(table, graph, "exact"), circuits, means]
 
-    whole, before = asked(), [part._cache_size() for part in compiled]
+    whole, before = asked(), [part.cache_size() for part in compiled]
     monkeypatch.setattr(Chunks, "fitting", lambda *_, **__: Chunks(2, 1))
     for chunks, at_once in zip(asked(), whole, strict=True):
         assert_close(chunks, at_once)
     # All layers and chunks share one; but there are three kinds of receivers, and what other edges carry is one for all
     # examples or one for each.
-    assert [part._cache_size() - old for part, old in zip(compiled, before, strict=True)] == [3, 1, 2]
+    assert [part.cache_size() - old for part, old in zip(compiled, before, strict=True)] == [3, 1, 2]
 
 
 @pytest.mark.parametrize("memory", [1, 1 << 18, 1 << 22, 1 << 30])

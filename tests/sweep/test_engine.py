@@ -107,9 +107,9 @@ def test_one_compilation_serves_every_layer_head_and_piece(monkeypatch: pytest.M
     batch = random_batch((7, 6, 5))  # a shape that nothing else here has
     monkeypatch.setattr("jaxheads.sweep.exact.work.choose_chunks", lambda *_, **__: Chunks(2, 3))
     engine: tuple[Any, ...] = (edited, run_unedited)
-    before = [part._cache_size() for part in engine]
+    before = [part.cache_size() for part in engine]
     jh.ablate(small_model("gpt2"), batch, jh.logit_difference(3, 7), "zero")
-    assert [part._cache_size() for part in engine] == [count + 1 for count in before]
+    assert [part.cache_size() for part in engine] == [count + 1 for count in before]
 
 
 @pytest.mark.parametrize("chunks", [Chunks(2, 3), Chunks(1, 2)], ids=str)
@@ -261,3 +261,11 @@ def test_first_columns_are_the_earliest_of_any_example():
     np.testing.assert_array_equal(first_columns(TOKENS.of(alone), True)[:3], [4, 4, 4])
     assert not first_columns(TOKENS.of(batch), False).any()
     assert len(set(start_column(np.arange(1000), 1000).tolist())) <= 4
+
+
+def test_chunks_of_examples_have_few_sizes():
+    given: dict[str, Any] = {"tokens": 1, "copy_bytes": 1, "memory": 1 << 20}
+    sizes = {count: Chunks.fitting(count, **given).examples for count in range(1, 1000)}
+    assert all(count <= size <= max(8, 1.25 * count) for count, size in sizes.items())
+    assert len(set(sizes.values())) == 8 + 4 * 7
+    assert {Chunks.fitting(count, **{**given, "memory": 13}).examples for count in range(9, 14)} == {10, 12, 13}

@@ -289,11 +289,11 @@ def test_pieces_and_compilations():
     model = deep_model("llama")
     whole = paths(model, CLEAN, CORRUPT, OBJECTIVE, [("q", 2, 1)])
     engine: Any = path_engine.send_to_receivers
-    before = engine._cache_size()
+    before = engine.cache_size()
     again = paths(model, CLEAN, CORRUPT, OBJECTIVE, [("q", 1, 0), ("q", 3, 2)])  # other layers and heads
-    assert engine._cache_size() == before
+    assert engine.cache_size() == before
     pieces = paths(model, CLEAN, CORRUPT, OBJECTIVE, [("q", 2, 1)], memory=1)
-    assert engine._cache_size() == before + 1
+    assert engine.cache_size() == before + 1
     assert pieces.per_example is not None
     assert whole.per_example is not None
     assert_close(pieces.per_example[:, :, :2], whole.per_example[:, :, :2])

@@ -7,11 +7,14 @@ from typing import Any
 
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import jaxheads as jh
 from jaxheads.execution.batching import Chunks
-from jaxheads.execution.journal import Journal, fingerprint
+from jaxheads.execution.identity import fingerprint
+from jaxheads.execution.journal import Journal
 from jaxheads.sweep.exact import work as module
 
 from ..models.huggingface import random_batch, small_model
@@ -154,3 +157,45 @@ def test_a_fingerprint_of_words_in_a_table_column_is_of_the_words():
     one, other = (fingerprint(model, np.array(words, object)) for words in (["a", "b"], ["a", "c"]))
     assert one != other
     assert one == fingerprint(model, np.array(["a", "b"], object))
+
+
+def _rewritten(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Write other values into a part's file, well formed and with all else as it was."""
+    table = pq.read_table(path)
+    values = change(table["value"].to_numpy())
+    position = table.column_names.index("value")
+    pq.write_table(table.set_column(position, "value", pa.array(values)), path)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "values + 5": lambda path: _rewritten(path, lambda values: values + 5),
+    "NaN": lambda path: _rewritten(path, lambda values: values * np.nan),
+    "other order": lambda path: _rewritten(path, lambda values: values[::-1]),
+    "float32": lambda path: _rewritten(path, lambda values: values.astype(np.float32)),
+    "without its hash": lambda path: pq.write_table(pq.read_table(path).replace_schema_metadata(None), path),
+    "another part's name": lambda path: path.write_bytes(max(path.parent.glob("*-baselines.parquet")).read_bytes()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_part_with_other_values_is_computed_again(
+    calls: Calls, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+):
+    whole = ask(tmp_path)
+    path = min(tmp_path.rglob("*-cells-*.parquet"))
+    DAMAGES[damage](path)
+    calls.clear()
+    assert_same_bytes(ask(tmp_path), whole)
+    assert len(calls) == 1
+    assert f"{path} is damaged" in caplog.text
+
+
+def test_no_flipped_byte_of_a_part_is_believed(tmp_path: Path):
+    value, path = np.linspace(0, 1, 24).reshape(4, 6), tmp_path / "q" / "a.parquet"
+    Journal(tmp_path, "q").part("a", lambda: value)
+    content = path.read_bytes()
+    for position in range(len(content)):
+        flipped = bytearray(content)
+        flipped[position] ^= 0xFF
+        path.write_bytes(flipped)
+        np.testing.assert_array_equal(Journal(tmp_path, "q").part("a", lambda: value), value)

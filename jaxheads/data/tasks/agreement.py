@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ...arguments import at_least, checked
 from .configs import bert, gpt2
 from .task import Drawn, Independent, require
 
 PAD, BOS, EOS, MASK, DET = range(5)
 
 
+@checked(nouns=at_least(1), prepositions=at_least(1), verbs=at_least(1))
 @dataclass(frozen=True)
 class Agreement(Independent):
     """`[BOS, Det N (P Det N)^m V, EOS]`: the verb's number is the first noun's.

@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import checked
 from ...models.inputs.batch import Batch
+from ...programs import compiled
 from .configs import clip
 from .task import Sample, require
 
@@ -41,6 +43,7 @@ _CELL, _SIDE = 4, 16
 BOS, EOS = 0, 1
 
 
+@checked()
 @dataclass(frozen=True)
 class Captions:
     """Images of 16×16 pixels in three colours, and `[BOS, count, colour, shape, position, EOS]`, all combinations.
@@ -90,6 +93,7 @@ class Captions:
         """Loss "uniform" over a sample's texts, ln B: retrieval by chance is right in 1 of B."""
         return {"uniform": math.log(self.examples)}
 
+    @checked()
     def sample(self, key: Array, examples: int) -> Sample:
         """Draw pairs; the key decides them, under `jit` and `vmap` too.
 
@@ -114,7 +118,7 @@ def _combinations() -> np.ndarray:
     return np.array(list(product(*(range(len(words)) for words in ATTRIBUTES.values()))), np.int32)
 
 
-@partial(jax.jit, static_argnums=(0, 2))
+@partial(compiled, static_argnums=(0, 2))
 def _sample(task: Captions, key: Array, examples: int) -> Sample:
     choice_key, text_key, image_key = jax.random.split(key, 3)
     chosen_B4 = jax.random.permutation(choice_key, jnp.asarray(_combinations()))[:examples]

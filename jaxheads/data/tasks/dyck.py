@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import checked
 from .configs import gpt2
 from .task import Drawn, Independent, require
 
 BOS = 0
 
 
+@checked()
 @dataclass(frozen=True)
 class Dyck(Independent):
     """`[BOS, balanced brackets]`; a bracket opens or closes with equal probability wherever both are possible.

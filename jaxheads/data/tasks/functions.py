@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ...arguments import checked
 from .configs import gpt2
 from .task import Drawn, Independent, require
 
 
+@checked()
 @dataclass(frozen=True)
 class InContext(Independent):
     """`[BOS, x, f(x), x', f(x'), …, query]`, with f one of K shifts: f_k(x) = x + k mod V, k from 1 to K.

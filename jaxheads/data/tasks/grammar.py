@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import between, checked
 from .configs import bert
 from .task import Drawn, Independent, require
 
@@ -31,6 +32,11 @@ _BARE, _ADJECTIVE, _NAME = range(3)
 _SHAPES = {_BARE: (_DET, _NOUN), _ADJECTIVE: (_DET, _ADJ, _NOUN), _NAME: (_PERSON,)}
 
 
+CHANCES = ("named", "adjective", "phrase", "copular", "negated", "positive")
+"""The task's probabilities."""
+
+
+@checked(**dict.fromkeys(CHANCES, between(0, 1)))
 @dataclass(frozen=True)
 class Grammar(Independent):
     """`[CLS, sentence, SEP]` with one word masked, uniformly chosen; the masked word is scored.
@@ -236,6 +242,7 @@ class Grammar(Independent):
         return bert(self.vocabulary, self.length, changes)
 
 
+@checked(**dict.fromkeys(CHANCES, between(0, 1)))
 @dataclass(frozen=True)
 class Sentiment(Grammar):
     """`[CLS, MASK, sentence, SEP]`; the model predicts the sentence's sentiment, one of two tokens, at MASK.

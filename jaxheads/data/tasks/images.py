@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import checked
 from .configs import vit
 from .task import Drawn, Independent, Sample, require, together
 
@@ -108,6 +109,7 @@ class _Images(Independent):
         return vit(SIDE, self.patch, self.classes, changes)
 
 
+@checked()
 @dataclass(frozen=True)
 class Digits(_Images):
     """The 1,797 handwritten digits of scikit-learn, split into training and test images.
@@ -158,6 +160,7 @@ class Digits(_Images):
         return replace(self, part="test")
 
 
+@checked()
 @dataclass(frozen=True)
 class Texture(_Images):
     """Dominoes of two equal pixels, black or white, all horizontal (class 0) or all vertical (class 1).
@@ -197,6 +200,7 @@ class Texture(_Images):
         return pairs
 
 
+@checked()
 @dataclass(frozen=True)
 class Corners(_Images):
     """Random black and white pixels; the class is whether the first and the last pixel are equal.

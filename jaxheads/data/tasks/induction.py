@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ...arguments import checked
 from .configs import attention_only
 from .task import Drawn, Independent, require
 
 
+@checked()
 @dataclass(frozen=True)
 class Induction(Independent):
     """`[BOS, segment, segment, …]`, cut at `length`; the segment's tokens are distinct, its length is random.

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import checked
 from .configs import gpt2
 from .task import Drawn, Independent, require
 
@@ -33,6 +34,7 @@ _FIRST, _SECOND, _SUBJECT, _PLACE, _THING = range(-5, 0)
 _SLOTS = {"A": _FIRST, "B": _SECOND, "S": _SUBJECT, "PLACE": _PLACE, "THING": _THING}
 
 
+@checked()
 @dataclass(frozen=True)
 class ToyIOI(Independent):
     """`[BOS, "when", A, "and", B, …, S, "gave", "a", "book", "to"]` predicts the name of A and B that is not S.

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import at_least, checked
 from .configs import attention_only
 from .task import Drawn, Independent, require
 
@@ -22,6 +23,7 @@ CHAINS = 1 << 13
 """Number of chains that the losses are means over."""
 
 
+@checked()
 @dataclass(frozen=True)
 class Markov(Independent):
     """Each example is a new chain: the rows of its transition matrix are Dirichlet(1), its start is stationary.
@@ -111,6 +113,7 @@ class Markov(Independent):
         labels_K = jax.random.permutation(label_key, K)
         return _simplex(row_key, (K,))[(labels_K[None, :] - labels_K[:, None]) % K]
 
+    @checked()
     def bayes(self, tokens: Array) -> Array:
         """Return the posterior predictive of the next state at each position of a chain `[T]`, `[T,K]`.
 
@@ -127,6 +130,7 @@ class Markov(Independent):
         return attention_only(self.vocabulary, self.length, changes, d_model=32, n_heads=1)
 
 
+@checked(states=at_least(1))
 def unigram(states: int, tokens: Array) -> Array:
     """Predict by Laplace's rule from the states' counts, at each position of a chain `[T]`: `[T,K]`."""
 
@@ -137,6 +141,7 @@ def unigram(states: int, tokens: Array) -> Array:
     return jax.lax.scan(step, jnp.zeros(states), jax.nn.one_hot(tokens, states))[1]
 
 
+@checked(states=at_least(1))
 def bigram(states: int, tokens: Array) -> Array:
     """Predict by Laplace's rule from the current state's successors, at each position of a chain `[T]`: `[T,K]`."""
 

@@ -14,12 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import checked
 from .configs import gpt2
 from .task import Drawn, Independent, Sample, require, together
 
 PARTS = ("train", "test")
 
 
+@checked()
 @dataclass(frozen=True)
 class ModularAddition(Independent):
     """`[a, b, =]` predicts (a + b) mod p; only "=" is scored.

@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ...arguments import checked
 from ...models.inputs.batch import Batch
+from ...programs import compiled
 
 
 @jax.tree_util.register_dataclass
@@ -98,6 +100,7 @@ class Independent:
         """Draw one example."""
         raise NotImplementedError
 
+    @checked()
     def sample(self, key: Array, examples: int) -> Sample:
         """Draw examples; the key decides them, under `jit` and `vmap` too.
 
@@ -109,7 +112,7 @@ class Independent:
         return _sample(self, key, examples)
 
 
-@partial(jax.jit, static_argnums=(0, 2))
+@partial(compiled, static_argnums=(0, 2))
 def _sample(task: Independent, key: Array, examples: int) -> Sample:
     # Always traced: a batch of concrete arrays would be copied to the host to be checked.
     return together(jax.vmap(task.draw)(jax.random.split(key, examples)))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import checked
 from .configs import bart
 from .task import Drawn, Independent, require
 
@@ -21,6 +22,7 @@ PAD, BOS, EOS = 0, 1, 2
 SPECIALS = 3
 
 
+@checked()
 @dataclass(frozen=True)
 class Translation(Independent):
     """Source words, then EOS; the lexicon translates each source word, and a rule orders the target words.

@@ -26,6 +26,8 @@ from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Sites, Stack, take_rows
 from ...objectives import Objective, Reads
+from ...programs import compiled
+from ...reads import reads_of
 from ...tables import HeadTable
 from ..per_example import mean_table, per_example
 from .last_stream import direct_stack, direct_stacks
@@ -149,7 +151,7 @@ def _split(
 ) -> tuple[DirectParts, np.ndarray | None]:
     """Return all parts and, for the heads of the stack `sources`, those of each source position, `[E,L,N,S]`."""
     model.check(batch)
-    reads = objective.reads(model, batch)
+    reads = reads_of(objective, model, batch)
     if reads.target is not None:
         raise ValueError(
             f"{objective.name} reads log-probabilities, which are not linear in logits: no parts add up to it. "
@@ -166,7 +168,7 @@ def _split(
         return _parts(resources.network(model), chunk, chunk_reads, objective.value, sources)
 
     size = sum(_example_bytes(stack, batch, reads.rows.shape[1], stack.name == sources) for stack in members)
-    identity = (objective.name, reads, sources or "")
+    identity = (objective, reads, sources or "")
     arrays = per_example("direct_parts", names, compute, model, batch, resources, example_bytes=size, identity=identity)
     if (np.abs(arrays["nonlinearity"]) > 1e-3 * np.maximum(1.0, np.abs(arrays["value"]))).any():
         raise ValueError(f"{objective.name} is not linear in the logits it reads: no parts add up to it")
@@ -195,7 +197,7 @@ def _by_position(stack: Stack, batch: Batch, values_ELNS: np.ndarray) -> np.ndar
     return np.where(np.take_along_axis(mask_ES, order_ES, axis=1)[:, None, None], by_position, np.nan)
 
 
-@partial(jax.jit, static_argnames=("value", "sources"))
+@partial(compiled, static_argnames=("value", "sources"))
 def _parts(
     network: Network, batch: Batch, reads: Reads, value: Callable[[Array, Reads], Array], sources: str | None
 ) -> dict[str, Array]:

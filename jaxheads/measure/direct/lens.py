@@ -22,6 +22,7 @@ from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Stack, take_rows
 from ...objectives import Reads, loss
+from ...programs import compiled
 from ...tables import HeadTable
 from ..per_example import mean_table, per_example
 from .last_stream import direct_stack, direct_stacks
@@ -110,7 +111,7 @@ def _reads(model: Model, batch: Batch, answers: ArrayLike | None) -> Reads:
     return Reads(rows_BR, None, jnp.asarray(target_B1), jnp.ones(target_B1.shape, jnp.float32))
 
 
-@jax.jit
+@compiled
 def _by_layer(network: Network, batch: Batch, reads: Reads) -> dict[str, Array]:
     """Return the three columns by layer, `[B,L+1]` each."""
     stream, rows_BR = network.streams[-1], reads.rows
@@ -137,7 +138,7 @@ def _by_layer(network: Network, batch: Batch, reads: Reads) -> dict[str, Array]:
     return {key: values_LB.T for key, values_LB in jax.lax.map(read, x_LBRD).items()}
 
 
-@partial(jax.jit, static_argnames="stack")
+@partial(compiled, static_argnames="stack")
 def _by_head(network: Network, batch: Batch, reads: Reads, *, stack: str) -> dict[str, Array]:
     """Return the two columns by head, `[B,L,N]` each."""
     chosen = network.stack(stack)

@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
+from ...arguments import at_least, checked
 from ...checks import one_of
 from ...execution.cost import FLOAT, forward_bytes
 from ...execution.resources import Options, Resources, shares_options
@@ -21,6 +22,7 @@ from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.norms import unit_stream
 from ...models.stack import Sites, Stack, take_rows
+from ...programs import compiled
 from ...tables import HeadTable
 from ..per_example import mean_table, per_example
 from ..weights.vocabulary import logit_directions, stack_of_last_stream
@@ -88,6 +90,7 @@ def logit_copying(
 
 
 @shares_options()
+@checked(top=at_least(1))
 def name_copying(
     model: Model,
     batch: Batch,
@@ -174,7 +177,7 @@ def _name_positions(stack: Stack, batch: Batch, names: ArrayLike) -> tuple[np.nd
     return rows_BP, np.take_along_axis(named_BT, rows_BP, axis=1).astype(np.float64)
 
 
-@partial(jax.jit, static_argnames="stack")
+@partial(compiled, static_argnames="stack")
 def _raised(network: Network, batch: Batch, *, stack: str) -> dict[str, Array]:
     """Return by how much the logits of the tokens attended to, and of all tokens, are raised, `[B,L,N]` each."""
     chosen = network.stack(stack)
@@ -206,7 +209,7 @@ def _raised(network: Network, batch: Batch, *, stack: str) -> dict[str, Array]:
     return {"attended": jnp.moveaxis(attended_LBN, 0, 1), "all": jnp.moveaxis(all_LBN, 0, 1)}
 
 
-@partial(jax.jit, static_argnames=("stack", "top", "sign", "norm_of"))
+@partial(compiled, static_argnames=("stack", "top", "sign", "norm_of"))
 def _among_first(
     network: Network, batch: Batch, rows_BP: Array, *, stack: str, top: int, sign: float, norm_of: int | None
 ) -> Array:

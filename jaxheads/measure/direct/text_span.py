@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ...arguments import at_least, checked
+
 Floats = NDArray[np.float64]
 
 
@@ -27,6 +29,7 @@ class TextSpan(NamedTuple):
     reconstructed: Floats
 
 
+@checked(count=at_least(1), rank=at_least(1))
 def text_span(outputs: ArrayLike, texts: ArrayLike, count: int, *, rank: int | None = 80) -> TextSpan:
     """Choose greedily the texts along which a head's outputs vary most.
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array
 
+from ...arguments import checked
 from .example import Example
 from .metric import Metric, Scored
 
@@ -61,6 +62,7 @@ def _detect(
     return 1 - difference_TS.sum() / length, example.mask.any()
 
 
+@checked()
 def head_detector(
     role: str, measure: str = "mul", exclude_bos: bool = False, exclude_current_token: bool = False
 ) -> Metric:

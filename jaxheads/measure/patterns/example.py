@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import checked
 from ...models.inputs.batch import Batch, count_positions
 from ...models.stack import Stack
 
@@ -104,6 +105,7 @@ class Example(NamedTuple):
         return self.tokens[column_T[jnp.clip(position_T, 0, self.tokens.shape[0] - 1)]], exists_T
 
 
+@checked()
 def examples_of(stack: Stack, batch: Batch) -> Example:
     """Return the positions of a batch in one stack, every field with a leading axis of examples."""
     queries, keys = stack.queries.of(batch), stack.keys.of(batch)

@@ -6,19 +6,29 @@ metric, C entries of all metrics, one metric after the other.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ...arguments import among, checked
+from ...checks import shown
+from ...models.inputs.batch import Batch
 from ...models.stack import Stack
-from .example import NEEDS, Example
+from .example import NEEDS, Example, examples_of
 
 Scored = tuple[Array, Array]
 """A metric's value for one head and one example, and whether it counts."""
 
 
+def _is_range(name: str, value: tuple[float, float] | None) -> None:
+    if value is not None and not value[0] < value[1]:
+        raise ValueError(f"{name} must be the least and the largest value, got {value}")
+
+
+@checked(needs=among(NEEDS), range=_is_range)
 @dataclass(frozen=True)
 class Metric:
     """A named number of one head's pattern. Equal by value and hashable, so that equal metrics trace once.
@@ -48,12 +58,14 @@ class Metric:
         value, counts = self.function(pattern_TS.astype(jnp.float32), example, **dict(self.options))
         return jnp.asarray(value, jnp.float32), jnp.asarray(counts, bool)
 
+    @checked()
     def variant(self, name: str, **options: Any) -> "Metric":
         """Return this metric with other options, under another name."""
         merged = {**dict(self.options), **options}
         return replace(self, name=name, options=tuple(sorted(merged.items())))
 
 
+@checked()
 def evaluate(metrics: Sequence[Metric], pattern_BNTS: Array, examples: Example) -> dict[str, Scored]:
     """Return each metric's value and counts for one layer's heads, `[B,N]`, or `[B,N,O]` with `best_of`.
 
@@ -73,6 +85,34 @@ def evaluate(metrics: Sequence[Metric], pattern_BNTS: Array, examples: Example) 
     return {metric.name: score(metric) for metric in metrics}
 
 
+def check_metrics(metrics: Sequence[Metric], stack: Stack, batch: Batch) -> None:
+    """Check that a user's metrics give a number, or one for each of `best_of`; shapes alone are computed.
+
+    Raises:
+        ValueError: for a function that fails on one head's pattern, or returns something else; names the metric.
+    """
+    own = [metric for metric in metrics if not getattr(metric.function, "__module__", "").startswith("jaxheads.")]
+    if not own:
+        return
+    pattern_TS = jax.ShapeDtypeStruct((stack.queries.count(batch), stack.keys.count(batch)), jnp.float32)
+    example = jax.eval_shape(lambda batch: jax.tree.map(lambda field: field[0], examples_of(stack, batch)), batch)
+    for metric in own:
+        shape = (len(metric.best_of),) if metric.best_of else ()
+        about = (
+            f"metric {metric.name!r}: its function must return {'numbers' if shape else 'a number'} {list(shape)}, and "
+            "whether it counts, a boolean of that shape"
+        )
+        try:
+            result = jax.eval_shape(partial(metric.function, **dict(metric.options)), pattern_TS, example)
+        except Exception as error:  # whatever a user's function raises
+            raise ValueError(f"{about}; on a pattern it raised {type(error).__name__}: {error}") from error
+        parts = result if isinstance(result, tuple) else (result,)
+        if [getattr(part, "shape", None) for part in parts] != [shape, shape] or not (
+            parts[0].dtype.kind in "biuf" and parts[1].dtype.kind in "biu"
+        ):
+            raise ValueError(f"{about}; it returned {' and '.join(map(shown, parts))}")
+
+
 def packed(scores: Mapping[str, Scored]) -> Array:
     """Return scores of one layer in one array, float32 `[B,N,C]`: NaN where a score does not count, ∞ if not finite."""
     arrays = []
@@ -82,18 +122,21 @@ def packed(scores: Mapping[str, Scored]) -> Array:
     return jnp.concatenate(arrays, axis=-1)
 
 
+@checked()
 def fits(metric: Metric, stack: Stack) -> bool:
     """Whether a stack's positions have the properties that the metric needs."""
     kind = {"tokens": "ids", "targets": "ids", "frames": "order", "patches": "places"}[stack.queries.kind]
     return NEEDS.index(metric.needs) <= NEEDS.index("any" if stack.is_cross else kind)
 
 
+@checked()
 def mean(values_T: Array, counts_T: Array) -> Scored:
     """Return the mean of the values that count, and whether any does."""
     number = counts_T.sum(dtype=jnp.float32)
     return jnp.where(counts_T, values_T, 0.0).sum() / jnp.maximum(number, 1.0), number > 0
 
 
+@checked()
 def attention_to(pattern_TS: Array, target_TS: Array) -> Scored:
     """Return the mean attention to the targets, over the queries that have a target."""
     return mean(jnp.where(target_TS, pattern_TS, 0.0).sum(axis=1), target_TS.any(axis=1))

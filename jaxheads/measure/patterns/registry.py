@@ -1,9 +1,10 @@
 """The register of metrics by name: those measured by default, variants, and those that users add."""
 
-import difflib
 import math
 from collections.abc import Sequence
 
+from ...arguments import checked
+from ...checks import nearest
 from .detector import ROLES, head_detector
 from .metric import Metric
 from .pattern_class import CLASSES, pattern_class
@@ -72,6 +73,7 @@ VARIANTS: dict[str, Metric] = {
 """Metrics that are measured only by name: variants from particular papers, and those that users register."""
 
 
+@checked()
 def register(metric: Metric) -> Metric:
     """Add a metric to `VARIANTS`, so that it is measured by name in one pass with all others.
 
@@ -88,6 +90,7 @@ def register(metric: Metric) -> Metric:
     return metric
 
 
+@checked()
 def resolve(metrics: str | Metric | Sequence[str | Metric]) -> tuple[Metric, ...]:
     """Return metrics that are named, or passed as values.
 
@@ -107,7 +110,5 @@ def resolve(metrics: str | Metric | Sequence[str | Metric]) -> tuple[Metric, ...
 def _known(name: str) -> Metric:
     known = METRICS | VARIANTS
     if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"metric {name!r} is not known; known are {', '.join(known)}{hint}")
+        raise ValueError(f"metrics: {name!r} is not known; known are {', '.join(known)}{nearest(name, known)}")
     return known[name]

@@ -7,10 +7,8 @@ entries of all metrics.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from types import CodeType
 from typing import Any, Unpack
 
-import jax
 import numpy as np
 from jax import Array
 
@@ -22,13 +20,14 @@ from ...models.model import Model, check_edit
 from ...models.network import Network, forward
 from ...models.sites import SiteEdit
 from ...models.stack import Stack
+from ...programs import compiled
 from ...progress import progress as show_progress
 from ...tables import HeadTable
 from ..example_chunks import choose_chunks, run_examples
 from ..streams import Batches, inputs_of, scored_pairs
 from .compiler_options import lean_options
 from .example import examples_of
-from .metric import Metric, evaluate, fits, packed
+from .metric import Metric, check_metrics, evaluate, fits, packed
 from .registry import METRICS, resolve
 from .score_accumulator import ScoreAccumulator
 from .value_norms import Of, check_of, gram, pattern_read
@@ -92,6 +91,7 @@ def measure(
     with show_progress(total, label, resources.progress) as advance:
         for current, scored in _checked(model, stack, edits, scored_pairs(batch, scored_as)):
             _check_marks(stack, scored, chosen)
+            check_metrics(chosen, stack, scored)
 
             def add(examples: np.ndarray, scores_BLNC: np.ndarray, current: Batch = current) -> None:
                 taken = current.take(examples)
@@ -125,7 +125,6 @@ def _score(
         scores_LBNC = program()(network, *_placed(resources.devices, taken), stack.name, metrics, of)
         return scores_LBNC.swapaxes(0, 1)
 
-    words = repr((stack.name, of, _edit_words(edits), [_metric_words(metric) for metric in metrics]))
     entries = [(metric.name, entry) for metric in metrics for entry in metric.best_of or (0,)]
     coordinates = {
         "layer": np.arange(stack.layers)[None, :, None, None],
@@ -139,7 +138,7 @@ def _score(
         compute,
         add,
         resources=resources,
-        journal=resources.journal("measure", model, batch, scored, edits, words, first),
+        journal=resources.journal("measure", model, batch, scored, edits, stack.name, of, metrics, first),
         coordinates=coordinates,
         first=first,
     )
@@ -149,7 +148,7 @@ def _score(
 def program() -> Any:
     """Return the compiled measurement."""
     # The options keep the metrics from holding all their intermediates at once.
-    return jax.jit(_scores, static_argnames=("stack", "metrics", "of"), compiler_options=lean_options())
+    return compiled(_scores, static_argnames=("stack", "metrics", "of"), compiler_options=lean_options())
 
 
 def _scores(
@@ -233,15 +232,3 @@ def _check_marks(stack: Stack, batch: Batch, metrics: tuple[Metric, ...]) -> Non
 
 def _edit_words(edits: Sequence[SiteEdit]) -> list[str]:
     return [f"{edit.operation} at {edit.stack}.{edit.site}" for edit in edits]
-
-
-def _metric_words(metric: Metric) -> tuple[Any, ...]:
-    """Return a metric in words, its function by the code: a user's lambda may change between two calls."""
-    code = getattr(metric.function, "__code__", None)
-    compiled = metric.function if code is None else _code_words(code)
-    return metric.name, metric.options, metric.best_of, compiled
-
-
-def _code_words(code: CodeType) -> tuple[Any, ...]:
-    constants = [_code_words(value) if isinstance(value, CodeType) else value for value in code.co_consts]
-    return code.co_code, code.co_names, constants

@@ -6,6 +6,7 @@ Dimension key: T query positions, S key positions.
 import jax.numpy as jnp
 from jax import Array
 
+from ...arguments import checked
 from .example import Example
 from .metric import Metric, Scored, attention_to, mean
 
@@ -37,6 +38,7 @@ def _class_attention(pattern_TS: Array, example: Example, mark: str, queries: st
     return mean((pattern_TS * example.mark(mark)).sum(axis=1), counted_T)
 
 
+@checked()
 def token_class(mark: str, queries: str | None = None) -> Metric:
     """Return the metric of attention to a class of tokens, Σ_q Σ_{k∈c} A[q,k] / n; from 0 to 1.
 
@@ -59,6 +61,7 @@ def _marked_share(pattern_TS: Array, example: Example, mark: str, with_first: bo
     return (A_TS * example.mark(mark)).sum() / jnp.where(total > 0, total, 1.0), total > 0
 
 
+@checked()
 def marked_share(mark: str, with_first: bool = False) -> Metric:
     """Return the metric Σ A · mark / Σ A: the share of all attention to marked keys, or marked pairs; from 0 to 1.
 
@@ -88,6 +91,7 @@ def _retrieval(pattern_TS: Array, example: Example, needle: str, answer: str, re
     return jnp.where(copied_S, weight_S, 0.0).sum() / jnp.maximum(distinct_tokens, 1.0), distinct_tokens > 0
 
 
+@checked()
 def retrieval(needle: str, answer: str, repeats: bool = False) -> Metric:
     """Return the metric |g ∩ k| / |k|: the share of the needle's tokens that the head copies; from 0 to 1.
 

@@ -6,17 +6,18 @@ Dimension key: E examples, B batch, L layers, N heads, P positions compared.
 from functools import partial
 from typing import Unpack
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import at_least, checked
 from ...execution.cost import FLOAT, forward_bytes
 from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Sites, take_rows
+from ...programs import compiled
 from ...provenance import provenance
 from ...statistics import mean_interval
 from ...tables import Column, HeadTable
@@ -25,6 +26,7 @@ from ..streams import inputs_of
 
 
 @shares_options()
+@checked(positions=at_least(1))
 def variability(
     model: Model, batch: Batch, positions: int = 10, exclude_first: bool = True, **options: Unpack[Options]
 ) -> HeadTable:
@@ -102,7 +104,7 @@ def _long_enough(lengths_E: np.ndarray, positions: int) -> np.ndarray:
     return examples
 
 
-@partial(jax.jit, static_argnames=("stack", "positions"))
+@partial(compiled, static_argnames=("stack", "positions"))
 def _corners(network: Network, batch: Batch, stack: str, positions: int) -> Array:
     """Return the patterns among the first real positions, `[B,L,N,P,P]`."""
     mask_BT = network.stack(stack).queries.of(batch).mask

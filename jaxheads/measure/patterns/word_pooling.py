@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ...arguments import checked
 from ...models.inputs.batch import Batch
 
 
@@ -23,6 +24,7 @@ class WordPattern(NamedTuple):
     words: np.ndarray
 
 
+@checked()
 def pool_words(pattern_LBNTS: ArrayLike, batch: Batch) -> list[WordPattern]:
     """Return the attention between words of each example (Clark et al. 2019, section 4.1).
 

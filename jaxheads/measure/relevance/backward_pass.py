@@ -25,6 +25,7 @@ from ...models.network import Network
 from ...models.sites import mixed
 from ...models.stack import Layer, Stack, take_rows
 from ...objectives import Reads, read_out
+from ...programs import compiled
 from .rules import RuledEdit, Rules, from_one, identity_rule, ruled_affine, with_rules
 
 Read = Callable[[Array, Array], Any]
@@ -74,7 +75,7 @@ def float64_allowed() -> Iterator[None]:
         yield
 
 
-@partial(jax.jit, static_argnames=("value", "rules", "watch", "wide"))
+@partial(compiled, static_argnames=("value", "rules", "watch", "wide"))
 def backward(
     network: Network,
     batch: Batch,
@@ -106,7 +107,7 @@ def backward(
     return BackwardPass(value_B, entry, gradient, read)
 
 
-@partial(jax.jit, static_argnames="value")
+@partial(compiled, static_argnames="value")
 def mixed_objective(
     network: Network,
     batch: Batch,
@@ -119,7 +120,7 @@ def mixed_objective(
     return _run(network, batch, reads, mixes, value, None, (), (), {})[0]
 
 
-@jax.jit
+@compiled
 def entries(network: Network, batch: Batch) -> dict[str, Array]:
     """Return each stream's entry, the input of its first layer, `[B,T,D]`, without running any layer."""
     by_stream: dict[str, Array] = {}

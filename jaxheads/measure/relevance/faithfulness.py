@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from ...arguments import among, at_least, checked
 from ...execution.resources import OPTIONS, Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
@@ -67,6 +68,7 @@ class Faithfulness:
 
 
 @shares_options(without=("stack", "resume"))
+@checked(points=at_least(1), methods=among((*METHODS, *CONTROLS)))
 def faithfulness(
     model: Model,
     batch: Batch,

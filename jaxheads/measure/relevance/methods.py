@@ -42,6 +42,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ...arguments import at_least, checked
 from ...checks import one_of
 from ...execution.cost import FLOAT, forward_bytes
 from ...execution.resources import OPTIONS, Options, Resources, shares_options
@@ -129,6 +130,7 @@ class Relevance:
 
 
 @shares_options()
+@checked(steps=at_least(1))
 def relevance(
     model: Model,
     batch: Batch,
@@ -206,7 +208,7 @@ def relevance(
         batch,
         resources,
         example_bytes=example_bytes,
-        identity=(repr(about), chosen.name if chosen else "", reads, base),
+        identity=(repr(about), chosen.name if chosen else "", objective, reads, base),
     )
     return _result(model, batch, arrays, about, chosen, options)
 

@@ -13,6 +13,7 @@ from jax import Array
 
 from ...models.inputs.batch import Batch
 from ...models.network import Network, forward
+from ...programs import compiled
 
 
 def with_residual(attention_LTT: Array) -> Array:
@@ -38,11 +39,11 @@ def rollout_relevance(attention_ELTT: np.ndarray, rows_ET: np.ndarray) -> np.nda
     return np.asarray(_rolled_out(attention_ELTT, jnp.asarray(rows_ET, jnp.float32)))
 
 
-@partial(jax.jit, static_argnames="stack")
+@partial(compiled, static_argnames="stack")
 def mean_attention(network: Network, batch: Batch, stack: str) -> Array:
     """Return each layer's pattern, the mean over heads, `[E,L,T,S]` float32."""
     readers = {stack: lambda seen: seen["pattern"].astype(jnp.float32).mean(axis=1)}
     return jnp.moveaxis(forward(network, batch, read=readers)[1][stack], 1, 0)
 
 
-_rolled_out = jax.jit(jax.vmap(rolled_out))
+_rolled_out = compiled(jax.vmap(rolled_out))

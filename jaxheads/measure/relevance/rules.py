@@ -26,11 +26,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from ...arguments import checked
 from ...models.layers import Attention, GatedMLP, OffsetRMSNorm, UnitNorm, affine
 
 NetworkT = TypeVar("NetworkT", bound=nnx.Module)
 
 
+@checked()
 @dataclass(frozen=True)
 class Rules:
     """Choice of the propagation rule for each kind of operation.

@@ -19,12 +19,14 @@ import pandas as pd
 from jax import Array
 from numpy.typing import NDArray
 
+from ...arguments import at_least, checked
 from ...execution.cost import FLOAT
 from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Sites, Stack
+from ...programs import compiled
 from ...progress import progress as show_progress
 from ...provenance import provenance
 from ...statistics import GroupedRows, jackknife_interval
@@ -89,6 +91,7 @@ class HeadPairs:
         np.fill_diagonal(distance, 0.0)
         return np.maximum(distance, 0.0)
 
+    @checked(count=at_least(1))
     def clusters(self, count: int | None = None, *, within: float | None = None) -> NDArray[np.int64]:
         """Return the number of each head's cluster, int `[L,N]`, by average linkage (SciPy).
 
@@ -108,6 +111,7 @@ class HeadPairs:
         limit, criterion = (count, "maxclust") if within is None else (within, "distance")
         return hierarchy.fcluster(tree, limit, criterion).reshape(self.shape) - 1
 
+    @checked(dimensions=at_least(1))
     def embedding(self, dimensions: int = 2, seed: int = 0) -> Floats:
         """Return coordinates `[L,N,dimensions]` whose distances are near these: multidimensional scaling.
 
@@ -131,6 +135,7 @@ class HeadPairs:
         eigenvalues /= eigenvalues.sum(axis=1, keepdims=True)
         return np.exp(-(eigenvalues * np.log(np.where(eigenvalues > 0, eigenvalues, 1))).sum(axis=1))
 
+    @checked()
     def nearest(self, *, same_layer: bool = True) -> NDArray[np.int64]:
         """Return the head most similar to each, as (layer, head), int `[L,N,2]`: an input of `jaxheads.share`.
 
@@ -261,7 +266,7 @@ def _check(model: Model, stack: Stack, batch: Batch, comparison: Comparison) -> 
         )
 
 
-@partial(jax.jit, static_argnames=("stack", "comparison"))
+@partial(compiled, static_argnames=("stack", "comparison"))
 def _compared(network: Network, batch: Batch, stack: str, comparison: Comparison) -> Array:
     """Return the numbers of every example, `[B,M,M]`."""
     compared = network.stack(stack)

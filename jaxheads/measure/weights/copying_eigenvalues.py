@@ -6,15 +6,16 @@ Dimension key: V vocabulary, C tokens of a chunk of it, D model dimension, H hea
 from functools import partial
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import checked
 from ...checks import one_of
 from ...models.model import Model
 from ...models.network import Network
 from ...models.stack import Stack
+from ...programs import compiled
 from ...provenance import provenance
 from ...tables import Column, HeadTable
 from .factored import ov_circuit
@@ -23,6 +24,7 @@ from .vocabulary import logit_directions, stack_of_last_stream, token_chunks
 EMBEDDINGS = ("raw", "effective")
 
 
+@checked()
 def eigenvalue_copying(
     model: Model,
     *,
@@ -68,7 +70,7 @@ def eigenvalue_copying(
     return HeadTable.from_columns("eigenvalue_copying", chosen.name, {"copying": Column(scores)}, about, squeeze=True)
 
 
-@partial(jax.jit, static_argnames=("embedding", "norms"))
+@partial(compiled, static_argnames=("embedding", "norms"))
 def _unembed_embed(network: Network, ids_C: Array, first: Stack, embedding: str, norms: bool) -> Array:
     """Return `W_U W_E` summed over a chunk of tokens, `[D,D]`: rows are read for logits, columns are written."""
     assert network.unembedding is not None, "stack_of_last_stream requires logits"

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jax import Array
 
+from ...arguments import checked
 from ...checks import one_of
 from ...models.model import Model
 from ...models.network import Network
 from ...models.norms import unit_stream
+from ...programs import compiled
 from .vocabulary import logit_directions, stack_of_last_stream, token_chunks
 
 CIRCUITS = ("ov", "qk")
@@ -42,6 +43,7 @@ class TokenPairs:
     head: int
 
 
+@checked()
 def token_pairs(
     model: Model,
     circuit: Literal["ov", "qk"],
@@ -80,7 +82,9 @@ def token_pairs(
     if chosen.is_cross:
         raise ValueError("in cross-attention keys and values read another sequence's stream, not its tokens")
     chunks = [
-        _token_factors(model.network, ids, layer, head, offset=offset, stack=chosen.name, circuit=circuit)
+        _token_factors(
+            model.network, ids, jnp.int32(layer), jnp.int32(head), offset=offset, stack=chosen.name, circuit=circuit
+        )
         for ids in token_chunks(model)
     ]
     left_VH, right_VH = (np.concatenate([np.asarray(chunk[side]) for chunk in chunks]) for side in (0, 1))
@@ -94,7 +98,7 @@ def token_pairs(
     return TokenPairs(frame, circuit, layer, head)
 
 
-@partial(jax.jit, static_argnames=("stack", "circuit", "offset"))
+@partial(compiled, static_argnames=("stack", "circuit", "offset"))
 def _token_factors(
     network: Network, ids_C: Array, layer: Array, head: Array, *, offset: int, stack: str, circuit: str
 ) -> tuple[Array, Array]:

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from ...arguments import checked
 from ...models.folding import fold_stack
 from ...models.model import Model
 from ...models.norms import scale_and_bias, unit_stream
@@ -50,6 +51,7 @@ class Factored:
         """The transposed matrices, factored."""
         return Factored(jnp.swapaxes(self.right, -2, -1), jnp.swapaxes(self.left, -2, -1))
 
+    @checked()
     def eigenvalues(self, between: Array | None = None) -> np.ndarray:
         """Return the H eigenvalues `[…,H]`, complex, that can differ from 0, computed in float64.
 
@@ -59,6 +61,7 @@ class Factored:
         return np.linalg.eigvals(np.asarray(right, np.float64) @ np.asarray(self.left, np.float64))
 
 
+@checked()
 def qk_circuit(model: Model, *, offset: int = 0, norms: bool = True, stack: str | None = None) -> Factored:
     """Return `W_Q W_Kᵀ` of every head, `[L,N]` of `[D,H]` times `[H,D]` (Elhage et al. 2021).
 
@@ -83,6 +86,7 @@ def qk_circuit(model: Model, *, offset: int = 0, norms: bool = True, stack: str 
     return Factored(W_Q, jnp.swapaxes(_per_query_head(W_K, chosen.heads), -2, -1))
 
 
+@checked()
 def ov_circuit(model: Model, *, norms: bool = True, stack: str | None = None) -> Factored:
     """Return `W_V W_O` of every head, `[L,N]` of `[D,H]` times `[H,D]` (Elhage et al. 2021), without biases.
 

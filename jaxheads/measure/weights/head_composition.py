@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 from jax import Array
 
+from ...arguments import checked
 from ...models.model import Model
+from ...programs import compiled
 from .factored import Factored, ov_circuit, qk_circuit, triangle
 
 KINDS = ("q", "k", "v")
@@ -50,6 +52,7 @@ class Composition:
         return pd.DataFrame({**columns, **baselines}, index=index)
 
 
+@checked()
 def composition(
     model: Model,
     kinds: str | Sequence[str] | None = None,
@@ -114,7 +117,7 @@ def random_composition(width: int, head_size: int, draws: int = 64, seed: int = 
     return float(scores.mean()), float(scores.std(ddof=1))
 
 
-@jax.jit
+@compiled
 def _scores(earlier: Factored, later: Factored) -> Array:
     """Return the scores `[P,M]`, one earlier head at a time to bound memory."""
     written_PHD, read_MDH = (half.reshape(-1, *half.shape[-2:]) for half in (_written(earlier), _read(later)))

@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...arguments import checked
 from ...checks import one_of
 from ...models.attention import unchanged
 from ...models.inputs.batch import AttentionInputs, Batch
 from ...models.model import Model
 from ...models.network import Network
 from ...models.stack import Stack
+from ...programs import compiled
 from ...provenance import provenance
 from ...tables import Column, HeadTable
 from .vocabulary import token_chunks
@@ -24,6 +26,7 @@ from .vocabulary import token_chunks
 CONTENTS = ("none", "mean")
 
 
+@checked()
 def positional_kernel(
     model: Model,
     offset: int = 1,
@@ -102,12 +105,12 @@ def _mean_embedding(model: Model) -> Array:
     return sum(sums[1:], sums[0]) / model.config.vocab_size
 
 
-@jax.jit
+@compiled
 def _sum_of_embeddings(network: Network, ids_C: Array) -> Array:
     return network.embed_tokens(ids_C).astype(jnp.float32).sum(axis=0)
 
 
-@partial(jax.jit, static_argnames="offset")
+@partial(compiled, static_argnames="offset")
 def _kernels(stack: Stack, x_TD: Array, context: AttentionInputs, offset: int) -> tuple[Array, Array]:
     """Return `attention` and `kernel`, `[L,N]` each."""
     queries_T = jnp.arange(offset, len(x_TD))

@@ -10,6 +10,7 @@ from flax import nnx
 from jax import Array
 from numpy.typing import ArrayLike
 
+from ...arguments import checked
 from ...checks import one_of
 from ..blocks import AttentionBlock
 from ..inputs.batch import AttentionInputs, Batch
@@ -156,6 +157,7 @@ HEAD_WEIGHTS = ("W_Q", "W_K", "W_V", "W_O")
 HEAD_BIASES = ("b_Q", "b_K", "b_V", "b_O")
 
 
+@checked()
 def by_hand(
     embed: ArrayLike,
     layers: Sequence[Mapping[str, ArrayLike]],

@@ -12,6 +12,7 @@ from ..attention import Edit
 from ..blocks import InputNorm, PreNormBlock
 from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Attention, Embed, PlainMLP, layer_norm
+from ..loading.config_fields import check_fields
 from ..loading.weights import Rule, Table, dense, heads_out, interleaved_heads, norm, same
 from ..network import RunStack
 from ..positions import alibi_slopes
@@ -56,6 +57,7 @@ class BloomConfig:
         )
         # The slices of `pretraining_tp` are summed separately only if `slow_but_exact` is set.
         sliced = {"slow_but_exact": False, "pretraining_tp": config.get("pretraining_tp")}
+        check_fields(config, fields | set(older.values()))
         refuse_unknown(config, fields | unused | set(older.values()), neutral={"n_inner": 4 * width, **sliced})
         return cls(
             vocab_size=vocab,

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
 
+from ...arguments import checked
+from ...programs import compiled
 from ..inputs.batch import Batch
 from ..layers import UnitNorm
 from ..loading.weights import Table, linear, same
@@ -33,7 +34,7 @@ from .bases.clip_towers import (
     text_rules,
     vision_rules,
 )
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import head_of, inner_config, refuse_unknown
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,8 @@ class ClipConfig:
         head_of(config, {"CLIPModel": "similarity"})
 
         def tower(name: str) -> dict[str, Any]:
-            fields = config.get(f"{name}_config_dict")
-            fields = config.get(f"{name}_config") if fields is None else fields
-            return {**(fields or {}), "architectures": None, "model_type": f"clip_{name}_model"}
+            stated = f"{name}_config_dict" if config.get(f"{name}_config_dict") is not None else f"{name}_config"
+            return {**inner_config(config, stated), "architectures": None, "model_type": f"clip_{name}_model"}
 
         return cls(
             ClipTextConfig.from_hf(tower("text")),
@@ -182,6 +182,7 @@ class Clip(Network):
         return Table(rules, POSITION_IDS)
 
 
+@checked()
 def zero_shot(model: Model, classes: Batch) -> Model:
     """Make a classifier of images by texts, or of texts by images: CLIP with the input of one tower fixed.
 
@@ -215,7 +216,7 @@ def zero_shot(model: Model, classes: Batch) -> Model:
     )
 
 
-@jax.jit
+@compiled
 def _embeddings(network: Clip, batch: Batch) -> Array:
     embedded: Any = forward(network, batch)[0]
     return network.scaled(network.output(embedded, batch))

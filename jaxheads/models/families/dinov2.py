@@ -12,6 +12,7 @@ from jax import Array
 from ..blocks import PreNormBlock
 from ..inputs.batch import Batch
 from ..layers import Attention, GatedMLP, PlainMLP, layer_norm
+from ..loading.config_fields import SIZE
 from ..loading.weights import Arrays, Rule, Table, dense, norm, same
 from ..patches import resize_grid, without_first_axis
 from .bases.image_encoder import (
@@ -77,7 +78,7 @@ class Dinov2Config:
         height, breadth = image_size_of(config, 224)
         if height != breadth:
             raise ValueError(f"positions of {cls.model_type} lie on a square; got image_size={[height, breadth]}")
-        return cls(
+        read = cls(
             hidden_size=width,
             num_hidden_layers=layers,
             num_attention_heads=heads,
@@ -93,6 +94,9 @@ class Dinov2Config:
             num_labels=labels_of(config),
             head=head_of(config, cls.heads),
         )
+        if not SIZE.fits(read.intermediate_size):
+            raise ValueError(f"mlp_ratio={read.mlp_ratio} times hidden_size={width} is no size of a layer")
+        return read
 
 
 class Dinov2WithRegistersConfig(Dinov2Config):

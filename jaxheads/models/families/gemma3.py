@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from ..loading.weights import Table
-from .bases.reading import head_of, refuse_unknown, required
+from .bases.reading import head_of, inner_config, refuse_unknown, required
 from .gemma3_text import Gemma3Text, Gemma3TextConfig, gemma3_table
 
 _IMAGES = frozenset(
@@ -30,7 +30,8 @@ class Gemma3Config(Gemma3TextConfig):
         """
         refuse_unknown(config, {"text_config", "tie_word_embeddings"} | _IMAGES)
         head = head_of(config, {"Gemma3ForConditionalGeneration": "lm", "Gemma3Model": "none"})
-        (text,) = required(config, "text_config")
+        required(config, "text_config")
+        text = inner_config(config, "text_config")
         tied = {"tie_word_embeddings": config.get("tie_word_embeddings", True)}
         # The head of this architecture has no cap, even if the language model's config has one.
         named = {"architectures": ["Gemma3ForCausalLM" if head == "lm" else "Gemma3TextModel"]}

@@ -24,7 +24,7 @@ from .bases.gated_decoder import (
     window_of,
     window_settings,
 )
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import head_of, inner_config, refuse_unknown
 from .gemma2 import IGNORED, SANDWICH_NORMS, SandwichDecoder
 
 _OLD = frozenset(("rope_local_base_freq", "sliding_window_pattern", "_sliding_window_pattern"))
@@ -101,14 +101,14 @@ def rotaries_of(config: Mapping[str, Any], dimensions: int, context: int) -> tup
     Raises:
         ValueError: for another layer type, or a rope type that is not covered or that changes more than frequencies.
     """
-    by_type = config.get("rope_parameters") or {}
+    by_type = inner_config(config, "rope_parameters")
     if unknown := set(by_type) - {FULL, SLIDING}:
         raise ValueError(f"rope_parameters of gemma3 are given for {FULL!r} and {SLIDING!r}; got {sorted(unknown)}")
-    full = {**(by_type.get(FULL) or {}), **(config.get("rope_scaling") or {})}
+    full = {**inner_config(by_type, FULL), **inner_config(config, "rope_scaling")}
     bases = config.get("rope_theta") or 1e6, config.get("rope_local_base_freq") or 1e4
     rotaries = [
         rotary_of({"rope_parameters": parameters, "rope_theta": base}, dimensions, context)
-        for parameters, base in zip((full, by_type.get(SLIDING)), bases, strict=True)
+        for parameters, base in zip((full, inner_config(by_type, SLIDING)), bases, strict=True)
     ]
     for rotary in rotaries:
         if rotary.amplitude() != 1:

@@ -10,12 +10,14 @@ from jax import Array
 from ..blocks import ParallelBlock, PreNormBlock
 from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Attention, Embed, PlainMLP, layer_norm
+from ..loading.config_fields import SHARE
+from ..loading.containers import shown
 from ..loading.weights import Rule, Table, dense, heads_out, interleaved_heads, norm, same
 from ..network import RunStack
 from ..positions import Rotary
 from ..stack import Stack
 from .bases.decoder import Decoder
-from .bases.reading import head_of, refuse_unknown, required
+from .bases.reading import head_of, inner_config, refuse_unknown, required
 from .llama import rotary_of
 
 _SHARE = 0.25
@@ -75,13 +77,15 @@ class GPTNeoXConfig:
 
 def _rotary(config: Mapping[str, Any], head: int, context: int) -> Rotary:
     """Read the rotary embedding of a share of each head, by this family's field names or those of transformers 5."""
-    parameters = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    parameters = inner_config(config, "rope_parameters") or inner_config(config, "rope_scaling")
     shares = (
         parameters.pop("partial_rotary_factor", None),
         config.get("rotary_pct"),
         config.get("partial_rotary_factor"),
     )
     share = next((share for share in shares if share is not None), _SHARE)
+    if not SHARE.fits(share):
+        raise ValueError(f"partial_rotary_factor must be {SHARE.expected}, got {shown(share)}")
     base = config.get("rotary_emb_base") or config.get("rope_theta")
     return rotary_of({"rope_theta": base, "rope_parameters": parameters}, int(head * share), context)
 

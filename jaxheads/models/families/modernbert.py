@@ -16,7 +16,7 @@ from ..network import RunStack
 from ..positions import Rotary
 from ..stack import Stack
 from .bases.masked_lm import HeadNames, MaskedLM, head_table
-from .bases.reading import head_of, refuse_unknown, required
+from .bases.reading import head_of, inner_config, refuse_unknown, required
 from .llama import rotary_of
 
 _FAR, _NEAR = "full_attention", "sliding_attention"
@@ -125,7 +125,7 @@ def _layer_types(config: Mapping[str, Any], layers: int) -> tuple[str, ...]:
 
 def _rotary(config: Mapping[str, Any], kind: str, dimensions: int, context: int) -> Rotary:
     field, base = _BASES[kind]
-    parameters = dict((config.get("rope_parameters") or {}).get(kind) or {})
+    parameters = inner_config(inner_config(config, "rope_parameters"), kind)
     # In transformers 4 a base that is null stands for the other kind's.
     older = config[field] or config.get("global_rope_theta") if field in config else None
     rotary = rotary_of({"rope_parameters": {"rope_theta": older or base, **parameters}}, dimensions, context)

@@ -57,6 +57,13 @@ class T5Config:
         vocab, width, size, inner, layers, heads = required(
             config, "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"
         )
+        buckets = config.get("relative_attention_num_buckets", 32)
+        furthest = config.get("relative_attention_max_distance", 128)
+        if buckets < 4 or furthest <= buckets // 2:
+            raise ValueError(
+                "relative_attention_num_buckets must be at least 4 and relative_attention_max_distance more than half "
+                f"of it, got {buckets} and {furthest}"
+            )
         projection = config.get("feed_forward_proj", "relu")
         gated = projection.startswith("gated-")
         act = "gelu_new" if projection == "gated-gelu" else projection.removeprefix("gated-")
@@ -69,8 +76,8 @@ class T5Config:
             num_layers=layers,
             num_decoder_layers=config.get("num_decoder_layers") or layers,
             num_heads=heads,
-            relative_attention_num_buckets=config.get("relative_attention_num_buckets", 32),
-            relative_attention_max_distance=config.get("relative_attention_max_distance", 128),
+            relative_attention_num_buckets=buckets,
+            relative_attention_max_distance=furthest,
             layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-6),
             activation=act,
             gated=gated,

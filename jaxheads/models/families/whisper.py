@@ -76,12 +76,6 @@ class WhisperConfig:
         neutral = {"is_encoder_decoder": True, "is_decoder": False, "scale_embedding": False}
         refuse_unknown(config, fields | unused, neutral=neutral)
         read = dict(zip(sizes, required(config, *sizes), strict=True))
-        for side in ("encoder", "decoder"):
-            if read["d_model"] % read[f"{side}_attention_heads"]:
-                raise ValueError(
-                    f"d_model must be a multiple of {side}_attention_heads, "
-                    f"got {read['d_model']} and {read[f'{side}_attention_heads']}"
-                )
         return cls(
             **read,
             num_mel_bins=config.get("num_mel_bins", 80),

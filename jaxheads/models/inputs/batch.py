@@ -11,7 +11,10 @@ from jax import Array
 from jax.core import Tracer
 from numpy.typing import ArrayLike
 
+from ...arguments import checked
+from ...checks import one_of, shown
 from ...statistics.rows import cluster_codes
+from .batch_fields import labels_field, marks_field, numbers_field, sequence_fields, words_field
 
 _FIELDS = (
     "tokens",
@@ -116,12 +119,12 @@ class Batch:
         marks: Mapping[str, ArrayLike] | None = None,
     ):
         arrays = {
-            **_sequence("tokens", tokens, "mask", mask, token_types),
-            **_sequence("targets", targets, "target_mask", target_mask),
-            "words": _words(words, tokens),
-            "pixels": _numbers("pixels", pixels, "[examples, height, width, channels]"),
-            "features": _numbers("features", features, "[examples, mels, frames]"),
-            "clusters": _labels(clusters),
+            **sequence_fields("tokens", tokens, "mask", mask, token_types),
+            **sequence_fields("targets", targets, "target_mask", target_mask),
+            "words": words_field(words, tokens),
+            "pixels": numbers_field("pixels", pixels, "[examples, height, width, channels]"),
+            "features": numbers_field("features", features, "[examples, mels, frames]"),
+            "clusters": labels_field(clusters),
         }
         counts = {name: len(array) for name, array in arrays.items() if array is not None}
         if not counts.keys() - {"clusters"}:
@@ -130,7 +133,7 @@ class Batch:
             raise ValueError(f"all arrays of a batch must have the same number of examples, got {counts}")
         for name in _FIELDS[:-1]:
             object.__setattr__(self, name, arrays.get(name))
-        object.__setattr__(self, "marks", _marks(marks, set(counts.values())))
+        object.__setattr__(self, "marks", marks_field(marks, set(counts.values())))
 
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Array | None], ...], None]:
         """Return the fields with their keys, for JAX."""
@@ -176,17 +179,21 @@ class Batch:
         """The labels `[B]` of clusters on the host; None where examples are independent."""
         return None if self.clusters is None else np.asarray(self.clusters)
 
+    @checked()
     def only(self, kind: str) -> "Batch":
         """Return a batch with the fields of one kind of positions ("patches": the images) and all marks."""
-        names = {"tokens": _FIELDS[:4], "targets": _FIELDS[4:6], "patches": ("pixels",), "frames": ("features",)}[kind]
-        names = (*names, "clusters", "marks")
+        fields = {"tokens": _FIELDS[:4], "targets": _FIELDS[4:6], "patches": ("pixels",), "frames": ("features",)}
+        one_of("kind", kind, fields)
+        names = (*fields[kind], "clusters", "marks")
         return self.tree_unflatten(None, (getattr(self, name) if name in names else None for name in _FIELDS))
 
+    @checked()
     def marked(self, marks: Mapping[str, ArrayLike]) -> "Batch":
         """Return the batch with these marks instead of its own; raises as the constructor does."""
-        arrays = _marks(marks, {len(self)})
+        arrays = marks_field(marks, {len(self)})
         return self.tree_unflatten(None, (*(getattr(self, name) for name in _FIELDS[:-1]), arrays))
 
+    @checked()
     def clustered(self, clusters: ArrayLike) -> "Batch":
         """Return the batch with these labels of clusters `[B]`, of any type, instead of its own.
 
@@ -196,111 +203,20 @@ class Batch:
         codes = jnp.asarray(cluster_codes(clusters, len(self)), jnp.int32)
         return self.tree_unflatten(None, (codes if name == "clusters" else getattr(self, name) for name in _FIELDS))
 
+    @checked()
     def take(self, examples: ArrayLike) -> "Batch":
         """Return the batch of these examples, by index.
 
         Raises:
-            ValueError: if the numbers of images and of texts differ.
+            ValueError: if the numbers of images and of texts differ, or for an index that no example has.
         """
-        len(self)  # raises
-        index = np.asarray(examples)
+        count, index = len(self), examples
+        if not isinstance(examples, Tracer):
+            index = np.asarray(examples)
+            # JAX would read the last example for an index beyond it.
+            if index.dtype.kind not in "iu" or (index.size and not 0 <= index.min() <= index.max() < count):
+                raise ValueError(f"examples must be whole numbers in 0..{count - 1}, got {shown(examples)}")
         return jax.tree.map(lambda field: field[index], self)
-
-
-def _marks(marks: Mapping[str, ArrayLike] | None, counts: set[int]) -> dict[str, Array] | None:
-    if not marks:
-        return None
-    arrays = {}
-    for name, mark in marks.items():
-        if isinstance(mark, Tracer):
-            arrays[name] = mark
-            continue
-        array = np.asarray(mark)
-        if array.ndim not in (2, 3) or len(array) not in counts or array.dtype.kind not in "buif":
-            raise ValueError(
-                f"the mark {name!r} must be numbers [examples, positions] or [examples, queries, keys], for "
-                f"{' or '.join(map(str, sorted(counts)))} examples; got {array.dtype} of shape {array.shape}"
-            )
-        if not np.isfinite(array).all():
-            raise ValueError(f"the mark {name!r} must be finite, got NaN or infinity")
-        arrays[name] = jnp.asarray(array, bool if array.dtype.kind == "b" else jnp.float32)
-    return arrays
-
-
-def _sequence(
-    name: str, ids: ArrayLike | None, mask_name: str, mask: ArrayLike | None, token_types: ArrayLike | None = None
-) -> dict[str, Array]:
-    """Return ids, their mask and, for tokens, their types, by field."""
-    if ids is None:
-        if mask is not None or token_types is not None:
-            raise ValueError(f"{mask_name} and token types belong to {name}: give these as well")
-        return {}
-    traced = any(isinstance(array, Tracer) for array in (ids, mask, token_types))
-    arrays = (_unchecked if traced else _checked)(name, ids, mask, token_types)
-    return dict(zip((name, mask_name, "token_types")[: 3 if name == "tokens" else 2], arrays, strict=False))
-
-
-def _unchecked(
-    name: str, ids: ArrayLike, mask: ArrayLike | None, types: ArrayLike | None
-) -> tuple[Array, Array, Array]:
-    """Fill in what is left out, without the checks, which need values and so can't run while tracing."""
-    del name
-    numbers = jnp.asarray(ids, jnp.int32)
-    real = jnp.ones(numbers.shape, bool) if mask is None else jnp.asarray(mask, bool)
-    kinds = jnp.zeros(numbers.shape, jnp.int32) if types is None else jnp.asarray(types, jnp.int32)
-    return numbers, real, kinds
-
-
-def _checked(name: str, ids: ArrayLike, mask: ArrayLike | None, types: ArrayLike | None) -> tuple[Array, Array, Array]:
-    numbers = np.asarray(ids)
-    if numbers.ndim != 2 or 0 in numbers.shape:
-        raise ValueError(f"{name} must be [examples, positions] with at least one of each, got shape {numbers.shape}")
-    if not np.issubdtype(numbers.dtype, np.integer):
-        raise ValueError(f"{name} must be integers, got {numbers.dtype}; use model.encode for text")
-    real = np.ones(numbers.shape, bool) if mask is None else np.asarray(mask).astype(bool)
-    kinds = np.zeros(numbers.shape, np.int32) if types is None else np.asarray(types)
-    if not np.issubdtype(kinds.dtype, np.integer):
-        raise ValueError(f"token_types must be integers, got {kinds.dtype}")
-    for other, array in (("mask", real), ("token_types", kinds)):
-        if array.shape != numbers.shape:
-            raise ValueError(f"{other} must have the shape of {name} {numbers.shape}, got {array.shape}")
-    empty = np.flatnonzero(~real.any(axis=1))
-    if empty.size:
-        raise ValueError(f"every example needs a real token; the mask is empty for examples {empty[:8].tolist()}")
-    return jnp.asarray(numbers, jnp.int32), jnp.asarray(real), jnp.asarray(kinds, jnp.int32)
-
-
-def _words(words: ArrayLike | None, tokens: ArrayLike | None) -> Array | None:
-    if words is None:
-        return None
-    if tokens is None or np.shape(words) != np.shape(tokens):
-        raise ValueError(f"words must have the shape of tokens, got {np.shape(words)}")
-    return jnp.asarray(words, jnp.int32)
-
-
-def _labels(clusters: ArrayLike | None) -> Array | None:
-    if clusters is None or isinstance(clusters, Tracer):
-        return None if clusters is None else jnp.asarray(clusters)
-    labels = np.asarray(clusters)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"clusters must be integers [examples], got {labels.dtype} of shape {labels.shape}; Batch.clustered takes "
-            "labels of any type"
-        )
-    if labels.size and not -(2**31) <= labels.min() <= labels.max() < 2**31:
-        raise ValueError(f"clusters must fit 32 bits, got {labels.min()} to {labels.max()}: number them")
-    return jnp.asarray(labels, jnp.int32)
-
-
-def _numbers(name: str, values: ArrayLike | None, axes: str) -> Array | None:
-    if values is None or isinstance(values, Tracer):
-        return None if values is None else jnp.asarray(values)
-    array = np.asarray(values)
-    if array.ndim != axes.count(",") + 1 or 0 in array.shape or not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"{name} must be {axes} of floating point numbers, got {array.dtype} of shape {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite, got NaN or infinite entries")
-    return jnp.asarray(array, jnp.float32)
 
 
 @jax.tree_util.register_dataclass

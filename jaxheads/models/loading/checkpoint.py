@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,8 @@ class Checkpoint:
     Attributes:
         config: the contents of config.json.
         tensors: by Hugging Face's names, in its orientation and its rotary convention (rotate-half).
-        tokenizer: the tokenizer, or None.
-        no_tokenizer: the reason why there is no tokenizer; empty where there is one.
+        read_tokenizer: loads the tokenizer, when it is first needed: returns (tokenizer, "") or (None, the reason why
+            there is none), and raises ValueError for one that can't be loaded.
         name: the source that the user named.
         identity: returns "sha256:<hex>" of the weight files (see `files_identity`) or "hub:<owner>/<name>@<commit>";
             it may read the files.
@@ -46,11 +47,24 @@ class Checkpoint:
 
     config: dict[str, Any]
     tensors: Mapping[str, Tensor]
-    tokenizer: PreTrainedTokenizerBase | None
-    no_tokenizer: str
+    read_tokenizer: Callable[[], tuple[PreTrainedTokenizerBase | None, str]]
     name: str
     identity: Callable[[], str]
     preprocessor: dict[str, Any] | None = None
+
+    @cached_property
+    def _tokenizer(self) -> tuple[PreTrainedTokenizerBase | None, str]:
+        return self.read_tokenizer()
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The tokenizer, or None."""
+        return self._tokenizer[0]
+
+    @property
+    def no_tokenizer(self) -> str:
+        """The reason why there is no tokenizer; empty where there is one."""
+        return self._tokenizer[1]
 
 
 def files_identity(paths: Sequence[Path]) -> str:

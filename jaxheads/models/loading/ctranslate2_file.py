@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,9 @@ import ml_dtypes
 import numpy as np
 
 from .checkpoint import Checkpoint, Tensor, files_identity
-from .hf_directory import CONTAINERS, read_json
+from .config_fields import check_fields
+from .containers import file_size, is_present, listed, reading, require_files, shown
+from .hf_directory import CONTAINERS, INDEX, read_json
 from .transformers_import import import_transformers
 
 if TYPE_CHECKING:
@@ -50,6 +52,9 @@ SETTINGS = {
 READ = ("encoder/num_heads", "decoder/num_heads")
 UNUSED = ("decoder/alignment_heads", "decoder/alignment_layer")
 """Variables of a translator's alignment heads; Whisper's are in config.json."""
+
+RANK = 8
+"""Most axes of a variable."""
 
 START, END = "<|startoftranscript|>", "<|endoftext|>"
 
@@ -100,15 +105,17 @@ class Variable:
 
     def read(self) -> np.ndarray:
         """Read the values."""
-        with open(self.path, "rb") as file:
+        with reading(self.path, "a CTranslate2 file"), open(self.path, "rb") as file:
             file.seek(self.offset)
-            content = file.read(math.prod(self.shape) * self.dtype.itemsize)
-        return np.frombuffer(content, self.dtype).reshape(self.shape)
+            values = np.fromfile(file, self.dtype, math.prod(self.shape))
+            return values.reshape(self.shape)
 
 
 def is_ctranslate2_directory(directory: Path) -> bool:
     """Whether the directory holds weights in CTranslate2's container."""
-    return (directory / FILE).is_file() and not any((directory / name).is_file() for name in CONTAINERS)
+    return is_present(directory / FILE) and not any(
+        is_present(directory / f"{name}{end}") for name in CONTAINERS for end in ("", INDEX)
+    )
 
 
 def ctranslate2_checkpoint(directory: Path, *, name: str) -> Checkpoint:
@@ -120,25 +127,27 @@ def ctranslate2_checkpoint(directory: Path, *, name: str) -> Checkpoint:
     """
     path = directory / FILE
     variables, aliases = _contents(path)
-    settings = read_json(directory / "config.json") if (directory / "config.json").is_file() else {}
-    tokenizer = _tokenizer(directory)
+    settings = read_json(directory / "config.json") if is_present(directory / "config.json") else {}
     try:
         tied = aliases.pop("decoder/projection/weight", None) == "decoder/embeddings/weight"
         if aliases:
-            raise ValueError(f"aliases that are not known: {', '.join(sorted(aliases))}")
+            raise ValueError(f"aliases that are not known: {listed(sorted(aliases))}")
         tensors = _tensors(variables)
-        config = {**_config(variables), "tie_word_embeddings": tied, **_tokens(settings, tokenizer)}
+        config = {**_config(variables), "tie_word_embeddings": tied}
+        check_fields(config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    tokenizer = _tokenizer(directory)
     missing = "" if tokenizer is not None else f"{directory} has no tokenizer.json"
-    return Checkpoint(config, tensors, tokenizer, missing, name, partial(files_identity, [path]))
+    config |= _tokens(settings, tokenizer)
+    return Checkpoint(config, tensors, lambda: (tokenizer, missing), name, partial(files_identity, [path]))
 
 
 class _Reader:
     """Reader of a file's numbers and names in sequence."""
 
     def __init__(self, file: BinaryIO, path: Path):
-        self.file, self.path, self.size = file, path, path.stat().st_size
+        self.file, self.path, self.size = file, path, file_size(path)
 
     def take(self, count: int) -> bytes:
         content = self.file.read(count)
@@ -166,6 +175,7 @@ class _Reader:
 
 def _contents(path: Path) -> tuple[dict[str, Variable], dict[str, str]]:
     """Read the table of contents: variables by name, and aliases with the names they stand for."""
+    file_size(path)
     with open(path, "rb") as file:
         reader = _Reader(file, path)
         (version,) = reader.numbers("I")
@@ -174,8 +184,8 @@ def _contents(path: Path) -> tuple[dict[str, Variable], dict[str, str]]:
         spec, (revision, count) = reader.name(), reader.numbers("II")
         if (spec, revision) != (SPEC, REVISION):
             raise ValueError(f"{path} is a {spec!r} of revision {revision}; known is {SPEC!r} of revision {REVISION}")
-        variables = dict(_variable(reader) for _ in range(count))
-        aliases = {reader.name(): reader.name() for _ in range(reader.numbers("I")[0])}
+        variables = _once(path, (_variable(reader) for _ in range(count)))
+        aliases = _once(path, ((reader.name(), reader.name()) for _ in range(reader.numbers("I")[0])))
         if file.tell() != reader.size:
             raise ValueError(
                 f"{path} goes on after its end, at byte {file.tell():,} of {reader.size:,}. Fetch it again"
@@ -183,11 +193,23 @@ def _contents(path: Path) -> tuple[dict[str, Variable], dict[str, str]]:
     return variables, aliases
 
 
+def _once(path: Path, entries: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return entries by their names; raise ValueError for a name that comes twice."""
+    values: dict[str, Any] = {}
+    for name, value in entries:
+        if name in values:
+            raise ValueError(f"{path} has {shown(name)} twice: it is corrupt")
+        values[name] = value
+    return values
+
+
 def _variable(reader: _Reader) -> tuple[str, Variable]:
     name, (rank,) = reader.name(), reader.numbers("B")
     shape, (kind, size) = reader.numbers(f"{rank}I"), reader.numbers("BI")
-    if kind not in DTYPES or math.prod(shape) * DTYPES[kind].itemsize != size:
-        raise ValueError(f"{reader.path} has {name!r} of shape {shape}, dtype {kind} and {size} bytes: it is corrupt")
+    if rank > RANK or kind not in DTYPES or math.prod(shape) * DTYPES[kind].itemsize != size:
+        raise ValueError(
+            f"{reader.path} has {shown(name)} of shape {shape[:RANK]}, dtype {kind} and {size} bytes: it is corrupt"
+        )
     return name, Variable(reader.path, shape, DTYPES[kind], reader.skip(size))
 
 
@@ -219,7 +241,7 @@ def _tensors(variables: Mapping[str, Variable]) -> dict[str, Tensor]:
             else:
                 tensors[f"{renamed}.{KINDS[kind]}"] = Tensor(values.shape, str(values.dtype), values.read)
     if unknown:
-        raise ValueError(f"variables that are not known: {', '.join(unknown[:8])}; quantised weights can't be read")
+        raise ValueError(f"variables that are not known: {listed(unknown)}; quantised weights can't be read")
     return tensors
 
 
@@ -243,8 +265,13 @@ def _config(variables: Mapping[str, Variable]) -> dict[str, Any]:
             raise ValueError(f"{name} has shape {shape}")
         return shape[axis]
 
+    def number(name: str) -> float:
+        if math.prod(variable(name).shape) != 1:
+            raise ValueError(f"{name} has shape {variable(name).shape}, expected one number")
+        return variable(name).read().item()
+
     for name, value in SETTINGS.items():
-        if (stored := variable(name).read()).tolist() != value:
+        if (stored := number(name)) != value:
             raise ValueError(f"{name} is {stored}; supported is {value} only")
     config = {
         "model_type": "whisper",
@@ -258,10 +285,10 @@ def _config(variables: Mapping[str, Variable]) -> dict[str, Any]:
         "max_target_positions": size("decoder/position_encodings/encodings", 0),
     }
     for side in ("encoder", "decoder"):
-        layers = {int(number) for name in variables for number in re.findall(rf"^{side}/layer_(\d+)/", name)}
+        layers = {int(layer) for name in variables for layer in re.findall(rf"^{side}/layer_(\d{{1,9}})/", name)}
         config[f"{side}_layers"] = max(layers, default=-1) + 1
         config[f"{side}_ffn_dim"] = size(f"{side}/layer_0/ffn/linear_0/weight", 0)
-        config[f"{side}_attention_heads"] = int(variable(f"{side}/num_heads").read())
+        config[f"{side}_attention_heads"] = number(f"{side}/num_heads")
     return config
 
 
@@ -281,12 +308,11 @@ def _tokens(settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | No
 
 
 def _tokenizer(directory: Path) -> PreTrainedTokenizerBase | None:
-    if not (directory / "tokenizer.json").is_file():
+    if not is_present(directory / "tokenizer.json"):
         return None
     import_transformers()
     from transformers import WhisperTokenizer
 
-    try:
+    require_files(directory)
+    with reading(directory / "tokenizer.json", "a tokenizer"):
         return WhisperTokenizer.from_pretrained(directory, local_files_only=True, pad_token=END)
-    except Exception as error:  # tokenizers raises bare Exception
-        raise ValueError(f"{directory / 'tokenizer.json'} can't be loaded: {error}. Fetch it again") from error

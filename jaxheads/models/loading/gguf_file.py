@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from .checkpoint import Checkpoint, Tensor, files_identity
+from .config_fields import check_fields, is_whole
+from .containers import listed, reading, shown
 from .gguf_architectures import ARCHITECTURES, Architecture
+from .gguf_contents import GgufTensor, gguf_contents
 from .gguf_rope import rope_scaling, scaling_of_factors
 from .gguf_tokenizer import gguf_tokenizer
 from .rotary import halves_from_pairs
-
-if TYPE_CHECKING:
-    from gguf import GGUFReader, ReaderTensor
 
 PLAIN = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 CHECKED = ("rope.dimension_count", "attention.value_length", "rope.scale_linear", "expert_count")
@@ -31,54 +31,32 @@ def gguf_checkpoint(path: Path, *, name: str) -> Checkpoint:
         ValueError: for a file that is cut off or no GGUF, whose architecture has no table in `gguf_architectures`, or
             whose metadata its table doesn't translate; the message names the file.
     """
-    reader = _open(path)
-    metadata = _metadata(path, reader)
-    kind = str(metadata.get("general.architecture"))
-    if kind not in ARCHITECTURES:
-        raise ValueError(f"{path} is of architecture {kind!r}; known are {', '.join(sorted(ARCHITECTURES))}")
-    if metadata.get("split.count", 1) > 1:
-        raise ValueError(f"{path} is one of {metadata['split.count']} parts: join them with llama-gguf-split")
+    contents = gguf_contents(path)
+    metadata, stored = contents.metadata, contents.tensors
+    kind = metadata.get("general.architecture")
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
+        raise ValueError(f"{path} is of architecture {shown(kind)}; known are {', '.join(sorted(ARCHITECTURES))}")
+    if metadata.get("split.count", 1) not in (0, 1):
+        raise ValueError(f"{path} is one of {shown(metadata['split.count'])} parts: join them with llama-gguf-split")
     architecture = ARCHITECTURES[kind]
-    stored = {tensor.name: tensor for tensor in reader.tensors}
     try:
         config = _config(architecture, kind, metadata, stored)
         tensors = _tensors(architecture, config, stored)
-        tokenizer, no_tokenizer = gguf_tokenizer(metadata, config["max_position_embeddings"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return Checkpoint(config, tensors, tokenizer, no_tokenizer, name, partial(files_identity, [path]))
+    tokenizer = partial(_tokenizer, path, metadata, config["max_position_embeddings"])
+    return Checkpoint(config, tensors, tokenizer, name, partial(files_identity, [path]))
 
 
-def _open(path: Path) -> GGUFReader:
-    from gguf import GGUFReader
-
-    with open(path, "rb") as file:
-        magic = file.read(4)
-    if magic != b"GGUF":
-        raise ValueError(f"{path} isn't a GGUF file: it starts with {magic!r}, expected b'GGUF'")
+def _tokenizer(path: Path, metadata: dict[str, Any], max_length: int) -> tuple[Any, str]:
     try:
-        return GGUFReader(path)
-    except Exception as error:  # where a short file ends, the reader may raise anything
-        raise ValueError(
-            f"{path} can't be read as GGUF: it is cut off ({path.stat().st_size:,} bytes) or corrupt "
-            f"({error}). Fetch it again."
-        ) from error
-
-
-def _metadata(path: Path, reader: GGUFReader) -> dict[str, Any]:
-    try:
-        return {key: _exact(field.contents()) for key, field in reader.fields.items()}
-    except (ValueError, IndexError) as error:
-        raise ValueError(f"{path} has metadata that can't be read: {error}. Fetch it again.") from error
-
-
-def _exact(value: Any) -> Any:
-    """Undo the rounding of a float to 32 bits: 9.99999974e-06 was 1e-05 in config.json."""
-    return float(str(np.float32(value))) if isinstance(value, float) else value
+        return gguf_tokenizer(metadata, max_length)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}. Fetch it again.") from error
 
 
 def _config(
-    architecture: Architecture, kind: str, metadata: dict[str, Any], stored: dict[str, ReaderTensor]
+    architecture: Architecture, kind: str, metadata: dict[str, Any], stored: dict[str, GgufTensor]
 ) -> dict[str, Any]:
     """Translate a file's metadata to a config.json's contents; raise ValueError for keys without a translation."""
     prefix = f"{kind}."
@@ -88,7 +66,7 @@ def _config(
     lists = sorted(key for key in values.keys() & architecture.metadata.keys() if isinstance(values[key], list))
     if unknown or lists:
         raise ValueError(
-            f"metadata that the table of {kind!r} doesn't translate: {', '.join(unknown) or 'none'}; given "
+            f"metadata that the table of {kind!r} doesn't translate: {listed(unknown) or 'none'}; given "
             f"for each layer where one number is expected: {', '.join(lists) or 'none'}"
         )
     config = {
@@ -99,37 +77,44 @@ def _config(
     for key, fields in architecture.absent.items():
         config |= {} if key in values else fields
     config["tie_word_embeddings"] = "output.weight" not in stored
+    check_fields(config)
     _fill(architecture, config, metadata, stored)
     _check(config, values, architecture.grouped)
     if "rope.scale_linear" in values:
         scaling.setdefault("rope.scaling.factor", values["rope.scale_linear"])
     config["rope_scaling"] = rope_scaling({key.rpartition(".")[2]: value for key, value in scaling.items()})
     if FACTORS in stored:
-        factors = np.asarray(stored[FACTORS].data, np.float32)
+        if stored[FACTORS].kind != "F32":
+            raise ValueError(f"{FACTORS} is stored as {stored[FACTORS].kind}, expected F32")
+        factors = stored[FACTORS].read().view(np.float32)
         config["rope_scaling"] = scaling_of_factors(factors, config["rope_theta"]) or config["rope_scaling"]
     return config
 
 
 def _fill(
-    architecture: Architecture, config: dict[str, Any], metadata: dict[str, Any], stored: dict[str, ReaderTensor]
+    architecture: Architecture, config: dict[str, Any], metadata: dict[str, Any], stored: dict[str, GgufTensor]
 ) -> None:
     """Add the fields that a file may lack because llama.cpp has a default for them."""
     needed = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", architecture.epsilon)
     missing = [field for field in (*needed, "max_position_embeddings") if field not in config]
     if missing or "token_embd.weight" not in stored:
         raise ValueError(f"the file says nothing of {', '.join(missing) or 'token_embd.weight'}")
+    if len(stored["token_embd.weight"].shape) != 2:
+        raise ValueError(f"token_embd.weight has shape {stored['token_embd.weight'].shape}, expected two axes")
     per_head = config["hidden_size"] // config["num_attention_heads"]
     if architecture.grouped:
         config.setdefault("num_key_value_heads", config["num_attention_heads"])
         config.setdefault("head_dim", per_head)
     else:
         turning = metadata.get(f"{metadata['general.architecture']}.rope.dimension_count", per_head)
+        if not is_whole(turning, 1):
+            raise ValueError(f"rope.dimension_count is {shown(turning)}, expected a whole number")
         config["rotary_pct"] = turning / per_head
     if architecture.wide is not None:
         is_wide = config["num_hidden_layers"] == architecture.wide
         config["query_pre_attn_scalar"] = per_head if is_wide else config["head_dim"]
     config.setdefault("rope_theta", 10000.0)
-    config["vocab_size"] = int(stored["token_embd.weight"].shape[-1])
+    config["vocab_size"] = stored["token_embd.weight"].shape[0]
     for token in ("bos", "eos"):
         config[f"{token}_token_id"] = metadata.get(f"tokenizer.ggml.{token}_token_id")
     config["pad_token_id"] = metadata.get("tokenizer.ggml.padding_token_id")
@@ -140,12 +125,12 @@ def _check(config: dict[str, Any], values: dict[str, Any], grouped: bool) -> Non
     size = config["head_dim"] if grouped else config["hidden_size"] // config["num_attention_heads"]
     for key in ("rope.dimension_count", "attention.value_length") if grouped else ("attention.value_length",):
         if values.get(key, size) != size:
-            raise ValueError(f"{key} is {values[key]}, expected the head dimension, {size}")
+            raise ValueError(f"{key} is {shown(values[key])}, expected the head dimension, {size}")
     if values.get("expert_count", 0):
-        raise ValueError(f"expert_count is {values['expert_count']}: mixtures of experts aren't supported")
+        raise ValueError(f"expert_count is {shown(values['expert_count'])}: mixtures of experts aren't supported")
 
 
-def _tensors(architecture: Architecture, config: dict[str, Any], stored: dict[str, ReaderTensor]) -> dict[str, Tensor]:
+def _tensors(architecture: Architecture, config: dict[str, Any], stored: dict[str, GgufTensor]) -> dict[str, Tensor]:
     """Rename the tensors of a file to Hugging Face's; raise ValueError for those without a name there."""
     tensors, unknown = {}, []
     for name, tensor in stored.items():
@@ -163,21 +148,20 @@ def _tensors(architecture: Architecture, config: dict[str, Any], stored: dict[st
         fused = config["num_attention_heads"] if pattern in architecture.interleaved else 0
         tensors[f"{target.format(n=layer[1] if layer else '')}.{suffix}"] = _tensor(tensor, heads, shift, fused)
     if unknown:
-        raise ValueError(
-            f"{len(unknown)} tensors that Hugging Face's {config['model_type']} hasn't: {', '.join(unknown[:20])}"
-        )
+        raise ValueError(f"{len(unknown)} tensors that Hugging Face's {config['model_type']} hasn't: {listed(unknown)}")
     return tensors
 
 
-def _tensor(tensor: ReaderTensor, rotated_heads: int, shift: int, fused_heads: int) -> Tensor:
+def _tensor(tensor: GgufTensor, rotated_heads: int, shift: int, fused_heads: int) -> Tensor:
     """Describe a tensor of the file; its values are read, converted and dequantised on demand."""
-    # GGUF lists dimensions innermost first; the data is in NumPy's order, [out, in].
-    shape = tuple(int(size) for size in reversed(tensor.shape))
-    kind = tensor.tensor_type.name
-    return Tensor(shape, PLAIN.get(kind, kind), partial(_read, tensor, shape, rotated_heads, shift, fused_heads))
+    for heads in (rotated_heads, fused_heads):
+        if heads and (not tensor.shape or tensor.shape[0] % (2 * heads if rotated_heads else 3 * heads)):
+            raise ValueError(f"{tensor.name} of shape {tensor.shape} can't be the rows of {heads} heads")
+    read = partial(_read, tensor, rotated_heads, shift, fused_heads)
+    return Tensor(tensor.shape, PLAIN.get(tensor.kind, tensor.kind), read)
 
 
-def _read(tensor: ReaderTensor, shape: tuple[int, ...], rotated_heads: int, shift: int, fused_heads: int) -> np.ndarray:
+def _read(tensor: GgufTensor, rotated_heads: int, shift: int, fused_heads: int) -> np.ndarray:
     """Return a tensor's values, with what llama.cpp's converter changed undone.
 
     Args:
@@ -188,16 +172,16 @@ def _read(tensor: ReaderTensor, shape: tuple[int, ...], rotated_heads: int, shif
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize
 
-    if tensor.tensor_type == GGMLQuantizationType.BF16:
-        values = np.array(tensor.data).view(ml_dtypes.bfloat16)
-    elif tensor.tensor_type.name in PLAIN:
-        values = np.array(tensor.data)
+    content, shape = tensor.read(), tensor.shape
+    if tensor.kind in PLAIN:
+        values = content.view(ml_dtypes.bfloat16 if tensor.kind == "BF16" else PLAIN[tensor.kind]).reshape(shape)
     else:
         try:
-            values = dequantize(tensor.data, tensor.tensor_type)
+            # Scales of 16 bits may be infinite; the values are then refused as such.
+            with reading(tensor.path, "GGUF"), np.errstate(all="ignore"):
+                values = dequantize(content, GGMLQuantizationType[tensor.kind]).reshape(shape)
         except NotImplementedError as error:
-            raise ValueError(f"{tensor.name} is stored as {tensor.tensor_type.name}: {error}") from error
-    values = values.reshape(shape)
+            raise ValueError(f"{tensor.name} is stored as {tensor.kind}: {error}") from error
     if fused_heads:  # all queries, all keys, all values: back to query, key and value head by head
         by_kind = values.reshape(3, fused_heads, -1, *shape[1:])
         values = np.ascontiguousarray(np.swapaxes(by_kind, 0, 1)).reshape(shape)

@@ -5,6 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from .config_fields import is_positive
+from .containers import shown
+
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """Settings of all Llama 3.x models, and llama.cpp's defaults where config.json has none."""
 
@@ -24,6 +27,8 @@ def rope_scaling(metadata: dict[str, Any]) -> dict[str, Any] | None:
     """
     known = {key: value for key, value in metadata.items() if key not in SILENT}
     kind = known.pop("type", "linear" if "factor" in known else "none")
+    if kind in ("linear", "yarn") and not is_positive(known.get("factor")):
+        raise ValueError(f"rotary scaling {kind!r} has factor {shown(known.get('factor'))}, expected a number above 0")
     if kind == "none":
         return None
     if kind == "linear" and known.keys() <= {"factor", "original_context_length"}:
@@ -32,7 +37,7 @@ def rope_scaling(metadata: dict[str, Any]) -> dict[str, Any] | None:
         factor = float(known.pop("factor"))
         return {"rope_type": "yarn", "factor": factor, **{YARN[key]: value for key, value in known.items()}}
     raise ValueError(
-        f"rotary scaling {kind!r} with {', '.join(sorted(known)) or 'no settings'} isn't known; known are "
+        f"rotary scaling {shown(kind)} with {', '.join(sorted(known)) or 'no settings'} isn't known; known are "
         f"linear (factor) and yarn (factor, {', '.join(YARN)})"
     )
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from .config_fields import is_whole
+from .containers import reading, shown
 from .transformers_import import import_transformers
 
 if TYPE_CHECKING:
@@ -65,17 +67,12 @@ def gguf_tokenizer(metadata: dict[str, Any], max_length: int) -> tuple[PreTraine
     if model is None:
         return None, "the GGUF file has no tokenizer"
     if model != "gpt2":
-        return (
-            None,
-            f"the GGUF file's tokenizer is {model!r}; only 'gpt2' (byte-level BPE) can be rebuilt",
-        )
-    if pre not in PRE_TOKENIZERS:
-        return None, (f"the GGUF file's tokenizer cuts text as {pre!r}; known are {', '.join(PRE_TOKENIZERS)}")
-    try:
+        return None, f"the GGUF file's tokenizer is {shown(model)}; only 'gpt2' (byte-level BPE) can be rebuilt"
+    if not isinstance(pre, str) or pre not in PRE_TOKENIZERS:
+        return None, f"the GGUF file's tokenizer cuts text as {shown(pre)}; known are {', '.join(PRE_TOKENIZERS)}"
+    with reading("the tokenizer inside", "byte-level BPE", ""):
         tokens, merges = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.merges"]
         return _fast(metadata, tokens, merges, PRE_TOKENIZERS[pre], max_length), ""
-    except Exception as error:  # tokenizers raises bare Exception
-        raise ValueError(f"the tokenizer inside can't be built: {error!r}") from error
 
 
 def _fast(
@@ -87,6 +84,9 @@ def _fast(
     backend = _backend(tokens, merges, rules)
     _add_tokens(backend, tokens, metadata.get("tokenizer.ggml.token_type", []))
     ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in IDS.items()}
+    beyond = [name for name, index in ids.items() if index is not None and not is_whole(index, 0, len(tokens) - 1)]
+    if beyond:
+        raise ValueError(f"its {', '.join(beyond)} token is none of its {len(tokens)} tokens")
     special = {f"{name}_token": tokens[index] for name, index in ids.items() if index is not None}
     if metadata.get("tokenizer.ggml.add_bos_token", rules.adds_bos) and ids["bos"] is not None:
         _prepend(backend, tokens[ids["bos"]], ids["bos"])
@@ -122,11 +122,12 @@ def _add_tokens(backend: Tokenizer, tokens: list[str], types: list[int]) -> None
     """Add the tokens that a text keeps whole, before it is split; they keep their ids."""
     from tokenizers import AddedToken
 
-    for token, kind in zip(tokens, types, strict=False):
-        if kind == CONTROL:
-            backend.add_special_tokens([AddedToken(token, special=True, normalized=False)])
-        elif kind == USER_DEFINED:
-            backend.add_tokens([AddedToken(token, special=False, normalized=False)])
+    # All at once: each call builds the search for all added tokens anew.
+    kinds = [(token, kind) for token, kind in zip(tokens, types, strict=False) if kind in (CONTROL, USER_DEFINED)]
+    special = [AddedToken(token, special=True, normalized=False) for token, kind in kinds if kind == CONTROL]
+    own = [AddedToken(token, special=False, normalized=False) for token, kind in kinds if kind == USER_DEFINED]
+    backend.add_special_tokens(special)
+    backend.add_tokens(own)
 
 
 def _prepend(backend: Tokenizer, token: str, index: int) -> None:

@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .checkpoint import Checkpoint, Tensor, files_identity
+from .config_fields import check_fields
+from .containers import file_size, listed, reading, shown
+from .hf_directory import read_json
 from .rotary import halves_from_pairs
 from .transformers_import import import_transformers
 
@@ -46,6 +49,9 @@ LAYER = {
     "ffn.W2": "mlp.down_proj.weight",
 }
 SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>")
+EXPANDED = 64
+"""How many times a file's bytes its arrays may have: weights hardly shrink when they are compressed."""
+
 SPACE = "▁"
 
 
@@ -55,20 +61,25 @@ def glassllm_checkpoint(weights: Path, tokenizer: Path, *, name: str) -> Checkpo
     Raises:
         ValueError: for a file that this version did not write.
     """
-    try:
+    size = file_size(weights)
+    with reading(weights, "a file of glassllm"):
+        with zipfile.ZipFile(weights) as archive:
+            held = sum(member.file_size for member in archive.infolist())
+        if held > EXPANDED * size:
+            raise ValueError(f"{size:,} bytes claim to hold {held:,}")
         with open(weights, "rb") as file, np.load(file, allow_pickle=False) as data:
             settings = json.loads(str(data["__config__"]))
             arrays = {key: data[key] for key in data.files if key != "__config__"}
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{weights} isn't a whole file of glassllm: {error}") from error
-    if settings.keys() != CONFIG.keys():
-        raise ValueError(f"{weights} has settings {sorted(settings)}, expected {sorted(CONFIG)}")
-    tensors = _tensors(weights, settings, arrays)
+        if not isinstance(settings, dict) or settings.keys() != CONFIG.keys():
+            raise ValueError(f"its settings are {shown(settings)}, expected {sorted(CONFIG)}")
+        config = _config(settings, arrays)
+        check_fields(config)
+        config["head_dim"] = config["hidden_size"] // config["num_attention_heads"]
+        tensors = _tensors(settings, arrays)
     return Checkpoint(
-        config=_config(settings, arrays),
+        config=config,
         tensors=tensors,
-        tokenizer=_tokenizer(tokenizer, settings["max_len"]),
-        no_tokenizer="",
+        read_tokenizer=lambda: (_tokenizer(tokenizer, settings["max_len"]), ""),
         name=name,
         identity=partial(files_identity, [weights]),
     )
@@ -79,8 +90,7 @@ def _config(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
         **{CONFIG[key]: value for key, value in settings.items()},
-        "head_dim": settings["d_model"] // settings["n_heads"],
-        "intermediate_size": arrays["blocks.0.ffn.W1"].shape[1],
+        "intermediate_size": arrays["blocks.0.ffn.W1"].shape[-1],
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
@@ -89,14 +99,16 @@ def _config(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str
     }
 
 
-def _tensors(path: Path, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+def _tensors(settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
     """Rename and convert the tensors; raise ValueError for other tensors than glassllm's."""
+    if len(arrays) != 2 + len(LAYER) * settings["n_layers"]:
+        raise ValueError(f"it has {len(arrays)} tensors, which {settings['n_layers']} layers don't make")
     names = {"E": "model.embed_tokens.weight", "norm_f.gamma": "model.norm.weight"}
     for layer in range(settings["n_layers"]):
         names |= {f"blocks.{layer}.{key}": f"model.layers.{layer}.{hf}" for key, hf in LAYER.items()}
     if names.keys() != arrays.keys():
         different = sorted(names.keys() ^ arrays.keys())
-        raise ValueError(f"{path} lacks tensors of glassllm, or has others: {', '.join(different)}")
+        raise ValueError(f"it lacks tensors of glassllm, or has others: {listed(different)}")
     heads = {"W_Q": settings["n_heads"], "W_K": settings["n_kv_heads"]}
 
     def converted(key: str) -> np.ndarray:
@@ -119,14 +131,12 @@ def _tokenizer(path: Path, max_length: int) -> PreTrainedTokenizerBase:
     import_transformers()
     from transformers import PreTrainedTokenizerFast
 
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
+    with reading(path, "a tokenizer of glassllm"):
         merges = [(left, right) for left, right in content["merges"]]
         tokens = [*SPECIALS, *content["alphabet"], *(left + right for left, right in merges)]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} isn't a tokenizer of glassllm: {error}") from error
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>"))
+        vocabulary = {token: index for index, token in enumerate(tokens)}
+        backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>"))
     backend.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(" ", SPACE)])
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(rf"\n|{SPACE}*[^{SPACE}\n]+|{SPACE}+"), "isolated")
     backend.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.Fuse()])

@@ -1,12 +1,14 @@
 """Directories in Hugging Face's layout: config.json, weights in a file or in shards, tokenizer."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .checkpoint import Checkpoint, Tensor, files_identity
+from .containers import file_size, is_present, listed, reason, shown
 from .hf_tokenizer import directory_tokenizer
 from .pickles import pickle_tensors
 from .safetensors_file import safetensors_tensors
@@ -16,7 +18,12 @@ CONTAINERS: dict[str, Reader] = {
     "model.safetensors": safetensors_tensors,
     "pytorch_model.bin": pickle_tensors,
 }
-"""Readers by the name of the weight file, in order of preference; NAME.index.json lists shards."""
+"""Readers by the name of the weight file, in order of preference."""
+
+INDEX = ".index.json"
+"""End of the name of the file that lists a weight file's shards."""
+
+_LOG = logging.getLogger(__name__)
 
 
 def directory_checkpoint(directory: Path, *, name: str, identity: Callable[[], str] | None = None) -> Checkpoint:
@@ -28,9 +35,9 @@ def directory_checkpoint(directory: Path, *, name: str, identity: Callable[[], s
     """
     config = read_json(directory / "config.json")
     tensors, paths = _weights(directory)
-    tokenizer, no_tokenizer = directory_tokenizer(directory)
+    tokenizer = partial(directory_tokenizer, directory)
     identity = identity or partial(files_identity, paths)
-    return Checkpoint(config, tensors, tokenizer, no_tokenizer, name, identity, read_preprocessor(directory))
+    return Checkpoint(config, tensors, tokenizer, name, identity, read_preprocessor(directory))
 
 
 def read_preprocessor(directory: Path) -> dict[str, Any] | None:
@@ -39,11 +46,14 @@ def read_preprocessor(directory: Path) -> dict[str, Any] | None:
     They are in preprocessor_config.json, or in the processor_config.json that transformers 5 writes for models of
     several inputs.
     """
-    if (directory / "preprocessor_config.json").is_file():
+    if is_present(directory / "preprocessor_config.json"):
         return read_json(directory / "preprocessor_config.json")
-    if (directory / "processor_config.json").is_file():
-        return read_json(directory / "processor_config.json").get("image_processor")
-    return None
+    if not is_present(directory / "processor_config.json"):
+        return None
+    settings = read_json(directory / "processor_config.json").get("image_processor")
+    if settings is not None and not isinstance(settings, dict):
+        raise ValueError(f"{directory / 'processor_config.json'} has an image_processor that is no object")
+    return settings
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -51,29 +61,45 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: where there is no such file; the message lists its neighbours.
-        ValueError: for a file that is no JSON object; the message names it.
+        ValueError: for a file that is no JSON object, or has a key twice in an object; the message names it.
+        OSError: for a file that can't be read.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        file_size(path)
+        content = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_object)
     except FileNotFoundError as error:
         neighbours = ", ".join(sorted(item.name for item in path.parent.iterdir())[:20]) or "nothing"
         raise FileNotFoundError(
             f"{path.parent} has no {path.name}: not a Hugging Face model directory. It holds {neighbours}."
         ) from error
-    except ValueError as error:
-        raise ValueError(f"{path} isn't valid JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path} isn't valid JSON: {reason(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a JSON {type(content).__name__}, expected an object")
     return content
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"it has {shown(key)} twice in an object")
+        content[key] = value
+    return content
+
+
 def _weights(directory: Path) -> tuple[Mapping[str, Tensor], list[Path]]:
     """List the tensors of a directory and the files that hold them."""
-    for name, reader in CONTAINERS.items():
-        if (directory / name).is_file():
-            return reader(directory / name), [directory / name]
-        if (directory / f"{name}.index.json").is_file():
-            return _sharded(directory / f"{name}.index.json", reader)
+    present = [name for name in CONTAINERS if any(is_present(directory / f"{name}{end}") for end in ("", INDEX))]
+    for name in present:
+        others = [other for other in present if other != name]
+        if others:
+            _LOG.info("%s: the weights are read from %s, not from %s", directory, name, ", ".join(others))
+        if is_present(directory / name):
+            return CONTAINERS[name](directory / name), [directory / name]
+        return _sharded(directory / f"{name}{INDEX}", CONTAINERS[name])
     files = ", ".join(sorted(item.name for item in directory.iterdir())[:20])
     raise FileNotFoundError(
         f"{directory} has no weights: expected {' or '.join(CONTAINERS)}, or one of them in shards with "
@@ -89,17 +115,17 @@ def _sharded(index: Path, reader: Reader) -> tuple[dict[str, Tensor], list[Path]
     shards = sorted(set(shard_of.values()))
     outside = [shard for shard in shards if Path(shard).name != shard]
     if outside:
-        raise ValueError(f"{index} names files that don't lie beside it: {', '.join(outside)}")
+        raise ValueError(f"{index} names files that don't lie beside it: {listed(outside)}")
     missing = [shard for shard in shards if not (index.parent / shard).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{index.parent} lacks {len(missing)} of {len(shards)} shards: {', '.join(missing)}. Fetch them too."
+            f"{index.parent} lacks {len(missing)} of {len(shards)} shards: {listed(missing)}. Fetch them too."
         )
     tensors = {shard: reader(index.parent / shard) for shard in shards}
     absent = [f"{name} ({shard})" for name, shard in shard_of.items() if name not in tensors[shard]]
     if absent:
         raise ValueError(
-            f"{index} promises tensors which their shard lacks: {', '.join(absent)}. Fetch the shards and "
+            f"{index} promises tensors which their shard lacks: {listed(absent)}. Fetch the shards and "
             "the index again: they're not of one version."
         )
     return {name: tensors[shard][name] for name, shard in shard_of.items()}, [index.parent / shard for shard in shards]

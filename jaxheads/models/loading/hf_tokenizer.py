@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .containers import reading, require_files
 from .transformers_import import import_transformers
 
 if TYPE_CHECKING:
@@ -34,18 +35,14 @@ def directory_tokenizer(directory: Path) -> tuple[PreTrainedTokenizerBase | None
     Raises:
         ValueError: for a tokenizer that can't be loaded; a directory without tokenizer files is no error.
     """
+    require_files(directory)
     if not _has_vocabulary(directory):
         return None, f"{directory} has no tokenizer files (looked for {', '.join(VOCABULARIES)})"
     import_transformers()
     from transformers import AutoTokenizer
 
-    try:
+    with reading(directory, "a tokenizer", "Fetch its files again, or remove them to load the model without."):
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # tokenizers raises bare Exception
-        raise ValueError(
-            f"the tokenizer in {directory} can't be loaded: {error}. Fetch its files again, or remove them "
-            "to load the model without."
-        ) from error
     if not _vocabulary_free(directory) and _made_up(tokenizer):
         wanted = ", ".join(tokenizer.vocab_files_names.values())
         return None, (
@@ -67,4 +64,4 @@ def _made_up(tokenizer: Any) -> bool:
 
 def _vocabulary_free(directory: Path) -> bool:
     config = directory / "tokenizer_config.json"
-    return config.is_file() and any(name in config.read_text(encoding="utf-8") for name in VOCABULARY_FREE)
+    return config.is_file() and any(name.encode() in config.read_bytes() for name in VOCABULARY_FREE)

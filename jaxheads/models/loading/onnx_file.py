@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from .checkpoint import Checkpoint, Tensor, files_identity
+from .config_fields import check_fields
+from .containers import file_size, listed, reading, reason
 
 BACKBONE = "backbone."
 PASSED_OVER = "decoder."
@@ -39,31 +41,35 @@ def onnx_checkpoint(path: Path, *, name: str) -> Checkpoint:
         ValueError: for a file that is broken, or a backbone of another structure.
     """
     graph = _graph(path)
-    stored = {weight.name: weight for weight in graph.initializer if not weight.name.startswith(PASSED_OVER)}
+    # A name that is no UTF-8 comes as bytes.
+    weights = {str(weight.name): weight for weight in graph.initializer}
+    stored = {name: weight for name, weight in weights.items() if not name.startswith(PASSED_OVER)}
+    external = [name for name, weight in stored.items() if weight.external_data or weight.data_location]
+    if external:
+        raise ValueError(f"{path} stores weights in other files, which aren't read: {listed(external)}")
     try:
         positions, sources = _positions(graph, stored), _sources(graph, stored)
         config = _config(graph, {name: tuple(weight.dims) for name, weight in stored.items()}, positions)
-    except (KeyError, StopIteration, IndexError) as error:
-        raise ValueError(f"{path} holds no backbone that is built like DINOv2: {error!r} is not where it is") from error
+        check_fields(config)
+        tensors = {key: _tensor(path, [stored[source]], shape) for key, (source, shape) in sources.items()}
+        cls, patches = (stored[source] for source in positions)
+        shape = (1, cls.dims[1] + patches.dims[1], cls.dims[2])
+        tensors["embeddings.position_embeddings"] = _tensor(path, [cls, patches], shape)
+    except (LookupError, StopIteration, TypeError, ValueError, ArithmeticError) as error:
+        raise ValueError(f"{path} holds no backbone that is built like DINOv2: {reason(error)}") from error
     unused = set(stored) - {source for source, _ in sources.values()} - set(positions)
     if unused:
-        raise ValueError(f"{path} has weights that DINOv2 has not: {', '.join(sorted(unused)[:8])}")
-    tensors = {key: _tensor([stored[source]], shape) for key, (source, shape) in sources.items()}
-    cls, patches = (stored[source] for source in positions)
-    shape = (1, cls.dims[1] + patches.dims[1], cls.dims[2])
-    tensors["embeddings.position_embeddings"] = _tensor([cls, patches], shape)
+        raise ValueError(f"{path} has weights that DINOv2 has not: {listed(sorted(map(str, unused)))}")
     identity = partial(files_identity, [path])
-    return Checkpoint(config, tensors, None, "it reads images", name, identity, dict(PREPROCESSOR))
+    return Checkpoint(config, tensors, lambda: (None, "it reads images"), name, identity, dict(PREPROCESSOR))
 
 
 def _graph(path: Path) -> Any:
     import onnx
-    from google.protobuf.message import DecodeError
 
-    try:
-        return onnx.load(path).graph
-    except DecodeError as error:
-        raise ValueError(f"{path} isn't a whole ONNX file: {error}. Fetch it again.") from error
+    file_size(path)
+    with reading(path, "an ONNX file"):
+        return onnx.load(path, load_external_data=False).graph
 
 
 def _sources(graph: Any, stored: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -124,18 +130,19 @@ def _constant(node: Any) -> np.ndarray:
     return numpy_helper.to_array(next(attribute.t for attribute in node.attribute if attribute.name == "value"))
 
 
-def _tensor(weights: list[Any], shape: tuple[int, ...]) -> Tensor:
+def _tensor(path: Path, weights: list[Any], shape: tuple[int, ...]) -> Tensor:
     from onnx import helper
 
     dtype = helper.tensor_dtype_to_np_dtype(weights[0].data_type)
-    return Tensor(shape, str(dtype), partial(_read, weights))
+    return Tensor(shape, str(dtype), partial(_read, path, weights))
 
 
-def _read(weights: list[Any]) -> np.ndarray:
+def _read(path: Path, weights: list[Any]) -> np.ndarray:
     """Return a weight's values, transposed where it is a matrix without a name; several are joined along axis 1."""
     from onnx import numpy_helper
 
-    arrays = [numpy_helper.to_array(weight) for weight in weights]
-    if len(arrays) > 1:
-        return np.concatenate(arrays, axis=1)
+    with reading(path, "an ONNX file"):  # a weight's sizes need not fit its values
+        arrays = [numpy_helper.to_array(weight) for weight in weights]
+        if len(arrays) > 1:
+            return np.concatenate(arrays, axis=1)
     return arrays[0] if weights[0].name.startswith(BACKBONE) else np.ascontiguousarray(arrays[0].T)

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import os
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,16 @@ from typing import Any
 import numpy as np
 
 from .checkpoint import Checkpoint, Tensor
+from .containers import file_size, reading
 from .hf_directory import read_json, read_preprocessor
 from .hf_tokenizer import directory_tokenizer
 
 WEIGHTS = "weights.orbax"
 """Name of the folder that holds the tensors."""
+
+KIND, REMEDY = "an orbax checkpoint", "Write it again."
+EXPANDED = 64
+"""How many values a byte of the folder may stand for: weights hardly shrink when they are compressed."""
 
 
 def is_orbax_directory(directory: Path) -> bool:
@@ -30,24 +37,38 @@ def orbax_checkpoint(directory: Path, *, name: str) -> Checkpoint:
     import orbax.checkpoint as ocp  # a second to import
 
     config, weights = read_json(directory / "config.json"), (directory / WEIGHTS).resolve()
-    try:
+    size = _size(weights)
+    with reading(weights, KIND, REMEDY):
         with ocp.PyTreeCheckpointer() as checkpointer:
             described = checkpointer.metadata(weights).item_metadata.tree
-    except Exception as error:  # tensorstore and orbax raise whatever a broken file ends them in
-        raise ValueError(f"{weights} can't be read as an orbax checkpoint: {error}. Write it again.") from error
-    tensors = {
-        key: Tensor(tuple(stored.shape), str(np.dtype(stored.dtype)), partial(_read, weights, key))
-        for key, stored in described.items()
-    }
-    tokenizer, no_tokenizer = directory_tokenizer(directory)
+        tensors = {
+            key: Tensor(tuple(stored.shape), str(np.dtype(stored.dtype)), partial(_read, weights, key))
+            for key, stored in described.items()
+        }
+        values = sum(math.prod(tensor.shape) for tensor in tensors.values())
+        if values > EXPANDED * size:
+            raise ValueError(f"its files of {size:,} bytes claim to hold {values:,} values")
+    tokenizer = partial(directory_tokenizer, directory)
     identity, preprocessor = cache(partial(_identity, tensors, config)), read_preprocessor(directory)
-    return Checkpoint(config, tensors, tokenizer, no_tokenizer, name, identity, preprocessor)
+    return Checkpoint(config, tensors, tokenizer, name, identity, preprocessor)
+
+
+def _size(weights: Path) -> int:
+    """Return the bytes of all files of the folder; raise ValueError for a pipe, a device or a link out of it."""
+    size = 0
+    for folder, _, names in os.walk(weights):
+        for name in names:
+            path = Path(folder, name)
+            size += file_size(path)
+            if path.is_symlink():
+                raise ValueError(f"{path} is a link, which orbax doesn't write. {REMEDY}")
+    return size
 
 
 def _read(weights: Path, key: str) -> np.ndarray:
     import orbax.checkpoint as ocp
 
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with reading(weights, KIND, REMEDY), ocp.PyTreeCheckpointer() as checkpointer:
         arguments = ocp.args.PyTreeRestore(
             item={key: 0}, restore_args={key: ocp.RestoreArgs(restore_type=np.ndarray)}, partial_restore=True
         )

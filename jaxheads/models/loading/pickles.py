@@ -1,16 +1,15 @@
 """Reader of pytorch_model.bin that needs no PyTorch and runs no code of the pickle.
 
 A file of torch.save (since 1.6) is a zip: `data.pkl` describes tensors as views of storages, and `data/KEY` holds
-a storage's bytes. The reader resolves only the names that describe tensors. OrderedDict is the only real class that a
-pickle gets, so it can neither call nor change anything.
+a storage's bytes. `plain_pickles` runs the description, in which only the names that describe tensors are allowed.
+NumPy checks a view's bounds again where its bytes are read.
 """
 
-import io
-import pickle
+import math
+import struct
 import sys
 import zipfile
-from collections import OrderedDict
-from collections.abc import Mapping
+import zlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,8 @@ import ml_dtypes
 import numpy as np
 
 from .checkpoint import Tensor
+from .containers import file_size, reading
+from .plain_pickles import Name, plain_pickle
 
 STORAGES = {
     "DoubleStorage": "float64",
@@ -33,106 +34,153 @@ STORAGES = {
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
 }
+DICT, TENSOR, PARAMETER = (
+    Name("collections", "OrderedDict"),
+    Name("torch._utils", "_rebuild_tensor_v2"),
+    Name("torch._utils", "_rebuild_parameter"),
+)
 CONVERT = (
     "Convert it where PyTorch is installed: safetensors.torch.save_file(torch.load(PATH, weights_only=True), "
     '"model.safetensors").'
 )
+SHARED = 64
+"""How many times the bytes of a file its tensors may have in all: layers that share weights are listed one by one."""
+
+_RANK, _LARGEST = 16, 2**48
+"""Most axes of a tensor, and the largest number that may describe one."""
 
 
 def pickle_tensors(path: Path) -> dict[str, Tensor]:
     """List the tensors of a state dict written by torch.save, without reading their values.
 
     Raises:
-        ValueError: for a file that is truncated, older than PyTorch 1.6 or no state dict of tensors, or whose pickle
-            names anything that isn't needed to describe tensors; the message names the file.
+        ValueError: for a file that is truncated, older than PyTorch 1.6 or no state dict of tensors, whose pickle does
+            or names anything that isn't needed to describe tensors, or whose tensors leave their storages; the message
+            names the file.
     """
-    _require_zip(path)
-    try:
+    size = file_size(path)
+    _require_zip(path, size)
+    with reading(path, "a file of torch.save"):
         with zipfile.ZipFile(path) as archive:
-            [description] = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            folder = description.removesuffix("data.pkl")
-            order = _byte_order(archive, folder)
-            sizes = {info.filename: info.file_size for info in archive.infolist()}
-            reader = _TensorReader(path, archive.read(description), folder + "data/", order, sizes)
-        state = reader.load()
-    except Refused:
-        raise
-    except Exception as error:  # a corrupt pickle can raise anything
-        raise ValueError(f"{path} can't be read as a file of torch.save: {error}. Fetch it again.") from error
-    return _only_tensors(path, state)
-
-
-class Refused(ValueError):
-    """Error for a pickle that names more than tensors."""
+            members = {info.filename: info for info in archive.infolist()}
+        descriptions = [name for name in members if name.endswith("/data.pkl")]
+        if len(descriptions) != 1:
+            raise ValueError(f"it holds {len(descriptions)} files data.pkl, expected one")
+        reader = _TensorReader(path, size, members, descriptions[0].removesuffix("data.pkl"))
+        return _only_tensors(path, reader.state(members[descriptions[0]]))
 
 
 @dataclass(frozen=True)
 class _Storage:
-    member: str
+    """A run of values of one type in a member of the zip."""
+
+    member: zipfile.ZipInfo
     dtype: str
     length: int
 
 
-class _TensorReader(pickle.Unpickler):
-    """Unpickler of tensors' descriptions. `find_class` returns nothing that another load shares and could change."""
+class _TensorReader:
+    """Reader of tensors' descriptions."""
 
-    def __init__(self, path: Path, data: bytes, folder: str, order: str, sizes: dict[str, int]):
-        super().__init__(io.BytesIO(data))
-        self._path, self._folder, self._order, self._sizes = path, folder, order, sizes
+    def __init__(self, path: Path, size: int, members: dict[str, zipfile.ZipInfo], folder: str):
+        self.path, self.size, self.members, self.folder = path, size, members, folder
+        order = members.get(folder + "byteorder")  # absent before PyTorch 2.1
+        self.order = "little" if order is None else self.content(order).decode("ascii").strip()
+        self.described = 0
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return self._tensor
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return self._parameter
-        if module == "torch" and name in STORAGES:
-            return STORAGES[name]
-        raise Refused(
-            f"{self._path} refused: its pickle names {module}.{name}, which isn't needed to describe tensors "
+    def content(self, member: zipfile.ZipInfo) -> bytes:
+        """Read a member of the zip."""
+        _check_member(member, self.size)
+        return _content(self.path, member)
+
+    def state(self, description: zipfile.ZipInfo) -> Any:
+        """Return what the pickle describes."""
+        return plain_pickle(self.content(description), name=self.name, call=self.call, load=self.storage)
+
+    def name(self, name: Name) -> Name:
+        """Return an allowed global."""
+        if name in (DICT, TENSOR, PARAMETER) or (name.module == "torch" and name.name in STORAGES):
+            return name
+        raise ValueError(
+            f"{self.path} refused: its pickle names {name.module}.{name.name}, which isn't needed to describe tensors "
             f"and could run code. If you trust where the file comes from: {CONVERT}"
         )
 
-    def persistent_load(self, pid: Any) -> _Storage:
-        kind, dtype, key, _device, length = pid
-        storage = _Storage(self._folder + str(key), dtype, int(length))
-        expected = storage.length * _numpy_dtype(dtype, self._order).itemsize
-        if kind != "storage" or self._sizes.get(storage.member, -1) < expected:
-            raise ValueError(f"storage {key} should hold {expected} bytes and is missing or shorter")
-        return storage
+    def call(self, name: Name, arguments: tuple) -> Any:
+        """Return an empty dict, a tensor, or the tensor of a parameter."""
+        if name == DICT and not arguments:
+            return {}
+        if name == TENSOR and len(arguments) >= 4 and type(arguments[0]) is _Storage:
+            return self.tensor(*arguments[:4])
+        if name == PARAMETER and arguments and type(arguments[0]) is Tensor:
+            return arguments[0]
+        raise ValueError(f"its pickle calls {name.name} with other arguments than torch.save writes")
 
-    def _tensor(
-        self, storage: _Storage, offset: int, shape: tuple, stride: tuple, *_requires_grad_hooks: Any
-    ) -> Tensor:
+    def storage(self, pid: Any) -> _Storage:
+        """Return the storage that a persistent id names."""
+        if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage" or type(pid[1]) is not Name:
+            raise ValueError("its pickle refers to something that is no storage")
+        _, kind, key, _device, length = pid
+        member = self.members.get(f"{self.folder}data/{key}") if type(key) is str else None
+        if kind.module != "torch" or kind.name not in STORAGES or type(length) is not int or length < 0:
+            raise ValueError("its pickle describes a storage of no known type or length")
+        dtype = STORAGES[kind.name]
+        expected = length * _numpy_dtype(dtype, self.order).itemsize
+        if member is None or member.file_size < expected:
+            raise ValueError(f"storage {key} should hold {expected} bytes and is missing or shorter")
+        _check_member(member, self.size)
+        return _Storage(member, dtype, length)
+
+    def tensor(self, storage: _Storage, offset: Any, shape: Any, stride: Any) -> Tensor:
+        """Return a view of a storage."""
+        whole = type(shape) is tuple and type(stride) is tuple and len(shape) == len(stride) <= _RANK
+        if not whole or not all(type(n) is int and abs(n) <= _LARGEST for n in (offset, *shape, *stride)):
+            raise ValueError("its pickle describes a tensor by other things than whole numbers")
         last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
         if min((offset, *shape, *stride)) < 0 or (0 not in shape and last >= storage.length):
             raise ValueError(f"a tensor of shape {shape}, strides {stride}, offset {offset} leaves its storage")
-        return Tensor(
-            tuple(shape),
-            storage.dtype,
-            partial(_read, self._path, storage, self._order, offset, shape, stride),
-        )
-
-    def _parameter(self, tensor: Tensor, *_requires_grad_hooks: Any) -> Tensor:
-        return tensor
+        size = math.prod(shape) * _numpy_dtype(storage.dtype, self.order).itemsize
+        self.described += size
+        if size > self.size or self.described > SHARED * self.size:
+            raise ValueError(f"its tensors have more values than a file of {self.size:,} bytes can hold")
+        return Tensor(shape, storage.dtype, partial(_read, self.path, storage, self.order, offset, shape, stride))
 
 
 def _read(path: Path, storage: _Storage, order: str, offset: int, shape: tuple, stride: tuple) -> np.ndarray:
     dtype = _numpy_dtype(storage.dtype, order)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            values = np.frombuffer(archive.read(storage.member), dtype, storage.length)
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is corrupt: {error}. Fetch it again.") from error
     if 0 in shape:
-        return np.zeros(shape, dtype)
-    steps = [step * dtype.itemsize for step in stride]
-    view = np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False)
-    return np.array(view, dtype.newbyteorder("="), order="C")
+        return np.zeros(shape, storage.dtype)
+    with reading(path, "a file of torch.save"):
+        content = _content(path, storage.member)[: storage.length * dtype.itemsize]
+        steps = [step * dtype.itemsize for step in stride]
+        # NumPy refuses a view that leaves the bytes it is given.
+        view = np.ndarray(shape, dtype, content, offset * dtype.itemsize, steps)
+        return np.array(view, dtype.newbyteorder("="), order="C")
+
+
+def _content(path: Path, member: zipfile.ZipInfo) -> bytes:
+    """Read a member of a zip where it lies; zipfile would read the zip's whole directory each time."""
+    with open(path, "rb") as file:
+        file.seek(member.header_offset)
+        header = file.read(30)
+        if len(header) == 30 and header.startswith(b"PK\3\4"):
+            file.seek(sum(struct.unpack("<26x2H", header)), 1)  # past the member's name and extra field
+            content = file.read(member.file_size)
+            if zlib.crc32(content) == member.CRC:
+                return content
+    raise ValueError(f"{path} is corrupt: {member.filename} is not what the file's directory lists. Fetch it again.")
+
+
+def _check_member(member: zipfile.ZipInfo, size: int) -> None:
+    if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
+        raise ValueError(f"{member.filename} is compressed, as torch.save never does. {CONVERT}")
+    if not 0 <= member.header_offset <= member.header_offset + member.file_size <= size:
+        raise ValueError(f"{member.filename} lies outside the file")
 
 
 def _numpy_dtype(name: str, order: str) -> np.dtype:
+    if order not in ("little", "big"):
+        raise ValueError(f"it is stored {order[:20]!r} endian, expected little or big")
     if name == "bfloat16":
         if order != sys.byteorder:
             raise ValueError(f"bfloat16 stored {order} endian isn't supported")
@@ -140,18 +188,13 @@ def _numpy_dtype(name: str, order: str) -> np.dtype:
     return np.dtype(name).newbyteorder("<" if order == "little" else ">")
 
 
-def _byte_order(archive: zipfile.ZipFile, folder: str) -> str:
-    member = folder + "byteorder"  # absent before PyTorch 2.1
-    return archive.read(member).decode().strip() if member in archive.namelist() else "little"
-
-
-def _require_zip(path: Path) -> None:
+def _require_zip(path: Path, size: int) -> None:
     if zipfile.is_zipfile(path):
         return
     with open(path, "rb") as file:
         start = file.read(2)
     if start == b"PK":
-        raise ValueError(f"{path} is cut off ({path.stat().st_size:,} bytes). Fetch it again.")
+        raise ValueError(f"{path} is cut off ({size:,} bytes). Fetch it again.")
     raise ValueError(
         f"{path} isn't in the zip format that torch.save writes since PyTorch 1.6 (it may be older, or a "
         f"git-lfs pointer). {CONVERT}"
@@ -159,14 +202,13 @@ def _require_zip(path: Path) -> None:
 
 
 def _only_tensors(path: Path, state: object) -> dict[str, Tensor]:
-    if not isinstance(state, Mapping):
+    if not isinstance(state, dict):
         raise ValueError(f"{path} holds a {type(state).__name__}, expected a state dict. {CONVERT}")
-    entries = dict(dict.items(state)) if isinstance(state, dict) else dict(state)
-    others = {str(name): value for name, value in entries.items() if not isinstance(value, Tensor)}
+    others = {str(name): value for name, value in state.items() if not isinstance(value, Tensor)}
     if others:
         listed = ", ".join(f"{name} ({type(value).__name__})" for name, value in list(others.items())[:8])
         raise ValueError(
-            f"{path} isn't a state dict of tensors: {len(others)} of its {len(entries)} entries are "
+            f"{path} isn't a state dict of tensors: {len(others)} of its {len(state)} entries are "
             f"something else: {listed}. Save the model's own state_dict()."
         )
-    return {str(name): value for name, value in entries.items()}
+    return {str(name): value for name, value in state.items()}

@@ -7,6 +7,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from .checkpoint import Tensor
+from .containers import file_size, reading
 
 DTYPES = {
     "F64": "float64",
@@ -29,13 +30,14 @@ def safetensors_tensors(path: Path) -> dict[str, Tensor]:
         ValueError: for a file that is truncated, corrupt, or holds a number format that NumPy (with ml_dtypes) can't
             represent; the message names it.
     """
+    size = file_size(path)
     try:
         with safe_open(path, framework="numpy") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             headers = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
     except SafetensorError as error:
         raise ValueError(
-            f"{path} is not a whole safetensors file ({path.stat().st_size:,} bytes; {error}). "
+            f"{path} is not a whole safetensors file ({size:,} bytes; {error}). "
             "Was its download cut off, or is it a git-lfs pointer? Fetch it again."
         ) from error
     unknown = sorted({dtype for _, dtype in headers.values()} - set(DTYPES))
@@ -48,5 +50,5 @@ def safetensors_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path, name: str) -> np.ndarray:
-    with safe_open(path, framework="numpy") as file:
+    with reading(path, "a safetensors file"), safe_open(path, framework="numpy") as file:
         return file.get_tensor(name)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from .checkpoint import Checkpoint
+from .containers import file_size, is_present
 from .ctranslate2_file import ctranslate2_checkpoint, is_ctranslate2_directory
 from .fetch import fetch
 from .gguf_file import gguf_checkpoint
@@ -37,6 +38,8 @@ def open_checkpoint(source: str | os.PathLike[str], *, revision: str | None = No
         raise _unknown(name)  # as a path it would be the current directory
     if isinstance(source, str) and name in ZOO:
         return _zoo_checkpoint(name)
+    if "\0" in name:
+        raise _unknown(name)
     path = Path(name).expanduser()
     if path.is_dir():
         if is_orbax_directory(path):
@@ -44,7 +47,8 @@ def open_checkpoint(source: str | os.PathLike[str], *, revision: str | None = No
         if is_ctranslate2_directory(path):
             return ctranslate2_checkpoint(path, name=name)
         return directory_checkpoint(path, name=name)
-    if path.is_file():
+    if is_present(path):
+        file_size(path)  # no pipe, no device, no circle of links
         return _file_checkpoint(path, name)
     if isinstance(source, str) and HUB_ID.fullmatch(name) and path.suffix != ".gguf":
         return hub_checkpoint(name, revision=revision)

@@ -5,7 +5,7 @@ names of their tensors contain `{layer}`.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -16,6 +16,10 @@ import numpy as np
 from flax import nnx
 
 from .checkpoint import Checkpoint, Tensor
+from .containers import listed
+
+_WHOLE = frozenset("bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 I8 I16 I32 I64".split())
+"""Stored formats that hold no weights by themselves, in the words of all containers."""
 
 Arrays = tuple[Any, ...]
 Placement = Callable[[str, np.ndarray], jax.Array]
@@ -215,14 +219,17 @@ def fill(
     shapes = {path: tuple(variable.shape) for path, variable in flat.items()}
     stored = _renamed(checkpoint, table)
     _drop_copies(stored, table, checkpoint.name)
-    _check(table, shapes, {name: tensor.shape for name, tensor in stored.items()}, checkpoint.name)
+    _check(table, shapes, stored, checkpoint.name)
 
     place, placed, bad = arrange(shapes), {}, []
     for rule in table.rules:
         # No name for the values: it would keep them on the host while the next rule's are read.
         placed |= {path: place(path, value) for path, value in _values(rule, shapes, stored, dtype, bad).items()}
     if bad:
-        raise ValueError(f"the weights of {checkpoint.name} hold NaN or infinite values: {_listed(bad)}")
+        raise ValueError(
+            f"the weights of {checkpoint.name} hold NaN or infinite values, or such as {jnp.dtype(dtype)} can't hold: "
+            f"{listed(bad)}"
+        )
     filled = [(path, variable.replace(placed[".".join(map(str, path))])) for path, variable in nnx.to_flat_state(state)]
     return nnx.merge(graph, nnx.from_flat_state(filled), _settings(build, settings))
 
@@ -243,11 +250,12 @@ def _values(
     values = {path: np.zeros(shapes[path], jnp.dtype(dtype)) for path in rule.paths}
     for name, _, layer, layer_shapes in _entries_of(rule, shapes):
         tensor = stored[name].read()
-        if not np.isfinite(tensor.astype(np.float32, copy=False)).all():
-            bad.append(name)
         for path, value in zip(rule.paths, rule.read(tensor, layer_shapes), strict=True):
-            target = values[path] if layer is None else values[path][layer]
-            target[...] = value
+            target = values[path] if layer is None else values[path][layer, ...]
+            with np.errstate(over="ignore"):  # what overflows is infinite, and noticed
+                target[...] = value
+            if not np.isfinite(target).all() and name not in bad:
+                bad.append(name)
     return values
 
 
@@ -306,37 +314,35 @@ def _drop_copies(stored: dict[str, Tensor], table: Table, source: str) -> None:
             continue
         if original not in stored:
             stored[original] = copy  # the checkpoint has it under the second name alone
-        elif not np.array_equal(copy.read(), stored[original].read()):
+        elif copy.shape != stored[original].shape or not np.array_equal(copy.read(), stored[original].read()):
             differ.append(f"{name} and {original}")
     if differ:
         raise ValueError(f"{source} does not fit its config, by which these are the same: {'; '.join(differ)}")
 
 
-def _check(
-    table: Table, shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]], source: str
-) -> None:
-    """Raise ValueError for missing, unknown and misshapen tensors, all in one message."""
-    expected = {}
+def _check(table: Table, shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, Tensor], source: str) -> None:
+    """Raise ValueError for missing, unknown and misshapen tensors and those of whole numbers, all in one message."""
+    expected: dict[str, tuple[int, ...]] = {}
     filled = {path for rule in table.rules for path in rule.paths}
-    for name, rule, _, layer_shapes in _entries(table, shapes):
-        parameters = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in layer_shapes]
-        expected[name] = tuple(jax.eval_shape(rule.write, *parameters).shape)
+    for rule in table.rules:
+        if entries := list(_entries_of(rule, shapes)):
+            # One shape for all layers: a config may claim thousands that the file lacks.
+            parameters = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in entries[0][-1]]
+            shape = tuple(jax.eval_shape(rule.write, *parameters).shape)
+            expected |= dict.fromkeys((name for name, *_ in entries), shape)
     if filled != set(shapes):
         raise KeyError(f"the table leaves parameters empty: {sorted(set(shapes) - filled)}")
     problems = []
     if missing := [name for name in expected if name not in stored]:
-        problems.append(f"{len(missing)} tensors are missing: {_listed(missing)}")
+        problems.append(f"{len(missing)} tensors are missing: {listed(missing)}")
     if extra := sorted(set(stored) - set(expected)):
-        problems.append(f"{len(extra)} tensors are not known: {_listed(extra)}")
-    wrong = [name for name in expected if name in stored and tuple(stored[name]) != expected[name]]
+        problems.append(f"{len(extra)} tensors are not known: {listed(extra)}")
+    wrong = [name for name in expected if name in stored and stored[name].shape != expected[name]]
     if wrong:
-        shown = [f"{name} is {tuple(stored[name])}, expected {expected[name]}" for name in wrong]
-        problems.append(f"{len(wrong)} tensors have another shape: {_listed(shown)}")
+        shown = [f"{name} is {stored[name].shape}, expected {expected[name]}" for name in wrong]
+        problems.append(f"{len(wrong)} tensors have another shape: {listed(shown)}")
+    if whole := [name for name in expected if name in stored and stored[name].dtype in _WHOLE]:
+        shown = [f"{name} ({stored[name].dtype})" for name in whole]
+        problems.append(f"{len(whole)} tensors hold whole numbers, weights that lack their scales: {listed(shown)}")
     if problems:
         raise ValueError(f"{source} does not fit its config: " + "; ".join(problems))
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    """Join names with commas; beyond `most`, count the others."""
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

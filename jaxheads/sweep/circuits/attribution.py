@@ -6,6 +6,7 @@ from typing import Any, Literal, Unpack
 
 import numpy as np
 
+from ...arguments import at_least, checked
 from ...checks import one_of
 from ...execution.resources import Options, Resources
 from ...models.inputs.batch import Batch
@@ -25,6 +26,7 @@ RULES = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
 
 
 @question
+@checked(steps=at_least(1))
 def edge_attribution(
     model: Model,
     clean: Batch | Iterable[Pair],

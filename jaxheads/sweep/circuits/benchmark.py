@@ -12,6 +12,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ...arguments import at_least, checked
 from ...execution.resources import Options, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
@@ -51,6 +52,7 @@ class FaithfulnessCurve:
 
 
 @shares_options()
+@checked(donors=at_least(1))
 def faithfulness_curve(
     model: Model,
     batch: Batch,
@@ -124,6 +126,7 @@ def _checked(shares: Sequence[float]) -> np.ndarray:
     return shares_S
 
 
+@checked()
 def auroc(ranking: HeadTable, known: Chosen, *, column: str | None = None, order: str = "signed") -> float:
     """Return how well a ranking tells a known circuit's heads or edges from the others, 0 to 1.
 
@@ -162,11 +165,11 @@ def _inside(rows: list[tuple[Any, ...]], shape: tuple[int, ...], known: Chosen) 
     """Return whether each of a table's rows is in the known circuit."""
     if isinstance(known, np.ndarray) and known.dtype == bool:
         if known.shape != shape:
-            raise ValueError(f"a known circuit as bool must cover the ranking's grid {shape}, got {known.shape}")
+            raise ValueError(f"known: a circuit as bool must cover the ranking's grid {shape}, got {known.shape}")
         return known.reshape(-1)
     wanted = {tuple(component) for component in known}
     if unknown := sorted(wanted - set(rows)):
-        raise ValueError(f"the ranking has no {unknown[:8]}; it has {rows[0]}, {rows[1]}, …")
+        raise ValueError(f"known: the ranking has no {unknown[:8]}; it has {rows[0]}, {rows[1]}, …")
     return np.array([row in wanted for row in rows])
 
 

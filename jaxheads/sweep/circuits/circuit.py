@@ -13,6 +13,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ...arguments import at_least, checked
 from ...execution.resources import Options, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
@@ -27,6 +28,7 @@ from .kept_runs import Ablation
 
 
 @shares_options()
+@checked(donors=at_least(1))
 def circuit(
     model: Model,
     batch: Batch,
@@ -98,6 +100,7 @@ class Circuit:
     def __repr__(self) -> str:
         return f"a circuit of {len(self)} {self._components.kind}"
 
+    @checked(random=at_least(0), greedy=at_least(0), iterations=at_least(1), samples=at_least(1))
     def completeness(
         self,
         sets: Mapping[str, Chosen] | None = None,
@@ -156,6 +159,7 @@ class Circuit:
             },
         )
 
+    @checked()
     def minimality(self, sets: Mapping[Any, Chosen] | None = None) -> HeadTable:
         """Measure whether each component v of the circuit is needed: |F(C∖(K∪{v})) − F(C∖K)|.
 
@@ -260,9 +264,11 @@ class Circuit:
 
     def _inside(self, chosen: Chosen, name: str) -> np.ndarray:
         """Return a set's mask `[P]`; raises ValueError for one that is not part of the circuit."""
-        mask = self._components.mask(chosen, f"set {name!r}")
+        mask = self._components.mask(chosen, f"sets: {name!r}")
         if (outside := mask & ~self._mask).any():
-            raise ValueError(f"set {name!r} must be part of the circuit, but {self._components.words(outside)} is not")
+            raise ValueError(
+                f"sets: {name!r} must be part of the circuit, but {self._components.words(outside)} is not"
+            )
         return mask
 
     def _number(self, component: Any) -> int:
@@ -278,7 +284,7 @@ def _classes(components: Components, kept: Any) -> dict[str, np.ndarray]:
     classes = kept if isinstance(kept, Mapping) else {"circuit": kept}
     if not classes:
         raise ValueError("kept must name at least one set of heads or edges, got none")
-    return {name: components.mask(chosen, f"class {name!r}") for name, chosen in classes.items()}
+    return {name: components.mask(chosen, f"kept: {name!r}") for name, chosen in classes.items()}
 
 
 def _without(v: int, mask: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from ...models.inputs.batch import AttentionInputs, Batch
 from ...models.network import Network
 from ...models.stack import Stack, take_rows
 from ...objectives import Reads
+from ...programs import compiled
 from ..cached_run import Value, objective_values, rows_read, run_cached, stream_of
 from .graph import Graph
 from .graph_forward import CarriedChange, FixedChange, GraphForward, additive
@@ -44,7 +45,7 @@ class GraphRun:
     done: dict[str, Array]
 
 
-@partial(jax.jit, static_argnames="stack")
+@partial(compiled, static_argnames="stack")
 def run_graph(network: Network, batch: Batch, *, stack: str) -> GraphRun:
     """Run the model unedited, and keep every sender's output and the streams that edited runs start from."""
     stream = stream_of(network, stack)
@@ -78,14 +79,14 @@ def run_graph(network: Network, batch: Batch, *, stack: str) -> GraphRun:
     )
 
 
-@partial(jax.jit, static_argnames=("stack", "value"))
+@partial(compiled, static_argnames=("stack", "value"))
 def unedited_value(network: Network, batch: Batch, reads: Reads, run: GraphRun, *, stack: str, value: Value) -> Array:
     """Return the objective `[B]` of an unedited run."""
     known = {**run.done, stack: _end(network, stack, run.resid_post, reads)}
     return objective_values(network, batch, reads, lambda current, *_: known.get(current.name), value)
 
 
-@partial(jax.jit, static_argnames=("stack", "value"))
+@partial(compiled, static_argnames=("stack", "value"))
 def run_circuits(
     network: Network, batch: Batch, reads: Reads, cut_GVU: Array, other_UBTD: Array, *, stack: str, value: Value
 ) -> Array:
@@ -107,7 +108,7 @@ def run_circuits(
     return jax.vmap(run_circuit)(cut_GVU)
 
 
-@partial(jax.jit, static_argnames=("stack", "value"))
+@partial(compiled, static_argnames=("stack", "value"))
 def edge_gradients(
     network: Network, batch: Batch, reads: Reads, embedded: Array, change_UBTD: Array, *, stack: str, value: Value
 ) -> Array:
@@ -136,7 +137,7 @@ def edge_gradients(
     return jnp.moveaxis(jax.grad(objective)(zeros_VBU), 1, 0)
 
 
-@partial(jax.jit, static_argnames=("kind", "stack", "value"))
+@partial(compiled, static_argnames=("kind", "stack", "value"))
 def patch_each_edge(
     network: Network,
     batch: Batch,

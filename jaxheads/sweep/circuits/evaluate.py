@@ -18,6 +18,7 @@ from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...objectives import Objective, range_of
 from ...progress import Advance
+from ...reads import reads_of
 from ...statistics import split_halves
 from ...tables import HeadTable
 from ..effects import effect_provenance, effect_table, magnitude
@@ -71,9 +72,10 @@ class CircuitEvaluator:
         if not isinstance(batch, Batch):
             raise ValueError(f"circuits are asked of one batch, got a {type(batch).__name__}")
         model.check(batch)
-        reads = objective.reads(model, batch)
+        reads = reads_of(objective, model, batch)
         runs = ablation.runs(model, components, batch, objective, resources)
-        words = (objective.name, components.stack.name, components.kind, repr(runs.about))
+        # The objective itself, not its name, which others may share.
+        words = (objective, components.stack.name, components.kind, repr(runs.about))
         journal = resources.journal("circuits", model, batch, reads, runs.identity, words)
         level, progress = options.get("level", 0.95), resources.progress
         clusters = batch.cluster_labels

@@ -9,11 +9,20 @@ from functools import cached_property
 
 import numpy as np
 
+from ...arguments import among, at_least, checked
 from ...models.model import Model
 from ...models.stack import Stack
 from ..cached_run import end_of
 
 
+@checked(
+    layers=at_least(1),
+    heads=at_least(1),
+    kv_heads=at_least(1),
+    cross_heads=at_least(0),
+    mlp_reads=among(("after", "beside", "none")),
+    end=among(("logits", "memory")),
+)
 @dataclass(frozen=True)
 class Graph:
     """Senders, receivers, and which of their pairs are edges, for one stream.
@@ -40,6 +49,7 @@ class Graph:
     end: str = "logits"
 
     @classmethod
+    @checked(end=among(("logits", "memory")))
     def of(cls, stack: Stack, end: str = "logits") -> "Graph":
         """Return the graph of a stack's stream.
 

@@ -8,20 +8,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
-from ...checks import one_of
+from ...checks import nearest, one_of
 from ...execution.batching import Chunks, detecting_out_of_memory, equal_chunks, is_new, run_chunks
 from ...execution.resources import Resources
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.stack import Stack
 from ...objectives import Objective
+from ...programs import compiled
 from ...progress import Advance
+from ...reads import reads_of
 from ..exact.engine import Site
 from ..exact.mean_groups import Labels, MeanGroups, Means, check_labels, leave_own_out, read_labels, sum_groups
 from ..exact.patch import OtherRuns
@@ -84,7 +85,8 @@ class Ablation:
         known = HEAD_ABLATIONS if components.graph is None else EDGE_ABLATIONS
         if self.method not in known:
             raise ValueError(
-                f"{components.kind} that are not kept are ablated by {', '.join(known)}; got {self.method!r}"
+                f"ablation: {components.kind} that are not kept are ablated by {', '.join(known)}; "
+                f"got {self.method!r}{nearest(self.method, known)}"
             )
         if self.method == "patching":
             if self.reference is None:
@@ -152,7 +154,7 @@ class HeadRuns:
             self.stack,
             self.batch,
             self.objective,
-            self.objective.reads(self.model, self.batch),
+            reads_of(self.objective, self.model, self.batch),
             (Grid(("circuit",), (len(kept),)), self._groups(~kept)),
             self.source,
             self.resources,
@@ -245,7 +247,7 @@ class EdgeRuns:
             MemoryError: if not even one example fits the device.
         """
         kept_GUV = self._checked(kept)
-        reads, chunks = self.objective.reads(self.model, self.clean), self._chunks(self.clean, len(kept_GUV))
+        reads, chunks = reads_of(self.objective, self.model, self.clean), self._chunks(self.clean, len(kept_GUV))
         network, devices = self.resources.network(self.model), self.resources.devices
         stack, value = self.stack.name, self.objective.value
         values_GE = np.empty((len(kept_GUV), len(self.clean)))
@@ -344,4 +346,4 @@ class EdgeRuns:
         return kept
 
 
-_sum_groups = jax.jit(sum_groups, static_argnames="groups")
+_sum_groups = compiled(sum_groups, static_argnames="groups")

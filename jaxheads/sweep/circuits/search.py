@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ...arguments import at_least, checked
 from ...checks import one_of
 from ...execution.resources import Options, shares_options
 from ...models.inputs.batch import Batch
@@ -50,6 +51,7 @@ class FoundCircuits:
 
 
 @shares_options()
+@checked(donors=at_least(1))
 def search_circuits(
     model: Model,
     batch: Batch,

@@ -21,6 +21,7 @@ from ...models.model import Model
 from ...models.network import Network
 from ...models.stack import Stack
 from ...objectives import Objective, Reads
+from ...reads import reads_of
 from ...tables import HeadTable
 from ..grid import Grid
 from ..question import CellGroup, Question
@@ -64,7 +65,7 @@ def edge_question(
         exact: whether each edge is patched.
     """
     base, other = runs
-    reads, estimated = objective.reads(model, base), len(fractions) > 0
+    reads, estimated = reads_of(objective, model, base), len(fractions) > 0
     # Cells count through all columns: exact effects come second beside estimates, and first alone.
     columns = ("effect", "exact") if estimated and exact else ("effect",)
     groups = [CellGroup("gradients", np.flatnonzero(graph.exists))] if estimated else []

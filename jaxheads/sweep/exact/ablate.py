@@ -6,10 +6,13 @@ from typing import Any, Literal, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ...arguments import at_least, checked
+from ...checks import whole
 from ...execution.resources import Options, Resources
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...objectives import Objective, effect_range
+from ...reads import reads_of
 from ...statistics import mean_interval
 from ...tables import Column, HeadTable
 from ..grid import Heads, check_by, site_grid
@@ -22,6 +25,7 @@ from .work import exact
 
 
 @sweep
+@checked(donors=at_least(1))
 def ablate(
     model: Model,
     batch: Inputs,
@@ -80,12 +84,15 @@ def ablate(
         replacement.check_stream()
     asked = {"by": None if sets else list(by), "sets": None if sets is None else list(sets)}
     counted: dict[str, int] = {}
+    first = 0
     for current, own_objective in inputs(batch, objective):
         # Everything that can be wrong is checked before the first `yield`: nothing has run by then.
         replacement = replacement.settled(current)
-        source, counted = replacement.of(current), replacement.counted(current, counted)
+        source, counted = replacement.of(current, first), replacement.counted(current, counted)
+        # Donors go by the example's number: batches must not draw the same ones again.
+        first += len(current)
         about = {**replacement.about, **asked}
-        reads = own_objective.reads(model, current)
+        reads = reads_of(own_objective, model, current)
         if sets is not None:
             cells = set_groups(stack, "z", sets)
         else:
@@ -101,18 +108,20 @@ def ablate(
             cells,
             source,
             resources,
-            identity=(replacement.identity, repr((about, sets))),
+            identity=(replacement.identity, about, sets),
             about=about | counted,
             extras=None if sets is None else {"heads": _set_words(sets)},
         )
 
 
+@checked()
 def cumulative(order: Heads) -> dict[str, list[tuple[int, int]]]:
     """Return sets for `ablate` that grow by one head at a time, in this order; the n-th is named "n"."""
-    heads = [(int(layer), int(head)) for layer, head in order]
+    heads = [(whole("order", layer, 0), whole("order", head, 0)) for layer, head in order]
     return {str(count): heads[:count] for count in range(1, len(heads) + 1)}
 
 
+@checked()
 def interactions(
     model: Model,
     batch: Batch,

@@ -22,6 +22,7 @@ from ...models.network import Network
 from ...models.sites import SITES, has_heads, is_of_keys
 from ...models.stack import Stack, take_rows
 from ...objectives import Reads, read_out
+from ...programs import compiled
 from ..cached_run import Value, objective_values, rows_read, run_cached, stream_of
 
 
@@ -87,7 +88,7 @@ class SiteValues(Protocol):
         ...
 
 
-@partial(jax.jit, static_argnames=("site", "value"))
+@partial(compiled, static_argnames=("site", "value"))
 def run_unedited(network: Network, batch: Batch, reads: Reads, *, site: Site, value: Value) -> UneditedRun:
     """Run the model unedited, and keep what edited copies start from."""
     wanted: dict[str, tuple[str, ...]] = {
@@ -102,7 +103,7 @@ def run_unedited(network: Network, batch: Batch, reads: Reads, *, site: Site, va
     return UneditedRun(value(read_out(network, rows_BRD, reads), reads), rows_BRD, resid_pre, z, run.done)
 
 
-@partial(jax.jit, static_argnames=("site", "value"))
+@partial(compiled, static_argnames=("site", "value"))
 def edited(
     network: Network,
     batch: Batch,

@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
+from ...arguments import checked
 from ...execution.batching import is_new
 from ...execution.resources import Options, Resources
 from ...models.inputs.batch import Batch
@@ -21,6 +22,8 @@ from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Stack, take_rows
 from ...objectives import Reads
+from ...programs import compiled
+from ...reads import reads_of
 from ...tables import HeadTable
 from ..cached_run import start_column
 from ..grid import site_grid
@@ -44,6 +47,7 @@ class FunctionVectors:
     outputs: np.ndarray
     written: np.ndarray
 
+    @checked()
     def vector(self, heads: int | Sequence[tuple[int, int]] = 10) -> np.ndarray:
         """Return the function vector `[D]`: the sum of what heads write into the stream.
 
@@ -96,7 +100,7 @@ def function_vectors(
         )
     objective = _Probability(np.atleast_1d(np.asarray(answers)))
     model.check(shuffled)
-    reads, T = objective.reads(model, shuffled), stack.queries.count(shuffled)
+    reads, T = reads_of(objective, model, shuffled), stack.queries.count(shuffled)
     # Only the last token of each prompt is edited: in a causal stack nothing before the earliest of them changes.
     first = int(start_column(int(np.asarray(reads.rows).min()), T)) if stack.causal else 0
     grid = site_grid(stack, "z", shuffled, ("layer", "head"))
@@ -199,7 +203,7 @@ def _last_rows(model: Model, batch: Batch) -> np.ndarray:
     return np.asarray(model.network.readout_positions(batch)).reshape(len(batch), 1)
 
 
-@partial(jax.jit, static_argnames="stack")
+@partial(compiled, static_argnames="stack")
 def _sum_rows(network: Network, batch: Batch, rows_B1: Array, counts_B: Array, *, stack: str) -> Array:
     """Return the sum of `z` at these rows over the examples that count (bool `[B]`), `[L,N,H]`."""
 

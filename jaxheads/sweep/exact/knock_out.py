@@ -15,6 +15,7 @@ from ...models.inputs.batch import Batch, Positions
 from ...models.model import Model
 from ...models.stack import Stack
 from ...objectives import Objective
+from ...reads import reads_of
 from ..cached_run import start_column
 from ..grid import Heads, site_grid
 from ..question import Question, sweep
@@ -72,11 +73,11 @@ def knock_out(
         stack,
         batch,
         objective,
-        objective.reads(model, batch),
+        reads_of(objective, model, batch),
         cells,
         ForbiddenEdges(edges_BTS),
         resources,
-        identity=(edges_BTS, repr(by), repr(sets)),
+        identity=(edges_BTS, by, sets),
         about={"by": list(by), "sets": None if sets is None else list(sets), "edges": int(edges_BTS.sum())},
     )
 

@@ -14,6 +14,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from ...models.inputs.batch import Batch, Positions
+from ...programs import compiled
 
 BY_POSITION, FIRST_APART, POOLED = LAYOUTS = ("by position", "first position apart", "pooled")
 ENOUGH = 8
@@ -181,7 +182,7 @@ def sum_groups(values_XBTF: Array, group_BT: Array, real_BT: Array, groups: int)
     return jnp.moveaxis(sums_2PXF, 1, 2)
 
 
-@jax.jit
+@compiled
 def leave_own_out(means: Means, own_XBTF: Array, group_BT: Array, real_BT: Array, tokens_P: Array) -> Array:
     """Return each position's mean over the other examples of its group, `[X,B,T,F]`; NaN where one is not finite.
 

@@ -18,6 +18,8 @@ from ...models.model import Model
 from ...models.network import Network
 from ...models.stack import Stack, run_block, take_rows
 from ...objectives import Objective, Reads, read_out
+from ...programs import compiled
+from ...reads import reads_of
 from ..cached_run import Value
 from ..grid import check_by, site_grid
 from ..pairs import Direction, Pair, base_and_other, check_pair, first_change, pairs
@@ -71,7 +73,7 @@ def patch(
     for clean_batch, corrupt_batch, own_objective in pairs(clean, corrupt, objective):
         base, other = base_and_other(direction, clean_batch, corrupt_batch)
         check_pair(model, clean_batch, corrupt_batch)
-        reads, grid = own_objective.reads(model, base), site_grid(stack, site, base, by)
+        reads, grid = reads_of(own_objective, model, base), site_grid(stack, site, base, by)
         # Prompts of a pair share their beginning: in a causal stack nothing before the first difference changes.
         groups = edit_groups(stack, site, base, grid, first_change(stack, clean_batch, corrupt_batch))
         yield exact(
@@ -132,7 +134,7 @@ class OtherRuns:
         return run.value
 
 
-@partial(jax.jit, static_argnames=("stack", "value"))
+@partial(compiled, static_argnames=("stack", "value"))
 def run_other(network: Network, batch: Batch, reads: Reads, *, stack: str, value: Value) -> OtherRun:
     """Run a batch, keeping its objective and one stack's stream.
 

@@ -159,7 +159,7 @@ def set_groups(stack: Stack, site: str, sets: Mapping[str, Heads]) -> tuple[Grid
     """
     if not sets:
         raise ValueError("sets must name at least one set of heads, got none")
-    masks = [head_mask(stack, site, heads, f"set {name!r}") for name, heads in sets.items()]
+    masks = [head_mask(stack, site, heads, f"sets: {name!r}") for name, heads in sets.items()]
     mask_CLN = np.stack(masks)
     layers_CL = mask_CLN.any(axis=2)
     start_C = layers_CL.argmax(axis=1)

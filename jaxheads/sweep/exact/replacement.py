@@ -22,6 +22,7 @@ from ...models.inputs.batch import Batch, Positions
 from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Stack
+from ...programs import compiled
 from .engine import SiteValues
 from .mean_groups import Labels, MeanGroups, Means, check_labels, leave_own_out, sum_groups
 from .work import Chunk, ValueSource
@@ -124,8 +125,11 @@ class Replacement:
         chosen = MeanGroups.choose(reference, axis.of(batch), self.labels, per_position=self.per_position, own=own)
         return replace(self, means=chosen)
 
-    def of(self, batch: Batch) -> ValueSource:
+    def of(self, batch: Batch, first: int = 0) -> ValueSource:
         """Return the values for a batch; nothing runs yet.
+
+        Args:
+            first: the number of the batch's first example in its stream, which decides donors together with the seed.
 
         Raises:
             ValueError: if batch or reference can't go through the model, labels or donors don't fit them, or a mean
@@ -139,7 +143,7 @@ class Replacement:
         if self.method == "resample":
             reference = batch if self.reference is None else self.reference
             others = None if self.reference is None else positions(reference)
-            donors = choose_donors(positions(batch), others, donors=self.donors, seed=self.seed)
+            donors = choose_donors(positions(batch), others, donors=self.donors, seed=self.seed, first=first)
             return ResampledValues(reference, donors)
         means, index_ET = self._means, self._index(batch)
         if self.reference is None:
@@ -309,16 +313,18 @@ def forward_chunks(stack: Stack, batch: Batch, resources: Resources) -> Chunks:
 
 
 def choose_donors(
-    batch: Positions | Batch, reference: Positions | Batch | None, *, donors: int, seed: int
+    batch: Positions | Batch, reference: Positions | Batch | None, *, donors: int, seed: int, first: int = 0
 ) -> np.ndarray:
     """Return random donors `[donors,E]`, distinct for each example, long enough for it, and never the example itself.
+
+    An example's donors depend on the seed and on its number in the stream, `first` plus its index: examples of
+    different batches draw independently, and how a stream is cut into batches changes nothing.
 
     Raises:
         ValueError: if an example has fewer than `donors` possible donors.
     """
     lengths_E = np.asarray(batch.lengths)
     lengths_R = lengths_E if reference is None else np.asarray(reference.lengths)
-    rng = np.random.default_rng(seed)
     chosen = np.empty((donors, len(lengths_E)), int)
     # Each position takes the donor's output at the same position: a shorter donor has none for the last ones.
     for example, length in enumerate(lengths_E):
@@ -329,17 +335,18 @@ def choose_donors(
                 f"example {example} has {length} tokens and {len(possible)} other examples at least as long to "
                 f"resample from; {donors} are needed. Give a larger reference, or batches of one length"
             )
-        chosen[:, example] = rng.choice(possible, donors, replace=False)
+        # A generator of its own for each example: a draw must not depend on the examples before it.
+        chosen[:, example] = np.random.default_rng((seed, first + example)).choice(possible, donors, replace=False)
     return chosen
 
 
-@partial(jax.jit, static_argnames="stack")
+@partial(compiled, static_argnames="stack")
 def _run_z(network: Network, batch: Batch, *, stack: str) -> Array:
     """Return every head's output, `[L,B,T,N,H]`."""
     return forward(network, batch, read={stack: lambda values: values["z"]})[1][stack]
 
 
-@partial(jax.jit, static_argnames=("stack", "groups"))
+@partial(compiled, static_argnames=("stack", "groups"))
 def _sum_z(network: Network, batch: Batch, group_BT: Array, counts_B: Array, *, stack: str, groups: int) -> Array:
     """Return `sum_groups` of z, `[2,L,P,N,H]`, in the examples that count (bool `[B]`)."""
     positions = network.stack(stack).queries.of(batch)

@@ -16,6 +16,8 @@ from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Stack
 from ...objectives import Objective
+from ...programs import compiled
+from ...reads import reads_of
 from ..grid import site_grid
 from ..question import Question, sweep
 from .plan import edit_groups
@@ -52,7 +54,7 @@ def share(
         stack,
         batch,
         objective,
-        objective.reads(model, batch),
+        reads_of(objective, model, batch),
         (grid, edit_groups(stack, "z", batch, grid)),
         PartnerPatterns(partners_LN2),
         resources,
@@ -78,7 +80,7 @@ class PartnerPatterns(OneValue):
         yield HeadValues(z_LBTNH.reshape(L, B * T, *z_LBTNH.shape[3:]), jnp.arange(B * T).reshape(B, T))
 
 
-@partial(jax.jit, static_argnames="stack")
+@partial(compiled, static_argnames="stack")
 def _with_partner_patterns(network: Network, batch: Batch, partners_LN2: Array, *, stack: str) -> Array:
     """Return z of every head with its partner's pattern, `[L,B,T,N,H]`."""
 

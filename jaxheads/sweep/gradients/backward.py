@@ -20,10 +20,11 @@ from ...models.sharding import fetch
 from ...models.sites import SITES, SiteEdit, has_heads
 from ...models.stack import Stack, take_rows
 from ...objectives import Reads, read_out
+from ...programs import compiled
 from ..cached_run import Value
 
 
-@partial(jax.jit, static_argnames=("stack", "sites", "value"))
+@partial(compiled, static_argnames=("stack", "sites", "value"))
 def run_sites(
     network: Network,
     batch: Batch,
@@ -39,7 +40,7 @@ def run_sites(
     return value(read_out(network, take_rows(x_BTD, reads.rows), reads), reads), kept[stack]
 
 
-@partial(jax.jit, static_argnames=("value", "remat"))
+@partial(compiled, static_argnames=("value", "remat"))
 def weight_gradient(
     network: Network,
     batch: Batch,

@@ -17,6 +17,7 @@ from ...models.model import Model
 from ...models.sites import SiteEdit
 from ...models.stack import Stack
 from ...objectives import Objective, Reads
+from ...reads import reads_of
 from ...tables import Column, HeadTable
 from ..grid import site_grid
 from ..pairs import Inputs, inputs
@@ -71,7 +72,7 @@ def importance(
     resources, stack = Resources.of(options), model.stack(options.get("stack"))
     for current, own_objective in inputs(batch, objective):
         model.check(current)
-        reads, grid = own_objective.reads(model, current), site_grid(stack, "z", current, ("layer", "head"))
+        reads, grid = reads_of(own_objective, model, current), site_grid(stack, "z", current, ("layer", "head"))
         chunks, remat = gradient_chunks(model.network, stack, current, reads, resources)
         by_token = granularity == "token"
         yield Question(

@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ...programs import compiled
+
 # A saturated softmax has no slope, so a gradient by queries or keys misses what replacing them does: it is near 0 even
 # where the new query would turn the whole row to another key. The patched pattern costs no more than its scores, which
 # both runs give anyway. So the softmax is computed, and only the path from the pattern to the objective is linearised.
 
 
-@jax.jit
+@compiled
 def row_effects(slope_LBNTS: Array, pattern_LBNTS: Array, patched_LBNTS: Array) -> Array:
     """Return the effect of replacing each row of the pattern by its patched one, `[L,B,N,T]`.
 
@@ -25,7 +27,7 @@ def row_effects(slope_LBNTS: Array, pattern_LBNTS: Array, patched_LBNTS: Array) 
     return (change_LBNTS * slope_LBNTS).sum(axis=-1)
 
 
-@jax.jit
+@compiled
 def key_effects(slope_LBNTS: Array, scores_LBNTS: Array, patched_LBNTS: Array) -> Array:
     """Return the effect of patching each key by itself, summed over the queries that attend to it, `[L,B,N,S]`.
 

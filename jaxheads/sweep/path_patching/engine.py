@@ -15,6 +15,7 @@ from ...models.inputs.batch import Batch
 from ...models.network import Network
 from ...models.stack import take_rows
 from ...objectives import Reads, read_out
+from ...programs import compiled
 from ..cached_run import Value, objective_values, rows_read, run_cached, stream_of
 from .receivers import ReceiverMasks, ReceiverPositions, layers_to
 from .streams import BothRuns, PathSpec, Sender, Streams
@@ -45,7 +46,7 @@ class PathChunk:
         return objective_values(self.network, self.batch, self.reads, lambda stack, *_: known.get(stack.name), value)
 
 
-@partial(jax.jit, static_argnames=("spec", "value"))
+@partial(compiled, static_argnames=("spec", "value"))
 def run_both(network: Network, batch: Batch, other: Batch, reads: Reads, *, spec: PathSpec, value: Value) -> BothRuns:
     """Run the batch that is edited and the one that values come from, and keep what copies start from."""
     stream = stream_of(network, spec.stack)
@@ -67,7 +68,7 @@ def run_both(network: Network, batch: Batch, other: Batch, reads: Reads, *, spec
     )
 
 
-@partial(jax.jit, static_argnames=("spec", "value"))
+@partial(compiled, static_argnames=("spec", "value"))
 def send_to_end(chunk: PathChunk, layer: int | Array, heads_G: Array, *, spec: PathSpec, value: Value) -> Array:
     """Return the objective `[G,B]` where each of G heads of one layer reaches the end of its stream by direct paths.
 
@@ -87,7 +88,7 @@ def send_to_end(chunk: PathChunk, layer: int | Array, heads_G: Array, *, spec: P
     return jax.vmap(send)(heads_G)
 
 
-@partial(jax.jit, static_argnames=("spec", "value"))
+@partial(compiled, static_argnames=("spec", "value"))
 def send_to_receivers(
     chunk: PathChunk,
     receivers: ReceiverMasks,
@@ -120,7 +121,7 @@ def send_to_receivers(
     return jax.vmap(send)(heads_G)
 
 
-@partial(jax.jit, static_argnames="spec")
+@partial(compiled, static_argnames="spec")
 def advance_direct(
     chunk: PathChunk,
     direct_GBPD: Array | None,
@@ -144,7 +145,7 @@ def advance_direct(
     return jax.vmap(advance)(direct_GBPD, heads_G)
 
 
-@partial(jax.jit, static_argnames=("to", "together", "spec", "value"))
+@partial(compiled, static_argnames=("to", "together", "spec", "value"))
 def send_to_each_head(
     chunk: PathChunk,
     direct_GBPD: Array | None,

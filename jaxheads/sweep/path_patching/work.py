@@ -20,6 +20,7 @@ from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.stack import Stack
 from ...objectives import Objective, Reads
+from ...reads import reads_of
 from ..cached_run import end_of, stream_of
 from ..grid import Grid
 from ..pairs import base_and_other, check_pair, first_difference
@@ -144,7 +145,7 @@ def path_inputs(
         chosen_ET = chosen_positions(positions, senders.queries.of(base))
         difference = first_difference(senders, clean, corrupt)
         changing, first = changing_positions(chosen_ET, difference, causal=senders.causal)
-        spec, reads = PathSpec(senders.name, first, mlps == "frozen"), objective.reads(model, base)
+        spec, reads = PathSpec(senders.name, first, mlps == "frozen"), reads_of(objective, model, base)
         yield PathInputs(model, senders, base, other, objective, reads, chosen_ET, changing, spec, resources)
 
 

@@ -14,13 +14,14 @@ from ...blocks import PreNormBlock
 from ...inputs.axes import TOKENS, Axis
 from ...inputs.batch import AttentionInputs, Batch
 from ...layers import Attention, Embed, PlainMLP, layer_norm
+from ...loading.config_fields import is_whole
 from ...loading.weights import Rule, Table, dense, linear, norm, projections, same
 from ...network import Network, RunStack
 from ...norms import with_frozen_statistics
 from ...patches import Patches, patch_kernel
 from ...stack import Stack
 from ...unembedding import Unembedding
-from .image_encoder import check_image, image_size_of, patch_size_of
+from .image_encoder import check_image, grid_of, image_size_of, patch_size_of
 from .reading import head_of, refuse_unknown
 
 _LEGACY_EOS = 2
@@ -52,13 +53,8 @@ class _TowerConfig:
             more: fields of this tower alone.
         """
         understood = set(cls.__dataclass_fields__) - {"head"} | {"dropout", "tie_word_embeddings"}
-        refuse_unknown(config, understood, neutral={"is_decoder": False, "add_cross_attention": False})
         fields = {name: config.get(name, default) for name, default in sizes.items()}
-        if fields["hidden_size"] % fields["num_attention_heads"]:
-            raise ValueError(
-                f"hidden_size must be a multiple of num_attention_heads, got {fields['hidden_size']} and "
-                f"{fields['num_attention_heads']}"
-            )
+        refuse_unknown({**fields, **config}, understood, neutral={"is_decoder": False, "add_cross_attention": False})
         return cls(
             **fields,
             **more,
@@ -89,7 +85,7 @@ class ClipTextConfig(_TowerConfig):
             ValueError: for a field that is not understood, or more than one end token.
         """
         eos = config.get("eos_token_id", 49407)
-        if not isinstance(eos, int):
+        if not is_whole(eos):
             raise ValueError(f"a text's embedding is read at one end token; got eos_token_id={eos!r}")
         sizes = {
             "vocab_size": 49408,
@@ -185,7 +181,7 @@ class VisionTower(nnx.Module):
 
     def __init__(self, config: ClipVisionConfig, *, rngs: nnx.Rngs):
         D, eps = config.hidden_size, config.layer_norm_eps
-        rows = config.image_size[0] // config.patch_size  # images are square
+        rows, _ = grid_of(config.image_size, config.patch_size)  # images are square
 
         def weight(*shape: int) -> nnx.Param:
             return nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))

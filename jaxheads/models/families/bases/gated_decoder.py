@@ -11,12 +11,14 @@ from jax import Array
 from ...blocks import PreNormBlock
 from ...inputs.batch import AttentionInputs, Batch
 from ...layers import Attention, Embed, GatedMLP, rms_norm
+from ...loading.config_fields import FLAG, is_positive
+from ...loading.containers import shown
 from ...loading.weights import Rule, Table, dense, heads_bias, projections, same
 from ...network import RunStack
 from ...positions import Rotary
 from ...stack import Stack
 from .decoder import Decoder, unused_head
-from .reading import required
+from .reading import inner_config, required
 
 _ROPE = {
     "default": ((), ()),
@@ -96,14 +98,17 @@ def rotary_of(config: Mapping[str, Any], dimensions: int, context: int) -> Rotar
     Raises:
         ValueError: for a rope type that is not covered, or parameters that don't belong to it.
     """
-    stated = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    kind = stated.pop("rope_type", None) or stated.pop("type", None) or "default"
-    stated.pop("type", None)
-    base = stated.pop("rope_theta", None) or config.get("rope_theta") or 10000.0
-    if kind not in _ROPE:
-        raise ValueError(f"rope type {kind!r} is not covered; covered are {', '.join(_ROPE)}")
-    needed, optional = _ROPE[kind]
+    stated = inner_config(config, "rope_parameters") or inner_config(config, "rope_scaling")
     stated = {name: value for name, value in stated.items() if value is not None}
+    kind, older = stated.pop("rope_type", None), stated.pop("type", None)
+    kind = kind or older or "default"
+    bases = (stated.pop("rope_theta", None), config.get("rope_theta"), 10000.0)
+    stated["rope_theta"] = next(base for base in bases if base is not None)
+    if not isinstance(kind, str) or kind not in _ROPE:
+        raise ValueError(f"rope type {shown(kind)} is not covered; covered are {', '.join(_ROPE)}")
+    _check_rope(kind, stated)
+    base = stated.pop("rope_theta")
+    needed, optional = _ROPE[kind]
     missing, unknown = set(needed) - set(stated), set(stated) - set(needed) - set(optional)
     if missing or unknown:
         raise ValueError(f"rope type {kind!r} lacks {sorted(missing)} and does not take {sorted(unknown)}")
@@ -112,16 +117,24 @@ def rotary_of(config: Mapping[str, Any], dimensions: int, context: int) -> Rotar
     return Rotary(float(base), dimensions, kind, tuple(sorted((name, float(value)) for name, value in stated.items())))
 
 
-def window_of(config: Mapping[str, Any]) -> int | None:
-    """Read `sliding_window`, the number of positions that a query sees, its own included; None for no window.
+def _check_rope(kind: str, stated: Mapping[str, Any]) -> None:
+    """Raise ValueError for a parameter that is no number above 0, or for parameters that contradict each other."""
+    wrong = {name: value for name, value in stated.items() if not is_positive(value) and not FLAG.fits(value)}
+    flags = {name: value for name, value in stated.items() if (name == "truncate") != FLAG.fits(value)}
+    if wrong or flags:
+        listed = ", ".join(f"{name}={shown(value)}" for name, value in (wrong | flags).items())
+        raise ValueError(
+            f"parameters of rope type {kind!r} must be finite numbers above 0, truncate a bool; got {listed}"
+        )
+    if kind == "llama3" and not stated.get("low_freq_factor", 1) < stated.get("high_freq_factor", 4):
+        raise ValueError("low_freq_factor of rope type 'llama3' must be less than high_freq_factor")
+    if kind == "yarn" and stated["rope_theta"] <= 1:
+        raise ValueError(f"rope_theta of rope type 'yarn' must be more than 1, got {stated['rope_theta']}")
 
-    Raises:
-        ValueError: for a window of less than one position.
-    """
-    window = config.get("sliding_window")
-    if window is not None and window < 1:
-        raise ValueError(f"sliding_window must be at least 1, or null for none; got {window}")
-    return window
+
+def window_of(config: Mapping[str, Any]) -> int | None:
+    """Read `sliding_window`, the number of positions that a query sees, its own included; None for no window."""
+    return config.get("sliding_window")
 
 
 def layer_types_of(config: Mapping[str, Any], usual: Callable[[int], bool]) -> tuple[str, ...]:

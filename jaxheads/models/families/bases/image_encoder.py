@@ -11,12 +11,18 @@ from jax import Array
 from ...inputs.axes import Axis
 from ...inputs.batch import AttentionInputs, Batch
 from ...layers import layer_norm
+from ...loading.config_fields import is_whole
+from ...loading.containers import shown
 from ...loading.weights import Rule, norm, projections, same
 from ...network import Network, RunStack
 from ...norms import with_frozen_statistics
 from ...patches import Patches, patch_kernel, without_first_axis
 from ...stack import Stack
 from ...unembedding import Unembedding
+from .reading import inner_config
+
+_LONGEST = 32_768
+"""Longest side of an image or a patch."""
 
 
 class ClassHead(nnx.Module):
@@ -54,7 +60,7 @@ class ImageEncoder(Network):
             positioned: number of the special tokens that have a learnt position, the first ones.
         """
         c, D = self.config, self.config.hidden_size
-        rows, columns = (side // c.patch_size for side in c.image_size)
+        rows, columns = grid_of(c.image_size, c.patch_size)
 
         def weight(count: int) -> nnx.Param:
             return nnx.Param(0.02 * jax.random.normal(rngs.params(), (count, D)))
@@ -173,9 +179,11 @@ def image_size_of(config: Mapping[str, Any], default: int) -> tuple[int, int]:
         ValueError: unless `image_size` is one whole number, or two.
     """
     stated = config.get("image_size", default)
-    sides = (stated, stated) if isinstance(stated, int) else tuple(stated)
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ValueError(f"image_size must be one whole number or a height and a width, got {stated!r}")
+    sides = tuple(stated) if isinstance(stated, list | tuple) else (stated, stated)
+    if len(sides) != 2 or not all(is_whole(side, 1, _LONGEST) for side in sides):
+        raise ValueError(
+            f"image_size must be one whole number or a height and a width, of 1..{_LONGEST:,}, got {shown(stated)}"
+        )
     return sides
 
 
@@ -186,13 +194,26 @@ def patch_size_of(config: Mapping[str, Any], default: int) -> int:
         ValueError: for a patch that is not square.
     """
     stated = config.get("patch_size", default)
-    sides = {stated} if isinstance(stated, int) else set(stated)
-    if len(sides) != 1:
-        raise ValueError(f"patches must be square, got patch_size={stated!r}")
-    return sides.pop()
+    sides: Any = stated if isinstance(stated, list | tuple) and stated else [stated]
+    if not all(is_whole(side, 1, _LONGEST) and side == sides[0] for side in sides):
+        raise ValueError(f"patches must be square, of a side of 1..{_LONGEST:,}, got patch_size={shown(stated)}")
+    return sides[0]
+
+
+def grid_of(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """Return how many rows and columns of whole patches an image has; raise ValueError for none."""
+    if patch_size > min(image_size):
+        raise ValueError(f"an image of image_size={list(image_size)} holds no patch of patch_size={patch_size}")
+    return image_size[0] // patch_size, image_size[1] // patch_size
 
 
 def labels_of(config: Mapping[str, Any]) -> int:
-    """Read the number of classes of a classifier; 2 by default, as in transformers."""
-    stated = config.get("id2label")
-    return len(stated) if stated else config.get("num_labels", config.get("_num_labels", 2))
+    """Read the number of classes of a classifier; 2 by default, as in transformers.
+
+    Raises:
+        ValueError: for labels that are no object, or a number that is none.
+    """
+    count = len(inner_config(config, "id2label")) or config.get("num_labels", config.get("_num_labels", 2))
+    if not is_whole(count):
+        raise ValueError(f"num_labels must be a whole number, got {shown(count)}")
+    return count

@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ...loading.config_fields import FIELDS, TOKEN_IDS, check_fields
+from ...loading.containers import shown
+
 HARMLESS = frozenset(
     # names, files, versions
     "model_type architectures _name_or_path name_or_path transformers_version torch_dtype dtype _commit_hash "
@@ -30,6 +33,8 @@ def refuse_unknown(
 ) -> None:
     """Raise ValueError unless every field is understood, harmless, or at its only supported value.
 
+    The values of those that are understood are checked too, see `check_fields`.
+
     Args:
         config: the contents of a config.json.
         understood: the fields that the family reads.
@@ -37,7 +42,8 @@ def refuse_unknown(
     """
     neutral = {"pruned_heads": {}, "is_encoder_decoder": False, "pretraining_tp": 1, **(neutral or {})}
     family = config.get("model_type", "?")
-    unknown = sorted(set(config) - set(understood) - HARMLESS - set(neutral))
+    understood = set(understood)
+    unknown = sorted(map(str, set(config) - understood - HARMLESS - set(neutral)))
     if unknown:
         raise ValueError(
             f"the {family} config has fields that are not understood: {', '.join(unknown)}. A field may change what "
@@ -45,7 +51,8 @@ def refuse_unknown(
         )
     for name, value in neutral.items():
         if name in config and config[name] != value and config[name] is not None:
-            raise ValueError(f"the {family} config says {name}={config[name]!r}; supported is {value!r} only")
+            raise ValueError(f"the {family} config says {name}={shown(config[name])}; supported is {value!r} only")
+    check_fields(config, understood - set(neutral) | TOKEN_IDS)
 
 
 def required(config: Mapping[str, Any], *names: str) -> list[Any]:
@@ -69,9 +76,24 @@ def head_of(config: Mapping[str, Any], heads: Mapping[str, str]) -> str:
     Raises:
         ValueError: for an architecture that is not covered.
     """
-    architecture = (list(config.get("architectures") or ()) or [next(iter(heads))])[0]
+    stated = config.get("architectures") or [next(iter(heads))]
+    if not isinstance(stated, list | tuple) or not isinstance(stated[0], str):
+        raise ValueError(f"architectures must be a list of names, got {shown(stated)}")
+    architecture = stated[0]
     if architecture not in heads:
         raise ValueError(
             f"architecture {architecture} is not covered; of {config.get('model_type')}: {', '.join(heads)}"
         )
     return heads[architecture]
+
+
+def inner_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the config within a field; an empty one where the field is absent or null.
+
+    Raises:
+        ValueError: for a field that holds something else.
+    """
+    value = config.get(name)
+    if value is not None and not FIELDS.fits(value):
+        raise ValueError(f"{name} must be {FIELDS.expected}, got {shown(value)}")
+    return dict(value or {})

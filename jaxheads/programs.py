@@ -1,0 +1,145 @@
+"""Compiled programs of a long-lived process: the least recently used are forgotten, so that memory stays flat.
+
+JAX keeps a program for every shape that a function has met, for good: some hundred memory mappings and up to 34 MB
+each. Linux allows a process 65,530 mappings, and one more ends it. So functions of whole batches are compiled by
+`compiled` in place of `jax.jit`, which keeps at most `KEPT` programs over all of them; what JAX itself holds beside
+(single operations on arrays of a new shape, traces) is cleared from time to time.
+"""
+
+import ctypes
+import functools
+import gc
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+R = TypeVar("R")
+
+KEPT = 128
+"""Programs that are kept, those used last."""
+
+CLEARED_AFTER = 256
+"""New programs after which everything that JAX holds is cleared."""
+
+MAPPINGS_AFTER = 32
+"""New programs after which the process's memory mappings are counted."""
+
+logger = logging.getLogger(__name__)
+
+
+class Compiled(Generic[R]):
+    """A function that compiles for each shape of its arguments; see `compiled`."""
+
+    def __init__(self, function: Callable[..., R], options: dict[str, Any]):
+        functools.update_wrapper(self, function)
+        self.function, self.options = function, options
+        # For calls within other programs, which have no program of their own, and to look at what is compiled.
+        self.inner = jax.jit(function, **options)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> R:
+        leaves = jax.tree.leaves((args, kwargs))
+        if any(isinstance(leaf, Tracer) for leaf in leaves):
+            return self.inner(*args, **kwargs)
+        # Shapes alone: where two calls differ in a static argument only, one entry holds both their programs.
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves if isinstance(leaf, jax.Array | np.ndarray))
+        return _PROGRAMS.of(self, shapes)(*args, **kwargs)
+
+    def fresh(self) -> Any:
+        """Return a copy that JAX compiles for itself: with its last reference its programs go."""
+
+        @functools.wraps(self.function)
+        def copy(*args: Any, **kwargs: Any) -> Any:
+            return self.function(*args, **kwargs)
+
+        return jax.jit(copy, **self.options)
+
+    def lower(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what would be compiled, as `jax.jit(function).lower` does."""
+        return self.inner.lower(*args, **kwargs)
+
+    def cache_size(self) -> int:
+        """Return how many programs of this function are kept."""
+        return sum(program._cache_size() for program in _PROGRAMS.kept_of(self))
+
+
+def compiled(function: Callable[..., R], **options: Any) -> Compiled[R]:
+    """Compile a function for each shape of its arguments, as `jax.jit` does, and keep only the programs used last.
+
+    Args:
+        options: `jax.jit`'s, such as `static_argnames`.
+    """
+    return Compiled(function, options)
+
+
+class _Programs:
+    """The kept programs of all functions, by function and shapes, the one used last at the end."""
+
+    def __init__(self) -> None:
+        self.kept: OrderedDict[tuple[Compiled, Any], Any] = OrderedDict()
+        self.lock = threading.Lock()
+        self.new = 0
+
+    def of(self, function: Compiled, shapes: Any) -> Any:
+        """Return a function's program for these shapes, made if there is none."""
+        key = function, shapes
+        with self.lock:
+            if key in self.kept:
+                self.kept.move_to_end(key)
+                return self.kept[key]
+            self.new += 1
+            if self.new % MAPPINGS_AFTER == 0 and mappings() > _most_mappings() // 3:
+                self._clear(f"{mappings():,} memory mappings")
+            elif self.new > CLEARED_AFTER:
+                self._clear(f"{CLEARED_AFTER} new shapes")
+            program = self.kept[key] = function.fresh()
+            while len(self.kept) > KEPT:
+                self.kept.popitem(last=False)
+            return program
+
+    def kept_of(self, function: Compiled) -> list[Any]:
+        """Return all programs of one function."""
+        with self.lock:
+            return [program for (owner, _), program in self.kept.items() if owner is function]
+
+    def _clear(self, why: str) -> None:
+        if isinstance(jnp.add(0, 0), Tracer):
+            return  # inside a user's own jit, whose trace still needs what JAX holds
+        logger.info("compiled programs are cleared after %s; those still needed compile again", why)
+        self.new = 0
+        jax.clear_caches()
+        gc.collect()
+        _return_memory()
+
+
+_PROGRAMS = _Programs()
+
+
+def mappings() -> int:
+    """Return the number of memory mappings of this process; 0 where the system does not tell."""
+    try:
+        return Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:
+        return 0
+
+
+@functools.cache
+def _most_mappings() -> int:
+    try:
+        return int(Path("/proc/sys/vm/max_map_count").read_text())
+    except (OSError, ValueError):
+        return 65_530
+
+
+def _return_memory() -> None:
+    """Give freed memory back to the system, where the C library can: it keeps what the compiler has used."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

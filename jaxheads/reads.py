@@ -1,0 +1,150 @@
+"""What an objective reads of a model's output, and its check before anything runs."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike
+
+from .checks import all_finite, as_array, shown, whole_numbers
+from .models.inputs.batch import Batch
+from .models.model import Model
+from .models.network import Network
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Reads:
+    """Entries of a batch's output that an objective reads; the leading axis is always the examples.
+
+    Attributes:
+        rows: positions read, `[B,R]`.
+        columns: vocabulary columns whose logits are read, `[B,C]`; None for all of them.
+        target: token whose log-probability is read at each row, `[B,R]`; None for logits.
+        weight: weight of each row in its example's value, `[B,R]`; or None.
+    """
+
+    rows: Array
+    columns: Array | None = None
+    target: Array | None = None
+    weight: Array | None = None
+
+    def repeat(self, times: int) -> "Reads":
+        """Return the reads of the batch repeated `times` times."""
+        return jax.tree.map(lambda field: jnp.tile(field, (times, *(1,) * (field.ndim - 1))), self)
+
+    def take(self, examples: ArrayLike) -> "Reads":
+        """Return the reads of these examples, by index."""
+        index = np.asarray(examples)
+        return jax.tree.map(lambda field: field[index], self)
+
+
+class Objective(Protocol):
+    """A function of a model's output with one value for each example.
+
+    `value` is static because it is compiled into a sweep's program; all data reaches it through `reads`. An objective
+    may have a `range`, the least and largest value: no interval leaves it.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name in tables."""
+        ...
+
+    def reads(self, model: Model, batch: Batch) -> Reads:
+        """Return the entries of this batch's output that are read; raise ValueError if the model has none."""
+        ...
+
+    @staticmethod
+    def value(read: Array, reads: Reads) -> Array:
+        """Return the value of each example, `[B]`, of the entries that `read_out` returned."""
+        ...
+
+
+def read_out(network: Network, x_BRD: Array, reads: Reads) -> Array:
+    """Return what an objective reads of the stream at its rows.
+
+    The log-probabilities of its targets `[B,R]`, or the logits of its columns `[B,R,C]`, or all logits `[B,R,V]`.
+    """
+    unembedding = network.unembedding
+    assert unembedding is not None, "the `reads` of every objective check for logits"
+    features = network.features(x_BRD)
+    if reads.target is not None:
+        return unembedding.log_probability(features, reads.target)
+    return unembedding.logits(features, reads.columns)
+
+
+def reads_of(objective: Objective, model: Model, batch: Batch) -> Reads:
+    """Return what an objective reads of a batch, checked against both before anything runs.
+
+    JAX would take an index beyond the end for the last entry, and one example's reads for those of all.
+
+    Raises:
+        ValueError: for indices that the model or the batch does not have, reads that are not those of each example, or
+            values that are not one real number for each example; the message names the objective.
+    """
+    model.check(batch)
+    reads = objective.reads(model, batch)
+    if type(objective).__module__.startswith("jaxheads."):
+        return reads  # checked by its own `reads`
+    if not isinstance(reads, Reads):
+        raise ValueError(f"objective {objective.name!r}: `reads` must return jh.objectives.Reads, got {shown(reads)}")
+    needs_logits(model, objective.name)
+    vocabulary, last = model.network.unembedding.weight.shape[0], model.network.streams[-1]
+    limits = {"rows": last.queries.count(batch), "columns": vocabulary, "target": vocabulary}
+    fields = {
+        field: _entries(f"the {field} of objective {objective.name!r}", getattr(reads, field), len(batch), limit)
+        for field, limit in {**limits, "weight": None}.items()
+        if getattr(reads, field) is not None
+    }
+    for field in fields.keys() & {"target", "weight"}:
+        if fields[field].shape != fields["rows"].shape:
+            raise ValueError(
+                f"the {field} of objective {objective.name!r} must have the shape of its rows {fields['rows'].shape}, "
+                f"got {fields[field].shape}"
+            )
+    checked_reads = Reads(**fields)
+    _check_value(objective, model.network, checked_reads)
+    return checked_reads
+
+
+def _entries(name: str, values: ArrayLike, examples: int, limit: int | None) -> Array:
+    """Return one field of the reads, `[B,n]`: indices below the limit, or finite weights where there is none."""
+    array = as_array(name, values)
+    if array.ndim != 2 or len(array) != examples or array.shape[1] == 0:
+        raise ValueError(f"{name} must be [examples, n] for {examples} examples, got shape {array.shape}")
+    if limit is None:
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"{name} must be real numbers, got {array.dtype}")
+        all_finite(name, array)
+        return jnp.asarray(array, jnp.float32)
+    whole_numbers(name, array)
+    if array.min() < 0 or array.max() >= limit:
+        wrong = array[(array < 0) | (array >= limit)][0]
+        raise ValueError(f"{name} must lie in 0..{limit - 1}, got {wrong}")
+    return jnp.asarray(array, jnp.int32)
+
+
+def _check_value(objective: Objective, network: Network, reads: Reads) -> None:
+    """Raise ValueError unless the objective gives one real number for each example; shapes alone are computed."""
+    last, (B, R) = network.streams[-1], reads.rows.shape
+    x_BRD = jax.ShapeDtypeStruct((B, R, last.site_shape("resid_post", B, R)[-1]), jnp.float32)
+    read = jax.eval_shape(read_out, network, x_BRD, reads)
+    about = f"objective {objective.name!r}: `value` must return a real number for each of {B} examples, [{B}]"
+    try:
+        value = jax.eval_shape(objective.value, read, reads)
+    except Exception as error:  # whatever a user's function raises
+        raise ValueError(
+            f"{about}; on an array {list(read.shape)} it raised {type(error).__name__}: {error}"
+        ) from error
+    if getattr(value, "shape", None) != (B,) or (value.dtype.kind not in "iuf" and str(value.dtype) != "bfloat16"):
+        raise ValueError(f"{about}; of an array {list(read.shape)} it returned {shown(value)}")
+
+
+def needs_logits(model: Model, name: str) -> None:
+    """Raise ValueError for a model without logits, which an objective of this name reads."""
+    if model.network.unembedding is None:
+        raise ValueError(f"{name} needs logits over a vocabulary; {model.name} {model.network.without_logits}")

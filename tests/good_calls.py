@@ -1,0 +1,397 @@
+"""One good call of every public function that takes arguments, and the kind of each argument.
+
+`tests/test_wrong_input.py` replaces one argument at a time by what is not of its kind.
+"""
+
+import functools
+import inspect
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxheads as jh
+from jaxheads.data import tasks
+
+CONFIG = {"model_type": "gpt2", "vocab_size": 37, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}
+E, T = 4, 6
+
+RESULTS = {
+    *("Circuit", "Composition", "ContextScore", "DirectParts", "Factored", "Faithfulness", "FaithfulnessCurve"),
+    *("FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Relevance"),
+    *("RepeatedTokens", "Rows", "Run", "Sample", "SeedEffect", "Specialisation", "Spoken", "TextSpan", "TokenPairs"),
+    *("Trace", "Trained", "WordPattern", "Example", "Moments"),
+}
+"""Classes of answers, whose constructors users don't call."""
+
+INTERNAL = {
+    *("Network", "Objective", "Task", "Model", "SiteEdit", "Batch", "plan", "SiteEdit.apply", "Batch.tree_unflatten"),
+    *("Example.raw_mark", "Example.mark", "Example.neighbours", "Objective.reads", "Objective.value", "Task.sample"),
+}
+"""Protocols, what only metrics and networks call, and the constructors that have tests of their own."""
+
+
+def is_internal(name: str) -> bool:
+    """Whether a test of its own, or none, is due to a public name that takes arguments."""
+    own, _, method = name.partition(".")
+    return (
+        name in RESULTS | INTERNAL
+        or own == "Network"
+        or (method in ("draw", "tagged", "chain") or name == "Task.sample")
+    )
+
+
+def public() -> Iterator[tuple[str, Any]]:
+    """Yield every public function, class and method that takes arguments, by name."""
+    rooms = (jh, jh.circuits, jh.data, jh.evidence, jh.patterns, jh.statistics, jh.tables, jh.train, jh.weights, tasks)
+    seen = set()
+    for room in rooms:
+        for name in room.__all__:
+            value = getattr(room, name)
+            if isinstance(value, ModuleType) or not callable(value) or id(value) in seen:
+                continue
+            seen.add(id(value))
+            yield name, value
+            if inspect.isclass(value):
+                yield from ((f"{name}.{method}", getattr(value, method)) for method in vars(value) if method[0] != "_")
+
+
+def made(value: Any) -> Any:
+    """A value, or what a function or class without required arguments makes."""
+    if not callable(value) or isinstance(value, jh.Model):
+        return value
+    parameters = inspect.signature(value).parameters.values()
+    return value if any(own.default is own.empty and own.kind < own.VAR_POSITIONAL for own in parameters) else value()
+
+
+def names_of(function: Any) -> list[str]:
+    """The arguments that a function takes by name."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a property, a constant
+        return []
+    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return [name for name, own in parameters.items() if name != "self" and own.kind not in variable]
+
+
+@functools.cache
+def model() -> jh.Model:
+    return jh.init(CONFIG)
+
+
+@functools.cache
+def bart() -> jh.Model:
+    return jh.init(tasks.Translation(shortest=2, longest=3).model_config(d_model=8))
+
+
+@functools.cache
+def clip() -> jh.Model:
+    return jh.init(tasks.Captions().model_config())
+
+
+@functools.cache
+def batch() -> jh.Batch:
+    rng = np.random.default_rng(0)
+    marks = {"noun": rng.random((E, T)) < 0.5}
+    return jh.Batch(rng.integers(0, 37, (E, T)), words=np.tile(np.arange(T), (E, 1)), marks=marks)
+
+
+@functools.cache
+def other() -> jh.Batch:
+    return jh.Batch(np.random.default_rng(1).integers(0, 37, (E, T)))
+
+
+@functools.cache
+def table(name: str = "effect", metric: str = "score") -> jh.HeadTable:
+    values = np.random.default_rng(0).random((8, 2, 2))
+    interval = jh.statistics.mean_interval(values)
+    column = jh.tables.Column(*interval, per_example=values)
+    return jh.HeadTable.from_columns(name, "decoder", {metric: column}, squeeze=True)
+
+
+@functools.cache
+def task() -> tasks.Induction:
+    return tasks.Induction(tokens=8, shortest=2, longest=3, length=8)
+
+
+@functools.cache
+def sample() -> tasks.Sample:
+    return task().sample(jax.random.key(0), 2)
+
+
+def small_network() -> Any:
+    return jh.init(task().model_config(d_model=8, n_heads=2)).network
+
+
+@functools.cache
+def circuit() -> jh.circuits.Circuit:
+    return jh.circuit(model(), batch(), jh.loss(), [(0, 0)], "zero")
+
+
+@functools.cache
+def training() -> jh.train.Trained:
+    return jh.train.train(task().model_config(d_model=8, n_heads=2), task(), 2, batch=2)
+
+
+@functools.cache
+def repeated() -> jh.data.RepeatedTokens:
+    return jh.data.repeated_tokens(37, examples=2, shortest=2, longest=3, seed=0)
+
+
+class Words:
+    """A tokenizer of single characters."""
+
+    bos_token_id = 0
+
+    def encode(self, text: str, **options: Any) -> list[int]:
+        return [1 + ord(letter) % 30 for letter in text]
+
+    def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
+        return {"input_ids": self.encode(text)}
+
+
+def edges() -> np.ndarray:
+    return jh.Graph.of(model().stack()).exists[None]
+
+
+def scores(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((8, 2, 2))
+
+
+ASKED = {"model": model, "batch": batch, "objective": jh.loss}
+PAIR = {"model": model, "clean": batch, "corrupt": other, "objective": jh.loss}
+HEADS = [(0, 0), (1, 1)]
+STEPS, CURVE = np.arange(8), np.linspace(0, 1, 8)
+
+CALLS: dict[str, dict[str, Any]] = {
+    # a model, its inputs, one run
+    "Batch.only": {"self": batch, "kind": "tokens"},
+    "Batch.marked": {"self": batch, "marks": {"noun": np.ones((E, T))}},
+    "Batch.clustered": {"self": batch, "clusters": [0, 0, 1, 1]},
+    "Batch.take": {"self": batch, "examples": [0, 1]},
+    "Model.stack": {"self": model},
+    "Model.site": {"self": model, "name": "z"},
+    "Model.encode": {"self": model, "inputs": "a text"},
+    "Model.check": {"self": model, "batch": batch},
+    "Model.running_streams": {"self": model, "batch": batch},
+    "Model.check_runs": {"self": model, "stack": lambda: model().stack(), "batch": batch},
+    "by_hand": {"embed": np.eye(3), "layers": [], "unembed": np.eye(3)},
+    "fold_norms": {"model": model},
+    "init": {"config": CONFIG},
+    "load": {"source": "no-such-model"},
+    "run": {"model": model, "batch": batch},
+    "placement": {"model": model},
+    "shard": {"model": model, "mesh": lambda: jax.sharding.Mesh(np.array(jax.devices()[:1]), ("model",))},
+    "to_hf": {"model": model, "directory": "no-such-directory"},
+    "to_orbax": {"model": model, "directory": "no-such-directory"},
+    "zero_shot": {"model": clip, "classes": lambda: jh.Batch([[0, 2, 1]])},
+    "random_weights": {"model": model, "seed": 0},
+    # edits
+    "freeze": {"model": model, "site": "z", "values": np.zeros((2, E, T, 2, 8))},
+    "gate": {"model": model, "gates_LN": np.ones((2, 2))},
+    "mix": {"model": model, "site": "z", "source": np.zeros((1, 1, 1, 1)), "layers": 0, "batch": batch},
+    "steer": {"model": model, "site": "z", "vector": np.zeros((1, 1, 1, 1)), "layers": 0, "batch": batch},
+    "patch_heads": {"model": model, "heads": HEADS, "seen": lambda: {"z": jnp.zeros((2, E, T, 2, 8))}},
+    "replace_heads": {"model": model, "heads": HEADS, "values": np.zeros((2, 1, 1, 1, 1))},
+    "zero_heads": {"model": model, "heads": HEADS},
+    # patterns and roles
+    "Evidence": {"role": "a", "scores": scores, "null": scores, "null_kind": "random"},
+    "Evidence.from_tables": {"scores": table, "null": table, "null_kind": "random"},
+    "Metric": {"name": "own", "function": lambda pattern_TS, example: (pattern_TS[0, 0], True)},
+    "Metric.variant": {"self": lambda: jh.METRICS["induction"], "name": "other"},
+    "compare_heads": {"model": model, "batch": batch},
+    "head_detector": {"role": "duplicate_token_head"},
+    "held_out": {"table": table},
+    "icl_score": {"model": model, "batch": batch, "early": 1, "late": 3},
+    "marked_share": {"mark": "noun"},
+    "measure": {"model": model, "batch": batch},
+    "name_heads": {"evidence": lambda: [jh.Evidence("a", scores(), scores(1), "random")]},
+    "pool_words": {"pattern_LBNTS": np.full((2, E, 2, T, T), 1 / T), "batch": batch},
+    "register": {"metric": lambda: jh.METRICS["induction"].variant("registered")},
+    "resolve": {"metrics": "induction"},
+    "retrieval": {"needle": "noun", "answer": "noun"},
+    "shuffled_marks": {"batch": batch, "seed": 0},
+    "specialisation": {
+        "scores": lambda: {"a": scores(), "b": scores(1)},
+        "nulls": lambda: {"a": [scores(2), scores(3)], "b": [scores(4), scores(5)]},
+    },
+    "text_span": {"outputs": np.eye(4), "texts": np.eye(4), "count": 2},
+    "token_class": {"mark": "noun"},
+    "variability": {"model": model, "batch": batch},
+    "with_intervals": {"table": table, "kind": "t"},
+    "alignment_error_rate": {
+        "model": bart,
+        "batch": lambda: jh.Batch([[2, 3]], targets=[[0, 3]]),
+        "sure": np.eye(2)[None],
+    },
+    "attention_to": {"pattern_TS": np.eye(3), "target_TS": np.eye(3, dtype=bool)},
+    "mean": {"values_T": np.ones(3), "counts_T": np.ones(3, bool)},
+    "evaluate": {
+        "metrics": lambda: [jh.METRICS["induction"]],
+        "pattern_BNTS": np.full((E, 2, T, T), 1 / T),
+        "examples": lambda: jh.patterns.examples_of(model().stack(), batch()),
+    },
+    "examples_of": {"stack": lambda: model().stack(), "batch": batch},
+    "fits": {"metric": lambda: jh.METRICS["induction"], "stack": lambda: model().stack()},
+    "HeadPairs.clusters": {"self": lambda: jh.compare_heads(model(), batch()), "count": 2},
+    "HeadPairs.embedding": {"self": lambda: jh.compare_heads(model(), batch())},
+    "HeadPairs.nearest": {"self": lambda: jh.compare_heads(model(), batch())},
+    # relevance and weights
+    "Rules": {},
+    "faithfulness": ASKED,
+    "relevance": ASKED,
+    "composition": {"model": model},
+    "eigenvalue_copying": {"model": model},
+    "ov_circuit": {"model": model},
+    "qk_circuit": {"model": model},
+    "positional_kernel": {"model": model},
+    "token_pairs": {"model": model, "circuit": "ov", "layer": 0, "head": 0},
+    "Factored.eigenvalues": {"self": lambda: jh.ov_circuit(model())},
+    "direct_effects": ASKED | {"objective": lambda: jh.logit_difference(1, 2)},
+    "direct_parts": ASKED | {"objective": lambda: jh.logit_difference(1, 2)},
+    "logit_copying": {"model": model, "batch": batch},
+    "logit_lens": {"model": model, "batch": batch},
+    "name_copying": {"model": model, "batch": batch, "names": [1, 2, 3, 4]},
+    # sweeps
+    "ablate": ASKED,
+    "attribute": PAIR,
+    "edge_attribution": PAIR,
+    "patch_edges": PAIR,
+    "patch": PAIR,
+    "paths": PAIR,
+    "all_paths": PAIR,
+    "compare_estimates": {"exact": table, "estimates": table},
+    "cumulative": {"order": HEADS},
+    "function_vectors": {"model": model, "clean": batch, "shuffled": other, "answers": [1, 2, 3, 4]},
+    "FunctionVectors.vector": {
+        "self": lambda: jh.FunctionVectors(table(), np.zeros((2, 2, 16)), np.zeros((2, 2, 16))),
+    },
+    "importance": ASKED,
+    "interactions": ASKED | {"heads": HEADS},
+    "knock_out": ASKED | {"queries": T - 1, "keys": 0},
+    "share": ASKED | {"partners": [(0, 0), (0, 1)]},
+    "logit": {},
+    "logit_difference": {"right": 1, "wrong": 2},
+    "loss": {},
+    "probability_difference": {"tokens": [1, 2], "signs": [1, -1]},
+    # circuits
+    "Graph": {"layers": 2, "heads": 2, "kv_heads": 2},
+    "Graph.of": {"stack": lambda: model().stack()},
+    "auroc": {"ranking": table, "known": HEADS},
+    "circuit": ASKED | {"kept": HEADS},
+    "Circuit.completeness": {"self": circuit},
+    "Circuit.minimality": {"self": circuit},
+    "faithfulness_curve": ASKED | {"ranking": table, "reference": other},
+    "keep_edges": PAIR | {"kept": edges},
+    "search_circuits": ASKED | {"thresholds": [0.1], "reference": other},
+    # tables
+    "HeadTable.from_columns": {"name": "a", "stack": "decoder", "columns": lambda: {"a": jh.tables.Column(np.eye(2))}},
+    "HeadTable.range_of": {"self": table, "metric": "score"},
+    "HeadTable.grid": {"self": table, "column": "score"},
+    "HeadTable.top": {"self": table},
+    "HeadTable.plot": {"self": table},
+    "HeadTable.save": {"self": table, "directory": "no-such-directory"},
+    "Run.save": {"self": lambda: jh.Run(jax.numpy.ones(2), {}), "path": "no-such-run"},
+    "Run.load": {"path": "no-such-run"},
+    "HeadTable.load": {"path": "no-such-table"},
+    "Column": {"mean": np.eye(2)},
+    "footnote": {"frame": lambda: table().frame},
+    "marked": {"frame": lambda: table().frame},
+    "marked_count": {"n": 3},
+    "grid_index": {"stack": "decoder", "shape": (2, 2), "axes": ("layer", "head")},
+    # data
+    "IOIPrompts.corrupted": {"self": lambda: jh.data.IOIPrompts(**dict.fromkeys(PROMPTS, ())), "seed": 0},
+    "RepeatedTokens.shuffled": {"self": repeated, "seed": 0},
+    "array_batches": {"tokens": np.ones((4, 3), int), "examples": 2},
+    "ioi_prompts": {"tokenizer": Words, "examples": 2, "seed": 0, "bos": False},
+    "passages": {},
+    "two_cities": {},
+    "repeated_tokens": {"vocabulary": 37, "examples": 2, "shortest": 2, "longest": 3, "seed": 0},
+    "ordinary_tokens": {"model": model},
+    "text_batches": {"model": model, "texts": ["a b"], "length": 4, "examples": 2},
+    # statistics
+    "GroupedRows": {},
+    "GroupedRows.add": {"self": jh.statistics.GroupedRows, "values": np.ones((3, 2))},
+    "GroupedRows.interval": {"self": lambda: grouped()},
+    "Moments.add": {"self": jh.statistics.Moments, "values": np.ones((3, 2))},
+    "Moments.merge": {"self": jh.statistics.Moments, "other": jh.statistics.Moments},
+    "Moments.interval": {"self": lambda: moments()},
+    "analysis_of_variance": {"values": np.arange(8.0).reshape(2, 2, 2), "factors": ["a", "b"]},
+    "check_level": {"level": 0.95},
+    "false_discovery": {"p_values": [0.1, 0.2]},
+    "jackknife_interval": {
+        "statistic": lambda: lambda means: means,
+        "rows": lambda: jh.statistics.rows_of(np.arange(4.0)),
+    },
+    "mean_interval": {"values": np.arange(4.0)},
+    "mean_p_values": {"values": np.arange(4.0)},
+    "paired_p_values": {"scores": np.arange(4.0), "null": np.ones(4)},
+    "rank_correlation": {"first": np.arange(4.0), "second": np.arange(4.0)},
+    "ratio_interval": {"values": np.arange(4.0), "whole": np.arange(1.0, 5)},
+    "rows_of": {"values": np.arange(4.0)},
+    "seed_effect": {"values": np.arange(6.0).reshape(2, 3)},
+    "split_halves": {"count": 8, "seed": 0},
+    "t_mean": {"values": np.arange(4.0)},
+    "wilson": {"values": np.arange(4) % 2},
+    # the training lab
+    "Trace.best": {"self": lambda: jh.train.Trace(STEPS, {"a": np.ones((8, 1, 2, 2))}), "name": "a"},
+    "Trace.best_head": {"self": lambda: jh.train.Trace(STEPS, {"a": np.ones((8, 1, 2, 2))}), "name": "a"},
+    "Trained.model": {"self": training},
+    "Watch": {"network_of": lambda: lambda parameters: parameters, "batch": batch, "metrics": "induction"},
+    "ablation_losses": {"network": small_network, "sample": sample},
+    "adamw": {"hyper": {"rate": 1e-3}},
+    "disagreement": {"network": small_network, "batch": lambda: sample().batch},
+    "evolution": {"steps": STEPS, "curves": {"loss": CURVE}},
+    "gated_scores": {"network": small_network, "sample": sample, "gates_GLN": np.ones((1, 2, 2)), "stack": "decoder"},
+    "grid": {"seeds": [0, 1]},
+    "head_importance": {"network": small_network, "sample": sample},
+    "head_only": {"parameters": small_network, "layer": 0, "head": 0},
+    "head_scores": {
+        "network": small_network,
+        "batch": lambda: sample().batch,
+        "metrics": lambda: (jh.METRICS["induction"],),
+    },
+    "learn_gates": {"model": lambda: jh.Model(small_network()), "task": task, "steps": 2},
+    "li_penalty": {},
+    "llc": {"loss": lambda: lambda parameters, key: jnp.sum(parameters**2), "parameters": jnp.ones(3), "n": 10},
+    "log_spaced": {"steps": 10},
+    "merge_kv_heads": {"model": model, "groups": np.zeros((2, 2), int)},
+    "onset": {"steps": STEPS, "curve": CURVE},
+    "order": {"onsets": {"a": CURVE}},
+    "phase_change": {"steps": STEPS, "loss": CURVE},
+    "pruning_curve": {"network": small_network, "sample": sample, "order": HEADS},
+    "pruning_order": {"network": small_network, "sample": sample, "method": "random"},
+    "head_savings": {"model": model, "smaller": model},
+    "remove_heads": {"model": model, "gates": np.ones((2, 2))},
+    "scores": {"network": small_network, "sample": sample},
+    "trace": {
+        "runs": lambda: training().runs,
+        "steps": [0, 2],
+        "trajectory": lambda: training().trajectory,
+        "function": lambda: lambda network: {},
+    },
+    "train": {"config": lambda: task().model_config(), "task": task, "steps": 2},
+    # tasks
+    **{type(own).__name__: {} for own in tasks.TASKS.values()},
+    "Captions.sample": {"self": tasks.Captions, "key": jax.random.key(0), "examples": 2},
+    "Markov.bayes": {"self": tasks.Markov, "tokens": np.ones((2, 10), int)},
+    "bigram": {"tokens": np.ones((2, 10), int), "states": 3},
+    "unigram": {"tokens": np.ones((2, 10), int), "states": 3},
+}
+
+PROMPTS = names_of(jh.data.IOIPrompts)
+
+
+def grouped() -> jh.statistics.GroupedRows:
+    rows = jh.statistics.GroupedRows()
+    rows.add(np.arange(8.0))
+    return rows
+
+
+def moments() -> jh.statistics.Moments:
+    rows = jh.statistics.Moments()
+    rows.add(np.arange(8.0))
+    return rows
