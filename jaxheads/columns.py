@@ -12,8 +12,11 @@ _AS_LIST = {"pandas": "tolist", "pyarrow": "to_pylist", "polars": "to_list"}
 def plain(values: Any) -> Any:
     """Return a column as an array of numbers, or else as a list; anything that is no column as it is.
 
-    An array counts as a column if it holds texts or objects. A column's index is ignored: its order counts.
+    An array counts as a column if it holds texts or objects; one of another byte order than the machine's comes back in
+    the machine's, as JAX needs it. A column's index is ignored: its order counts.
     """
+    if isinstance(values, np.ndarray) and not values.dtype.isnative:
+        values = values.astype(values.dtype.newbyteorder("="))
     if isinstance(values, np.ndarray):
         return values.tolist() if values.dtype.kind in "OUT" and values.ndim else values
     method = _AS_LIST.get(type(values).__module__.split(".")[0], "")

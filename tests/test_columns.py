@@ -71,6 +71,17 @@ def test_a_column_answers_as_a_list_does(model: jh.Model, column: Callable[[list
         np.testing.assert_array_equal(np.asarray(ours), np.asarray(expected))
 
 
+def test_arrays_of_another_byte_order_and_layout_are_read(model: jh.Model):
+    tokens, values = np.asarray(BATCH.tokens), np.asarray(jh.run(model, BATCH, "z").seen["z"])
+    expected = jh.run(model, BATCH).output
+    for turned in (tokens.astype(">i8"), np.asfortranarray(tokens), tokens[::-1][::-1]):
+        np.testing.assert_array_equal(jh.run(model, jh.Batch(turned, np.asarray(BATCH.mask))).output, expected)
+    frozen = jh.freeze(model, "z", values.astype(">f4"))
+    np.testing.assert_array_equal(jh.run(model, BATCH, edits=frozen).output, expected)
+    pixels = np.arange(48, dtype=">f4").reshape(1, 4, 4, 3)
+    np.testing.assert_array_equal(jh.Batch(pixels=pixels).pixels, pixels)
+
+
 def test_what_is_no_column_is_left_as_it_is():
     for value in (
         [1, 2],
