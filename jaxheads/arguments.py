@@ -20,6 +20,7 @@ from jax import Array
 
 from . import checks
 from .checks import shown
+from .columns import plain
 from .kinds import Kind, Mismatch, is_array, kind_of
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -75,7 +76,7 @@ def _unless_none(rule: Rule) -> Rule:
 def checked(**rules: Rule) -> Callable[[F], F]:
     """Return a decorator that checks a function's arguments by their annotations, and by rules for single arguments.
 
-    A class gets its constructor checked.
+    Columns of tables reach the function as arrays of numbers or as lists. A class gets its constructor checked.
     """
 
     def decorate(function: Any) -> Any:
@@ -87,6 +88,8 @@ def checked(**rules: Rule) -> Callable[[F], F]:
 
         @functools.wraps(function)
         def checking(*arguments: Any, **named: Any) -> Any:
+            # Columns of tables are taken as lists are, by every function.
+            arguments, named = tuple(map(plain, arguments)), {name: plain(value) for name, value in named.items()}
             check_arguments(function, arguments, named, rules)
             return function(*arguments, **named)
 

@@ -23,9 +23,9 @@ LAYERS = (
     ("reads",),
     ("models",),
     ("tables", "statistics"),
-    ("provenance", "files", "progress", "arguments", "programs", "compile_cache", "columns"),
+    ("provenance", "files", "progress", "arguments", "programs", "compile_cache"),
     ("kinds", "interrupts"),
-    ("checks",),
+    ("checks", "columns"),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 

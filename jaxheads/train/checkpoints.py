@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ..execution.identity import content_sha256, identity_of
-from ..files import write_atomically
+from ..files import sweep, write_atomically
 from ..provenance import environment, file_sha256, numerics
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def claimed(directory: Path | None, about: Mapping[str, Any]) -> Iterator[None]:
         yield
         return
     with _locked(directory):
-        _sweep(directory)
+        _remove_leftovers(directory)
         _check(directory / "about.json", json.loads(json.dumps({**about, "settings": numerics()})))
         yield
 
@@ -152,7 +152,8 @@ def _locked(directory: Path) -> Iterator[None]:
         write_atomically(holder, json.dumps(own).encode())
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        with suppress(OSError):  # an error of the training comes first
+            holder.unlink()
         lock.release()
 
 
@@ -163,10 +164,12 @@ def _told(holder: Path) -> str:
         return "by a process that has just started"
 
 
-def _sweep(directory: Path) -> None:
+def _remove_leftovers(directory: Path) -> None:
     """Remove what killed writers left: nobody else writes into a directory that is held."""
-    for path in (*directory.rglob("*.orbax-checkpoint-tmp*"), *directory.rglob(".*.????????.tmp")):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    for path in directory.rglob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(path, ignore_errors=True)
+    for folder in (directory, *(path for path in directory.rglob("*") if path.is_dir())):
+        sweep(folder)
 
 
 def _check(path: Path, wanted: Mapping[str, Any]) -> None:

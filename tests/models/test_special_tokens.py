@@ -191,7 +191,8 @@ def test_columns_of_texts_are_taken_as_lists_are(column: Any):
     assert rows(ours) == rows(plain)
     pair = small("bart").ours
     translator = jh.Model(pair.network, bert_like(), hf_config=pair.hf_config)
-    ours, plain = (translator.encode(texts, targets=given) for given in (column(texts), texts))
+    targets = texts if column is iter else column(texts)
+    ours, plain = (translator.encode(texts, targets=given) for given in (targets, texts))
     assert (np.asarray(ours.targets) == np.asarray(plain.targets)).all()
 
 
