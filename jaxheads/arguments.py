@@ -114,10 +114,7 @@ def check_arguments(
         kind = kinds.get(name)
         mismatch = None if kind is None else kind(name, value)
         if mismatch is not None:
-            hint = _hint(mismatch, bound.arguments)
-            raise ValueError(
-                f"{_title(function)}: {mismatch.name} must be {mismatch.expected}, got {shown(mismatch.value)}{hint}"
-            )
+            raise ValueError(f"{_title(function)}: {_words(mismatch, bound.arguments)}")
         rule = (rules or {}).get(name) or RULES.get(name)
         if rule is not None:
             rule(name, value)
@@ -127,9 +124,7 @@ def check_kind(name: str, value: Any, annotation: Any) -> None:
     """Raise ValueError for one value that is not of an annotated kind."""
     mismatch = kind_of(name, annotation)(name, value)
     if mismatch is not None:
-        raise ValueError(
-            f"{mismatch.name} must be {mismatch.expected}, got {shown(mismatch.value)}{_hint(mismatch, {})}"
-        )
+        raise ValueError(_words(mismatch, {}))
 
 
 @functools.cache
@@ -160,12 +155,18 @@ def _title(function: Any) -> str:
     return name.rpartition("<locals>.")[2]
 
 
+def _words(mismatch: Mismatch, arguments: Mapping[str, Any]) -> str:
+    name, expected, value = mismatch
+    comma = ";" if expected.startswith("one of ") else ","
+    return f"{name} must be {expected}{comma} got {shown(value)}{_hint(mismatch, arguments)}"
+
+
 def _hint(mismatch: Mismatch, arguments: Mapping[str, Any]) -> str:
     """Return how to mend the commonest slips, as the end of a message."""
     expected, value = mismatch.expected, mismatch.value
     if "a Model" in expected and isinstance(value, str | os.PathLike):
         return f"; load it first: jh.load({os.fspath(value)!r})"
-    if "a Batch" in expected:
+    if "a Batch" in expected and not (isinstance(value, str) and "one of" in expected):
         return _batch_hint(value, arguments)
     if "an Objective" in expected and callable(value):
         called = getattr(value, "__name__", "objective")
@@ -178,7 +179,7 @@ def _hint(mismatch: Mismatch, arguments: Mapping[str, Any]) -> str:
         return f"; write ({value!r},)"
     if mismatch.name == "key" and isinstance(value, int):
         return f"; make one of a seed: jax.random.key({value})"
-    if "a Mesh" in expected:
+    if "jax.sharding.Mesh" in expected:
         return "; make one: jax.sharding.Mesh(np.array(jax.devices()), ('data',))"
     if expected.startswith("one of "):
         return checks.nearest(value, expected.removeprefix("one of ").removesuffix(" or None").split(", "))

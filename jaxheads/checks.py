@@ -61,8 +61,8 @@ def check_level(level: float, name: str = "level") -> None:
         raise ValueError(f"{name}: expected a number between 0 and 1, got {shown(level)}; 95 % is 0.95")
 
 
-def floating(name: str, value: Any) -> None:
-    """Raise ValueError unless a value names a type of real floating point numbers that JAX computes in."""
+def floating(name: str, value: Any) -> Any:
+    """Return a dtype that weights can have, of real floating point numbers that JAX computes in; raises for others."""
     known = ("float32", "bfloat16", "float16", *(["float64"] if jax.config.jax_enable_x64 else []))
     try:
         dtype = None if value is None else jnp.dtype(value).name
@@ -70,6 +70,7 @@ def floating(name: str, value: Any) -> None:
         dtype = None
     if dtype not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}; got {shown(value)}{nearest(value, known)}")
+    return jnp.dtype(dtype)
 
 
 def finite(name: str, value: Any, least: float | None = None, most: float | None = None) -> float:

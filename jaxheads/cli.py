@@ -91,7 +91,7 @@ def _atlas(options: Atlas) -> None:
     if options.distributed:
         try:
             jax.distributed.initialize()
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             raise ValueError(f"--distributed: {error} Each process names them, see the README") from error
     devices = Mesh(np.array(jax.devices()), ("data",)) if jax.device_count() > 1 else None
     first = jax.process_index() == 0
@@ -128,8 +128,6 @@ def _check_atlas(options: Atlas) -> None:
         raise ValueError("MODEL must be a zoo name, a hub id, a directory or a .gguf file, got ''")
     if options.text is not None and not options.text.expanduser().is_file():
         raise ValueError(f"--text must be a UTF-8 file, passages apart by blank lines; {options.text} is none")
-    if options.out is not None and options.out.expanduser().exists() and not options.out.expanduser().is_dir():
-        raise ValueError(f"--out must be a directory, which may not exist yet; {options.out} is a file")
 
 
 def _zoo() -> None:

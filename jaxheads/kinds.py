@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
 from . import checks
@@ -93,7 +94,8 @@ _SIMPLE: Mapping[Any, tuple[str, Callable[[Any], bool]]] = {
 
 
 def _instance(kind: type) -> Kind:
-    return _simple(f"{_article(kind)} {kind.__name__}", lambda value: isinstance(value, kind))
+    name = f"jax.sharding.{kind.__name__}" if kind is Mesh else kind.__name__
+    return _simple(f"{_article(kind)} {name}", lambda value: isinstance(value, kind))
 
 
 def _protocol(protocol: type) -> Kind:

@@ -7,7 +7,7 @@ def _by_argument(kinds: dict[str, str]) -> dict[str, str]:
 
 KINDS = _by_argument(
     {
-        "model": "model",
+        "model": "model smaller",
         "batch": "batch classes corrupt reference shuffled",
         "batches": "clean scored_as",
         "objective": "objective",
@@ -63,6 +63,8 @@ KINDS = _by_argument(
 """The kind of an argument by its name, where no other is given below."""
 
 KINDS_OF = {
+    "Run.load.capture": "any",
+    "run.capture": "any",
     "held_out.n": "count",
     "HeadTable.top.n": "count",
     "shuffled_marks.first": "size",

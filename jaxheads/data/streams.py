@@ -99,6 +99,7 @@ def array_batches(
     return map(batch, slices)
 
 
+@checked()
 def ordinary_tokens(model: Model) -> np.ndarray:
     """Return the ids that a model's texts are made of, int32, sorted; the whole vocabulary without a tokenizer.
 

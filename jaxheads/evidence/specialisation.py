@@ -55,7 +55,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ..arguments import at_least, checked
-from ..statistics import check_level, false_discovery
+from ..statistics import false_discovery
 from ..statistics.base import Floats
 from ..tables import Column, HeadTable
 from .random_heads import Means, RandomHeads, Tail, means
@@ -118,7 +118,6 @@ def specialisation(
     Warns:
         UserWarning: for a single draw.
     """
-    check_level(level)
     real, draws = _read(scores, nulls)
     if len(draws) == 1:
         warnings.warn(

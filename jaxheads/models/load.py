@@ -27,7 +27,7 @@ from .removed_heads import HEADS, with_removed_heads
 from .sharding import Rules, arrange
 
 
-@checked(dtype=floating)
+@checked()
 def load(
     source: str | os.PathLike,
     *,
@@ -55,10 +55,11 @@ def load(
             a dtype that is not floating; for a mesh without that axis, or rules that don't fit.
         OSError: if a file can't be fetched, read or written.
     """
+    dtype = floating("dtype", dtype)  # before anything is fetched
     return build(open_checkpoint(source, revision=revision), dtype=dtype, mesh=mesh, rules=rules)
 
 
-@checked(dtype=floating)
+@checked()
 def init(config: Mapping[str, Any], *, seed: int = 0, dtype: Any = jnp.float32, name: str = "unnamed") -> Model:
     """Build a model with random weights, of the architecture that a Hugging Face config describes.
 
@@ -71,7 +72,7 @@ def init(config: Mapping[str, Any], *, seed: int = 0, dtype: Any = jnp.float32, 
     Raises:
         ValueError: for a family, a field or a value that is not understood, or a dtype that is not floating.
     """
-    family = family_of(config, name)
+    dtype, family = floating("dtype", dtype), family_of(config, name)
     family_config = family.config_type.from_hf(config)
     network = jax.jit(lambda key: family(family_config, rngs=nnx.Rngs(key)))(jax.random.key(seed))
     graph, parameters, rest = nnx.split(network, nnx.Param, ...)
@@ -113,7 +114,7 @@ def _check_sizes(checkpoint: Checkpoint) -> None:
 
 def build(checkpoint: Checkpoint, *, dtype: Any = jnp.float32, mesh: Mesh | None = None, rules: Rules = ()) -> Model:
     """Build the model of an opened checkpoint; raises as `load` does."""
-    family = family_of(checkpoint.config, checkpoint.name)
+    dtype, family = floating("dtype", dtype), family_of(checkpoint.config, checkpoint.name)
     with _named(checkpoint.name):
         heads = inner_config(checkpoint.config, HEADS)
         config = family.config_type.from_hf({key: value for key, value in checkpoint.config.items() if key != HEADS})

@@ -22,7 +22,7 @@ from .inputs.audio import Audio
 from .inputs.batch import Batch, Positions
 from .inputs.encoding import Text, encode, encode_audio, unknown_share
 from .inputs.images import Picture, are_images, image_pixels
-from .network import Network, forward
+from .network import Network, check_network, forward
 from .sites import SiteEdit
 from .stack import Sites, Stack
 
@@ -44,6 +44,7 @@ class Run:
     seen: dict[str, Array]
     source: RunSource | None = field(default=None, repr=False, compare=False)
 
+    @checked()
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write output, captured values and batch to one safetensors file, and return its path.
 
@@ -57,6 +58,7 @@ class Run:
         return save_captures(path, self.output, self.seen, self.source)
 
     @classmethod
+    @checked()
     def load(cls, path: str | os.PathLike[str], capture: Sequence[str] | None = None) -> "Run":
         """Read a run that `save` wrote; of its captured values only those named in `capture`, if any are.
 
@@ -67,13 +69,7 @@ class Run:
         return cls(*load_captures(path, capture))
 
 
-def _is_network(name: str, value: object) -> None:
-    if not isinstance(value, Network):
-        hint = f"; load a model by its name: jh.load({value!r})" if isinstance(value, str) else ""
-        raise ValueError(f"{name} must be a Network, got {shown(value)}{hint}")
-
-
-@checked(network=_is_network)
+@checked(network=check_network)
 @dataclass(frozen=True, eq=False)
 class Model:
     """A network with its config, its tokenizer and its provenance.

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from flax import nnx
 from jax import Array
 
-from ..checks import one_of
+from ..checks import one_of, shown
 from .inputs.batch import AttentionInputs, Batch
 from .sites import SiteEdit
 from .stack import Reader, Stack, take_rows
@@ -121,3 +121,10 @@ def forward(
         return x_BTD
 
     return network.hidden(batch, run_stack), readings
+
+
+def check_network(name: str, value: object) -> None:
+    """Raise ValueError unless an argument is a network, as `Model` holds it."""
+    if not isinstance(value, Network):
+        hint = f"; load a model by its name: jh.load({value!r})" if isinstance(value, str) else ""
+        raise ValueError(f"{name} must be a Network, got {shown(value)}{hint}")

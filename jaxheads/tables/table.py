@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ..arguments import at_least, checked
-from ..checks import one_of
+from ..checks import one_of, shown
 from . import heatmaps, storage
 from .counts import footnote, marked
 
@@ -110,10 +110,7 @@ class HeadTable:
             return
         labels = np.asarray(self.clusters)
         if self.examples is None or labels.shape != (self.examples,) or labels.dtype.kind not in "iu":
-            raise ValueError(
-                f"clusters: expected an integer for each of {self.examples} examples kept, got {labels.dtype} of shape "
-                f"{list(labels.shape)}"
-            )
+            raise ValueError(f"clusters: expected an integer for each of {self.examples} examples, got {shown(labels)}")
         object.__setattr__(self, "clusters", _frozen(labels, np.int64, "clusters"))
 
     @classmethod
@@ -267,12 +264,7 @@ class HeadTable:
             ValueError: for a parquet file that is no HeadTable, or damaged, and for files of two tables, which a save
                 that was killed between its files leaves.
         """
-        base = Path(str(path).removesuffix(".parquet"))
-        fields = storage.load(base)
-        try:
-            return cls(**fields)
-        except ValueError as error:
-            raise ValueError(f"{base}.parquet is not a whole table: {error}") from error
+        return storage.load(Path(str(path).removesuffix(".parquet")), cls)
 
     def __repr__(self) -> str:
         shown = marked(self.top(n=5))

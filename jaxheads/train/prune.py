@@ -134,6 +134,7 @@ def remove_heads(model: Model, gates: Mapping[str, ArrayLike] | ArrayLike, batch
     return smaller
 
 
+@checked()
 def head_savings(model: Model, smaller: Model) -> pd.DataFrame:
     """Tabulate what `remove_heads` saved: a row a stack, with heads of a layer and parameters before and after.
 

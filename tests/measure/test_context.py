@@ -51,5 +51,5 @@ def test_a_text_that_was_said_is_not_said_again():
     flat = data[:, :2] - data[:, :2].mean(axis=0)
     oblique = text_span(flat, np.array([[3, 0], [2, 1.0]]), 2)  # what is left of the second is the other axis
     assert oblique.explained[-1] == pytest.approx(1)
-    with pytest.raises(ValueError, match="finite outputs"):
+    with pytest.raises(ValueError, match="outputs must be finite"):
         text_span(data[:1], texts, 1)

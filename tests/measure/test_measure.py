@@ -223,7 +223,7 @@ def test_a_model_that_overflows_is_told_of(decoder: Model):
     ("batch", "options", "message"),
     [
         ([], {}, "at least one batch"),
-        ("text", {}, "expected a Batch"),
+        ("text", {}, "must be a Batch"),
         (one_example([1, 99]), {}, "token ids"),
         (one_example([1, 2]), {"metrics": "entropie"}, "did you mean 'entropy'"),
         (one_example([1, 2]), {"stack": "encoder"}, "has the stacks decoder"),

@@ -352,7 +352,7 @@ def test_edges_are_attributed_elsewhere(monkeypatch: pytest.MonkeyPatch):
         ({"by": ("head",)}, "by must be one of"),
         ({"stack": "encoder"}, "has the stacks decoder; got 'encoder'"),
         ({"steps": 3}, "rule and steps are arguments of 'ig' and 'eap-ig'; method='atp' takes none"),
-        ({"method": "ig", "rule": "middle"}, "rule must be one of left, midpoint, right; got 'middle'"),
+        ({"method": "ig", "rule": "middle"}, "rule must be one of left, midpoint, right or None; got 'middle'"),
         ({"method": "ig", "steps": 0}, "steps must be at least 1, got 0"),
         ({"method": "eap", "steps": 3}, "steps are arguments of 'eap-ig'"),
         ({"method": "eap", "site": "v"}, "takes neither site nor by; got 'v'"),

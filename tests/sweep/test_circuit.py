@@ -277,7 +277,7 @@ EDGE = [("embed", "logits")]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kept": [(0, 4)]}, r"class 'circuit' has heads that are not there"),
+        ({"kept": [(0, 4)]}, r"kept: 'circuit' has heads that are not there"),
         ({"kept": []}, r"must be a list of at least one \(layer, head\) pair"),
         ({"kept": {}}, "at least one set of heads or edges, got none"),
         ({"kept": np.ones((3, 3), bool)}, r"as bool must cover the grid \(11, 27\), got \(3, 3\)"),
@@ -295,7 +295,7 @@ EDGE = [("embed", "logits")]
         ({"kept": EDGE, "ablation": "zero", "groups": [0, 1, 1]}, "groups are what means are taken over"),
         ({"kept": EDGE, "groups": [0, 1]}, r"groups must label each of 3 examples"),
         ({"level": 2}, "level: expected a number between 0 and 1, got 2"),
-        ({"batch": [CLEAN]}, "circuits are asked of one batch, got a list"),
+        ({"batch": [CLEAN]}, "batch must be a Batch, got a list"),
         ({"stack": "encoder"}, "has the stacks decoder; got 'encoder'"),
         ({"groups": [0, 1]}, r"groups must label each of 3 examples"),
     ],
@@ -307,7 +307,7 @@ def test_wrong_questions_are_refused(arguments: dict[str, Any], message: str):
 
 
 def test_sets_outside_the_circuit_are_refused():
-    with pytest.raises(ValueError, match=r"set 'K' must be part of the circuit, but 1\.0 is not"):
+    with pytest.raises(ValueError, match=r"sets: 'K' must be part of the circuit, but 1\.0 is not"):
         three_heads().completeness({"K": [(0, 1), (1, 0)]})
     with pytest.raises(ValueError, match=r"must be part of the circuit, but 1\.0 is not"):
         three_heads().minimality({(1, 0): [(0, 1)]})

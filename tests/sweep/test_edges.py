@@ -321,7 +321,7 @@ SHORT = random_batch((5, 4, 4))
     ("question", "arguments", "message"),
     [
         (edge_attribution, {"method": "atp"}, "method must be one of eap, eap-ig; got 'atp'"),
-        (edge_attribution, {"rule": "upper"}, "rule must be one of left, midpoint, right; got 'upper'"),
+        (edge_attribution, {"rule": "upper"}, "rule must be one of left, right, midpoint; got 'upper'"),
         (edge_attribution, {"steps": 0}, "steps must be at least 1, got 0"),
         (edge_attribution, {"direction": "both"}, "direction must be one of denoising, noising; got 'both'"),
         (edge_attribution, {"stack": "encoder"}, "has the stacks decoder; got 'encoder'"),

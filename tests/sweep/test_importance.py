@@ -196,7 +196,7 @@ def test_memory_is_what_was_foreseen(remat: bool):
     ("arguments", "message"),
     [
         ({"granularity": "head"}, "granularity must be one of example, token; got 'head'"),
-        ({"normalise": "l2"}, "normalise must be 'layer' or None; got 'l2'"),
+        ({"normalise": "l2"}, "normalise must be one of layer or None; got 'l2'"),
         ({"stack": "encoder"}, "has the stacks decoder; got 'encoder'"),
         ({"level": 0}, "level: expected a number between 0 and 1"),
         ({"objective": jh.logit_difference(3, 37)}, r"token ids in 0\.\.36"),

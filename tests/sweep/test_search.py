@@ -133,7 +133,7 @@ def test_a_search_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.M
     ("ways", "message"),
     [
         ({"thresholds": ()}, "at least one finite number, got"),
-        ({"thresholds": (0.1, np.inf)}, "at least one finite number, got"),
+        ({"thresholds": (0.1, np.inf)}, r"thresholds\[1\] must be a finite number, got inf"),
         ({"better": "best"}, "better must be one of higher, lower; got 'best'"),
         ({"parts": "neurons"}, "parts must be one of heads, edges; got 'neurons'"),
         ({"reference": None}, "give its inputs as reference="),

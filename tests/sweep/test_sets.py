@@ -136,7 +136,7 @@ def test_knock_outs_that_can_not_be(queries: Any, keys: Any, message: str):
     ("changes", "message"),
     [
         ({"sets": {}}, "at least one set"),
-        ({"sets": {"none": []}}, "set 'none' must be a list"),
+        ({"sets": {"none": []}}, "sets: 'none' must be a list"),
         ({"sets": {"far": [(2, 0)]}}, "heads that are not there"),
         ({"by": ("head",)}, "by must be one of"),
         ({"by": ("layer", "position")}, "by head and position"),
