@@ -1,5 +1,6 @@
 """Damage to files, as Hypothesis draws it: bytes flipped, sizes made hostile, ends cut off, stretches moved."""
 
+import copy
 import json
 import struct
 from typing import Any
@@ -13,6 +14,9 @@ VALUES: tuple[Any, ...] = (
     *([], [1], ["x"], [[]], [None], {}, {"a": 1}, {"": {}}, {"rope_type": "yarn"}, {"rope_type": []}),
 )
 """What a field of JSON may hold instead."""
+
+ADDED = ("head_dim", "x", "", "auto_map", "quantization_config", "jaxheads_heads")
+"""Names of fields that come in addition."""
 
 
 @st.composite
@@ -49,20 +53,18 @@ def damaged(draw: st.DrawFn, content: bytes, head: int = 4096) -> bytes:
 @st.composite
 def changed_json(draw: st.DrawFn, content: bytes) -> bytes:
     """Return a JSON object with one to three of its values, at any depth, replaced, removed or named twice."""
-    value = json.loads(content)
+    value, values = json.loads(content), st.sampled_from(VALUES).map(copy.deepcopy)
     for _ in range(draw(st.integers(1, 3))):
         if not (places := _places(value)):
             break
         holder, key = draw(st.sampled_from(places))
         kind = draw(st.sampled_from(("set", "set", "set", "remove", "add", "deep")))
         if kind == "set":
-            holder[key] = draw(st.sampled_from(VALUES))
+            holder[key] = draw(values)
         elif kind == "remove":
             del holder[key]
         elif kind == "add" and isinstance(holder, dict):
-            holder[
-                draw(st.sampled_from(("head_dim", "x", "", "auto_map", "quantization_config", "jaxheads_heads")))
-            ] = draw(st.sampled_from(VALUES))
+            holder[draw(st.sampled_from(ADDED))] = draw(values)
         elif kind == "deep":
             holder[key] = json.loads("[" * 300 + "]" * 300)
     text = json.dumps(value)
