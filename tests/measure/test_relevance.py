@@ -129,7 +129,7 @@ def test_the_default_baseline_is_complete_and_the_gap_is_told():
     assert fine.provenance["baseline_change"] == pytest.approx(np.abs(change).mean(), abs=1e-5)
     assert zeros.provenance["baseline"] == "zeros"
     assert jh.relevance(model, batch, OBJECTIVE, "gradient").gap is None
-    with pytest.raises(ValueError, match="baseline must be .*mean, zeros.*got .mask."):
+    with pytest.raises(ValueError, match=r"baseline must be .*mean, zeros.*got .mask."):
         jh.relevance(model, batch, OBJECTIVE, "integrated-gradients", baseline="mask")  # type: ignore[arg-type]
 
 
