@@ -261,7 +261,7 @@ def test_a_model_of_another_kind_than_the_task_is_refused():
         (lambda: jh.measure(model(), np.ones((2, 3), int)), r"token ids: jh\.Batch\(tokens=…\)"),  # pyright: ignore
         (lambda: jh.ablate(model(), batch(), jh.loss), r"not called: jh\.loss\(…\)"),  # pyright: ignore
         (lambda: jh.ablate(model(), batch(), jh.loss(), sets=[(0, 0)]), "name each entry"),  # pyright: ignore
-        (lambda: jh.ablate(model(), batch(), jh.loss(), by="layer"), r"write \('layer',\)"),
+        (lambda: jh.faithfulness(model(), batch(), jh.loss(), "random"), r"write \('random',\)"),
         (lambda: jh.ablate(model(), batch(), jh.loss(), "zeros"), "did you mean 'zero'"),  # pyright: ignore
         (lambda: jh.run(model(), batch(), "patern"), "did you mean 'pattern'"),
         (lambda: jh.measure(model(), batch(), stack="decodr"), "did you mean 'decoder'"),
