@@ -218,7 +218,7 @@ def command(
         except Exception as error:
             if not isinstance(error, ValueError | OSError | FloatingPointError) and not disk_is_full(error):
                 raise
-            sys.exit(f"{name}: {error}{_goes_on(chosen) if isinstance(error, OSError) else ''}")
+            sys.exit(f"{name}: {error}{_goes_on(chosen) if isinstance(error, OSError) else _anew(chosen, error)}")
         finally:
             for folder in (chosen.unfinished, chosen.unfinished.parent):
                 with suppress(OSError):
@@ -231,6 +231,12 @@ def _goes_on(options: Options) -> str:
     """Return words on how to go on, if anything is finished."""
     kept = options.unfinished.is_dir() and any(options.unfinished.iterdir())
     return "; the same command goes on from here" if kept else ""
+
+
+def _anew(options: Options, error: Exception) -> str:
+    """Return words on how to begin anew, if unfinished work is of other code."""
+    other = "holds another training" in str(error)
+    return f". The code has changed since: remove {options.unfinished}, or choose another --out" if other else ""
 
 
 @contextmanager

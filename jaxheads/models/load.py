@@ -17,6 +17,7 @@ from ..arguments import checked
 from ..checks import floating
 from ..provenance import without_directories
 from .families import FAMILIES
+from .families.bases.reading import inner_config
 from .loading.checkpoint import Checkpoint
 from .loading.config_fields import largest_sizes
 from .loading.sources import open_checkpoint
@@ -114,8 +115,8 @@ def _check_sizes(checkpoint: Checkpoint) -> None:
 def build(checkpoint: Checkpoint, *, dtype: Any = jnp.float32, mesh: Mesh | None = None, rules: Rules = ()) -> Model:
     """Build the model of an opened checkpoint; raises as `load` does."""
     dtype, family = floating("dtype", dtype), family_of(checkpoint.config, checkpoint.name)
-    heads = checkpoint.config.get(HEADS, {})
     with _named(checkpoint.name):
+        heads = inner_config(checkpoint.config, HEADS)
         config = family.config_type.from_hf({key: value for key, value in checkpoint.config.items() if key != HEADS})
     _check_sizes(checkpoint)
     tokenizer, no_tokenizer = checkpoint.tokenizer, checkpoint.no_tokenizer  # before the weights, which take long

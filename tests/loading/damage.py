@@ -60,9 +60,9 @@ def changed_json(draw: st.DrawFn, content: bytes) -> bytes:
         elif kind == "remove":
             del holder[key]
         elif kind == "add" and isinstance(holder, dict):
-            holder[draw(st.sampled_from(("head_dim", "x", "", "auto_map", "quantization_config")))] = draw(
-                st.sampled_from(VALUES)
-            )
+            holder[
+                draw(st.sampled_from(("head_dim", "x", "", "auto_map", "quantization_config", "jaxheads_heads")))
+            ] = draw(st.sampled_from(VALUES))
         elif kind == "deep":
             holder[key] = json.loads("[" * 300 + "]" * 300)
     text = json.dumps(value)

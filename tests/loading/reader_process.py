@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-SECONDS, BYTES = 5, 2**30
+SECONDS, WAITING, BYTES = 5, 120, 2**30
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,24 @@ class ReaderProcess:
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[str] | None = None
+        # No pipe: full, it would stop the child.
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (as long as the process)
 
     def ask(self, container: str, path: Path, seconds: float = SECONDS) -> Answer:
         """Return what became of a file; "died" is an answer too."""
         if self._child is None:
             root = Path(__file__).parents[2]
-            pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
             command = [sys.executable, "-m", "tests.loading.reader_process"]
             environment = {**os.environ, "PYTHONPATH": str(root)}
-            self._child = subprocess.Popen(command, cwd=root, env=environment, text=True, **pipes)
+            self._child = subprocess.Popen(
+                command,
+                cwd=root,
+                env=environment,
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+            )
         child = self._child
         assert child.stdin is not None
         assert child.stdout is not None
@@ -54,18 +63,21 @@ class ReaderProcess:
             answer = ""
         if answer:
             return Answer(**json.loads(answer))
-        _, errors = child.communicate()
+        child.communicate()
         self._child = None
-        return Answer("died", f"exit status {child.returncode}", errors[-2000:])
+        self._errors.seek(0)
+        return Answer("died", f"exit status {child.returncode}", self._errors.read()[-2000:])
 
     def close(self) -> None:
         """End the child."""
         if self._child is not None:
             self._child.communicate()
+        self._errors.close()
 
 
 def _readers() -> dict[str, Callable[[Path], Any]]:
-    import transformers  # noqa: F401 (not on account of the first file)
+    import torch  # noqa: F401 (transformers imports it for some tokenizers: not on account of a file)
+    import transformers  # noqa: F401
 
     from jaxheads.models.load import build
     from jaxheads.models.loading.glassllm import glassllm_checkpoint
@@ -134,9 +146,12 @@ def _main() -> None:
         if container == "orbax":
             _start_threads()
         resource.setrlimit(resource.RLIMIT_AS, (_memory() + BYTES, resource.RLIM_INFINITY))
-        signal.setitimer(signal.ITIMER_PROF, seconds)  # whose signal ends the process, whatever it does
+        # Their signals end the process, whatever it does: the second, if it waits for a pipe.
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        signal.setitimer(signal.ITIMER_REAL, WAITING)
         answer = _answer(readers[container], Path(path))
         signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         print(json.dumps(answer.__dict__), file=answers, flush=True)
 
 

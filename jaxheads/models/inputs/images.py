@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Union
 import numpy as np
 from jax import Array
 
+from ...checks import shown
 from ..loading.config_fields import is_number, is_positive, is_whole
-from ..loading.containers import shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Resampling
@@ -213,7 +213,7 @@ def _crop(fields: Mapping[str, Any]) -> tuple[int, int]:
 
 def _channels(fields: Mapping[str, Any], name: str, fits: Callable[[Any], bool]) -> tuple[float, ...]:
     stated = fields.get(name)
-    values = tuple(stated) if isinstance(stated, list | tuple) else (stated,) * 3
+    values: tuple[Any, ...] = tuple(stated) if isinstance(stated, list | tuple) else (stated,) * 3
     if len(values) != 3 or not all(map(fits, values)):
         above = " above 0" if fits is is_positive else ""
         raise ValueError(f"{name} of preprocessor_config.json must be one number{above} or three; got {shown(stated)}")
