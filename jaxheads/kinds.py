@@ -19,6 +19,9 @@ from . import checks
 LABELS = ("clusters", "groups", "reference_groups", "extras")
 """Arguments whose arrays may hold texts: they label examples or rows."""
 
+ONE_OR_MORE = ("by",)
+"""Sequences of names for which a single name may stand."""
+
 UNBOUNDED = ("range", "within")
 """Arguments whose numbers may be infinite: the ends of a range."""
 
@@ -189,6 +192,8 @@ def _collection(name: str, member: Any, ordered: bool) -> Kind:
     words = f"{'a sequence' if ordered else 'a sequence or stream'}{f' of {holds}' if holds else ''}"
 
     def check(name: str, value: Any) -> Mismatch | None:
+        if name in ONE_OR_MORE and isinstance(value, str):
+            return None
         if isinstance(value, str | bytes | Mapping | type) or not hasattr(value, "__iter__"):
             return Mismatch(name, words, value)
         if ordered and not (hasattr(value, "__len__") and hasattr(value, "__getitem__")):

@@ -303,7 +303,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "marked_count": {"n": 3},
     "grid_index": {"stack": "decoder", "shape": (2, 2), "axes": ("layer", "head")},
     # data
-    "IOIPrompts.corrupted": {"self": lambda: jh.data.IOIPrompts(**dict.fromkeys(PROMPTS, ())), "seed": 0},
+    "IOIPrompts.corrupted": {"self": lambda: jh.data.IOIPrompts(*PROMPTS), "seed": 0},
     "RepeatedTokens.shuffled": {"self": repeated, "seed": 0},
     "array_batches": {"tokens": np.ones((4, 3), int), "examples": 2},
     "ioi_prompts": {"tokenizer": Words, "examples": 2, "seed": 0, "bos": False},
@@ -382,7 +382,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "unigram": {"tokens": np.ones((2, 10), int), "states": 3},
 }
 
-PROMPTS = names_of(jh.data.IOIPrompts)
+PROMPTS: Any = [()] * len(names_of(jh.data.IOIPrompts))
 
 
 def grouped() -> jh.statistics.GroupedRows:
