@@ -78,7 +78,7 @@ class Options(lab.TrainingOptions):
     """Options: the training, and the levels of the factors. A quick run takes a corner of the grid.
 
     Attributes:
-        heads: heads per layer; each number divides the width of 64.
+        heads: heads per layer; each number divides 32, half of the width.
         depths: layers.
     """
 
@@ -92,8 +92,8 @@ class Options(lab.TrainingOptions):
     def check(self) -> None:
         """Raise ValueError for options that can't be meant."""
         super().check()
-        if wrong := [heads for heads in self.heads if WIDTH % heads]:
-            raise ValueError(f"--heads: expected divisors of the width {WIDTH}, got {wrong[0]}")
+        if wrong := [heads for heads in self.heads if WIDTH % (2 * heads)]:  # rotary positions need pairs
+            raise ValueError(f"--heads: expected divisors of {WIDTH // 2}, half of the width, got {wrong[0]}")
 
     @property
     def levels(self) -> tuple[Sequence[int], Sequence[int]]:

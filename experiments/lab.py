@@ -12,7 +12,6 @@ import json
 import math
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
@@ -26,7 +25,14 @@ import pandas as pd
 import tyro
 
 from jaxheads.execution.identity import fingerprint
-from jaxheads.files import Content, check_writable, disk_is_full, write_atomically, write_together
+from jaxheads.files import (
+    Content,
+    check_writable,
+    disk_is_full,
+    temporary_directory,
+    write_atomically,
+    write_together,
+)
 from jaxheads.interrupts import leave, terminable
 from jaxheads.progress import progress
 from jaxheads.provenance import environment, git_state, numerics, provenance
@@ -50,6 +56,7 @@ __all__ = [
     "points_and_mean",
     "progress",
     "provenance",
+    "temporary_directory",
     "write",
     "write_atomically",
 ]
@@ -211,7 +218,7 @@ def command(
         except Exception as error:
             if not isinstance(error, ValueError | OSError | FloatingPointError) and not disk_is_full(error):
                 raise
-            sys.exit(f"{name}: {error}{_goes_on(chosen) if isinstance(error, OSError) else ''}")
+            sys.exit(f"{name}: {error}{_goes_on(chosen) if isinstance(error, OSError) else _anew(chosen, error)}")
         finally:
             for folder in (chosen.unfinished, chosen.unfinished.parent):
                 with suppress(OSError):
@@ -224,6 +231,12 @@ def _goes_on(options: Options) -> str:
     """Return words on how to go on, if anything is finished."""
     kept = options.unfinished.is_dir() and any(options.unfinished.iterdir())
     return "; the same command goes on from here" if kept else ""
+
+
+def _anew(options: Options, error: Exception) -> str:
+    """Return words on how to begin anew, if unfinished work is of other code."""
+    other = "holds another training" in str(error)
+    return f". The code has changed since: remove {options.unfinished}, or choose another --out" if other else ""
 
 
 @contextmanager
@@ -240,7 +253,8 @@ def _held(folder: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
     except filelock.Timeout:
         message = f"another process runs this command, with its work in {folder}: wait for it, or choose another --out"
         raise ValueError(message) from None
@@ -262,14 +276,13 @@ def write(results: Results, folder: Path) -> None:
     """Write all files of the results or, if any can't be written, none."""
     contents: dict[str, Content] = {f"{name}.csv": _csv(table) for name, table in results.tables.items()}
     contents |= {f"{name}.png": partial(_draw, figure) for name, figure in results.figures.items()}
-    contents |= _head_files(results.heads) | dict(results.others)
+    with temporary_directory(folder) as scratch:
+        contents |= _head_files(results.heads, scratch) | dict(results.others)
     contents["summary.md"] = results.page.encode()
     contents["provenance.json"] = (json.dumps({**results.about, **environment()}, indent=2) + "\n").encode()
-    write_together({folder / name: content for name, content in contents.items()})
-    for name, table in results.heads.items():
-        if table.per_example is None:
-            # Examples of an earlier run would be taken for this table's.
-            (folder / f"{name}.per_example.parquet").unlink(missing_ok=True)
+    # Examples of an earlier run would be taken for a table's own.
+    stale = [folder / f"{name}.per_example.parquet" for name, table in results.heads.items() if table.examples is None]
+    write_together({folder / name: content for name, content in contents.items()}, stale)
 
 
 def _csv(table: pd.DataFrame) -> bytes:
@@ -284,10 +297,9 @@ def _draw(figure: "Figure", file: BinaryIO) -> None:
     figure.savefig(file, format="png", dpi=80)
 
 
-def _head_files(tables: Mapping[str, HeadTable]) -> dict[str, Content]:
-    with tempfile.TemporaryDirectory() as scratch:
-        paths = [path for name, table in tables.items() for path in replace(table, name=name).save(scratch)]
-        return {path.name: path.read_bytes() for path in paths}
+def _head_files(tables: Mapping[str, HeadTable], scratch: Path) -> dict[str, Content]:
+    paths = [path for name, table in tables.items() for path in replace(table, name=name).save(scratch)]
+    return {path.name: path.read_bytes() for path in paths}
 
 
 def markdown(table: pd.DataFrame, floatfmt: str = ".3g") -> str:

@@ -79,6 +79,12 @@ class Options(lab.TrainingOptions):
 
     least: ClassVar = {**lab.TrainingOptions.least, "states": 2}
 
+    def check(self) -> None:
+        """Raise ValueError for options that can't be meant."""
+        super().check()
+        if self.width % 2:
+            raise ValueError(f"--width: expected an even number, for rotary positions, got {self.width}")
+
 
 @dataclass(frozen=True)
 class Variant:

@@ -56,6 +56,9 @@ ENOUGH = 0.99
 PUBLISHED = {16: 17.5, 64: 17.5}
 """Per cent by which BERT-base with half of its heads is faster, by batch (Michel et al. 2019, on speed) [P]."""
 
+POSITIONS = 512
+"""Positions of BERT."""
+
 SCORES = jax.jit(scores)
 
 
@@ -77,6 +80,12 @@ class Options(lab.TrainingOptions):
     batches: tuple[int, ...] = ()
     tokens: int = 64
     repeats: int = 6
+
+    def check(self) -> None:
+        """Raise ValueError for options that can't be meant."""
+        super().check()
+        if self.tokens > POSITIONS:
+            raise ValueError(f"--tokens: expected at most {POSITIONS}, BERT's positions, got {self.tokens}")
 
     @property
     def timed(self) -> tuple[dict[str, Any], tuple[int, ...], int]:

@@ -22,7 +22,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
@@ -281,14 +280,14 @@ def run(options: Options) -> lab.Results:
     journal = Journal(options.unfinished, *identity)
     rounds, points = [], []
     with (
-        tempfile.TemporaryDirectory() as scratch,
+        lab.temporary_directory(options.folder) as scratch,
         lab.progress(len(options.works) + len(options.points), "works and points measured", True) as advance,
     ):
         for work in options.works:
-            rounds += measure_work(work, sides, options, journal, Path(scratch))
+            rounds += measure_work(work, sides, options, journal, scratch)
             advance()
         for axis, value in options.points:
-            points.append(measure_point(axis, value, options, journal, Path(scratch)))
+            points.append(measure_point(axis, value, options, journal, scratch))
             advance()
     return results(rounds, points, about_run(options, sides))
 

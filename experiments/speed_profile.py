@@ -204,9 +204,9 @@ its FLOPs are unknown.
 def run(options: Options) -> lab.Results:
     """Profile each work."""
     rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        side = JaxHeads(save_weights(options.sizes, options.seed, Path(scratch)))
-        paths = save_inputs(options.sizes, options.seed, Path(scratch))
+    with lab.temporary_directory(options.folder) as scratch:
+        side = JaxHeads(save_weights(options.sizes, options.seed, scratch))
+        paths = save_inputs(options.sizes, options.seed, scratch)
         for work in options.works:
             rows.append(profile(work, side, Inputs.load(paths[WORKS[work].inputs])))
             print(f"{work}: {rows[-1]['seconds']:.3g} s", flush=True)

@@ -179,6 +179,8 @@ def _hint(mismatch: Mismatch, arguments: Mapping[str, Any]) -> str:
         return "; load it first: jh.HeadTable.load(…)"
     if "a sequence" in expected and "names" in expected and isinstance(value, str):
         return f"; write ({value!r},)"
+    if mismatch.name == "key" and isinstance(value, int):
+        return f"; make one of a seed: jax.random.key({value})"
     if "a Mesh" in expected:
         return "; make one: jax.sharding.Mesh(np.array(jax.devices()), ('data',))"
     if expected.startswith("one of "):

@@ -46,7 +46,7 @@ def whole(name: str, value: Any, least: int | None = None, most: int | None = No
         return value
     number = operator.index(value)
     if (least is not None and number < least) or (most is not None and number > most):
-        raise ValueError(f"{name} must be {span}, got {number}")
+        raise ValueError(f"{name} must be {_span('', least, most).strip()}, got {number}")
     return number
 
 
@@ -160,15 +160,22 @@ def shown(value: Any) -> str:
         kind = "a column" if hasattr(value, "index") else "an array"
         return f"{kind} of {value.dtype} of shape {tuple(value.shape)}"
     if value is None or isinstance(value, str | bytes | bool | int | float | complex | np.generic):
-        text = repr(value.item() if isinstance(value, np.generic) else value)
+        text = _repr(value.item() if isinstance(value, np.generic) else value)
         return text if len(text) <= 60 else f"{text[:56]} …"
     if isinstance(value, list | tuple | Mapping | set | range):
-        text = repr(value) if len(value) <= 6 else ""
+        text = _repr(value) if len(value) <= 6 else ""
         return text if 0 < len(text) <= 60 else f"a {type(value).__name__} of {len(value)}"
     if callable(value) and hasattr(value, "__name__"):
         return f"the function {value.__name__}"
     article = "an" if type(value).__name__[0] in "AEIOUaeiou" else "a"
     return f"{article} {type(value).__name__}"
+
+
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, lists within lists
+        return f"a very large {type(value).__name__}"
 
 
 def _entries(array: np.ndarray) -> str:
@@ -182,5 +189,5 @@ def _span(words: str, least: float | None, most: float | None) -> str:
     if least is None and most is None:
         return words
     if most is None:
-        return f"{words} of at least {least:g}"
+        return f"{words} of at least {least:g}" if words else f"at least {least:g}"
     return f"{words} from {0 if least is None else least:g} to {most:.10g}"

@@ -10,6 +10,7 @@ import errno
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,9 @@ Content = bytes | Callable[[BinaryIO], object]
 
 TEMPORARY = ".jaxheads.tmp"
 """Ending of the names of temporary files and directories."""
+
+PATIENCE = 1000
+"""Hundredths of a second to wait for the renames of another process."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -117,10 +121,11 @@ def _error_number(error: BaseException) -> int:
 
 @contextmanager
 def temporary_directory(parent: Path) -> Iterator[Path]:
-    """Make a directory in `parent` that is removed at the end, unless it was renamed.
+    """Make a directory in `parent`, which is made if necessary, and remove it at the end, unless it was renamed.
 
-    If the process is killed, the next call for this parent removes it.
+    If the process is killed, the next call that writes in this parent removes it.
     """
+    parent.mkdir(parents=True, exist_ok=True)
     sweep(parent)
     while True:
         path = _temporary_name(parent)
@@ -241,14 +246,26 @@ def _keep_from_sweeps(path: Path, descriptor: int) -> bool:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Hold the lock of a directory, where its disk has locks and its owner lets it be read."""
+    """Hold the lock of a directory, where its disk has locks; a temporary directory is its process's own."""
     with ExitStack() as stack:
-        if fcntl is not None:
+        if fcntl is not None and not directory.name.endswith(TEMPORARY):
             with suppress(OSError):
                 descriptor = os.open(directory, os.O_RDONLY)
                 stack.callback(os.close, descriptor)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                _wait_for_lock(descriptor)
         yield
+
+
+def _wait_for_lock(descriptor: int) -> None:
+    """Take a lock. Renames last milliseconds: a process that holds it for longer was stopped in the middle of them."""
+    assert fcntl is not None
+    for _ in range(PATIENCE):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _discard(path: Path) -> None:

@@ -213,9 +213,9 @@ def _tuple(name: str, members: tuple[Any, ...]) -> Kind:
     words = _singular(tuple[members])  # type: ignore[valid-type]
 
     def check(name: str, value: Any) -> Mismatch | None:
-        # Not `np.shape` of a list: its entries may have different lengths.
-        shape = value.shape if is_array(value) else (len(value),) if isinstance(value, tuple | list) else ()
-        if tuple(shape[:1]) != (len(kinds),):
+        if not isinstance(value, tuple | list) and not (is_array(value) and value.ndim):
+            return Mismatch(name, words, value)
+        if len(value) != len(kinds):
             return Mismatch(name, words, value)
         mismatches = (kind(f"{name}[{index}]", value[index]) for index, kind in enumerate(kinds))
         return next((mismatch for mismatch in mismatches if mismatch is not None), None)

@@ -186,3 +186,12 @@ def test_a_directory_that_can_be_written_is_left_as_it_is(tmp_path: Path, monkey
     with pytest.raises(OSError, match=r"Disk quota exceeded\. Free some space"):
         check_writable(tmp_path)
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_lock_that_is_never_given_back_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(files, "PATIENCE", 3)
+    with files._locked(tmp_path):
+        write_atomically(tmp_path / "x", b"")
+    with temporary_directory(tmp_path) as folder:
+        monkeypatch.setattr(files, "_wait_for_lock", lambda descriptor: pytest.fail("waits for itself"))
+        write_atomically(folder / "x", b"")

@@ -1,5 +1,6 @@
 """Inputs of models: prose, streams of batches, repeated random tokens, indirect-object prompts, speech."""
 
+from . import tasks
 from .prompts import IOIPrompts, ioi_prompts
 from .prose import passages
 from .speech import Spoken, two_cities
@@ -15,6 +16,7 @@ __all__ = [
     "ordinary_tokens",
     "passages",
     "repeated_tokens",
+    "tasks",
     "text_batches",
     "two_cities",
 ]

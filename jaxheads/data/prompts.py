@@ -127,8 +127,6 @@ def ioi_prompts(tokenizer: "PreTrainedTokenizerBase", *, examples: int, seed: in
     Raises:
         ValueError: for fewer than 10 names, 3 places or 3 objects, or a tokenizer without the BOS that is asked for.
     """
-    if examples < 1:
-        raise ValueError(f"examples must be at least 1, got {examples}")
     names = _single_tokens(tokenizer, NAMES.split(), "names")
     places = _single_tokens(tokenizer, PLACES.split(), "places")
     objects = _single_tokens(tokenizer, OBJECTS.split(), "objects")

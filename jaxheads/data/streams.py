@@ -44,11 +44,8 @@ def text_batches(
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise ValueError(f"{model.name} has no tokenizer ({model.no_tokenizer}); give token ids: array_batches")
-    if examples < 1 or not 2 <= length <= model.config.max_position_embeddings:
-        raise ValueError(
-            f"needs at least 1 example of 2 to {model.config.max_position_embeddings} tokens, "
-            f"got {examples} of {length}"
-        )
+    if not 2 <= length <= model.config.max_position_embeddings:
+        raise ValueError(f"length must be 2 to {model.config.max_position_embeddings} tokens, got {length}")
     frame = _frame(tokenizer, bos)
     if length <= sum(map(len, frame)):
         raise ValueError(f"windows of {length} tokens hold nothing beside {sum(map(len, frame))} special tokens")
@@ -85,10 +82,10 @@ def array_batches(
     """
     rows = tokens if isinstance(tokens, np.ndarray) else np.asarray(tokens)
     real = None if mask is None else mask if isinstance(mask, np.ndarray) else np.asarray(mask)
-    if rows.ndim != 2 or len(rows) == 0 or examples < 1 or (real is not None and real.shape != rows.shape):
+    if rows.ndim != 2 or len(rows) == 0 or (real is not None and real.shape != rows.shape):
         raise ValueError(
-            "tokens must be [examples, positions], and the mask like them, in batches of at least 1; "
-            f"got {rows.shape}, {None if real is None else real.shape}, {examples}"
+            f"tokens must be [examples, positions], and the mask like them; got {rows.shape} and "
+            f"{None if real is None else real.shape}"
         )
     slices = (slice(first, first + examples) for first in range(0, len(rows), examples))
     labels = None if clusters is None else np.asarray(clusters)

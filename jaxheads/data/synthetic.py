@@ -86,7 +86,7 @@ def repeated_tokens(
     """
     lead = 0 if first is None else 1
     width = lead + repeats * longest if length is None else length
-    _check_sizes(examples, shortest, longest, repeats, width, lead)
+    _check_sizes(shortest, longest, repeats, width, lead)
     allowed = _allowed(vocabulary, first, avoid, longest)
 
     rng = np.random.default_rng(seed)
@@ -103,9 +103,7 @@ def repeated_tokens(
     return RepeatedTokens(tokens, mask, period, mask & (position >= lead + period[:, None]), allowed)
 
 
-def _check_sizes(examples: int, shortest: int, longest: int, repeats: int, width: int, lead: int) -> None:
-    if examples < 1:
-        raise ValueError(f"examples must be at least 1, got {examples}")
+def _check_sizes(shortest: int, longest: int, repeats: int, width: int, lead: int) -> None:
     if not 1 <= shortest <= longest:
         raise ValueError(f"segment lengths need 1 <= shortest <= longest, got {shortest} and {longest}")
     if repeats < 2:

@@ -52,7 +52,9 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "resume": (
         str | os.PathLike | None,
         None,
-        "a directory for finished parts (parquet): a later call with the same question goes on from them.",
+        "a directory for finished parts (parquet): a later call with the same question goes on from them. A question "
+        "is known by its inputs, the weights as they are, the code and closures of what it calls, versions and numeric "
+        "settings. An object whose content can't be read, such as an open file, needs an attribute `identity`.",
     ),
 }
 """The shared options by name: type, default, and what `help()` says."""
@@ -156,8 +158,7 @@ def check_options(function: Any, named: Mapping[str, Any]) -> None:
             raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}{nearest(name, known)}")
         if name not in OPTIONS:
             continue
-        if name != "devices":
-            check_kind(name, value, OPTIONS[name][0])
+        check_kind(name, value, OPTIONS[name][0])
         _RULES.get(name, lambda _: None)(value)
 
 

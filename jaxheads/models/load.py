@@ -17,6 +17,7 @@ from ..arguments import checked
 from ..checks import floating
 from ..provenance import without_directories
 from .families import FAMILIES
+from .families.bases.reading import inner_config
 from .loading.checkpoint import Checkpoint
 from .loading.config_fields import largest_sizes
 from .loading.sources import open_checkpoint
@@ -54,7 +55,6 @@ def load(
             a dtype that is not floating; for a mesh without that axis, or rules that don't fit.
         OSError: if a file can't be fetched, read or written.
     """
-    dtype = floating(dtype)  # before anything is fetched
     return build(open_checkpoint(source, revision=revision), dtype=dtype, mesh=mesh, rules=rules)
 
 
@@ -71,7 +71,7 @@ def init(config: Mapping[str, Any], *, seed: int = 0, dtype: Any = jnp.float32, 
     Raises:
         ValueError: for a family, a field or a value that is not understood, or a dtype that is not floating.
     """
-    dtype, family = floating(dtype), family_of(config, name)
+    family = family_of(config, name)
     family_config = family.config_type.from_hf(config)
     network = jax.jit(lambda key: family(family_config, rngs=nnx.Rngs(key)))(jax.random.key(seed))
     graph, parameters, rest = nnx.split(network, nnx.Param, ...)
@@ -87,21 +87,6 @@ def family_of(config: Mapping[str, Any], name: str) -> Any:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{name} is of the family {kind!r}; known are {', '.join(FAMILIES)}{hint}")
     return FAMILIES[kind]
-
-
-def floating(dtype: Any) -> Any:
-    """Return a dtype that weights can have; raise ValueError for another one."""
-    try:
-        kind = jnp.dtype(dtype)
-    except TypeError:
-        kind = None
-    wide = (jnp.float64,) if jax.config.read("jax_enable_x64") else ()
-    if kind is None or dtype is None or kind not in (jnp.float32, jnp.bfloat16, jnp.float16, *wide):
-        raise ValueError(
-            f"dtype must be float32, bfloat16 or float16, or float64 with jax_enable_x64; got {dtype!r}, in which "
-            "weights can't be held"
-        )
-    return kind
 
 
 @contextmanager
@@ -128,9 +113,9 @@ def _check_sizes(checkpoint: Checkpoint) -> None:
 
 def build(checkpoint: Checkpoint, *, dtype: Any = jnp.float32, mesh: Mesh | None = None, rules: Rules = ()) -> Model:
     """Build the model of an opened checkpoint; raises as `load` does."""
-    dtype, family = floating(dtype), family_of(checkpoint.config, checkpoint.name)
-    heads = checkpoint.config.get(HEADS, {})
+    family = family_of(checkpoint.config, checkpoint.name)
     with _named(checkpoint.name):
+        heads = inner_config(checkpoint.config, HEADS)
         config = family.config_type.from_hf({key: value for key, value in checkpoint.config.items() if key != HEADS})
     _check_sizes(checkpoint)
     tokenizer, no_tokenizer = checkpoint.tokenizer, checkpoint.no_tokenizer  # before the weights, which take long

@@ -69,6 +69,13 @@ class Run:
         return cls(*load_captures(path, capture))
 
 
+def _is_network(name: str, value: object) -> None:
+    if not isinstance(value, Network):
+        hint = f"; load a model by its name: jh.load({value!r})" if isinstance(value, str) else ""
+        raise ValueError(f"{name} must be a Network, got {shown(value)}{hint}")
+
+
+@checked(network=_is_network)
 @dataclass(frozen=True, eq=False)
 class Model:
     """A network with its config, its tokenizer and its provenance.

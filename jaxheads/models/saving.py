@@ -96,7 +96,6 @@ def _write(model: Model, directory: str | os.PathLike, write: Callable[[Path], N
             raise FileExistsError(f"{final} is not empty: choose another directory, or overwrite=True")
         if final.is_mount():
             raise FileExistsError(f"{final} is a disk of its own: choose a directory on it")
-        final.parent.mkdir(parents=True, exist_ok=True)
         with temporary_directory(final.parent) as folder:
             _fill(model, folder, write)
             _move(folder, final)

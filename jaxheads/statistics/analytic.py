@@ -5,8 +5,6 @@ NumPy in float64; the leading axis is always the examples. NaN is left out, infi
 Dimension key: `E` examples.
 """
 
-from typing import Self
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -81,7 +79,7 @@ class Moments:
         self.merge(new)
 
     @checked()
-    def merge(self, other: Self | "Moments") -> None:
+    def merge(self, other: "Moments") -> None:
         """Add the examples of another.
 
         Raises:

@@ -17,6 +17,8 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
     """Return Spearman's rank correlation over the cells known in both; None if either is constant."""
     from scipy import stats
 
+    if first.shape != second.shape:
+        raise ValueError(f"second must have the shape of first {first.shape}, got {second.shape}")
     known = np.isfinite(first) & np.isfinite(second)
     if not known.any() or np.ptp(first[known]) == 0 or np.ptp(second[known]) == 0:
         return None

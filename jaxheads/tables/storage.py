@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..files import Content, write_together
 from .counts import footnote, marked
 
+T = TypeVar("T")
 _LAYOUT_KEY, _TABLE_KEY = b"jaxheads", b"jaxheads.table"
 
 
@@ -80,8 +81,8 @@ def save(
     return write_together({f"{base}{suffix}": content for suffix, content in contents.items()}, stale)
 
 
-def load(base: Path) -> dict[str, Any]:
-    """Read the files that `save` wrote under `base`, a path without ending, as the fields of a HeadTable.
+def load(base: Path, make: Callable[..., T]) -> T:
+    """Read the files that `save` wrote under `base`, a path without ending; return what `make` makes of the fields.
 
     Raises:
         FileNotFoundError: for a file that is missing.
@@ -89,9 +90,13 @@ def load(base: Path) -> dict[str, Any]:
     """
     path = _existing(Path(f"{base}.parquet"))
     try:
-        return _load(base, _read(path))
+        fields = _load(base, _read(path))
     except (KeyError, TypeError, ArithmeticError, json.JSONDecodeError, UnicodeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}). Save the table again") from error
+    try:
+        return make(**fields)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a whole table: {error}") from error
 
 
 def _load(base: Path, stored: Any) -> dict[str, Any]:

@@ -267,12 +267,7 @@ class HeadTable:
             ValueError: for a parquet file that is no HeadTable, or damaged, and for files of two tables, which a save
                 that was killed between its files leaves.
         """
-        base = Path(str(path).removesuffix(".parquet"))
-        fields = storage.load(base)
-        try:
-            return cls(**fields)
-        except ValueError as error:
-            raise ValueError(f"{base}.parquet is not a whole table: {error}") from error
+        return storage.load(Path(str(path).removesuffix(".parquet")), cls)
 
     def __repr__(self) -> str:
         shown = marked(self.top(n=5))

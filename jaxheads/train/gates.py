@@ -132,8 +132,8 @@ def learn_gates(
         ValueError: for no step or strength, a negative one, an unknown stack, or a directory of another training.
         RuntimeError: for a directory that another training is writing into.
     """
-    if steps < 1 or not strengths or min(strengths) < 0:
-        raise ValueError(f"expected steps and penalties from 0 up, got {steps} steps and strengths {list(strengths)}")
+    if not len(strengths) or min(strengths) < 0:
+        raise ValueError(f"strengths must be one or more penalties from 0 up, got {list(strengths)}")
     names = tuple(model.stacks if stacks is None else (model.stack(name).name for name in stacks))
     check_task(model.network, task, batch)
     gating = _Gating(task, names, batch)

@@ -26,6 +26,7 @@ import numpy as np
 from jax import Array
 
 from ..arguments import at_least, between, checked, more_than
+from ..checks import shown
 
 
 class LLC(NamedTuple):
@@ -75,6 +76,7 @@ def llc(
     Raises:
         FloatingPointError: for a chain that diverges: ε is too large.
     """
+    _check_loss(loss, parameters, moving)
     heat = n / np.log(n)
     mask = jax.tree.map(jnp.ones_like, parameters) if moving is None else moving
 
@@ -116,6 +118,23 @@ def llc(
     bias = float(excess_CD.mean()) / degree
     _warn_of_bias(error, bias, step)
     return LLC(value, error, lambda_C, losses_CD.mean(axis=0), bias)
+
+
+def _check_loss(loss: Callable[[Any, Array], Array], parameters: Any, moving: Any) -> None:
+    """Raise ValueError unless the loss is one number, and the tree of what moves is like that of the parameters."""
+    if not all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(parameters)):
+        raise ValueError("parameters must be a tree of arrays")
+    try:
+        value = jax.eval_shape(loss, parameters, jax.random.key(0))
+    except Exception as error:  # whatever a user's function raises
+        words = f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"loss must be a function (parameters, key) that returns a number; it raised {words}"
+        ) from error
+    if getattr(value, "shape", None) != () or value.dtype.kind != "f":
+        raise ValueError(f"loss must return one real number, got {shown(value)}")
+    if moving is not None and jax.tree.map(jnp.shape, moving) != jax.tree.map(jnp.shape, parameters):
+        raise ValueError("moving must be a tree of ones and zeros like parameters, of the same shapes")
 
 
 def _warn_of_bias(error: float, bias: float, step: float) -> None:

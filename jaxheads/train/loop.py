@@ -109,8 +109,6 @@ def train(
         TypeError: for a directory beside an optimizer, a penalty or a task whose content can't be read.
         FloatingPointError: for a loss that is not finite; the message names run and step.
     """
-    if steps < 1:
-        raise ValueError(f"steps: expected at least one, got {steps}")
     training = Runs(config, task, tuple(dict(run) for run in runs), batch, optimizer, init_scale, penalty)
     wanted = tuple(sorted({*(log_spaced(steps) if checkpoints is None else checkpoints), steps}))
     if wanted[0] < 0 or wanted[-1] > steps:

@@ -15,7 +15,7 @@ from flax import nnx
 from jax import Array
 
 from ..arguments import at_least, checked
-from ..checks import finite, seed
+from ..checks import finite, seed, shown
 from ..models.load import family_of
 from ..models.model import Model
 from ..models.network import Network
@@ -127,6 +127,12 @@ class Runs:
         config = family.config_type.from_hf(self.config)
         network = family(config, rngs=nnx.Rngs(0))
         check_task(network, self.task, self.batch)
+        first = {name: jnp.float32(value) for name, value in self.hyper[0].items() if name != "seed"}
+        if not hasattr(made := self.optimizer(first), "update"):
+            raise ValueError(
+                f"optimizer must be a function of a run's hyper-parameters that returns an optax transformation, such "
+                f"as jh.train.adamw; it returned {shown(made)}"
+            )
         graph, _, rest = nnx.split(network, nnx.Param, ...)
         # The graph is the same for all runs: parameters alone are vmapped over.
         object.__setattr__(self, "_built", (family, config, graph, rest))

@@ -79,10 +79,11 @@ def test_arrays_come_in_batches_of_rows():
     [
         ({"length": 1}, "2 to 64 tokens"),
         ({"length": 65}, "2 to 64 tokens"),
-        ({"examples": 0}, "at least 1 example"),
+        ({"examples": 0}, "examples must be at least 1"),
         ({"texts": ["ab", "1"]}, "text number 1 is empty"),
         ({"texts": []}, "no text"),
-        ({"texts": [3]}, "must be strings"),
+        ({"texts": [3]}, r"texts\[0\] must be a text, got 3"),
+        ({"texts": iter([3])}, "must be strings"),
         ({"model": small_model("llama")}, "no tokenizer"),
     ],
 )

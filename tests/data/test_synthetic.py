@@ -14,7 +14,7 @@ def draw(seed: int = 0, **changes) -> RepeatedTokens:
 
 
 @settings(deadline=None)
-@given(seed=st.integers(0, 2**32), repeats=st.integers(2, 4), first=st.sampled_from([None, BOS]))
+@given(seed=st.integers(0, 2**32 - 1), repeats=st.integers(2, 4), first=st.sampled_from([None, BOS]))
 def test_every_repeat_says_the_segment_again(seed: int, repeats: int, first: int | None):
     data = draw(seed, repeats=repeats, first=first)
     lead = 0 if first is None else 1

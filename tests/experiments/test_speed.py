@@ -255,7 +255,7 @@ def test_what_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch, caps
         (["--sides", "jaxheads", "tensorflow"], "sides may be jaxheads, .*; got tensorflow"),
         (["--works", "everything"], "works may be ablate, .*; got everything"),
         (["--sides", "pytorch"], "expected jaxheads among the sides"),
-        (["--repeats", "0"], "one repeat"),
+        (["--repeats", "0"], "--repeats: expected a number from 1 up"),
     ],
 )
 def test_what_can_t_be_measured_is_refused(arguments: list[str], message: str, tmp_path: Path):

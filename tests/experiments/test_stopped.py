@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import jax.numpy as jnp
 import pytest
 
 from experiments import factors, lab
@@ -43,7 +45,10 @@ def test_numbers_that_cannot_be_meant_are_refused_first(name: str, tmp_path: Pat
         ("translation_heads", ["--strengths"], "--strengths: expected at least one value"),
         ("translation_heads", ["--strengths", "0.1"], "--strengths: expected 0 first"),
         ("translation_heads", ["--order", "up"], "order is one of copy, reverse, swap"),
-        ("factors", ["--heads", "3"], "--heads: expected divisors of the width 64, got 3"),
+        ("factors", ["--heads", "3"], "--heads: expected divisors of 32, half of the width, got 3"),
+        ("factors", ["--heads", "1", "64"], "--heads: expected divisors of 32, half of the width, got 64"),
+        ("markov_phases", ["--width", "3"], "--width: expected an even number"),
+        ("pruned_speed", ["--tokens", "513"], "--tokens: expected at most 512"),
         ("markov_phases", ["--states", "1"], "--states: expected a number from 2 up"),
         ("speed", ["--works"], "--works: expected at least one value"),
         ("speed_profile", ["--works", "walk"], "works may be ablate"),
@@ -156,6 +161,10 @@ def test_a_stopped_run_goes_on(number: int, tmp_path: Path):
     assert (tmp_path / "stopped" / "rows.csv").read_text() == "number,half,none,word\n1,0.5,,a\n2,1.0,,a\n"
 
 
+def no_penalty(network: Any, sample: Any, hyper: Any) -> Any:
+    return jnp.float32(0)
+
+
 def test_a_training_that_was_stopped_ends_with_the_bytes_of_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -176,6 +185,10 @@ def test_a_training_that_was_stopped_ends_with_the_bytes_of_one_that_was_not(
     with pytest.raises(SystemExit):
         factors.main([*options, str(tmp_path / "stopped")])
     assert capsys.readouterr().err == "stopped; the same command goes on from here\n"
+    with monkeypatch.context() as changed:
+        changed.setattr(factors, "train", partial(loop.train, penalty=no_penalty))
+        with pytest.raises(SystemExit, match=r"holds another training \(penalty differ\).*: remove .*\.partial/"):
+            factors.main([*options, str(tmp_path / "stopped")])
     factors.main([*options, str(tmp_path / "stopped")])
     assert saves[0].parents[1] not in {path.parents[1] for path in saves[3:]}, "the first cell is not trained again"
     whole, after = (

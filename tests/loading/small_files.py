@@ -4,6 +4,7 @@ import io
 import json
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -175,3 +176,12 @@ def onnx() -> bytes:
 
     with tempfile.TemporaryDirectory() as folder:
         return written(Path(folder, "x.onnx"), weights()).read_bytes()
+
+
+def put(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Make these the only files of a folder."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)

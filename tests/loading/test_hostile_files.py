@@ -1,5 +1,6 @@
 """Files made to harm, each of a kind that once did: they are refused at once, and by name."""
 
+import base64
 import json
 import logging
 import os
@@ -267,5 +268,26 @@ def test_weights_that_a_dtype_can_t_hold_are_named(tmp_path: Path, stored: Any, 
     (folder / "model.safetensors.index.json").unlink()
     large = np.full(8, 1e30 if stored != np.float64 else 1e300).astype(stored)
     save_file({**small_files.arrays(), "model.norm.weight": large}, folder / "model.safetensors")
-    with pytest.raises(ValueError, match=rf"such as {dtype} can't hold: model\.norm\.weight"):
+    with pytest.raises(ValueError, match=rf"as {dtype}, hold NaN or infinite values: model\.norm\.weight"):
         jh.load(folder, dtype=dtype)
+
+
+def test_a_chunk_of_orbax_larger_than_its_tensor_is_not_unpacked(tmp_path: Path):
+    import tensorstore
+
+    small_files.put(tmp_path, small_files.orbax())
+    kvstore = {"driver": "ocdbt", "base": f"file://{tmp_path}/weights.orbax/"}
+    store, key = tensorstore.KvStore.open(kvstore).result(), b"model.norm.weight/.zarray"
+    described = {**json.loads(store.read(key).result().value), "chunks": [2**40]}
+    store.write(key, json.dumps(described).encode()).result()
+    with pytest.raises(ValueError, match=r"files of .* bytes claim to hold 1,099,511,628,\d+ values"):
+        jh.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Precompiled", "\\u0050recompiled"])
+def test_a_map_of_characters_that_claims_too_much_does_not_end_the_process(tmp_path: Path, name: str):
+    charsmap = base64.b64encode(struct.pack("<I", 2**32 - 4) + bytes(8)).decode()
+    normalizer = {"type": "Sequence", "normalizers": [{"type": "NAME", "precompiled_charsmap": charsmap}]}
+    hostile = json.dumps({**small_files.TOKENIZER, "normalizer": normalizer}).replace("NAME", name)
+    with pytest.raises(ValueError, match=r"tokenizer\.json can't be read.*precompiled_charsmap is cut off"):
+        jh.load(directory(tmp_path / "x", {"tokenizer.json": hostile.encode()}))

@@ -141,13 +141,29 @@ def test_what_is_no_image_is_refused(vit: jh.Model, images: Any, message: str):
         ({**SETTINGS, "size": {"longest_edge": 8}}, "must be a whole number, a height and a width, or a shortest_edge"),
         ({**SETTINGS, "image_mean": [0.5]}, r"image_mean .* must be one number or three; got \[0\.5\]"),
         ({**SETTINGS, "do_center_crop": True}, "crop_size of preprocessor_config.json must be"),
-        ({**SETTINGS, "resample": 9}, "9 is not a valid Resampling"),
+        ({**SETTINGS, "resample": 9}, "resample of preprocessor_config.json must be one of .*; got 9"),
+        ({**SETTINGS, "do_normalize": "no", "do_resize": 0}, "must say true or false to do_normalize, do_resize"),
         ({"size": 8}, "image_mean of preprocessor_config.json must be one number or three; got None"),
     ],
 )
 def test_settings_that_are_not_understood_are_refused(settings: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         ImageSettings.from_hf(settings)
+
+
+HOSTILE = ("8", [1], [[]], {"a": 1}, -1, 0, 10**9, float("nan"), float("inf"), True)
+
+
+@pytest.mark.parametrize("name", ["size", "crop_size", "resample", "rescale_factor", "image_mean", "image_std"])
+def test_settings_of_another_kind_are_refused_by_name(name: str):
+    """A deviation of 0 would make pixels infinite, a side of a billion pixels would fill memory."""
+    whole = {"image_processor_type": "CLIPImageProcessor", "size": 20, "crop_size": 17, **MEANS}
+    ImageSettings.from_hf(whole)
+    fine = {"resample": (0, True), "rescale_factor": (10**9,), "image_mean": (-1, 0, 10**9), "image_std": (10**9,)}
+    for value in HOSTILE:
+        if value not in fine.get(name, ()) or (value is True and name != "resample"):
+            with pytest.raises(ValueError, match=name):
+                ImageSettings.from_hf({**whole, name: value})
 
 
 def test_images_need_settings_and_one_size():

@@ -93,10 +93,6 @@ def test_a_model_made_of_a_config_is_written_and_read(tmp_path: Path):
     assert not np.array_equal(other.network.embed.embedding[...], model.network.embed.embedding[...])
 
 
-def bits(model: jh.Model) -> bytes:
-    return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(model.network))
-
-
 def toy(seed: int) -> jh.Model:
     config = {"model_type": "attention_only", "vocab_size": 11, "d_model": 8, "n_layers": 1, "n_heads": 2}
     return jh.init({**config, "max_position_embeddings": 16, "norm": "layer_norm", "bias": True}, seed=seed)
@@ -212,3 +208,34 @@ def test_a_full_disk_is_an_os_error(write: Any, tmp_path: Path):
     assert "File too large. Free some space, or choose a directory that can be written" in done.stdout
     assert contents(place) == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import jaxheads as jh
+from jaxheads.models import saving
+from tests.models.test_saving import toy
+when, place = sys.argv[1], Path(sys.argv[2])
+swap = saving.swap
+def killed(one, other):
+    if when == "after":
+        swap(one, other)
+    os.kill(os.getpid(), signal.SIGKILL)
+saving.swap = killed
+jh.to_hf(toy(2), place, overwrite=True)
+"""
+
+
+@pytest.mark.parametrize(("when", "seed"), [("before", 1), ("after", 2)])
+def test_a_kill_leaves_the_old_model_or_the_new_and_a_user_s_files(when: str, seed: int, tmp_path: Path):
+    place = jh.to_orbax(toy(1), tmp_path / "model")
+    (place / "notes.txt").write_text("mine")
+    done = subprocess.run([sys.executable, "-c", KILLED, when, str(place)])
+    assert done.returncode == -9
+    assert_same_bits(jh.load(place), toy(seed))
+    assert (place / "notes.txt").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 2  # what the killed process was about to remove
+    jh.to_hf(toy(3), place, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (place / "notes.txt").read_text() == "mine"

@@ -216,7 +216,7 @@ BATCH = random_batch((5, 4, 3))
     ("arguments", "message"),
     [
         ({"method": "median"}, "method must be one of zero, mean, resample; got 'median'"),
-        ({"method": "resample", "donors": 0}, "at least one donor, got 0"),
+        ({"method": "resample", "donors": 0}, "donors must be at least 1, got 0"),
         ({"method": "resample"}, "example 0 has 5 tokens and 0 other examples at least as long"),
         ({"method": "resample", "donors": 3, "reference": random_batch((5, 5))}, "2 other examples .* 3 are needed"),
         (

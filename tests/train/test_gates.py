@@ -132,7 +132,7 @@ def test_pruning_in_three_orders(trained: jh.Model):
     first = (jh.zero_heads(trained, by_ablation[:1]),)
     last = (jh.zero_heads(trained, by_ablation[-1:]),)
     assert float(scores(trained.network, sample, first)[0]) <= float(scores(trained.network, sample, last)[0])
-    with pytest.raises(ValueError, match="importance, ablation or random"):
+    with pytest.raises(ValueError, match="importance, ablation, random"):
         pruning_order(trained.network, sample, "size")
 
 

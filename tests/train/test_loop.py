@@ -127,11 +127,11 @@ def test_a_loss_that_is_not_finite_names_its_run():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "expected at least one, got 0"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"runs": [{"rate": 1.0}]}, "seed among them"),
         ({"runs": [{"seed": 0}, {"seed": 1, "rate": 1.0}]}, "the same hyper-parameters"),
         ({"checkpoints": (0, 9)}, "expected steps from 0 to 2, got 0 to 9"),
-        ({"batch": 0}, "at least one example a step"),
+        ({"batch": 0}, "batch must be at least 1, got 0"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_runs(options: dict[str, Any], message: str):

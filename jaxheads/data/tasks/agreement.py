@@ -52,9 +52,7 @@ class Agreement(Independent):
     agrees: bool = True
 
     def __post_init__(self):
-        counts = (self.nouns, self.prepositions, self.verbs)
         require(self.most >= 0 and 0 <= self.more <= 1, "most >= 0 and a probability more", self)
-        require(min(counts) >= 1, "at least one noun, preposition and verb", counts)
 
     @property
     def name(self) -> str:

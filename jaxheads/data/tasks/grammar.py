@@ -87,8 +87,6 @@ class Grammar(Independent):
     def __post_init__(self):
         require(min(self._sizes.values()) >= 1, "at least one word of each part of speech", self)
         require(0 <= self.both < min(self.nouns, self.verbs), "a noun and a verb that is not both", self)
-        chances = (self.named, self.adjective, self.phrase, self.copular, self.negated, self.positive)
-        require(all(0 <= chance <= 1 for chance in chances), "chances from 0 to 1", chances)
 
     @property
     def name(self) -> str:

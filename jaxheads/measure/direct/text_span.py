@@ -50,10 +50,10 @@ def text_span(outputs: ArrayLike, texts: ArrayLike, count: int, *, rank: int | N
     """
     rest, pool = np.array(outputs, np.float64), np.array(texts, np.float64)
     fits = rest.ndim == pool.ndim == 2 and rest.shape[1] == pool.shape[1] and len(rest) > 1 and len(pool) > 0
-    if not fits or count < 1 or not (np.isfinite(rest).all() and np.isfinite(pool).all()):
+    if not fits or not (np.isfinite(rest).all() and np.isfinite(pool).all()):
         raise ValueError(
-            f"expected finite outputs [images, D] of two images or more and texts [M, D], and to choose at least one; "
-            f"got {list(rest.shape)}, {list(pool.shape)} and {count}"
+            "outputs must be finite numbers [images, D] of two images or more, and texts [M, D]; "
+            f"got {list(rest.shape)} and {list(pool.shape)}"
         )
     mean = rest.mean(axis=0)
     rest -= mean

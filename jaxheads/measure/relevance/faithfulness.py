@@ -29,6 +29,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ...arguments import among, at_least, checked
+from ...checks import booleans, one_of
 from ...execution.resources import OPTIONS, Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model
@@ -105,6 +106,8 @@ def faithfulness(
     level, seed = (shared.get(option, OPTIONS[option][1]) for option in ("level", "seed"))
     blanking = _Blanking(BatchObjective.of(model, batch, objective, resources), blank, where, points)
     names = _method_names(methods, len(model.network.streams))
+    for method in options or {}:
+        one_of("options: the method", method, names)
     on = {"memory": resources.memory, "devices": resources.devices.mesh}
     measures, curves, seconds = {}, [], {}
     with progress(len(names), "faithfulness", resources.progress) as advance:
@@ -134,8 +137,6 @@ class _Blanking:
     """Runs of a model with tokens of its first stream blanked out."""
 
     def __init__(self, objective: BatchObjective, blank: Batch | int | None, where: ArrayLike | None, points: int):
-        if points < 1:
-            raise ValueError(f"points must be at least 1, got {points}")
         self.objective = objective
         self.stack = objective.model.network.streams[0]
         self.base = baseline_entries(objective, "zeros" if blank is None else blank)[self.stack.name]
@@ -217,7 +218,7 @@ def _counted(mask_ET: np.ndarray, where: ArrayLike | None) -> np.ndarray:
             raise ValueError(
                 f"where must have the shape of the input's positions {mask_ET.shape}, got {np.shape(where)}"
             )
-        mask_ET = mask_ET & np.asarray(where).astype(bool)
+        mask_ET = mask_ET & booleans("where", where)
     empty = np.flatnonzero(~mask_ET.any(axis=1))
     if empty.size:
         raise ValueError(f"every example needs a token that counts; examples {empty[:8].tolist()} have none")

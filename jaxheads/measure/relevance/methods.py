@@ -166,7 +166,7 @@ def relevance(
             the model can't give; for rules where the method has none; for "rollout" and "flow" of an encoder–decoder,
             whose source is in another stream.
     """
-    _check(method, rules, steps)
+    _check(method, rules)
     baseline = "mean" if baseline is None else baseline
     if objective is None and method.startswith("voita"):
         objective = logit()
@@ -213,13 +213,11 @@ def relevance(
     return _result(model, batch, arrays, about, chosen, options)
 
 
-def _check(method: str, rules: Rules | None, steps: int) -> None:
+def _check(method: str, rules: Rules | None) -> None:
     one_of("method", method, METHODS)
     if rules is not None and RULES.get(method) is None:
         with_rules = [name for name, default in RULES.items() if default is not None]
         raise ValueError(f"{method} has no rules to choose; {', '.join(with_rules)} have")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
 
 
 def _check_one_stream(model: Model, method: str) -> None:

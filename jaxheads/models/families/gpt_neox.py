@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 from flax import nnx
 from jax import Array
 
+from ...checks import shown
 from ..blocks import ParallelBlock, PreNormBlock
 from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.config_fields import SHARE
-from ..loading.containers import shown
 from ..loading.weights import Rule, Table, dense, heads_out, interleaved_heads, norm, same
 from ..network import RunStack
 from ..positions import Rotary

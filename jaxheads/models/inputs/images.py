@@ -4,18 +4,24 @@ The settings are its `preprocessor_config.json`, with the fields of the image pr
 is Pillow's, on 8 bits per channel, as it was when the models were trained.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 from jax import Array
 
+from ...checks import shown
+from ..loading.config_fields import is_number, is_positive, is_whole
+
 if TYPE_CHECKING:
     from PIL.Image import Image, Resampling
 
 Picture = Union["Image", np.ndarray, Array]
 """One image, Pillow's or an array (height, width, channels) of 8-bit integers or of floats from 0 to 1."""
+
+_LONGEST = 32_768
+"""Longest side of an image, in pixels."""
 
 _SHORT = {"shortest_edge": 224}
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -74,16 +80,19 @@ class ImageSettings:
         unknown = sorted(name for name in set(stated) - _READ - _IGNORED if stated[name] is not False)
         if unknown:
             raise ValueError(f"preprocessor_config.json has fields that are not understood: {', '.join(unknown)}")
+        flags = [name for name, value in stated.items() if name.startswith("do_") and not isinstance(value, bool)]
+        if flags:
+            raise ValueError(f"preprocessor_config.json must say true or false to {', '.join(flags)}")
         fields = {**_DEFAULTS.get(kind, {}), "do_rescale": True, "rescale_factor": 1 / 255, **stated}
         square = settings.get("default_to_square", kind not in ("CLIP", "Bit"))
         normalised = fields.get("do_normalize", True)
         return cls(
             _size(fields, "size", square) if fields.get("do_resize", True) else None,
-            Resampling(fields.get("resample", Resampling.BILINEAR)),
+            _resample(fields.get("resample", Resampling.BILINEAR)),
             _crop(fields) if fields.get("do_center_crop") else None,
-            float(fields["rescale_factor"]) if fields["do_rescale"] else None,
-            _channels(fields, "image_mean") if normalised else None,
-            _channels(fields, "image_std") if normalised else None,
+            _factor(fields["rescale_factor"]) if fields["do_rescale"] else None,
+            _channels(fields, "image_mean", is_number) if normalised else None,
+            _channels(fields, "image_std", is_positive) if normalised else None,
         )
 
     def pixels(self, image: "Image") -> np.ndarray:
@@ -177,6 +186,9 @@ def _middle(pixels: np.ndarray, axis: int, size: int) -> np.ndarray:
 def _size(fields: Mapping[str, Any], name: str, square: bool) -> tuple[int, int] | int:
     """Return a field's height and width, or the length of the shorter side, from any of its spellings."""
     stated = fields.get(name)
+    sides = stated.values() if isinstance(stated, Mapping) else stated if isinstance(stated, list | tuple) else [stated]
+    if not all(side is None or is_whole(side, 1, _LONGEST) for side in sides):
+        raise ValueError(f"{name} of preprocessor_config.json must be of 1..{_LONGEST:,} pixels; got {shown(stated)}")
     if isinstance(stated, int):
         return (stated, stated) if square else stated
     if isinstance(stated, list | tuple) and len(stated) == 2:
@@ -188,7 +200,7 @@ def _size(fields: Mapping[str, Any], name: str, square: bool) -> tuple[int, int]
         return lengths["shortest_edge"]
     raise ValueError(
         f"{name} of preprocessor_config.json must be a whole number, a height and a width, or a shortest_edge; "
-        f"got {stated!r}"
+        f"got {shown(stated)}"
     )
 
 
@@ -199,9 +211,25 @@ def _crop(fields: Mapping[str, Any]) -> tuple[int, int]:
     return size
 
 
-def _channels(fields: Mapping[str, Any], name: str) -> tuple[float, ...]:
+def _channels(fields: Mapping[str, Any], name: str, fits: Callable[[Any], bool]) -> tuple[float, ...]:
     stated = fields.get(name)
-    values = (float(stated),) * 3 if isinstance(stated, int | float) else tuple(stated or ())
-    if len(values) != 3:
-        raise ValueError(f"{name} of preprocessor_config.json must be one number or three; got {stated!r}")
-    return values
+    values: tuple[Any, ...] = tuple(stated) if isinstance(stated, list | tuple) else (stated,) * 3
+    if len(values) != 3 or not all(map(fits, values)):
+        above = " above 0" if fits is is_positive else ""
+        raise ValueError(f"{name} of preprocessor_config.json must be one number{above} or three; got {shown(stated)}")
+    return tuple(map(float, values))
+
+
+def _factor(value: Any) -> float:
+    if not is_positive(value):
+        raise ValueError(f"rescale_factor of preprocessor_config.json must be a number above 0; got {shown(value)}")
+    return float(value)
+
+
+def _resample(value: Any) -> "Resampling":
+    from PIL.Image import Resampling
+
+    if not is_whole(value) or value not in list(Resampling):
+        known = ", ".join(str(int(kind)) for kind in Resampling)
+        raise ValueError(f"resample of preprocessor_config.json must be one of {known}; got {shown(value)}")
+    return Resampling(value)

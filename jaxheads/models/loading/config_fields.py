@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .containers import shown
+from ...checks import shown
 
 _LARGEST = float(np.finfo(np.float32).max)
 

@@ -5,7 +5,6 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -73,15 +72,6 @@ def reason(error: BaseException) -> str:
     if isinstance(error, ValueError | OSError | RuntimeError) and first:
         return first
     return f"{type(error).__name__} {first}".strip()
-
-
-def shown(value: Any, most: int = 60) -> str:
-    """Return a value as an error message shows it: in one line of at most `most` characters."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # a whole number of thousands of digits; lists within lists
-        text = f"a {type(value).__name__} too large to show"
-    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 import ml_dtypes
 import numpy as np
 
+from ...checks import shown
 from .checkpoint import Checkpoint, Tensor, files_identity
 from .config_fields import check_fields
-from .containers import file_size, is_present, listed, reading, require_files, shown
+from .containers import file_size, is_present, listed, reading, require_files
 from .hf_directory import CONTAINERS, INDEX, read_json
 from .transformers_import import import_transformers
 

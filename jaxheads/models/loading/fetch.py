@@ -58,7 +58,6 @@ def fetch_files(entry: ZooEntry, directory: Path) -> Path:
     if _whole(entry, directory):
         return directory
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that the large temporary file is on the disk that the user chose.
         with temporary_directory(directory.parent) as staging:
             download(entry, staging, by_hand(entry, directory))

@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .containers import file_size, reading, shown
+from ...checks import shown
+from .containers import file_size, reading
 
 VERSIONS = (2, 3)
 ALIGNMENT = 32

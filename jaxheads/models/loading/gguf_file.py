@@ -10,9 +10,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from ...checks import shown
 from .checkpoint import Checkpoint, Tensor, files_identity
 from .config_fields import check_fields, is_whole
-from .containers import listed, reading, shown
+from .containers import listed, reading
 from .gguf_architectures import ARCHITECTURES, Architecture
 from .gguf_contents import GgufTensor, gguf_contents
 from .gguf_rope import rope_scaling, scaling_of_factors

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from ...checks import shown
 from .config_fields import is_positive
-from .containers import shown
 
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """Settings of all Llama 3.x models, and llama.cpp's defaults where config.json has none."""

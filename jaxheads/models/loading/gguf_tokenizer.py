@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from ...checks import shown
 from .config_fields import is_whole
-from .containers import reading, shown
+from .containers import reading
 from .transformers_import import import_transformers
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...checks import shown
 from .checkpoint import Checkpoint, Tensor, files_identity
 from .config_fields import check_fields
-from .containers import file_size, listed, reading, shown
+from .containers import file_size, listed, reading
 from .hf_directory import read_json
 from .rotary import halves_from_pairs
 from .transformers_import import import_transformers

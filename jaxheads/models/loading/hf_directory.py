@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...checks import shown
 from .checkpoint import Checkpoint, Tensor, files_identity
-from .containers import file_size, is_present, listed, reason, shown
+from .containers import file_size, is_present, listed, reason
 from .hf_tokenizer import directory_tokenizer
 from .pickles import pickle_tensors
 from .safetensors_file import safetensors_tensors

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,7 @@ def directory_tokenizer(directory: Path) -> tuple[PreTrainedTokenizerBase | None
     import_transformers()
     from transformers import AutoTokenizer
 
+    _check_charsmaps(directory / "tokenizer.json")
     with reading(directory, "a tokenizer", "Fetch its files again, or remove them to load the model without."):
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     if not _vocabulary_free(directory) and _made_up(tokenizer):
@@ -49,6 +52,26 @@ def directory_tokenizer(directory: Path) -> tuple[PreTrainedTokenizerBase | None
             f"{type(tokenizer).__name__} found no vocabulary in {directory}: it reads {wanted}. Put its file there"
         )
     return tokenizer, ""
+
+
+def _check_charsmaps(path: Path) -> None:
+    """Raise ValueError for a map of characters that is shorter than it claims: tokenizers would end the process.
+
+    Such a map begins with the size of its first part (4 bytes, little-endian), for which memory is taken at once.
+    """
+    content = path.read_bytes() if path.is_file() else b""
+    if b"Precompiled" not in content and b"\\u00" not in content:  # a letter may be written as an escape
+        return
+    with reading(path, "a tokenizer"):
+        steps: list[Any] = [json.loads(content)]
+        while steps:
+            step = steps.pop()
+            steps += step.values() if isinstance(step, dict) else step if isinstance(step, list) else ()
+            charsmap = step.get("precompiled_charsmap") if isinstance(step, dict) else None
+            if isinstance(charsmap, str):
+                table = base64.b64decode(charsmap)
+                if int.from_bytes(table[:4], "little") > len(table) - 4:
+                    raise ValueError("its precompiled_charsmap is cut off")
 
 
 def _has_vocabulary(directory: Path) -> bool:

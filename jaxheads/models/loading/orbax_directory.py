@@ -45,7 +45,10 @@ def orbax_checkpoint(directory: Path, *, name: str) -> Checkpoint:
             key: Tensor(tuple(stored.shape), str(np.dtype(stored.dtype)), partial(_read, weights, key))
             for key, stored in described.items()
         }
-        values = sum(math.prod(tensor.shape) for tensor in tensors.values())
+        # A tensor is read in chunks, which may be larger than it.
+        chunks = (stored.storage.chunk_shape if stored.storage else None for stored in described.values())
+        shapes = [*(tensor.shape for tensor in tensors.values()), *(chunk for chunk in chunks if chunk)]
+        values = sum(map(math.prod, shapes))
         if values > EXPANDED * size:
             raise ValueError(f"its files of {size:,} bytes claim to hold {values:,} values")
     tokenizer = partial(directory_tokenizer, directory)
@@ -54,15 +57,8 @@ def orbax_checkpoint(directory: Path, *, name: str) -> Checkpoint:
 
 
 def _size(weights: Path) -> int:
-    """Return the bytes of all files of the folder; raise ValueError for a pipe, a device or a link out of it."""
-    size = 0
-    for folder, _, names in os.walk(weights):
-        for name in names:
-            path = Path(folder, name)
-            size += file_size(path)
-            if path.is_symlink():
-                raise ValueError(f"{path} is a link, which orbax doesn't write. {REMEDY}")
-    return size
+    """Return the bytes of all files of the folder; raise ValueError for a pipe or a device."""
+    return sum(file_size(Path(folder, name)) for folder, _, names in os.walk(weights) for name in names)
 
 
 def _read(weights: Path, key: str) -> np.ndarray:

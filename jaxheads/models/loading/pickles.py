@@ -59,8 +59,8 @@ def pickle_tensors(path: Path) -> dict[str, Tensor]:
             names the file.
     """
     size = file_size(path)
-    _require_zip(path, size)
     with reading(path, "a file of torch.save"):
+        _require_zip(path, size)
         with zipfile.ZipFile(path) as archive:
             members = {info.filename: info for info in archive.infolist()}
         descriptions = [name for name in members if name.endswith("/data.pkl")]

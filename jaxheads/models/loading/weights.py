@@ -227,8 +227,7 @@ def fill(
         placed |= {path: place(path, value) for path, value in _values(rule, shapes, stored, dtype, bad).items()}
     if bad:
         raise ValueError(
-            f"the weights of {checkpoint.name} hold NaN or infinite values, or such as {jnp.dtype(dtype)} can't hold: "
-            f"{listed(bad)}"
+            f"the weights of {checkpoint.name}, as {jnp.dtype(dtype)}, hold NaN or infinite values: {listed(bad)}"
         )
     filled = [(path, variable.replace(placed[".".join(map(str, path))])) for path, variable in nnx.to_flat_state(state)]
     return nnx.merge(graph, nnx.from_flat_state(filled), _settings(build, settings))

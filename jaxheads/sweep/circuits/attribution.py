@@ -77,8 +77,6 @@ def edge_attribution(
     one_of("method", method, METHODS)
     one_of("rule", rule, RULES)
     one_of("direction", direction, DIRECTIONS)
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
     resources, stack = Resources.of(options), model.stack(options.get("stack"))
     graph, fractions = graph_of(model, stack), np.zeros(1)
     about: dict[str, Any] = {"method": method, "direction": direction}

@@ -97,8 +97,6 @@ class Replacement:
 
     def __post_init__(self) -> None:
         one_of("method", self.method, METHODS)
-        if self.donors < 1:
-            raise ValueError(f"resampling needs at least one donor, got {self.donors}")
         if self.labels is not None and self.method != "mean":
             raise ValueError(f"groups are what means are taken over; method={self.method!r} takes none")
 

@@ -60,8 +60,6 @@ class NodeMethod:
         if name == "ig":
             rule, steps = "midpoint" if rule is None else rule, 5 if steps is None else steps
             one_of("rule", rule, RULES)
-            if steps < 1:
-                raise ValueError(f"steps must be at least 1, got {steps}")
         if name == "atp+qk" and site not in THROUGH_PATTERN:
             raise ValueError(f"'atp+qk' mends estimates at {' and '.join(THROUGH_PATTERN)}; at {site} use 'atp'")
         method = cls(name, site, rule, steps)

@@ -205,7 +205,7 @@ def test_wrong_options_are_refused():
         Grammar(places=0)
     with pytest.raises(ValueError, match="not both"):
         Grammar(both=10)
-    with pytest.raises(ValueError, match="chances from 0 to 1"):
+    with pytest.raises(ValueError, match=r"phrase must be a finite number from 0 to 1, got 1\.5"):
         Grammar(phrase=1.5)
     with pytest.raises(ValueError, match=r"copular=1; got 0\.5"):
         Sentiment(copular=0.5)

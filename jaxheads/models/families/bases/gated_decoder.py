@@ -8,11 +8,11 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from ....checks import shown
 from ...blocks import PreNormBlock
 from ...inputs.batch import AttentionInputs, Batch
 from ...layers import Attention, Embed, GatedMLP, rms_norm
 from ...loading.config_fields import FLAG, is_positive
-from ...loading.containers import shown
 from ...loading.weights import Rule, Table, dense, heads_bias, projections, same
 from ...network import RunStack
 from ...positions import Rotary

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from ....checks import shown
 from ...inputs.axes import Axis
 from ...inputs.batch import AttentionInputs, Batch
 from ...layers import layer_norm
 from ...loading.config_fields import is_whole
-from ...loading.containers import shown
 from ...loading.weights import Rule, norm, projections, same
 from ...network import Network, RunStack
 from ...norms import with_frozen_statistics

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ....checks import shown
 from ...loading.config_fields import FIELDS, TOKEN_IDS, check_fields
-from ...loading.containers import shown
 
 HARMLESS = frozenset(
     # names, files, versions
