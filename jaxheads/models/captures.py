@@ -5,15 +5,18 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ..arguments import checked
 from ..files import write_atomically
 from ..provenance import provenance
 from .inputs.batch import Batch
@@ -54,6 +57,48 @@ class RunSource:
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields for pickle, which takes no functions."""
         return {**self.__dict__, "identity": Constant(self.identity())}
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["output", "seen"], meta_fields=[], drop_fields=["source"])
+@dataclass(frozen=True)
+class Run:
+    """Result of a forward pass, a pytree of arrays.
+
+    Attributes:
+        output: logits `[B,T,V]` of a language model, `[B,classes]` of a classifier, `[images, texts]` of a model that
+            compares the two; the last hidden state `[B,T,D]` of a model without a head.
+        seen: values at the captured sites, each with a leading layer axis, by the names in `capture`.
+        source: what the run was made from: the model's name and identity, the batch, the edits in words. It is no part
+            of the pytree, so that a run which `jax.tree.map` returns has None.
+    """
+
+    output: Array
+    seen: dict[str, Array]
+    source: RunSource | None = field(default=None, repr=False, compare=False)
+
+    @checked()
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write output, captured values and batch to one safetensors file, and return its path.
+
+        Values keep their dtypes, bfloat16 too. The metadata holds the provenance, and a hash of each array. An error
+        leaves an older file as it was.
+
+        Raises:
+            OSError: for a path that can't be written.
+            ValueError: for values of a dtype that safetensors does not have.
+        """
+        return save_captures(path, self.output, self.seen, self.source)
+
+    @classmethod
+    @checked()
+    def load(cls, path: str | os.PathLike[str], capture: Sequence[str] | None = None) -> "Run":
+        """Read a run that `save` wrote; of its captured values only those named in `capture`, if any are.
+
+        Raises:
+            FileNotFoundError: for a missing file.
+            ValueError: for another file, one that is damaged, or values that it does not hold.
+        """
+        return cls(*load_captures(path, capture))
 
 
 def save_captures(path: str | os.PathLike[str], output: Any, seen: Mapping[str, Any], source: RunSource | None) -> Path:

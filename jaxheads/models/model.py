@@ -1,11 +1,9 @@
 """The model that users hold, and one run of it."""
 
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +15,7 @@ from ..arguments import among, at_least, checked
 from ..checks import all_finite, nearest, one_of, shown
 from ..columns import listed
 from ..programs import compiled
-from .captures import Constant, RunSource, load_captures, save_captures
+from .captures import Constant, Run, RunSource
 from .inputs.audio import Audio
 from .inputs.batch import Batch, Positions
 from .inputs.encoding import Text, encode, encode_audio, unknown_share
@@ -25,48 +23,6 @@ from .inputs.images import Picture, are_images, image_pixels
 from .network import Network, check_network, forward
 from .sites import SiteEdit
 from .stack import Sites, Stack
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=["output", "seen"], meta_fields=[], drop_fields=["source"])
-@dataclass(frozen=True)
-class Run:
-    """Result of a forward pass, a pytree of arrays.
-
-    Attributes:
-        output: logits `[B,T,V]` of a language model, `[B,classes]` of a classifier, `[images, texts]` of a model that
-            compares the two; the last hidden state `[B,T,D]` of a model without a head.
-        seen: values at the captured sites, each with a leading layer axis, by the names in `capture`.
-        source: what the run was made from: the model's name and identity, the batch, the edits in words. It is no part
-            of the pytree, so that a run which `jax.tree.map` returns has None.
-    """
-
-    output: Array
-    seen: dict[str, Array]
-    source: RunSource | None = field(default=None, repr=False, compare=False)
-
-    @checked()
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write output, captured values and batch to one safetensors file, and return its path.
-
-        Values keep their dtypes, bfloat16 too. The metadata holds the provenance, and a hash of each array. An error
-        leaves an older file as it was.
-
-        Raises:
-            OSError: for a path that can't be written.
-            ValueError: for values of a dtype that safetensors does not have.
-        """
-        return save_captures(path, self.output, self.seen, self.source)
-
-    @classmethod
-    @checked()
-    def load(cls, path: str | os.PathLike[str], capture: Sequence[str] | None = None) -> "Run":
-        """Read a run that `save` wrote; of its captured values only those named in `capture`, if any are.
-
-        Raises:
-            FileNotFoundError: for a missing file.
-            ValueError: for another file, one that is damaged, or values that it does not hold.
-        """
-        return cls(*load_captures(path, capture))
 
 
 @checked(network=check_network)

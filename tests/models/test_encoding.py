@@ -102,7 +102,7 @@ def test_token_types_follow_their_tokens():
         (["the", "  "], {}, r"these are empty: \[1\]"),
         (["the", 3], {}, r"texts must be strings, got int; for token ids use jh\.Batch"),
         ("the", {"side": "middle"}, "side must be one of right, left; got 'middle'"),
-        ("the", {"max_length": 0}, "max_length must be a whole number of at least 1, got 0"),
+        ("the", {"max_length": 0}, "max_length must be at least 1, got 0"),
     ],
 )
 def test_what_is_no_text_is_refused(texts: Any, options: dict[str, Any], message: str):
