@@ -8,7 +8,6 @@ import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -63,7 +62,7 @@ def check_level(level: float, name: str = "level") -> None:
 
 def floating(name: str, value: Any) -> Any:
     """Return a dtype that weights can have, of real floating point numbers that JAX computes in; raises for others."""
-    known = ("float32", "bfloat16", "float16", *(["float64"] if jax.config.jax_enable_x64 else []))
+    known = ("float32", "bfloat16", "float16", *(["float64"] if jnp.zeros(0, float).dtype == "float64" else []))
     try:
         dtype = None if value is None else jnp.dtype(value).name
     except TypeError:

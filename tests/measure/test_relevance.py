@@ -111,11 +111,12 @@ def test_the_default_baseline_is_complete_and_the_gap_is_told():
     model, batch = asked("llama")
     table_VD = np.asarray(model.network.embed.embedding[...])
     change = _value(model, batch) - _value(model, batch, table_VD.mean(axis=0))
+    starts: list[tuple[Any, int]] = [(None, 16), (None, 128), ("zeros", 128)]
     found = {
         (baseline, steps): jh.relevance(
             model, batch, OBJECTIVE, "integrated-gradients", baseline=baseline, steps=steps, stack=None
         )
-        for baseline, steps in ((None, 16), (None, 128), ("zeros", 128))
+        for baseline, steps in starts
     }
     coarse, fine, zeros = found.values()
     assert fine.gap is not None

@@ -68,7 +68,8 @@ def rows(batch: jh.Batch) -> list[list[int]]:
 def test_texts_are_cut_as_their_tokenizer_cuts_them(length: int, cut_from: str):
     tokenizer = bert_like(truncation_side=cut_from)
     tiny = model(tokenizer)
-    for texts in ([LONG, "the"], [(LONG, "a cat sat on a mat"), ("the cat", LONG)]):
+    several: list[Any] = [[LONG, "the"], [(LONG, "a cat sat on a mat"), ("the cat", LONG)]]
+    for texts in several:
         if length < 5 and isinstance(texts[0], tuple):
             continue
         expected = tokenizer(texts, truncation=True, max_length=length)
@@ -76,9 +77,10 @@ def test_texts_are_cut_as_their_tokenizer_cuts_them(length: int, cut_from: str):
         assert rows(batch) == expected["input_ids"]
         types = zip(batch.token_types, batch.mask, strict=True)
         assert [np.asarray(t)[np.asarray(m)].tolist() for t, m in types] == expected["token_type_ids"]
-    words = tiny.encode([LONG.split()], max_length=length)
+    split: Any = [LONG.split()]
+    words = tiny.encode(split, max_length=length)
     assert words.words is not None
-    expected = tokenizer([LONG.split()], is_split_into_words=True, truncation=True, max_length=length)
+    expected = tokenizer(split, is_split_into_words=True, truncation=True, max_length=length)
     assert rows(words) == expected["input_ids"]
     assert words.words[0].tolist() == [-1 if word is None else word for word in expected.word_ids()]
     assert rows(tiny.encode(LONG)) == [tokenizer(LONG)["input_ids"]]

@@ -106,7 +106,7 @@ def check_metrics(metrics: Sequence[Metric], stack: Stack, batch: Batch) -> None
             result = jax.eval_shape(partial(metric.function, **dict(metric.options)), pattern_TS, example)
         except Exception as error:  # whatever a user's function raises
             raise ValueError(f"{about}; on a pattern it raised {type(error).__name__}: {error}") from error
-        parts = result if isinstance(result, tuple) else (result,)
+        parts: list[Any] = list(result) if isinstance(result, tuple) else [result]
         if [getattr(part, "shape", None) for part in parts] != [shape, shape] or not (
             parts[0].dtype.kind in "biuf" and parts[1].dtype.kind in "biu"
         ):
