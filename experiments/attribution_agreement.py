@@ -288,7 +288,7 @@ def run(options: Options) -> lab.Results:
         blank=blank,
         points=5,
         seed=options.seed,
-        options={"integrated-gradients": {"baseline": "zeros"}},
+        options={name: {"baseline": "zeros"} for name in by_token if name == "integrated-gradients"},
     ).frame.drop(columns="seconds")
     about = lab.provenance(model, examples=count, seed=options.seed, blank=blank)
     missed = missed_heads(results)

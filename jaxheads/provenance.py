@@ -22,6 +22,9 @@ PACKAGES = ("jaxheads", "jax", "jaxlib", "flax", "numpy", "transformers")
 NUMERIC_PACKAGES = ("jaxheads", "jax", "jaxlib", "flax", "numpy", "optax")
 """Packages whose version decides the numbers of a result."""
 
+OF_THE_RUN = ("versions", "python", "platform", "device", "matmul_precision", "x64", "command", "git", "time_utc")
+"""Keys of `environment`: when, where and by what a result was computed, beside what was asked."""
+
 _EDGE = r"""=:,;'"\[\](){}<>"""
 _ROOT = r"(?:/(?!/)|[A-Za-z]:[\\/](?!/))"
 _PATH = re.compile(rf"(?<![^\s{_EDGE}]){_ROOT}[^\s{_EDGE}]+")

@@ -28,8 +28,18 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
+import signal
+
 import jax
 import pytest
+
+from jaxheads import programs
+
+# Where the suite is started in the background, a shell has Ctrl-C ignored, and so would the processes that tests stop.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Tests count programs. `_few_mappings` forgets them between two tests.
+programs.KEPT = programs.CLEARED_AFTER = 10**9
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -86,6 +86,8 @@ def test_a_full_disk_is_no_error(programs: Programs, tmp_path: Path, monkeypatch
 def test_a_folder_that_others_can_write_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
+    monkeypatch.setitem(jax.config.values, "jax_compilation_cache_dir", None)  # a command may have set one before
+
     def refused(reason: str) -> None:
         keep_compilations(tmp_path / "xla")
         [line] = capsys.readouterr().err.splitlines()

@@ -37,6 +37,7 @@ def repository(tmp_path):
 def test_environment_says_versions_device_flags_and_time():
     state = provenance.environment()
     assert state == json.loads(json.dumps(state))
+    assert tuple(state) == provenance.OF_THE_RUN
     assert state["versions"]["jax"] == jax.__version__
     assert state["versions"]["numpy"] == importlib.metadata.version("numpy")
     device = jax.devices()[0]

@@ -216,7 +216,15 @@ class TestFiles:
         assert f"{single.values[0, 0, 0]:.4g}" in lines[4]
         assert all(f"{E} †" in line for line in lines[4 : 4 + L * N])
         assert lines[4 + L * N :] == ["", "† fewer than 10 independent examples: the interval is rough."]
-        assert json.loads((tmp_path / "test.provenance.json").read_text()) == single.provenance
+        stored = json.loads((tmp_path / "test.provenance.json").read_text())
+        assert len(stored.pop("jaxheads.sha256")) == 64
+        assert stored == single.provenance
+
+    def test_another_time_or_command_changes_the_bytes_of_no_number(self, tmp_path):
+        for name in ("one", "other"):
+            dataclasses.replace(table(1), provenance={"time_utc": name}).save(tmp_path / name)
+        for file in ("test.parquet", "test.csv", "test.per_example.parquet"):
+            assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
 
     def test_examples_are_tidy(self, tmp_path):
         original = table(2)

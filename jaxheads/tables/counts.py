@@ -17,7 +17,6 @@ def marked(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**{str(name): frame[name].map(marked_count) for name in counts})
 
 
-@checked()
 def marked_count(n: float) -> str:
     """Return a number of examples as words: "8 †", "32", or nothing where it is not known."""
     return "" if pd.isna(n) else f"{int(n)} †" if n < FEW else f"{int(n)}"

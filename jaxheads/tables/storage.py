@@ -11,10 +11,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..files import Content, write_together
+from ..provenance import OF_THE_RUN
 from .counts import footnote, marked
 
 T = TypeVar("T")
-_LAYOUT_KEY, _TABLE_KEY = b"jaxheads", b"jaxheads.table"
+_LAYOUT_KEY, _TABLE_KEY, _OWN_HASH = b"jaxheads", b"jaxheads.table", "jaxheads.sha256"
 
 
 class Layout(NamedTuple):
@@ -32,17 +33,17 @@ class Layout(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """Hashes that tell the files of one table from those of another.
+    """What tells the files of one table from those of another.
 
     Attributes:
-        table: of everything in the table.
-        provenance: of the provenance.
-        examples: whether the table has a file of examples.
+        table: a hash of the rows.
+        examples: a hash of the examples' values and clusters; None for a table without.
+        asked: a hash of the provenance but for the run: another time must not change the bytes of the numbers' files.
     """
 
     table: str
-    provenance: str
-    examples: bool
+    examples: str | None
+    asked: str
 
 
 class Examples(NamedTuple):
@@ -61,17 +62,17 @@ def save(
 ) -> list[Path]:
     """Write a table's files together under `base`, a path without ending; see `HeadTable.save`.
 
-    Both parquet files hold a hash of the whole table, and the main one that of the provenance: `load` notices files of
-    two tables.
+    Both parquet files hold hashes of the whole table, and the provenance one of itself: `load` notices files of two
+    tables, and damaged ones.
     """
-    csv, per_example = frame.to_csv(lineterminator="\n").encode(), examples.values
-    mark = Mark(_table_hash(csv, provenance, examples), _provenance_hash(provenance), per_example is not None)
+    per_example = examples.values
+    mark = Mark(_rows_hash(frame), _examples_hash(examples), _json_hash(_asked(provenance)))
     contents: dict[str, Content] = {
         # The first file is the last to be renamed: until then `load` reads the old table, or notices new files.
         ".parquet": lambda file: _write_frame(frame, layout, mark, file),
-        ".csv": csv,
+        ".csv": frame.to_csv(lineterminator="\n").encode(),
         ".md": _markdown(base.name, frame).encode(),
-        ".provenance.json": (json.dumps(provenance, indent=2) + "\n").encode(),
+        ".provenance.json": (json.dumps({**provenance, _OWN_HASH: _json_hash(provenance)}, indent=2) + "\n").encode(),
     }
     if per_example is not None:
         contents[".per_example.parquet"] = lambda file: _write_examples(
@@ -106,13 +107,16 @@ def _load(base: Path, stored: Any) -> dict[str, Any]:
     layout = Layout(**json.loads(stored.schema.metadata[_LAYOUT_KEY]))
     mark = _mark(stored)
     provenance = _read_provenance(_existing(Path(f"{base}.provenance.json")))
-    if mark is not None and mark.provenance != _provenance_hash(provenance):
-        raise _of_two_tables(base, ".provenance.json")
-    frame = stored.to_pandas()
+    own_hash, frame = provenance.pop(_OWN_HASH, None), stored.to_pandas()
+    if mark is not None:
+        if mark.asked != _json_hash(_asked(provenance)):
+            raise _of_two_tables(base, ".provenance.json")
+        if own_hash != _json_hash(provenance) or mark.table != _rows_hash(frame):
+            raise ValueError(f"{base}.parquet or {base}.provenance.json is damaged or edited. Save the table again")
     metrics, shape = list(layout.metrics), layout.shape
     values = frame[metrics].to_numpy(dtype=np.float64).T.reshape(len(metrics), *shape)
     path, per_example, clusters = Path(f"{base}.per_example.parquet"), None, None
-    if path.exists() and (mark is None or mark.examples):
+    if path.exists() and (mark is None or mark.examples is not None):
         per_example, clusters = _read_examples(base, mark, metrics, shape)
     if layout.squeezed:
         values, per_example = values[0], None if per_example is None else per_example[0]
@@ -126,17 +130,26 @@ def _load(base: Path, stored: Any) -> dict[str, Any]:
     }
 
 
-def _table_hash(csv: bytes, provenance: Mapping[str, Any], examples: Examples) -> str:
-    digest = hashlib.sha256(csv)
-    digest.update(_provenance_hash(provenance).encode())
+def _rows_hash(frame: pd.DataFrame) -> str:
+    return hashlib.sha256(frame.to_csv().encode()).hexdigest()
+
+
+def _examples_hash(examples: Examples) -> str | None:
+    if examples.values is None:
+        return None
+    digest = hashlib.sha256()
     for array in examples:
-        digest.update(b"" if array is None else f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        digest.update(b"none" if array is None else f"{array.size}".encode() + np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
-def _provenance_hash(provenance: Mapping[str, Any]) -> str:
+def _json_hash(values: Mapping[str, Any]) -> str:
     """Hash the values, not the bytes: an editor or git may change the white space of a JSON file."""
-    return hashlib.sha256(json.dumps(provenance, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _asked(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in provenance.items() if key not in OF_THE_RUN}
 
 
 def _mark(stored: Any) -> Mark | None:
@@ -228,7 +241,10 @@ def _read_examples(base: Path, mark: Mark | None, metrics: Sequence[str], shape:
         raise ValueError(f"{base}.per_example.parquet lacks the columns {', '.join(missing)}. Save the table again")
     rows = np.stack([stored[name].to_numpy() for name in metrics])
     labels = stored["cluster"].to_numpy()[:: int(np.prod(shape))] if "cluster" in stored.column_names else None
-    return Examples(rows.reshape(len(metrics), -1, *shape), labels)
+    examples = Examples(rows.reshape(len(metrics), -1, *shape), labels)
+    if mark is not None and mark.examples != _examples_hash(examples):
+        raise ValueError(f"{base}.per_example.parquet is damaged. Save the table again")
+    return examples
 
 
 def _existing(path: Path) -> Path:

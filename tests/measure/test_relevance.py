@@ -327,7 +327,7 @@ def test_what_cannot_be_asked_is_refused():
             jh.relevance(*arguments)
     refused: list[tuple[Any, dict[str, Any], str]] = [
         ("gradient", {"rules": jh.Rules()}, "gradient has no rules to choose; attnlrp, cplrp"),
-        ("integrated-gradients", {"steps": 0}, "steps must be a whole number of at least 1"),
+        ("integrated-gradients", {"steps": 0}, "steps must be at least 1"),
         ("integrated-gradients", {"baseline": batch.take([0])}, "a baseline needs the batch's shape and padding"),
         ("flow", {"solver": "simplex"}, "solver must be one of"),
         ("attnlrp", {"stack": "encoder"}, "has the stacks decoder; got 'encoder'"),
