@@ -84,9 +84,14 @@ def test_a_full_disk_is_no_error(programs: Programs, tmp_path: Path, monkeypatch
 
 
 def test_a_folder_that_others_can_write_is_refused_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ):
-    monkeypatch.setitem(jax.config.values, "jax_compilation_cache_dir", None)  # a command may have set one before
+    before = jax.config.values["jax_compilation_cache_dir"]  # a command may have set one
+    request.addfinalizer(lambda: jax.config.update("jax_compilation_cache_dir", before))
+    jax.config.update("jax_compilation_cache_dir", None)
 
     def refused(reason: str) -> None:
         keep_compilations(tmp_path / "xla")

@@ -1,6 +1,5 @@
 """Encoding of texts, pairs of texts, words and audio as batches, with the input of an encoder–decoder's decoder."""
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,13 +11,10 @@ from ...checks import one_of
 from ...columns import listed
 from .audio import Audio, audio_features
 from .batch import Batch
-from .vocabulary import special_tokens
+from .vocabulary import TOKENIZING, special_tokens
 
 Text = str | tuple[str, str] | Sequence[str]
 """A text; two texts that belong together, as a tuple; or a list of words."""
-
-# A fast tokenizer holds the settings of its last call: of two threads that cut texts at once, one would fail.
-_LOCK = threading.Lock()
 
 
 class _Token(NamedTuple):
@@ -188,7 +184,7 @@ class _Rows:
     def whole(self, text: Any, cut_to: int | None = None) -> list[_Token]:
         """Return the tokens that the tokenizer gives, all of them or cut."""
         options = {} if cut_to is None else {"truncation": True, "max_length": cut_to}
-        with _LOCK:
+        with TOKENIZING:
             if isinstance(text, list):
                 if not getattr(self.tokenizer, "is_fast", False):
                     raise ValueError("words can be told apart by a fast tokenizer only; join them with spaces instead")
@@ -251,7 +247,7 @@ def _target(tokenizer: Any, text: str, start: int, max_length: int | None) -> li
     """Return a target with its start token, which counts to `max_length`; nothing if no token of the text is left."""
 
     def ids(**options: Any) -> list[int]:
-        with _LOCK:
+        with TOKENIZING:
             return list(tokenizer(text_target=text, verbose=False, **options)["input_ids"])
 
     bare, whole = ids(add_special_tokens=False), ids()

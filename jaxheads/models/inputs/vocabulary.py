@@ -1,6 +1,7 @@
 """A tokenizer's vocabulary: the special tokens that it puts around a text, and the tokens that texts are made of."""
 
 import re
+import threading
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,16 @@ _NO_TEXT = re.compile(
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 
+TOKENIZING = threading.RLock()
+"""Held while a tokenizer works: a fast one keeps the settings of its last call, and threads would change each other's."""
+
+
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Return the ids that a tokenizer puts before and after a text of its own ([CLS] and [SEP] of BERT's)."""
     for text in ("a", "1", "."):
-        whole = list(tokenizer(text, verbose=False)["input_ids"])
-        bare = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        with TOKENIZING:
+            whole = list(tokenizer(text, verbose=False)["input_ids"])
+            bare = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
         for start in range(len(whole) - len(bare) + 1) if bare else ():
             if whole[start : start + len(bare)] == bare:
                 return whole[:start], whole[start + len(bare) :]
