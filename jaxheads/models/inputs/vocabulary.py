@@ -15,7 +15,7 @@ _BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 
 TOKENIZING = threading.RLock()
-"""Held while a tokenizer works: a fast one keeps the settings of its last call, and threads would change each other's."""
+"""Held while a tokenizer works: a fast one keeps the settings of its last call, which threads would change."""
 
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
