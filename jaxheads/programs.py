@@ -48,9 +48,7 @@ class Compiled(Generic[R]):
         leaves = jax.tree.leaves((args, kwargs))
         if any(isinstance(leaf, Tracer) for leaf in leaves):
             return self.inner(*args, **kwargs)
-        # Shapes alone: where two calls differ in a static argument only, one entry holds both their programs.
-        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves if isinstance(leaf, jax.Array | np.ndarray))
-        return _PROGRAMS.of(self, shapes)(*args, **kwargs)
+        return _PROGRAMS.of(self, tuple(map(_kind, leaves)))(*args, **kwargs)
 
     def fresh(self) -> Any:
         """Return a copy that JAX compiles for itself: with its last reference its programs go."""
@@ -77,6 +75,14 @@ def compiled(function: Callable[..., R], **options: Any) -> Compiled[R]:
         options: `jax.jit`'s, such as `static_argnames`.
     """
     return Compiled(function, options)
+
+
+def _kind(leaf: Any) -> Any:
+    """Return what of an argument decides its program: shape and dtype of an array, or the argument itself."""
+    if isinstance(leaf, jax.Array | np.ndarray):
+        return leaf.shape, leaf.dtype
+    # Numbers are traced: one program serves all values. All else is static: each user's function has its own.
+    return type(leaf) if isinstance(leaf, int | float | complex) else leaf
 
 
 class _Programs:

@@ -53,6 +53,16 @@ def test_static_arguments_and_types_have_programs_of_their_own(few: programs._Pr
     assert len(traced) == len(set(traced)) == 4
 
 
+def test_each_static_function_has_a_program_that_can_be_forgotten(few: programs._Programs):
+    applied = compiled(lambda function, x: function(x), static_argnums=0)
+    for amount in range(8):
+        assert float(applied(lambda x, amount=amount: x + amount, jnp.float32(1))) == 1 + amount
+    assert applied.cache_size() == 3
+    for number in range(4):
+        applied(jnp.sin, number / 2)
+    assert len(few.kept) == 3  # numbers of one type share a program
+
+
 def test_inside_another_program_nothing_is_kept(few: programs._Programs):
     double = compiled(lambda x: 2 * x)
     np.testing.assert_array_equal(jax.jit(jax.vmap(double))(jnp.ones((2, 3))), 2 * np.ones((2, 3)))
