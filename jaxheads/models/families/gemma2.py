@@ -18,6 +18,7 @@ from ..loading.weights import Table
 from ..network import RunStack
 from ..stack import Stack
 from ..unembedding import Unembedding
+from .bases.class_heads import decoder_head
 from .bases.decoder import Decoder
 from .bases.gated_decoder import (
     GatedConfig,
@@ -29,7 +30,7 @@ from .bases.gated_decoder import (
     window_of,
     window_settings,
 )
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import refuse_unknown
 
 IGNORED = frozenset(("hidden_act", "cache_implementation"))
 """Fields of Gemma's configs that transformers ignores: the activation is `hidden_activation`, never `hidden_act`."""
@@ -91,7 +92,7 @@ class Gemma2Config(GatedConfig):
             final_logit_softcapping=config["final_logit_softcapping"],
             sliding_window=window_of(config),
             layer_types=layer_types_of(config, lambda layer: layer % 2 == 0),
-            head=head_of(config, {"Gemma2ForCausalLM": "lm", "Gemma2Model": "none"}),
+            **decoder_head(config, "Gemma2", cls.class_heads, padding=0),
         )
 
 
@@ -139,7 +140,9 @@ class SandwichDecoder(Decoder):
     def unembedding(self) -> Unembedding | None:
         """The unembedding, or the embedding it is tied to, with its cap; None for a bare model."""
         uncapped = super().unembedding
-        return None if uncapped is None else uncapped._replace(cap=self.config.final_logit_softcapping)
+        if uncapped is None or self.config.head != "lm":
+            return uncapped
+        return uncapped._replace(cap=self.config.final_logit_softcapping)
 
 
 class Gemma2(SandwichDecoder):

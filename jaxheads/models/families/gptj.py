@@ -17,15 +17,19 @@ from ..network import RunStack
 from ..positions import Rotary
 from ..stack import Stack
 from ..unembedding import Unembedding
+from .bases.class_heads import OF_DECODERS, ClassFields, ClassNames, decoder_head, head_rules, unused_class_heads
 from .bases.decoder import Decoder, unused_head
-from .bases.reading import head_of, refuse_unknown, required
+from .bases.reading import refuse_unknown, required
 
 
 @dataclass(frozen=True)
-class GPTJConfig:
+class GPTJConfig(ClassFields):
     """The fields of a Hugging Face `GPTJConfig` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "gptj"
+    class_heads: ClassVar[Mapping[str, ClassNames]] = {
+        head: names for head, names in OF_DECODERS.items() if head != "token_classes"
+    }
 
     vocab_size: int
     n_positions: int
@@ -69,7 +73,7 @@ class GPTJConfig:
             activation_function=config.get("activation_function", "gelu_new"),
             layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-5),
             tie_word_embeddings=config.get("tie_word_embeddings", False),
-            head=head_of(config, {"GPTJForCausalLM": "lm", "GPTJModel": "none"}),
+            **decoder_head(config, "GPTJ", cls.class_heads),
         )
 
 
@@ -102,15 +106,16 @@ class GPTJ(Decoder):
 
     @property
     def unembedding(self) -> Unembedding | None:
-        """The unembedding, or the embedding it is tied to, with its bias; None for a bare model."""
+        """The unembedding, or the embedding it is tied to, with its bias, or the classifier; None for a bare model."""
         plain = super().unembedding
-        return None if plain is None or self.logits_bias is None else plain._replace(bias=self.logits_bias[...])
+        return plain if plain is None or self.logits_bias is None else plain._replace(bias=self.logits_bias[...])
 
     @staticmethod
     def table(config: GPTJConfig) -> Table:
         """Return the table of a GPT-J checkpoint's tensors."""
         here, at = "decoder.blocks", "transformer.h.{layer}"
         rules: list[Rule] = [
+            *head_rules(config),
             same("transformer.wte.weight", "embed.embedding"),
             *norm("transformer.ln_f", "final_norm"),
             *norm(f"{at}.ln_1", f"{here}.attention_norm"),
@@ -125,6 +130,7 @@ class GPTJ(Decoder):
             r"transformer\.h\.\d+\.attn\.(bias|masked_bias)": "the causal mask, not a weight",
             r"transformer\.h\.\d+\.attn\.embed_positions": "computed from the config",
             **unused_head(config.head),
+            **unused_class_heads(config),
         }
         if config.head == "lm":
             rules.append(same("lm_head.bias", "logits_bias"))
