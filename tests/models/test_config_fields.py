@@ -14,8 +14,12 @@ HOSTILE: tuple[Any, ...] = ("8", "", True, None, [1], [[]], {}, {"a": []}, -1, 0
 HOSTILE += (float("nan"), float("inf"), float("-inf"))
 APART = {"image_size", "patch_size", "num_labels", "eos_token_id"}
 """Fields whose values are checked by their own readers."""
-NEUTRAL = {("mpnet", "relative_attention_num_buckets"), ("whisper", "scale_embedding")}
-"""Fields that are supported at one value only, and may be null."""
+NEUTRAL = {
+    ("mpnet", "relative_attention_num_buckets"),
+    ("whisper", "scale_embedding"),
+    ("gpt_neo", "intermediate_size"),
+}
+"""Fields that may be null, in these families."""
 DERIVED = {"head", "pooler", "rotary", "local_rotary", "final_norm", "gated", "activation", "text", "vision"}
 
 

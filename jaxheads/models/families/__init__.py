@@ -37,6 +37,7 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "gemma3": ("gemma3", "Gemma3"),
     "gemma3_text": ("gemma3_text", "Gemma3Text"),
     "gpt2": ("gpt2", "GPT2"),
+    "gpt_neo": ("gpt_neo", "GPTNeo"),
     "gpt_neox": ("gpt_neox", "GPTNeoX"),
     "gptj": ("gptj", "GPTJ"),
     "llama": ("llama", "Llama"),

@@ -67,7 +67,7 @@ _NAMES: dict[Kind, str] = {
     "hidden_dim d_kv d_ff num_heads type_vocab_size embedding_size n_embed ffn_dim word_embed_proj_dim d_head "
     "num_mel_bins projection_dim num_channels max_source_positions max_target_positions "
     "n_positions relative_attention_num_buckets",
-    COUNT: "max_position_embeddings relative_attention_max_distance num_hidden_groups rotary_dim "
+    COUNT: "max_position_embeddings relative_attention_max_distance num_hidden_groups rotary_dim window_size "
     "local_attention sliding_window sliding_window_pattern _sliding_window_pattern global_attn_every_n_layers",
     LAYERS: "num_hidden_layers n_layer n_layers encoder_layers decoder_layers num_layers num_decoder_layers",
     TOKENS: "num_register_tokens max_window_layers",
@@ -82,7 +82,7 @@ _NAMES: dict[Kind, str] = {
     "use_swiglu_ffn apply_residual_connection_post_layernorm bias causal use_sliding_window scale_decoder_outputs",
     WORD: "hidden_act activation_function hidden_activation activation positions norm feed_forward_proj "
     "classifier_activation",
-    WORDS: "layer_types",
+    WORDS: "layer_types attention_layers",
     FIELDS: "rope_parameters rope_scaling text_config vision_config text_config_dict vision_config_dict",
 }
 KINDS: Mapping[str, Kind] = {name: kind for kind, names in _NAMES.items() for name in names.split()}
@@ -103,6 +103,7 @@ TOKEN_IDS = frozenset(("pad_token_id", "decoder_start_token_id"))
 _WIDTHS = (
     ("hidden_size", "num_attention_heads"),
     ("hidden_size", "n_head"),
+    ("hidden_size", "num_heads"),
     ("n_embd", "n_head"),
     ("d_model", "encoder_attention_heads"),
     ("d_model", "decoder_attention_heads"),

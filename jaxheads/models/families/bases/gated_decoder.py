@@ -1,6 +1,6 @@
 """Base of decoders like Llama: common config fields, the network, and the table of its tensors."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -160,10 +160,14 @@ def layer_types_of(config: Mapping[str, Any], usual: Callable[[int], bool]) -> t
 
 def window_settings(config: Any) -> dict[str, np.ndarray] | None:
     """Return a stack's settings with the window of each layer, `[L]`; None if no layer has one."""
-    if SLIDING not in config.layer_types:
+    return windows_by_layer([kind == SLIDING for kind in config.layer_types], config.sliding_window)
+
+
+def windows_by_layer(windowed: Sequence[bool], window: Any) -> dict[str, np.ndarray] | None:
+    """Return a stack's settings with the window of each layer, `[L]`, of the layers that have it; None if none has."""
+    if not any(windowed):
         return None
-    window = config.sliding_window
-    return {"window": np.array([window if kind == SLIDING else EVERYTHING for kind in config.layer_types], np.int32)}
+    return {"window": np.array([window if has_window else EVERYTHING for has_window in windowed], np.int32)}
 
 
 def attention_of(config: Any, rngs: nnx.Rngs, settings: Mapping[str, Array] | None = None, **more: Any) -> Attention:

@@ -27,6 +27,9 @@ HARMLESS = frozenset(
 )
 """Fields that change nothing that is computed here."""
 
+SUMMARY = frozenset(f"summary_{name}" for name in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout"))
+"""Fields of heads that sum up a sequence, which language models write and do not use."""
+
 
 def refuse_unknown(
     config: Mapping[str, Any], understood: Iterable[str], *, neutral: Mapping[str, Any] | None = None
