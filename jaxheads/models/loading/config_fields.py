@@ -75,7 +75,7 @@ _NAMES: dict[Kind, str] = {
     NUMBER: "scale",
     POSITIVE: "rms_norm_eps layer_norm_eps layer_norm_epsilon norm_eps rope_theta rotary_emb_base "
     "rope_local_base_freq global_rope_theta local_rope_theta mlp_ratio query_pre_attn_scalar attn_logit_softcapping "
-    "final_logit_softcapping",
+    "final_logit_softcapping clip_qkv",
     SHARE: "rotary_pct partial_rotary_factor",
     FLAG: "tie_word_embeddings scale_attn_weights attention_bias mlp_bias scale_embedding use_parallel_residual "
     "norm_bias decoder_bias classifier_bias do_layer_norm_before enable_bias _remove_final_layer_norm qkv_bias "
@@ -92,7 +92,7 @@ NULLABLE = frozenset(
     "num_key_value_heads head_dim n_inner num_decoder_layers word_embed_proj_dim d_head scale sliding_window "
     "sliding_window_pattern _sliding_window_pattern global_attn_every_n_layers rope_theta rotary_emb_base "
     "rope_local_base_freq global_rope_theta local_rope_theta attn_logit_softcapping final_logit_softcapping "
-    "partial_rotary_factor hidden_activation layer_types rope_parameters rope_scaling text_config_dict "
+    "clip_qkv partial_rotary_factor hidden_activation layer_types rope_parameters rope_scaling text_config_dict "
     "vision_config_dict pad_token_id decoder_start_token_id num_hidden_layers n_embed n_layer n_head".split()
 )
 """Fields for which null means that there is none, or the default."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,11 @@ from flax import nnx
 from jax import Array
 
 from ....checks import shown
-from ...blocks import PreNormBlock
+from ...blocks import Block, PreNormBlock
 from ...inputs.batch import AttentionInputs, Batch
 from ...layers import Attention, Embed, GatedMLP, rms_norm
 from ...loading.config_fields import FLAG, is_positive
-from ...loading.weights import Rule, Table, dense, heads_bias, projections, same
+from ...loading.weights import Rule, Table, dense, norm, projections, same
 from ...network import RunStack
 from ...positions import Rotary
 from ...stack import Stack
@@ -42,8 +43,8 @@ EVERYTHING = int(np.iinfo(np.int32).max)
 
 
 @dataclass(frozen=True)
-class GatedConfig:
-    """Config fields that these families share; `head` is "lm" or "none"."""
+class GatedSizes:
+    """Config fields that all these families share; `head` is "lm" or "none"."""
 
     vocab_size: int
     hidden_size: int
@@ -53,7 +54,6 @@ class GatedConfig:
     num_key_value_heads: int
     head_dim: int
     max_position_embeddings: int
-    rms_norm_eps: float
     rotary: Rotary
     tie_word_embeddings: bool
     head: str
@@ -64,8 +64,20 @@ class GatedConfig:
         return {field.name for field in fields(cls)} - {"rotary", "head"} | ROTARY_FIELDS
 
 
+@dataclass(frozen=True)
+class GatedConfig(GatedSizes):
+    """Config fields that the families with RMSNorm share."""
+
+    rms_norm_eps: float
+
+
 def common(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the shared fields of a config, except `rotary` and `head`.
+    """Read the fields of a `GatedConfig`, except `rotary` and `head`; raises as `sizes_of` does."""
+    return {**sizes_of(config), "rms_norm_eps": config.get("rms_norm_eps", 1e-6)}
+
+
+def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the fields of a `GatedSizes`, except `rotary` and `head`.
 
     Raises:
         ValueError: for missing fields; the message names all of them.
@@ -81,7 +93,6 @@ def common(config: Mapping[str, Any]) -> dict[str, Any]:
         "num_key_value_heads": config.get("num_key_value_heads") or heads,
         "head_dim": config.get("head_dim") or width // heads,
         "max_position_embeddings": config.get("max_position_embeddings", 2048),
-        "rms_norm_eps": config.get("rms_norm_eps", 1e-6),
         "tie_word_embeddings": config.get("tie_word_embeddings", False),
     }
 
@@ -188,12 +199,24 @@ def attention_of(config: Any, rngs: nnx.Rngs, settings: Mapping[str, Array] | No
     )
 
 
+Norm = Callable[[], Any]
+"""Function that builds a norm of the stream."""
+
+
+def pre_norm(norm: Norm, attention: Attention, mlp: GatedMLP) -> PreNormBlock:
+    """Build a layer whose heads and MLP read the stream through norms."""
+    return PreNormBlock(norm(), attention, norm(), mlp)
+
+
 class GatedDecoder(Decoder):
-    """A pre-norm decoder with RMSNorm, rotary positions, grouped queries and a gated MLP.
+    """A decoder with rotary positions, grouped queries and a gated MLP, by default a pre-norm one with RMSNorm.
 
     Args:
-        config: a `GatedConfig` with `hidden_act`.
+        config: a `GatedConfig` with `hidden_act`; without `norm` and `act` it may be another `GatedSizes`.
         attention: builds one layer's attention, from random streams and, with `settings`, the settings of its layer.
+        norm: builds a norm of the stream from random streams.
+        arrange: builds a layer's block from a function that builds its norms, its attention and its MLP.
+        act: the activation's name, unless it is the config's `hidden_act`.
         mlp_bias: whether the MLP's matrices have biases.
         settings: settings that differ from layer to layer, see `Stack`.
     """
@@ -204,27 +227,27 @@ class GatedDecoder(Decoder):
         attention: Callable[..., Attention],
         *,
         rngs: nnx.Rngs,
+        norm: Callable[[nnx.Rngs], Any] | None = None,
+        arrange: Callable[[Norm, Attention, GatedMLP], Block] = pre_norm,
+        act: str | None = None,
         mlp_bias: bool = False,
         settings: Mapping[str, np.ndarray] | None = None,
     ):
         c = config
         self.config = c
+        new_norm = norm or (lambda rngs: rms_norm(c.hidden_size, c.rms_norm_eps, rngs))
 
-        def block(rngs: nnx.Rngs, *layer_settings: Mapping[str, Array]) -> PreNormBlock:
-            return PreNormBlock(
-                rms_norm(c.hidden_size, c.rms_norm_eps, rngs),
-                attention(rngs, *layer_settings),
-                rms_norm(c.hidden_size, c.rms_norm_eps, rngs),
-                GatedMLP(c.hidden_size, c.intermediate_size, c.hidden_act, bias=mlp_bias, rngs=rngs),
-            )
+        def block(rngs: nnx.Rngs, *layer_settings: Mapping[str, Array]) -> Block:
+            mlp = GatedMLP(c.hidden_size, c.intermediate_size, act or c.hidden_act, bias=mlp_bias, rngs=rngs)
+            return arrange(partial(new_norm, rngs), attention(rngs, *layer_settings), mlp)
 
         self.embed = Embed(c.vocab_size, c.hidden_size, rngs=rngs)
         self.decoder = Stack("decoder", c.num_hidden_layers, block, causal=True, settings=settings, rngs=rngs)
-        self.final_norm = rms_norm(c.hidden_size, c.rms_norm_eps, rngs)
+        self.final_norm = new_norm(rngs)
         self.unembed = self.own_unembedding(c.vocab_size, c.hidden_size, rngs)
 
     def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
-        return run_stack(self.decoder, self.embed(batch.tokens), AttentionInputs.over(batch, causal=True))
+        return run_stack(self.decoder, self.embed_tokens(batch.tokens), AttentionInputs.over(batch, causal=True))
 
 
 PRE_NORMS = {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}
@@ -235,9 +258,10 @@ HEAD_NORMS = {"self_attn.q_norm": "attention.q_norm", "self_attn.k_norm": "atten
 
 
 def gated_table(
-    config: GatedConfig,
+    config: GatedSizes,
     *,
     norms: Mapping[str, str] = PRE_NORMS,
+    final_norm: str = "final_norm",
     biases: str = "",
     mlp_bias: bool = False,
     root: str = "model",
@@ -246,6 +270,7 @@ def gated_table(
 
     Args:
         norms: paths of a layer's norms, by their names in the checkpoint.
+        final_norm: path of the last norm; "" for one without parameters.
         biases: the letters of the projections that have a bias, of "QKVO".
         root: prefix of all tensors' names except the head's.
     """
@@ -253,13 +278,10 @@ def gated_table(
     names = {letter: f"{at}.self_attn.{letter.lower()}_proj" for letter in "QKVO"}
     rules: list[Rule] = [
         same(f"{root}.embed_tokens.weight", "embed.embedding"),
-        same(f"{root}.norm.weight", "final_norm.scale"),
+        *(norm(f"{root}.norm", final_norm, bias=False) if final_norm else ()),
         *(same(f"{at}.{name}.weight", f"{here}.{path}.scale") for name, path in norms.items()),
-        *projections(names, f"{here}.attention", bias=False),
+        *projections(names, f"{here}.attention", bias=biases),
     ]
-    for letter in biases:
-        rule = same if letter == "O" else heads_bias
-        rules.append(rule(f"{names[letter]}.bias", f"{here}.attention.b_{letter}"))
     for matrix in ("gate", "up", "down"):
         rules += dense(f"{at}.mlp.{matrix}_proj", f"{here}.mlp.{matrix}", bias=mlp_bias)
     if config.head == "lm" and not config.tie_word_embeddings:
