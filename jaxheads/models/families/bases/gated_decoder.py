@@ -1,6 +1,6 @@
 """Base of decoders like Llama: common config fields, the network, and the table of its tensors."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -191,6 +191,7 @@ class GatedDecoder(Decoder):
         config: a `GatedConfig` with `hidden_act`.
         attention: builds one layer's attention, from random streams and, with `settings`, the settings of its layer.
         mlp_bias: whether the MLP's matrices have biases.
+        mlp: builds one layer's MLP, like `attention`; a `GatedMLP` of the config's sizes when left out.
         settings: settings that differ from layer to layer, see `Stack`.
     """
 
@@ -201,17 +202,21 @@ class GatedDecoder(Decoder):
         *,
         rngs: nnx.Rngs,
         mlp_bias: bool = False,
+        mlp: Callable[..., Any] | None = None,
         settings: Mapping[str, np.ndarray] | None = None,
     ):
         c = config
         self.config = c
+
+        def plain_mlp(rngs: nnx.Rngs, *_: Mapping[str, Array]) -> GatedMLP:
+            return GatedMLP(c.hidden_size, c.intermediate_size, c.hidden_act, bias=mlp_bias, rngs=rngs)
 
         def block(rngs: nnx.Rngs, *layer_settings: Mapping[str, Array]) -> PreNormBlock:
             return PreNormBlock(
                 rms_norm(c.hidden_size, c.rms_norm_eps, rngs),
                 attention(rngs, *layer_settings),
                 rms_norm(c.hidden_size, c.rms_norm_eps, rngs),
-                GatedMLP(c.hidden_size, c.intermediate_size, c.hidden_act, bias=mlp_bias, rngs=rngs),
+                (mlp or plain_mlp)(rngs, *layer_settings),
             )
 
         self.embed = Embed(c.vocab_size, c.hidden_size, rngs=rngs)
@@ -236,6 +241,8 @@ def gated_table(
     norms: Mapping[str, str] = PRE_NORMS,
     biases: str = "",
     mlp_bias: bool = False,
+    mlp: Sequence[Rule] | None = None,
+    alternatives: Sequence[Rule] = (),
     root: str = "model",
 ) -> Table:
     """Return the table of a checkpoint whose tensors are named like Llama's.
@@ -243,6 +250,8 @@ def gated_table(
     Args:
         norms: paths of a layer's norms, by their names in the checkpoint.
         biases: the letters of the projections that have a bias, of "QKVO".
+        mlp: rules of the layers' MLPs, where they aren't those of a `GatedMLP`.
+        alternatives: as `Table` has them.
         root: prefix of all tensors' names except the head's.
     """
     here, at = "decoder.blocks", f"{root}.layers.{{layer}}"
@@ -256,11 +265,13 @@ def gated_table(
     for letter in biases:
         rule = same if letter == "O" else heads_bias
         rules.append(rule(f"{names[letter]}.bias", f"{here}.attention.b_{letter}"))
-    for matrix in ("gate", "up", "down"):
+    for matrix in ("gate", "up", "down") if mlp is None else ():
         rules += dense(f"{at}.mlp.{matrix}_proj", f"{here}.mlp.{matrix}", bias=mlp_bias)
+    rules += mlp or ()
     if config.head == "lm" and not config.tie_word_embeddings:
         rules.append(same("lm_head.weight", "unembed.embedding"))
     passed_over = {rf"{root}\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq": "computed from the config"}
     passed_over |= unused_head(config.head)
     rename = ((r"^(embed_tokens|layers|norm)\.", rf"{root}.\1."),)
-    return Table(tuple(rules), passed_over, rename, {"lm_head.weight": f"{root}.embed_tokens.weight"})
+    copies = {"lm_head.weight": f"{root}.embed_tokens.weight"}
+    return Table(tuple(rules), passed_over, rename, copies, tuple(alternatives))
