@@ -75,10 +75,8 @@ def _windows(config: Mapping[str, Any]) -> dict[str, Any]:
     If it is used, every other one of the first `max_window_layers` layers has a window, the first layer among them.
     """
     window = config["sliding_window"] if config.get("use_sliding_window") else None
-    config, windowed = (
-        {**config, "sliding_window": window},
-        0 if window is None else config.get("max_window_layers", 28),
-    )
+    windowed = 0 if window is None else config.get("max_window_layers", 28)
+    config = {**config, "sliding_window": window}
     return {**config, "layer_types": layer_types_of(config, lambda layer: layer % 2 == 0 and layer < windowed)}
 
 

@@ -64,7 +64,7 @@ class Qwen3Moe(RoutedDecoder):
 
     def __init__(self, config: Qwen3MoeConfig, *, rngs: nnx.Rngs):
         def attention(rngs: nnx.Rngs) -> Attention:
-            norms = {name: rms_norm(config.head_dim, config.rms_norm_eps, rngs) for name in ("q_norm", "k_norm")}
+            norms: Any = {name: rms_norm(config.head_dim, config.rms_norm_eps, rngs) for name in ("q_norm", "k_norm")}
             return attention_of(config, rngs, bias=config.attention_bias, window=config.sliding_window, **norms)
 
         super().__init__(config, lambda rngs, *_: attention(rngs), rngs=rngs)

@@ -73,7 +73,8 @@ _NAMES: dict[Kind, str] = {
     "n_positions relative_attention_num_buckets moe_intermediate_size shared_expert_intermediate_size num_experts "
     "num_local_experts",
     COUNT: "max_position_embeddings relative_attention_max_distance num_hidden_groups rotary_dim "
-    "num_experts_per_tok decoder_sparse_step local_attention sliding_window sliding_window_pattern _sliding_window_pattern global_attn_every_n_layers",
+    "num_experts_per_tok decoder_sparse_step "
+    "local_attention sliding_window sliding_window_pattern _sliding_window_pattern global_attn_every_n_layers",
     LAYERS: "num_hidden_layers n_layer n_layers encoder_layers decoder_layers num_layers num_decoder_layers",
     TOKENS: "num_register_tokens max_window_layers",
     WHOLE: "pad_token_id decoder_start_token_id",
@@ -100,7 +101,8 @@ NULLABLE = frozenset(
     "sliding_window_pattern _sliding_window_pattern global_attn_every_n_layers rope_theta rotary_emb_base "
     "rope_local_base_freq global_rope_theta local_rope_theta attn_logit_softcapping final_logit_softcapping "
     "partial_rotary_factor hidden_activation layer_types rope_parameters rope_scaling text_config_dict "
-    "mlp_only_layers vision_config_dict pad_token_id decoder_start_token_id num_hidden_layers n_embed n_layer n_head".split()
+    "vision_config_dict pad_token_id decoder_start_token_id num_hidden_layers n_embed n_layer n_head "
+    "mlp_only_layers".split()
 )
 """Fields for which null means that there is none, or the default."""
 
