@@ -9,12 +9,12 @@ import numpy as np
 from flax import nnx
 
 from ..blocks import SandwichBlock
-from ..layers import Attention, GatedMLP
+from ..layers import Attention
 from ..loading.weights import Table
 from ..unembedding import Unembedding
 from .bases.gated_decoder import (
+    Build,
     GatedConfig,
-    Norm,
     attention_of,
     common,
     gated_table,
@@ -90,9 +90,9 @@ class Gemma2Config(GatedConfig):
         )
 
 
-def sandwich(norm: Norm, attention: Attention, mlp: GatedMLP) -> SandwichBlock:
+def sandwich(norm: Build, attention: Build, mlp: Build) -> SandwichBlock:
     """Build a layer that norms what heads and MLP read and what they write."""
-    return SandwichBlock(norm(), attention, norm(), norm(), mlp, norm())
+    return SandwichBlock(norm(), attention(), norm(), norm(), mlp(), norm())
 
 
 class SandwichDecoder(GemmaDecoder):

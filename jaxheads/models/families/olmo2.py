@@ -8,9 +8,9 @@ from flax import nnx
 from jax import Array
 
 from ..blocks import OutputNormBlock
-from ..layers import Attention, GatedMLP, JointRMSNorm
+from ..layers import Attention, JointRMSNorm
 from ..loading.weights import Table
-from .bases.gated_decoder import GatedConfig, GatedDecoder, Norm, attention_of, common, gated_table, rotary_of
+from .bases.gated_decoder import Build, GatedConfig, GatedDecoder, attention_of, common, gated_table, rotary_of
 from .bases.reading import head_of, refuse_unknown
 
 _NORMS = {
@@ -62,8 +62,8 @@ class Olmo2(GatedDecoder):
             norms = {name: JointRMSNorm(heads, c.head_dim, c.rms_norm_eps, rngs) for name, heads in counts.items()}
             return attention_of(c, rngs, *layer, bias=c.attention_bias, **norms)
 
-        def arrange(norm: Norm, attention: Attention, mlp: GatedMLP) -> OutputNormBlock:
-            return OutputNormBlock(attention, norm(), mlp, norm())
+        def arrange(norm: Build, attention: Build, mlp: Build) -> OutputNormBlock:
+            return OutputNormBlock(attention(), norm(), mlp(), norm())
 
         super().__init__(c, attention, arrange=arrange, rngs=rngs)
 

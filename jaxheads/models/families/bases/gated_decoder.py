@@ -199,13 +199,13 @@ def attention_of(config: Any, rngs: nnx.Rngs, settings: Mapping[str, Array] | No
     )
 
 
-Norm = Callable[[], Any]
-"""Function that builds a norm of the stream."""
+Build = Callable[[], Any]
+"""Function that builds a new module: a norm of the stream, a layer's attention or its MLP."""
 
 
-def pre_norm(norm: Norm, attention: Attention, mlp: GatedMLP) -> PreNormBlock:
+def pre_norm(norm: Build, attention: Build, mlp: Build) -> PreNormBlock:
     """Build a layer whose heads and MLP read the stream through norms."""
-    return PreNormBlock(norm(), attention, norm(), mlp)
+    return PreNormBlock(norm(), attention(), norm(), mlp())
 
 
 class GatedDecoder(Decoder):
@@ -215,9 +215,10 @@ class GatedDecoder(Decoder):
         config: a `GatedConfig` with `hidden_act`; without `norm` and `act` it may be another `GatedSizes`.
         attention: builds one layer's attention, from random streams and, with `settings`, the settings of its layer.
         norm: builds a norm of the stream from random streams.
-        arrange: builds a layer's block from a function that builds its norms, its attention and its MLP.
+        arrange: builds a layer's block from functions that build its norms, its attention and its MLP.
         act: the activation's name, unless it is the config's `hidden_act`.
         mlp_bias: whether the MLP's matrices have biases.
+        mlp: builds one layer's MLP, like `attention`; a `GatedMLP` of the config's sizes when left out.
         settings: settings that differ from layer to layer, see `Stack`.
     """
 
@@ -228,18 +229,22 @@ class GatedDecoder(Decoder):
         *,
         rngs: nnx.Rngs,
         norm: Callable[[nnx.Rngs], Any] | None = None,
-        arrange: Callable[[Norm, Attention, GatedMLP], Block] = pre_norm,
+        arrange: Callable[[Build, Build, Build], Block] = pre_norm,
         act: str | None = None,
         mlp_bias: bool = False,
+        mlp: Callable[..., Any] | None = None,
         settings: Mapping[str, np.ndarray] | None = None,
     ):
         c = config
         self.config = c
         new_norm = norm or (lambda rngs: rms_norm(c.hidden_size, c.rms_norm_eps, rngs))
 
+        def plain_mlp(rngs: nnx.Rngs, *_: Mapping[str, Array]) -> GatedMLP:
+            return GatedMLP(c.hidden_size, c.intermediate_size, act or c.hidden_act, bias=mlp_bias, rngs=rngs)
+
         def block(rngs: nnx.Rngs, *layer_settings: Mapping[str, Array]) -> Block:
-            mlp = GatedMLP(c.hidden_size, c.intermediate_size, act or c.hidden_act, bias=mlp_bias, rngs=rngs)
-            return arrange(partial(new_norm, rngs), attention(rngs, *layer_settings), mlp)
+            of_layer = [partial(build, rngs, *layer_settings) for build in (attention, mlp or plain_mlp)]
+            return arrange(partial(new_norm, rngs), *of_layer)
 
         self.embed = Embed(c.vocab_size, c.hidden_size, rngs=rngs)
         self.decoder = Stack("decoder", c.num_hidden_layers, block, causal=True, settings=settings, rngs=rngs)
@@ -264,6 +269,8 @@ def gated_table(
     final_norm: str = "final_norm",
     biases: str = "",
     mlp_bias: bool = False,
+    mlp: Sequence[Rule] | None = None,
+    alternatives: Sequence[Rule] = (),
     root: str = "model",
 ) -> Table:
     """Return the table of a checkpoint whose tensors are named like Llama's.
@@ -272,6 +279,8 @@ def gated_table(
         norms: paths of a layer's norms, by their names in the checkpoint.
         final_norm: path of the last norm; "" for one without parameters.
         biases: the letters of the projections that have a bias, of "QKVO".
+        mlp: rules of the layers' MLPs, where they aren't those of a `GatedMLP`.
+        alternatives: as `Table` has them.
         root: prefix of all tensors' names except the head's.
     """
     here, at = "decoder.blocks", f"{root}.layers.{{layer}}"
@@ -282,11 +291,13 @@ def gated_table(
         *(same(f"{at}.{name}.weight", f"{here}.{path}.scale") for name, path in norms.items()),
         *projections(names, f"{here}.attention", bias=biases),
     ]
-    for matrix in ("gate", "up", "down"):
+    for matrix in ("gate", "up", "down") if mlp is None else ():
         rules += dense(f"{at}.mlp.{matrix}_proj", f"{here}.mlp.{matrix}", bias=mlp_bias)
+    rules += mlp or ()
     if config.head == "lm" and not config.tie_word_embeddings:
         rules.append(same("lm_head.weight", "unembed.embedding"))
     passed_over = {rf"{root}\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq": "computed from the config"}
     passed_over |= unused_head(config.head)
     rename = ((r"^(embed_tokens|layers|norm)\.", rf"{root}.\1."),)
-    return Table(tuple(rules), passed_over, rename, {"lm_head.weight": f"{root}.embed_tokens.weight"})
+    copies = {"lm_head.weight": f"{root}.embed_tokens.weight"}
+    return Table(tuple(rules), passed_over, rename, copies, tuple(alternatives))
