@@ -49,6 +49,7 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "olmo": ("olmo", "Olmo"),
     "olmo2": ("olmo2", "Olmo2"),
     "opt": ("opt", "OPT"),
+    "phi": ("phi", "Phi"),
     "qwen2": ("qwen2", "Qwen2"),
     "qwen2_moe": ("qwen2_moe", "Qwen2Moe"),
     "qwen3": ("qwen3", "Qwen3"),

@@ -13,7 +13,7 @@ from ....checks import shown
 from ...blocks import Block, PreNormBlock
 from ...inputs.batch import AttentionInputs, Batch
 from ...layers import Attention, Embed, GatedMLP, rms_norm
-from ...loading.config_fields import FLAG, is_positive
+from ...loading.config_fields import FLAG, SHARE, is_positive
 from ...loading.weights import Rule, Table, dense, norm, projections, same
 from ...network import RunStack
 from ...positions import Rotary
@@ -126,6 +126,26 @@ def rotary_of(config: Mapping[str, Any], dimensions: int, context: int) -> Rotar
     if kind == "yarn":
         stated.setdefault("original_max_position_embeddings", context)
     return Rotary(float(base), dimensions, kind, tuple(sorted((name, float(value)) for name, value in stated.items())))
+
+
+def partial_rotary_of(config: Mapping[str, Any], head: int, context: int, usual: float) -> Rotary:
+    """Read the rotary embedding of a share of each head's dimensions, `partial_rotary_factor`.
+
+    Args:
+        head: size of a head.
+        context: see `rotary_of`.
+        usual: the share where the config has none.
+
+    Raises:
+        ValueError: for a share that is no number above 0 and at most 1, and as `rotary_of`.
+    """
+    parameters = inner_config(config, "rope_parameters") or inner_config(config, "rope_scaling")
+    shares = (parameters.pop("partial_rotary_factor", None), config.get("partial_rotary_factor"), usual)
+    share = next(share for share in shares if share is not None)
+    if not SHARE.fits(share):
+        raise ValueError(f"partial_rotary_factor must be {SHARE.expected}, got {shown(share)}")
+    stated = {"rope_theta": config.get("rope_theta"), "rope_parameters": parameters}
+    return rotary_of(stated, int(head * share), context)
 
 
 def _check_rope(kind: str, stated: Mapping[str, Any]) -> None:
