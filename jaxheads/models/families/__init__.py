@@ -50,6 +50,7 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "olmo2": ("olmo2", "Olmo2"),
     "opt": ("opt", "OPT"),
     "phi": ("phi", "Phi"),
+    "phi3": ("phi3", "Phi3"),
     "qwen2": ("qwen2", "Qwen2"),
     "qwen2_moe": ("qwen2_moe", "Qwen2Moe"),
     "qwen3": ("qwen3", "Qwen3"),

@@ -73,6 +73,7 @@ _NAMES: dict[Kind, str] = {
     "n_positions relative_attention_num_buckets moe_intermediate_size shared_expert_intermediate_size num_experts "
     "num_local_experts",
     COUNT: "max_position_embeddings relative_attention_max_distance num_hidden_groups rotary_dim window_size "
+    "original_max_position_embeddings "
     "num_experts_per_tok decoder_sparse_step "
     "local_attention sliding_window sliding_window_pattern _sliding_window_pattern global_attn_every_n_layers",
     LAYERS: "num_hidden_layers n_layer n_layers encoder_layers decoder_layers num_layers num_decoder_layers",

@@ -289,6 +289,7 @@ def gated_table(
     final_norm: str = "final_norm",
     biases: str = "",
     mlp_bias: bool = False,
+    attention: Sequence[Rule] | None = None,
     mlp: Sequence[Rule] | None = None,
     alternatives: Sequence[Rule] = (),
     root: str = "model",
@@ -299,6 +300,7 @@ def gated_table(
         norms: paths of a layer's norms, by their names in the checkpoint.
         final_norm: path of the last norm; "" for one without parameters.
         biases: the letters of the projections that have a bias, of "QKVO".
+        attention: rules of the layers' projections, where they aren't stored one by one.
         mlp: rules of the layers' MLPs, where they aren't those of a `GatedMLP`.
         alternatives: as `Table` has them.
         root: prefix of all tensors' names except the head's.
@@ -309,7 +311,7 @@ def gated_table(
         same(f"{root}.embed_tokens.weight", "embed.embedding"),
         *(norm(f"{root}.norm", final_norm, bias=False) if final_norm else ()),
         *(same(f"{at}.{name}.weight", f"{here}.{path}.scale") for name, path in norms.items()),
-        *projections(names, f"{here}.attention", bias=biases),
+        *(projections(names, f"{here}.attention", bias=biases) if attention is None else attention),
     ]
     for matrix in ("gate", "up", "down") if mlp is None else ():
         rules += dense(f"{at}.mlp.{matrix}_proj", f"{here}.mlp.{matrix}", bias=mlp_bias)
