@@ -221,7 +221,8 @@ class HeadTable:
     def plot(self, column: str | None = None, ax: "Axes | None" = None) -> "Panel":
         """Draw a column (by default the first metric) as a heatmap, layers down and heads across.
 
-        Values of both signs have a diverging colormap with white at 0; NaN is grey.
+        Values of both signs have a diverging colormap with white at 0; NaN is grey. The bar names the unit, where the
+        table's `provenance["units"]` has it.
 
         Returns:
             `ax`, or the axes of a new picture, which shows itself in a notebook: `table.plot().save("heads.svg")`.
@@ -237,7 +238,8 @@ class HeadTable:
             )
         grid = self.grid(column).astype(np.float64)
         rows, columns = (str(axis) for axis in self.frame.index.names[1:])
-        return heatmap(grid, title=self.name, label=column, rows=rows, columns=columns, ax=ax)
+        label = ", ".join(filter(None, (column, self.provenance.get("units", {}).get(column))))
+        return heatmap(grid, title=self.name, label=label, rows=rows, columns=columns, ax=ax)
 
     @checked()
     def save(self, directory: str | os.PathLike[str]) -> list[Path]:
