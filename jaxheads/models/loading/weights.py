@@ -224,12 +224,20 @@ def fill(
     graph, state, settings = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
     flat = {".".join(map(str, path)): variable for path, variable in nnx.to_flat_state(state)}
     shapes = {path: tuple(variable.shape) for path, variable in flat.items()}
+    placed = read_parameters(shapes, table, checkpoint, dtype, arrange(shapes))
+    filled = [(path, variable.replace(placed[".".join(map(str, path))])) for path, variable in nnx.to_flat_state(state)]
+    return nnx.merge(graph, nnx.from_flat_state(filled), _settings(build, settings))
+
+
+def read_parameters(
+    shapes: Mapping[str, tuple[int, ...]], table: Table, checkpoint: Checkpoint, dtype: Any, place: Placement
+) -> dict[str, jax.Array]:
+    """Read parameters of these shapes from the checkpoint, in `dtype`, by their paths; raises as `fill` does."""
     stored = _renamed(checkpoint, table)
     _drop_copies(stored, table, checkpoint.name)
     table = _as_stored(table, shapes, stored)
-    _check(table, shapes, stored, checkpoint.name)
-
-    place, placed, bad = arrange(shapes), {}, []
+    check_tensors(table, shapes, stored, checkpoint.name)
+    placed, bad = {}, []
     for rule in table.rules:
         # No name for the values: it would keep them on the host while the next rule's are read.
         placed |= {path: place(path, value) for path, value in _values(rule, shapes, stored, dtype, bad).items()}
@@ -237,8 +245,7 @@ def fill(
         raise ValueError(
             f"the weights of {checkpoint.name}, as {jnp.dtype(dtype)}, hold NaN or infinite values: {listed(bad)}"
         )
-    filled = [(path, variable.replace(placed[".".join(map(str, path))])) for path, variable in nnx.to_flat_state(state)]
-    return nnx.merge(graph, nnx.from_flat_state(filled), _settings(build, settings))
+    return placed
 
 
 def _settings(build: Callable[[], Any], abstract: nnx.State) -> nnx.State:
@@ -334,7 +341,9 @@ def _drop_copies(stored: dict[str, Tensor], table: Table, source: str) -> None:
         raise ValueError(f"{source} does not fit its config, by which these are the same: {'; '.join(differ)}")
 
 
-def _check(table: Table, shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, Tensor], source: str) -> None:
+def check_tensors(
+    table: Table, shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, Tensor], source: str
+) -> None:
     """Raise ValueError for missing, unknown and misshapen tensors and those of whole numbers, all in one message."""
     expected: dict[str, tuple[int, ...]] = {}
     filled = {path for rule in table.rules for path in rule.paths}
