@@ -104,11 +104,11 @@ REFUSED = [
         "'yarn' is not covered where layers differ",
     ),
     ("clip", {"architectures": ["CLIPForImageClassification"]}, "CLIPForImageClassification is not covered"),
-    ("clip", {"text_config": {"rope_theta": 1.0}}, "the clip_text_model config has .* not understood: rope_theta"),
+    ("clip", {"text_config": {"qk_norm": True}}, "the clip_text_model config has .* not understood: qk_norm"),
     ("clip", {"vision_config": {"image_size": [8, 12]}}, r"images of CLIP are square; got image_size=\[8, 12\]"),
     ("clip_text_model", {"eos_token_id": [2, 3]}, r"read at one end token; got eos_token_id=\[2, 3\]"),
     ("clip_text_model", {"num_attention_heads": 5}, "must be a multiple of num_attention_heads, got 24 and 5"),
-    ("clip_vision_model", {"qkv_bias": False}, "not understood: qkv_bias"),
+    ("clip_vision_model", {"qkv_bias": True}, "not understood: qkv_bias"),
 ]
 
 
