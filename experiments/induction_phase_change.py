@@ -265,13 +265,12 @@ def spacing(steps: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 def transition(measured: Measured) -> Any:
     """Draw loss and scores at the steps that are all measured, a thin line a seed and a thick one for the median."""
-    figure, (left, right) = lab.panels(2, (9, 3.5))
+    figure, (left, right) = jh.plots.panels(2, (9, 3.5))
     steps = measured.reported.steps
     inside = (steps >= DENSE[0]) & (steps <= DENSE[-1])
     for number, (name, curve) in enumerate(measured.curves.items()):
         axes = left if name == "loss" else right
-        axes.plot(steps[inside], curve[inside], color=f"C{number}", linewidth=0.6, alpha=0.5)
-        axes.plot(steps[inside], np.median(curve[inside], axis=1), color=f"C{number}", linewidth=1.8, label=name)
+        jh.plots.draw_runs(axes, steps[inside], curve[inside], label=name, number=number)
     for axes in (left, right):
         axes.set_xlabel("step")
         axes.legend(fontsize=7)

@@ -23,6 +23,7 @@ LAYERS = (
     ("reads",),
     ("models",),
     ("tables", "statistics"),
+    ("plots",),
     ("provenance", "files", "progress", "arguments", "programs", "compile_cache"),
     ("kinds", "interrupts"),
     ("checks", "columns"),

@@ -21,9 +21,9 @@ from .families.bases.reading import UncoveredArchitecture, inner_config
 from .loading.checkpoint import Checkpoint
 from .loading.config_fields import largest_sizes
 from .loading.sources import open_checkpoint
-from .loading.weights import fill
+from .loading.weights import Table, fill
 from .model import Model
-from .recognition import recognise, with_family
+from .recognition import Recognised, recognise, with_family
 from .removed_heads import HEADS, with_removed_heads
 from .sharding import Rules, arrange
 
@@ -101,7 +101,7 @@ def family_of(config: Mapping[str, Any], name: str) -> Any:
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def named(name: str) -> Iterator[None]:
     """Put the model's name into the errors of its config."""
     try:
         yield
@@ -129,15 +129,18 @@ def build(
     dtype: Any = jnp.float32,
     mesh: Mesh | None = None,
     rules: Rules = (),
+    table: Table | None = None,
 ) -> Model:
-    """Build the model of an opened checkpoint; raises as `load` does."""
+    """Build the model of an opened checkpoint, whose tensors `table` (or the family's) names; raises as `load` does."""
     dtype = floating("dtype", dtype)
-    stated = {key: value for key, value in checkpoint.config.items() if key != HEADS}
-    stated = with_family(stated, checkpoint)
+    stated = with_family({key: value for key, value in checkpoint.config.items() if key != HEADS}, checkpoint)
     family = family_of(stated, checkpoint.name)
-    with _named(checkpoint.name):
+    with named(checkpoint.name):
         heads = inner_config(checkpoint.config, HEADS)
-        recognised = recognise(family, stated, checkpoint, head)
+        if table is None:
+            recognised = recognise(family, stated, checkpoint, head)
+        else:
+            recognised = Recognised(family.config_type.from_hf(stated), table, stated)
     _check_sizes(checkpoint)
     tokenizer, no_tokenizer = checkpoint.tokenizer, checkpoint.no_tokenizer  # before the weights, which take long
     placement = {} if mesh is None else {"arrange": arrange(mesh, rules)}
@@ -145,7 +148,7 @@ def build(
     def new() -> Any:
         return with_removed_heads(family(recognised.config, rngs=nnx.Rngs(0)), heads)
 
-    with _named(checkpoint.name):
+    with named(checkpoint.name):
         network = fill(new, recognised.table, checkpoint, dtype, **placement)
     removed = {HEADS: checkpoint.config[HEADS]} if HEADS in checkpoint.config else {}
     return Model(

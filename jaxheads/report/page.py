@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..files import write_atomically
 from ..models.loading.zoo import ZOO
+from ..plots import panels
 from ..tables import HeadTable, marked_count
 from ..tables.counts import FOOTNOTE
 from .ablations import Ablation
@@ -159,15 +160,14 @@ def _markdown(heads: pd.DataFrame, metric: str, others: Mapping[str, Any]) -> st
 
 
 def _picture(table: HeadTable, columns: list[str], path: Path) -> Path:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     across = min(5, len(columns))
     down = -(-len(columns) // across)
     layers, heads = table.shape
-    figure = Figure(figsize=(across * (1.6 + 0.14 * heads), down * (1.2 + 0.1 * layers)), layout="constrained")
-    FigureCanvasAgg(figure)
-    for number, column in enumerate(columns, start=1):
-        axes = table.plot(column, figure.add_subplot(down, across, number))
-        axes.set_title(column.replace("_", " "), fontsize=9)
-    return write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=80))
+    size = across * (1.6 + 0.14 * heads), down * (1.2 + 0.1 * layers)
+    picture, axes = panels(across * down, size, down)
+    for column, ax in zip_longest(columns, axes):
+        if column is None:
+            ax.remove()  # the last row may have fewer
+        else:
+            table.plot(column, ax).set_title(column.replace("_", " "), fontsize=9)
+    return picture.save(path)
