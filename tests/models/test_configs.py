@@ -57,7 +57,7 @@ REFUSED = [
     ("gptj", {"rotary_dim": None}, "lacks rotary_dim"),
     ("gptj", {"rotary": False}, "rotary=False; supported is True only"),
     ("gptj", {"architectures": ["GPTJForQuestionAnswering"]}, "GPTJForQuestionAnswering is not covered"),
-    ("olmo", {"rms_norm_eps": 1e-5}, "not understood: rms_norm_eps"),
+    ("olmo", {"qk_norm": True}, "not understood: qk_norm"),
     ("olmo", {"clip_qkv": -1.0}, "clip_qkv must be a finite number above 0"),
     ("olmo2", {"clip_qkv": 8.0}, "not understood: clip_qkv"),
     ("olmo2", {"architectures": ["Olmo2ForSequenceClassification"]}, "Olmo2ForSequenceClassification is not covered"),
