@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
@@ -81,6 +82,11 @@ class _Families(Mapping[str, Family]):
 
     def __len__(self) -> int:
         return len(_CLASSES)
+
+    def by_architecture(self, architecture: str) -> str | None:
+        """Return the `model_type` of a class of transformers ("BertForMaskedLM"), of any head; None if unknown."""
+        stem = re.sub(r"^(TF|Flax)|(For[A-Z]\w*|MTModel|(With)?LMHeadModel|Model)$", "", architecture).lower()
+        return next((kind for kind, (_, name) in _CLASSES.items() if name.lower() == stem), None)
 
 
 FAMILIES = _Families()
