@@ -26,6 +26,7 @@ from .measure.weights.extreme_pairs import TokenPairs, token_pairs
 from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
+from .models.adopting import adopt
 from .models.families.attention_only import by_hand
 from .models.families.clip import zero_shot
 from .models.folding import fold_norms
@@ -63,6 +64,7 @@ __all__ = [
     "Batch",
     "Model",
     "Run",
+    "adopt",
     "by_hand",
     "fold_norms",
     "init",

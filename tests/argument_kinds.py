@@ -39,7 +39,7 @@ KINDS = _by_argument(
         "array": "scores null sure possible skip gates_LN embed unembed values vector groups reference_groups clusters "
         "answers partners where right wrong token signs queries keys outputs pattern_LBNTS pattern_TS target_TS "
         "pattern_BNTS values_T counts_T p_values counts second whole mean low high per_example mask gates_GLN curve "
-        "loss between gates",
+        "loss between gates edges",
         "mapping": "marks columns provenance extras options config hyper curves lines onsets nulls seen",
         "sets": "sets",
         "heads": "kept known",
@@ -72,6 +72,10 @@ KINDS_OF = {
     "Batch.take.examples": "wholes",
     "evaluate.examples": "any",
     "by_hand.layers": "any",
+    "adopt.table": "mapping",
+    "adopt.name": "text",
+    "Model.with_parameters.table": "mapping",
+    "Model.with_parameters.name": "text",
     "steer.layers": "wholes",
     "steer.heads": "wholes",
     "steer.positions": "wholes",

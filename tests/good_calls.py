@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 import jaxheads as jh
 from jaxheads.data import tasks
@@ -123,6 +124,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "Model.check": {"self": model, "batch": batch},
     "Model.running_streams": {"self": model, "batch": batch},
     "Model.check_runs": {"self": model, "stack": lambda: model().stack(), "batch": batch},
+    "Model.with_parameters": {"self": model, "parameters": lambda: nnx.state(model().network)},
+    "adopt": {"config": CONFIG, "parameters": lambda: nnx.state(model().network)},
     "by_hand": {"embed": np.eye(3), "layers": [], "unembed": np.eye(3)},
     "fold_norms": {"model": model},
     "init": {"config": CONFIG},

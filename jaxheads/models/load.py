@@ -21,7 +21,7 @@ from .families.bases.reading import inner_config
 from .loading.checkpoint import Checkpoint
 from .loading.config_fields import largest_sizes
 from .loading.sources import open_checkpoint
-from .loading.weights import fill
+from .loading.weights import Table, fill
 from .model import Model
 from .removed_heads import HEADS, with_removed_heads
 from .sharding import Rules, arrange
@@ -91,7 +91,7 @@ def family_of(config: Mapping[str, Any], name: str) -> Any:
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def named(name: str) -> Iterator[None]:
     """Put the model's name into the errors of its config."""
     try:
         yield
@@ -112,10 +112,17 @@ def _check_sizes(checkpoint: Checkpoint) -> None:
         )
 
 
-def build(checkpoint: Checkpoint, *, dtype: Any = jnp.float32, mesh: Mesh | None = None, rules: Rules = ()) -> Model:
-    """Build the model of an opened checkpoint; raises as `load` does."""
+def build(
+    checkpoint: Checkpoint,
+    *,
+    dtype: Any = jnp.float32,
+    mesh: Mesh | None = None,
+    rules: Rules = (),
+    table: Table | None = None,
+) -> Model:
+    """Build the model of an opened checkpoint, whose tensors `table` (or the family's) names; raises as `load` does."""
     dtype, family = floating("dtype", dtype), family_of(checkpoint.config, checkpoint.name)
-    with _named(checkpoint.name):
+    with named(checkpoint.name):
         heads = inner_config(checkpoint.config, HEADS)
         config = family.config_type.from_hf({key: value for key, value in checkpoint.config.items() if key != HEADS})
     _check_sizes(checkpoint)
@@ -125,8 +132,8 @@ def build(checkpoint: Checkpoint, *, dtype: Any = jnp.float32, mesh: Mesh | None
     def new() -> Any:
         return with_removed_heads(family(config, rngs=nnx.Rngs(0)), heads)
 
-    with _named(checkpoint.name):
-        network = fill(new, family.table(config), checkpoint, dtype, **placement)
+    with named(checkpoint.name):
+        network = fill(new, table or family.table(config), checkpoint, dtype, **placement)
     name = without_directories(checkpoint.name)  # tables get shared: they name the model, not a path on this machine
     identity = cache(checkpoint.identity)
     return Model(

@@ -18,7 +18,7 @@ from ..positions import Rotary
 from ..stack import Stack
 from ..unembedding import Unembedding
 from .bases.decoder import Decoder, unused_head
-from .bases.reading import head_of, refuse_unknown, required
+from .bases.reading import SUMMARY, head_of, refuse_unknown, required
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,8 @@ class GPTJConfig:
         Raises:
             ValueError: for a field that is missing or not understood, or more rotary dimensions than a head has.
         """
-        summary = {f"summary_{name}" for name in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout")}
         fields = set(cls.__dataclass_fields__) - {"head"}
-        refuse_unknown(config, fields | summary, neutral={"rotary": True, "scale_attn_weights": True})
+        refuse_unknown(config, fields | SUMMARY, neutral={"rotary": True, "scale_attn_weights": True})
         vocab, positions, width, layers, heads, rotary = required(
             config, "vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "rotary_dim"
         )

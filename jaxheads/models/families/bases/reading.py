@@ -21,11 +21,15 @@ HARMLESS = frozenset(
     "initializer_range initializer_factor attention_dropout hidden_dropout_prob attention_probs_dropout_prob "
     "attn_pdrop embd_pdrop resid_pdrop classifier_dropout gradient_checkpointing finetuning_task problem_type "
     "id2label label2id num_labels _num_labels pruned_heads output_past "
+    "router_aux_loss_coef router_jitter_noise output_router_logits "
     # what is returned, and how it is sharded or chunked
     "output_attentions output_hidden_states return_dict use_return_dict torchscript use_bfloat16 tf_legacy_loss "
     "chunk_size_feed_forward pretraining_tp is_encoder_decoder tie_encoder_decoder cross_attention_hidden_size".split()
 )
 """Fields that change nothing that is computed here."""
+
+SUMMARY = frozenset(f"summary_{name}" for name in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout"))
+"""Fields of heads that sum up a sequence, which language models write and do not use."""
 
 
 def refuse_unknown(
