@@ -78,7 +78,7 @@ def test_what_differs_from_committed_results_is_told():
     assert not disagreements(old, old)
     assert not disagreements(old, old.assign(effect=old["effect"] + 5e-4))
     other = old.assign(effect=old["effect"].where(old.index != 40, 3.0))
-    assert disagreements(old, other) == [f"effect: 1 of 100 differ; row 40: {40 / 99}, now 3.0"]
+    assert disagreements(old, other) == [f"effect: 1 of 100 differ; row 40: {old['effect'][40]}, now 3.0"]
     assert disagreements(old, old.assign(effect=np.nan))[0].startswith("effect: 100 of 100 differ")
     renamed = old["head"].where(old.index > 4, "9.9")
     assert disagreements(old, old.assign(head=renamed))[0].startswith("head: 5 of 100 differ")
