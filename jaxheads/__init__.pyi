@@ -1,6 +1,6 @@
 """The public names of jaxheads, for type checkers and for `lazy_loader`, which imports each when it is first used."""
 
-from . import data, edits, evidence, objectives, statistics, tables, train
+from . import data, edits, evidence, objectives, plots, statistics, tables, train
 from .class_objectives import (
     answer_logit,
     answer_loss,
@@ -34,6 +34,7 @@ from .measure.weights.extreme_pairs import TokenPairs, token_pairs
 from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
+from .models.adopting import adopt
 from .models.families.attention_only import by_hand
 from .models.families.clip import zero_shot
 from .models.folding import fold_norms
@@ -64,11 +65,14 @@ from .sweep.path_patching.paths import all_paths, paths
 from .sweep.question import plan
 from .tables import HeadTable
 
+__version__: str | None
+
 __all__ = [
     # a model, its inputs, one run
     "Batch",
     "Model",
     "Run",
+    "adopt",
     "by_hand",
     "fold_norms",
     "init",
@@ -159,6 +163,7 @@ __all__ = [
     "logit_difference",
     "loss",
     "objectives",
+    "plots",
     "patch",
     "plan",
     "probability_difference",

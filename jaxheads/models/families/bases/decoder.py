@@ -18,7 +18,8 @@ class Decoder(Classifies):
     """A causal stack between an embedding and a final norm; the unembedding is separate or tied to the embedding.
 
     A family's `__init__` sets `config` (with `head`: "lm", "none" or a head of classes, and `tie_word_embeddings`),
-    `embed`, `decoder`, `final_norm`, and `unembed` by `own_unembedding`, which sets `classifier` too.
+    `embed`, `decoder`, `final_norm`, and `unembed` by `own_unembedding`, which sets `classifier` too; where logits have
+    a bias, `logits_bias` by `own_logits_bias`.
     """
 
     config: Any
@@ -26,6 +27,7 @@ class Decoder(Classifies):
     decoder: Stack
     final_norm: nnx.Module
     unembed: Embed | None
+    logits_bias: nnx.Param | None = None
 
     def own_unembedding(self, vocabulary: int, model: int, rngs: nnx.Rngs) -> Embed | None:
         """Build a separate unembedding `[V,D]`, or None if the config has none or ties it; set `classifier`."""
@@ -33,18 +35,23 @@ class Decoder(Classifies):
         untied = self.config.head == "lm" and not self.config.tie_word_embeddings
         return Embed(vocabulary, model, rngs=rngs) if untied else None
 
+    def own_logits_bias(self, vocabulary: int) -> nnx.Param | None:
+        """Build a bias `[V]` of the logits; None for a bare model."""
+        return nnx.Param(jnp.zeros((vocabulary,))) if self.config.head == "lm" else None
+
     @property
     def streams(self) -> tuple[Stack, ...]:
         return (self.decoder,)
 
     @property
     def unembedding(self) -> Unembedding | None:
-        """The separate unembedding, or the embedding it is tied to, or the classifier; None for a bare model."""
+        """The classifier, or the separate or tied unembedding with its bias; None for a bare model."""
         if self.classifier is not None:
             return self.classifier.unembedding
         if self.config.head != "lm":
             return None
-        return Unembedding((self.embed if self.unembed is None else self.unembed).embedding[...])
+        bias = None if self.logits_bias is None else self.logits_bias[...]
+        return Unembedding((self.embed if self.unembed is None else self.unembed).embedding[...], bias)
 
     def features(self, x_BTD: Array) -> Array:
         """Return the normed stream."""
