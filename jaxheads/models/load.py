@@ -134,6 +134,7 @@ def build(
     """Build the model of an opened checkpoint, whose tensors `table` (or the family's) names; raises as `load` does."""
     dtype = floating("dtype", dtype)
     stated = with_family({key: value for key, value in checkpoint.config.items() if key != HEADS}, checkpoint)
+    checkpoint = checkpoint.with_config({**checkpoint.config, **stated})
     family = family_of(stated, checkpoint.name)
     with named(checkpoint.name):
         heads = inner_config(checkpoint.config, HEADS)

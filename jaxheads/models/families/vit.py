@@ -135,9 +135,9 @@ class DeiT(ViT):
         """The classifier; the mean of two is a single one that reads the features of both positions joined."""
         if self.classifier is None or self.distillation is None:
             return super().unembedding
-        heads = self.classifier, self.distillation
-        weight = jnp.concatenate([head.weight[...] for head in heads], axis=1) / 2
-        return Unembedding(weight, (self.classifier.bias[...] + self.distillation.bias[...]) / 2)
+        heads = self.classifier.unembedding, self.distillation.unembedding
+        weight = jnp.concatenate([head.weight for head in heads], axis=1) / 2
+        return Unembedding(weight, sum(head.bias for head in heads if head.bias is not None) / 2)
 
     def reads(self, positions: int) -> list[int]:
         """Return the positions that the classifiers read: CLS, or CLS and the distillation token."""
