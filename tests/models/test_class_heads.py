@@ -28,15 +28,24 @@ ENCODERS = {
 }
 DECODERS = {
     "bloom": "Bloom",
+    "gemma": "Gemma",
     "gemma2": "Gemma2",
     "gpt2": "GPT2",
+    "gpt_neo": "GPTNeo",
     "gpt_neox": "GPTNeoX",
     "gptj": "GPTJ",
     "llama": "Llama",
     "mistral": "Mistral",
+    "mixtral": "Mixtral",
+    "olmo": "Olmo",
+    "olmo2": "Olmo2",
     "opt": "OPT",
+    "phi": "Phi",
+    "phi3": "Phi3",
     "qwen2": "Qwen2",
+    "qwen2_moe": "Qwen2Moe",
     "qwen3": "Qwen3",
+    "qwen3_moe": "Qwen3Moe",
 }
 SEQUENCE, TOKENS, ANSWERS = "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"
 WITHOUT = {"GPTJ" + TOKENS, "OPT" + TOKENS, "Gemma2" + ANSWERS}

@@ -25,9 +25,7 @@ class GPTJConfig(ClassFields):
     """The fields of a Hugging Face `GPTJConfig` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "gptj"
-    class_heads: ClassVar[Mapping[str, ClassNames]] = {
-        head: names for head, names in OF_DECODERS.items() if head != "token_classes"
-    }
+    class_heads: ClassVar[Mapping[str, ClassNames]] = OF_DECODERS
 
     vocab_size: int
     n_positions: int

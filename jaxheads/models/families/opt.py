@@ -33,9 +33,7 @@ class OPTConfig(ClassFields):
     """
 
     model_type: ClassVar[str] = "opt"
-    class_heads: ClassVar[Mapping[str, ClassNames]] = {
-        head: names for head, names in OF_DECODERS.items() if head != "token_classes"
-    }
+    class_heads: ClassVar[Mapping[str, ClassNames]] = OF_DECODERS
 
     vocab_size: int
     hidden_size: int

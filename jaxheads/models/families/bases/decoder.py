@@ -45,7 +45,7 @@ class Decoder(Classifies):
 
     @property
     def unembedding(self) -> Unembedding | None:
-        """The separate unembedding, or the embedding it is tied to, with its bias, or the classifier; None if bare."""
+        """The classifier, or the separate or tied unembedding with its bias; None for a bare model."""
         if self.classifier is not None:
             return self.classifier.unembedding
         if self.config.head != "lm":
