@@ -26,12 +26,15 @@ _PRECISE_FIRST = ("fp32", "bf16", "fp16")
 _ELSEWHERE = (
     (r".*\.gguf", 'GGUF files: name one of them, jh.load("…/NAME.gguf"), after `hf download`'),
     (r"adapter_model\..*", "an adapter: load the model that its adapter_config.json names"),
-    (r".*\.(h5|msgpack|ckpt.*)|.*\.index", "weights of TensorFlow or Flax: convert them with transformers 4, "
-     "AutoModel.from_pretrained(…, from_tf=True or from_flax=True).save_pretrained(…)"),
+    (
+        r".*\.(h5|msgpack|ckpt.*)|.*\.index",
+        "weights of TensorFlow or Flax: convert them with transformers 4, "
+        "AutoModel.from_pretrained(…, from_tf=True or from_flax=True).save_pretrained(…)",
+    ),
     (r"consolidated.*", "weights under the names of their first release: fetch those for transformers"),
     (r".*\.onnx", "an ONNX graph: fetch the weights it was made from"),
     (r"model_index\.json", "a pipeline of several models: name the folder of one of them"),
-)  # fmt: skip
+)
 """What a repository without weights of ours may hold instead, and what to do then."""
 
 
