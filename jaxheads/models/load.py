@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -16,7 +17,7 @@ from jax.sharding import Mesh
 from ..arguments import checked
 from ..checks import floating
 from ..provenance import without_directories
-from .families import FAMILIES
+from .families import FAMILIES, in_todays_words
 from .families.bases.reading import inner_config
 from .loading.checkpoint import Checkpoint
 from .loading.config_fields import largest_sizes
@@ -72,6 +73,7 @@ def init(config: Mapping[str, Any], *, seed: int = 0, dtype: Any = jnp.float32, 
     Raises:
         ValueError: for a family, a field or a value that is not understood, or a dtype that is not floating.
     """
+    config = in_todays_words(config)
     dtype, family = floating("dtype", dtype), family_of(config, name)
     family_config = family.config_type.from_hf(config)
     network = jax.jit(lambda key: family(family_config, rngs=nnx.Rngs(key)))(jax.random.key(seed))
@@ -121,6 +123,7 @@ def build(
     table: Table | None = None,
 ) -> Model:
     """Build the model of an opened checkpoint, whose tensors `table` (or the family's) names; raises as `load` does."""
+    checkpoint = replace(checkpoint, config=in_todays_words(checkpoint.config))
     dtype, family = floating("dtype", dtype), family_of(checkpoint.config, checkpoint.name)
     with named(checkpoint.name):
         heads = inner_config(checkpoint.config, HEADS)

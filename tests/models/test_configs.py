@@ -71,6 +71,18 @@ REFUSED = [
     ("phi3", {"lm_head_bias": True}, "lm_head_bias=True; supported is False only"),
     ("stablelm", {"head_dim": 8}, "not understood: head_dim"),
     ("stablelm", {"rope_parameters": {"rope_type": "default", "beta": 2}}, r"does not take \['beta'\]"),
+    ("falcon", {"parallel_attn": False}, "new_decoder_architecture has parallel layers"),
+    (
+        "falcon",
+        {"new_decoder_architecture": False, "num_ln_in_parallel_attn": 2},
+        "num_ln_in_parallel_attn=2 belongs to falcons of the new_decoder_architecture",
+    ),
+    (
+        "falcon",
+        {"new_decoder_architecture": False, "multi_query": False},
+        "without multi_query has as many num_kv_heads as heads, 4; got 2",
+    ),
+    ("falcon", {"architectures": ["FalconForTokenClassification"]}, "FalconForTokenClassification is not covered"),
     ("opt", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine=False; supported is True only"),
     ("opt", {"scale_embeddings": True}, "scale_embeddings=True; supported is False only"),
     ("opt", {"ffn_dim": None}, "lacks ffn_dim"),

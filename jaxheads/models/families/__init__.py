@@ -33,6 +33,7 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "dinov2": ("dinov2", "Dinov2"),
     "dinov2_with_registers": ("dinov2", "Dinov2WithRegisters"),
     "distilbert": ("distilbert", "DistilBert"),
+    "falcon": ("falcon", "Falcon"),
     "gemma": ("gemma", "Gemma"),
     "gemma2": ("gemma2", "Gemma2"),
     "gemma3": ("gemma3", "Gemma3"),
@@ -67,6 +68,18 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
 """Module and class of each family's network, by the `model_type` of a Hugging Face config."""
 
 
+_OLDER: Mapping[str, str] = {"RefinedWeb": "falcon", "RefinedWebModel": "falcon"}
+"""Module of the family that a first release had another `model_type` for, with other names of fields."""
+
+
+def in_todays_words(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a config.json's contents by the family's present `model_type` and names; unchanged if they are these."""
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in _OLDER:
+        return config
+    return import_module(f".{_OLDER[kind]}", __package__).from_older(config)
+
+
 class _Families(Mapping[str, Family]):
     """Mapping from `model_type` to network class. A family's module is imported when it is first looked up."""
 
@@ -87,4 +100,4 @@ class _Families(Mapping[str, Family]):
 FAMILIES = _Families()
 """Network classes by the `model_type` of a Hugging Face config."""
 
-__all__ = ["FAMILIES", "Family"]
+__all__ = ["FAMILIES", "Family", "in_todays_words"]
