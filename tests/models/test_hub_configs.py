@@ -15,7 +15,7 @@ READ: dict[str, dict[str, Any]] = {
         "intermediate_size": 3072,
         "tie_word_embeddings": True,
     },
-    "pythia-70m": {
+    "pythia-of-other-numbers": {
         "rotary": Rotary(base=20000.0, dimensions=32, kind="default", parameters=()),
         "attention_bias": True,
     },
@@ -51,6 +51,13 @@ READ: dict[str, dict[str, Any]] = {
         "rotary": Rotary(base=10000.0, dimensions=64, kind="default", parameters=()),
         "num_kv_heads": 1,
         "num_ln_in_parallel_attn": 1,
+    },
+    "Olmo-3-7B": {"sliding_window": 4096, "local_rotary": Rotary(500000.0, 128), "max_position_embeddings": 65536},
+    "SmolLM3-3B": {
+        "no_rope_layers": (1, 1, 1, 0) * 9,
+        "rotary": Rotary(5000000.0, 128),
+        "sliding_window": None,
+        "tie_word_embeddings": True,
     },
     "opt-350m": {"projected": True, "final_norm": False, "enable_bias": True, "tie_word_embeddings": True},
     "bloom-560m": {"hidden_size": 1024, "n_head": 16, "max_position_embeddings": None, "tie_word_embeddings": True},
