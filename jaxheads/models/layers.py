@@ -80,7 +80,7 @@ class Attention(nnx.Module):
 
     Args:
         rotary: rotates queries and keys by their positions.
-        frequencies: frequencies `[F]` for `rotary` where layers differ.
+        frequencies, amplitude: frequencies `[F]` and amplitude for `rotary` where layers differ.
         scale: factor on the scores; 1 / sqrt(head size) when left out. An array where layers differ.
         cap: bound of the scores, see `attend`.
         window: number of positions that a query sees, its own included: backwards in a causal stack, in both
@@ -108,6 +108,7 @@ class Attention(nnx.Module):
         bias: bool | str = False,
         rotary: Rotary | None = None,
         frequencies: Array | None = None,
+        amplitude: Array | None = None,
         scale: float | Array | None = None,
         cap: float | None = None,
         window: int | Array | None = None,
@@ -136,6 +137,7 @@ class Attention(nnx.Module):
         self.q_norm, self.k_norm = q_norm, k_norm
         self.rotary, self.cap, self.clip = rotary, cap, clip
         self.frequencies = None if frequencies is None else Setting(frequencies)
+        self.amplitude = None if amplitude is None else Setting(amplitude)
         self.window = window if window is None or isinstance(window, int) else Setting(window)
         self.key_heads: Setting | None = None
         self._scale = head**-0.5 if scale is None else Setting(scale) if isinstance(scale, Array) else scale
@@ -207,7 +209,8 @@ class Attention(nnx.Module):
         """Return queries or keys rotated by their positions; unchanged without rotary positions."""
         if self.rotary is None:
             return x_BTNH
-        return self.rotary(x_BTNH, positions_BT, None if self.frequencies is None else self.frequencies[...])
+        of_layer = (None if setting is None else setting[...] for setting in (self.frequencies, self.amplitude))
+        return self.rotary(x_BTNH, positions_BT, *of_layer)
 
 
 def _normed(norm: Any, x_BTNH: Array) -> Array:
