@@ -30,12 +30,13 @@ import pandas as pd
 from jax import Array
 
 import jaxheads as jh
-from experiments import lab
-from experiments.support import agreement_flow_page
 from jaxheads.data.tasks import Agreement, Sample
 from jaxheads.measure.relevance import flows, rolled_out, with_residual
 from jaxheads.statistics import rank_correlation
 from jaxheads.train import Network, grid, scores, train
+
+from . import lab
+from .support import agreement_flow_page
 
 METHODS = ("raw", "rollout", "flow")
 RATINGS = (*METHODS, "subject alone")

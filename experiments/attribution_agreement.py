@@ -1,4 +1,4 @@
-"""Agreement between methods that say which heads, and which tokens, matter; and the cost of each method.
+"""Attribution of a behaviour to heads and tokens: do the methods agree on which matter, and what does each cost?
 
     python -m experiments.attribution_agreement [--model NAME] [--examples N] [--quick] [--out DIR] [--seed S]
 
@@ -37,10 +37,11 @@ import numpy as np
 import pandas as pd
 
 import jaxheads as jh
-from experiments import lab
 from jaxheads.data import ioi_prompts
 from jaxheads.report import model_title
 from jaxheads.statistics import jackknife_interval, mean_interval, rank_correlation, rows_of
+
+from . import lab
 
 RELEVANCE_METHODS = ("attnlrp", "cplrp", "integrated-gradients")
 """Relevance of heads. The absolute gradient × input of a head in one example is its importance, by definition."""

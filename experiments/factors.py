@@ -28,10 +28,11 @@ import jax
 import pandas as pd
 
 import jaxheads as jh
-from experiments import lab
-from experiments.support import factors_page
 from jaxheads.data.tasks import Agreement, Induction
 from jaxheads.train import grid, scores, train
+
+from . import lab
+from .support import factors_page
 
 WIDTH = 64
 EVALUATED = 256

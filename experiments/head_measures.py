@@ -1,4 +1,4 @@
-"""All measures of every head of a real model, each beside its null.
+"""Every head of a real model by all measures: which beat their nulls?
 
     python -m experiments.head_measures [--models NAME …] [--quick] [--out DIR] [--seed S]
 
@@ -33,9 +33,10 @@ import numpy as np
 import pandas as pd
 
 import jaxheads as jh
-from experiments import lab
 from jaxheads.measure.patterns import CLASSES, VARIANTS, fits
 from jaxheads.report import ablations, model_title, prose, repeats
+
+from . import lab
 
 FUNCTIONS = ("previous_token", "next_token", "self_token", "first_token")
 """Functions in which heads may specialise, measured on any text."""

@@ -1,4 +1,4 @@
-"""Formation of induction heads: a phase change, a previous-token head before it, and the pair that composes.
+"""Induction heads: do they form in a phase change, after a previous-token head, and does this pair compose most?
 
     python -m experiments.induction_phase_change [--quick] [--seeds N] [--steps N] [--out DIR]
 
@@ -34,8 +34,6 @@ import numpy as np
 import pandas as pd
 
 import jaxheads as jh
-from experiments import lab
-from experiments.support import induction_phase_change_page as page_tables
 from jaxheads.data.tasks import Induction, Sample
 from jaxheads.measure.patterns import resolve
 from jaxheads.train import (
@@ -51,6 +49,9 @@ from jaxheads.train import (
     trace,
     train,
 )
+
+from . import lab
+from .support import induction_phase_change_page as page_tables
 
 SKILLS = ("previous_token", "induction")
 EVALUATED = 64

@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import json
 import math
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,7 +36,7 @@ from jaxheads.files import (
 )
 from jaxheads.interrupts import leave, terminable
 from jaxheads.progress import progress
-from jaxheads.provenance import environment, git_state, numerics, provenance
+from jaxheads.provenance import code, environment, made_by, numerics, provenance, without_directories
 from jaxheads.statistics import Interval
 from jaxheads.tables import HeadTable, footnote, marked
 
@@ -47,9 +48,9 @@ __all__ = [
     "Results",
     "TrainingOptions",
     "bounds",
+    "code",
     "command",
     "file_name",
-    "git_state",
     "markdown",
     "points_and_mean",
     "progress",
@@ -196,15 +197,21 @@ def command(
         about: the text of `--help`.
     """
     name = Path(inspect.getfile(run)).stem
+    # In a wheel the experiments are `jaxheads.experiments`.
+    program = f"python -m {__package__}.{name}"
+    about = (about or "").replace(f"python -m experiments.{name}", program)
 
     def main(arguments: list[str] | None = None) -> None:
-        chosen = tyro.cli(options, args=arguments, prog=f"python -m experiments.{name}", description=about)
+        chosen = tyro.cli(options, args=arguments, prog=program, description=about)
+        words = map(without_directories, sys.argv[1:] if arguments is None else arguments)
+        made = made_by(f"{program} {shlex.join(words)}".rstrip())
         try:
             chosen.check()
             check_writable(chosen.folder)
             with terminable(), _held(chosen.unfinished), _compilation(chosen):
                 results = run(chosen)
                 for result in (results,) if isinstance(results, Results) else results:
+                    result = replace(result, page=f"{result.page.rstrip()}\n\n{made}\n")
                     write(result, chosen.folder / result.folder)
                     print(f"{result.page}\nwritten to {chosen.folder / result.folder}")
                 shutil.rmtree(chosen.unfinished, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Pruned heads: the quality that is lost, and the speed that is gained.
+"""Pruned heads: how much quality is lost, and how much speed is gained?
 
     python -m experiments.pruned_speed [--quick] [--seeds N] [--steps N] [--batches B …] [--out DIR]
 
@@ -31,10 +31,11 @@ import pandas as pd
 from jax import Array
 
 import jaxheads as jh
-from experiments import lab
-from experiments.support import pruned_speed_page
 from jaxheads.data.tasks import Dyck, Sample
 from jaxheads.train import Network, Trained, gated_scores, grid, pruning_order, remove_heads, scores, train
+
+from . import lab
+from .support import pruned_speed_page
 
 METHODS = ("importance", "ablation", "random")
 SHARES = tuple(share / 10 for share in range(10))

@@ -1,4 +1,4 @@
-"""Size, power and coverage of `jaxheads.evidence.specialisation`, by simulation.
+"""The test of specialisation, by simulation: how often is it wrong, and what does it miss?
 
     python -m experiments.specialisation_power [--models N] [--seed S] [--quick] [--out DIR]
 
@@ -30,8 +30,9 @@ import numpy as np
 import pandas as pd
 
 import jaxheads as jh
-from experiments import lab
 from jaxheads.statistics import mean_interval
+
+from . import lab
 
 LAYERS, HEADS = 4, 6
 FUNCTIONS = ("first", "second", "third", "fourth")
@@ -319,7 +320,7 @@ def page(options: Options, tables: Mapping[str, pd.DataFrame]) -> str:
 
     return f"""# Size, power and coverage of the test of specialisation
 
-`python -m experiments.specialisation_power`. Simulated models of {LAYERS} × {HEADS} heads and {len(FUNCTIONS)}
+Simulated models of {LAYERS} × {HEADS} heads and {len(FUNCTIONS)}
 functions, unless said otherwise; the file has the laws. Brackets: 95 % intervals over n simulated models, which are the
 Monte-Carlo error.
 

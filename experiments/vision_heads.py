@@ -40,13 +40,14 @@ import pandas as pd
 from jax import Array
 
 import jaxheads as jh
-from experiments import lab
-from experiments.support.marked_pairs import along
-from experiments.support.training_intervals import MARK, beyond, groups, interval, words
 from jaxheads.data.tasks import Corners, Digits, Sample
 from jaxheads.measure.patterns import Example, Scored
 from jaxheads.tables import marked_count
 from jaxheads.train import Network, Trace, Trained, ablation_losses, evolution, grid, head_scores, scores, trace, train
+
+from . import lab
+from .support.marked_pairs import along
+from .support.training_intervals import MARK, beyond, groups, interval, words
 
 EVALUATED = 352
 """Images that heads are measured on, none of them trained on and none twice; halves choose and report."""

@@ -57,6 +57,8 @@ from .sweep.path_patching.paths import all_paths, paths
 from .sweep.question import plan
 from .tables import HeadTable
 
+__version__: str | None
+
 __all__ = [
     # a model, its inputs, one run
     "Batch",

@@ -26,7 +26,7 @@ LAYERS = (
     ("plots",),
     ("provenance", "files", "progress", "arguments", "programs", "compile_cache"),
     ("kinds", "interrupts"),
-    ("checks", "columns"),
+    ("checks", "columns", "source_state"),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 

@@ -7,10 +7,11 @@ from typing import Any
 import pandas as pd
 
 import jaxheads as jh
-from experiments import lab
-from experiments.support.ioi_circuit import LEAST, MOST, Circuit
 from jaxheads.data import IOIPrompts
 from jaxheads.report import model_title
+
+from .. import lab
+from .ioi_circuit import LEAST, MOST, Circuit
 
 LEADING = 10
 """The number of leading heads."""

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 import jaxheads as jh
-from experiments import lab
-from experiments.support.speed_works import WORKS
+
+from .. import lab
+from .speed_works import WORKS
 
 OURS, PLAIN = "jaxheads", "pytorch"
 GIGA, TERA = 1e9, 1e12

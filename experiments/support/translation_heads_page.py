@@ -6,8 +6,11 @@ import numpy as np
 import pandas as pd
 
 import jaxheads as jh
-from experiments import lab
-from experiments.support.training_intervals import (
+from jaxheads.statistics import rank_correlation
+from jaxheads.tables import marked_count
+
+from .. import lab
+from .training_intervals import (
     MARK,
     POSITIVE,
     beyond,
@@ -16,8 +19,6 @@ from experiments.support.training_intervals import (
     interval,
     words,
 )
-from jaxheads.statistics import rank_correlation
-from jaxheads.tables import marked_count
 
 STACKS = ("encoder", "decoder", "cross")
 

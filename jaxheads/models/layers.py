@@ -81,7 +81,7 @@ class Attention(nnx.Module):
     Args:
         rotary: rotates queries and keys by their positions.
         frequencies, amplitude: frequencies `[F]` and amplitude for `rotary` where layers differ.
-        scale: factor on the scores; 1 / sqrt(head size) when left out.
+        scale: factor on the scores; 1 / sqrt(head size) when left out. An array where layers differ.
         cap: bound of the scores, see `attend`.
         window: number of positions that a query sees, its own included: backwards in a causal stack, in both
             directions otherwise. An array where layers differ.
@@ -109,7 +109,7 @@ class Attention(nnx.Module):
         rotary: Rotary | None = None,
         frequencies: Array | None = None,
         amplitude: Array | None = None,
-        scale: float | None = None,
+        scale: float | Array | None = None,
         cap: float | None = None,
         window: int | Array | None = None,
         q_norm: nnx.Module | None = None,
@@ -140,8 +140,13 @@ class Attention(nnx.Module):
         self.amplitude = None if amplitude is None else Setting(amplitude)
         self.window = window if window is None or isinstance(window, int) else Setting(window)
         self.key_heads: Setting | None = None
-        self.scale = head**-0.5 if scale is None else scale
+        self._scale = head**-0.5 if scale is None else Setting(scale) if isinstance(scale, Array) else scale
         self.affine = affine
+
+    @property
+    def scale(self) -> float | Array:
+        """The factor on the scores."""
+        return self._scale[...] if isinstance(self._scale, Setting) else self._scale
 
     def queries(self, x_BTD: Array, positions_BT: Array) -> Array:
         """Return queries `[B,T,N,H]`, normed and rotated in families that do so."""

@@ -1,6 +1,7 @@
 """Pages of the atlas: the leading heads of each role and ablation, and pictures of all heads."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 
 from ..models.loading.zoo import ZOO
 from ..plots import panels
+from ..provenance import made_by
 from ..tables import HeadTable, marked_count
 from ..tables.counts import FOOTNOTE
 from .ablations import Ablation
@@ -44,12 +46,15 @@ def model_title(name: str) -> str:
 def page(table: HeadTable, rest: str) -> str:
     """Write a whole page: a heading, the inputs, then the rest."""
     about = table.provenance
+    program, *words = about["command"]
+    # Python's own programs have no command that would make the page again.
+    made = f"\n{made_by(shlex.join(['jaxheads', *words]))}\n" if program in ("jaxheads", "__main__.py") else ""
     return f"""# The heads of {model_title(about["model"])}
 
 {len(table.frame)} heads; measured on {about["prose"]} windows of prose ({about["text"]}) and {about["repeats"]}
 sequences of random tokens said twice. Weights {about["weights"]}; seed {about["seed"]}.
 
-{rest}"""
+{rest}{made}"""
 
 
 def heatmaps(table: HeadTable, directory: str | os.PathLike) -> list[Path]:

@@ -58,7 +58,7 @@ REFUSED = [
     ("gptj", {"rotary_dim": None}, "lacks rotary_dim"),
     ("gptj", {"rotary": False}, "rotary=False; supported is True only"),
     ("gptj", {"architectures": ["GPTJForQuestionAnswering"]}, "GPTJForQuestionAnswering is not covered"),
-    ("olmo", {"rms_norm_eps": 1e-5}, "not understood: rms_norm_eps"),
+    ("olmo", {"qk_norm": True}, "not understood: qk_norm"),
     ("olmo", {"clip_qkv": -1.0}, "clip_qkv must be a finite number above 0"),
     ("olmo2", {"clip_qkv": 8.0}, "not understood: clip_qkv"),
     ("olmo2", {"architectures": ["Olmo2ForSequenceClassification"]}, "Olmo2ForSequenceClassification is not covered"),
@@ -93,11 +93,6 @@ REFUSED = [
     ("bloom", {"slow_but_exact": True, "pretraining_tp": 2}, "slow_but_exact=True; supported is False only"),
     ("bloom", {"n_inner": 64}, "n_inner=64; supported is 96 only"),
     ("bloom", {"n_head": None}, "lacks n_head"),
-    (
-        "gpt2",
-        {"scale_attn_by_inverse_layer_idx": True},
-        "scale_attn_by_inverse_layer_idx=True; supported is False",
-    ),
     ("gpt2", {"add_cross_attention": True}, "add_cross_attention=True"),
     ("gpt2", {"pruned_heads": {"0": [1]}}, "pruned_heads"),
     ("gpt2", {"architectures": ["GPT2DoubleHeadsModel"]}, "GPT2DoubleHeadsModel is not covered"),
@@ -136,11 +131,11 @@ REFUSED = [
     ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0; supported is None"),
     ("gemma3_text", {"rope_parameters": {"rope_type": "default"}}, r"given for .*; got \['rope_type'\]"),
     ("clip", {"architectures": ["CLIPForImageClassification"]}, "CLIPForImageClassification is not covered"),
-    ("clip", {"text_config": {"rope_theta": 1.0}}, "the clip_text_model config has .* not understood: rope_theta"),
+    ("clip", {"text_config": {"qk_norm": True}}, "the clip_text_model config has .* not understood: qk_norm"),
     ("clip", {"vision_config": {"image_size": [8, 12]}}, r"images of CLIP are square; got image_size=\[8, 12\]"),
     ("clip_text_model", {"eos_token_id": [2, 3]}, r"read at one end token; got eos_token_id=\[2, 3\]"),
     ("clip_text_model", {"num_attention_heads": 5}, "must be a multiple of num_attention_heads, got 24 and 5"),
-    ("clip_vision_model", {"qkv_bias": False}, "not understood: qkv_bias"),
+    ("clip_vision_model", {"qkv_bias": True}, "not understood: qkv_bias"),
 ]
 
 

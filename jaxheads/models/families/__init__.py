@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
@@ -74,11 +75,11 @@ _OLDER: Mapping[str, str] = {"RefinedWeb": "falcon", "RefinedWebModel": "falcon"
 """Module of the family that a first release had another `model_type` for, with other names of fields."""
 
 
-def in_todays_words(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def in_todays_words(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config.json's contents by the family's present `model_type` and names; unchanged if they are these."""
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in _OLDER:
-        return config
+        return dict(config)
     return import_module(f".{_OLDER[kind]}", __package__).from_older(config)
 
 
@@ -97,6 +98,11 @@ class _Families(Mapping[str, Family]):
 
     def __len__(self) -> int:
         return len(_CLASSES)
+
+    def by_architecture(self, architecture: str) -> str | None:
+        """Return the `model_type` of a class of transformers ("BertForMaskedLM"), of any head; None if unknown."""
+        stem = re.sub(r"^(TF|Flax)|(For[A-Z]\w*|MTModel|(With)?LMHeadModel|Model)$", "", architecture).lower()
+        return next((kind for kind, (_, name) in _CLASSES.items() if name.lower() == stem), None)
 
 
 FAMILIES = _Families()

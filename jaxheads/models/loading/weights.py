@@ -278,6 +278,23 @@ def _values(
     return values
 
 
+def gaps(table: Table, checkpoint: Checkpoint) -> tuple[set[str], set[str]]:
+    """Return the names of rules for which the checkpoint has no tensor in any layer, and of tensors without a rule.
+
+    Names alone are compared, and no network is needed: so one finds which of several tables a checkpoint fits.
+    """
+    rules = {rule.name for rule in table.rules}
+    second = {name: original for name, original in table.copies.items() if name not in rules}
+    stored = {second.get(name, name) for name in _renamed(checkpoint, table)}
+    missing, unknown = rules - stored, stored - rules
+    for name in [name for name in missing if "{layer}" in name]:
+        pattern = re.compile(re.escape(name).replace(r"\{layer\}", r"\d+"))
+        if of_layers := {tensor for tensor in unknown if pattern.fullmatch(tensor)}:
+            missing.remove(name)
+            unknown -= of_layers
+    return missing - {rule.name for rule in table.rules if rule.absent}, unknown
+
+
 def export(network: Any, table: Table) -> dict[str, np.ndarray]:
     """Return the network's parameters in the checkpoint's names and orientation; `fill` inverts this exactly."""
     state = nnx.to_flat_state(nnx.state(network, nnx.Param))
