@@ -76,11 +76,11 @@ _OLDER: Mapping[str, str] = {"RefinedWeb": "falcon", "RefinedWebModel": "falcon"
 """Module of the family that a first release had another `model_type` for, with other names of fields."""
 
 
-def in_todays_words(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def in_todays_words(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config.json's contents by the family's present `model_type` and names; unchanged if they are these."""
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in _OLDER:
-        return config
+        return dict(config)
     return import_module(f".{_OLDER[kind]}", __package__).from_older(config)
 
 
