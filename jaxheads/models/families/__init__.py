@@ -38,6 +38,7 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "gemma3_text": ("gemma3_text", "Gemma3Text"),
     "gpt2": ("gpt2", "GPT2"),
     "gpt_neox": ("gpt_neox", "GPTNeoX"),
+    "gpt_oss": ("gpt_oss", "GptOss"),
     "gptj": ("gptj", "GPTJ"),
     "llama": ("llama", "Llama"),
     "mistral": ("mistral", "Mistral"),

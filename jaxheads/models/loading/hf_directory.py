@@ -11,6 +11,7 @@ from ...checks import shown
 from .checkpoint import Checkpoint, Tensor, files_identity
 from .containers import file_size, is_present, listed, reason
 from .hf_tokenizer import directory_tokenizer
+from .mxfp4 import unpacked
 from .pickles import pickle_tensors
 from .safetensors_file import safetensors_tensors
 
@@ -38,7 +39,7 @@ def directory_checkpoint(directory: Path, *, name: str, identity: Callable[[], s
     tensors, paths = _weights(directory)
     tokenizer = partial(directory_tokenizer, directory)
     identity = identity or partial(files_identity, paths)
-    return Checkpoint(config, tensors, tokenizer, name, identity, read_preprocessor(directory))
+    return unpacked(Checkpoint(config, tensors, tokenizer, name, identity, read_preprocessor(directory)))
 
 
 def read_preprocessor(directory: Path) -> dict[str, Any] | None:
