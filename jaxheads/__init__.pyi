@@ -1,6 +1,6 @@
 """The public names of jaxheads, for type checkers and for `lazy_loader`, which imports each when it is first used."""
 
-from . import data, edits, evidence, objectives, statistics, tables, train
+from . import data, edits, evidence, objectives, plots, statistics, tables, train
 from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
 from .evidence.nulls import shuffled_marks
 from .evidence.roles import Evidence, name_heads
@@ -26,6 +26,7 @@ from .measure.weights.extreme_pairs import TokenPairs, token_pairs
 from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
+from .models.adopting import adopt
 from .models.families.attention_only import by_hand
 from .models.families.clip import zero_shot
 from .models.folding import fold_norms
@@ -56,11 +57,14 @@ from .sweep.path_patching.paths import all_paths, paths
 from .sweep.question import plan
 from .tables import HeadTable
 
+__version__: str | None
+
 __all__ = [
     # a model, its inputs, one run
     "Batch",
     "Model",
     "Run",
+    "adopt",
     "by_hand",
     "fold_norms",
     "init",
@@ -145,6 +149,7 @@ __all__ = [
     "logit_difference",
     "loss",
     "objectives",
+    "plots",
     "patch",
     "plan",
     "probability_difference",

@@ -139,10 +139,10 @@ class _NormedBlock(_PerHeadReads, nnx.Module):
         return x
 
     def queries(self, x_BTD: Array, positions_BT: Array) -> Array:
-        return self.attention.queries(self.attention_norm(x_BTD), positions_BT)
+        return self.attention.queries(self.normed(x_BTD), positions_BT)
 
     def keys_values(self, x_BSD: Array, positions_BS: Array) -> tuple[Array, Array]:
-        return self.attention.keys_values(self.attention_norm(x_BSD), positions_BS)
+        return self.attention.keys_values(self.normed(x_BSD), positions_BS)
 
 
 class PreNormBlock(_NormedBlock):
@@ -208,6 +208,22 @@ class SandwichBlock(PreNormBlock):
 
     def feed_forward(self, x_BTD: Array) -> Array:
         return self.mlp_out_norm(super().feed_forward(x_BTD))
+
+
+class OutputNormBlock(SandwichBlock):
+    """`x + norm(attention(x))`, then `x + norm(mlp(x))`: OLMo 2, a sandwich without its first norms."""
+
+    def __init__(self, attention: Attention, attention_out_norm: Any, mlp: Any, mlp_out_norm: Any):
+        super().__init__(None, attention, attention_out_norm, None, mlp, mlp_out_norm)
+
+    def normed(self, x_BTD: Array) -> Array:
+        return x_BTD
+
+    def input_norms(self) -> tuple[InputNorm, ...]:
+        return ()
+
+    def feed_forward(self, x_BTD: Array) -> Array:
+        return self.mlp_out_norm(self.mlp(x_BTD))
 
 
 class ParallelBlock(_NormedBlock):

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -16,11 +16,13 @@ from ..checks import all_finite, nearest, one_of, shown
 from ..columns import listed
 from ..programs import compiled
 from .captures import Constant, Run, RunSource
+from .families import FAMILIES
 from .inputs.audio import Audio
 from .inputs.batch import Batch, Positions
 from .inputs.encoding import Text, encode, encode_audio, unknown_share
 from .inputs.images import Picture, are_images, image_pixels
 from .network import Network, check_network, forward
+from .own_parameters import other_parameters, parameters_identity
 from .sites import SiteEdit
 from .stack import Sites, Stack
 
@@ -69,6 +71,29 @@ class Model:
     def causal(self) -> bool:
         """Whether queries of the last stream see no later keys, so that it can predict the next token."""
         return self.network.streams[-1].causal
+
+    @checked()
+    def with_parameters(
+        self, parameters: Any, table: Mapping[str, Any] | None = None, *, name: str | None = None
+    ) -> "Model":
+        """Return the same model with other weights, such as those of a later step of its training.
+
+        Nothing is compiled anew. Weights get this model's dtypes and devices. Under the paths of this network they may
+        be traced (`jax.grad`, `jax.jit`), and arrays of JAX are shared, not copied.
+
+        Args:
+            parameters, table: as in `jh.adopt`: by Hugging Face's names, by the paths of this network (as the state
+                `nnx.state(model.network, nnx.Param)` has them), or by a table.
+            name: the new model's name; this one's when left out.
+
+        Raises:
+            ValueError: for arrays that are missing, left over or of a wrong shape, all in one message.
+        """
+        kind = (self.hf_config or {}).get("model_type")
+        stored = FAMILIES[kind].table(self.config) if kind in FAMILIES else None
+        network = other_parameters(self, parameters, table or {}, stored)
+        identity = cache(partial(parameters_identity, network))
+        return replace(self, network=network, name=self.name if name is None else name, identity=identity)
 
     @checked()
     def stack(self, name: str | None = None) -> Stack:

@@ -39,7 +39,8 @@ def directory_checkpoint(directory: Path, *, name: str, identity: Callable[[], s
     tensors, paths = _weights(directory)
     tokenizer = partial(directory_tokenizer, directory)
     identity = identity or partial(files_identity, paths)
-    return unpacked(Checkpoint(config, tensors, tokenizer, name, identity, read_preprocessor(directory)))
+    preprocessor = read_preprocessor(directory)
+    return unpacked(Checkpoint(config, tensors, tokenizer, name, identity, preprocessor, tokenizer))
 
 
 def read_preprocessor(directory: Path) -> dict[str, Any] | None:

@@ -1,0 +1,89 @@
+"""Models of weights that a user holds in memory."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from ..arguments import checked
+from ..checks import floating, shown
+from .families.bases.reading import inner_config
+from .load import build, family_of, named
+from .loading.checkpoint import Checkpoint
+from .model import Model
+from .own_parameters import (
+    PathTable,
+    by_table,
+    flat_arrays,
+    own_table_of,
+    parameter_shapes,
+    parameters_identity,
+    tensors,
+)
+from .removed_heads import HEADS, with_removed_heads
+from .sharding import Rules
+
+
+def _is_tokenizer(name: str, value: object) -> None:
+    if value is not None and not callable(value):
+        raise ValueError(f"{name} must be a tokenizer of transformers, got {shown(value)}")
+
+
+@checked(tokenizer=_is_tokenizer)
+def adopt(
+    config: Mapping[str, Any],
+    parameters: Any,
+    table: PathTable | None = None,
+    *,
+    tokenizer: Any = None,
+    name: str = "adopted",
+    dtype: Any = jnp.float32,
+    mesh: Mesh | None = None,
+    rules: Rules = (),
+) -> Model:
+    """Build a model from weights in memory: a state dict, or the parameters of a training loop.
+
+        jh.adopt(torch_model.config.to_dict(), torch_model.state_dict())
+        jh.adopt(config, state.params, {"block_{layer}.attn.query.kernel": "decoder.blocks.attention.W_Q", …})
+
+    The arrays are copied.
+
+    Args:
+        config: the contents of a config.json, as for `init`.
+        parameters: a pytree of arrays of NumPy, JAX or PyTorch: a dict by Hugging Face's names, nested dicts (such as
+            those of Flax Linen), a module of PyTorch or Flax NNX, or its state.
+        table: where the arrays belong, by their paths in the pytree, joined by dots. A value is a parameter's path in
+            our network (`jh.placement(jh.init(config))` lists them, with shapes) or a tensor's name in Hugging Face's
+            checkpoints; or a pair of a name and a function that makes its array of yours; or a pair of several names
+            and a function that returns as many arrays. `{layer}` stands for the number of a layer: arrays of layers
+            are stacked where the name is without it, and split where only the name has it. Arrays that the table does
+            not name keep their paths as names.
+        tokenizer: a tokenizer of `transformers`.
+        name: the model's name in tables and messages.
+        dtype, mesh, rules: as in `load`.
+
+    Raises:
+        ValueError: for a config that is not understood; for a table that does not fit; for arrays that are missing,
+            left over or of a wrong shape (all in one message), or not finite.
+    """
+    dtype, family = floating("dtype", dtype), family_of(config, name)
+    arrays = by_table(flat_arrays(parameters), table or {})
+    with named(name):
+        family_config = family.config_type.from_hf({key: value for key, value in config.items() if key != HEADS})
+        heads = inner_config(config, HEADS)
+    network = nnx.eval_shape(lambda: with_removed_heads(family(family_config, rngs=nnx.Rngs(0)), heads))
+    own = own_table_of(arrays, parameter_shapes(network), family.table(family_config), name)
+    reason = "the weights were adopted without one: jh.adopt(…, tokenizer=…)"
+    checkpoint = Checkpoint(
+        dict(config),
+        tensors(arrays),
+        lambda: (tokenizer, "" if tokenizer is not None else reason),
+        name,
+        lambda: "unknown",
+    )
+    model = build(checkpoint, dtype=dtype, mesh=mesh, rules=rules, table=own)
+    return replace(model, identity=cache(partial(parameters_identity, model.network)))
