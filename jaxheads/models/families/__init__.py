@@ -44,6 +44,7 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "gpt_oss": ("gpt_oss", "GptOss"),
     "gptj": ("gptj", "GPTJ"),
     "llama": ("llama", "Llama"),
+    "m2m_100": ("m2m_100", "M2M100"),
     "mistral": ("mistral", "Mistral"),
     "mixtral": ("mixtral", "Mixtral"),
     "modernbert": ("modernbert", "ModernBert"),
