@@ -89,6 +89,7 @@ class Attention(nnx.Module):
         q_norm, k_norm: norms of each head's queries and keys, or of all heads' together, before they rotate.
         clip: largest absolute value of queries, keys and values, before they are normed.
         gain: whether the heads' output is multiplied by a learnt `gain` `[D]` (LayerScale, Touvron et al. 2021).
+        sinks: whether each head has a learnt score without a key, `sinks` `[N]`, see `attend`.
 
     Attributes:
         key_heads: the key/value head `[N]` that each query head reads, where heads were removed from groups so that
@@ -116,6 +117,7 @@ class Attention(nnx.Module):
         k_norm: nnx.Module | None = None,
         clip: float | None = None,
         gain: bool = False,
+        sinks: bool = False,
     ):
         kv_heads = heads if kv_heads is None else kv_heads
         if head < 1:
@@ -134,6 +136,7 @@ class Attention(nnx.Module):
             nnx.Param(jnp.zeros(shapes[letter])) if letter in biased else None for letter in "QKVO"
         )
         self.gain = nnx.Param(jnp.ones((model,))) if gain else None
+        self.sinks = nnx.Param(jnp.zeros((heads,))) if sinks else None
         self.q_norm, self.k_norm = q_norm, k_norm
         self.rotary, self.cap, self.clip = rotary, cap, clip
         self.frequencies = None if frequencies is None else Setting(frequencies)
@@ -174,12 +177,13 @@ class Attention(nnx.Module):
         return keys_BSKH, self._per_head_project(v_KBSD, W_V, b_V, None)
 
     def attend(self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, context: AttentionInputs, edit: Edit):
-        """Call `attend` with this layer's scale, cap and window."""
+        """Call `attend` with this layer's scale, cap, sinks and window."""
         mask_BTS = context.mask
         if self.window is not None:
             window = self.window if isinstance(self.window, int) else self.window[...]
             mask_BTS = mask_BTS & (jnp.abs(context.queries[:, :, None] - context.keys[:, None, :]) < window)
-        return attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, scale=self.scale, bias=context.bias, cap=self.cap, edit=edit)
+        settings = {"scale": self.scale, "cap": self.cap, "sinks": None if self.sinks is None else self.sinks[...]}
+        return attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, bias=context.bias, edit=edit, **settings)
 
     def output(self, z_BTNH: Array) -> Array:
         """Return the heads' output `[B,T,D]`, the sum over heads of `z_h @ W_O[h]`, plus b_O."""

@@ -81,7 +81,7 @@ _NAMES: dict[Kind, str] = {
     NUMBER: "scale",
     POSITIVE: "rms_norm_eps layer_norm_eps layer_norm_epsilon norm_eps rope_theta rotary_emb_base "
     "rope_local_base_freq global_rope_theta local_rope_theta mlp_ratio query_pre_attn_scalar attn_logit_softcapping "
-    "final_logit_softcapping clip_qkv",
+    "final_logit_softcapping clip_qkv swiglu_alpha swiglu_limit",
     SHARE: "rotary_pct partial_rotary_factor",
     FLAG: "tie_word_embeddings scale_attn_weights attention_bias mlp_bias scale_embedding use_parallel_residual "
     "norm_bias decoder_bias classifier_bias do_layer_norm_before enable_bias _remove_final_layer_norm qkv_bias "
