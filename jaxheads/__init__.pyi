@@ -27,7 +27,7 @@ from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
 from .models.adopting import adopt
-from .models.families.attention_only import by_hand
+from .models.by_hand import by_hand
 from .models.families.clip import zero_shot
 from .models.folding import fold_norms
 from .models.inputs.batch import Batch

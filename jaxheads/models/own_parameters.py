@@ -141,7 +141,7 @@ def _values(target: Any, array: Any) -> list[tuple[str, Any]]:
         raise ValueError("expected a name, or a pair of a name (or names) and a function")
     if isinstance(names, str):
         return [(names, _as_array(function(array)))]
-    return list(zip(names, map(_as_array, function(array)), strict=True))
+    return list(zip(names, [_as_array(value) for value in function(array)], strict=True))
 
 
 def _stack(name: str, layers: Mapping[int, Any], named: dict[str, Any], problems: list[str]) -> None:

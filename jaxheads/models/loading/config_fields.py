@@ -65,7 +65,7 @@ _NAMES: dict[Kind, str] = {
     SIZE: "vocab_size hidden_size intermediate_size num_attention_heads num_key_value_heads head_dim n_embd n_head "
     "n_inner d_model encoder_ffn_dim encoder_attention_heads decoder_ffn_dim decoder_attention_heads dim n_heads "
     "hidden_dim d_kv d_ff num_heads type_vocab_size embedding_size n_embed ffn_dim word_embed_proj_dim d_head "
-    "num_mel_bins projection_dim num_channels max_source_positions max_target_positions "
+    "d_mlp vocab_size_out num_mel_bins projection_dim num_channels max_source_positions max_target_positions "
     "n_positions relative_attention_num_buckets",
     COUNT: "max_position_embeddings relative_attention_max_distance num_hidden_groups rotary_dim "
     "local_attention sliding_window sliding_window_pattern _sliding_window_pattern global_attn_every_n_layers",
@@ -79,8 +79,9 @@ _NAMES: dict[Kind, str] = {
     SHARE: "rotary_pct partial_rotary_factor",
     FLAG: "tie_word_embeddings scale_attn_weights attention_bias mlp_bias scale_embedding use_parallel_residual "
     "norm_bias decoder_bias classifier_bias do_layer_norm_before enable_bias _remove_final_layer_norm qkv_bias "
-    "use_swiglu_ffn apply_residual_connection_post_layernorm bias causal use_sliding_window scale_decoder_outputs",
-    WORD: "hidden_act activation_function hidden_activation activation positions norm feed_forward_proj "
+    "use_swiglu_ffn apply_residual_connection_post_layernorm bias causal use_sliding_window scale_decoder_outputs "
+    "gated_mlp unembed_bias",
+    WORD: "hidden_act activation_function hidden_activation activation positions norm final_norm feed_forward_proj "
     "classifier_activation",
     WORDS: "layer_types",
     FIELDS: "rope_parameters rope_scaling text_config vision_config text_config_dict vision_config_dict",
@@ -89,6 +90,7 @@ KINDS: Mapping[str, Kind] = {name: kind for kind, names in _NAMES.items() for na
 """Kind of each field that a family reads."""
 
 NULLABLE = frozenset(
+    "d_mlp vocab_size_out final_norm "
     "num_key_value_heads head_dim n_inner num_decoder_layers word_embed_proj_dim d_head scale sliding_window "
     "sliding_window_pattern _sliding_window_pattern global_attn_every_n_layers rope_theta rotary_emb_base "
     "rope_local_base_freq global_rope_theta local_rope_theta attn_logit_softcapping final_logit_softcapping "
