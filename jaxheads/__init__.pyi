@@ -1,6 +1,6 @@
 """The public names of jaxheads, for type checkers and for `lazy_loader`, which imports each when it is first used."""
 
-from . import data, edits, evidence, objectives, statistics, tables, train
+from . import data, edits, evidence, objectives, plots, statistics, tables, train
 from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
 from .evidence.nulls import shuffled_marks
 from .evidence.roles import Evidence, name_heads
@@ -56,6 +56,8 @@ from .sweep.gradients.importance import importance
 from .sweep.path_patching.paths import all_paths, paths
 from .sweep.question import plan
 from .tables import HeadTable
+
+__version__: str | None
 
 __all__ = [
     # a model, its inputs, one run
@@ -147,6 +149,7 @@ __all__ = [
     "logit_difference",
     "loss",
     "objectives",
+    "plots",
     "patch",
     "plan",
     "probability_difference",

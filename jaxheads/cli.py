@@ -7,7 +7,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -47,15 +47,14 @@ class Zoo:
     """Models that can be had without a hub: what they are, from where, how large."""
 
 
+COMMANDS: Any = tyro.conf.OmitSubcommandPrefixes[
+    Annotated[Atlas, tyro.conf.subcommand("atlas")] | Annotated[Zoo, tyro.conf.subcommand("zoo")]
+]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit status: 0, 1 for an error (printed in one line), 130 when interrupted."""
-    command = tyro.cli(
-        tyro.conf.OmitSubcommandPrefixes[
-            Annotated[Atlas, tyro.conf.subcommand("atlas")] | Annotated[Zoo, tyro.conf.subcommand("zoo")]
-        ],
-        prog="jaxheads",
-        args=arguments,
-    )
+    command = tyro.cli(COMMANDS, prog="jaxheads", args=arguments)
     try:
         with terminable():
             if isinstance(command, Zoo):

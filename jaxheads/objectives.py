@@ -6,6 +6,7 @@ so that a sweep computes no others.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +27,7 @@ from .reads import Objective, Reads, needs_logits, read_out
 class LogitDifference:
     """Objective logit(right) − logit(wrong) at one position of each example; see `logit_difference`."""
 
+    unit: ClassVar[str] = "logits"
     right: np.ndarray
     wrong: np.ndarray
     positions: np.ndarray | None
@@ -44,6 +46,7 @@ class LogitDifference:
 class Logit:
     """Objective of one token's logit at one position of each example; see `logit`."""
 
+    unit: ClassVar[str] = "logits"
     token: np.ndarray | None
     positions: np.ndarray | None
     name: str
@@ -64,6 +67,7 @@ class Logit:
 class Loss:
     """Objective of each example's mean next-token cross-entropy, in nats; see `loss`."""
 
+    unit: ClassVar[str] = "nats"
     where: np.ndarray | None
     name: str
 
@@ -101,6 +105,7 @@ class Loss:
 class ProbabilityDifference:
     """Objective Σ sign · p(token) at one position of each example; see `probability_difference`."""
 
+    unit: ClassVar[str] = "probability"
     tokens: np.ndarray
     signs: np.ndarray
     positions: np.ndarray | None

@@ -46,7 +46,7 @@ class Objective(Protocol):
     """A function of a model's output with one value for each example.
 
     `value` is static because it is compiled into a sweep's program; all data reaches it through `reads`. An objective
-    may have a `range`, the least and largest value: no interval leaves it.
+    may have a `range`, the least and largest value, which no interval leaves, and a `unit`, which pictures name.
     """
 
     @property

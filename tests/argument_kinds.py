@@ -27,7 +27,7 @@ KINDS = _by_argument(
         "flag": "same_layer squeeze absolute bos exclude_bos exclude_current_token with_first repeats negative largest "
         "norms overwrite exclude_first progress backwards per_position causal train_weights stacked masked agrees "
         "matched consistent doubly_stochastic adds third aligned exact",
-        "text": "mark needle answer role null_kind label revision name",
+        "text": "mark needle answer role null_kind label revision name title",
         "name": "kind metric column method ablation parts better granularity normalise embedding content solver needs "
         "direction mlps rule of site circuit measure side mlp_reads end linear norm softmax gate rescaled order axis",
         "names": "by axes kinds methods factors stacks",
@@ -39,7 +39,7 @@ KINDS = _by_argument(
         "array": "scores null sure possible skip gates_LN embed unembed values vector groups reference_groups clusters "
         "answers partners where right wrong token signs queries keys outputs pattern_LBNTS pattern_TS target_TS "
         "pattern_BNTS values_T counts_T p_values counts second whole mean low high per_example mask gates_GLN curve "
-        "loss between gates",
+        "loss between gates edges",
         "mapping": "marks columns provenance extras options config hyper curves lines onsets nulls seen",
         "sets": "sets",
         "heads": "kept known",
@@ -110,7 +110,13 @@ KINDS_OF = {
     "by_hand.positions": "array",
     "learn_gates.batch": "count",
     "train.batch": "count",
+    "color.number": "size",
+    "draw_runs.at": "array",
+    "draw_runs.number": "size",
     "evolution.steps": "array",
+    "heatmap.grid": "array",
+    **dict.fromkeys(("heatmap.rows", "heatmap.columns", "heatmap.limits", "heatmap.numbers", "panels.size"), "any"),
+    "panels.rows": "count",
     "onset.steps": "array",
     "phase_change.steps": "array",
     "trace.steps": "wholes",

@@ -23,9 +23,10 @@ LAYERS = (
     ("reads",),
     ("models",),
     ("tables", "statistics"),
+    ("plots",),
     ("provenance", "files", "progress", "arguments", "programs", "compile_cache"),
     ("kinds", "interrupts"),
-    ("checks", "columns"),
+    ("checks", "columns", "source_state"),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 

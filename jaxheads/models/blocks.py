@@ -215,6 +215,22 @@ class SandwichBlock(PreNormBlock):
         return self.mlp_out_norm(super().feed_forward(x_BTD))
 
 
+class OutputNormBlock(SandwichBlock):
+    """`x + norm(attention(x))`, then `x + norm(mlp(x))`: OLMo 2, a sandwich without its first norms."""
+
+    def __init__(self, attention: Attention, attention_out_norm: Any, mlp: Any, mlp_out_norm: Any):
+        super().__init__(None, attention, attention_out_norm, None, mlp, mlp_out_norm)
+
+    def normed(self, x_BTD: Array) -> Array:
+        return x_BTD
+
+    def input_norms(self) -> tuple[InputNorm, ...]:
+        return ()
+
+    def feed_forward(self, x_BTD: Array) -> Array:
+        return self.mlp_out_norm(self.mlp(x_BTD))
+
+
 class ParallelBlock(_NormedBlock):
     """`x + attention(norm(x)) + mlp(norm(x))`: GPT-NeoX with two norms, GPT-J with one (`mlp_norm` is None).
 

@@ -97,12 +97,13 @@ class Attention(nnx.Module):
     Args:
         rotary: rotates queries and keys by their positions.
         frequencies: frequencies `[F]` for `rotary` where layers differ.
-        scale: factor on the scores; 1 / sqrt(head size) when left out.
+        scale: factor on the scores; 1 / sqrt(head size) when left out. An array where layers differ.
         cap: bound of the scores, see `attend`.
         window: number of positions that a query sees, its own included: backwards in a causal stack, in both
             directions otherwise. An array where layers differ.
         bias: whether queries, keys, values and output have biases, or the letters of those that do ("QKV").
-        q_norm, k_norm: norms of each head's queries and keys, before they rotate.
+        q_norm, k_norm: norms of each head's queries and keys, or of all heads' together, before they rotate.
+        clip: largest absolute value of queries, keys and values, before they are normed.
         gain: whether the heads' output is multiplied by a learnt `gain` `[D]` (LayerScale, Touvron et al. 2021).
 
     Attributes:
@@ -123,11 +124,12 @@ class Attention(nnx.Module):
         bias: bool | str = False,
         rotary: Rotary | None = None,
         frequencies: Array | None = None,
-        scale: float | None = None,
+        scale: float | Array | None = None,
         cap: float | None = None,
         window: int | Array | None = None,
         q_norm: nnx.Module | None = None,
         k_norm: nnx.Module | None = None,
+        clip: float | None = None,
         gain: bool = False,
     ):
         kv_heads = heads if kv_heads is None else kv_heads
@@ -148,12 +150,17 @@ class Attention(nnx.Module):
         )
         self.gain = nnx.Param(jnp.ones((model,))) if gain else None
         self.q_norm, self.k_norm = q_norm, k_norm
-        self.rotary, self.cap = rotary, cap
+        self.rotary, self.cap, self.clip = rotary, cap, clip
         self.frequencies = None if frequencies is None else Setting(frequencies)
         self.window = window if window is None or isinstance(window, int) else Setting(window)
         self.key_heads: Setting | None = None
-        self.scale = head**-0.5 if scale is None else scale
+        self._scale = head**-0.5 if scale is None else Setting(scale) if isinstance(scale, Array) else scale
         self.affine = affine
+
+    @property
+    def scale(self) -> float | Array:
+        """The factor on the scores."""
+        return self._scale[...] if isinstance(self._scale, Setting) else self._scale
 
     def queries(self, x_BTD: Array, positions_BT: Array) -> Array:
         """Return queries `[B,T,N,H]`, normed and rotated in families that do so."""
@@ -171,14 +178,14 @@ class Attention(nnx.Module):
     def per_head_queries(self, x_NBTD: Array, positions_BT: Array) -> Array:
         """Return queries `[B,T,N,H]`, every head's from its own input."""
         b_Q = None if self.b_Q is None else self.b_Q[...]
-        return self.rotate(_normed(self.q_norm, _per_head_project(x_NBTD, self.W_Q[...], b_Q)), positions_BT)
+        return self.rotate(self._per_head_project(x_NBTD, self.W_Q[...], b_Q, self.q_norm), positions_BT)
 
     def per_head_keys_values(self, k_KBSD: Array, v_KBSD: Array, positions_BS: Array) -> tuple[Array, Array]:
         """Return keys and values, each `[B,S,K,H]`, every head's from its own two inputs."""
         W_K, W_V = (self.by_reader(weight[...], 1) for weight in (self.W_K, self.W_V))
         b_K, b_V = (None if bias is None else self.by_reader(bias[...], 0) for bias in (self.b_K, self.b_V))
-        keys_BSKH = self.rotate(_normed(self.k_norm, _per_head_project(k_KBSD, W_K, b_K)), positions_BS)
-        return keys_BSKH, _per_head_project(v_KBSD, W_V, b_V)
+        keys_BSKH = self.rotate(self._per_head_project(k_KBSD, W_K, b_K, self.k_norm), positions_BS)
+        return keys_BSKH, self._per_head_project(v_KBSD, W_V, b_V, None)
 
     def attend(self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, context: AttentionInputs, edit: Edit):
         """Call `attend` with this layer's scale, cap and window."""
@@ -198,7 +205,19 @@ class Attention(nnx.Module):
         return _scaled(jnp.einsum("btnh,nhd->nbtd", z_BTNH, self.W_O[...]), self.gain)
 
     def _project(self, x_BTD: Array, weight_DNH: nnx.Param, bias_NH: nnx.Param | None) -> Array:
-        return self.affine("btd,dnh->btnh", x_BTD, weight_DNH[...], None if bias_NH is None else bias_NH[...])
+        projected = self.affine("btd,dnh->btnh", x_BTD, weight_DNH[...], None if bias_NH is None else bias_NH[...])
+        return self._clipped(projected)
+
+    def _per_head_project(self, x_NBTD: Array, weight_DNH: Array, bias_NH: Array | None, norm: Any) -> Array:
+        """Return the normed projections `[B,T,N,H]`, every head's from its own input."""
+        if not isinstance(norm, JointRMSNorm):
+            return _normed(norm, self._clipped(affine("nbtd,dnh->btnh", x_NBTD, weight_DNH, bias_NH)))
+        # The norm's size is that of all heads' projections of the head's own input.
+        projected_NBTMH = self._clipped(affine("nbtd,dmh->nbtmh", x_NBTD, weight_DNH, bias_NH))
+        return jnp.moveaxis(jnp.diagonal(norm(projected_NBTMH), axis1=0, axis2=3), -1, 2)
+
+    def _clipped(self, projected: Array) -> Array:
+        return projected if self.clip is None else jnp.clip(projected, -self.clip, self.clip)
 
     def rotate(self, x_BTNH: Array, positions_BT: Array) -> Array:
         """Return queries or keys rotated by their positions; unchanged without rotary positions."""
@@ -209,10 +228,6 @@ class Attention(nnx.Module):
 
 def _normed(norm: Any, x_BTNH: Array) -> Array:
     return x_BTNH if norm is None else norm(x_BTNH)
-
-
-def _per_head_project(x_NBTD: Array, weight_DNH: Array, bias_NH: Array | None) -> Array:
-    return affine("nbtd,dnh->btnh", x_NBTD, weight_DNH, bias_NH)
 
 
 class Embed(nnx.Module):
@@ -284,6 +299,32 @@ def layer_norm(model: int, epsilon: float, rngs: nnx.Rngs, *, bias: bool = True)
     """Return a LayerNorm with two-pass variance."""
     # The one-pass form (nnx's default) loses digits where the mean is large.
     return nnx.LayerNorm(model, epsilon=epsilon, use_bias=bias, use_fast_variance=False, rngs=rngs)
+
+
+class FixedLayerNorm(nnx.LayerNorm):
+    """LayerNorm without a learnt scale or bias, in float32 at least (OLMo); its `scale` is 1."""
+
+    def __init__(self, model: int, epsilon: float, rngs: nnx.Rngs):
+        super().__init__(model, epsilon=epsilon, use_scale=False, use_bias=False, use_fast_variance=False, rngs=rngs)
+        own: Any = self
+        own.scale = nnx.data(Setting(jnp.ones((model,))))
+
+    def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
+        del mask
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = wide - wide.mean(axis=-1, keepdims=True)
+        wide = wide * jax.lax.rsqrt(jnp.square(wide).mean(axis=-1, keepdims=True) + self.epsilon)
+        return wide.astype(x.dtype)
+
+
+class JointRMSNorm(nnx.Module):
+    """RMSNorm over the queries or keys of all heads together, `[…,N,H]` (OLMo 2)."""
+
+    def __init__(self, heads: int, head: int, epsilon: float, rngs: nnx.Rngs):
+        self.norm = rms_norm(heads * head, epsilon, rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.norm(x.reshape(*x.shape[:-2], -1)).reshape(x.shape)
 
 
 class SkippedNorm(nnx.Module):

@@ -274,7 +274,8 @@ def _answer(name: str, questions: Iterator[Question], *, stream: bool, level: fl
             accumulator.add(run_question(current, journal, advance, number), current.grid)
             # What a question counts over a stream, such as the fewest examples of a mean, is whole at its end.
             words = current.about
-    about = effect_provenance(first.model, first.objective, words)
+    units = dict.fromkeys(first.columns, getattr(first.objective, "unit", ""))
+    about = effect_provenance(first.model, first.objective, {**words, "units": units})
     table = accumulator.table(name, first.stack.name, grid.axes, about, level=level, seed=seed, extras=first.extras)
     return first.finish(table)
 

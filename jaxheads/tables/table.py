@@ -19,11 +19,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..arguments import at_least, checked
 from ..checks import one_of, shown
-from . import heatmaps, storage
+from ..plots import heatmap
+from . import storage
 from .counts import footnote, marked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from ..plots import Panel
 
 _NAME = re.compile(r"(?!.*\.(?:per_example|parquet)$)[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -215,13 +218,14 @@ class HeadTable:
         return ranked.head(n)
 
     @checked()
-    def plot(self, column: str | None = None, ax: "Axes | None" = None) -> "Axes":
+    def plot(self, column: str | None = None, ax: "Axes | None" = None) -> "Panel":
         """Draw a column (by default the first metric) as a heatmap, layers down and heads across.
 
-        Values of both signs have a diverging colormap with white at 0; NaN is grey.
+        Values of both signs have a diverging colormap with white at 0; NaN is grey. The bar names the unit, where the
+        table's `provenance["units"]` has it.
 
         Returns:
-            `ax`, or the Axes of a new figure outside pyplot: show or save it by `table.plot().figure`.
+            `ax`, or the axes of a new picture, which shows itself in a notebook: `table.plot().save("heads.svg")`.
 
         Raises:
             ValueError: for a column of words, or a grid without two axes.
@@ -234,7 +238,8 @@ class HeadTable:
             )
         grid = self.grid(column).astype(np.float64)
         rows, columns = (str(axis) for axis in self.frame.index.names[1:])
-        return heatmaps.draw(grid, title=self.name, label=column, ylabel=rows, xlabel=columns, ax=ax)
+        label = ", ".join(filter(None, (column, self.provenance.get("units", {}).get(column))))
+        return heatmap(grid, title=self.name, label=label, rows=rows, columns=columns, ax=ax)
 
     @checked()
     def save(self, directory: str | os.PathLike[str]) -> list[Path]:

@@ -20,6 +20,7 @@ from ..arguments import among, checked
 from ..checks import all_finite
 from ..edits import gate, head_pairs
 from ..models.inputs.batch import Batch
+from ..models.layers import JointRMSNorm
 from ..models.model import Model
 from ..models.network import Network, forward
 from ..models.removed_heads import HEADS, head_shape, set_key_heads
@@ -106,8 +107,8 @@ def remove_heads(model: Model, gates: Mapping[str, ArrayLike] | ArrayLike, batch
         batch: check on these inputs that the smaller model equals the gated one, to 1e-4.
 
     Raises:
-        ValueError: for gates that do not fit, layers that share weights, or position biases that belong to heads (T5,
-            BLOOM, MPNet), which removal would tear from their heads.
+        ValueError: for gates that do not fit, layers that share weights, norms of all heads' queries together (OLMo 2),
+            or position biases that belong to heads (T5, BLOOM, MPNet), which removal would tear from their heads.
     """
     by_stack = dict(gates) if isinstance(gates, Mapping) else {model.stack().name: gates}
     if not by_stack:
@@ -120,6 +121,7 @@ def remove_heads(model: Model, gates: Mapping[str, ArrayLike] | ArrayLike, batch
             raise ValueError(f"gates of {name}: expected {[stack.layers, stack.heads]}, got {list(gates_LN.shape)}")
         if stack.sharing is not None:
             raise ValueError(f"the layers of {name} share their weights: a head can't be taken from one of them")
+        _check_norms(stack)
         _shrink(stack.blocks.attention, gates_LN)
     shapes = {stack.name: head_shape(stack) for stack in network.stacks}
     smaller = replace(
@@ -149,6 +151,16 @@ def head_savings(model: Model, smaller: Model) -> pd.DataFrame:
         rows[name] = [numbers[0], numbers[2], numbers[1], numbers[3], *sizes, 1 - sizes[1] / sizes[0]]
     columns = ["heads", "heads_left", "kv_heads", "kv_heads_left", "parameters", "parameters_left", "saved"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("stack")
+
+
+def _check_norms(stack: Any) -> None:
+    """Raise ValueError for a norm of queries or keys that one head's removal would change for the others."""
+    for kind, norm in (("queries", stack.blocks.attention.q_norm), ("keys", stack.blocks.attention.k_norm)):
+        if isinstance(norm, JointRMSNorm):
+            raise ValueError(
+                f"the {stack.name} norms the {kind} of all heads together: without some of them the others' {kind} "
+                "would differ. Take heads' outputs away with jh.gate or jh.zero_heads"
+            )
 
 
 def _take(parameter: Any, heads: np.ndarray, axis: int) -> Array:
@@ -242,9 +254,11 @@ def merge_kv_heads(model: Model, groups: ArrayLike, *, stack: str | None = None)
             put in the order of their groups.
 
     Raises:
-        ValueError: for groups of different sizes, or of another shape.
+        ValueError: for groups of different sizes, or of another shape, or norms of all heads' keys together (OLMo 2).
     """
     old = model.stack(stack)
+    if isinstance(old.blocks.attention.k_norm, JointRMSNorm):
+        raise ValueError(f"the {old.name} norms the keys of all heads together: merged keys would have another norm")
     groups_LK = _checked_groups(groups, old.layers, old.kv_heads)
     if old.blocks.attention.key_heads is not None:
         raise ValueError(f"groups of the {old.name} differ in size since heads were removed: merge before you remove")

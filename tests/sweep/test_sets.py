@@ -1,9 +1,11 @@
 """Ablation of more, or less, than one head at a time; of streams; and the knock-out of edges."""
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -115,6 +117,68 @@ def test_knocking_out_edges_masks_scores(family: str, sets: Any):
         slow.append(asked.judge(np.asarray(jh.run(model, batch, edits=edits).output, np.float64), batch) - before)
     assert table.per_example is not None
     assert_close(table.per_example.reshape(2, -1), np.stack(slow, axis=1))
+
+
+def windowed() -> jh.Model:
+    """A decoder in which a query sees three positions, its own included."""
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "sliding_window": 3}
+    model = jh.init({"model_type": "mistral", **sizes, **heads})
+    # At the scale of fresh weights attention would be uniform.
+    return replace(model, network=jax.tree.map(lambda weight: 10 * weight, model.network))
+
+
+@pytest.mark.parametrize("family", ["llama", "bert", "mistral"])
+def test_any_edges_can_be_knocked_out(family: str):
+    """Edges that differ by example and by query, those that are no edges among them, equal whole passes."""
+    model, batch = windowed() if family == "mistral" else small_model(family), random_batch((9, 7), "left")
+    asked, stack = question(batch), model.stack()
+    edges = np.random.default_rng(3).random((2, 9, 9)) < 0.4
+    edges &= ~np.eye(9, dtype=bool)
+    table = jh.knock_out(model, batch, asked.objective, edges=edges)
+    before = asked.judge(np.asarray(jh.run(model, batch).output, np.float64), batch)
+    source, slow = jnp.full((1, 1, 1, 1, 1), jnp.finfo(jnp.float32).min), []
+    for layer, head in np.ndindex(stack.layers, stack.heads):
+        weight = jnp.asarray((edges[:, None] & (np.arange(stack.heads) == head)[:, None, None])[None], jnp.float32)
+        edit = jh.SiteEdit(jnp.array([layer]), weight, source, "scores", stack.name)
+        slow.append(asked.judge(np.asarray(jh.run(model, batch, edits=edit).output, np.float64), batch) - before)
+    assert table.per_example is not None
+    assert_close(table.per_example.reshape(2, -1), np.stack(slow, axis=1))
+    assert 0 < table.provenance["edges"] < edges.sum()
+    alike = jh.knock_out(model, batch, asked.objective, edges=edges[0])
+    np.testing.assert_array_equal(alike.per_example[0], table.per_example[0])
+
+
+def test_edges_from_each_of_some_queries_to_each_of_some_keys_are_queries_and_keys():
+    model, batch = small_model("bert"), random_batch((5, 4))
+    queries, keys = np.arange(5) > 1, np.arange(5) < 2
+    named = jh.knock_out(model, batch, jh.logit_difference(3, 7), np.tile(queries, (2, 1)), np.tile(keys, (2, 1)))
+    edges = jh.knock_out(model, batch, jh.logit_difference(3, 7), edges=queries[:, None] & keys)
+    np.testing.assert_array_equal(named.per_example, edges.per_example)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"edges": np.ones((2, 5, 5))}, r"edges must be bool \[2, 5, 5\], or \[5, 5\] for all examples; got float64"),
+        ({"edges": np.ones((2, 4, 5), bool)}, r"got bool of shape \[2, 4, 5\]"),
+        ({"edges": np.triu(np.ones((5, 5), bool), 1)}, r"hits nothing in examples \[0, 1\]"),
+        ({"edges": np.ones((5, 5), bool)}, "position 0 would be left without any key"),
+        ({"edges": np.ones((5, 5), bool), "keys": 0}, "leave queries and keys out"),
+        ({"queries": 3}, "needs queries and keys, or edges"),
+    ],
+)
+def test_edges_that_can_not_be_knocked_out(arguments: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        jh.knock_out(small_model("llama"), random_batch((5, 4)), jh.logit_difference(3, 7), **arguments)
+
+
+def test_a_query_that_a_window_leaves_without_a_key_is_refused():
+    """Of three keys in the window none is left, though keys before the window are."""
+    model, batch, edges = windowed(), random_batch((9, 9)), np.zeros((9, 9), bool)
+    edges[8, 6:] = True
+    with pytest.raises(ValueError, match="position 8 would be left without any key"):
+        jh.knock_out(model, batch, jh.logit_difference(3, 7), edges=edges)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from flax import nnx
 from jax import Array
 
 from ...arguments import checked
+from ...models.experts import RoutedMLP
 from ...models.layers import Attention, GatedMLP, OffsetRMSNorm, UnitNorm, affine
 
 NetworkT = TypeVar("NetworkT", bound=nnx.Module)
@@ -46,7 +47,8 @@ class Rules:
             amplifies an input near 0.
         softmax: "gradient" is x · ∂ (Achtibat et al., Proposition 3.1: it does not conserve, a bias takes the rest);
             "constant" takes attention weights as constants (CP-LRP); "identity" passes relevance to the scores.
-        gate: of a gated MLP, "uniform" halves, or "constant": all to the gated value (CP-LRP's code).
+        gate: of a gated MLP, and of the weights of experts: "uniform" halves, or "constant": all to what is gated
+            (CP-LRP's code).
         start: the relevance of each logit that is read starts at its "value" times its share in the objective, or at
             this share ("one": Chefer et al. 2021).
     """
@@ -273,6 +275,8 @@ def _attach(module: Any, rules: Rules) -> None:
             _attach(member, rules)
     if isinstance(module, Attention) and not rules.plain_linear:
         module.affine = partial(ruled_affine, rules)
+    if isinstance(module, RoutedMLP):
+        module.weigh = partial(_ruled_weigh, rules.gate)
     if isinstance(module, GatedMLP):
         module.act = partial(_ruled_gate, module.act, rules.gate)
         if rules.gate == "uniform":
@@ -286,6 +290,12 @@ def _ruled_activation(act: Any, x: Array) -> Array:
 
 def _ruled_gate(act: Any, rule: str, x: Array) -> Array:
     return uniform_rule(act(x)) if rule == "uniform" else jax.lax.stop_gradient(act(x))
+
+
+def _ruled_weigh(rule: str, weight: Array, x: Array) -> Array:
+    if rule == "uniform":
+        return uniform_rule(weight) * uniform_rule(x)
+    return jax.lax.stop_gradient(weight) * x
 
 
 class RuledEdit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
@@ -33,19 +34,28 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "dinov2": ("dinov2", "Dinov2"),
     "dinov2_with_registers": ("dinov2", "Dinov2WithRegisters"),
     "distilbert": ("distilbert", "DistilBert"),
+    "gemma": ("gemma", "Gemma"),
     "gemma2": ("gemma2", "Gemma2"),
     "gemma3": ("gemma3", "Gemma3"),
     "gemma3_text": ("gemma3_text", "Gemma3Text"),
     "gpt2": ("gpt2", "GPT2"),
+    "gpt_neo": ("gpt_neo", "GPTNeo"),
     "gpt_neox": ("gpt_neox", "GPTNeoX"),
     "gptj": ("gptj", "GPTJ"),
     "llama": ("llama", "Llama"),
     "mistral": ("mistral", "Mistral"),
+    "mixtral": ("mixtral", "Mixtral"),
     "modernbert": ("modernbert", "ModernBert"),
     "mpnet": ("mpnet", "MPNet"),
+    "olmo": ("olmo", "Olmo"),
+    "olmo2": ("olmo2", "Olmo2"),
     "opt": ("opt", "OPT"),
+    "phi": ("phi", "Phi"),
+    "phi3": ("phi3", "Phi3"),
     "qwen2": ("qwen2", "Qwen2"),
+    "qwen2_moe": ("qwen2_moe", "Qwen2Moe"),
     "qwen3": ("qwen3", "Qwen3"),
+    "qwen3_moe": ("qwen3_moe", "Qwen3Moe"),
     "camembert": ("roberta", "Camembert"),
     "roberta": ("roberta", "Roberta"),
     "xlm-roberta": ("roberta", "XLMRoberta"),
@@ -72,6 +82,11 @@ class _Families(Mapping[str, Family]):
 
     def __len__(self) -> int:
         return len(_CLASSES)
+
+    def by_architecture(self, architecture: str) -> str | None:
+        """Return the `model_type` of a class of transformers ("BertForMaskedLM"), of any head; None if unknown."""
+        stem = re.sub(r"^(TF|Flax)|(For[A-Z]\w*|MTModel|(With)?LMHeadModel|Model)$", "", architecture).lower()
+        return next((kind for kind, (_, name) in _CLASSES.items() if name.lower() == stem), None)
 
 
 FAMILIES = _Families()

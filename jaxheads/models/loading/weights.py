@@ -6,7 +6,7 @@ names of their tensors contain `{layer}`.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -30,6 +30,8 @@ Placement = Callable[[str, np.ndarray], jax.Array]
 class Rule:
     """Map of a checkpoint's tensor to the parameters it fills, those of a layer where its name has `{layer}`.
 
+    Where the name has `{expert}` too, those of one expert of the layer.
+
     Attributes:
         name: the tensor's name.
         paths: the parameters' paths.
@@ -45,8 +47,11 @@ class Rule:
     absent: frozenset[int] = frozenset()
 
 
-Entry = tuple[str, Rule, int | None, tuple[tuple[int, ...], ...]]
-"""A tensor's full name, its rule, its layer or None, and the shapes of its parameters in that layer."""
+Entry = tuple[str, Rule, tuple[int, ...], tuple[tuple[int, ...], ...]]
+"""A tensor's full name, its rule, its index (layer, and expert), and the shapes of its parameters at that index."""
+
+_INDICES = ("layer", "expert")
+"""Fields of a tensor's name, in the order of the parameters' leading axes."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,14 @@ class Table:
         rename: patterns and replacements that bring a checkpoint's older or shorter names to the rules' form.
         copies: second names of tensors, mapped to the first; a checkpoint that holds both must hold equal values.
             Rules take precedence.
+        alternatives: rules of tensors that a checkpoint may hold in place of those in `rules`, for these parameters.
     """
 
     rules: tuple[Rule, ...]
     passed_over: Mapping[str, str] = field(default_factory=dict)
     rename: tuple[tuple[str, str], ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
+    alternatives: tuple[Rule, ...] = ()
 
 
 def same(name: str, path: str) -> Rule:
@@ -228,6 +235,7 @@ def read_parameters(
     """Read parameters of these shapes from the checkpoint, in `dtype`, by their paths; raises as `fill` does."""
     stored = _renamed(checkpoint, table)
     _drop_copies(stored, table, checkpoint.name)
+    table = _as_stored(table, shapes, stored)
     check_tensors(table, shapes, stored, checkpoint.name)
     placed, bad = {}, []
     for rule in table.rules:
@@ -254,15 +262,32 @@ def _values(
 ) -> dict[str, np.ndarray]:
     """Read the parameters of a rule; names of tensors that are not finite are added to `bad`."""
     values = {path: np.zeros(shapes[path], jnp.dtype(dtype)) for path in rule.paths}
-    for name, _, layer, layer_shapes in _entries_of(rule, shapes):
+    for name, _, index, shapes_there in _entries_of(rule, shapes):
         tensor = stored[name].read()
-        for path, value in zip(rule.paths, rule.read(tensor, layer_shapes), strict=True):
-            target = values[path] if layer is None else values[path][layer, ...]
+        for path, value in zip(rule.paths, rule.read(tensor, shapes_there), strict=True):
+            target = values[path][(*index, ...)]
             with np.errstate(over="ignore"):  # what overflows is infinite, and noticed
                 target[...] = value
             if not np.isfinite(target).all() and name not in bad:
                 bad.append(name)
     return values
+
+
+def gaps(table: Table, checkpoint: Checkpoint) -> tuple[set[str], set[str]]:
+    """Return the names of rules for which the checkpoint has no tensor in any layer, and of tensors without a rule.
+
+    Names alone are compared, and no network is needed: so one finds which of several tables a checkpoint fits.
+    """
+    rules = {rule.name for rule in table.rules}
+    second = {name: original for name, original in table.copies.items() if name not in rules}
+    stored = {second.get(name, name) for name in _renamed(checkpoint, table)}
+    missing, unknown = rules - stored, stored - rules
+    for name in [name for name in missing if "{layer}" in name]:
+        pattern = re.compile(re.escape(name).replace(r"\{layer\}", r"\d+"))
+        if of_layers := {tensor for tensor in unknown if pattern.fullmatch(tensor)}:
+            missing.remove(name)
+            unknown -= of_layers
+    return missing - {rule.name for rule in table.rules if rule.absent}, unknown
 
 
 def export(network: Any, table: Table) -> dict[str, np.ndarray]:
@@ -271,8 +296,8 @@ def export(network: Any, table: Table) -> dict[str, np.ndarray]:
     values = {".".join(map(str, path)): np.asarray(variable[...]) for path, variable in state}
     shapes = {path: value.shape for path, value in values.items()}
     tensors = {}
-    for name, rule, layer, _ in _entries(table, shapes):
-        parameters = [values[path] if layer is None else values[path][layer] for path in rule.paths]
+    for name, rule, index, _ in _entries(table, shapes):
+        parameters = [values[path][index] for path in rule.paths]
         # Not ascontiguousarray, which gives a scalar an axis.
         tensors[name] = np.asarray(rule.write(*parameters), order="C")
     return tensors
@@ -285,16 +310,23 @@ def _entries(table: Table, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[En
 
 
 def _entries_of(rule: Rule, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Entry]:
-    """Yield an entry for every tensor of a rule, layer by layer."""
+    """Yield an entry for every tensor of a rule, layer by layer, expert by expert."""
     if any(path not in shapes for path in rule.paths):
         raise KeyError(f"the table names parameters that the network lacks: {rule.paths}")
     stacked = tuple(shapes[path] for path in rule.paths)
-    if "{layer}" not in rule.name:
-        yield rule.name, rule, None, stacked
-        return
-    for layer in range(stacked[0][0]):
-        if layer not in rule.absent:
-            yield rule.name.format(layer=layer), rule, layer, tuple(shape[1:] for shape in stacked)
+    fields = [field for field in _INDICES if f"{{{field}}}" in rule.name]
+    for index in np.ndindex(*stacked[0][: len(fields)]):
+        if not index or index[0] not in rule.absent:
+            name = rule.name.format(**dict(zip(fields, index, strict=True)))
+            yield name, rule, index, tuple(shape[len(fields) :] for shape in stacked)
+
+
+def _as_stored(table: Table, shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, Tensor]) -> Table:
+    """Return the table with the alternatives that the checkpoint holds, in place of the rules of their parameters."""
+    held = [rule for rule in table.alternatives if any(name in stored for name, *_ in _entries_of(rule, shapes))]
+    paths = {path for rule in held for path in rule.paths}
+    kept = [rule for rule in table.rules if not paths.issuperset(rule.paths)]
+    return replace(table, rules=(*kept, *held))
 
 
 def _renamed(checkpoint: Checkpoint, table: Table) -> dict[str, Tensor]:

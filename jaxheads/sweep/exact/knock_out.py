@@ -29,9 +29,10 @@ def knock_out(
     model: Model,
     batch: Batch,
     objective: Objective,
-    queries: ArrayLike,
-    keys: ArrayLike,
+    queries: ArrayLike | None = None,
+    keys: ArrayLike | None = None,
     *,
+    edges: ArrayLike | None = None,
     by: Sequence[str] = ("layer", "head"),
     sets: Mapping[str, Heads] | None = None,
     **options: Unpack[Options],
@@ -43,7 +44,11 @@ def knock_out(
 
     Args:
         queries, keys: which positions may not look, and at which: bool `[B,T]` (keys of cross-attention `[B,S]`), or
-            one index into the padded batch for each example `[B]`, or one for all.
+            one index into the padded batch for each example `[B]`, or one for all. Every such query loses every such
+            key.
+        edges: instead of both, any edges: bool `[B,T,S]`, True where a query may not look at a key, or `[T,S]` for all
+            examples. Edges to later keys of a causal stack, beyond a window, and from or to padding are none: they
+            count for nothing.
         by: ("layer", "head"), or ("layer",) for all heads of a layer at once.
         sets: instead of `by`: named sets of (layer, head) pairs, such as all heads of a window of layers.
         options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
@@ -52,15 +57,16 @@ def knock_out(
         One row a cell, columns `effect effect_low effect_high`, as in `ablate`.
 
     Raises:
-        ValueError: if an example has no edge to knock out (a causal stack sees no later key, none sees padding), or a
-            query would be left without any key to look at; and as `ablate` does.
+        ValueError: for edges that are not bool or of another shape, or that come beside queries and keys; if an example
+            has no edge to knock out (a causal stack sees no later key, none sees padding), or a query would be left
+            without any key to look at; and as `ablate` does.
     """
     resources, stack = Resources.of(options), model.stack(options.get("stack"))
     model.check(batch)
     if "position" in by:
         raise ValueError(f"positions of a knock-out are in queries and keys; by is by head or layer, got {tuple(by)}")
     own, seen = stack.queries.of(batch), stack.keys.of(batch)
-    edges_BTS = _edges(stack, own, seen, _positions("queries", queries, own), _positions("keys", keys, seen))
+    edges_BTS = _visible(stack, own, seen, _chosen(own, seen, queries, keys, edges))
     if sets is None:
         # In a causal stack nothing changes before the first query that loses a key.
         first = int(start_column(int(edges_BTS.any(axis=(0, 2)).argmax()), own.shape[1])) if stack.causal else 0
@@ -106,6 +112,25 @@ class ForbiddenEdges(OneValue):
         yield LowestScore(chunk.devices.examples(jnp.asarray(self.edges[chunk.examples][:, None])))
 
 
+def _chosen(
+    own: Positions, seen: Positions, queries: ArrayLike | None, keys: ArrayLike | None, edges: ArrayLike | None
+) -> np.ndarray:
+    """Return the edges that were asked for, bool `[B,T,S]`."""
+    if edges is None:
+        if queries is None or keys is None:
+            raise ValueError("a knock-out needs queries and keys, or edges (bool [examples, queries, keys])")
+        return _positions("queries", queries, own)[:, :, None] & _positions("keys", keys, seen)[:, None]
+    if queries is not None or keys is not None:
+        raise ValueError("edges say which queries lose which keys: leave queries and keys out")
+    array, shape = np.asarray(edges), (*own.shape, seen.shape[1])
+    if array.dtype != bool or array.shape not in (shape, shape[1:]):
+        raise ValueError(
+            f"edges must be bool {list(shape)}, or {list(shape[1:])} for all examples; got {array.dtype} of shape "
+            f"{list(array.shape)}"
+        )
+    return np.broadcast_to(array, shape)
+
+
 def _positions(name: str, chosen: ArrayLike, positions: Positions) -> np.ndarray:
     """Return the chosen positions as bool `[B,T]`."""
     array, (B, T) = np.asarray(chosen), positions.shape
@@ -121,21 +146,32 @@ def _positions(name: str, chosen: ArrayLike, positions: Positions) -> np.ndarray
     )
 
 
-def _edges(
-    stack: Stack, queries: Positions, keys: Positions, queries_BT: np.ndarray, keys_BS: np.ndarray
-) -> np.ndarray:
-    """Return the edges that can be knocked out, bool `[B,T,S]`; raises ValueError where that leaves nothing or all."""
-    visible_BTS = np.asarray(queries.mask)[:, :, None] & np.asarray(keys.mask)[:, None]
+def _visible(stack: Stack, queries: Positions, keys: Positions, chosen_BTS: np.ndarray) -> np.ndarray:
+    """Return the chosen edges that some layer has, bool `[B,T,S]`; raises ValueError where that leaves none or all."""
+    real_BTS = np.asarray(queries.mask)[:, :, None] & np.asarray(keys.mask)[:, None]
     if stack.causal and not stack.is_cross:
-        visible_BTS &= np.tri(queries.shape[1], dtype=bool)
-    edges_BTS = visible_BTS & queries_BT[:, :, None] & keys_BS[:, None]
+        real_BTS &= np.tri(queries.shape[1], dtype=bool)
+    distance_BTS = np.abs(np.asarray(queries.positions)[:, :, None] - np.asarray(keys.positions)[:, None])
+    edges_BTS = np.zeros_like(chosen_BTS)
+    for window in _windows(stack):
+        visible_BTS = real_BTS if window is None else real_BTS & (distance_BTS < window)
+        hit_BTS = visible_BTS & chosen_BTS
+        # A row without any key would be a softmax of nothing: uniform over masked keys, and no knock-out.
+        blind = np.argwhere(hit_BTS.any(axis=2) & ~(visible_BTS & ~chosen_BTS).any(axis=2))
+        if blind.size:
+            raise ValueError(f"example {blind[0][0]}, position {blind[0][1]} would be left without any key to look at")
+        edges_BTS |= hit_BTS
     without = np.flatnonzero(~edges_BTS.any(axis=(1, 2)))
     if without.size:
         raise ValueError(
             f"a knock-out hits nothing in examples {without[:8].tolist()}: no chosen query sees a chosen key there"
         )
-    # A row without any key would be a softmax of nothing: uniform over masked keys, and no knock-out.
-    blind = np.argwhere(edges_BTS.any(axis=2) & ~(visible_BTS & ~edges_BTS).any(axis=2))
-    if blind.size:
-        raise ValueError(f"example {blind[0][0]}, position {blind[0][1]} would be left without any key to look at")
     return edges_BTS
+
+
+def _windows(stack: Stack) -> list[int | None]:
+    """Return the windows of the layers, each once: how far a query sees; None for a stack without windows."""
+    window = stack.blocks.attention.window
+    return (
+        [None] if window is None else np.unique(np.asarray(window if isinstance(window, int) else window[...])).tolist()
+    )
