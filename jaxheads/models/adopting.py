@@ -15,6 +15,7 @@ from ..checks import floating, shown
 from .families.bases.reading import inner_config
 from .load import build, family_of, named
 from .loading.checkpoint import Checkpoint
+from .loading.transformer_lens import as_toy
 from .loading.weights import Table
 from .model import Model
 from .own_parameters import (
@@ -56,7 +57,7 @@ def adopt(
     The arrays are copied.
 
     Args:
-        config: the contents of a config.json, as for `init`.
+        config: the contents of a config.json, as for `init`; for a state dict of TransformerLens its `cfg.to_dict()`.
         parameters: a pytree of arrays of NumPy, JAX or PyTorch: a dict by Hugging Face's names, nested dicts (such as
             those of Flax Linen), a module of PyTorch or Flax NNX, or its state.
         table: where the arrays belong, by their paths in the pytree, joined by dots. A value is a parameter's path in
@@ -76,13 +77,8 @@ def adopt(
     dtype = floating("dtype", dtype)
     arrays = by_table(flat_arrays(parameters), table or {})
     reason = "the weights were adopted without one: jh.adopt(…, tokenizer=…)"
-    checkpoint = Checkpoint(
-        dict(config),
-        tensors(arrays),
-        lambda: (tokenizer, "" if tokenizer is not None else reason),
-        name,
-        lambda: "unknown",
-    )
+    read_tokenizer = lambda: (tokenizer, "" if tokenizer is not None else reason)  # noqa: E731
+    checkpoint = as_toy(Checkpoint(dict(config), tensors(arrays), read_tokenizer, name, lambda: "unknown"))
     model = build(checkpoint, dtype=dtype, mesh=mesh, rules=rules, table=_own_table(checkpoint))
     return replace(model, identity=cache(partial(parameters_identity, model.network)))
 

@@ -1,10 +1,12 @@
 """Models of the Hugging Face hub, fetched once and then found in the hub's own cache."""
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 from .checkpoint import Checkpoint
 from .hf_directory import CONTAINERS, directory_checkpoint
+from .transformer_lens import SUFFIXES, as_toy, lens_checkpoint, lens_file
 
 TEXT = (
     "config.json",
@@ -37,7 +39,10 @@ def hub_checkpoint(repository: str, *, revision: str | None = None, cache_dir: P
     """
     directory = _snapshot(repository, revision, cache_dir)
     commit = directory.name
-    return directory_checkpoint(directory, name=repository, identity=lambda: f"hub:{repository}@{commit}")
+    identity = lambda: f"hub:{repository}@{commit}"  # noqa: E731
+    if (file := lens_file(directory)) is not None:
+        return replace(lens_checkpoint(file, name=repository), identity=identity)
+    return as_toy(directory_checkpoint(directory, name=repository, identity=identity))
 
 
 def _snapshot(repository: str, revision: str | None, cache_dir: Path | None) -> Path:
@@ -84,7 +89,7 @@ def _wanted(repository: str, revision: str | None) -> list[str]:
             return [*TEXT, name]
         if f"{name}.index.json" in files:
             return [*TEXT, f"{name}.index.json", SHARDS[name]]
-    return list(TEXT)
+    return [*TEXT, *(name for name in files if "/" not in name and name.endswith(SUFFIXES))]
 
 
 def _first_line(error: Exception) -> str:
