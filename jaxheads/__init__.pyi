@@ -1,6 +1,6 @@
 """The public names of jaxheads, for type checkers and for `lazy_loader`, which imports each when it is first used."""
 
-from . import data, edits, evidence, objectives, plots, statistics, tables, train
+from . import data, edits, evidence, networks, objectives, plots, statistics, tables, train
 from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
 from .evidence.nulls import shuffled_marks
 from .evidence.roles import Evidence, name_heads
@@ -170,6 +170,7 @@ __all__ = [
     "circuits",
     "data",
     "evidence",
+    "networks",
     "patterns",
     "statistics",
     "tables",

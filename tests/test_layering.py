@@ -19,7 +19,7 @@ LAYERS = (
     ("evidence",),
     ("measure", "data"),
     ("execution",),
-    ("edits", "objectives"),
+    ("edits", "objectives", "networks"),
     ("reads",),
     ("models",),
     ("tables", "statistics"),
