@@ -19,7 +19,7 @@ LAYERS = (
     ("evidence",),
     ("measure", "data"),
     ("execution",),
-    ("edits", "objectives", "class_objectives"),
+    ("edits", "objectives", "class_objectives", "networks"),
     ("class_reads",),
     ("reads",),
     ("models",),

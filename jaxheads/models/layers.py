@@ -38,6 +38,19 @@ def _tanh(x: Array) -> Array:
     return jnp.tanh(x)
 
 
+def _sigmoid(x: Array) -> Array:
+    return jax.nn.sigmoid(x)
+
+
+def _identity(x: Array) -> Array:
+    return x
+
+
+def _solu(x: Array) -> Array:
+    """Softmax linear units (Elhage et al. 2022)."""
+    return x * jax.nn.softmax(x, axis=-1)
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": _gelu_exact,
     "gelu_python": _gelu_exact,
@@ -45,8 +58,11 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_fast": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
     "quick_gelu": _quick_gelu,
+    "linear": _identity,
     "relu": _relu,
+    "sigmoid": _sigmoid,
     "silu": _silu,
+    "solu": _solu,
     "swish": _silu,
     "tanh": _tanh,
 }
@@ -232,12 +248,26 @@ class Embed(nnx.Module):
 
 
 class PlainMLP(nnx.Module):
-    """The MLP `down(act(up(x)))`; with `gain`, times a learnt `[D]` (LayerScale)."""
+    """The MLP `down(act(up(x)))`; with `gain`, times a learnt `[D]` (LayerScale).
 
-    def __init__(self, model: int, hidden: int, act: str, *, rngs: nnx.Rngs, bias: bool = True, gain: bool = False):
+    With `norm`, it is `down(norm(act(up(x))))` (SoLU). `act` may be a function.
+    """
+
+    def __init__(
+        self,
+        model: int,
+        hidden: int,
+        act: str | Callable[[Array], Array],
+        *,
+        rngs: nnx.Rngs,
+        bias: bool = True,
+        gain: bool = False,
+        norm: Any = None,
+    ):
         self.up = nnx.Linear(model, hidden, use_bias=bias, rngs=rngs)
         self.down = nnx.Linear(hidden, model, use_bias=bias, rngs=rngs)
-        self.act = activation(act)
+        self.norm = norm
+        self.act = activation(act) if isinstance(act, str) else act
         self.gain = nnx.Param(jnp.ones((model,))) if gain else None
 
     @property
@@ -246,7 +276,7 @@ class PlainMLP(nnx.Module):
         return (self.up,)
 
     def __call__(self, x_BTD: Array) -> Array:
-        return _scaled(self.down(self.act(self.up(x_BTD))), self.gain)
+        return _scaled(self.down(_normed(self.norm, self.act(self.up(x_BTD)))), self.gain)
 
 
 class GatedMLP(nnx.Module):
