@@ -23,6 +23,7 @@ from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.network import Network
 from ..statistics import check_level
+from .asked import asking, parts_of
 from .devices import Devices
 from .identity import fingerprint
 from .journal import Journal
@@ -114,7 +115,8 @@ class Resources:
         """
         if self.resume is None:
             return Journal(None)
-        return Journal(self.resume, f"{name}-{fingerprint(model, *identity)}")
+        question = fingerprint(model, *identity)
+        return Journal(parts_of(Path(self.resume).expanduser(), name, question, model), question)
 
 
 def shares_options(*, without: Iterable[str] = ()) -> Callable[[F], F]:
@@ -137,7 +139,8 @@ def shares_options(*, without: Iterable[str] = ()) -> Callable[[F], F]:
         def sharing(*arguments: Any, **named: Any) -> Any:
             check_options(sharing, named)
             arguments, named = with_clusters(own, arguments, named)
-            return own(*arguments, **named)
+            with asking(own.__name__, bound_arguments(own, arguments, named)):
+                return own(*arguments, **named)
 
         document(sharing, names)
         return sharing  # type: ignore[return-value]  # the same signature
@@ -200,6 +203,15 @@ def with_clusters(
         raise ValueError("clusters: expected a single batch beside them; the batches of a stream bring their own field")
     bound.arguments[name] = batch.clustered(labels)
     return bound.args, bound.kwargs
+
+
+def bound_arguments(
+    function: Callable[..., Any], arguments: tuple[Any, ...], named: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments of a call by name; positional ones that the function does not have are left out."""
+    bound = inspect.signature(function).bind_partial(*arguments, **named).arguments
+    options = bound.pop("options", {})
+    return {**bound, **(options if isinstance(options, dict) else {})}
 
 
 def document(function: Any, names: Iterable[str] = tuple(OPTIONS), *, returns: Any = None) -> None:
