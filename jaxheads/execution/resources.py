@@ -49,7 +49,12 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
         'a mesh to spread the work over: examples over its axis "data", edited copies over "questions", weights over '
         '"model" (see `jaxheads.shard`); JAX\'s default device when left out.',
     ),
-    "progress": (bool, False, "whether a progress bar is shown on a terminal."),
+    "progress": (
+        bool | None,
+        None,
+        "whether a bar is shown on a terminal or in a notebook, and lines in a log (logger `jaxheads`): one at the "
+        "start, one a minute, one at the end. Left out, what takes longer than some seconds is shown.",
+    ),
     "resume": (
         str | os.PathLike | None,
         None,
@@ -70,7 +75,7 @@ class Options(TypedDict, total=False):
     seed: int
     memory: int
     devices: jax.sharding.Mesh | None
-    progress: bool
+    progress: bool | None
     resume: str | os.PathLike | None
 
 
@@ -81,13 +86,13 @@ class Resources:
     Attributes:
         memory: bytes for the activations of one chunk of work, on each device.
         devices: where arrays go.
-        progress: whether a bar is shown.
+        progress: whether a bar is shown; None for what takes long.
         resume: where finished parts are kept; None for nowhere.
     """
 
     memory: int = DEFAULT_MEMORY
     devices: Devices = field(default_factory=Devices)
-    progress: bool = False
+    progress: bool | None = None
     resume: str | os.PathLike | None = None
     _networks: dict[int, Network] = field(default_factory=dict, repr=False)
 
@@ -99,7 +104,7 @@ class Resources:
                 check(options[name])
         devices = Devices.of(options.get("devices"))
         memory = int(options.get("memory", DEFAULT_MEMORY))
-        return cls(memory, devices, options.get("progress", False), options.get("resume"))
+        return cls(memory, devices, options.get("progress"), options.get("resume"))
 
     def network(self, model: Model) -> Network:
         """Return the model's network on the devices, put there once."""

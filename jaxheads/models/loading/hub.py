@@ -2,9 +2,11 @@
 
 import errno
 from pathlib import Path
+from typing import Any
 
 from .checkpoint import Checkpoint
 from .hf_directory import CONTAINERS, directory_checkpoint
+from .hub_progress import bars_of_the_hub, import_tqdm
 
 TEXT = (
     "config.json",
@@ -42,11 +44,14 @@ def hub_checkpoint(repository: str, *, revision: str | None = None, cache_dir: P
 
 def _snapshot(repository: str, revision: str | None, cache_dir: Path | None) -> Path:
     """Download a revision's files and return their directory; where that fails, return the cached one."""
+    import_tqdm()
     from huggingface_hub import snapshot_download
 
+    own: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir}
     try:
-        wanted = _wanted(repository, revision)
-        return Path(snapshot_download(repository, revision=revision, cache_dir=cache_dir, allow_patterns=wanted))
+        with bars_of_the_hub(f"fetching {repository}") as bars:
+            wanted = _wanted(repository, revision)
+            return Path(snapshot_download(repository, allow_patterns=wanted, tqdm_class=bars, **own))
     except Exception as refusal:  # whatever failed (the HTTP library's errors too), the cache may have the files
         if isinstance(refusal, OSError) and refusal.errno == errno.ENOSPC:
             raise
