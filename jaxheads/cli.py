@@ -1,4 +1,4 @@
-"""The command line: `jaxheads atlas` and `jaxheads zoo`.
+"""The command line: `jaxheads atlas`, `jaxheads zoo` and `jaxheads runs`.
 
 JAX and all that computes are imported by the command that needs them: help and the zoo's list open at once.
 """
@@ -13,6 +13,7 @@ import tyro
 
 from .files import check_writable, disk_is_full
 from .interrupts import leave, terminable
+from .runs_command import Runs, runs
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ class Zoo:
 
 
 COMMANDS: Any = tyro.conf.OmitSubcommandPrefixes[
-    Annotated[Atlas, tyro.conf.subcommand("atlas")] | Annotated[Zoo, tyro.conf.subcommand("zoo")]
+    Annotated[Atlas, tyro.conf.subcommand("atlas")]
+    | Annotated[Zoo, tyro.conf.subcommand("zoo")]
+    | Annotated[Runs, tyro.conf.subcommand("runs")]
 ]
 
 
@@ -59,6 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
         with terminable():
             if isinstance(command, Zoo):
                 _zoo()
+            elif isinstance(command, Runs):
+                runs(command)
             else:
                 _atlas(command)
     except KeyboardInterrupt:
@@ -81,9 +86,9 @@ def _atlas(options: Atlas) -> None:
     import numpy as np
     from jax.sharding import Mesh
 
+    from .cache import cache_directory
     from .compile_cache import keep_compilations
     from .models.load import load
-    from .models.loading.zoo import cache_directory
     from .report.atlas import atlas
 
     keep_compilations(cache_directory() / "xla")

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from ..arguments import among, checked
 from ..checks import floating
+from ..compile_cache import keep_by_default
 from ..provenance import without_directories
 from .families import FAMILIES, in_todays_words
 from .families.bases.reading import UncoveredArchitecture, inner_config
@@ -79,6 +80,7 @@ def init(config: Mapping[str, Any], *, seed: int = 0, dtype: Any = jnp.float32, 
     dtype, config = floating("dtype", dtype), with_family(in_todays_words(config))
     family = family_of(config, name)
     family_config = family.config_type.from_hf(config)
+    keep_by_default()
     network = jax.jit(lambda key: family(family_config, rngs=nnx.Rngs(key)))(jax.random.key(seed))
     graph, parameters, rest = nnx.split(network, nnx.Param, ...)
     network = nnx.merge(graph, jax.tree.map(lambda weight: weight.astype(dtype), parameters), rest)
@@ -143,6 +145,7 @@ def build(
         else:
             recognised = Recognised(family.config_type.from_hf(stated), table, stated)
     _check_sizes(checkpoint)
+    keep_by_default()
     tokenizer, no_tokenizer = checkpoint.tokenizer, checkpoint.no_tokenizer  # before the weights, which take long
     placement = {} if mesh is None else {"arrange": arrange(mesh, rules)}
 

@@ -5,9 +5,11 @@ import re
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .checkpoint import Checkpoint
 from .hf_directory import directory_checkpoint
+from .hub_progress import bars_of_the_hub, import_tqdm
 from .transformer_lens import SUFFIXES, as_toy, lens_checkpoint, lens_file
 from .weight_files import NothingFits, nothing_fits, weight_files
 
@@ -67,12 +69,15 @@ def hub_checkpoint(repository: str, *, revision: str | None = None, cache_dir: P
 
 def _snapshot(repository: str, revision: str | None, cache_dir: Path | None) -> Path:
     """Download a revision's files and return their directory; where that fails, return the cached one."""
+    import_tqdm()
     from huggingface_hub import HfApi, snapshot_download
 
+    own: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir}
     try:
         siblings = HfApi().model_info(repository, revision=revision).siblings or []
         wanted = _wanted(repository, {sibling.rfilename for sibling in siblings})
-        return Path(snapshot_download(repository, revision=revision, cache_dir=cache_dir, allow_patterns=wanted))
+        with bars_of_the_hub(f"fetching {repository}") as bars:
+            return Path(snapshot_download(repository, allow_patterns=wanted, tqdm_class=bars, **own))
     except Exception as refusal:  # whatever failed (the HTTP library's errors too), the cache may have the files
         full = isinstance(refusal, OSError) and refusal.errno == errno.ENOSPC
         if full or isinstance(refusal, NothingFits):
