@@ -23,8 +23,19 @@ class Atlas:
     """A zoo name (see `jaxheads zoo`), a hub id, a local directory, or a .gguf file. The default is
     SmolLM2-135M-Instruct, quantised to 4 bits."""
 
+    stack: str = "all"
+    """The stack of a model that has several, such as the encoder, decoder or cross of an encoder–decoder. With all,
+    each has a folder of its own."""
+
     text: Path | None = None
     """Prose to measure on: a UTF-8 file, passages apart by blank lines. Without it, the package's own."""
+
+    images: Path | None = None
+    """Folder of images, for a model that reads them. Without it, crops of one photograph."""
+
+    audio: Path | None = None
+    """Folder of recordings NAME.wav (mono, 16 bits, 16 kHz), each with its words in NAME.txt, for a model that reads
+    audio. Without it, a reading of ten sentences, which is fetched once (20 MB)."""
 
     out: Path | None = None
     """Directory to write to; ./atlas-MODEL/ when left out."""
@@ -33,7 +44,7 @@ class Atlas:
     """Examples of each ablation; the time of a run grows with their number."""
 
     measured: int = 32
-    """Sequences of repeated random tokens to measure on."""
+    """Sequences of repeated random tokens, or crops of the photograph, to measure on."""
 
     seed: int = 0
     """Seed of everything random."""
@@ -98,22 +109,27 @@ def _atlas(options: Atlas) -> None:
     unfinished = out / ".unfinished"
     check_writable(out)
     model = load(options.model)
-    result = atlas(
-        model,
-        text=options.text,
-        examples=options.examples,
-        measured=options.measured,
-        seed=options.seed,
-        devices=devices,
-        progress=first,
-        resume=unfinished,
-    )
-    if not first:
-        return
-    written = result.save(out)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    print(result.text())
-    print(f"{len(written)} files in {out}")
+    stacks = list(model.stacks) if options.stack == "all" else [model.stack(options.stack).name]
+    for name in stacks:
+        result = atlas(
+            model,
+            stack=name,
+            text=options.text,
+            images=options.images,
+            audio=options.audio,
+            examples=options.examples,
+            measured=options.measured,
+            seed=options.seed,
+            devices=devices,
+            progress=first,
+            resume=unfinished,
+        )
+        if first:
+            folder = out / name if len(stacks) > 1 else out
+            written = result.save(folder)
+            print(f"{result.text()}\n{len(written)} files in {folder}")
+    if first:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _check_atlas(options: Atlas) -> None:
@@ -123,8 +139,13 @@ def _check_atlas(options: Atlas) -> None:
     whole("--examples", options.examples, 1)
     whole("--measured", options.measured, 1)
     seed("--seed", options.seed)
+    if not options.stack.strip():
+        raise ValueError("--stack must be a stack of the model, or all; got ''")
     if not options.model.strip():
         raise ValueError("MODEL must be a zoo name, a hub id, a directory or a .gguf file, got ''")
+    for flag, folder in (("--images", options.images), ("--audio", options.audio)):
+        if folder is not None and not folder.expanduser().is_dir():
+            raise ValueError(f"{flag} must be a folder; {folder} is none")
     if options.text is not None and not options.text.expanduser().is_file():
         raise ValueError(f"--text must be a UTF-8 file, passages apart by blank lines; {options.text} is none")
 
