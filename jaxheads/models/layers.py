@@ -81,7 +81,7 @@ class Attention(nnx.Module):
     Args:
         rotary: rotates queries and keys by their positions.
         frequencies: frequencies `[F]` for `rotary` where layers differ.
-        scale: factor on the scores; 1 / sqrt(head size) when left out.
+        scale: factor on the scores; 1 / sqrt(head size) when left out. An array where layers differ.
         cap: bound of the scores, see `attend`.
         window: number of positions that a query sees, its own included: backwards in a causal stack, in both
             directions otherwise. An array where layers differ.
@@ -108,7 +108,7 @@ class Attention(nnx.Module):
         bias: bool | str = False,
         rotary: Rotary | None = None,
         frequencies: Array | None = None,
-        scale: float | None = None,
+        scale: float | Array | None = None,
         cap: float | None = None,
         window: int | Array | None = None,
         q_norm: nnx.Module | None = None,
@@ -138,8 +138,13 @@ class Attention(nnx.Module):
         self.frequencies = None if frequencies is None else Setting(frequencies)
         self.window = window if window is None or isinstance(window, int) else Setting(window)
         self.key_heads: Setting | None = None
-        self.scale = head**-0.5 if scale is None else scale
+        self._scale = head**-0.5 if scale is None else Setting(scale) if isinstance(scale, Array) else scale
         self.affine = affine
+
+    @property
+    def scale(self) -> float | Array:
+        """The factor on the scores."""
+        return self._scale[...] if isinstance(self._scale, Setting) else self._scale
 
     def queries(self, x_BTD: Array, positions_BT: Array) -> Array:
         """Return queries `[B,T,N,H]`, normed and rotated in families that do so."""
@@ -276,10 +281,29 @@ class FixedLayerNorm(nnx.LayerNorm):
 
     def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
         del mask
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        wide = wide - wide.mean(axis=-1, keepdims=True)
-        wide = wide * jax.lax.rsqrt(jnp.square(wide).mean(axis=-1, keepdims=True) + self.epsilon)
-        return wide.astype(x.dtype)
+        return _standardised(x, self.epsilon).astype(x.dtype)
+
+
+class PerHeadLayerNorm(nnx.LayerNorm):
+    """LayerNorm of each head's queries or keys `[…,N,H]`, without a bias; every head has its own `scale` (StableLM)."""
+
+    def __init__(self, heads: int, head: int, epsilon: float, rngs: nnx.Rngs):
+        super().__init__(head, epsilon=epsilon, use_scale=False, use_bias=False, use_fast_variance=False, rngs=rngs)
+        self.scale = nnx.data(nnx.Param(jnp.ones((heads, head))))
+
+    def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
+        del mask
+        wide = _standardised(x, self.epsilon)
+        own: Any = self
+        scale_NH = own.scale[...].astype(wide.dtype)
+        return (wide * scale_NH.reshape((1,) * (x.ndim - 2) + scale_NH.shape)).astype(x.dtype)
+
+
+def _standardised(x: Array, epsilon: float) -> Array:
+    """Return `x` of mean 0 and variance 1 on its last axis, in float32 at least."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = wide - wide.mean(axis=-1, keepdims=True)
+    return wide * jax.lax.rsqrt(jnp.square(wide).mean(axis=-1, keepdims=True) + epsilon)
 
 
 class JointRMSNorm(nnx.Module):

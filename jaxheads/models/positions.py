@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ class Rotary:
     Args:
         base: the wavelength base θ.
         dimensions: number of the head's dimensions that rotate (even); the first ones do.
-        kind: "default", "linear", "llama3" or "yarn", as `rope_type` of a Hugging Face config names them.
+        kind: "default", "linear", "llama3", "yarn" or "longrope", as `rope_type` of a Hugging Face config names them.
         parameters: the parameters of that kind, as (name, value) pairs.
 
     Raises:
@@ -27,7 +28,7 @@ class Rotary:
     base: float
     dimensions: int
     kind: str = "default"
-    parameters: tuple[tuple[str, float], ...] = ()
+    parameters: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         if self.dimensions % 2:
@@ -38,6 +39,8 @@ class Rotary:
         exponents = np.arange(0, self.dimensions, 2, dtype=np.float32) / np.float32(self.dimensions)
         plain = np.float32(1.0) / np.float32(self.base) ** exponents
         parameters = dict(self.parameters)
+        if self.kind == "longrope":
+            return plain / np.array(parameters["short_factor"], np.float32)
         if self.kind == "linear":
             return plain / np.float32(parameters["factor"])
         if self.kind == "llama3":
@@ -47,8 +50,10 @@ class Rotary:
         return plain
 
     def amplitude(self) -> float:
-        """Return the factor on cosine and sine: 1 but for "yarn" (Peng et al. 2023, section 3.4)."""
+        """Return the factor on cosine and sine: 1 but for "longrope" and "yarn" (Peng et al. 2023, section 3.4)."""
         parameters = dict(self.parameters)
+        if self.kind == "longrope":
+            return parameters["attention_factor"]
         if self.kind != "yarn":
             return 1.0
         factor = parameters["factor"]

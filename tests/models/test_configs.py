@@ -11,6 +11,7 @@ from jaxheads.models.families import FAMILIES
 from jaxheads.models.families.gemma3 import Gemma3Config
 from jaxheads.models.families.gemma3_text import Gemma3TextConfig
 from jaxheads.models.families.llama import LlamaConfig
+from jaxheads.models.families.phi3 import Phi3Config
 from jaxheads.models.families.qwen2 import Qwen2Config
 from jaxheads.models.layers import activation
 from jaxheads.models.load import build as build_model
@@ -57,21 +58,25 @@ REFUSED = [
     ("gptj", {"rotary_dim": None}, "lacks rotary_dim"),
     ("gptj", {"rotary": False}, "rotary=False; supported is True only"),
     ("gptj", {"architectures": ["GPTJForQuestionAnswering"]}, "GPTJForQuestionAnswering is not covered"),
-    ("olmo", {"rms_norm_eps": 1e-5}, "not understood: rms_norm_eps"),
+    ("olmo", {"qk_norm": True}, "not understood: qk_norm"),
     ("olmo", {"clip_qkv": -1.0}, "clip_qkv must be a finite number above 0"),
     ("olmo2", {"clip_qkv": 8.0}, "not understood: clip_qkv"),
     ("olmo2", {"architectures": ["Olmo2ForSequenceClassification"]}, "Olmo2ForSequenceClassification is not covered"),
+    ("phi", {"rope_parameters": {"partial_rotary_factor": 0.125}}, "even number of dimensions, got 1"),
+    ("phi", {"rope_parameters": {"partial_rotary_factor": 1.5}}, "partial_rotary_factor must be a number above 0"),
+    ("phi", {"layer_norm_eps": None}, "lacks layer_norm_eps"),
+    ("phi3", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope type 'linear' is not covered"),
+    ("phi3", {"rope_scaling": {"type": "su", "short_factor": [1.0]}}, "short_factor .* must be 3 numbers above 0"),
+    ("phi3", {"rope_scaling": {"type": "su", "beta": 1.0}}, r"'longrope' does not take \['beta'\]"),
+    ("phi3", {"lm_head_bias": True}, "lm_head_bias=True; supported is False only"),
+    ("stablelm", {"head_dim": 8}, "not understood: head_dim"),
+    ("stablelm", {"rope_parameters": {"rope_type": "default", "beta": 2}}, r"does not take \['beta'\]"),
     ("opt", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine=False; supported is True only"),
     ("opt", {"scale_embeddings": True}, "scale_embeddings=True; supported is False only"),
     ("opt", {"ffn_dim": None}, "lacks ffn_dim"),
     ("bloom", {"slow_but_exact": True, "pretraining_tp": 2}, "slow_but_exact=True; supported is False only"),
     ("bloom", {"n_inner": 64}, "n_inner=64; supported is 96 only"),
     ("bloom", {"n_head": None}, "lacks n_head"),
-    (
-        "gpt2",
-        {"scale_attn_by_inverse_layer_idx": True},
-        "scale_attn_by_inverse_layer_idx=True; supported is False",
-    ),
     ("gpt2", {"add_cross_attention": True}, "add_cross_attention=True"),
     ("gpt2", {"pruned_heads": {"0": [1]}}, "pruned_heads"),
     ("gpt2", {"architectures": ["GPT2DoubleHeadsModel"]}, "GPT2DoubleHeadsModel is not covered"),
@@ -115,11 +120,11 @@ REFUSED = [
         "'yarn' is not covered where layers differ",
     ),
     ("clip", {"architectures": ["CLIPForImageClassification"]}, "CLIPForImageClassification is not covered"),
-    ("clip", {"text_config": {"rope_theta": 1.0}}, "the clip_text_model config has .* not understood: rope_theta"),
+    ("clip", {"text_config": {"qk_norm": True}}, "the clip_text_model config has .* not understood: qk_norm"),
     ("clip", {"vision_config": {"image_size": [8, 12]}}, r"images of CLIP are square; got image_size=\[8, 12\]"),
     ("clip_text_model", {"eos_token_id": [2, 3]}, r"read at one end token; got eos_token_id=\[2, 3\]"),
     ("clip_text_model", {"num_attention_heads": 5}, "must be a multiple of num_attention_heads, got 24 and 5"),
-    ("clip_vision_model", {"qkv_bias": False}, "not understood: qkv_bias"),
+    ("clip_vision_model", {"qkv_bias": True}, "not understood: qkv_bias"),
 ]
 
 
@@ -199,6 +204,17 @@ def test_a_gemma_that_sees_images_leaves_out_what_is_usual():
     config = Gemma3Config.from_hf({**given, "vision_config": {}, "image_token_index": 262144})
     assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (8, 4, 256)
     assert (config.vocab_size, config.hidden_size, config.head) == (262208, 2560, "lm")
+
+
+def test_longrope_is_that_of_texts_no_longer_than_the_first_training_s():
+    """As Phi-3-mini-128k-instruct has it: longer texts would rotate by other frequencies at all positions."""
+    rope = {"type": "longrope", "short_factor": [1.0] * 3, "long_factor": [2.0] * 3}
+    sizes = {"max_position_embeddings": 131072, "original_max_position_embeddings": 4096}
+    given = {**config_of("phi3"), **sizes, "rope_scaling": rope, "rope_theta": 10000.0, "rope_parameters": None}
+    config = Phi3Config.from_hf(given)
+    assert config.max_position_embeddings == 4096
+    assert config.rotary.amplitude() == pytest.approx(1.1902380714238083)
+    assert Phi3Config.from_hf({**given, "rope_scaling": None}).max_position_embeddings == 131072
 
 
 def test_the_last_layers_of_qwen_have_windows_where_windows_are_used():

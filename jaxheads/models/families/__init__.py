@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
@@ -49,6 +50,8 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "olmo": ("olmo", "Olmo"),
     "olmo2": ("olmo2", "Olmo2"),
     "opt": ("opt", "OPT"),
+    "phi": ("phi", "Phi"),
+    "phi3": ("phi3", "Phi3"),
     "qwen2": ("qwen2", "Qwen2"),
     "qwen2_moe": ("qwen2_moe", "Qwen2Moe"),
     "qwen3": ("qwen3", "Qwen3"),
@@ -56,6 +59,7 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "camembert": ("roberta", "Camembert"),
     "roberta": ("roberta", "Roberta"),
     "xlm-roberta": ("roberta", "XLMRoberta"),
+    "stablelm": ("stablelm", "StableLm"),
     "t5": ("t5", "T5"),
     "deit": ("vit", "DeiT"),
     "vit": ("vit", "ViT"),
@@ -79,6 +83,11 @@ class _Families(Mapping[str, Family]):
 
     def __len__(self) -> int:
         return len(_CLASSES)
+
+    def by_architecture(self, architecture: str) -> str | None:
+        """Return the `model_type` of a class of transformers ("BertForMaskedLM"), of any head; None if unknown."""
+        stem = re.sub(r"^(TF|Flax)|(For[A-Z]\w*|MTModel|(With)?LMHeadModel|Model)$", "", architecture).lower()
+        return next((kind for kind, (_, name) in _CLASSES.items() if name.lower() == stem), None)
 
 
 FAMILIES = _Families()

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -32,6 +33,7 @@ class GPT2Config:
     activation_function: str
     layer_norm_epsilon: float
     scale_attn_weights: bool
+    scale_attn_by_inverse_layer_idx: bool
     tie_word_embeddings: bool
     head: str
 
@@ -49,11 +51,8 @@ class GPT2Config:
         summary = {f"summary_{name}" for name in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout")}
         fields = set(cls.__dataclass_fields__) - {"head"}
         # Scores are computed in float32 anyway, and n_ctx is an old name of n_positions.
-        refuse_unknown(
-            config,
-            fields | summary | {"reorder_and_upcast_attn", "n_ctx"},
-            neutral={"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
-        )
+        unused = summary | {"reorder_and_upcast_attn", "n_ctx"}
+        refuse_unknown(config, fields | unused, neutral={"add_cross_attention": False})
         vocab, positions, width, layers, heads = required(
             config, "vocab_size", "n_positions", "n_embd", "n_layer", "n_head"
         )
@@ -67,6 +66,7 @@ class GPT2Config:
             activation_function=config.get("activation_function", "gelu_new"),
             layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-5),
             scale_attn_weights=config.get("scale_attn_weights", True),
+            scale_attn_by_inverse_layer_idx=config.get("scale_attn_by_inverse_layer_idx", False),
             tie_word_embeddings=config.get("tie_word_embeddings", True),
             head=head_of(config, {"GPT2LMHeadModel": "lm", "GPT2Model": "none"}),
         )
@@ -82,7 +82,11 @@ class GPT2(Decoder):
         self.config = c
         head = c.n_embd // c.n_head
 
-        def block(rngs: nnx.Rngs) -> PreNormBlock:
+        scale = head**-0.5 if c.scale_attn_weights else 1.0
+        by_layer = {"scale": scale / np.arange(1, c.n_layer + 1, dtype=np.float32)}
+        settings = by_layer if c.scale_attn_by_inverse_layer_idx else None
+
+        def block(rngs: nnx.Rngs, of_layer: Mapping[str, Array] | None = None) -> PreNormBlock:
             return PreNormBlock(
                 layer_norm(c.n_embd, c.layer_norm_epsilon, rngs),
                 Attention(
@@ -90,7 +94,7 @@ class GPT2(Decoder):
                     c.n_head,
                     head,
                     bias=True,
-                    scale=None if c.scale_attn_weights else 1.0,
+                    scale=scale if of_layer is None else of_layer["scale"],
                     rngs=rngs,
                 ),
                 layer_norm(c.n_embd, c.layer_norm_epsilon, rngs),
@@ -99,7 +103,7 @@ class GPT2(Decoder):
 
         self.embed = Embed(c.vocab_size, c.n_embd, rngs=rngs)
         self.embed_position = Embed(c.n_positions, c.n_embd, rngs=rngs)
-        self.decoder = Stack("decoder", c.n_layer, block, causal=True, rngs=rngs)
+        self.decoder = Stack("decoder", c.n_layer, block, causal=True, settings=settings, rngs=rngs)
         self.final_norm = layer_norm(c.n_embd, c.layer_norm_epsilon, rngs)
         self.unembed = self.own_unembedding(c.vocab_size, c.n_embd, rngs)
 

@@ -7,18 +7,16 @@ from typing import Any, ClassVar
 from flax import nnx
 from jax import Array
 
-from ...checks import shown
 from ..blocks import ParallelBlock, PreNormBlock
 from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Attention, Embed, PlainMLP, layer_norm
-from ..loading.config_fields import SHARE
 from ..loading.weights import Rule, Table, dense, heads_out, interleaved_heads, norm, same
 from ..network import RunStack
 from ..positions import Rotary
 from ..stack import Stack
 from .bases.decoder import Decoder
-from .bases.reading import head_of, inner_config, refuse_unknown, required
-from .llama import rotary_of
+from .bases.gated_decoder import partial_rotary_of
+from .bases.reading import head_of, refuse_unknown, required
 
 _SHARE = 0.25
 """Default share of a head's dimensions that rotate."""
@@ -77,17 +75,9 @@ class GPTNeoXConfig:
 
 def _rotary(config: Mapping[str, Any], head: int, context: int) -> Rotary:
     """Read the rotary embedding of a share of each head, by this family's field names or those of transformers 5."""
-    parameters = inner_config(config, "rope_parameters") or inner_config(config, "rope_scaling")
-    shares = (
-        parameters.pop("partial_rotary_factor", None),
-        config.get("rotary_pct"),
-        config.get("partial_rotary_factor"),
-    )
-    share = next((share for share in shares if share is not None), _SHARE)
-    if not SHARE.fits(share):
-        raise ValueError(f"partial_rotary_factor must be {SHARE.expected}, got {shown(share)}")
-    base = config.get("rotary_emb_base") or config.get("rope_theta")
-    return rotary_of({"rope_theta": base, "rope_parameters": parameters}, int(head * share), context)
+    older = {"partial_rotary_factor": config.get("rotary_pct"), "rope_theta": config.get("rotary_emb_base")}
+    older = {name: value for name, value in older.items() if value is not None}
+    return partial_rotary_of({**config, **older}, head, context, _SHARE)
 
 
 class GPTNeoX(Decoder):

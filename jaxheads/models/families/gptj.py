@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
@@ -16,7 +15,6 @@ from ..loading.weights import Arrays, Rule, Table, dense, heads_in, heads_out, n
 from ..network import RunStack
 from ..positions import Rotary
 from ..stack import Stack
-from ..unembedding import Unembedding
 from .bases.decoder import Decoder, unused_head
 from .bases.reading import SUMMARY, head_of, refuse_unknown, required
 
@@ -94,16 +92,10 @@ class GPTJ(Decoder):
         self.decoder = Stack("decoder", c.n_layer, block, causal=True, rngs=rngs)
         self.final_norm = layer_norm(c.n_embd, c.layer_norm_epsilon, rngs)
         self.unembed = self.own_unembedding(c.vocab_size, c.n_embd, rngs)
-        self.logits_bias = nnx.Param(jnp.zeros((c.vocab_size,))) if c.head == "lm" else None
+        self.logits_bias = self.own_logits_bias(c.vocab_size)
 
     def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
         return run_stack(self.decoder, self.embed(batch.tokens), AttentionInputs.over(batch, causal=True))
-
-    @property
-    def unembedding(self) -> Unembedding | None:
-        """The unembedding, or the embedding it is tied to, with its bias; None for a bare model."""
-        plain = super().unembedding
-        return None if plain is None or self.logits_bias is None else plain._replace(bias=self.logits_bias[...])
 
     @staticmethod
     def table(config: GPTJConfig) -> Table:

@@ -73,6 +73,7 @@ _NAMES: dict[Kind, str] = {
     "n_positions relative_attention_num_buckets moe_intermediate_size shared_expert_intermediate_size num_experts "
     "num_local_experts",
     COUNT: "max_position_embeddings relative_attention_max_distance num_hidden_groups rotary_dim window_size "
+    "original_max_position_embeddings "
     "num_experts_per_tok decoder_sparse_step "
     "local_attention sliding_window sliding_window_pattern _sliding_window_pattern global_attn_every_n_layers",
     LAYERS: "num_hidden_layers n_layer n_layers encoder_layers decoder_layers num_layers num_decoder_layers",
@@ -86,7 +87,8 @@ _NAMES: dict[Kind, str] = {
     FLAG: "tie_word_embeddings scale_attn_weights attention_bias mlp_bias scale_embedding use_parallel_residual "
     "norm_bias decoder_bias classifier_bias do_layer_norm_before enable_bias _remove_final_layer_norm qkv_bias "
     "use_swiglu_ffn apply_residual_connection_post_layernorm bias causal use_sliding_window scale_decoder_outputs "
-    "norm_topk_prob",
+    "norm_topk_prob qk_layernorm scale_attn_by_inverse_layer_idx "
+    "use_qkv_bias",
     WORD: "hidden_act activation_function hidden_activation activation positions norm feed_forward_proj "
     "classifier_activation",
     WORDS: "layer_types attention_layers",

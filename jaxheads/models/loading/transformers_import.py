@@ -1,6 +1,9 @@
-"""Import of transformers without its advice to install PyTorch, which tokenizers don't need."""
+"""Import of transformers without its advice to install PyTorch, which tokenizers don't need; fields of its configs."""
 
 import logging
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import cache
 
 ADVICE = "PyTorch was not found"
 
@@ -17,3 +20,18 @@ def import_transformers() -> None:
 
 def _is_no_advice(record: logging.LogRecord) -> bool:
     return ADVICE not in record.getMessage()
+
+
+@cache
+def config_fields_of(family: str) -> Mapping[str, str | None] | None:
+    """Return the fields that transformers' config class of a family has; None for a family that it does not have.
+
+    Each is mapped to None, or to the field that it is another name of.
+    """
+    import_transformers()
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if family not in CONFIG_MAPPING:
+        return None
+    config = CONFIG_MAPPING[family]
+    return {field.name: None for field in fields(config)} | dict(config.attribute_map)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
@@ -16,7 +17,7 @@ class Decoder(Network):
     """A causal stack between an embedding and a final norm; the unembedding is separate or tied to the embedding.
 
     A family's `__init__` sets `config` (with `head`: "lm" or "none", and `tie_word_embeddings`), `embed`, `decoder`,
-    `final_norm`, and `unembed` by `own_unembedding`.
+    `final_norm`, and `unembed` by `own_unembedding`; where logits have a bias, `logits_bias` by `own_logits_bias`.
     """
 
     config: Any
@@ -24,11 +25,16 @@ class Decoder(Network):
     decoder: Stack
     final_norm: nnx.Module
     unembed: Embed | None
+    logits_bias: nnx.Param | None = None
 
     def own_unembedding(self, vocabulary: int, model: int, rngs: nnx.Rngs) -> Embed | None:
         """Build a separate unembedding `[V,D]`; None if the config has none or ties it."""
         untied = self.config.head == "lm" and not self.config.tie_word_embeddings
         return Embed(vocabulary, model, rngs=rngs) if untied else None
+
+    def own_logits_bias(self, vocabulary: int) -> nnx.Param | None:
+        """Build a bias `[V]` of the logits; None for a bare model."""
+        return nnx.Param(jnp.zeros((vocabulary,))) if self.config.head == "lm" else None
 
     @property
     def streams(self) -> tuple[Stack, ...]:
@@ -36,10 +42,11 @@ class Decoder(Network):
 
     @property
     def unembedding(self) -> Unembedding | None:
-        """The separate unembedding, or the embedding it is tied to; None for a bare model."""
+        """The separate unembedding, or the embedding it is tied to, with its bias; None for a bare model."""
         if self.config.head != "lm":
             return None
-        return Unembedding((self.embed if self.unembed is None else self.unembed).embedding[...])
+        bias = None if self.logits_bias is None else self.logits_bias[...]
+        return Unembedding((self.embed if self.unembed is None else self.unembed).embedding[...], bias)
 
     def features(self, x_BTD: Array) -> Array:
         """Return the normed stream."""

@@ -10,10 +10,10 @@ from flax import nnx
 from jax import Array
 
 from ....checks import shown
-from ...blocks import Block, PreNormBlock
+from ...blocks import Block, ParallelBlock, PreNormBlock
 from ...inputs.batch import AttentionInputs, Batch
 from ...layers import Attention, Embed, GatedMLP, rms_norm
-from ...loading.config_fields import FLAG, is_positive
+from ...loading.config_fields import FLAG, SHARE, is_positive
 from ...loading.weights import Rule, Table, dense, norm, projections, same
 from ...network import RunStack
 from ...positions import Rotary
@@ -128,6 +128,26 @@ def rotary_of(config: Mapping[str, Any], dimensions: int, context: int) -> Rotar
     return Rotary(float(base), dimensions, kind, tuple(sorted((name, float(value)) for name, value in stated.items())))
 
 
+def partial_rotary_of(config: Mapping[str, Any], head: int, context: int, usual: float) -> Rotary:
+    """Read the rotary embedding of a share of each head's dimensions, `partial_rotary_factor`.
+
+    Args:
+        head: size of a head.
+        context: see `rotary_of`.
+        usual: the share where the config has none.
+
+    Raises:
+        ValueError: for a share that is no number above 0 and at most 1, and as `rotary_of`.
+    """
+    parameters = inner_config(config, "rope_parameters") or inner_config(config, "rope_scaling")
+    shares = (parameters.pop("partial_rotary_factor", None), config.get("partial_rotary_factor"), usual)
+    share = next(share for share in shares if share is not None)
+    if not SHARE.fits(share):
+        raise ValueError(f"partial_rotary_factor must be {SHARE.expected}, got {shown(share)}")
+    stated = {"rope_theta": config.get("rope_theta"), "rope_parameters": parameters}
+    return rotary_of(stated, int(head * share), context)
+
+
 def _check_rope(kind: str, stated: Mapping[str, Any]) -> None:
     """Raise ValueError for a parameter that is no number above 0, or for parameters that contradict each other."""
     wrong = {name: value for name, value in stated.items() if not is_positive(value) and not FLAG.fits(value)}
@@ -208,6 +228,11 @@ def pre_norm(norm: Build, attention: Build, mlp: Build) -> PreNormBlock:
     return PreNormBlock(norm(), attention(), norm(), mlp())
 
 
+def parallel(norm: Build, attention: Build, mlp: Build) -> ParallelBlock:
+    """Build a layer whose heads and MLP read the stream side by side, through one norm."""
+    return ParallelBlock(norm(), attention(), None, mlp())
+
+
 class GatedDecoder(Decoder):
     """A decoder with rotary positions, grouped queries and a gated MLP, by default a pre-norm one with RMSNorm.
 
@@ -267,9 +292,12 @@ def gated_table(
     *,
     norms: Mapping[str, str] = PRE_NORMS,
     final_norm: str = "final_norm",
+    norm_bias: bool = False,
     biases: str = "",
     mlp_bias: bool = False,
+    attention: Sequence[Rule] | None = None,
     mlp: Sequence[Rule] | None = None,
+    more: Sequence[Rule] = (),
     alternatives: Sequence[Rule] = (),
     root: str = "model",
 ) -> Table:
@@ -278,8 +306,11 @@ def gated_table(
     Args:
         norms: paths of a layer's norms, by their names in the checkpoint.
         final_norm: path of the last norm; "" for one without parameters.
+        norm_bias: whether the norms have biases.
         biases: the letters of the projections that have a bias, of "QKVO".
+        attention: rules of the layers' projections, where they aren't stored one by one.
         mlp: rules of the layers' MLPs, where they aren't those of a `GatedMLP`.
+        more: rules of tensors that Llama lacks.
         alternatives: as `Table` has them.
         root: prefix of all tensors' names except the head's.
     """
@@ -287,13 +318,13 @@ def gated_table(
     names = {letter: f"{at}.self_attn.{letter.lower()}_proj" for letter in "QKVO"}
     rules: list[Rule] = [
         same(f"{root}.embed_tokens.weight", "embed.embedding"),
-        *(norm(f"{root}.norm", final_norm, bias=False) if final_norm else ()),
-        *(same(f"{at}.{name}.weight", f"{here}.{path}.scale") for name, path in norms.items()),
-        *projections(names, f"{here}.attention", bias=biases),
+        *(norm(f"{root}.norm", final_norm, bias=norm_bias) if final_norm else ()),
+        *(rule for name, path in norms.items() for rule in norm(f"{at}.{name}", f"{here}.{path}", bias=norm_bias)),
+        *(projections(names, f"{here}.attention", bias=biases) if attention is None else attention),
     ]
     for matrix in ("gate", "up", "down") if mlp is None else ():
         rules += dense(f"{at}.mlp.{matrix}_proj", f"{here}.mlp.{matrix}", bias=mlp_bias)
-    rules += mlp or ()
+    rules += [*(mlp or ()), *more]
     if config.head == "lm" and not config.tie_word_embeddings:
         rules.append(same("lm_head.weight", "unembed.embedding"))
     passed_over = {rf"{root}\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq": "computed from the config"}
