@@ -51,12 +51,14 @@ def prose(model: Model, path: str | os.PathLike | None) -> list[Batch]:
     total = sum(map(len, rows))
     # Selecting heads on one half of the examples and confirming on the other takes 8.
     size = longest if len(rows) >= 8 else min(longest, total // 8)
-    if size < 4:
+    windows = [
+        (number, row[at : at + size]) for number, row in enumerate(rows) for at in range(0, len(row), max(1, size))
+    ]
+    windows = [(number, window) for number, window in windows if len(window) >= 4]
+    if not windows:
         raise ValueError(
             f"the text has {total} tokens in {len(rows)} passages: too few to split into 8 examples of at least 4"
         )
-    windows = [(number, row[at : at + size]) for number, row in enumerate(rows) for at in range(0, len(row), size)]
-    windows = [(number, window) for number, window in windows if len(window) >= 4]
     lead = [] if start is None else [start]
     padded = _padded([lead + window + end for _, window in windows])
     labels = [number if len(rows) >= 8 else index for index, (number, _) in enumerate(windows)]

@@ -91,6 +91,11 @@ def _texts(
         if repeated is not None:
             nulls = tuple(with_targets(model, null) for null in repeated.nulls)
             repeated = Repeats(with_targets(model, repeated.batch), nulls)
+    if repeated is not None:
+        try:
+            model.check(repeated.batch)
+        except ValueError as reason:  # CLIP reads a text at its end token
+            repeated, left_out = None, (*left_out, f"random tokens said twice: {reason}")
     source = "the package's prose" if text is None else Path(text).name
     words = f"{sum(map(len, batches))} windows of prose ({source})"
     words += ", each also the decoder's input," if targets else ""
