@@ -1,16 +1,18 @@
-"""The command line: `jaxheads atlas` and `jaxheads zoo`.
+"""The command line: `jaxheads atlas`, `measure`, `ablate`, `patch`, `compare` and `zoo`.
 
 JAX and all that computes are imported by the command that needs them: help and the zoo's list open at once.
 """
 
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Union
 
 import tyro
 
+from .commands.options import QUESTIONS, Compare, OnData, check, config_path, from_file
 from .files import check_writable, disk_is_full
 from .interrupts import leave, terminable
 
@@ -58,20 +60,29 @@ class Zoo:
     """Models that can be had without a hub: what they are, from where, how large."""
 
 
-COMMANDS: Any = tyro.conf.OmitSubcommandPrefixes[
-    Annotated[Atlas, tyro.conf.subcommand("atlas")] | Annotated[Zoo, tyro.conf.subcommand("zoo")]
-]
+KINDS = {"atlas": Atlas, "zoo": Zoo, **QUESTIONS, "compare": Compare}
+"""The commands by name."""
+
+
+def _commands(defaults: Mapping[str, OnData]) -> Any:
+    """Return the union of the commands that tyro reads, some with other defaults."""
+    kinds = [
+        Annotated[kind, tyro.conf.subcommand(name, default=defaults.get(name, kind()))] for name, kind in KINDS.items()
+    ]
+    return tyro.conf.OmitSubcommandPrefixes[Union[tuple(kinds)]]  # noqa: UP007 - built at run time
+
+
+COMMANDS = _commands({})
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit status: 0, 1 for an error (printed in one line), 130 when interrupted."""
-    command = tyro.cli(COMMANDS, prog="jaxheads", args=arguments)
+    words = sys.argv[1:] if arguments is None else arguments
     try:
         with terminable():
-            if isinstance(command, Zoo):
-                _zoo()
-            else:
-                _atlas(command)
+            path = config_path(words) if words and words[0] in QUESTIONS else None
+            commands = COMMANDS if path is None else _commands({words[0]: from_file(QUESTIONS[words[0]], path)})
+            _run(tyro.cli(commands, prog="jaxheads", args=words), words[0])
     except KeyboardInterrupt:
         print("\njaxheads: stopped; what is finished is kept, the same command goes on from there", file=sys.stderr)
         if arguments is None:
@@ -85,6 +96,41 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _run(options: Any, command: str) -> None:
+    if isinstance(options, Zoo):
+        _zoo()
+    elif isinstance(options, Compare):
+        _compare(options)
+    elif isinstance(options, OnData):
+        check(options, command)
+        from .commands.questions import ask
+
+        _keep_compilations()
+        ask(options, command)
+    else:
+        _atlas(options)
+
+
+def _compare(options: Compare) -> None:
+    if not 0 < options.level < 1:
+        raise ValueError(f"--level must lie between 0 and 1, got {options.level}")
+    if len(options.folders) < 2:
+        raise ValueError(f"compare expects two folders or more, got {len(options.folders)}")
+    from .commands.compare import compare, page, save
+
+    comparisons = compare(options.folders, options.level)
+    print(page(comparisons))
+    if options.out is not None:
+        print(f"\n{len(save(comparisons, options.out))} files in {options.out}")
+
+
+def _keep_compilations() -> None:
+    from .compile_cache import keep_compilations
+    from .models.loading.zoo import cache_directory
+
+    keep_compilations(cache_directory() / "xla")
+
+
 def _atlas(options: Atlas) -> None:
     """Make the atlas of a model, save it and print it; in several processes, the first one writes."""
     _check_atlas(options)
@@ -92,12 +138,10 @@ def _atlas(options: Atlas) -> None:
     import numpy as np
     from jax.sharding import Mesh
 
-    from .compile_cache import keep_compilations
     from .models.load import load
-    from .models.loading.zoo import cache_directory
     from .report.atlas import atlas
 
-    keep_compilations(cache_directory() / "xla")
+    _keep_compilations()
     if options.distributed:
         try:
             jax.distributed.initialize()
