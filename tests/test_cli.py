@@ -43,7 +43,10 @@ def test_nothing_slow_is_imported(statement: str, shown: str):
 
 FLAGS = {
     "model": ["", " "],
+    "stack": [""],
     "text": ["no-such-file", "."],
+    "images": ["no-such-folder", __file__],
+    "audio": ["no-such-folder", __file__],
     "out": [__file__],
     "examples": ["0", "-1", "1.5", "many"],
     "measured": ["0", "-2", "1.5", "many"],
