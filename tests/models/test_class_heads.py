@@ -30,17 +30,20 @@ ENCODERS = {
 }
 DECODERS = {
     "bloom": "Bloom",
+    "falcon": "Falcon",
     "gemma": "Gemma",
     "gemma2": "Gemma2",
     "gpt2": "GPT2",
     "gpt_neo": "GPTNeo",
     "gpt_neox": "GPTNeoX",
     "gptj": "GPTJ",
+    "gpt_oss": "GptOss",
     "llama": "Llama",
     "mistral": "Mistral",
     "mixtral": "Mixtral",
     "olmo": "Olmo",
     "olmo2": "Olmo2",
+    "olmo3": "Olmo3",
     "opt": "OPT",
     "phi": "Phi",
     "phi3": "Phi3",
@@ -48,6 +51,7 @@ DECODERS = {
     "qwen2_moe": "Qwen2Moe",
     "qwen3": "Qwen3",
     "qwen3_moe": "Qwen3Moe",
+    "smollm3": "SmolLM3",
     "stablelm": "StableLm",
 }
 SEQUENCE, TOKENS, ANSWERS = "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"

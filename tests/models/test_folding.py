@@ -18,7 +18,7 @@ POST_NORM = {"bert", "roberta", "camembert", "xlm_roberta", "distilbert", "alber
     "deberta_v2",
     "electra",
 }
-OUTPUT_NORMS = {"olmo2"}
+OUTPUT_NORMS = {"olmo2", "olmo3"}
 """Families whose heads and MLPs read the stream as it is."""
 
 

@@ -20,10 +20,10 @@ from ..loading.weights import (
     Rule,
     Table,
     dense,
+    grouped_heads,
     heads_bias,
     heads_in,
     heads_out,
-    interleaved_heads,
     linear,
     norm,
     projections,
@@ -219,7 +219,7 @@ def _joined_projections(config: DebertaConfig) -> list[Rule]:
     """Return the rules of version 1, which joins query, key and value within each head, and has no bias of keys."""
     at, here = "deberta.encoder.layer.{layer}.attention", f"{_HERE}.attention"
     return [
-        interleaved_heads(f"{at}.self.in_proj.weight", *(f"{here}.W_{letter}" for letter in "QKV")),
+        grouped_heads(f"{at}.self.in_proj.weight", *(f"{here}.W_{letter}" for letter in "QKV")),
         heads_bias(f"{at}.self.q_bias", f"{here}.b_Q"),
         heads_bias(f"{at}.self.v_bias", f"{here}.b_V"),
         heads_out(f"{at}.output.dense.weight", f"{here}.W_O"),

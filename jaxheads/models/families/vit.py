@@ -137,7 +137,8 @@ class DeiT(ViT):
             return super().unembedding
         heads = self.classifier.unembedding, self.distillation.unembedding
         weight = jnp.concatenate([head.weight for head in heads], axis=1) / 2
-        return Unembedding(weight, sum(head.bias for head in heads if head.bias is not None) / 2)
+        first, second = (head.bias for head in heads)
+        return Unembedding(weight, None if first is None or second is None else (first + second) / 2)
 
     def reads(self, positions: int) -> list[int]:
         """Return the positions that the classifiers read: CLS, or CLS and the distillation token."""
