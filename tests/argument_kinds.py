@@ -43,6 +43,7 @@ KINDS = _by_argument(
         "mapping": "marks columns provenance extras options config hyper curves lines onsets nulls seen",
         "sets": "sets",
         "heads": "kept known",
+        "class labels": "labels",
         "function": "function statistic network_of optimizer penalty monitor",
         "metrics": "metrics",
         "numbers": "thresholds shares strengths",
@@ -63,6 +64,8 @@ KINDS = _by_argument(
 """The kind of an argument by its name, where no other is given below."""
 
 KINDS_OF = {
+    **{f"answer_{kind}.{end}": "wholes" for kind in ("logit", "loss") for end in ("start", "end")},
+    **{f"class_{kind}.positions": "wholes" for kind in ("accuracy", "logit", "loss", "probability")},
     "Run.load.capture": "any",
     "run.capture": "any",
     "held_out.n": "count",
