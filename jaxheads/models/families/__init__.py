@@ -61,6 +61,7 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "roberta": ("roberta", "Roberta"),
     "xlm-roberta": ("roberta", "XLMRoberta"),
     "stablelm": ("stablelm", "StableLm"),
+    "mt5": ("t5", "MT5"),
     "t5": ("t5", "T5"),
     "deit": ("vit", "DeiT"),
     "vit": ("vit", "ViT"),
