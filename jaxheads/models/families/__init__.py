@@ -66,6 +66,7 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "xlm-roberta": ("roberta", "XLMRoberta"),
     "smollm3": ("smollm3", "SmolLM3"),
     "stablelm": ("stablelm", "StableLm"),
+    "mt5": ("t5", "MT5"),
     "t5": ("t5", "T5"),
     "deit": ("vit", "DeiT"),
     "vit": ("vit", "ViT"),
