@@ -88,7 +88,8 @@ class Attention(nnx.Module):
         bias: whether queries, keys, values and output have biases, or the letters of those that do ("QKV").
         q_norm, k_norm: norms of each head's queries and keys, or of all heads' together, before they rotate.
         clip: largest absolute value of queries, keys and values, before they are normed.
-        gain: whether the heads' output is multiplied by a learnt `gain` `[D]` (LayerScale, Touvron et al. 2021).
+        gain: whether the heads' output is multiplied by a learnt `gain` `[D]` (LayerScale, Touvron et al. 2021); or
+            a constant to multiply it by.
 
     Attributes:
         key_heads: the key/value head `[N]` that each query head reads, where heads were removed from groups so that
@@ -115,7 +116,7 @@ class Attention(nnx.Module):
         q_norm: nnx.Module | None = None,
         k_norm: nnx.Module | None = None,
         clip: float | None = None,
-        gain: bool = False,
+        gain: bool | float = False,
     ):
         kv_heads = heads if kv_heads is None else kv_heads
         if head < 1:
@@ -133,7 +134,7 @@ class Attention(nnx.Module):
         self.b_Q, self.b_K, self.b_V, self.b_O = (
             nnx.Param(jnp.zeros(shapes[letter])) if letter in biased else None for letter in "QKVO"
         )
-        self.gain = nnx.Param(jnp.ones((model,))) if gain else None
+        self.gain = _new_gain(gain, model)
         self.q_norm, self.k_norm = q_norm, k_norm
         self.rotary, self.cap, self.clip = rotary, cap, clip
         self.frequencies = None if frequencies is None else Setting(frequencies)
@@ -228,13 +229,15 @@ class Embed(nnx.Module):
 
 
 class PlainMLP(nnx.Module):
-    """The MLP `down(act(up(x)))`; with `gain`, times a learnt `[D]` (LayerScale)."""
+    """The MLP `down(act(up(x)))`; with `gain`, times a learnt `[D]` or a constant."""
 
-    def __init__(self, model: int, hidden: int, act: str, *, rngs: nnx.Rngs, bias: bool = True, gain: bool = False):
+    def __init__(
+        self, model: int, hidden: int, act: str, *, rngs: nnx.Rngs, bias: bool = True, gain: bool | float = False
+    ):
         self.up = nnx.Linear(model, hidden, use_bias=bias, rngs=rngs)
         self.down = nnx.Linear(hidden, model, use_bias=bias, rngs=rngs)
         self.act = activation(act)
-        self.gain = nnx.Param(jnp.ones((model,))) if gain else None
+        self.gain = _new_gain(gain, model)
 
     @property
     def inputs(self) -> tuple[nnx.Linear, ...]:
@@ -246,14 +249,16 @@ class PlainMLP(nnx.Module):
 
 
 class GatedMLP(nnx.Module):
-    """The MLP `down(act(gate(x)) * up(x))` (Shazeer 2020); with `gain`, times a learnt `[D]` (LayerScale)."""
+    """The MLP `down(act(gate(x)) * up(x))` (Shazeer 2020); with `gain`, times a learnt `[D]` or a constant."""
 
-    def __init__(self, model: int, hidden: int, act: str, *, rngs: nnx.Rngs, bias: bool = False, gain: bool = False):
+    def __init__(
+        self, model: int, hidden: int, act: str, *, rngs: nnx.Rngs, bias: bool = False, gain: bool | float = False
+    ):
         self.gate = nnx.Linear(model, hidden, use_bias=bias, rngs=rngs)
         self.up = nnx.Linear(model, hidden, use_bias=bias, rngs=rngs)
         self.down = nnx.Linear(hidden, model, use_bias=bias, rngs=rngs)
         self.act = activation(act)
-        self.gain = nnx.Param(jnp.ones((model,))) if gain else None
+        self.gain = _new_gain(gain, model)
 
     @property
     def inputs(self) -> tuple[nnx.Linear, ...]:
@@ -264,8 +269,15 @@ class GatedMLP(nnx.Module):
         return _scaled(self.down(self.act(self.gate(x_BTD)) * self.up(x_BTD)), self.gain)
 
 
-def _scaled(x: Array, gain_D: nnx.Param | None) -> Array:
-    return x if gain_D is None else x * gain_D[...].reshape(*[1] * (x.ndim - 1), -1)
+def _new_gain(gain: bool | float, model: int) -> nnx.Param | Setting | None:
+    """Return a learnt gain `[D]` for True, a constant one for a number, None for False or 1."""
+    if isinstance(gain, bool):
+        return nnx.Param(jnp.ones((model,))) if gain else None
+    return None if gain == 1 else Setting(jnp.full((model,), gain))
+
+
+def _scaled(x: Array, gain_D: nnx.Param | Setting | None) -> Array:
+    return x if gain_D is None else x * gain_D[...].astype(x.dtype).reshape(*[1] * (x.ndim - 1), -1)
 
 
 def layer_norm(model: int, epsilon: float, rngs: nnx.Rngs, *, bias: bool = True) -> nnx.LayerNorm:
