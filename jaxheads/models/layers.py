@@ -38,6 +38,19 @@ def _tanh(x: Array) -> Array:
     return jnp.tanh(x)
 
 
+def _sigmoid(x: Array) -> Array:
+    return jax.nn.sigmoid(x)
+
+
+def _identity(x: Array) -> Array:
+    return x
+
+
+def _solu(x: Array) -> Array:
+    """Softmax linear units (Elhage et al. 2022)."""
+    return x * jax.nn.softmax(x, axis=-1)
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": _gelu_exact,
     "gelu_python": _gelu_exact,
@@ -45,8 +58,11 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_fast": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
     "quick_gelu": _quick_gelu,
+    "linear": _identity,
     "relu": _relu,
+    "sigmoid": _sigmoid,
     "silu": _silu,
+    "solu": _solu,
     "swish": _silu,
     "tanh": _tanh,
 }
@@ -90,6 +106,7 @@ class Attention(nnx.Module):
         clip: largest absolute value of queries, keys and values, before they are normed.
         gain: whether the heads' output is multiplied by a learnt `gain` `[D]` (LayerScale, Touvron et al. 2021); or
             a constant to multiply it by.
+        sinks: whether each head has a learnt score without a key, `sinks` `[N]`, see `attend`.
 
     Attributes:
         key_heads: the key/value head `[N]` that each query head reads, where heads were removed from groups so that
@@ -117,6 +134,7 @@ class Attention(nnx.Module):
         k_norm: nnx.Module | None = None,
         clip: float | None = None,
         gain: bool | float = False,
+        sinks: bool = False,
     ):
         kv_heads = heads if kv_heads is None else kv_heads
         if head < 1:
@@ -135,6 +153,7 @@ class Attention(nnx.Module):
             nnx.Param(jnp.zeros(shapes[letter])) if letter in biased else None for letter in "QKVO"
         )
         self.gain = _new_gain(gain, model)
+        self.sinks = nnx.Param(jnp.zeros((heads,))) if sinks else None
         self.q_norm, self.k_norm = q_norm, k_norm
         self.rotary, self.cap, self.clip = rotary, cap, clip
         self.frequencies = None if frequencies is None else Setting(frequencies)
@@ -175,12 +194,13 @@ class Attention(nnx.Module):
         return keys_BSKH, self._per_head_project(v_KBSD, W_V, b_V, None)
 
     def attend(self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, context: AttentionInputs, edit: Edit):
-        """Call `attend` with this layer's scale, cap and window."""
+        """Call `attend` with this layer's scale, cap, sinks and window."""
         mask_BTS = context.mask
         if self.window is not None:
             window = self.window if isinstance(self.window, int) else self.window[...]
             mask_BTS = mask_BTS & (jnp.abs(context.queries[:, :, None] - context.keys[:, None, :]) < window)
-        return attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, scale=self.scale, bias=context.bias, cap=self.cap, edit=edit)
+        settings = {"scale": self.scale, "cap": self.cap, "sinks": None if self.sinks is None else self.sinks[...]}
+        return attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, bias=context.bias, edit=edit, **settings)
 
     def output(self, z_BTNH: Array) -> Array:
         """Return the heads' output `[B,T,D]`, the sum over heads of `z_h @ W_O[h]`, plus b_O."""
@@ -229,14 +249,26 @@ class Embed(nnx.Module):
 
 
 class PlainMLP(nnx.Module):
-    """The MLP `down(act(up(x)))`; with `gain`, times a learnt `[D]` or a constant."""
+    """The MLP `down(act(up(x)))`; with `gain`, times a learnt `[D]` or a constant.
+
+    With `norm`, it is `down(norm(act(up(x))))` (SoLU). `act` may be a function.
+    """
 
     def __init__(
-        self, model: int, hidden: int, act: str, *, rngs: nnx.Rngs, bias: bool = True, gain: bool | float = False
+        self,
+        model: int,
+        hidden: int,
+        act: str | Callable[[Array], Array],
+        *,
+        rngs: nnx.Rngs,
+        bias: bool = True,
+        gain: bool | float = False,
+        norm: Any = None,
     ):
         self.up = nnx.Linear(model, hidden, use_bias=bias, rngs=rngs)
         self.down = nnx.Linear(hidden, model, use_bias=bias, rngs=rngs)
-        self.act = activation(act)
+        self.norm = norm
+        self.act = activation(act) if isinstance(act, str) else act
         self.gain = _new_gain(gain, model)
 
     @property
@@ -245,7 +277,7 @@ class PlainMLP(nnx.Module):
         return (self.up,)
 
     def __call__(self, x_BTD: Array) -> Array:
-        return _scaled(self.down(self.act(self.up(x_BTD))), self.gain)
+        return _scaled(self.down(_normed(self.norm, self.act(self.up(x_BTD)))), self.gain)
 
 
 class GatedMLP(nnx.Module):

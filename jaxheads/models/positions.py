@@ -123,6 +123,25 @@ def sinusoids(count: int, dimensions: int) -> np.ndarray:
     return np.concatenate([np.sin(angles[:, 0::2]), np.cos(angles[:, 1::2])], axis=1).astype(np.float32)
 
 
+def spread_sinusoids(count: int, dimensions: int) -> np.ndarray:
+    """Return the sinusoids of tensor2tensor and fairseq, float32 `[count, dimensions]`.
+
+    Wavelengths are spread so that the last one is 10000 · 2π itself, and an odd last dimension is 0.
+
+    Raises:
+        ValueError: as `sinusoids` does, and for fewer than four dimensions.
+    """
+    if count * dimensions > 2**25:
+        raise ValueError(f"a table of {count:,} sinusoidal positions of {dimensions:,} dimensions is too large")
+    if dimensions < 4:
+        raise ValueError(f"sinusoids with spread wavelengths need at least 4 dimensions, got {dimensions}")
+    half = dimensions // 2
+    frequencies = np.exp(np.arange(half, dtype=np.float32) * np.float32(-math.log(10000) / (half - 1)))
+    angles = np.arange(count, dtype=np.float32)[:, None] * frequencies[None]
+    rest = np.zeros((count, dimensions % 2), np.float32)
+    return np.concatenate([np.sin(angles), np.cos(angles), rest], axis=1).astype(np.float32)
+
+
 def alibi_slopes(heads: int) -> np.ndarray:
     """Return ALiBi's slope of each head, float32 `[N]` (Press et al. 2022, section 3, and their code).
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..loading.head_order import in_pairs
 from ..loading.weights import Arrays, Rule, Table, dense, heads_out, norm, same
+from .bases.class_heads import ClassNames
 from .bases.decoder import unused_head
 from .gptj import GPTJ, GPTJConfig
 
@@ -21,7 +22,8 @@ class CodeGenConfig(GPTJConfig):
     """The fields of a Hugging Face `CodeGenConfig` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "codegen"
-    heads_of_classes: ClassVar[Mapping[str, str]] = {"CodeGenForCausalLM": "lm", "CodeGenModel": "none"}
+    stem: ClassVar[str] = "CodeGen"
+    class_heads: ClassVar[Mapping[str, ClassNames]] = {}
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "CodeGenConfig":

@@ -11,6 +11,7 @@ from jax import Array
 from ..layers import Attention, PerHeadLayerNorm, layer_norm
 from ..loading.head_order import in_pairs
 from ..loading.weights import Rule, Table, heads_bias, heads_in, heads_out, same
+from .bases.class_heads import ClassNames, decoder_head
 from .bases.gated_decoder import (
     GatedDecoder,
     GatedSizes,
@@ -20,7 +21,7 @@ from .bases.gated_decoder import (
     rotary_of,
     sizes_of,
 )
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import refuse_unknown
 
 _DEFAULTS = {"max_position_embeddings": 8192, "tie_word_embeddings": True}
 """transformers' defaults of absent fields."""
@@ -31,6 +32,7 @@ class CohereConfig(GatedSizes):
     """The fields of a Hugging Face `CohereConfig` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "cohere"
+    class_heads: ClassVar[Mapping[str, ClassNames]] = {}
 
     hidden_act: str
     layer_norm_eps: float
@@ -55,7 +57,7 @@ class CohereConfig(GatedSizes):
             attention_bias=config.get("attention_bias", False),
             use_qk_norm=config.get("use_qk_norm", False),
             logit_scale=config.get("logit_scale", 0.0625),
-            head=head_of(config, {"CohereForCausalLM": "lm", "CohereModel": "none"}),
+            **decoder_head(config, "Cohere", cls.class_heads),
         )
 
 

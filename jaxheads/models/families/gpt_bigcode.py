@@ -14,8 +14,9 @@ from ..loading.head_order import grouped_heads
 from ..loading.weights import Rule, Table, dense, heads_out, norm, same
 from ..network import RunStack
 from ..stack import Stack
+from .bases.class_heads import OF_OLDER_DECODERS, ClassFields, ClassNames, decoder_head, head_rules, unused_class_heads
 from .bases.decoder import Decoder, unused_head
-from .bases.reading import SUMMARY, head_of, refuse_unknown, required
+from .bases.reading import SUMMARY, refuse_unknown, required
 
 _UNUSED = frozenset(
     "attention_softmax_in_fp32 scale_attention_softmax_in_fp32 num_key_value_heads n_ctx inference_runner "
@@ -25,10 +26,13 @@ _UNUSED = frozenset(
 
 
 @dataclass(frozen=True)
-class GPTBigCodeConfig:
+class GPTBigCodeConfig(ClassFields):
     """The fields of a Hugging Face `GPTBigCodeConfig` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "gpt_bigcode"
+    class_heads: ClassVar[Mapping[str, ClassNames]] = {
+        name: OF_OLDER_DECODERS[name] for name in ("classes", "token_classes")
+    }
 
     vocab_size: int
     n_positions: int
@@ -69,7 +73,7 @@ class GPTBigCodeConfig:
             scale_attn_weights=config.get("scale_attn_weights", True),
             multi_query=config.get("multi_query", True),
             tie_word_embeddings=config.get("tie_word_embeddings", True),
-            head=head_of(config, {"GPTBigCodeForCausalLM": "lm", "GPTBigCodeModel": "none"}),
+            **decoder_head(config, "GPTBigCode", cls.class_heads),
         )
 
 
@@ -114,6 +118,7 @@ class GPTBigCode(Decoder):
         """Return the table of a GPT-BigCode checkpoint's tensors."""
         here, at = "decoder.blocks", "transformer.h.{layer}"
         rules: list[Rule] = [
+            *head_rules(config),
             same("transformer.wte.weight", "embed.embedding"),
             same("transformer.wpe.weight", "embed_position.embedding"),
             *norm("transformer.ln_f", "final_norm"),
@@ -131,4 +136,5 @@ class GPTBigCode(Decoder):
         mask = {r"transformer\.h\.\d+\.attn\.(bias|masked_bias)": "the causal mask, not a weight"}
         rename = ((r"^(wte|wpe|ln_f|h)\.", r"transformer.\1."),)
         copies = {"lm_head.weight": "transformer.wte.weight"}
-        return Table(tuple(rules), mask | unused_head(config.head), rename, copies)
+        passed_over = mask | unused_head(config.head) | unused_class_heads(config)
+        return Table(tuple(rules), passed_over, rename, copies)

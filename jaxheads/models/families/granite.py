@@ -11,8 +11,9 @@ from jax import Array
 
 from ..layers import GatedMLP
 from ..loading.weights import Table
+from .bases.class_heads import ClassNames, decoder_head
 from .bases.gated_decoder import GatedConfig, GatedDecoder, attention_of, common, gated_table, rotary_of
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import refuse_unknown
 
 _FACTORS = ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling")
 
@@ -22,6 +23,7 @@ class GraniteConfig(GatedConfig):
     """The fields of a Hugging Face `GraniteConfig` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "granite"
+    class_heads: ClassVar[Mapping[str, ClassNames]] = {}
 
     hidden_act: str
     attention_bias: bool
@@ -47,7 +49,7 @@ class GraniteConfig(GatedConfig):
             hidden_act=config.get("hidden_act", "silu"),
             attention_bias=config.get("attention_bias", False),
             mlp_bias=config.get("mlp_bias", False),
-            head=head_of(config, {"GraniteForCausalLM": "lm", "GraniteModel": "none"}),
+            **decoder_head(config, "Granite", cls.class_heads),
         )
 
 

@@ -9,6 +9,7 @@ from flax import nnx
 
 from ..layers import PlainMLP, layer_norm
 from ..loading.weights import Table, dense
+from .bases.class_heads import OF_DECODERS, ClassNames, decoder_head
 from .bases.gated_decoder import (
     GatedDecoder,
     GatedSizes,
@@ -18,7 +19,7 @@ from .bases.gated_decoder import (
     sizes_of,
     window_of,
 )
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import refuse_unknown
 
 _DEFAULTS = {"num_key_value_heads": 2, "max_position_embeddings": 4096, "tie_word_embeddings": True}
 """transformers' defaults of absent fields."""
@@ -35,6 +36,7 @@ class Starcoder2Config(GatedSizes):
     """The fields of a Hugging Face `Starcoder2Config` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "starcoder2"
+    class_heads: ClassVar[Mapping[str, ClassNames]] = {name: OF_DECODERS[name] for name in ("classes", "token_classes")}
 
     hidden_act: str
     norm_epsilon: float
@@ -58,7 +60,7 @@ class Starcoder2Config(GatedSizes):
             norm_epsilon=config.get("norm_epsilon", 1e-5),
             use_bias=config.get("use_bias", True),
             sliding_window=window_of(config),
-            head=head_of(config, {"Starcoder2ForCausalLM": "lm", "Starcoder2Model": "none"}),
+            **decoder_head(config, "Starcoder2", cls.class_heads),
         )
 
 
