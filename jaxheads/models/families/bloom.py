@@ -13,7 +13,8 @@ from ..blocks import InputNorm, PreNormBlock
 from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.config_fields import check_fields
-from ..loading.weights import Rule, Table, dense, grouped_heads, heads_out, norm, same
+from ..loading.head_order import grouped_heads
+from ..loading.weights import Rule, Table, dense, heads_out, norm, same
 from ..network import RunStack
 from ..positions import alibi_slopes
 from ..stack import Stack

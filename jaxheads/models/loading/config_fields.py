@@ -81,13 +81,14 @@ _NAMES: dict[Kind, str] = {
     NUMBER: "scale",
     POSITIVE: "rms_norm_eps layer_norm_eps layer_norm_epsilon norm_eps rope_theta rotary_emb_base "
     "rope_local_base_freq global_rope_theta local_rope_theta mlp_ratio query_pre_attn_scalar attn_logit_softcapping "
-    "final_logit_softcapping clip_qkv swiglu_alpha swiglu_limit",
+    "final_logit_softcapping clip_qkv embedding_multiplier attention_multiplier residual_multiplier logits_scaling "
+    "norm_epsilon logit_scale swiglu_alpha swiglu_limit",
     SHARE: "rotary_pct partial_rotary_factor",
     FLAG: "tie_word_embeddings scale_attn_weights attention_bias mlp_bias scale_embedding use_parallel_residual "
     "norm_bias decoder_bias classifier_bias do_layer_norm_before enable_bias _remove_final_layer_norm qkv_bias "
     "use_swiglu_ffn apply_residual_connection_post_layernorm bias causal use_sliding_window scale_decoder_outputs "
     "norm_topk_prob qk_layernorm scale_attn_by_inverse_layer_idx use_qkv_bias "
-    "alibi new_decoder_architecture multi_query parallel_attn gated_mlp unembed_bias",
+    "alibi new_decoder_architecture multi_query parallel_attn gated_mlp unembed_bias use_bias use_qk_norm",
     WORD: "hidden_act activation_function hidden_activation activation positions norm final_norm feed_forward_proj "
     "classifier_activation classifier_pooling",
     WORDS: "layer_types attention_layers",
