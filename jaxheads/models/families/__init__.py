@@ -44,6 +44,8 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "gpt_oss": ("gpt_oss", "GptOss"),
     "gptj": ("gptj", "GPTJ"),
     "llama": ("llama", "Llama"),
+    "llava": ("llava", "Llava"),
+    "llava_next": ("llava", "LlavaNext"),
     "m2m_100": ("m2m_100", "M2M100"),
     "mistral": ("mistral", "Mistral"),
     "mixtral": ("mixtral", "Mixtral"),
