@@ -1,6 +1,14 @@
 """The public names of jaxheads, for type checkers and for `lazy_loader`, which imports each when it is first used."""
 
-from . import data, edits, evidence, objectives, plots, statistics, tables, train
+from . import data, edits, evidence, networks, objectives, plots, statistics, tables, train
+from .class_objectives import (
+    answer_logit,
+    answer_loss,
+    class_accuracy,
+    class_logit,
+    class_loss,
+    class_probability,
+)
 from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
 from .evidence.nulls import shuffled_marks
 from .evidence.roles import Evidence, name_heads
@@ -27,7 +35,7 @@ from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
 from .models.adopting import adopt
-from .models.families.attention_only import by_hand
+from .models.by_hand import by_hand
 from .models.families.clip import zero_shot
 from .models.folding import fold_norms
 from .models.inputs.batch import Batch
@@ -145,6 +153,12 @@ __all__ = [
     "importance",
     "interactions",
     "knock_out",
+    "answer_logit",
+    "answer_loss",
+    "class_accuracy",
+    "class_logit",
+    "class_loss",
+    "class_probability",
     "logit",
     "logit_difference",
     "loss",
@@ -170,6 +184,7 @@ __all__ = [
     "circuits",
     "data",
     "evidence",
+    "networks",
     "patterns",
     "statistics",
     "tables",

@@ -38,6 +38,19 @@ def _tanh(x: Array) -> Array:
     return jnp.tanh(x)
 
 
+def _sigmoid(x: Array) -> Array:
+    return jax.nn.sigmoid(x)
+
+
+def _identity(x: Array) -> Array:
+    return x
+
+
+def _solu(x: Array) -> Array:
+    """Softmax linear units (Elhage et al. 2022)."""
+    return x * jax.nn.softmax(x, axis=-1)
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": _gelu_exact,
     "gelu_python": _gelu_exact,
@@ -45,8 +58,11 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_fast": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
     "quick_gelu": _quick_gelu,
+    "linear": _identity,
     "relu": _relu,
+    "sigmoid": _sigmoid,
     "silu": _silu,
+    "solu": _solu,
     "swish": _silu,
     "tanh": _tanh,
 }
@@ -80,7 +96,7 @@ class Attention(nnx.Module):
 
     Args:
         rotary: rotates queries and keys by their positions.
-        frequencies: frequencies `[F]` for `rotary` where layers differ.
+        frequencies, amplitude: frequencies `[F]` and amplitude for `rotary` where layers differ.
         scale: factor on the scores; 1 / sqrt(head size) when left out. An array where layers differ.
         cap: bound of the scores, see `attend`.
         window: number of positions that a query sees, its own included: backwards in a causal stack, in both
@@ -109,6 +125,7 @@ class Attention(nnx.Module):
         bias: bool | str = False,
         rotary: Rotary | None = None,
         frequencies: Array | None = None,
+        amplitude: Array | None = None,
         scale: float | Array | None = None,
         cap: float | None = None,
         window: int | Array | None = None,
@@ -139,6 +156,7 @@ class Attention(nnx.Module):
         self.q_norm, self.k_norm = q_norm, k_norm
         self.rotary, self.cap, self.clip = rotary, cap, clip
         self.frequencies = None if frequencies is None else Setting(frequencies)
+        self.amplitude = None if amplitude is None else Setting(amplitude)
         self.window = window if window is None or isinstance(window, int) else Setting(window)
         self.key_heads: Setting | None = None
         self._scale = head**-0.5 if scale is None else Setting(scale) if isinstance(scale, Array) else scale
@@ -211,7 +229,8 @@ class Attention(nnx.Module):
         """Return queries or keys rotated by their positions; unchanged without rotary positions."""
         if self.rotary is None:
             return x_BTNH
-        return self.rotary(x_BTNH, positions_BT, None if self.frequencies is None else self.frequencies[...])
+        of_layer = (None if setting is None else setting[...] for setting in (self.frequencies, self.amplitude))
+        return self.rotary(x_BTNH, positions_BT, *of_layer)
 
 
 def _normed(norm: Any, x_BTNH: Array) -> Array:
@@ -229,12 +248,26 @@ class Embed(nnx.Module):
 
 
 class PlainMLP(nnx.Module):
-    """The MLP `down(act(up(x)))`; with `gain`, times a learnt `[D]` (LayerScale)."""
+    """The MLP `down(act(up(x)))`; with `gain`, times a learnt `[D]` (LayerScale).
 
-    def __init__(self, model: int, hidden: int, act: str, *, rngs: nnx.Rngs, bias: bool = True, gain: bool = False):
+    With `norm`, it is `down(norm(act(up(x))))` (SoLU). `act` may be a function.
+    """
+
+    def __init__(
+        self,
+        model: int,
+        hidden: int,
+        act: str | Callable[[Array], Array],
+        *,
+        rngs: nnx.Rngs,
+        bias: bool = True,
+        gain: bool = False,
+        norm: Any = None,
+    ):
         self.up = nnx.Linear(model, hidden, use_bias=bias, rngs=rngs)
         self.down = nnx.Linear(hidden, model, use_bias=bias, rngs=rngs)
-        self.act = activation(act)
+        self.norm = norm
+        self.act = activation(act) if isinstance(act, str) else act
         self.gain = nnx.Param(jnp.ones((model,))) if gain else None
 
     @property
@@ -243,7 +276,7 @@ class PlainMLP(nnx.Module):
         return (self.up,)
 
     def __call__(self, x_BTD: Array) -> Array:
-        return _scaled(self.down(self.act(self.up(x_BTD))), self.gain)
+        return _scaled(self.down(_normed(self.norm, self.act(self.up(x_BTD)))), self.gain)
 
 
 class GatedMLP(nnx.Module):

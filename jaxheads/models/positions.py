@@ -59,17 +59,24 @@ class Rotary:
         factor = parameters["factor"]
         return parameters.get("attention_factor", 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0)
 
-    def __call__(self, x_BTNH: Array, positions_BT: Array, frequencies_F: Array | None = None) -> Array:
+    def __call__(
+        self,
+        x_BTNH: Array,
+        positions_BT: Array,
+        frequencies_F: Array | None = None,
+        amplitude: Array | None = None,
+    ) -> Array:
         """Rotate the first `dimensions` of `x` by each position's angles; shape and dtype stay.
 
         Args:
             frequencies_F: radians per position, instead of `frequencies()`, for stacks whose layers differ.
+            amplitude: factor on cosine and sine, instead of `amplitude()`, for these.
         """
         half = self.dimensions // 2
         radians_F = self.frequencies() if frequencies_F is None else frequencies_F
         angles_BT1F = positions_BT[..., None, None].astype(jnp.float32) * radians_F[None, None, None]
-        cosine = (jnp.cos(angles_BT1F) * self.amplitude()).astype(x_BTNH.dtype)
-        sine = (jnp.sin(angles_BT1F) * self.amplitude()).astype(x_BTNH.dtype)
+        factor = self.amplitude() if amplitude is None else amplitude
+        cosine, sine = ((of(angles_BT1F) * factor).astype(x_BTNH.dtype) for of in (jnp.cos, jnp.sin))
         first, second, rest = jnp.split(x_BTNH, (half, self.dimensions), axis=-1)
         return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine, rest], axis=-1)
 

@@ -34,6 +34,8 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "dinov2": ("dinov2", "Dinov2"),
     "dinov2_with_registers": ("dinov2", "Dinov2WithRegisters"),
     "distilbert": ("distilbert", "DistilBert"),
+    "electra": ("electra", "Electra"),
+    "falcon": ("falcon", "Falcon"),
     "gemma": ("gemma", "Gemma"),
     "gemma2": ("gemma2", "Gemma2"),
     "gemma3": ("gemma3", "Gemma3"),
@@ -53,6 +55,7 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "mpnet": ("mpnet", "MPNet"),
     "olmo": ("olmo", "Olmo"),
     "olmo2": ("olmo2", "Olmo2"),
+    "olmo3": ("olmo3", "Olmo3"),
     "opt": ("opt", "OPT"),
     "phi": ("phi", "Phi"),
     "phi3": ("phi3", "Phi3"),
@@ -63,13 +66,27 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "camembert": ("roberta", "Camembert"),
     "roberta": ("roberta", "Roberta"),
     "xlm-roberta": ("roberta", "XLMRoberta"),
+    "smollm3": ("smollm3", "SmolLM3"),
     "stablelm": ("stablelm", "StableLm"),
+    "mt5": ("t5", "MT5"),
     "t5": ("t5", "T5"),
     "deit": ("vit", "DeiT"),
     "vit": ("vit", "ViT"),
     "whisper": ("whisper", "Whisper"),
 }
 """Module and class of each family's network, by the `model_type` of a Hugging Face config."""
+
+
+_OLDER: Mapping[str, str] = {"RefinedWeb": "falcon", "RefinedWebModel": "falcon"}
+"""Module of the family that a first release had another `model_type` for, with other names of fields."""
+
+
+def in_todays_words(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config.json's contents by the family's present `model_type` and names; unchanged if they are these."""
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in _OLDER:
+        return dict(config)
+    return import_module(f".{_OLDER[kind]}", __package__).from_older(config)
 
 
 class _Families(Mapping[str, Family]):
@@ -97,4 +114,4 @@ class _Families(Mapping[str, Family]):
 FAMILIES = _Families()
 """Network classes by the `model_type` of a Hugging Face config."""
 
-__all__ = ["FAMILIES", "Family"]
+__all__ = ["FAMILIES", "Family", "in_todays_words"]

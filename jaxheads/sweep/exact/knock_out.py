@@ -15,6 +15,7 @@ from ...models.inputs.batch import Batch, Positions
 from ...models.model import Model
 from ...models.stack import Stack
 from ...objectives import Objective
+from ...programs import to_device
 from ...reads import reads_of
 from ..cached_run import start_column
 from ..grid import Heads, site_grid
@@ -111,7 +112,7 @@ class ForbiddenEdges(OneValue):
 
     def of(self, chunk: Chunk) -> Iterator[LowestScore]:
         """Yield the lowest score at these examples' edges."""
-        yield LowestScore(chunk.devices.examples(jnp.asarray(self.edges[chunk.examples][:, None])))
+        yield LowestScore(chunk.devices.examples(to_device(self.edges[chunk.examples][:, None])))
 
 
 def _chosen(

@@ -124,7 +124,7 @@ class OtherRuns:
 
     def of(self, chunk: Chunk) -> Iterator[OtherRun]:
         """Yield the run of these examples' counterparts."""
-        batch = chunk.devices.examples(self.other.take(chunk.examples))
+        batch = chunk.devices.examples(self.other.model_inputs.take(chunk.examples))
         yield run_other(chunk.network, batch, chunk.reads, stack=chunk.stack.name, value=chunk.objective.value)
 
     def baseline(self, chunk: Chunk, values: Sequence[SiteValues]) -> Array:

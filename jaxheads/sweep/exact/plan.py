@@ -24,6 +24,10 @@ FILE_FLOPS = {"cpu": 2e12}
 """Operations that are worth a file of the journal, some 10 seconds' work; by backend."""
 FILE_FLOPS_ELSEWHERE = 1e15
 
+COMPILATION_FLOPS = {"cpu": 5e10}
+"""Operations that are less than a compilation, some tenths of a second's work; by backend."""
+COMPILATION_FLOPS_ELSEWHERE = 2e13
+
 
 @dataclass(frozen=True, eq=False)
 class EditGroup:
@@ -103,6 +107,30 @@ class Plan:
             if spent >= enough or group is self.groups[-1]:
                 yield CellGroup(f"cells-{number}", np.concatenate([part.cells for part in waiting]), tuple(waiting))
                 waiting, spent, number = [], 0.0, number + 1
+
+
+def worthwhile_starts(
+    groups: Sequence[EditGroup], costs: CostModel, examples: int, sources: int
+) -> tuple[EditGroup, ...]:
+    """Return the groups, or where their starts save less than programs of their own cost, one group for each layer.
+
+    Args:
+        groups: as `edit_groups` gives them, layer by layer.
+    """
+    layers = {group.layer: [own for own in groups if own.layer == group.layer] for group in groups}
+    together = tuple(map(_together, layers.values()))
+    spare = sources * sum(group.flops(costs, examples) for group in together)
+    spare -= sources * sum(group.flops(costs, examples) for group in groups)
+    compilation = COMPILATION_FLOPS.get(jax.default_backend(), COMPILATION_FLOPS_ELSEWHERE)
+    starts = len({group.site for group in groups})
+    return together if spare < compilation * (starts - 1) else tuple(groups)
+
+
+def _together(groups: Sequence[EditGroup]) -> EditGroup:
+    """Return one group of several groups' copies, from the earliest of their starts."""
+    site = min((group.site for group in groups), key=lambda site: site.first)
+    arrays = ((group.heads, group.position, group.cells) for group in groups)
+    return EditGroup(site, groups[0].layer, *map(np.concatenate, zip(*arrays, strict=True)))
 
 
 def choose_chunks(costs: CostModel, groups: Sequence[EditGroup], examples: int, resources: Resources) -> Chunks:

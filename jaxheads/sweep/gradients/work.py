@@ -168,7 +168,7 @@ class AttributionWork:
     def _estimator(self) -> Estimator:
         devices, examples = self.resources.devices, self.examples
         base, other, reads = devices.examples(
-            (self.base.take(examples), self.other.take(examples), self.reads.take(examples))
+            (self.base.model_inputs.take(examples), self.other.model_inputs.take(examples), self.reads.take(examples))
         )
         return Estimator(
             self.resources.network(self.model),
