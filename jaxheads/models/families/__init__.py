@@ -50,6 +50,8 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "gptj": ("gptj", "GPTJ"),
     "granite": ("granite", "Granite"),
     "llama": ("llama", "Llama"),
+    "llava": ("llava", "Llava"),
+    "llava_next": ("llava", "LlavaNext"),
     "m2m_100": ("m2m_100", "M2M100"),
     "mistral": ("mistral", "Mistral"),
     "mixtral": ("mixtral", "Mixtral"),
