@@ -21,7 +21,7 @@ NEUTRAL = {
     ("gpt_neo", "intermediate_size"),
 }
 """Fields that may be null, in these families."""
-ZEROS = {("qwen2_moe", "sliding_window")}
+ZEROS = {("qwen2_moe", "sliding_window"), ("deberta", "type_vocab_size"), ("deberta-v2", "type_vocab_size")}
 """Fields for which 0 means that there is none."""
 DERIVED = {
     "head",

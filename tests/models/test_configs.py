@@ -82,7 +82,7 @@ REFUSED = [
         {"new_decoder_architecture": False, "multi_query": False},
         "without multi_query has as many num_kv_heads as heads, 4; got 2",
     ),
-    ("falcon", {"architectures": ["FalconForTokenClassification"]}, "FalconForTokenClassification is not covered"),
+    ("falcon", {"architectures": ["FalconForMultipleChoice"]}, "FalconForMultipleChoice is not covered"),
     ("olmo3", {"rope_parameters": {"rope_type": "default"}}, r"of olmo3 are given for .*; got \['rope_type'\]"),
     ("olmo3", {"sliding_window": None}, "layers of 'sliding_attention' but no sliding_window for them"),
     ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers must be 0 or 1 for each of 2 layers"),

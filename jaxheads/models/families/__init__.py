@@ -33,6 +33,8 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "clip_vision_model": ("bases.clip_towers", "ClipVision"),
     "codegen": ("codegen", "CodeGen"),
     "cohere": ("cohere", "Cohere"),
+    "deberta": ("deberta", "Deberta"),
+    "deberta-v2": ("deberta", "DebertaV2"),
     "dinov2": ("dinov2", "Dinov2"),
     "dinov2_with_registers": ("dinov2", "Dinov2WithRegisters"),
     "distilbert": ("distilbert", "DistilBert"),
