@@ -59,6 +59,7 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "mixtral": ("mixtral", "Mixtral"),
     "modernbert": ("modernbert", "ModernBert"),
     "mpnet": ("mpnet", "MPNet"),
+    "mpt": ("mpt", "Mpt"),
     "olmo": ("olmo", "Olmo"),
     "olmo2": ("olmo2", "Olmo2"),
     "olmo3": ("olmo3", "Olmo3"),

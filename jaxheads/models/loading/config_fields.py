@@ -75,13 +75,13 @@ _NAMES: dict[Kind, str] = {
     "n_positions relative_attention_num_buckets moe_intermediate_size shared_expert_intermediate_size num_experts "
     "num_local_experts num_kv_heads ffn_hidden_size d_mlp vocab_size_out",
     COUNT: "max_position_embeddings relative_attention_max_distance num_hidden_groups rotary_dim window_size "
-    "no_rope_layer_interval original_max_position_embeddings num_experts_per_tok decoder_sparse_step "
+    "no_rope_layer_interval max_seq_len original_max_position_embeddings num_experts_per_tok decoder_sparse_step "
     "local_attention sliding_window sliding_window_pattern _sliding_window_pattern global_attn_every_n_layers",
     LAYERS: "num_hidden_layers n_layer n_layers encoder_layers decoder_layers num_layers num_decoder_layers",
     TOKENS: "num_register_tokens max_window_layers num_ln_in_parallel_attn",
     WHOLE: "pad_token_id decoder_start_token_id",
     NUMBER: "scale",
-    POSITIVE: "rms_norm_eps layer_norm_eps layer_norm_epsilon norm_eps rope_theta rotary_emb_base "
+    POSITIVE: "rms_norm_eps softmax_scale layer_norm_eps layer_norm_epsilon norm_eps rope_theta rotary_emb_base "
     "rope_local_base_freq global_rope_theta local_rope_theta mlp_ratio query_pre_attn_scalar attn_logit_softcapping "
     "final_logit_softcapping clip_qkv embedding_multiplier attention_multiplier residual_multiplier logits_scaling "
     "norm_epsilon logit_scale swiglu_alpha swiglu_limit",
@@ -99,7 +99,7 @@ _NAMES: dict[Kind, str] = {
     TERMS: "pos_att_type",
     WORDS: "layer_types attention_layers",
     NUMBERS: "mlp_only_layers no_rope_layers",
-    FIELDS: "rope_parameters rope_scaling text_config vision_config text_config_dict vision_config_dict",
+    FIELDS: "attn_config rope_parameters rope_scaling text_config vision_config text_config_dict vision_config_dict",
 }
 KINDS: Mapping[str, Kind] = {name: kind for kind, names in _NAMES.items() for name in names.split()}
 """Kind of each field that a family reads."""
@@ -111,7 +111,8 @@ NULLABLE = frozenset(
     "rope_local_base_freq global_rope_theta local_rope_theta attn_logit_softcapping final_logit_softcapping "
     "clip_qkv partial_rotary_factor hidden_activation layer_types rope_parameters rope_scaling text_config_dict "
     "vision_config_dict pad_token_id decoder_start_token_id num_hidden_layers n_embed n_layer n_head "
-    "mlp_only_layers no_rope_layers num_kv_heads ffn_hidden_size num_ln_in_parallel_attn".split()
+    "mlp_only_layers no_rope_layers num_kv_heads ffn_hidden_size num_ln_in_parallel_attn "
+    "softmax_scale attn_config".split()
 )
 """Fields for which null means that there is none, or the default."""
 
