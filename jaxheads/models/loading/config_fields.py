@@ -111,8 +111,8 @@ NULLABLE = frozenset(
     "rope_local_base_freq global_rope_theta local_rope_theta attn_logit_softcapping final_logit_softcapping "
     "clip_qkv partial_rotary_factor hidden_activation layer_types rope_parameters rope_scaling text_config_dict "
     "vision_config_dict pad_token_id decoder_start_token_id num_hidden_layers n_embed n_layer n_head "
-    "mlp_only_layers no_rope_layers num_kv_heads ffn_hidden_size num_ln_in_parallel_attn projection_size "
-    "softmax_scale attn_config".split()
+    "mlp_only_layers no_rope_layers num_kv_heads ffn_hidden_size num_ln_in_parallel_attn "
+    "softmax_scale attn_config projection_size".split()
 )
 """Fields for which null means that there is none, or the default."""
 
