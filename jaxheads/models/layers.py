@@ -311,10 +311,29 @@ class FixedLayerNorm(nnx.LayerNorm):
 
     def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
         del mask
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        wide = wide - wide.mean(axis=-1, keepdims=True)
-        wide = wide * jax.lax.rsqrt(jnp.square(wide).mean(axis=-1, keepdims=True) + self.epsilon)
-        return wide.astype(x.dtype)
+        return _standardised(x, self.epsilon).astype(x.dtype)
+
+
+class PerHeadLayerNorm(nnx.LayerNorm):
+    """LayerNorm of each head's queries or keys `[…,N,H]`, without a bias; every head has its own `scale` (StableLM)."""
+
+    def __init__(self, heads: int, head: int, epsilon: float, rngs: nnx.Rngs):
+        super().__init__(head, epsilon=epsilon, use_scale=False, use_bias=False, use_fast_variance=False, rngs=rngs)
+        self.scale = nnx.data(nnx.Param(jnp.ones((heads, head))))
+
+    def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
+        del mask
+        wide = _standardised(x, self.epsilon)
+        own: Any = self
+        scale_NH = own.scale[...].astype(wide.dtype)
+        return (wide * scale_NH.reshape((1,) * (x.ndim - 2) + scale_NH.shape)).astype(x.dtype)
+
+
+def _standardised(x: Array, epsilon: float) -> Array:
+    """Return `x` of mean 0 and variance 1 on its last axis, in float32 at least."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = wide - wide.mean(axis=-1, keepdims=True)
+    return wide * jax.lax.rsqrt(jnp.square(wide).mean(axis=-1, keepdims=True) + epsilon)
 
 
 class JointRMSNorm(nnx.Module):

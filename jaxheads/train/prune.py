@@ -20,13 +20,16 @@ from ..arguments import among, checked
 from ..checks import all_finite
 from ..edits import gate, head_pairs
 from ..models.inputs.batch import Batch
-from ..models.layers import JointRMSNorm
+from ..models.layers import JointRMSNorm, PerHeadLayerNorm
 from ..models.model import Model
 from ..models.network import Network, forward
 from ..models.removed_heads import HEADS, head_shape, set_key_heads
 from ..programs import compiled
 from .monitor import ablation_losses
 from .objective import Sample, scores
+
+OF_ALL_HEADS = (JointRMSNorm, PerHeadLayerNorm)
+"""Norms of queries or keys with a part for each head."""
 
 Heads = Sequence[tuple[int, int]]
 
@@ -107,8 +110,8 @@ def remove_heads(model: Model, gates: Mapping[str, ArrayLike] | ArrayLike, batch
         batch: check on these inputs that the smaller model equals the gated one, to 1e-4.
 
     Raises:
-        ValueError: for gates that do not fit, layers that share weights, norms of all heads' queries together (OLMo 2),
-            or position biases that belong to heads (T5, BLOOM, MPNet), which removal would tear from their heads.
+        ValueError: for gates that do not fit, layers that share weights, or what has a part for each head and would be
+            torn from it: position biases (T5, BLOOM, MPNet), norms of all heads' queries (OLMo 2, StableLM).
     """
     by_stack = dict(gates) if isinstance(gates, Mapping) else {model.stack().name: gates}
     if not by_stack:
@@ -156,10 +159,10 @@ def head_savings(model: Model, smaller: Model) -> pd.DataFrame:
 def _check_norms(stack: Any) -> None:
     """Raise ValueError for a norm of queries or keys that one head's removal would change for the others."""
     for kind, norm in (("queries", stack.blocks.attention.q_norm), ("keys", stack.blocks.attention.k_norm)):
-        if isinstance(norm, JointRMSNorm):
+        if isinstance(norm, OF_ALL_HEADS):
             raise ValueError(
-                f"the {stack.name} norms the {kind} of all heads together: without some of them the others' {kind} "
-                "would differ. Take heads' outputs away with jh.gate or jh.zero_heads"
+                f"the {stack.name} norms the {kind} of all heads by one norm: a head can't be taken from it. Take "
+                "heads' outputs away with jh.gate or jh.zero_heads"
             )
 
 
@@ -254,11 +257,11 @@ def merge_kv_heads(model: Model, groups: ArrayLike, *, stack: str | None = None)
             put in the order of their groups.
 
     Raises:
-        ValueError: for groups of different sizes, or of another shape, or norms of all heads' keys together (OLMo 2).
+        ValueError: for groups of different sizes, or of another shape, or norms of keys with a part for each head.
     """
     old = model.stack(stack)
-    if isinstance(old.blocks.attention.k_norm, JointRMSNorm):
-        raise ValueError(f"the {old.name} norms the keys of all heads together: merged keys would have another norm")
+    if isinstance(old.blocks.attention.k_norm, OF_ALL_HEADS):
+        raise ValueError(f"the {old.name} norms the keys of all heads by one norm: merged keys would have another")
     groups_LK = _checked_groups(groups, old.layers, old.kv_heads)
     if old.blocks.attention.key_heads is not None:
         raise ValueError(f"groups of the {old.name} differ in size since heads were removed: merge before you remove")

@@ -69,6 +69,8 @@ REFUSED = [
     ("phi3", {"rope_scaling": {"type": "su", "short_factor": [1.0]}}, "short_factor .* must be 3 numbers above 0"),
     ("phi3", {"rope_scaling": {"type": "su", "beta": 1.0}}, r"'longrope' does not take \['beta'\]"),
     ("phi3", {"lm_head_bias": True}, "lm_head_bias=True; supported is False only"),
+    ("stablelm", {"head_dim": 8}, "not understood: head_dim"),
+    ("stablelm", {"rope_parameters": {"rope_type": "default", "beta": 2}}, r"does not take \['beta'\]"),
     ("opt", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine=False; supported is True only"),
     ("opt", {"scale_embeddings": True}, "scale_embeddings=True; supported is False only"),
     ("opt", {"ffn_dim": None}, "lacks ffn_dim"),

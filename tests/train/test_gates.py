@@ -104,13 +104,14 @@ def test_heads_with_biases_of_their_own_positions_stay():
         remove_heads(both.ours, np.ones((2, 4)))
 
 
-def test_heads_whose_queries_share_a_norm_stay():
-    model = small("olmo2").ours
+@pytest.mark.parametrize("family", ["olmo2", "stablelm"])
+def test_heads_whose_queries_share_a_norm_stay(family: str):
+    model = small(family).ours
     gates = np.ones((2, 4))
     gates[:, 0] = 0
-    with pytest.raises(ValueError, match=r"norms the queries of all heads together.*jh\.gate"):
+    with pytest.raises(ValueError, match=r"norms the queries of all heads by one norm.*jh\.gate"):
         remove_heads(model, gates)
-    with pytest.raises(ValueError, match="norms the keys of all heads together"):
+    with pytest.raises(ValueError, match="norms the keys of all heads by one norm"):
         merge_kv_heads(model, [[0, 0], [0, 0]])
 
 

@@ -221,8 +221,8 @@ class RuledNorm(nnx.Module):
 
 
 def _last_axis(weight_D: Array, x: Array) -> Array:
-    """Return a weight in float32 with as many axes as `x`."""
-    return weight_D.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + weight_D.shape)
+    """Return a weight of the last axis, or of each head `[N,H]`, in float32 with as many axes as `x`."""
+    return weight_D.astype(jnp.float32).reshape((1,) * (x.ndim - weight_D.ndim) + weight_D.shape)
 
 
 class RuledLinear(nnx.Module):

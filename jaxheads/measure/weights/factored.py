@@ -132,7 +132,7 @@ def _query_key_weights(attention: Any, offset: int, norms: bool) -> tuple[Array,
     def rotated(weight_DNH: Array, norm: Any, position: int) -> Array:
         weight_DNH = weight_DNH.astype(jnp.float32)
         if norms and norm is not None:
-            weight_DNH = weight_DNH - jnp.where(centred(norm), weight_DNH.mean(axis=-1, keepdims=True), 0)
+            weight_DNH = weight_DNH - jnp.where(centred(norm)[..., None], weight_DNH.mean(axis=-1, keepdims=True), 0)
             # one scale for all heads, or one for each
             weight_DNH = weight_DNH * scale_and_bias(norm)[0].astype(jnp.float32).reshape(1, -1, weight_DNH.shape[-1])
         # rows of the weight take the axis of positions: all are rotated as the vector of one position would be

@@ -59,6 +59,7 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "camembert": ("roberta", "Camembert"),
     "roberta": ("roberta", "Roberta"),
     "xlm-roberta": ("roberta", "XLMRoberta"),
+    "stablelm": ("stablelm", "StableLm"),
     "t5": ("t5", "T5"),
     "deit": ("vit", "DeiT"),
     "vit": ("vit", "ViT"),

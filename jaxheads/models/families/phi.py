@@ -7,11 +7,10 @@ from typing import Any, ClassVar
 from flax import nnx
 from jax import Array
 
-from ..blocks import ParallelBlock
 from ..layers import Attention, PlainMLP, layer_norm
 from ..loading.weights import Rule, Table, dense, norm, projections, same
 from .bases.decoder import unused_head
-from .bases.gated_decoder import Build, GatedDecoder, GatedSizes, attention_of, partial_rotary_of, sizes_of
+from .bases.gated_decoder import GatedDecoder, GatedSizes, attention_of, parallel, partial_rotary_of, sizes_of
 from .bases.reading import head_of, refuse_unknown
 
 _SHARE = 0.5
@@ -47,11 +46,6 @@ class PhiConfig(GatedSizes):
         )
 
 
-def one_norm(norm: Build, attention: Build, mlp: Build) -> ParallelBlock:
-    """Build a layer whose heads and MLP read the stream side by side, through one norm."""
-    return ParallelBlock(norm(), attention(), None, mlp())
-
-
 class Phi(GatedDecoder):
     """A parallel decoder with LayerNorm, partly rotating heads, biases everywhere, and a plain MLP."""
 
@@ -70,7 +64,7 @@ class Phi(GatedDecoder):
         def mlp(rngs: nnx.Rngs) -> PlainMLP:
             return PlainMLP(c.hidden_size, c.intermediate_size, c.hidden_act, rngs=rngs)
 
-        super().__init__(c, attention, norm=norm, arrange=one_norm, mlp=mlp, rngs=rngs)
+        super().__init__(c, attention, norm=norm, arrange=parallel, mlp=mlp, rngs=rngs)
         self.logits_bias = self.own_logits_bias(c.vocab_size)
 
     @staticmethod

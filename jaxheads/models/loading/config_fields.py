@@ -87,7 +87,8 @@ _NAMES: dict[Kind, str] = {
     FLAG: "tie_word_embeddings scale_attn_weights attention_bias mlp_bias scale_embedding use_parallel_residual "
     "norm_bias decoder_bias classifier_bias do_layer_norm_before enable_bias _remove_final_layer_norm qkv_bias "
     "use_swiglu_ffn apply_residual_connection_post_layernorm bias causal use_sliding_window scale_decoder_outputs "
-    "norm_topk_prob qk_layernorm scale_attn_by_inverse_layer_idx gated_mlp unembed_bias",
+    "norm_topk_prob qk_layernorm scale_attn_by_inverse_layer_idx "
+    "use_qkv_bias gated_mlp unembed_bias",
     WORD: "hidden_act activation_function hidden_activation activation positions norm final_norm feed_forward_proj "
     "classifier_activation",
     WORDS: "layer_types attention_layers",

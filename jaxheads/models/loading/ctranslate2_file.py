@@ -138,8 +138,11 @@ def ctranslate2_checkpoint(directory: Path, *, name: str) -> Checkpoint:
         check_fields(config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    tokenizer = _tokenizer(directory)
-    missing = "" if tokenizer is not None else f"{directory} has no tokenizer.json"
+    try:
+        tokenizer = _tokenizer(directory)
+        missing = "" if tokenizer is not None else f"{directory} has no tokenizer.json"
+    except ValueError as error:
+        tokenizer, missing = None, str(error)
     config |= _tokens(settings, tokenizer)
     return Checkpoint(config, tensors, lambda: (tokenizer, missing), name, partial(files_identity, [path]))
 

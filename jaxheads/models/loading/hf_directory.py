@@ -38,7 +38,7 @@ def directory_checkpoint(directory: Path, *, name: str, identity: Callable[[], s
     tensors, paths = _weights(directory)
     tokenizer = partial(directory_tokenizer, directory)
     identity = identity or partial(files_identity, paths)
-    return Checkpoint(config, tensors, tokenizer, name, identity, read_preprocessor(directory))
+    return Checkpoint(config, tensors, tokenizer, name, identity, read_preprocessor(directory), tokenizer)
 
 
 def read_preprocessor(directory: Path) -> dict[str, Any] | None:

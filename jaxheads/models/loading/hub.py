@@ -1,12 +1,12 @@
 """Models of the Hugging Face hub, fetched once and then found in the hub's own cache."""
 
 import errno
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 from .checkpoint import Checkpoint
 from .hf_directory import CONTAINERS, directory_checkpoint
-from .transformer_lens import SUFFIXES, as_toy, lens_checkpoint, lens_file
+from .transformer_lens import SUFFIXES
 
 TEXT = (
     "config.json",
@@ -24,25 +24,36 @@ TEXT = (
     "dict.txt",
     "preprocessor_config.json",
     "processor_config.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
 )
 SHARDS = {"model.safetensors": "model-*.safetensors", "pytorch_model.bin": "pytorch_model-*.bin"}
 
 
-def hub_checkpoint(repository: str, *, revision: str | None = None, cache_dir: Path | None = None) -> Checkpoint:
+def hub_checkpoint(
+    repository: str,
+    *,
+    revision: str | None = None,
+    cache_dir: Path | None = None,
+    opened: Callable[..., Checkpoint] = directory_checkpoint,
+) -> Checkpoint:
     """Open "owner/name" of the hub at a branch, tag or commit.
 
     Fetches config, tokenizer and a single format of the weights, safetensors first. Where the hub can't be reached
-    (no network, HF_HUB_OFFLINE) or refuses, the copy in its cache is opened.
+    (no network, HF_HUB_OFFLINE) or refuses, the copy in its cache is opened, by `opened`.
 
     Raises:
         FileNotFoundError: where neither the hub nor the cache has the model.
     """
     directory = _snapshot(repository, revision, cache_dir)
     commit = directory.name
-    identity = lambda: f"hub:{repository}@{commit}"  # noqa: E731
-    if (file := lens_file(directory)) is not None:
-        return replace(lens_checkpoint(file, name=repository), identity=identity)
-    return as_toy(directory_checkpoint(directory, name=repository, identity=identity))
+    return opened(directory, name=repository, identity=lambda: f"hub:{repository}@{commit}")
+
+
+def hub_directory(repository: str, *, revision: str | None = None) -> Path:
+    """Return the local directory of a repository's files, fetched as `hub_checkpoint` does."""
+    return _snapshot(repository, revision, None)
 
 
 def _snapshot(repository: str, revision: str | None, cache_dir: Path | None) -> Path:

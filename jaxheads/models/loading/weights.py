@@ -30,7 +30,7 @@ Placement = Callable[[str, np.ndarray], jax.Array]
 class Rule:
     """Map of a checkpoint's tensor to the parameters it fills, those of a layer where its name has `{layer}`.
 
-    Where the name has `{expert}` too, those of one expert of the layer.
+    Where the name has `{expert}` or `{head}` too, those of one expert or head of the layer.
 
     Attributes:
         name: the tensor's name.
@@ -48,9 +48,9 @@ class Rule:
 
 
 Entry = tuple[str, Rule, tuple[int, ...], tuple[tuple[int, ...], ...]]
-"""A tensor's full name, its rule, its index (layer, and expert), and the shapes of its parameters at that index."""
+"""A tensor's full name, its rule, its index (layer, expert or head), and the shapes of its parameters there."""
 
-_INDICES = ("layer", "expert")
+_INDICES = ("layer", "expert", "head")
 """Fields of a tensor's name, in the order of the parameters' leading axes."""
 
 
@@ -310,7 +310,7 @@ def _entries(table: Table, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[En
 
 
 def _entries_of(rule: Rule, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Entry]:
-    """Yield an entry for every tensor of a rule, layer by layer, expert by expert."""
+    """Yield an entry for every tensor of a rule, layer by layer, expert by expert, head by head."""
     if any(path not in shapes for path in rule.paths):
         raise KeyError(f"the table names parameters that the network lacks: {rule.paths}")
     stacked = tuple(shapes[path] for path in rule.paths)

@@ -10,7 +10,7 @@ from flax import nnx
 from jax import Array
 
 from ....checks import shown
-from ...blocks import Block, PreNormBlock
+from ...blocks import Block, ParallelBlock, PreNormBlock
 from ...inputs.batch import AttentionInputs, Batch
 from ...layers import Attention, Embed, GatedMLP, rms_norm
 from ...loading.config_fields import FLAG, SHARE, is_positive
@@ -228,6 +228,11 @@ def pre_norm(norm: Build, attention: Build, mlp: Build) -> PreNormBlock:
     return PreNormBlock(norm(), attention(), norm(), mlp())
 
 
+def parallel(norm: Build, attention: Build, mlp: Build) -> ParallelBlock:
+    """Build a layer whose heads and MLP read the stream side by side, through one norm."""
+    return ParallelBlock(norm(), attention(), None, mlp())
+
+
 class GatedDecoder(Decoder):
     """A decoder with rotary positions, grouped queries and a gated MLP, by default a pre-norm one with RMSNorm.
 
@@ -287,10 +292,12 @@ def gated_table(
     *,
     norms: Mapping[str, str] = PRE_NORMS,
     final_norm: str = "final_norm",
+    norm_bias: bool = False,
     biases: str = "",
     mlp_bias: bool = False,
     attention: Sequence[Rule] | None = None,
     mlp: Sequence[Rule] | None = None,
+    more: Sequence[Rule] = (),
     alternatives: Sequence[Rule] = (),
     root: str = "model",
 ) -> Table:
@@ -299,9 +306,11 @@ def gated_table(
     Args:
         norms: paths of a layer's norms, by their names in the checkpoint.
         final_norm: path of the last norm; "" for one without parameters.
+        norm_bias: whether the norms have biases.
         biases: the letters of the projections that have a bias, of "QKVO".
         attention: rules of the layers' projections, where they aren't stored one by one.
         mlp: rules of the layers' MLPs, where they aren't those of a `GatedMLP`.
+        more: rules of tensors that Llama lacks.
         alternatives: as `Table` has them.
         root: prefix of all tensors' names except the head's.
     """
@@ -309,13 +318,13 @@ def gated_table(
     names = {letter: f"{at}.self_attn.{letter.lower()}_proj" for letter in "QKVO"}
     rules: list[Rule] = [
         same(f"{root}.embed_tokens.weight", "embed.embedding"),
-        *(norm(f"{root}.norm", final_norm, bias=False) if final_norm else ()),
-        *(same(f"{at}.{name}.weight", f"{here}.{path}.scale") for name, path in norms.items()),
+        *(norm(f"{root}.norm", final_norm, bias=norm_bias) if final_norm else ()),
+        *(rule for name, path in norms.items() for rule in norm(f"{at}.{name}", f"{here}.{path}", bias=norm_bias)),
         *(projections(names, f"{here}.attention", bias=biases) if attention is None else attention),
     ]
     for matrix in ("gate", "up", "down") if mlp is None else ():
         rules += dense(f"{at}.mlp.{matrix}_proj", f"{here}.mlp.{matrix}", bias=mlp_bias)
-    rules += mlp or ()
+    rules += [*(mlp or ()), *more]
     if config.head == "lm" and not config.tie_word_embeddings:
         rules.append(same("lm_head.weight", "unembed.embedding"))
     passed_over = {rf"{root}\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq": "computed from the config"}
