@@ -15,6 +15,7 @@ from ..checks import floating, shown
 from .families.bases.reading import inner_config
 from .load import build, family_of, named
 from .loading.checkpoint import Checkpoint
+from .loading.quantised import dequantised
 from .loading.transformer_lens import as_toy
 from .loading.weights import Table
 from .model import Model
@@ -78,7 +79,8 @@ def adopt(
     arrays = by_table(flat_arrays(parameters), table or {})
     reason = "the weights were adopted without one: jh.adopt(…, tokenizer=…)"
     read_tokenizer = lambda: (tokenizer, "" if tokenizer is not None else reason)  # noqa: E731
-    checkpoint = as_toy(Checkpoint(dict(config), tensors(arrays), read_tokenizer, name, lambda: "unknown"))
+    checkpoint = Checkpoint(dict(config), tensors(arrays), read_tokenizer, name, lambda: "unknown")
+    checkpoint = as_toy(dequantised(checkpoint))
     model = build(checkpoint, dtype=dtype, mesh=mesh, rules=rules, table=_own_table(checkpoint))
     return replace(model, identity=cache(partial(parameters_identity, model.network)))
 

@@ -16,6 +16,7 @@ from .checkpoint import Checkpoint, Tensor, files_identity
 from .containers import is_present
 from .hf_directory import CONTAINERS, INDEX, read_json
 from .hf_tokenizer import directory_tokenizer
+from .linear_storage import is_conv1d
 from .pickles import pickle_tensors
 from .safetensors_file import safetensors_tensors
 
@@ -44,7 +45,6 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 _KIND = re.compile(
     r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(\.default)?(\.weight|\.bias)?"
 )
-_CONV1D = re.compile(r"(c_attn|c_proj|c_fc|q_attn)\.weight")
 _TASKS = {
     "SEQ_CLS": "ForSequenceClassification",
     "TOKEN_CLS": "ForTokenClassification",
@@ -189,7 +189,8 @@ class _Merge:
             )
             return
         weight, A, B = self.tensors[name], parts[first], parts[second]
-        turned = embedding or self._is_conv1d(name)
+        # PEFT too goes by the module, not by fan_in_fan_out.
+        turned = embedding or is_conv1d(str(self.config.get("model_type")), name)
         flat = len(A.shape) == len(B.shape) == 2 and A.shape[0] == B.shape[1]
         if not flat or weight.shape != (B.shape[0], A.shape[1])[:: -1 if turned else 1]:
             self.problems.append(f"{module} is {weight.shape}, its adapter {B.shape} times {A.shape}")
@@ -241,10 +242,6 @@ class _Merge:
         self.config["tie_word_embeddings"] = False
         self.tensors[name] = self.base.tensors[words[0]]
         return name
-
-    def _is_conv1d(self, name: str) -> bool:
-        """Whether a weight is stored `[in, out]`, as GPT-2's are; PEFT too goes by the module, not by its config."""
-        return self.config.get("model_type") in ("gpt2", "openai-gpt") and bool(_CONV1D.search(name))
 
     def _scaling(self, module: str, rank: int) -> float:
         patterns = self.settings.get("alpha_pattern") or {}

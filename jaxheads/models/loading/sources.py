@@ -19,6 +19,7 @@ from .hf_directory import directory_checkpoint
 from .hub import hub_checkpoint, hub_directory
 from .onnx_file import onnx_checkpoint
 from .orbax_directory import is_orbax_directory, orbax_checkpoint
+from .quantised import dequantised
 from .transformer_lens import SUFFIXES, as_toy, lens_checkpoint, lens_file
 from .zoo import ZOO
 
@@ -68,7 +69,7 @@ def open_directory(directory: Path, *, name: str, identity: Callable[[], str] | 
     if (file := lens_file(directory)) is not None:
         checkpoint = lens_checkpoint(file, name=name)
         return checkpoint if identity is None else replace(checkpoint, identity=identity)
-    return as_toy(directory_checkpoint(directory, name=name, identity=identity))
+    return as_toy(dequantised(directory_checkpoint(directory, name=name, identity=identity), directory))
 
 
 def _base(adapter: Adapter) -> Checkpoint:
