@@ -248,26 +248,6 @@ def test_matrices_of_gpt2_are_stored_the_other_way(tmp_path: Path):
         assert np.abs(up - meant_OI.T).max() <= 1e-6 * np.abs(meant_OI).max()
 
 
-def test_blocks_of_mxfp4_are_read_as_transformers_reads_them():
-    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
-
-    from jaxheads.models.loading.checkpoint import Checkpoint, Tensor
-    from jaxheads.models.loading.quantised import dequantised
-
-    rng = np.random.default_rng(0)
-    blocks, scales = rng.integers(0, 256, (2, 6, 3, 16), np.uint8), rng.integers(120, 134, (2, 6, 3), np.uint8)
-    tensors = {
-        f"experts.down_proj_{name}": Tensor(value.shape, "uint8", lambda value=value: value)
-        for name, value in (("blocks", blocks), ("scales", scales))
-    }
-    config = {"model_type": "gpt_oss", "quantization_config": {"quant_method": "mxfp4"}}
-    checkpoint = dequantised(Checkpoint(config, tensors, lambda: (None, ""), "experts", str))
-    read = checkpoint.tensors["experts.down_proj"]
-    expected = convert_moe_packed_tensors(torch.tensor(blocks), torch.tensor(scales), dtype=torch.float32).numpy()
-    assert read.shape == expected.shape
-    assert np.array_equal(read.read(), expected)
-
-
 @pytest.mark.parametrize(
     ("case", "changes", "message"),
     [

@@ -4,14 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 from flax import nnx
 from jax import Array
 
 from ..blocks import OutputNormBlock
 from ..layers import Attention, JointRMSNorm
 from ..loading.weights import Table
+from .bases.class_heads import decoder_head
 from .bases.gated_decoder import Build, GatedConfig, GatedDecoder, attention_of, common, gated_table, rotary_of
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import refuse_unknown
 
 _NORMS = {
     "post_attention_layernorm": "attention_out_norm",
@@ -45,16 +47,16 @@ class Olmo2Config(GatedConfig):
             rotary=rotary_of(config, fields["head_dim"], fields["max_position_embeddings"]),
             hidden_act=config.get("hidden_act", "silu"),
             attention_bias=config.get("attention_bias", False),
-            head=head_of(config, {"Olmo2ForCausalLM": "lm", "Olmo2Model": "none"}),
+            **decoder_head(config, "Olmo2", cls.class_heads),
         )
 
 
 class Olmo2(GatedDecoder):
     """A decoder that norms what its heads and MLPs write, with normed queries and keys and a gated MLP."""
 
-    config_type = Olmo2Config
+    config_type: ClassVar[Any] = Olmo2Config
 
-    def __init__(self, config: Olmo2Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: Olmo2Config, *, rngs: nnx.Rngs, settings: Mapping[str, np.ndarray] | None = None):
         c = config
 
         def attention(rngs: nnx.Rngs, *layer: Mapping[str, Array]) -> Attention:
@@ -65,7 +67,7 @@ class Olmo2(GatedDecoder):
         def arrange(norm: Build, attention: Build, mlp: Build) -> OutputNormBlock:
             return OutputNormBlock(attention(), norm(), mlp(), norm())
 
-        super().__init__(c, attention, arrange=arrange, rngs=rngs)
+        super().__init__(c, attention, arrange=arrange, settings=settings, rngs=rngs)
 
     @staticmethod
     def table(config: Olmo2Config) -> Table:

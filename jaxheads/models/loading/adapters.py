@@ -13,12 +13,13 @@ import numpy as np
 
 from ...checks import shown
 from .checkpoint import Checkpoint, Tensor, files_identity
-from .containers import is_present
-from .hf_directory import CONTAINERS, INDEX, read_json
+from .containers import is_present, listed
+from .hf_directory import read_json
 from .hf_tokenizer import directory_tokenizer
 from .linear_storage import is_conv1d
 from .pickles import pickle_tensors
 from .safetensors_file import safetensors_tensors
+from .weight_files import weight_files
 
 CONFIG = "adapter_config.json"
 WEIGHTS: Mapping[str, Callable[[Path], dict[str, Tensor]]] = {
@@ -85,10 +86,10 @@ def is_adapter(directory: Path) -> bool:
     """
     if not is_present(directory / CONFIG):
         return False
-    if whole := [name for name in CONTAINERS for end in ("", INDEX) if is_present(directory / f"{name}{end}")]:
+    if (whole := weight_files([item.name for item in directory.iterdir()])) is not None:
         raise ValueError(
-            f"{directory} holds a whole model ({whole[0]}) and an adapter ({CONFIG}): for the model alone move the "
-            "adapter's files away; for the base with the adapter name both, jh.load(base, adapter=…)"
+            f"{directory} holds a whole model ({listed(whole.files)}) and an adapter ({CONFIG}): for the model alone "
+            "move the adapter's files away; for the base with the adapter name both, jh.load(base, adapter=…)"
         )
     return True
 

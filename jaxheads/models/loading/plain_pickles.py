@@ -7,6 +7,7 @@ at most, and allocates nothing that the file does not hold.
 
 import pickletools
 from collections.abc import Callable
+from mmap import mmap
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,11 +37,12 @@ class Name(NamedTuple):
 
 
 def plain_pickle(
-    data: bytes, *, name: Callable[[Name], Name], call: Callable[[Name, tuple], Any], load: Callable[[Any], Any]
+    data: bytes | mmap, *, name: Callable[[Name], Name], call: Callable[[Name, tuple], Any], load: Callable[[Any], Any]
 ) -> Any:
     """Run a pickle and return its value.
 
     Args:
+        data: the pickle, or a map of a file, which is read from where it stands to the pickle's end.
         name: returns the global, or raises for one that is not allowed.
         call: returns the value of a call of a global.
         load: returns what a persistent id stands for.
@@ -51,9 +53,9 @@ def plain_pickle(
     return _run(_Machine(name, call, load), data)
 
 
-def _run(machine: "_Machine", data: bytes) -> Any:
+def _run(machine: "_Machine", data: "bytes | mmap") -> Any:
     try:
-        for opcode, argument, _ in pickletools.genops(data):
+        for opcode, argument, _ in pickletools.genops(data):  # type: ignore[arg-type] (a map reads as a file does)
             if opcode.name == "STOP":
                 return machine.stack.pop()
             machine.step(opcode.name, argument)

@@ -21,6 +21,7 @@ from .checkpoint import Checkpoint, Tensor
 from .containers import is_present, listed, reading
 from .hf_directory import read_json
 from .linear_storage import is_conv1d
+from .mxfp4 import unpacked
 
 Parts = Mapping[str, Tensor]
 Reading = Callable[[], np.ndarray]
@@ -47,8 +48,6 @@ _FORMATS = (
 )
 """Formats of compressed-tensors."""
 
-_MXFP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
-
 
 def dequantised(checkpoint: Checkpoint, directory: Path | None = None) -> Checkpoint:
     """Return a checkpoint whose tensors are those of the model before it was quantised; others as they are.
@@ -63,10 +62,12 @@ def dequantised(checkpoint: Checkpoint, directory: Path | None = None) -> Checkp
     if settings is None:
         return checkpoint
     method = str(settings.get("quant_method"))
+    if method == "mxfp4":
+        return unpacked(checkpoint)
     if method not in _METHODS:
         raise ValueError(
-            f"{checkpoint.name} is quantised by {shown(method)}; covered are {', '.join(_METHODS)}. Save it in full "
-            "precision where transformers reads it: model.dequantize(), then model.save_pretrained(…)"
+            f"{checkpoint.name} is quantised by {shown(method)}; covered are {', '.join(_METHODS)}, mxfp4. Save it in "
+            "full precision where transformers reads it: model.dequantize(), then model.save_pretrained(…)"
         )
     try:
         tensors = _METHODS[method](dict(checkpoint.tensors), settings, str(checkpoint.config.get("model_type")))
@@ -327,27 +328,6 @@ def _read_packed(parts: Parts, shape: tuple[int, ...], bits: int) -> np.ndarray:
     return values_OI * scales_OG[:, group_I]
 
 
-def _mxfp4(tensors: dict[str, Tensor], settings: Mapping[str, Any], family: str) -> dict[str, Tensor]:
-    """Blocks of 32 four-bit floats that share a power of two (OCP Microscaling), of GPT-OSS's experts."""
-    del settings, family
-    for name in [name for name in tensors if name.endswith("_blocks")]:
-        stem = name.removesuffix("_blocks")
-        if f"{stem}_scales" not in tensors:
-            raise ValueError(f"{stem} lacks its scales")
-        blocks, scales = tensors.pop(name), tensors.pop(f"{stem}_scales")
-        experts, outputs, groups, half = blocks.shape
-        tensors[stem] = Tensor((experts, groups * 2 * half, outputs), "float32", partial(_read_mxfp4, blocks, scales))
-    return tensors
-
-
-def _read_mxfp4(blocks: Tensor, scales: Tensor) -> np.ndarray:
-    packed = blocks.read()
-    values = _MXFP4[np.stack([packed & 15, packed >> 4], axis=-1)]  # the low nibble comes first
-    values = values.reshape(*packed.shape[:-1], -1)
-    values = np.ldexp(values, scales.read().astype(np.int32)[..., None] - 127)
-    return values.reshape(*packed.shape[:2], -1).swapaxes(1, 2)
-
-
 _METHODS: Mapping[str, Callable[[dict[str, Tensor], Mapping[str, Any], str], dict[str, Tensor]]] = {
     "gptq": _gptq,
     "awq": _awq,
@@ -355,5 +335,4 @@ _METHODS: Mapping[str, Callable[[dict[str, Tensor], Mapping[str, Any], str], dic
     "fp8": _fp8,
     "fbgemm_fp8": _fp8,
     "compressed-tensors": _compressed,
-    "mxfp4": _mxfp4,
 }

@@ -16,7 +16,7 @@ from .fetch import fetch
 from .gguf_file import gguf_checkpoint
 from .glassllm import glassllm_checkpoint
 from .hf_directory import directory_checkpoint
-from .hub import hub_checkpoint, hub_directory
+from .hub import NotOnTheHub, hub_adapter, hub_checkpoint
 from .onnx_file import onnx_checkpoint
 from .orbax_directory import is_orbax_directory, orbax_checkpoint
 from .quantised import dequantised
@@ -24,10 +24,15 @@ from .transformer_lens import SUFFIXES, as_toy, lens_checkpoint, lens_file
 from .zoo import ZOO
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+OLD_HUB_ID = re.compile(r"\w[\w.-]+", re.ASCII)
+"""An id without an owner ("gpt2"), as the first models of the hub have it."""
+
+_FILES = (".gguf", ".safetensors", ".bin", ".json", ".onnx", ".pt", ".pth", ".h5", ".npz")
+"""Ends of names of files, which are no ids."""
 
 
 def open_checkpoint(source: str | os.PathLike[str], *, revision: str | None = None) -> Checkpoint:
-    """Open a zoo name, else an existing local path, else a hub id "owner/name" (at `revision`).
+    """Open a zoo name, else an existing local path, else a hub id "owner/name" or "name" (at `revision`).
 
     A local path is a directory in the layout of Hugging Face, CTranslate2 or `to_orbax`, a .gguf file, or a .pth file
     of TransformerLens. To reach a directory that is called like a zoo model, write "./name".
@@ -52,9 +57,20 @@ def open_checkpoint(source: str | os.PathLike[str], *, revision: str | None = No
     if is_present(path):
         file_size(path)  # no pipe, no device, no circle of links
         return _file_checkpoint(path, name)
-    if isinstance(source, str) and HUB_ID.fullmatch(name) and path.suffix != ".gguf":
-        return hub_checkpoint(name, revision=revision, opened=open_directory)
+    if isinstance(source, str) and path.suffix not in _FILES:
+        if HUB_ID.fullmatch(name):
+            return hub_checkpoint(name, revision=revision, opened=open_directory)
+        if OLD_HUB_ID.fullmatch(name):
+            return _without_owner(name, revision)
     raise _unknown(name)
+
+
+def _without_owner(name: str, revision: str | None) -> Checkpoint:
+    """Open an old id of the hub; what the hub does not have may be a zoo name misspelled."""
+    try:
+        return hub_checkpoint(name, revision=revision, opened=open_directory)
+    except NotOnTheHub as error:
+        raise _unknown(name, str(error).partition(": ")[2]) from error
 
 
 def open_directory(directory: Path, *, name: str, identity: Callable[[], str] | None = None) -> Checkpoint:
@@ -90,7 +106,7 @@ def merge_adapter(base: Checkpoint, adapter: str | os.PathLike[str]) -> Checkpoi
     if not directory.is_dir():
         if not HUB_ID.fullmatch(source):
             raise FileNotFoundError(f"no adapter {source!r}: expected a directory with {CONFIG}, or a hub id")
-        directory = hub_directory(source)
+        directory = hub_adapter(source)
     names = map(without_directories, (base.name, source))
     return with_adapter(base, open_adapter(directory), name=" with ".join(names))
 
@@ -121,14 +137,15 @@ def _file_checkpoint(path: Path, name: str) -> Checkpoint:
     )
 
 
-def _unknown(name: str) -> Exception:
-    """Return the error for a name that is no source, with the zoo names that resemble it."""
-    near = difflib.get_close_matches(name.lower(), ZOO, n=3, cutoff=0.4)
+def _unknown(name: str, refusal: str = "") -> Exception:
+    """Return the error for a name that is no source, with the zoo names that resemble it and the hub's refusal."""
+    near = difflib.get_close_matches(name.lower(), ZOO, n=3, cutoff=0.7)
     looks_local = name.startswith((".", "/", "~")) or name.endswith(".gguf")
     message = (
         f"no model {name!r}{': no such file or directory' if looks_local else ''}. "
         f"{'Did you mean ' + ' or '.join(map(repr, near)) + '? ' if near else ''}"
         f"A source is a zoo name ({', '.join(ZOO)}), an existing directory with config.json and weights, a "
-        '.gguf file, or a hub id with its owner ("openai-community/gpt2").'
+        '.gguf file, or a hub id, usually with its owner ("openai-community/gpt2").'
+        f"{f' As a hub id: {refusal}' if refusal else ''}"
     )
     return FileNotFoundError(message) if looks_local else ValueError(message)
