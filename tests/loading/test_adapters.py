@@ -131,10 +131,44 @@ def test_a_pickled_adapter_in_half_precision_and_a_base_with_short_names(tmp_pat
     assert close(jh.load(tmp_path / "adapter"), expected)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "roberta"])
+def test_an_adapter_brings_the_classifier_that_its_base_has_not(name: str, tmp_path: Path):
+    sizes = SIZES["gpt2"] | {"pad_token_id": 0}
+    if name == "roberta":
+        sizes = {**SIZES["llama"], "max_position_embeddings": 20, "pad_token_id": 1}
+    config = transformers.AutoConfig.for_model(name, **sizes, eos_token_id=0)
+    kind = transformers.AutoModelForCausalLM if name == "gpt2" else transformers.AutoModelForMaskedLM
+    randomised(kind.from_config(config)).save_pretrained(tmp_path / "base")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=3)
+        adapted = randomised(peft.get_peft_model(whole, peft.LoraConfig(r=2, task_type="SEQ_CLS")))
+        adapted.save_pretrained(tmp_path / "adapter")
+    model = jh.load(tmp_path / "adapter")
+    tokens = TOKENS + 5
+    with torch.no_grad():
+        expected = adapted(torch.tensor(tokens)).logits.numpy()
+    given = jh.run(model, jh.Batch(tokens)).output
+    assert given.shape == (2, 3)
+    assert np.abs(given - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
+
+
 def changed(folder: Path, **fields: Any) -> Path:
     path = folder / "adapter" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
     return folder / "adapter"
+
+
+def test_an_adapter_of_the_hub_is_merged_into_any_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    made(tmp_path, "gpt2", {"target_modules": ["c_attn"]})
+    asked = []
+    monkeypatch.setattr(
+        "jaxheads.models.loading.sources.hub_adapter", lambda source: asked.append(source) or tmp_path / "adapter"
+    )
+    model = jh.load(tmp_path / "base", adapter="owner/adapter")
+    assert close(model, logits(restored(tmp_path).merge_and_unload()))
+    assert model.name == "base with owner/adapter"
+    assert asked == ["owner/adapter"]
 
 
 def test_what_is_not_covered_is_refused(tmp_path: Path):

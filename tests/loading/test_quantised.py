@@ -227,6 +227,18 @@ def test_older_tools_say_it_in_a_file_of_their_own(tmp_path: Path):
     assert settings["bits"] == 4
 
 
+def test_biases_of_zero_that_the_model_has_not_are_dropped(tmp_path: Path):
+    meant = written(tmp_path, *CASES["gptq 4"])
+    stored = load_file(tmp_path / "model.safetensors")
+    stored["model.layers.0.mlp.up_proj.bias"] = torch.zeros(32)
+    save_file(stored, tmp_path / "model.safetensors", {"format": "pt"})
+    check(jh.load(tmp_path), meant)
+    stored["model.layers.0.mlp.up_proj.bias"] = torch.ones(32)
+    save_file(stored, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"not known: model\.layers\.0\.mlp\.up_proj\.bias"):
+        jh.load(tmp_path)
+
+
 def test_quantised_weights_are_adopted_too(tmp_path: Path):
     settings, quantiser = CASES["nf4"]
     meant = written(tmp_path, settings, quantiser)
@@ -258,6 +270,7 @@ def test_matrices_of_gpt2_are_stored_the_other_way(tmp_path: Path):
         ("packed", {"format": "nvfp4-pack-quantized"}, "format='nvfp4-pack-quantized' is not covered"),
         ("packed", {"sparsity_config": {"format": "sparse-24-bitmask"}}, "format='sparse-24-bitmask' is not covered"),
         ("packed", {"config_groups": {}}, "hold no weight of"),
+        ("fp8 by output", {"quant_method": "modelopt", "quant_algo": "NVFP4"}, "quant_algo='NVFP4' is not covered"),
         ("fp8 by block", {"weight_block_size": [4, 4]}, r"a weight of .* and scales of .* do not fit"),
     ],
 )

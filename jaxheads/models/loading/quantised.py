@@ -78,9 +78,22 @@ def dequantised(checkpoint: Checkpoint, directory: Path | None = None) -> Checkp
         for name, tensor in tensors.items()
         if not _UNUSED.fullmatch(name)
     }
+    if method in ("gptq", "awq"):
+        tensors = _without_zero_biases(tensors, checkpoint)
     names = ("quantization_config", "compression_config")
     config = {name: value for name, value in checkpoint.config.items() if name not in names}
     return replace(checkpoint, config=config, tensors=tensors)
+
+
+def _without_zero_biases(tensors: dict[str, Tensor], checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Drop biases of 0 that older tools wrote for matrices which have none in the model."""
+    config = checkpoint.config
+    if config.get("model_type") not in ("llama", "mistral") or config.get("attention_bias") or config.get("mlp_bias"):
+        return tensors
+    matrices = {name.removesuffix(".qweight") for name in checkpoint.tensors if name.endswith(".qweight")}
+    biases = [name for name in tensors if name.endswith(".bias") and name.removesuffix(".bias") in matrices]
+    zero = {name for name in biases if not tensors[name].read().any()}
+    return {name: tensor for name, tensor in tensors.items() if name not in zero}
 
 
 def _guarded(name: str, tensor: Tensor) -> Tensor:
@@ -251,6 +264,7 @@ def _read_4bit(packed: Tensor, parts: Parts, about: Mapping[str, Any]) -> np.nda
 def _fp8(tensors: dict[str, Tensor], settings: Mapping[str, Any], family: str) -> dict[str, Tensor]:
     """Eight-bit floats with a scale for the tensor, each output, or each block (DeepSeek-V3's `weight_scale_inv`)."""
     del family
+    _one_of(settings, "quant_algo", ("FP8", None), None)
     block = settings.get("weight_block_size")
     for suffix in ("weight_scale_inv", "weight_scale"):
         for stem, parts in _modules(tensors, suffix, "weight", "weight_zero_point"):
@@ -334,5 +348,6 @@ _METHODS: Mapping[str, Callable[[dict[str, Tensor], Mapping[str, Any], str], dic
     "bitsandbytes": _bitsandbytes,
     "fp8": _fp8,
     "fbgemm_fp8": _fp8,
+    "modelopt": _fp8,
     "compressed-tensors": _compressed,
 }
