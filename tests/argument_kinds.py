@@ -31,7 +31,7 @@ KINDS = _by_argument(
         "name": "kind metric column method ablation parts better granularity normalise embedding content solver needs "
         "direction mlps rule of site circuit measure side mlp_reads end linear norm softmax gate rescaled order axis",
         "names": "by axes kinds methods factors stacks",
-        "path": "directory path cache source texts",
+        "path": "directory path cache source texts adapter",
         "directory": "resume",
         "mesh": "mesh devices",
         "memory": "memory",
