@@ -29,7 +29,8 @@ KINDS = _by_argument(
         "matched consistent doubly_stochastic adds third aligned exact pack packed",
         "text": "mark needle answer role null_kind label revision name title",
         "name": "kind metric column method ablation parts better granularity normalise embedding content solver needs "
-        "direction mlps rule of site circuit measure side mlp_reads end linear norm softmax gate rescaled order axis empty",
+        "direction mlps rule of site circuit measure side mlp_reads end linear norm softmax gate rescaled order axis "
+        "empty",
         "names": "by axes kinds methods factors stacks",
         "path": "directory path cache source texts",
         "directory": "resume",
@@ -72,6 +73,7 @@ KINDS_OF = {
     "Batch.take.examples": "wholes",
     "evaluate.examples": "any",
     "by_hand.layers": "any",
+    "by_hand.activation": "function",
     "adopt.table": "mapping",
     "adopt.name": "text",
     "Model.with_parameters.table": "mapping",

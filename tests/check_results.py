@@ -62,7 +62,7 @@ def disagreements(committed: pd.DataFrame, again: pd.DataFrame) -> list[str]:
             differs = ~np.isclose(new.astype(float), old.astype(float), RELATIVE, ABSOLUTE, equal_nan=True)
             allowed = 0.0
         else:
-            differs, allowed = (old.astype(str) != new.astype(str)).to_numpy(), WORDS
+            differs, allowed = (old.fillna("").astype(str) != new.fillna("").astype(str)).to_numpy(), WORDS
         if differs.mean() > allowed:
             row = int(np.argmax(differs))
             wrong.append(

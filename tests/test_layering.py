@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 # public face, jaxheads/__init__.py: only what stands above it may import through it.
 LAYERS = (
     ("cli", "experiments"),
-    ("runs_command",),
+    ("commands",),
     ("jaxheads",),
     ("report",),
     ("train", "probe"),
@@ -20,7 +20,7 @@ LAYERS = (
     ("evidence",),
     ("measure", "data"),
     ("execution",),
-    ("edits", "objectives", "class_objectives"),
+    ("edits", "objectives", "class_objectives", "networks"),
     ("class_reads",),
     ("reads",),
     ("models",),

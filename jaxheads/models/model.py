@@ -226,14 +226,14 @@ class Model:
         if self.tokenizer is None:
             raise ValueError(f"{self.name} has no tokenizer ({self.no_tokenizer}); give token ids: jh.Batch(tokens=…)")
         warn = partial(self._warn_once, "special tokens")
-        more = {"start": self._start(), "repeats": self.network.repeats_source}
+        more = {"start": self.start_token(), "repeats": self.network.repeats_source}
         return encode(self.tokenizer, texts, targets=targets, warn=warn, **more, **options)
 
     def _recordings(self, audio: Any, targets: Any, rate: int | None, side: str) -> Batch:
         if self.tokenizer is None and targets is not None:
             raise ValueError(f"{self.name} has no tokenizer ({self.no_tokenizer}); give token ids: jh.Batch(targets=…)")
         mels, frames = self.network.spectrogram
-        start = self._start()
+        start = self.start_token()
         return encode_audio(
             self.tokenizer, audio, mels=mels, frames=frames, rate=rate, side=side, targets=targets, start=start
         )
@@ -257,8 +257,12 @@ class Model:
             return batch
         return Batch(batch.tokens, batch.mask, batch.token_types, words=batch.words, pixels=pixels)
 
-    def _start(self) -> int | None:
-        """Return the start token of an encoder–decoder's decoder; None for other models."""
+    def start_token(self) -> int | None:
+        """Return the start token of an encoder–decoder's decoder; None for other models.
+
+        Raises:
+            ValueError: for an encoder–decoder whose config names none.
+        """
         if all(stack.queries.kind != "targets" for stack in self.network.streams):
             return None
         start = (self.hf_config or {}).get("decoder_start_token_id")
@@ -278,9 +282,8 @@ class Model:
         present = {field for field in _FIELD_OF.values() if getattr(batch, field) is not None}
         enough = self.network.apart and present and present < needed
         if present != needed and not enough:
-            raise ValueError(
-                f"{self.name} takes {', '.join(sorted(needed))}; the batch has {', '.join(sorted(present))}"
-            )
+            both = (", ".join(sorted(fields)) for fields in (needed, present))
+            raise ValueError("{} takes {}; the batch has {}".format(self.name, *both))
         check_packing(self.name, self.network, batch, packed=packed)
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(batch)):
             return

@@ -46,13 +46,13 @@ def model_title(name: str) -> str:
 def page(table: HeadTable, rest: str) -> str:
     """Write a whole page: a heading, the inputs, then the rest."""
     about = table.provenance
+    where = f" of the {table.stack}" if about["stacks"] > 1 else ""
     program, *words = about["command"]
     # Python's own programs have no command that would make the page again.
     made = f"\n{made_by(shlex.join(['jaxheads', *words]))}\n" if program in ("jaxheads", "__main__.py") else ""
     return f"""# The heads of {model_title(about["model"])}
 
-{len(table.frame)} heads; measured on {about["prose"]} windows of prose ({about["text"]}) and {about["repeats"]}
-sequences of random tokens said twice. Weights {about["weights"]}; seed {about["seed"]}.
+{len(table.frame)} heads{where}; measured on {about["inputs"]}. Weights {about["weights"]}; seed {about["seed"]}.
 
 {rest}{made}"""
 

@@ -74,6 +74,8 @@ def test_results_that_are_checked_are_there():
 
 
 def test_what_differs_from_committed_results_is_told():
+    empty = pd.DataFrame({"role": ["", "sink"]}).replace("", None)
+    assert not disagreements(empty, empty.copy())
     old = pd.DataFrame({"head": [f"0.{n}" for n in range(100)], "effect": np.linspace(0, 1, 100)})
     assert not disagreements(old, old)
     assert not disagreements(old, old.assign(effect=old["effect"] + 5e-4))

@@ -173,10 +173,11 @@ def _scores(
     """
     measured = network.stack(stack)
     examples = examples_of(measured, scored)
-    grams = None if of == "weights" else gram(measured)
+    grams, sinks = None if of == "weights" else gram(measured), measured.sinks is not None
 
     def read(sites: Mapping[str, Array]) -> Array:
-        return scores_of_layer(metrics, pattern_read(of, sites, grams), examples, batch.segments, texts_BK)
+        pattern_BNTS = pattern_read(of, sites, grams, sinks=sinks)
+        return scores_of_layer(metrics, pattern_BNTS, examples, batch.segments, texts_BK)
 
     return forward(network, batch, edits, {stack: read})[1][stack].swapaxes(0, 1)
 

@@ -144,21 +144,6 @@ def _fused(name: str, paths: tuple[str, ...], turn: Callable[[Any], Any], leadin
     return Rule(name, paths, read, write)
 
 
-def interleaved_heads(name: str, *paths: str) -> Rule:
-    """Map P projections (or biases) joined within each head: stored `[N*P*H (,D)]`, each used `[(D,) N, H]`."""
-
-    def read(tensor: Any, shapes: tuple[tuple[int, ...], ...]) -> Arrays:
-        by_head = tensor.T.reshape(*tensor.shape[1:], shapes[0][-2], len(paths), shapes[0][-1])
-        return tuple(by_head[..., number, :] for number in range(len(paths)))
-
-    def write(*values: Any) -> Any:
-        stack = np.stack if isinstance(values[0], np.ndarray) else jnp.stack
-        joined = stack(values, axis=-2)
-        return joined.reshape(*joined.shape[:-3], -1).T
-
-    return Rule(name, paths, read, write)
-
-
 def reshaped(name: str, path: str) -> Rule:
     """Map a projection out of heads that is stored in the order of its use, `[N*H, D]` for `[N,H,D]`."""
     return Rule(

@@ -16,7 +16,7 @@ from ...models.inputs.batch import Batch, Positions
 from ...models.sites import is_of_keys
 from ...models.stack import Stack
 from ..cached_run import start_column
-from ..grid import Grid, Heads, head_mask
+from ..grid import Grid, Heads, head_mask, heads_of_cells
 from ..question import CellGroup
 from .engine import Site
 
@@ -158,7 +158,7 @@ def edit_groups(stack: Stack, site: str, batch: Batch, grid: Grid, first: int = 
         first: the first column of the batch at which any copy can change.
     """
     axes, sizes = grid.axes, dict(zip(grid.axes, grid.shape, strict=True))
-    heads, positions = sizes.get("head", 1), sizes.get("position", 1)
+    heads, positions = sizes.get("head", sizes.get("kv_head", 1)), sizes.get("position", 1)
     # Keys of cross-attention are another sequence's: a causal decoder looks at all of them.
     causal = stack.causal and not (stack.is_cross and is_of_keys(site))
     starts = first_columns(stack.positions_at(site, batch), causal) if "position" in axes else np.zeros(1, int)
@@ -172,7 +172,7 @@ def edit_groups(stack: Stack, site: str, batch: Batch, grid: Grid, first: int = 
             cells = numbers[layer][:, chosen]
             head, index = np.indices(cells.shape).reshape(2, -1)
             mask = np.zeros((cells.size, stack.layers, stack.heads_at(site)), bool)
-            mask[:, layer] = (head[:, None] == np.arange(mask.shape[2])) | ("head" not in axes)
+            mask[:, layer] = heads_of_cells(stack, site, axes, layer)[head]
             position = chosen[index] if "position" in axes else np.full(cells.size, -1)
             where = Site(stack.name, site, int(start))
             groups.append(EditGroup(where, layer, mask, position.astype(np.int32), cells.reshape(-1)))

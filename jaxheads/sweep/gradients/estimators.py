@@ -82,7 +82,7 @@ class Estimator:
         slope_LBNTS = self._gradient(self._edit("pattern", ones.astype(np.float32), weights, "add"), frozen)
         before, patched = self._patterns
         if self.site == "k" and key_by_key:
-            effects_LBNT = key_effects(slope_LBNTS, before["scores"], patched["scores"])
+            effects_LBNT = key_effects(slope_LBNTS, before["scores"], patched["scores"], self.stack.sinks)
         else:
             effects_LBNT = row_effects(slope_LBNTS, before["pattern"], patched["pattern"])
         effects_BLTN = np.transpose(fetch(effects_LBNT).astype(np.float64), (1, 0, 3, 2))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from .execution.run_folders import prune, runs_in
+from ..execution.run_folders import prune, runs_in
 
 
 @dataclass(frozen=True)
