@@ -1,6 +1,14 @@
 """The public names of jaxheads, for type checkers and for `lazy_loader`, which imports each when it is first used."""
 
 from . import data, edits, evidence, objectives, plots, statistics, tables, train
+from .class_objectives import (
+    answer_logit,
+    answer_loss,
+    class_accuracy,
+    class_logit,
+    class_loss,
+    class_probability,
+)
 from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
 from .evidence.nulls import shuffled_marks
 from .evidence.roles import Evidence, name_heads
@@ -145,6 +153,12 @@ __all__ = [
     "importance",
     "interactions",
     "knock_out",
+    "answer_logit",
+    "answer_loss",
+    "class_accuracy",
+    "class_logit",
+    "class_loss",
+    "class_probability",
     "logit",
     "logit_difference",
     "loss",

@@ -20,7 +20,7 @@ from .models.model import Model
 from .models.network import Network, forward
 from .models.stack import take_rows
 from .programs import compiled
-from .reads import Objective, Reads, needs_logits, read_out
+from .reads import Objective, Reads, needs_logits, needs_tokens, read_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +78,7 @@ class Loss:
 
     def reads(self, model: Model, batch: Batch) -> Reads:
         needs_logits(model, self.name)
+        needs_tokens(model, self.name)
         if not model.causal:
             raise ValueError(f"a next-token loss needs a causal decoder; {model.name} is an encoder")
         positions = model.network.streams[-1].queries.of(batch)
@@ -247,10 +248,13 @@ def _columns(
         rows_BR = _per_example("positions", positions, B)[:, None]
     if rows_BR.min() < 0 or rows_BR.max() >= T:
         raise ValueError(f"positions must lie in 0..{T - 1}, got {rows_BR[:, 0].tolist()}")
-    padding = np.flatnonzero(~np.take_along_axis(np.asarray(last_stream.mask), rows_BR, axis=1).all(axis=1))
+    real_BR, shares_BR = np.take_along_axis(np.asarray(last_stream.mask), rows_BR, axis=1), None
+    if positions is None and (shares_BR := model.network.readout_shares(batch)) is not None:
+        real_BR = real_BR | (np.asarray(shares_BR) == 0)
+    padding = np.flatnonzero(~real_BR.all(axis=1))
     if padding.size:
         raise ValueError(f"a {name.replace('_', ' ')} can't be read at padding, as in examples {padding[:8].tolist()}")
-    return Reads(jnp.asarray(rows_BR, jnp.int32), jnp.asarray(columns_BC, jnp.int32))
+    return Reads(jnp.asarray(rows_BR, jnp.int32), jnp.asarray(columns_BC, jnp.int32), shares=shares_BR)
 
 
 @compiled

@@ -1,7 +1,8 @@
 """What an objective reads of a model's output, and its check before anything runs."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +26,16 @@ class Reads:
         columns: vocabulary columns whose logits are read, `[B,C]`; None for all of them.
         target: token whose log-probability is read at each row, `[B,R]`; None for logits.
         weight: weight of each row in its example's value, `[B,R]`; or None.
+        expected: numbers or classes that `value` compares with what is read, `[B,n]`; or None.
+        shares: share of each row in the mean that the head reads, `[B,R]` (`Network.readout_shares`); or None.
     """
 
     rows: Array
     columns: Array | None = None
     target: Array | None = None
     weight: Array | None = None
+    expected: Array | None = None
+    shares: Array | None = None
 
     def repeat(self, times: int) -> "Reads":
         """Return the reads of the batch repeated `times` times."""
@@ -71,7 +76,7 @@ def read_out(network: Network, x_BRD: Array, reads: Reads) -> Array:
     """
     unembedding = network.unembedding
     assert unembedding is not None, "the `reads` of every objective check for logits"
-    features = network.features(x_BRD)
+    features = network.pooled_features(x_BRD, reads.shares)
     if reads.target is not None:
         return unembedding.log_probability(features, reads.target)
     return unembedding.logits(features, reads.columns)
@@ -97,7 +102,7 @@ def reads_of(objective: Objective, model: Model, batch: Batch) -> Reads:
     limits = {"rows": last.queries.count(batch), "columns": vocabulary, "target": vocabulary}
     fields = {
         field: _entries(f"the {field} of objective {objective.name!r}", getattr(reads, field), len(batch), limit)
-        for field, limit in {**limits, "weight": None}.items()
+        for field, limit in {**limits, "weight": None, "expected": None, "shares": None}.items()
         if getattr(reads, field) is not None
     }
     for field in fields.keys() & {"target", "weight"}:
@@ -106,9 +111,27 @@ def reads_of(objective: Objective, model: Model, batch: Batch) -> Reads:
                 f"the {field} of objective {objective.name!r} must have the shape of its rows {fields['rows'].shape}, "
                 f"got {fields[field].shape}"
             )
-    checked_reads = Reads(**fields)
+    checked_reads = replace(Reads(**fields), shares=_shares(objective, model, batch, fields))
     _check_value(objective, model.network, checked_reads)
     return checked_reads
+
+
+def _shares(objective: Objective, model: Model, batch: Batch, fields: Mapping[str, Any]) -> Array | None:
+    """Return the shares of the rows in the mean that the model's head reads, the model's own unless they are given.
+
+    Raises:
+        ValueError: for shares of a head that reads no mean, or other rows than those of the mean.
+    """
+    own, rows_BR = model.network.readout_shares(batch), fields["rows"]
+    stated = fields.get("shares")
+    if own is not None and rows_BR.shape != own.shape:
+        raise ValueError(
+            f"the head of {model.name} reads a mean of positions: the rows of objective {objective.name!r} must be "
+            "all of `model.network.readout_positions(batch)`"
+        )
+    if stated is not None and (own is None or stated.shape != own.shape):
+        raise ValueError(f"objective {objective.name!r} gives shares; the head of {model.name} has {shown(own)}")
+    return own if stated is None else stated
 
 
 def _entries(name: str, values: ArrayLike, examples: int, limit: int | None) -> Array:
@@ -144,7 +167,28 @@ def _check_value(objective: Objective, network: Network, reads: Reads) -> None:
         raise ValueError(f"{about}; of an array {list(read.shape)} it returned {shown(value)}")
 
 
+def needs_derivative(objective: Objective) -> None:
+    """Raise ValueError for an objective that is a step (`flat`), which a question that differentiates can't use."""
+    if getattr(objective, "flat", False):
+        raise ValueError(
+            f"the derivative of {objective.name} is 0 everywhere: it can be ablated and patched, but not "
+            "differentiated; use jh.class_loss or jh.class_logit"
+        )
+
+
 def needs_logits(model: Model, name: str) -> None:
     """Raise ValueError for a model without logits, which an objective of this name reads."""
     if model.network.unembedding is None:
         raise ValueError(f"{name} needs logits over a vocabulary; {model.name} {model.network.without_logits}")
+
+
+def needs_tokens(model: Model, name: str) -> None:
+    """Raise ValueError for a model whose logits are not of tokens, which an objective or a measure of this name reads.
+
+    A model without logits passes, and so does one that is not causal: their own errors say more.
+    """
+    if model.network.classes_of is not None and model.causal:
+        raise ValueError(
+            f"{name} needs logits over a vocabulary; those of {model.name} are of classes"
+            f" ({', '.join(model.labels or ())}): use jh.class_logit or jh.class_loss"
+        )

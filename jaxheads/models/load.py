@@ -41,7 +41,7 @@ def load(
     """Load a model with its pretrained weights.
 
     Args:
-        source: a zoo name (`jaxheads zoo` lists them), a hub id "owner/name", a local directory (Hugging
+        source: a zoo name (`jaxheads zoo` lists them), a hub id "owner/name" or "gpt2", a local directory (Hugging
             Face's, or one that `to_orbax` wrote), or a `.gguf` file. Of a directory that holds both, safetensors is
             read, and the pickle (`pytorch_model.bin`) is not.
         revision: branch, tag or commit of a hub id.

@@ -68,6 +68,21 @@ class Model:
         return {stack.name: stack for stack in self.network.stacks}
 
     @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Names of the classes that the model's logits are of, as `id2label` of its config has them; else None.
+
+        The classes of a model that answers questions are "start" and "end".
+        """
+        network = self.network
+        if network.classes_of is None:
+            return None
+        if network.classes_of == "answer":
+            return "start", "end"
+        names = (self.hf_config or {}).get("id2label") or {}
+        classes = range(network.unembedding.weight.shape[0])
+        return tuple(str(names.get(str(index), names.get(index, f"LABEL_{index}"))) for index in classes)
+
+    @property
     def causal(self) -> bool:
         """Whether queries of the last stream see no later keys, so that it can predict the next token."""
         return self.network.streams[-1].causal
@@ -154,8 +169,8 @@ class Model:
                 width, 3) of 8-bit integers or of floats from 0 to 1. They are resized, cropped and normalised by the
                 checkpoint's preprocessor_config.json.
             targets: for an encoder–decoder, the decoder's input: the text after its start token, with the end token.
-                When left out, the start token alone. Whisper's tokenizer adds its prefix
-                (`model.tokenizer.set_prefix_tokens(language="en", task="transcribe")`).
+                When left out, the start token alone; for a classifier, the text that is read. Whisper's tokenizer adds
+                its prefix (`model.tokenizer.set_prefix_tokens(language="en", task="transcribe")`).
             bos: True puts the beginning-of-sequence token first unless the tokenizer did; False removes it; None
                 leaves it to the tokenizer.
             max_length: cut texts and targets to this number of tokens, special ones among them, as the tokenizer
@@ -210,7 +225,8 @@ class Model:
         if self.tokenizer is None:
             raise ValueError(f"{self.name} has no tokenizer ({self.no_tokenizer}); give token ids: jh.Batch(tokens=…)")
         warn = partial(self._warn_once, "special tokens")
-        return encode(self.tokenizer, texts, targets=targets, start=self.start_token(), warn=warn, **options)
+        more = {"start": self.start_token(), "repeats": self.network.repeats_source}
+        return encode(self.tokenizer, texts, targets=targets, warn=warn, **more, **options)
 
     def _recordings(self, audio: Any, targets: Any, rate: int | None, side: str) -> Batch:
         if self.tokenizer is None and targets is not None:

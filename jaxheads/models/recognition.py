@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .families import FAMILIES
+from .families.bases.class_heads import class_names
 from .families.bases.reading import UncoveredArchitecture
 from .loading.checkpoint import Checkpoint
 from .loading.weights import Table, gaps
@@ -142,7 +143,7 @@ def _fitting(family: Any, config: Mapping[str, Any], checkpoint: Checkpoint) -> 
     """Yield the readings of a config, with and without a pooler, none of whose tensors is missing."""
     whole = _read(family, config)
     readings = [whole]
-    if getattr(whole.config, "pooler", False) is True:
+    if getattr(whole.config, "pooler", False) is True and class_names(whole.config) is None:
         without = replace(whole.config, pooler=False)
         readings.append(Recognised(without, family.table(without), whole.hf_config))
     for reading in readings:

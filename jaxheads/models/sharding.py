@@ -51,7 +51,7 @@ def default_rules(axis: str = "model") -> Rules:
         (r"(.*\.)?(patches\.(kernel|bias)|cls|others|positions|gain)", P()),
         (r"(classifier|distillation)\.(weight|bias)|.*projection\.kernel|logit_scale", P()),
         (r"(.*\.)?(embed_\w+|\w+_bias)\.embedding", P()),
-        (r"(head\.dense|pooler|widen|conv\d)\.(kernel|bias)", P()),
+        (r"(head\.dense|classifier\.dense|pooler|widen|conv\d)\.(kernel|bias)", P()),
     )
 
 

@@ -159,7 +159,7 @@ def _check_tokens(model: Model, batch: Batch, stack: Stack) -> None:
             f"copying is of tokens that a stack attends to and whose logits it raises; not so in the {stack.name} of "
             f"{model.name}"
         )
-    if not model.network.at_every_position:
+    if model.network.classes_of is not None:
         raise ValueError(f"{model.name} is a classifier: its logits are of classes, not of tokens")
 
 

@@ -34,6 +34,7 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "dinov2": ("dinov2", "Dinov2"),
     "dinov2_with_registers": ("dinov2", "Dinov2WithRegisters"),
     "distilbert": ("distilbert", "DistilBert"),
+    "electra": ("electra", "Electra"),
     "gemma": ("gemma", "Gemma"),
     "gemma2": ("gemma2", "Gemma2"),
     "gemma3": ("gemma3", "Gemma3"),

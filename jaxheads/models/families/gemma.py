@@ -12,8 +12,9 @@ from jax import Array
 
 from ..layers import Attention, OffsetRMSNorm
 from ..loading.weights import Table
+from .bases.class_heads import decoder_head
 from .bases.gated_decoder import GatedConfig, GatedDecoder, attention_of, common, gated_table, rotary_of
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import refuse_unknown
 
 _ACTIVATION = "gelu_pytorch_tanh"
 
@@ -55,7 +56,7 @@ class GemmaConfig(GatedConfig):
             rotary=rotary_of(config, fields["head_dim"], fields["max_position_embeddings"]),
             hidden_activation=_ACTIVATION if act == "gelu" else act,
             attention_bias=config.get("attention_bias", False),
-            head=head_of(config, {"GemmaForCausalLM": "lm", "GemmaModel": "none"}),
+            **decoder_head(config, "Gemma", cls.class_heads, padding=0),
         )
 
 

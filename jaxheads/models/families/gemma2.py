@@ -12,6 +12,7 @@ from ..blocks import SandwichBlock
 from ..layers import Attention
 from ..loading.weights import Table
 from ..unembedding import Unembedding
+from .bases.class_heads import decoder_head
 from .bases.gated_decoder import (
     Build,
     GatedConfig,
@@ -23,7 +24,7 @@ from .bases.gated_decoder import (
     window_of,
     window_settings,
 )
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import refuse_unknown
 from .gemma import GemmaDecoder
 
 IGNORED = frozenset(("hidden_act", "cache_implementation"))
@@ -86,7 +87,7 @@ class Gemma2Config(GatedConfig):
             final_logit_softcapping=config["final_logit_softcapping"],
             sliding_window=window_of(config),
             layer_types=layer_types_of(config, lambda layer: layer % 2 == 0),
-            head=head_of(config, {"Gemma2ForCausalLM": "lm", "Gemma2Model": "none"}),
+            **decoder_head(config, "Gemma2", cls.class_heads, padding=0),
         )
 
 
@@ -118,7 +119,9 @@ class SandwichDecoder(GemmaDecoder):
     def unembedding(self) -> Unembedding | None:
         """The unembedding, or the embedding it is tied to, with its cap; None for a bare model."""
         uncapped = super().unembedding
-        return None if uncapped is None else uncapped._replace(cap=self.config.final_logit_softcapping)
+        if uncapped is None or self.config.head != "lm":
+            return uncapped
+        return uncapped._replace(cap=self.config.final_logit_softcapping)
 
 
 class Gemma2(SandwichDecoder):

@@ -11,6 +11,7 @@ from jax import Array
 from ..layers import Attention, OffsetRMSNorm
 from ..loading.weights import Table
 from ..positions import Rotary
+from .bases.class_heads import decoder_head
 from .bases.gated_decoder import (
     FULL,
     HEAD_NORMS,
@@ -24,7 +25,7 @@ from .bases.gated_decoder import (
     window_of,
     window_settings,
 )
-from .bases.reading import head_of, inner_config, refuse_unknown
+from .bases.reading import inner_config, refuse_unknown
 from .gemma2 import IGNORED, SANDWICH_NORMS, SandwichDecoder
 
 _OLD = frozenset(("rope_local_base_freq", "sliding_window_pattern", "_sliding_window_pattern"))
@@ -88,7 +89,7 @@ class Gemma3TextConfig(GatedConfig):
             final_logit_softcapping=config.get("final_logit_softcapping"),
             sliding_window=window_of(config),
             layer_types=layer_types_of(config, lambda layer: (layer + 1) % pattern != 0),
-            head=head_of(config, {"Gemma3ForCausalLM": "lm", "Gemma3TextModel": "none"}),
+            **decoder_head(config, "Gemma3Text", cls.class_heads, padding=0, language_model="Gemma3ForCausalLM"),
         )
 
 

@@ -14,15 +14,17 @@ from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.weights import Rule, Table, fused_heads, norm, reshaped, same
 from ..network import RunStack
 from ..stack import Stack
+from .bases.class_heads import OF_OLDER_DECODERS, ClassFields, ClassNames, decoder_head, head_rules, unused_class_heads
 from .bases.decoder import Decoder, unused_head
-from .bases.reading import head_of, refuse_unknown, required
+from .bases.reading import refuse_unknown, required
 
 
 @dataclass(frozen=True)
-class GPT2Config:
+class GPT2Config(ClassFields):
     """The fields of a Hugging Face `GPT2Config` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "gpt2"
+    class_heads: ClassVar[Mapping[str, ClassNames]] = OF_OLDER_DECODERS
 
     vocab_size: int
     n_positions: int
@@ -68,7 +70,7 @@ class GPT2Config:
             scale_attn_weights=config.get("scale_attn_weights", True),
             scale_attn_by_inverse_layer_idx=config.get("scale_attn_by_inverse_layer_idx", False),
             tie_word_embeddings=config.get("tie_word_embeddings", True),
-            head=head_of(config, {"GPT2LMHeadModel": "lm", "GPT2Model": "none"}),
+            **decoder_head(config, "GPT2", cls.class_heads, language_model="GPT2LMHeadModel"),
         )
 
 
@@ -116,6 +118,7 @@ class GPT2(Decoder):
         """Return the table of a GPT-2 checkpoint's tensors; its `Conv1D` matrices are stored `[in, out]`."""
         here, at = "decoder.blocks", "transformer.h.{layer}"
         rules: list[Rule] = [
+            *head_rules(config),
             same("transformer.wte.weight", "embed.embedding"),
             same("transformer.wpe.weight", "embed_position.embedding"),
             *norm("transformer.ln_f", "final_norm"),
@@ -132,6 +135,6 @@ class GPT2(Decoder):
         passed_over = {r"transformer\.h\.\d+\.attn\.(bias|masked_bias)": "the causal mask, not a weight"}
         if config.head == "lm" and not config.tie_word_embeddings:
             rules.append(same("lm_head.weight", "unembed.embedding"))
-        passed_over |= unused_head(config.head)
+        passed_over |= unused_head(config.head) | unused_class_heads(config)
         rename = ((r"^(wte|wpe|ln_f|h)\.", r"transformer.\1."),)
         return Table(tuple(rules), passed_over, rename, {"lm_head.weight": "transformer.wte.weight"})

@@ -15,19 +15,21 @@ from ..loading.config_fields import is_whole
 from ..loading.weights import Rule, Table, dense, norm, projections, same
 from ..network import RunStack
 from ..stack import Stack
+from .bases.class_heads import OF_OLDER_DECODERS, ClassFields, ClassNames, decoder_head, head_rules, unused_class_heads
 from .bases.decoder import Decoder, unused_head
 from .bases.gated_decoder import windows_by_layer
-from .bases.reading import SUMMARY, head_of, refuse_unknown, required
+from .bases.reading import SUMMARY, refuse_unknown, required
 
 _GLOBAL, _LOCAL = "global", "local"
 """Names of layers that see all earlier positions, and of layers with a window."""
 
 
 @dataclass(frozen=True)
-class GPTNeoConfig:
+class GPTNeoConfig(ClassFields):
     """The fields of a Hugging Face `GPTNeoConfig` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "gpt_neo"
+    class_heads: ClassVar[Mapping[str, ClassNames]] = OF_OLDER_DECODERS
 
     vocab_size: int
     hidden_size: int
@@ -66,7 +68,7 @@ class GPTNeoConfig:
             attention_layers=_attention_layers(config, layers),
             window_size=config.get("window_size", 256),
             tie_word_embeddings=config.get("tie_word_embeddings", True),
-            head=head_of(config, {"GPTNeoForCausalLM": "lm", "GPTNeoModel": "none"}),
+            **decoder_head(config, "GPTNeo", cls.class_heads),
         )
 
 
@@ -129,6 +131,7 @@ class GPTNeo(Decoder):
         names = {letter: f"{at}.attn.attention.{letter.lower()}_proj" for letter in "QKV"}
         names["O"] = f"{at}.attn.attention.out_proj"
         rules: list[Rule] = [
+            *head_rules(config),
             same("transformer.wte.weight", "embed.embedding"),
             same("transformer.wpe.weight", "embed_position.embedding"),
             *norm("transformer.ln_f", "final_norm"),
@@ -141,6 +144,7 @@ class GPTNeo(Decoder):
         if config.head == "lm" and not config.tie_word_embeddings:
             rules.append(same("lm_head.weight", "unembed.embedding"))
         mask = {r"transformer\.h\.\d+\.attn\.attention\.(bias|masked_bias)": "the causal mask, not a weight"}
+        passed_over = mask | unused_head(config.head) | unused_class_heads(config)
         rename = ((r"^(wte|wpe|ln_f|h)\.", r"transformer.\1."),)
         copies = {"lm_head.weight": "transformer.wte.weight"}
-        return Table(tuple(rules), mask | unused_head(config.head), rename, copies)
+        return Table(tuple(rules), passed_over, rename, copies)

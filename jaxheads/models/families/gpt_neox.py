@@ -14,19 +14,21 @@ from ..loading.weights import Rule, Table, dense, heads_out, interleaved_heads, 
 from ..network import RunStack
 from ..positions import Rotary
 from ..stack import Stack
+from .bases.class_heads import OF_OLDER_DECODERS, ClassFields, ClassNames, decoder_head, head_rules, unused_class_heads
 from .bases.decoder import Decoder
 from .bases.gated_decoder import partial_rotary_of
-from .bases.reading import head_of, refuse_unknown, required
+from .bases.reading import refuse_unknown, required
 
 _SHARE = 0.25
 """Default share of a head's dimensions that rotate."""
 
 
 @dataclass(frozen=True)
-class GPTNeoXConfig:
+class GPTNeoXConfig(ClassFields):
     """The fields of a Hugging Face `GPTNeoXConfig` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "gpt_neox"
+    class_heads: ClassVar[Mapping[str, ClassNames]] = OF_OLDER_DECODERS
 
     vocab_size: int
     hidden_size: int
@@ -69,7 +71,7 @@ class GPTNeoXConfig:
             attention_bias=config.get("attention_bias", True),
             use_parallel_residual=config.get("use_parallel_residual", True),
             tie_word_embeddings=config.get("tie_word_embeddings", False),
-            head=head_of(config, {"GPTNeoXForCausalLM": "lm", "GPTNeoXModel": "none"}),
+            **decoder_head(config, "GPTNeoX", cls.class_heads),
         )
 
 
@@ -118,6 +120,7 @@ class GPTNeoX(Decoder):
         """Return the table of a GPT-NeoX checkpoint's tensors; it joins query, key and value within each head."""
         here, at = "decoder.blocks", "gpt_neox.layers.{layer}"
         rules: list[Rule] = [
+            *head_rules(config),
             same("gpt_neox.embed_in.weight", "embed.embedding"),
             *norm("gpt_neox.final_layer_norm", "final_norm"),
             *norm(f"{at}.input_layernorm", f"{here}.attention_norm"),
@@ -139,7 +142,8 @@ class GPTNeoX(Decoder):
             r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias)": "the causal mask, not a weight",
             r"gpt_neox\.layers\.\d+\.attention\.rotary_emb\.inv_freq": "computed from the config",
         }
+        passed_over |= unused_class_heads(config)
         if config.head != "lm":
-            passed_over[r"embed_out\.weight"] = "a bare model has no head"
+            passed_over[r"embed_out\.weight"] = "an unembedding, which this architecture has not"
         rename = ((r"^(embed_in|layers|final_layer_norm)\.", r"gpt_neox.\1."), (r"^lm_head\.", "embed_out."))
         return Table(tuple(rules), passed_over, rename, {"embed_out.weight": "gpt_neox.embed_in.weight"})

@@ -15,15 +15,17 @@ from ..loading.weights import Arrays, Rule, Table, dense, heads_in, heads_out, n
 from ..network import RunStack
 from ..positions import Rotary
 from ..stack import Stack
+from .bases.class_heads import OF_DECODERS, ClassFields, ClassNames, decoder_head, head_rules, unused_class_heads
 from .bases.decoder import Decoder, unused_head
-from .bases.reading import SUMMARY, head_of, refuse_unknown, required
+from .bases.reading import SUMMARY, refuse_unknown, required
 
 
 @dataclass(frozen=True)
-class GPTJConfig:
+class GPTJConfig(ClassFields):
     """The fields of a Hugging Face `GPTJConfig` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "gptj"
+    class_heads: ClassVar[Mapping[str, ClassNames]] = OF_DECODERS
 
     vocab_size: int
     n_positions: int
@@ -66,7 +68,7 @@ class GPTJConfig:
             activation_function=config.get("activation_function", "gelu_new"),
             layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-5),
             tie_word_embeddings=config.get("tie_word_embeddings", False),
-            head=head_of(config, {"GPTJForCausalLM": "lm", "GPTJModel": "none"}),
+            **decoder_head(config, "GPTJ", cls.class_heads),
         )
 
 
@@ -102,6 +104,7 @@ class GPTJ(Decoder):
         """Return the table of a GPT-J checkpoint's tensors."""
         here, at = "decoder.blocks", "transformer.h.{layer}"
         rules: list[Rule] = [
+            *head_rules(config),
             same("transformer.wte.weight", "embed.embedding"),
             *norm("transformer.ln_f", "final_norm"),
             *norm(f"{at}.ln_1", f"{here}.attention_norm"),
@@ -116,6 +119,7 @@ class GPTJ(Decoder):
             r"transformer\.h\.\d+\.attn\.(bias|masked_bias)": "the causal mask, not a weight",
             r"transformer\.h\.\d+\.attn\.embed_positions": "computed from the config",
             **unused_head(config.head),
+            **unused_class_heads(config),
         }
         if config.head == "lm":
             rules.append(same("lm_head.bias", "logits_bias"))

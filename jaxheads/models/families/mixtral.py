@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 from flax import nnx
 
 from ..loading.weights import Table
+from .bases.class_heads import decoder_head
 from .bases.gated_decoder import attention_of, common, gated_table, rotary_of, window_of
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import refuse_unknown
 from .bases.routed_decoder import (
     EXPERT_FIELDS,
     RoutedConfig,
@@ -58,7 +59,7 @@ class MixtralConfig(RoutedConfig):
             **routing(config, **experts, moe_intermediate_size=fields["intermediate_size"]),
             rotary=rotary_of(config, fields["head_dim"], fields["max_position_embeddings"]),
             sliding_window=window_of(config),
-            head=head_of(config, {"MixtralForCausalLM": "lm", "MixtralModel": "none"}),
+            **decoder_head(config, "Mixtral", cls.class_heads),
         )
 
 

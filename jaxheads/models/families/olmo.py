@@ -9,8 +9,9 @@ from flax import nnx
 
 from ..layers import FixedLayerNorm
 from ..loading.weights import Table
+from .bases.class_heads import decoder_head
 from .bases.gated_decoder import GatedDecoder, GatedSizes, attention_of, gated_table, rotary_of, sizes_of
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import refuse_unknown
 
 _EPSILON = 1e-5
 """Epsilon of all norms; no config has it."""
@@ -41,7 +42,7 @@ class OlmoConfig(GatedSizes):
             hidden_act=config.get("hidden_act", "silu"),
             attention_bias=config.get("attention_bias", False),
             clip_qkv=config.get("clip_qkv"),
-            head=head_of(config, {"OlmoForCausalLM": "lm", "OlmoModel": "none"}),
+            **decoder_head(config, "Olmo", cls.class_heads),
         )
 
 

@@ -10,8 +10,9 @@ from jax import Array
 from ..blocks import OutputNormBlock
 from ..layers import Attention, JointRMSNorm
 from ..loading.weights import Table
+from .bases.class_heads import decoder_head
 from .bases.gated_decoder import Build, GatedConfig, GatedDecoder, attention_of, common, gated_table, rotary_of
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import refuse_unknown
 
 _NORMS = {
     "post_attention_layernorm": "attention_out_norm",
@@ -45,7 +46,7 @@ class Olmo2Config(GatedConfig):
             rotary=rotary_of(config, fields["head_dim"], fields["max_position_embeddings"]),
             hidden_act=config.get("hidden_act", "silu"),
             attention_bias=config.get("attention_bias", False),
-            head=head_of(config, {"Olmo2ForCausalLM": "lm", "Olmo2Model": "none"}),
+            **decoder_head(config, "Olmo2", cls.class_heads),
         )
 
 

@@ -9,9 +9,10 @@ from jax import Array
 
 from ..layers import Attention, PlainMLP, layer_norm
 from ..loading.weights import Rule, Table, dense, norm, projections, same
+from .bases.class_heads import decoder_head, head_rules, unused_class_heads
 from .bases.decoder import unused_head
 from .bases.gated_decoder import GatedDecoder, GatedSizes, attention_of, parallel, partial_rotary_of, sizes_of
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import refuse_unknown
 
 _SHARE = 0.5
 """Default share of a head's dimensions that rotate."""
@@ -42,7 +43,7 @@ class PhiConfig(GatedSizes):
             hidden_act=config.get("hidden_act", "gelu_new"),
             layer_norm_eps=config.get("layer_norm_eps", 1e-5),
             qk_layernorm=config.get("qk_layernorm", False),
-            head=head_of(config, {"PhiForCausalLM": "lm", "PhiModel": "none"}),
+            **decoder_head(config, "Phi", cls.class_heads),
         )
 
 
@@ -73,6 +74,7 @@ class Phi(GatedDecoder):
         here, at = "decoder.blocks", "model.layers.{layer}"
         names = {letter: f"{at}.self_attn.{letter.lower()}_proj" for letter in "QKV"} | {"O": f"{at}.self_attn.dense"}
         rules: list[Rule] = [
+            *head_rules(config),
             same("model.embed_tokens.weight", "embed.embedding"),
             *norm("model.final_layernorm", "final_norm"),
             *norm(f"{at}.input_layernorm", f"{here}.attention_norm"),
@@ -87,6 +89,7 @@ class Phi(GatedDecoder):
             if not config.tie_word_embeddings:
                 rules.append(same("lm_head.weight", "unembed.embedding"))
         passed_over = {r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq": "computed from the config"}
+        passed_over |= unused_head(config.head) | unused_class_heads(config)
         rename = ((r"^(embed_tokens|layers|final_layernorm)\.", r"model.\1."),)
         copies = {"lm_head.weight": "model.embed_tokens.weight"}
-        return Table(tuple(rules), passed_over | unused_head(config.head), rename, copies)
+        return Table(tuple(rules), passed_over, rename, copies)

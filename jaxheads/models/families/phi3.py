@@ -12,6 +12,7 @@ from ...checks import shown
 from ..loading.config_fields import is_positive
 from ..loading.weights import Table, dense, fused_linear, heads_out
 from ..positions import Rotary
+from .bases.class_heads import decoder_head
 from .bases.gated_decoder import (
     GatedConfig,
     GatedDecoder,
@@ -21,7 +22,7 @@ from .bases.gated_decoder import (
     partial_rotary_of,
     window_of,
 )
-from .bases.reading import head_of, inner_config, refuse_unknown
+from .bases.reading import inner_config, refuse_unknown
 
 _LONG = ("longrope", "su", "yarn")
 """Names of LongRoPE, of which transformers takes the last two for old ones of the first."""
@@ -73,7 +74,7 @@ class Phi3Config(GatedConfig):
             rotary=rotary,
             hidden_act=config.get("hidden_act", "silu"),
             sliding_window=window_of(config),
-            head=head_of(config, {"Phi3ForCausalLM": "lm", "Phi3Model": "none"}),
+            **decoder_head(config, "Phi3", cls.class_heads),
         )
 
 

@@ -9,8 +9,9 @@ from flax import nnx
 
 from ..loading.config_fields import is_whole
 from ..loading.weights import Table
+from .bases.class_heads import decoder_head
 from .bases.gated_decoder import attention_of, common, gated_table, layer_types_of, rotary_of, window_settings
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import refuse_unknown
 from .bases.routed_decoder import (
     EXPERT_FIELDS,
     RoutedConfig,
@@ -65,7 +66,7 @@ class Qwen2MoeConfig(RoutedConfig):
             qkv_bias=config.get("qkv_bias", True),
             sliding_window=config["sliding_window"],
             layer_types=config["layer_types"],
-            head=head_of(config, {"Qwen2MoeForCausalLM": "lm", "Qwen2MoeModel": "none"}),
+            **decoder_head(config, "Qwen2Moe", cls.class_heads),
         )
 
 

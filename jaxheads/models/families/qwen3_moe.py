@@ -8,8 +8,9 @@ from flax import nnx
 
 from ..layers import Attention, rms_norm
 from ..loading.weights import Table
+from .bases.class_heads import decoder_head
 from .bases.gated_decoder import HEAD_NORMS, PRE_NORMS, attention_of, common, rotary_of
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import refuse_unknown
 from .bases.routed_decoder import EXPERT_FIELDS, RoutedConfig, RoutedDecoder, routing
 from .qwen2 import WINDOW_FIELDS
 from .qwen2_moe import qwen_moe_table
@@ -28,6 +29,7 @@ class Qwen3MoeConfig(RoutedConfig):
     """The fields of a Hugging Face `Qwen3MoeConfig` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "qwen3_moe"
+    answers_root = "transformer"
 
     attention_bias: bool
     sliding_window: int | None
@@ -53,7 +55,7 @@ class Qwen3MoeConfig(RoutedConfig):
             rotary=rotary_of(config, fields["head_dim"], fields["max_position_embeddings"]),
             attention_bias=config.get("attention_bias", False),
             sliding_window=config["sliding_window"] if config.get("use_sliding_window") else None,
-            head=head_of(config, {"Qwen3MoeForCausalLM": "lm", "Qwen3MoeModel": "none"}),
+            **decoder_head(config, "Qwen3Moe", cls.class_heads),
         )
 
 

@@ -90,7 +90,7 @@ _NAMES: dict[Kind, str] = {
     "norm_topk_prob qk_layernorm scale_attn_by_inverse_layer_idx "
     "use_qkv_bias",
     WORD: "hidden_act activation_function hidden_activation activation positions norm feed_forward_proj "
-    "classifier_activation",
+    "classifier_activation classifier_pooling",
     WORDS: "layer_types attention_layers",
     NUMBERS: "mlp_only_layers",
     FIELDS: "rope_parameters rope_scaling text_config vision_config text_config_dict vision_config_dict",

@@ -24,8 +24,9 @@ from ...checks import shown
 from .checkpoint import Checkpoint, Tensor, files_identity
 from .config_fields import check_fields
 from .containers import file_size, is_present, listed, reading, require_files
-from .hf_directory import CONTAINERS, INDEX, read_json
+from .hf_directory import read_json
 from .transformers_import import import_transformers
+from .weight_files import CONTAINERS, INDEX
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,6 +7,7 @@ at most, and allocates nothing that the file does not hold.
 
 import pickletools
 from collections.abc import Callable
+from mmap import mmap
 from typing import Any, NamedTuple
 
 _ARGUMENT = frozenset(
@@ -34,11 +35,12 @@ class Name(NamedTuple):
 
 
 def plain_pickle(
-    data: bytes, *, name: Callable[[Name], Name], call: Callable[[Name, tuple], Any], load: Callable[[Any], Any]
+    data: bytes | mmap, *, name: Callable[[Name], Name], call: Callable[[Name, tuple], Any], load: Callable[[Any], Any]
 ) -> Any:
     """Run a pickle and return its value.
 
     Args:
+        data: the pickle, or a map of a file, which is read from where it stands to the pickle's end.
         name: returns the global, or raises for one that is not allowed.
         call: returns the value of a call of a global.
         load: returns what a persistent id stands for.
@@ -48,7 +50,7 @@ def plain_pickle(
     """
     machine = _Machine(name, call, load)
     try:
-        for opcode, argument, _ in pickletools.genops(data):
+        for opcode, argument, _ in pickletools.genops(data):  # type: ignore[arg-type] (a map reads as a file does)
             if opcode.name == "STOP":
                 return machine.stack.pop()
             machine.step(opcode.name, argument)

@@ -21,7 +21,7 @@ from ...models.model import Model
 from ...models.network import Network
 from ...models.stack import Stack
 from ...objectives import Objective, Reads
-from ...reads import reads_of
+from ...reads import needs_derivative, reads_of
 from ...tables import HeadTable
 from ..grid import Grid
 from ..question import CellGroup, Question
@@ -66,6 +66,8 @@ def edge_question(
     """
     base, other = runs
     reads, estimated = reads_of(objective, model, base), len(fractions) > 0
+    if estimated:
+        needs_derivative(objective)
     # Cells count through all columns: exact effects come second beside estimates, and first alone.
     columns = ("effect", "exact") if estimated and exact else ("effect",)
     groups = [CellGroup("gradients", np.flatnonzero(graph.exists))] if estimated else []

@@ -136,8 +136,9 @@ class _Probability:
 
     def reads(self, model: Model, batch: Batch) -> Reads:
         unembedding = model.network.unembedding
-        if unembedding is None or not model.network.at_every_position:
-            raise ValueError(f"function vectors are of language models; {model.name} {model.network.without_logits}")
+        if unembedding is None or model.network.classes_of is not None:
+            kind = "is a classifier" if model.network.classes_of is not None else model.network.without_logits
+            raise ValueError(f"function vectors are of language models; {model.name} {kind}")
         answers, count = self.answers, unembedding.weight.shape[0]
         if not np.issubdtype(answers.dtype, np.integer) or answers.shape not in ((1,), (len(batch),)):
             raise ValueError(

@@ -82,8 +82,9 @@ class PathInputs:
         if self.end == "memory":
             return
         read_ER = np.take_along_axis(self.chosen, np.asarray(self.reads.rows), axis=1)
-        if self.reads.weight is not None:
-            read_ER &= np.asarray(self.reads.weight) != 0
+        for weight in (self.reads.weight, self.reads.shares):
+            if weight is not None:
+                read_ER &= np.asarray(weight) != 0
         missed = np.flatnonzero(~read_ER.any(axis=1))
         if missed.size:
             raise ValueError(

@@ -6,18 +6,20 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from ...inputs.batch import Batch
 from ...layers import Embed
-from ...network import Network
 from ...norms import with_frozen_statistics
 from ...stack import Stack
 from ...unembedding import Unembedding
+from .class_heads import Classifies
 
 
-class Decoder(Network):
+class Decoder(Classifies):
     """A causal stack between an embedding and a final norm; the unembedding is separate or tied to the embedding.
 
-    A family's `__init__` sets `config` (with `head`: "lm" or "none", and `tie_word_embeddings`), `embed`, `decoder`,
-    `final_norm`, and `unembed` by `own_unembedding`; where logits have a bias, `logits_bias` by `own_logits_bias`.
+    A family's `__init__` sets `config` (with `head`: "lm", "none" or a head of classes, and `tie_word_embeddings`),
+    `embed`, `decoder`, `final_norm`, and `unembed` by `own_unembedding`, which sets `classifier` too; where logits have
+    a bias, `logits_bias` by `own_logits_bias`.
     """
 
     config: Any
@@ -28,7 +30,8 @@ class Decoder(Network):
     logits_bias: nnx.Param | None = None
 
     def own_unembedding(self, vocabulary: int, model: int, rngs: nnx.Rngs) -> Embed | None:
-        """Build a separate unembedding `[V,D]`; None if the config has none or ties it."""
+        """Build a separate unembedding `[V,D]`, or None if the config has none or ties it; set `classifier`."""
+        self.classifier = self.own_classifier(model, rngs)
         untied = self.config.head == "lm" and not self.config.tie_word_embeddings
         return Embed(vocabulary, model, rngs=rngs) if untied else None
 
@@ -42,7 +45,9 @@ class Decoder(Network):
 
     @property
     def unembedding(self) -> Unembedding | None:
-        """The separate unembedding, or the embedding it is tied to, with its bias; None for a bare model."""
+        """The classifier, or the separate or tied unembedding with its bias; None for a bare model."""
+        if self.classifier is not None:
+            return self.classifier.unembedding
         if self.config.head != "lm":
             return None
         bias = None if self.logits_bias is None else self.logits_bias[...]
@@ -58,7 +63,21 @@ class Decoder(Network):
     def embed_tokens(self, ids: Array) -> Array:
         return self.embed(ids)
 
+    def readout_positions(self, batch: Batch) -> Array:
+        """Return the index `[B]` of each example's last real token; for a classifier, the last that isn't padding's.
+
+        A text may end with padding's token itself, where that is the end-of-text token: transformers passes it over.
+        """
+        last_B = super().readout_positions(batch)
+        padding = self.config.pad_token_id if self.classes_of == "example" else None
+        if padding is None:
+            return last_B
+        tokens = self.streams[-1].queries.of(batch)
+        read_BT = tokens.mask & (self.streams[-1].queries.ids(batch) != padding)
+        T = read_BT.shape[1]
+        return jnp.where(read_BT.any(axis=1), T - 1 - jnp.argmax(read_BT[:, ::-1], axis=1), last_B)
+
 
 def unused_head(head: str) -> dict[str, str]:
-    """Return the entry of `Table.passed_over` for the unembedding, which a bare model does not use."""
-    return {} if head == "lm" else {r"lm_head\..*": "a bare model has no head"}
+    """Return the entry of `Table.passed_over` for the unembedding, which other heads do not use."""
+    return {} if head == "lm" else {r"lm_head\..*": "an unembedding, which this architecture has not"}

@@ -2,19 +2,23 @@
 
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
 from ...inputs.axes import TARGETS, TOKENS, Axis
 from ...inputs.batch import AttentionInputs, Batch
-from ...network import Network, RunStack
+from ...network import RunStack
 from ...stack import Stack
+from .class_heads import Classifies
 
 
-class EncoderDecoder(Network):
+class EncoderDecoder(Classifies):
     """An encoder, and a decoder whose layers attend to earlier positions, then to the encoder's stream.
 
-    A family's `__init__` sets `config` (with `head`: "lm" or "none"), `encoder`, and `decoder` with its `cross` stack.
+    A family's `__init__` sets `config` (with `head`: "lm", "none" or a head of classes), `encoder`, and `decoder` with
+    its `cross` stack.
     """
 
     config: Any
@@ -25,6 +29,36 @@ class EncoderDecoder(Network):
     @property
     def streams(self) -> tuple[Stack, ...]:
         return self.encoder, self.decoder
+
+    @property
+    def repeats_source(self) -> bool:
+        return self.classes_of is not None
+
+    def readout_positions(self, batch: Batch) -> Array:
+        """Return the index `[B]` of the last target; for a classifier, of that at the source's last end token."""
+        targets = TARGETS.of(batch)
+        if self.classes_of != "example":
+            return targets.last
+        place_B = jnp.where(self._ends(batch), TOKENS.of(batch).positions, 0).max(axis=1)
+        return jnp.argmax(targets.mask & (targets.positions == place_B[:, None]), axis=1)
+
+    def _ends(self, batch: Batch) -> Array:
+        """Return which source tokens are end tokens, `[B,S]`."""
+        return TOKENS.of(batch).mask & (TOKENS.ids(batch) == self.config.eos_token_id)
+
+    def check(self, batch: Batch) -> None:
+        if self.classes_of != "example":
+            return
+        source, targets = TOKENS.of(batch), TARGETS.of(batch)
+        differ = np.asarray(source.lengths != targets.lengths)
+        endless = ~np.asarray(self._ends(batch).any(axis=1))
+        if differ.any() or endless.any():
+            wrong = np.flatnonzero(differ | endless)[:8].tolist()
+            raise ValueError(
+                "this classifier reads its decoder at the position of the text's last end token "
+                f"({self.config.eos_token_id}): a text must have one, and the targets must be the text shifted by one "
+                f"position, as model.encode makes them; wrong in examples {wrong}"
+            )
 
     def embed_source(self, batch: Batch) -> Array:
         """Return the stream `[B,S,D]` that the encoder's first layer reads."""

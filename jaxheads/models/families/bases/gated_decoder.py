@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from flax import nnx
@@ -18,6 +18,7 @@ from ...loading.weights import Rule, Table, dense, norm, projections, same
 from ...network import RunStack
 from ...positions import Rotary
 from ...stack import Stack
+from .class_heads import OF_DECODERS, ClassFields, ClassNames, head_rules, unused_class_heads
 from .decoder import Decoder, unused_head
 from .reading import inner_config, required
 
@@ -43,8 +44,12 @@ EVERYTHING = int(np.iinfo(np.int32).max)
 
 
 @dataclass(frozen=True)
-class GatedSizes:
-    """Config fields that all these families share; `head` is "lm" or "none"."""
+class GatedSizes(ClassFields):
+    """Config fields that all these families share; `head` is "lm", "none" or one of `class_heads`."""
+
+    class_heads: ClassVar[Mapping[str, ClassNames]] = OF_DECODERS
+    answers_root: ClassVar[str] = "model"
+    """Prefix of tensors' names in a model that answers questions."""
 
     vocab_size: int
     hidden_size: int
@@ -314,9 +319,12 @@ def gated_table(
         alternatives: as `Table` has them.
         root: prefix of all tensors' names except the head's.
     """
+    if config.head == "answers":
+        root = config.answers_root
     here, at = "decoder.blocks", f"{root}.layers.{{layer}}"
     names = {letter: f"{at}.self_attn.{letter.lower()}_proj" for letter in "QKVO"}
     rules: list[Rule] = [
+        *head_rules(config),
         same(f"{root}.embed_tokens.weight", "embed.embedding"),
         *(norm(f"{root}.norm", final_norm, bias=norm_bias) if final_norm else ()),
         *(rule for name, path in norms.items() for rule in norm(f"{at}.{name}", f"{here}.{path}", bias=norm_bias)),
@@ -328,7 +336,7 @@ def gated_table(
     if config.head == "lm" and not config.tie_word_embeddings:
         rules.append(same("lm_head.weight", "unembed.embedding"))
     passed_over = {rf"{root}\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq": "computed from the config"}
-    passed_over |= unused_head(config.head)
+    passed_over |= unused_head(config.head) | unused_class_heads(config)
     rename = ((r"^(embed_tokens|layers|norm)\.", rf"{root}.\1."),)
     copies = {"lm_head.weight": f"{root}.embed_tokens.weight"}
     return Table(tuple(rules), passed_over, rename, copies, tuple(alternatives))
