@@ -13,6 +13,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from .commands.options import QUESTIONS, Compare, OnData, check, config_path, from_file
+from .extras import MissingExtraError
 from .files import check_writable, disk_is_full
 from .interrupts import leave, terminable
 
@@ -89,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
             leave(130)
         return 130
     except Exception as error:
-        if not isinstance(error, ValueError | OSError) and not disk_is_full(error):
+        if not isinstance(error, ValueError | OSError | MissingExtraError) and not disk_is_full(error):
             raise
         print(f"jaxheads: {error}", file=sys.stderr)
         return 1

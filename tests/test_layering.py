@@ -28,7 +28,7 @@ LAYERS = (
     ("plots",),
     ("provenance", "files", "progress", "arguments", "programs", "compile_cache"),
     ("kinds", "interrupts"),
-    ("checks", "columns", "source_state"),
+    ("checks", "columns", "extras", "source_state"),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
