@@ -1,6 +1,6 @@
 """The public names of jaxheads, for type checkers and for `lazy_loader`, which imports each when it is first used."""
 
-from . import data, edits, evidence, objectives, plots, statistics, tables, train
+from . import data, edits, evidence, networks, objectives, plots, statistics, tables, train
 from .class_objectives import (
     answer_logit,
     answer_loss,
@@ -35,7 +35,7 @@ from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
 from .models.adopting import adopt
-from .models.families.attention_only import by_hand
+from .models.by_hand import by_hand
 from .models.families.clip import zero_shot
 from .models.folding import fold_norms
 from .models.inputs.batch import Batch
@@ -184,6 +184,7 @@ __all__ = [
     "circuits",
     "data",
     "evidence",
+    "networks",
     "patterns",
     "statistics",
     "tables",

@@ -1,4 +1,4 @@
-"""The command line: `jaxheads atlas`, `measure`, `ablate`, `patch`, `compare` and `zoo`.
+"""The command line: `jaxheads atlas`, `measure`, `ablate`, `patch`, `compare`, `runs` and `zoo`.
 
 JAX and all that computes are imported by the command that needs them: help and the zoo's list open at once.
 """
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from .commands.options import QUESTIONS, Compare, OnData, check, config_path, from_file
+from .commands.runs import Runs, runs
 from .extras import MissingExtraError
 from .files import check_writable, disk_is_full
 from .interrupts import leave, terminable
@@ -61,15 +62,14 @@ class Zoo:
     """Models that can be had without a hub: what they are, from where, how large."""
 
 
-KINDS = {"atlas": Atlas, "zoo": Zoo, **QUESTIONS, "compare": Compare}
+KINDS = {"atlas": Atlas, "zoo": Zoo, **QUESTIONS, "compare": Compare, "runs": Runs}
 """The commands by name."""
 
 
 def _commands(defaults: Mapping[str, OnData]) -> Any:
     """Return the union of the commands that tyro reads, some with other defaults."""
-    kinds = [
-        Annotated[kind, tyro.conf.subcommand(name, default=defaults.get(name, kind()))] for name, kind in KINDS.items()
-    ]
+    stated: dict[str, Any] = {name: {"default": default} for name, default in defaults.items()}
+    kinds = [Annotated[kind, tyro.conf.subcommand(name, **stated.get(name, {}))] for name, kind in KINDS.items()]
     return tyro.conf.OmitSubcommandPrefixes[Union[tuple(kinds)]]  # noqa: UP007 - built at run time
 
 
@@ -102,11 +102,12 @@ def _run(options: Any, command: str) -> None:
         _zoo()
     elif isinstance(options, Compare):
         _compare(options)
+    elif isinstance(options, Runs):
+        runs(options)
     elif isinstance(options, OnData):
         check(options, command)
         from .commands.questions import ask
 
-        _keep_compilations()
         ask(options, command)
     else:
         _atlas(options)
@@ -125,13 +126,6 @@ def _compare(options: Compare) -> None:
         print(f"\n{len(save(comparisons, options.out))} files in {options.out}")
 
 
-def _keep_compilations() -> None:
-    from .compile_cache import keep_compilations
-    from .models.loading.zoo import cache_directory
-
-    keep_compilations(cache_directory() / "xla")
-
-
 def _atlas(options: Atlas) -> None:
     """Make the atlas of a model, save it and print it; in several processes, the first one writes."""
     _check_atlas(options)
@@ -142,7 +136,6 @@ def _atlas(options: Atlas) -> None:
     from .models.load import load
     from .report.atlas import atlas
 
-    _keep_compilations()
     if options.distributed:
         try:
             jax.distributed.initialize()

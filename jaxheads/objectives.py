@@ -19,7 +19,7 @@ from .models.inputs.batch import Batch
 from .models.model import Model
 from .models.network import Network, forward
 from .models.stack import take_rows
-from .programs import compiled
+from .programs import compiled, to_device
 from .reads import Objective, Reads, needs_logits, needs_tokens, read_out
 
 
@@ -94,7 +94,7 @@ class Loss:
             raise ValueError(f"a loss needs a token to predict after a real one; examples {empty} have none")
         rows_BR, weight_BR = _gather(counted_BT)
         target_BR = np.take_along_axis(np.asarray(positions.ids), rows_BR + 1, axis=1)
-        return Reads(jnp.asarray(rows_BR), None, jnp.asarray(target_BR), jnp.asarray(weight_BR))
+        return Reads(to_device(rows_BR), None, to_device(target_BR), to_device(weight_BR))
 
     @staticmethod
     def value(read: Array, reads: Reads) -> Array:
@@ -129,7 +129,7 @@ class ProbabilityDifference:
         if rows_BR.shape[1] > 1:
             raise ValueError(f"the head of {model.name} reads several positions together: give logits, not positions")
         rows_BC = jnp.broadcast_to(rows_BR, tokens_BC.shape)
-        return Reads(rows_BC, None, jnp.asarray(tokens_BC, jnp.int32), jnp.asarray(signs_BC, jnp.float32))
+        return Reads(rows_BC, None, to_device(tokens_BC, np.int32), to_device(signs_BC, np.float32))
 
     @staticmethod
     def value(read: Array, reads: Reads) -> Array:
@@ -254,7 +254,7 @@ def _columns(
     padding = np.flatnonzero(~real_BR.all(axis=1))
     if padding.size:
         raise ValueError(f"a {name.replace('_', ' ')} can't be read at padding, as in examples {padding[:8].tolist()}")
-    return Reads(jnp.asarray(rows_BR, jnp.int32), jnp.asarray(columns_BC, jnp.int32), shares=shares_BR)
+    return Reads(to_device(rows_BR, np.int32), to_device(columns_BC, np.int32), shares=shares_BR)
 
 
 @compiled

@@ -14,6 +14,7 @@ from .checks import all_finite, as_array, shown, whole_numbers
 from .models.inputs.batch import Batch
 from .models.model import Model
 from .models.network import Network
+from .programs import take_examples, to_device
 
 
 @jax.tree_util.register_dataclass
@@ -43,8 +44,7 @@ class Reads:
 
     def take(self, examples: ArrayLike) -> "Reads":
         """Return the reads of these examples, by index."""
-        index = np.asarray(examples)
-        return jax.tree.map(lambda field: field[index], self)
+        return take_examples(self, np.asarray(examples))
 
 
 class Objective(Protocol):
@@ -143,12 +143,12 @@ def _entries(name: str, values: ArrayLike, examples: int, limit: int | None) -> 
         if array.dtype.kind not in "biuf":
             raise ValueError(f"{name} must be real numbers, got {array.dtype}")
         all_finite(name, array)
-        return jnp.asarray(array, jnp.float32)
+        return to_device(array, np.float32)
     whole_numbers(name, array)
     if array.min() < 0 or array.max() >= limit:
         wrong = array[(array < 0) | (array >= limit)][0]
         raise ValueError(f"{name} must lie in 0..{limit - 1}, got {wrong}")
-    return jnp.asarray(array, jnp.int32)
+    return to_device(array, np.int32)
 
 
 def _check_value(objective: Objective, network: Network, reads: Reads) -> None:

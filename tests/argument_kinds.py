@@ -72,6 +72,7 @@ KINDS_OF = {
     "Batch.take.examples": "wholes",
     "evaluate.examples": "any",
     "by_hand.layers": "any",
+    "by_hand.activation": "function",
     "adopt.table": "mapping",
     "adopt.name": "text",
     "Model.with_parameters.table": "mapping",

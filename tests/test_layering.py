@@ -20,14 +20,15 @@ LAYERS = (
     ("evidence",),
     ("measure", "data"),
     ("execution",),
-    ("edits", "objectives", "class_objectives"),
+    ("edits", "objectives", "class_objectives", "networks"),
     ("class_reads",),
     ("reads",),
     ("models",),
     ("tables", "statistics"),
     ("plots",),
-    ("provenance", "files", "progress", "arguments", "programs", "compile_cache"),
-    ("kinds", "interrupts"),
+    ("provenance", "files", "progress", "arguments", "programs"),
+    ("kinds", "interrupts", "compile_cache"),
+    ("cache",),
     ("checks", "columns", "extras", "source_state"),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

@@ -1,5 +1,6 @@
 """Models of weights that a user holds in memory."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache, partial
@@ -14,6 +15,8 @@ from ..checks import floating, shown
 from .families.bases.reading import inner_config
 from .load import build, family_of, named
 from .loading.checkpoint import Checkpoint
+from .loading.transformer_lens import as_toy
+from .loading.weights import Table
 from .model import Model
 from .own_parameters import (
     PathTable,
@@ -24,6 +27,7 @@ from .own_parameters import (
     parameters_identity,
     tensors,
 )
+from .recognition import recognise, with_family
 from .removed_heads import HEADS, with_removed_heads
 from .sharding import Rules
 
@@ -53,7 +57,7 @@ def adopt(
     The arrays are copied.
 
     Args:
-        config: the contents of a config.json, as for `init`.
+        config: the contents of a config.json, as for `init`; for a state dict of TransformerLens its `cfg.to_dict()`.
         parameters: a pytree of arrays of NumPy, JAX or PyTorch: a dict by Hugging Face's names, nested dicts (such as
             those of Flax Linen), a module of PyTorch or Flax NNX, or its state.
         table: where the arrays belong, by their paths in the pytree, joined by dots. A value is a parameter's path in
@@ -70,20 +74,22 @@ def adopt(
         ValueError: for a config that is not understood; for a table that does not fit; for arrays that are missing,
             left over or of a wrong shape (all in one message), or not finite.
     """
-    dtype, family = floating("dtype", dtype), family_of(config, name)
+    dtype = floating("dtype", dtype)
     arrays = by_table(flat_arrays(parameters), table or {})
-    with named(name):
-        family_config = family.config_type.from_hf({key: value for key, value in config.items() if key != HEADS})
-        heads = inner_config(config, HEADS)
-    network = nnx.eval_shape(lambda: with_removed_heads(family(family_config, rngs=nnx.Rngs(0)), heads))
-    own = own_table_of(arrays, parameter_shapes(network), family.table(family_config), name)
     reason = "the weights were adopted without one: jh.adopt(…, tokenizer=…)"
-    checkpoint = Checkpoint(
-        dict(config),
-        tensors(arrays),
-        lambda: (tokenizer, "" if tokenizer is not None else reason),
-        name,
-        lambda: "unknown",
-    )
-    model = build(checkpoint, dtype=dtype, mesh=mesh, rules=rules, table=own)
+    read_tokenizer = lambda: (tokenizer, "" if tokenizer is not None else reason)  # noqa: E731
+    checkpoint = as_toy(Checkpoint(dict(config), tensors(arrays), read_tokenizer, name, lambda: "unknown"))
+    model = build(checkpoint, dtype=dtype, mesh=mesh, rules=rules, table=_own_table(checkpoint))
     return replace(model, identity=cache(partial(parameters_identity, model.network)))
+
+
+def _own_table(checkpoint: Checkpoint) -> Table | None:
+    """Return the table of tensors that are named as the network's parameters; None for Hugging Face's names."""
+    stated = with_family({key: value for key, value in checkpoint.config.items() if key != HEADS}, checkpoint)
+    family = family_of(stated, checkpoint.name)
+    with named(checkpoint.name), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `build` reads the config again
+        recognised = recognise(family, stated, checkpoint)
+        heads = inner_config(checkpoint.config, HEADS)
+    network = nnx.eval_shape(lambda: with_removed_heads(family(recognised.config, rngs=nnx.Rngs(0)), heads))
+    return own_table_of(checkpoint.tensors, parameter_shapes(network), recognised.table, checkpoint.name)

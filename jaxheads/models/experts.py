@@ -4,6 +4,7 @@ Dimension key: E experts, k experts that a token is sent to, D model dimension, 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -105,3 +106,31 @@ class RoutedMLP(nnx.Module):
         if self.shared is None or self.shared_gate is None:
             return total
         return total + self.weigh(jax.nn.sigmoid(self.shared_gate(x)), self.shared(x))
+
+
+@dataclass(frozen=True)
+class ClampedSwish:
+    """The activation `x' * sigmoid(alpha * x')` with `x' = min(x, limit)`. Equal by value: programs are kept."""
+
+    alpha: float
+    limit: float
+
+    def __call__(self, x: Array) -> Array:
+        clamped = jnp.minimum(x, self.limit)
+        return clamped * jax.nn.sigmoid(self.alpha * clamped)
+
+
+class ClampedGatedMLP(GatedMLP):
+    """The MLP `down((clip(up(x)) + 1) * gate' * sigmoid(alpha * gate'))` with `gate' = min(gate(x), limit)`: GPT-OSS.
+
+    Values of `up` are clipped to ±limit.
+    """
+
+    def __init__(self, model: int, hidden: int, alpha: float, limit: float, *, rngs: nnx.Rngs, bias: bool = True):
+        super().__init__(model, hidden, "silu", bias=bias, rngs=rngs)
+        self.act = ClampedSwish(alpha, limit)
+        self.limit = limit
+
+    def __call__(self, x: Array) -> Array:
+        up = jnp.clip(self.up(x), -self.limit, self.limit)
+        return self.down(self.act(self.gate(x)) * (up + 1))

@@ -38,6 +38,19 @@ def _tanh(x: Array) -> Array:
     return jnp.tanh(x)
 
 
+def _sigmoid(x: Array) -> Array:
+    return jax.nn.sigmoid(x)
+
+
+def _identity(x: Array) -> Array:
+    return x
+
+
+def _solu(x: Array) -> Array:
+    """Softmax linear units (Elhage et al. 2022)."""
+    return x * jax.nn.softmax(x, axis=-1)
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": _gelu_exact,
     "gelu_python": _gelu_exact,
@@ -45,8 +58,11 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_fast": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
     "quick_gelu": _quick_gelu,
+    "linear": _identity,
     "relu": _relu,
+    "sigmoid": _sigmoid,
     "silu": _silu,
+    "solu": _solu,
     "swish": _silu,
     "tanh": _tanh,
 }
@@ -80,7 +96,7 @@ class Attention(nnx.Module):
 
     Args:
         rotary: rotates queries and keys by their positions.
-        frequencies: frequencies `[F]` for `rotary` where layers differ.
+        frequencies, amplitude: frequencies `[F]` and amplitude for `rotary` where layers differ.
         scale: factor on the scores; 1 / sqrt(head size) when left out. An array where layers differ.
         cap: bound of the scores, see `attend`.
         window: number of positions that a query sees, its own included: backwards in a causal stack, in both
@@ -89,6 +105,7 @@ class Attention(nnx.Module):
         q_norm, k_norm: norms of each head's queries and keys, or of all heads' together, before they rotate.
         clip: largest absolute value of queries, keys and values, before they are normed.
         gain: whether the heads' output is multiplied by a learnt `gain` `[D]` (LayerScale, Touvron et al. 2021).
+        sinks: whether each head has a learnt score without a key, `sinks` `[N]`, see `attend`.
 
     Attributes:
         key_heads: the key/value head `[N]` that each query head reads, where heads were removed from groups so that
@@ -108,6 +125,7 @@ class Attention(nnx.Module):
         bias: bool | str = False,
         rotary: Rotary | None = None,
         frequencies: Array | None = None,
+        amplitude: Array | None = None,
         scale: float | Array | None = None,
         cap: float | None = None,
         window: int | Array | None = None,
@@ -115,6 +133,7 @@ class Attention(nnx.Module):
         k_norm: nnx.Module | None = None,
         clip: float | None = None,
         gain: bool = False,
+        sinks: bool = False,
     ):
         kv_heads = heads if kv_heads is None else kv_heads
         if head < 1:
@@ -133,9 +152,11 @@ class Attention(nnx.Module):
             nnx.Param(jnp.zeros(shapes[letter])) if letter in biased else None for letter in "QKVO"
         )
         self.gain = nnx.Param(jnp.ones((model,))) if gain else None
+        self.sinks = nnx.Param(jnp.zeros((heads,))) if sinks else None
         self.q_norm, self.k_norm = q_norm, k_norm
         self.rotary, self.cap, self.clip = rotary, cap, clip
         self.frequencies = None if frequencies is None else Setting(frequencies)
+        self.amplitude = None if amplitude is None else Setting(amplitude)
         self.window = window if window is None or isinstance(window, int) else Setting(window)
         self.key_heads: Setting | None = None
         self._scale = head**-0.5 if scale is None else Setting(scale) if isinstance(scale, Array) else scale
@@ -172,12 +193,13 @@ class Attention(nnx.Module):
         return keys_BSKH, self._per_head_project(v_KBSD, W_V, b_V, None)
 
     def attend(self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, context: AttentionInputs, edit: Edit):
-        """Call `attend` with this layer's scale, cap and window."""
+        """Call `attend` with this layer's scale, cap, sinks and window."""
         mask_BTS = context.mask
         if self.window is not None:
             window = self.window if isinstance(self.window, int) else self.window[...]
             mask_BTS = mask_BTS & (jnp.abs(context.queries[:, :, None] - context.keys[:, None, :]) < window)
-        return attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, scale=self.scale, bias=context.bias, cap=self.cap, edit=edit)
+        settings = {"scale": self.scale, "cap": self.cap, "sinks": None if self.sinks is None else self.sinks[...]}
+        return attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, bias=context.bias, edit=edit, **settings)
 
     def output(self, z_BTNH: Array) -> Array:
         """Return the heads' output `[B,T,D]`, the sum over heads of `z_h @ W_O[h]`, plus b_O."""
@@ -207,7 +229,8 @@ class Attention(nnx.Module):
         """Return queries or keys rotated by their positions; unchanged without rotary positions."""
         if self.rotary is None:
             return x_BTNH
-        return self.rotary(x_BTNH, positions_BT, None if self.frequencies is None else self.frequencies[...])
+        of_layer = (None if setting is None else setting[...] for setting in (self.frequencies, self.amplitude))
+        return self.rotary(x_BTNH, positions_BT, *of_layer)
 
 
 def _normed(norm: Any, x_BTNH: Array) -> Array:
@@ -225,12 +248,26 @@ class Embed(nnx.Module):
 
 
 class PlainMLP(nnx.Module):
-    """The MLP `down(act(up(x)))`; with `gain`, times a learnt `[D]` (LayerScale)."""
+    """The MLP `down(act(up(x)))`; with `gain`, times a learnt `[D]` (LayerScale).
 
-    def __init__(self, model: int, hidden: int, act: str, *, rngs: nnx.Rngs, bias: bool = True, gain: bool = False):
+    With `norm`, it is `down(norm(act(up(x))))` (SoLU). `act` may be a function.
+    """
+
+    def __init__(
+        self,
+        model: int,
+        hidden: int,
+        act: str | Callable[[Array], Array],
+        *,
+        rngs: nnx.Rngs,
+        bias: bool = True,
+        gain: bool = False,
+        norm: Any = None,
+    ):
         self.up = nnx.Linear(model, hidden, use_bias=bias, rngs=rngs)
         self.down = nnx.Linear(hidden, model, use_bias=bias, rngs=rngs)
-        self.act = activation(act)
+        self.norm = norm
+        self.act = activation(act) if isinstance(act, str) else act
         self.gain = nnx.Param(jnp.ones((model,))) if gain else None
 
     @property
@@ -239,7 +276,7 @@ class PlainMLP(nnx.Module):
         return (self.up,)
 
     def __call__(self, x_BTD: Array) -> Array:
-        return _scaled(self.down(self.act(self.up(x_BTD))), self.gain)
+        return _scaled(self.down(_normed(self.norm, self.act(self.up(x_BTD)))), self.gain)
 
 
 class GatedMLP(nnx.Module):

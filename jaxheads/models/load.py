@@ -15,8 +15,9 @@ from jax.sharding import Mesh
 
 from ..arguments import among, checked
 from ..checks import floating
+from ..compile_cache import keep_by_default
 from ..provenance import without_directories
-from .families import FAMILIES
+from .families import FAMILIES, in_todays_words
 from .families.bases.reading import UncoveredArchitecture, inner_config
 from .loading.checkpoint import Checkpoint
 from .loading.config_fields import largest_sizes
@@ -76,9 +77,10 @@ def init(config: Mapping[str, Any], *, seed: int = 0, dtype: Any = jnp.float32, 
     Raises:
         ValueError: for a family, a field or a value that is not understood, or a dtype that is not floating.
     """
-    dtype, config = floating("dtype", dtype), with_family(config)
+    dtype, config = floating("dtype", dtype), with_family(in_todays_words(config))
     family = family_of(config, name)
     family_config = family.config_type.from_hf(config)
+    keep_by_default()
     network = jax.jit(lambda key: family(family_config, rngs=nnx.Rngs(key)))(jax.random.key(seed))
     graph, parameters, rest = nnx.split(network, nnx.Param, ...)
     network = nnx.merge(graph, jax.tree.map(lambda weight: weight.astype(dtype), parameters), rest)
@@ -132,9 +134,9 @@ def build(
     table: Table | None = None,
 ) -> Model:
     """Build the model of an opened checkpoint, whose tensors `table` (or the family's) names; raises as `load` does."""
-    dtype = floating("dtype", dtype)
-    stated = with_family({key: value for key, value in checkpoint.config.items() if key != HEADS}, checkpoint)
-    checkpoint = checkpoint.with_config({**checkpoint.config, **stated})
+    dtype, config = floating("dtype", dtype), in_todays_words(checkpoint.config)
+    stated = with_family({key: value for key, value in config.items() if key != HEADS}, checkpoint)
+    checkpoint = checkpoint.with_config({**config, **stated})
     family = family_of(stated, checkpoint.name)
     with named(checkpoint.name):
         heads = inner_config(checkpoint.config, HEADS)
@@ -143,6 +145,7 @@ def build(
         else:
             recognised = Recognised(family.config_type.from_hf(stated), table, stated)
     _check_sizes(checkpoint)
+    keep_by_default()
     tokenizer, no_tokenizer = checkpoint.tokenizer, checkpoint.no_tokenizer  # before the weights, which take long
     placement = {} if mesh is None else {"arrange": arrange(mesh, rules)}
 

@@ -135,13 +135,13 @@ def _values(target: Any, array: Any) -> list[tuple[str, Any]]:
     """Return the names that an entry of a table gives an array, each with its values."""
     if isinstance(target, str):
         return [(target, array)]
-    names: Any
     names, function = target
     if not callable(function):
         raise ValueError("expected a name, or a pair of a name (or names) and a function")
+    made: Any = function(array)
     if isinstance(names, str):
-        return [(names, _as_array(function(array)))]
-    return list(zip(names, map(_as_array, function(array)), strict=True))
+        return [(names, _as_array(made))]
+    return list(zip(names, map(_as_array, made), strict=True))
 
 
 def _stack(name: str, layers: Mapping[int, Any], named: dict[str, Any], problems: list[str]) -> None:

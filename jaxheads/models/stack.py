@@ -113,6 +113,19 @@ class Stack(nnx.Module):
         return attention.W_K.shape[-2] if attention.key_heads is None else self.heads
 
     @property
+    def groups(self) -> int:
+        """The number of groups of query heads that share keys and values: K as the weights have it."""
+        return self.blocks.attention.W_K.shape[-2]
+
+    @property
+    def group_of_heads(self) -> np.ndarray:
+        """The key/value head that each query head reads, `[L,N]`."""
+        attention = self.blocks.attention
+        if attention.key_heads is not None:
+            return np.asarray(attention.key_heads[...])
+        return np.broadcast_to(np.arange(self.heads) // (self.heads // self.groups), (self.layers, self.heads))
+
+    @property
     def head_size(self) -> int:
         """H, the dimension of a head."""
         return self.blocks.attention.W_Q.shape[-1]
@@ -121,6 +134,12 @@ class Stack(nnx.Module):
     def width(self) -> int:
         """D, the dimension of the stream."""
         return self.blocks.attention.W_O.shape[-1]
+
+    @property
+    def sinks(self) -> Array | None:
+        """Each head's learnt score without a key, `[L,N]` (GPT-OSS); None where rows of patterns sum to 1."""
+        sinks = self.blocks.attention.sinks
+        return None if sinks is None else sinks[...] if self.sharing is None else sinks[...][np.asarray(self.sharing)]
 
     @property
     def sites(self) -> tuple[str, ...]:

@@ -90,7 +90,7 @@ def atlas(
     measured: int = 32,
     seed: int = 0,
     devices: jax.sharding.Mesh | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
     resume: str | os.PathLike | None = None,
 ) -> Atlas:
     """Measure, ablate and name every head of a model, or of one stack of an encoder–decoder.

@@ -18,10 +18,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..arguments import checked
+from ..execution.asked import asking
 from ..execution.batching import Chunks, detecting_out_of_memory, run_chunks
 from ..execution.cost import Cost
 from ..execution.journal import Journal
-from ..execution.resources import OPTIONS, Resources, check_options, document, with_clusters
+from ..execution.resources import (
+    OPTIONS,
+    Resources,
+    bound_arguments,
+    check_options,
+    document,
+    with_clusters,
+)
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.stack import Stack
@@ -208,13 +216,17 @@ def run_question(
                 f"{name}-baselines",
                 lambda: work.baselines()[:, :count],
                 lambda shape: {"run": np.arange(shape[0])[:, None], "example": first + real[None]},
+                kind="baselines",
             )
             for group in question.groups:
                 cells = {axis: index[group.cells % size][None] for axis, index in coordinates.items()}
+                if len(question.columns) > 1:
+                    cells["column"] = np.array(question.columns)[group.cells // size][None]
                 effects_BC = journal.part(
                     f"{name}-{group.name}",
                     lambda group=group: work.effects(group)[:count],
                     {"example": numbers_B1, **cells},
+                    kind="effects",
                 )
                 effects_EC[np.ix_(real, group.cells)] = effects_BC
                 advance(effects_BC.size)
@@ -243,7 +255,8 @@ def _answering(generator: Callable[..., Iterator[Question]], returns: type[Any])
         # The second argument holds the inputs: one batch, or a stream of batches or of pairs.
         bound = inspect.signature(generator).bind(*arguments, **named)
         stream = not isinstance(list(bound.arguments.values())[1], Batch)
-        return _answer(generator.__name__, questions, stream=stream, level=level, seed=seed)
+        with asking(generator.__name__, bound_arguments(generator, arguments, named)):
+            return _answer(generator.__name__, questions, stream=stream, level=level, seed=seed)
 
     document(answering, returns=returns)
     return answering

@@ -24,6 +24,7 @@ from ..models.layers import JointRMSNorm, PerHeadLayerNorm
 from ..models.model import Model
 from ..models.network import Network, forward
 from ..models.removed_heads import HEADS, head_shape, set_key_heads
+from ..models.stack import Stack
 from ..programs import compiled
 from .monitor import ablation_losses
 from .objective import Sample, scores
@@ -125,7 +126,7 @@ def remove_heads(model: Model, gates: Mapping[str, ArrayLike] | ArrayLike, batch
         if stack.sharing is not None:
             raise ValueError(f"the layers of {name} share their weights: a head can't be taken from one of them")
         _check_norms(stack)
-        _shrink(stack.blocks.attention, gates_LN)
+        _shrink(stack, gates_LN)
     shapes = {stack.name: head_shape(stack) for stack in network.stacks}
     smaller = replace(
         model,
@@ -173,9 +174,10 @@ def _take(parameter: Any, heads: np.ndarray, axis: int) -> Array:
     return jnp.take_along_axis(weight, jnp.asarray(index), axis=axis)
 
 
-def _shrink(attention: Any, gates_LN: np.ndarray) -> None:
+def _shrink(stack: Stack, gates_LN: np.ndarray) -> None:
     """Cut a stack's attention weights, in place, to the heads whose gates are not 0."""
-    needed_LN, reads_LN = gates_LN != 0, _key_heads(attention)
+    attention: Any = stack.blocks.attention
+    needed_LN, reads_LN = gates_LN != 0, stack.group_of_heads
     L, K = len(reads_LN), attention.W_K.shape[2]
     needed_LK = np.stack(
         [np.isin(np.arange(K), reads[needed]) for reads, needed in zip(reads_LN, needed_LN, strict=True)]
@@ -190,7 +192,7 @@ def _shrink(attention: Any, gates_LN: np.ndarray) -> None:
     same_LNK = kept_reads_LN[:, :, None] == kept_LK[:, None]
     for name, heads, axis in (("W_Q", kept_LN, 2), ("W_O", kept_LN, 1), ("W_K", kept_LK, 2), ("W_V", kept_LK, 2)):
         setattr(attention, name, nnx.Param(_take(getattr(attention, name), heads, axis)))
-    for name, heads in (("b_Q", kept_LN), ("b_K", kept_LK), ("b_V", kept_LK)):
+    for name, heads in (("b_Q", kept_LN), ("sinks", kept_LN), ("b_K", kept_LK), ("b_V", kept_LK)):
         if getattr(attention, name) is not None:
             setattr(attention, name, nnx.Param(_take(getattr(attention, name), heads, 1)))
     # Selected, not multiplied: what a head overflows with is gone with it. A superfluous head reads values of 0.
@@ -203,14 +205,6 @@ def _shrink(attention: Any, gates_LN: np.ndarray) -> None:
     attention.W_O[...] = attention.W_O[...] * jnp.asarray(weights)[:, :, None, None].astype(attention.W_O[...].dtype)
     attention.key_heads = None
     set_key_heads(attention, np.argmax(same_LNK, axis=2))
-
-
-def _key_heads(attention: Any) -> np.ndarray:
-    """Return the key/value head that each query head reads, `[L,N]`."""
-    if attention.key_heads is not None:
-        return np.asarray(attention.key_heads[...])
-    L, N, K = attention.W_Q.shape[0], attention.W_Q.shape[2], attention.W_K.shape[2]
-    return np.broadcast_to(np.arange(N) // (N // K), (L, N))
 
 
 def _regular(needed_LN: np.ndarray, reads_LN: np.ndarray, kept_LK: np.ndarray) -> np.ndarray | None:
@@ -275,7 +269,7 @@ def merge_kv_heads(model: Model, groups: ArrayLike, *, stack: str | None = None)
         x = _take(parameter, order_LK, axis)
         return x.reshape(*x.shape[:axis], K // size, size, *x.shape[axis + 1 :]).mean(axis=axis + 1)
 
-    for name, axis in (("W_Q", 2), ("W_O", 1), ("b_Q", 1)):
+    for name, axis in (("W_Q", 2), ("W_O", 1), ("b_Q", 1), ("sinks", 1)):
         if getattr(attention, name) is not None:
             setattr(attention, name, nnx.Param(_take(getattr(attention, name), order_LN, axis)))
     for name, axis in (("W_K", 2), ("W_V", 2), ("b_K", 1), ("b_V", 1)):

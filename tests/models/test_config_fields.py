@@ -15,6 +15,7 @@ HOSTILE += (float("nan"), float("inf"), float("-inf"))
 APART = {"image_size", "patch_size", "num_labels", "eos_token_id"}
 """Fields whose values are checked by their own readers."""
 NEUTRAL = {
+    ("m2m_100", "tie_word_embeddings"),
     ("mpnet", "relative_attention_num_buckets"),
     ("whisper", "scale_embedding"),
     ("gpt_neo", "intermediate_size"),

@@ -14,7 +14,7 @@ from .specs import SPECS
 from .specs.spec import small
 
 POST_NORM = {"bert", "roberta", "camembert", "xlm_roberta", "distilbert", "albert", "mpnet", "bart", "marian"}
-OUTPUT_NORMS = {"olmo2"}
+OUTPUT_NORMS = {"olmo2", "olmo3"}
 """Families whose heads and MLPs read the stream as it is."""
 
 

@@ -70,7 +70,7 @@ def test_gating_goes_on_where_it_was(trained: jh.Model, tmp_path: Path):
         learn_gates(trained, Counting(), 50, directory=tmp_path, **options)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "bert", "vit", "bart", "gemma2", "olmo"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bert", "vit", "bart", "gemma2", "olmo", "gpt_oss"])
 def test_removed_heads_are_gates_that_are_closed(family: str):
     both = small(family)
     model, batch = both.ours, SPECS[family].batch(both.theirs)

@@ -14,6 +14,7 @@ from .positions import (
     distance,
     entropy,
     first_token,
+    learnt_sink,
     next_token,
     positional_share,
     previous_token,
@@ -53,6 +54,7 @@ VARIANTS: dict[str, Metric] = {
         METRICS["distance"].variant("distance_without_first", without_first=True),
         METRICS["induction"].variant("induction_literal", after=-1),
         Metric("sink", sink, range=SHARE),
+        Metric("learnt_sink", learnt_sink, range=SHARE),
         Metric(
             "pattern_class",
             pattern_class,

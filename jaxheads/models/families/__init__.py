@@ -35,6 +35,7 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "dinov2_with_registers": ("dinov2", "Dinov2WithRegisters"),
     "distilbert": ("distilbert", "DistilBert"),
     "electra": ("electra", "Electra"),
+    "falcon": ("falcon", "Falcon"),
     "gemma": ("gemma", "Gemma"),
     "gemma2": ("gemma2", "Gemma2"),
     "gemma3": ("gemma3", "Gemma3"),
@@ -42,14 +43,17 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "gpt2": ("gpt2", "GPT2"),
     "gpt_neo": ("gpt_neo", "GPTNeo"),
     "gpt_neox": ("gpt_neox", "GPTNeoX"),
+    "gpt_oss": ("gpt_oss", "GptOss"),
     "gptj": ("gptj", "GPTJ"),
     "llama": ("llama", "Llama"),
+    "m2m_100": ("m2m_100", "M2M100"),
     "mistral": ("mistral", "Mistral"),
     "mixtral": ("mixtral", "Mixtral"),
     "modernbert": ("modernbert", "ModernBert"),
     "mpnet": ("mpnet", "MPNet"),
     "olmo": ("olmo", "Olmo"),
     "olmo2": ("olmo2", "Olmo2"),
+    "olmo3": ("olmo3", "Olmo3"),
     "opt": ("opt", "OPT"),
     "phi": ("phi", "Phi"),
     "phi3": ("phi3", "Phi3"),
@@ -60,6 +64,7 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "camembert": ("roberta", "Camembert"),
     "roberta": ("roberta", "Roberta"),
     "xlm-roberta": ("roberta", "XLMRoberta"),
+    "smollm3": ("smollm3", "SmolLM3"),
     "stablelm": ("stablelm", "StableLm"),
     "t5": ("t5", "T5"),
     "deit": ("vit", "DeiT"),
@@ -67,6 +72,18 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "whisper": ("whisper", "Whisper"),
 }
 """Module and class of each family's network, by the `model_type` of a Hugging Face config."""
+
+
+_OLDER: Mapping[str, str] = {"RefinedWeb": "falcon", "RefinedWebModel": "falcon"}
+"""Module of the family that a first release had another `model_type` for, with other names of fields."""
+
+
+def in_todays_words(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config.json's contents by the family's present `model_type` and names; unchanged if they are these."""
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in _OLDER:
+        return dict(config)
+    return import_module(f".{_OLDER[kind]}", __package__).from_older(config)
 
 
 class _Families(Mapping[str, Family]):
@@ -94,4 +111,4 @@ class _Families(Mapping[str, Family]):
 FAMILIES = _Families()
 """Network classes by the `model_type` of a Hugging Face config."""
 
-__all__ = ["FAMILIES", "Family"]
+__all__ = ["FAMILIES", "Family", "in_todays_words"]

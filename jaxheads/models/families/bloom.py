@@ -13,7 +13,7 @@ from ..blocks import InputNorm, PreNormBlock
 from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.config_fields import check_fields
-from ..loading.weights import Rule, Table, dense, heads_out, interleaved_heads, norm, same
+from ..loading.weights import Rule, Table, dense, grouped_heads, heads_out, norm, same
 from ..network import RunStack
 from ..positions import alibi_slopes
 from ..stack import Stack
@@ -136,8 +136,8 @@ class Bloom(Decoder):
             *norm("transformer.ln_f", "final_norm"),
             *norm(f"{at}.input_layernorm", f"{here}.attention_norm"),
             *norm(f"{at}.post_attention_layernorm", f"{here}.mlp_norm"),
-            interleaved_heads(f"{heads}.weight", *(f"{here}.attention.W_{letter}" for letter in "QKV")),
-            interleaved_heads(f"{heads}.bias", *(f"{here}.attention.b_{letter}" for letter in "QKV")),
+            grouped_heads(f"{heads}.weight", *(f"{here}.attention.W_{letter}" for letter in "QKV")),
+            grouped_heads(f"{heads}.bias", *(f"{here}.attention.b_{letter}" for letter in "QKV")),
             heads_out(f"{at}.self_attention.dense.weight", f"{here}.attention.W_O"),
             same(f"{at}.self_attention.dense.bias", f"{here}.attention.b_O"),
             *dense(f"{at}.mlp.dense_h_to_4h", f"{here}.mlp.up"),

@@ -10,7 +10,7 @@ from jax import Array
 from ..blocks import ParallelBlock, PreNormBlock
 from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Attention, Embed, PlainMLP, layer_norm
-from ..loading.weights import Rule, Table, dense, heads_out, interleaved_heads, norm, same
+from ..loading.weights import Rule, Table, dense, grouped_heads, heads_out, norm, same
 from ..network import RunStack
 from ..positions import Rotary
 from ..stack import Stack
@@ -125,7 +125,7 @@ class GPTNeoX(Decoder):
             *norm("gpt_neox.final_layer_norm", "final_norm"),
             *norm(f"{at}.input_layernorm", f"{here}.attention_norm"),
             *norm(f"{at}.post_attention_layernorm", f"{here}.mlp_norm"),
-            interleaved_heads(
+            grouped_heads(
                 f"{at}.attention.query_key_value.weight", *(f"{here}.attention.W_{letter}" for letter in "QKV")
             ),
             heads_out(f"{at}.attention.dense.weight", f"{here}.attention.W_O"),
@@ -134,7 +134,7 @@ class GPTNeoX(Decoder):
         ]
         if config.attention_bias:
             biases = (f"{here}.attention.b_{letter}" for letter in "QKV")
-            rules.append(interleaved_heads(f"{at}.attention.query_key_value.bias", *biases))
+            rules.append(grouped_heads(f"{at}.attention.query_key_value.bias", *biases))
             rules.append(same(f"{at}.attention.dense.bias", f"{here}.attention.b_O"))
         if config.head == "lm" and not config.tie_word_embeddings:
             rules.append(same("embed_out.weight", "unembed.embedding"))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -53,9 +54,9 @@ class Olmo2Config(GatedConfig):
 class Olmo2(GatedDecoder):
     """A decoder that norms what its heads and MLPs write, with normed queries and keys and a gated MLP."""
 
-    config_type = Olmo2Config
+    config_type: ClassVar[Any] = Olmo2Config
 
-    def __init__(self, config: Olmo2Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: Olmo2Config, *, rngs: nnx.Rngs, settings: Mapping[str, np.ndarray] | None = None):
         c = config
 
         def attention(rngs: nnx.Rngs, *layer: Mapping[str, Array]) -> Attention:
@@ -66,7 +67,7 @@ class Olmo2(GatedDecoder):
         def arrange(norm: Build, attention: Build, mlp: Build) -> OutputNormBlock:
             return OutputNormBlock(attention(), norm(), mlp(), norm())
 
-        super().__init__(c, attention, arrange=arrange, rngs=rngs)
+        super().__init__(c, attention, arrange=arrange, settings=settings, rngs=rngs)
 
     @staticmethod
     def table(config: Olmo2Config) -> Table:

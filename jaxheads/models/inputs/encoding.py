@@ -239,6 +239,11 @@ def _target_ids(
     if len(texts) != count or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"targets must be one text for each of {count} examples; got {len(texts)}")
 
+    if getattr(tokenizer, "tgt_lang", "") is None:
+        raise ValueError(
+            "the tokenizer does not know the language of the targets, whose token comes before them: set "
+            "model.tokenizer.tgt_lang (and src_lang, that of the texts), such as 'fr' or 'fra_Latn'"
+        )
     rows = [_target(tokenizer, text, start, None) for text in texts]
     if empty := [index for index, ids in enumerate(rows) if not ids]:
         raise ValueError(f"every target needs at least one token; these are empty: {empty[:8]}")

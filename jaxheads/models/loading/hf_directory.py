@@ -11,6 +11,7 @@ from ...checks import shown
 from .checkpoint import Checkpoint, Tensor, files_identity
 from .containers import file_size, is_present, listed, reason
 from .hf_tokenizer import directory_tokenizer
+from .mxfp4 import unpacked
 from .pickles import pickle_tensors
 from .safetensors_file import safetensors_tensors
 from .weight_files import CONTAINERS, PICKLE, SAFETENSORS, nothing_fits, weight_files
@@ -32,7 +33,8 @@ def directory_checkpoint(directory: Path, *, name: str, identity: Callable[[], s
     tensors, paths = _weights(directory)
     tokenizer = partial(directory_tokenizer, directory)
     identity = identity or partial(files_identity, paths)
-    return Checkpoint(config, tensors, tokenizer, name, identity, read_preprocessor(directory), tokenizer)
+    preprocessor = read_preprocessor(directory)
+    return unpacked(Checkpoint(config, tensors, tokenizer, name, identity, preprocessor, tokenizer))
 
 
 def read_preprocessor(directory: Path) -> dict[str, Any] | None:

@@ -3,10 +3,14 @@
 import errno
 import re
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .checkpoint import Checkpoint
 from .hf_directory import directory_checkpoint
+from .hub_progress import bars_of_the_hub, import_tqdm
+from .transformer_lens import SUFFIXES, as_toy, lens_checkpoint, lens_file
 from .weight_files import NothingFits, nothing_fits, weight_files
 
 TEXT = (
@@ -57,17 +61,23 @@ def hub_checkpoint(repository: str, *, revision: str | None = None, cache_dir: P
     """
     directory = _snapshot(repository, revision, cache_dir)
     commit = directory.name
-    return directory_checkpoint(directory, name=repository, identity=lambda: f"hub:{repository}@{commit}")
+    identity = lambda: f"hub:{repository}@{commit}"  # noqa: E731
+    if (file := lens_file(directory)) is not None:
+        return replace(lens_checkpoint(file, name=repository), identity=identity)
+    return as_toy(directory_checkpoint(directory, name=repository, identity=identity))
 
 
 def _snapshot(repository: str, revision: str | None, cache_dir: Path | None) -> Path:
     """Download a revision's files and return their directory; where that fails, return the cached one."""
+    import_tqdm()
     from huggingface_hub import HfApi, snapshot_download
 
+    own: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir}
     try:
         siblings = HfApi().model_info(repository, revision=revision).siblings or []
         wanted = _wanted(repository, {sibling.rfilename for sibling in siblings})
-        return Path(snapshot_download(repository, revision=revision, cache_dir=cache_dir, allow_patterns=wanted))
+        with bars_of_the_hub(f"fetching {repository}") as bars:
+            return Path(snapshot_download(repository, allow_patterns=wanted, tqdm_class=bars, **own))
     except Exception as refusal:  # whatever failed (the HTTP library's errors too), the cache may have the files
         full = isinstance(refusal, OSError) and refusal.errno == errno.ENOSPC
         if full or isinstance(refusal, NothingFits):
@@ -106,6 +116,9 @@ def _with_owner(repository: str) -> list[str]:
 def _wanted(repository: str, files: Collection[str]) -> list[str]:
     """List the patterns of the files to fetch: all text files and the preferred format of the weights."""
     weights = weight_files(files)
+    toys = [name for name in files if "/" not in name and name.endswith(SUFFIXES)]
+    if weights is None and toys:
+        return [*TEXT, *toys, "*cfg.json", "*_cfg.pkl", *(f"{Path(name).stem}.json" for name in toys)]
     if weights is None or "config.json" not in files:
         raise nothing_fits(f"the repository {repository!r}", files, "weights" if weights is None else "config.json")
     if weights.index is None:

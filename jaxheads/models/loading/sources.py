@@ -15,6 +15,7 @@ from .hf_directory import directory_checkpoint
 from .hub import NotOnTheHub, hub_checkpoint
 from .onnx_file import onnx_checkpoint
 from .orbax_directory import is_orbax_directory, orbax_checkpoint
+from .transformer_lens import SUFFIXES, as_toy, lens_checkpoint, lens_file
 from .zoo import ZOO
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
@@ -28,8 +29,8 @@ _FILES = (".gguf", ".safetensors", ".bin", ".json", ".onnx", ".pt", ".pth", ".h5
 def open_checkpoint(source: str | os.PathLike[str], *, revision: str | None = None) -> Checkpoint:
     """Open a zoo name, else an existing local path, else a hub id "owner/name" or "name" (at `revision`).
 
-    A local path is a directory in the layout of Hugging Face, CTranslate2 or `to_orbax`, or a .gguf file. To reach a
-    directory that is called like a zoo model, write "./name".
+    A local path is a directory in the layout of Hugging Face, CTranslate2 or `to_orbax`, a .gguf file, or a .pth file
+    of TransformerLens. To reach a directory that is called like a zoo model, write "./name".
 
     Raises:
         FileNotFoundError: for a source that isn't there.
@@ -51,7 +52,9 @@ def open_checkpoint(source: str | os.PathLike[str], *, revision: str | None = No
             return orbax_checkpoint(path, name=name)
         if is_ctranslate2_directory(path):
             return ctranslate2_checkpoint(path, name=name)
-        return directory_checkpoint(path, name=name)
+        if (file := lens_file(path)) is not None:
+            return lens_checkpoint(file, name=name)
+        return as_toy(directory_checkpoint(path, name=name))
     if is_present(path):
         file_size(path)  # no pipe, no device, no circle of links
         return _file_checkpoint(path, name)
@@ -88,9 +91,13 @@ def _zoo_checkpoint(name: str) -> Checkpoint:
 def _file_checkpoint(path: Path, name: str) -> Checkpoint:
     if path.suffix == ".gguf":
         return gguf_checkpoint(path, name=name)
+    if path.suffix in SUFFIXES:
+        return lens_checkpoint(path, name=name)
     if path.suffix in (".safetensors", ".bin", ".json"):
         raise ValueError(f"{name!r} is one file of a model: name its directory, {str(path.parent)!r}")
-    raise ValueError(f"{name!r} is a file of an unknown kind: expected a directory or a .gguf file")
+    raise ValueError(
+        f"{name!r} is a file of an unknown kind: expected a directory, a .gguf file, or a .pth file of TransformerLens"
+    )
 
 
 def _unknown(name: str, refusal: str = "") -> Exception:

@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 
+from .hub_progress import import_tqdm
+
 ADVICE = "PyTorch was not found"
 
 
 def import_transformers() -> None:
     """Import transformers; drop its advice from the log, and leave the log's settings alone."""
+    import_tqdm()
     logger = logging.getLogger("transformers")
     logger.addFilter(_is_no_advice)
     try:

@@ -144,19 +144,24 @@ def _fused(name: str, paths: tuple[str, ...], turn: Callable[[Any], Any], leadin
     return Rule(name, paths, read, write)
 
 
-def interleaved_heads(name: str, *paths: str) -> Rule:
-    """Map P projections (or biases) joined within each head: stored `[N*P*H (,D)]`, each used `[(D,) N, H]`."""
+def grouped_heads(name: str, queries: str, keys: str, values: str) -> Rule:
+    """Map queries, keys and values (or biases) joined by key/value head, in K groups of N / K queries, a key, a value.
+
+    Stored `[(N + 2*K)*H (,D)]`, used `[(D,) N, H]` and twice `[(D,) K, H]`.
+    """
 
     def read(tensor: Any, shapes: tuple[tuple[int, ...], ...]) -> Arrays:
-        by_head = tensor.T.reshape(*tensor.shape[1:], shapes[0][-2], len(paths), shapes[0][-1])
-        return tuple(by_head[..., number, :] for number in range(len(paths)))
+        (N, H), K = shapes[0][-2:], shapes[1][-2]
+        by_group = tensor.T.reshape(*tensor.shape[1:], K, N // K + 2, H)
+        return by_group[..., :-2, :].reshape(shapes[0]), by_group[..., -2, :], by_group[..., -1, :]
 
-    def write(*values: Any) -> Any:
-        stack = np.stack if isinstance(values[0], np.ndarray) else jnp.stack
-        joined = stack(values, axis=-2)
-        return joined.reshape(*joined.shape[:-3], -1).T
+    def write(q: Any, k: Any, v: Any) -> Any:
+        join = np.concatenate if isinstance(q, np.ndarray) else jnp.concatenate
+        (N, H), K = q.shape[-2:], k.shape[-2]
+        by_group = q.reshape(*q.shape[:-2], K, N // K, H), k[..., None, :], v[..., None, :]
+        return join(by_group, axis=-2).reshape(*q.shape[:-2], -1).T
 
-    return Rule(name, paths, read, write)
+    return Rule(name, (queries, keys, values), read, write)
 
 
 def reshaped(name: str, path: str) -> Rule:

@@ -113,7 +113,7 @@ class PathInputs:
     def chunk(self, examples: np.ndarray) -> PathChunk:
         """Run both batches for these examples."""
         network, devices = self.resources.network(self.model), self.resources.devices
-        fields = self.base, self.other, self.reads, self.positions
+        fields = self.base.model_inputs, self.other.model_inputs, self.reads, self.positions
         batch, other, reads, positions = devices.examples(tuple(field.take(examples) for field in fields))
         return PathChunk(network, batch, reads, run_both(network, batch, other, reads, **self.static), positions)
 

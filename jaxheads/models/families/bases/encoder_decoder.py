@@ -7,8 +7,11 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from ...blocks import AttentionBlock, PreNormBlock, PreNormCrossBlock
 from ...inputs.axes import TARGETS, TOKENS, Axis
 from ...inputs.batch import AttentionInputs, Batch
+from ...layers import Attention, PlainMLP, layer_norm
+from ...loading.weights import Rule, dense, norm, projections
 from ...network import RunStack
 from ...stack import Stack
 from .class_heads import Classifies
@@ -95,3 +98,58 @@ def cross_stack(layers: int, make: Any, *, rngs: nnx.Rngs, source: Axis = TOKENS
 def decoder_stack(layers: int, make: Any, cross: Stack, *, rngs: nnx.Rngs) -> Stack:
     """Build the stack of a decoder's self-attention, with `cross` as its cross-attention."""
     return Stack("decoder", layers, make, causal=True, queries=TARGETS, cross=cross, rngs=rngs)
+
+
+def pre_norm_stacks(
+    config: Any, *, bias: bool | str, epsilon: float, rngs: nnx.Rngs, source: Axis = TOKENS
+) -> tuple[Stack, Stack]:
+    """Build the encoder and the decoder of a pre-norm model with LayerNorm and plain MLPs, of a config like BART's.
+
+    Args:
+        bias: as `Attention` has it.
+        source: the encoder's positions.
+    """
+    c, D = config, config.d_model
+
+    def attention(heads: int, rngs: nnx.Rngs) -> Attention:
+        return Attention(D, heads, D // heads, bias=bias, rngs=rngs)
+
+    def norm_of(rngs: nnx.Rngs) -> nnx.LayerNorm:
+        return layer_norm(D, epsilon, rngs)
+
+    def layer(kind: type, heads: int, inner: int, rngs: nnx.Rngs) -> Any:
+        mlp = PlainMLP(D, inner, c.activation_function, rngs=rngs)
+        return kind(norm_of(rngs), attention(heads, rngs), norm_of(rngs), mlp)
+
+    def encoder(rngs: nnx.Rngs) -> PreNormBlock:
+        return layer(PreNormBlock, c.encoder_attention_heads, c.encoder_ffn_dim, rngs)
+
+    def cross(rngs: nnx.Rngs) -> PreNormCrossBlock:
+        return layer(PreNormCrossBlock, c.decoder_attention_heads, c.decoder_ffn_dim, rngs)
+
+    def decoder(rngs: nnx.Rngs) -> AttentionBlock:
+        return AttentionBlock(attention(c.decoder_attention_heads, rngs), norm_of(rngs))
+
+    first = Stack("encoder", c.encoder_layers, encoder, causal=False, queries=source, rngs=rngs)
+    crossing = cross_stack(c.decoder_layers, cross, rngs=rngs, source=source)
+    return first, decoder_stack(c.decoder_layers, decoder, crossing, rngs=rngs)
+
+
+def pre_norm_rules(*, bias: bool | str) -> list[Rule]:
+    """Map the layers of `pre_norm_stacks` and the norms behind them, stored under the names that BART's family has."""
+    rules = [*norm("model.encoder.layer_norm", "encoder_norm"), *norm("model.decoder.layer_norm", "final_norm")]
+    for side, kind, path, norm_name in (
+        ("encoder", "self_attn", "encoder.blocks", "attention_norm"),
+        ("decoder", "self_attn", "decoder.blocks", "norm"),
+        ("decoder", "encoder_attn", "decoder.cross.blocks", "attention_norm"),
+    ):
+        at = f"model.{side}.layers.{{layer}}.{kind}"
+        names = {**{letter: f"{at}.{letter.lower()}_proj" for letter in "QKV"}, "O": f"{at}.out_proj"}
+        rules += norm(f"{at}_layer_norm", f"{path}.{norm_name}")
+        rules += projections(names, f"{path}.attention", bias=bias)
+    for side, path in (("encoder", "encoder.blocks"), ("decoder", "decoder.cross.blocks")):
+        at = f"model.{side}.layers.{{layer}}"
+        rules += norm(f"{at}.final_layer_norm", f"{path}.mlp_norm")
+        rules += dense(f"{at}.fc1", f"{path}.mlp.up")
+        rules += dense(f"{at}.fc2", f"{path}.mlp.down")
+    return rules

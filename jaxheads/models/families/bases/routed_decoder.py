@@ -76,6 +76,8 @@ class RoutedDecoder(GatedDecoder):
         config: a `RoutedConfig`.
         attention: as in `GatedDecoder`.
         settings: settings of the attention that differ from layer to layer.
+        expert: builds one expert from random streams; a `GatedMLP` when left out.
+        router_bias: whether routers have biases.
     """
 
     def __init__(
@@ -85,6 +87,8 @@ class RoutedDecoder(GatedDecoder):
         *,
         rngs: nnx.Rngs,
         settings: Mapping[str, np.ndarray] | None = None,
+        expert: Callable[[nnx.Rngs], GatedMLP] | None = None,
+        router_bias: bool = False,
     ):
         c = config
         mixed = bool(c.dense_layers)
@@ -96,10 +100,11 @@ class RoutedDecoder(GatedDecoder):
             shared = c.shared_expert_intermediate_size
             return RoutedMLP(
                 c.hidden_size,
-                lambda rngs: gated(c.moe_intermediate_size, rngs),
+                expert or (lambda rngs: gated(c.moe_intermediate_size, rngs)),
                 c.num_experts,
                 c.num_experts_per_tok,
                 renormalise=c.norm_topk_prob,
+                router_bias=router_bias,
                 shared=None if shared is None else gated(shared, rngs),
                 dense=gated(c.intermediate_size, rngs) if mixed else None,
                 routed=layer[0]["routed"] if mixed else None,
