@@ -1,5 +1,6 @@
 """Packages of extras: what needs them names what to install; nothing else misses them."""
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
 
 from jaxheads import cli
 from jaxheads.data.tasks import images
@@ -91,6 +93,31 @@ def test_every_extra_is_declared_and_in_all():
         assert name in declared["all"][0]
 
 
+def test_images_and_audio_are_encoded_without_torch(tmp_path: Path):
+    script = f"""{WITHOUT}
+import numpy as np
+from jaxheads.models.inputs.audio import audio_features
+from jaxheads.models.inputs.images import image_pixels
+rng = np.random.default_rng(0)
+image, sound = rng.integers(0, 256, (40, 50, 3), np.uint8), rng.standard_normal(4000) / 10
+settings = {{"image_processor_type": "CLIPImageProcessor", "size": 20, "crop_size": 17}}
+settings |= {{"image_mean": 0.5, "image_std": 0.5}}
+np.save("pixels.npy", image_pixels(image, settings))
+np.save("features.npy", audio_features(sound, mels=80, frames=100))
+assert "torch" not in sys.modules
+"""
+    settings = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, env=settings)
+    rng = np.random.default_rng(0)
+    image, sound = rng.integers(0, 256, (40, 50, 3), np.uint8), rng.standard_normal(4000) / 10
+    theirs = transformers.CLIPImageProcessorPil(size=20, crop_size=17, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    pixels = theirs(image, return_tensors="np")["pixel_values"]
+    np.testing.assert_array_equal(np.load(tmp_path / "pixels.npy"), np.moveaxis(pixels, 1, -1))
+    extractor = transformers.WhisperFeatureExtractor(chunk_length=1)
+    features = extractor._np_extract_fbank_features(np.pad(sound, (0, 12_000))[None], "cpu")
+    np.testing.assert_allclose(np.load(tmp_path / "features.npy"), features, rtol=0, atol=1e-7)
+
+
 def test_a_plain_install_measures_ablates_and_draws(tmp_path: Path):
     script = f"""{WITHOUT}
 import numpy as np, jaxheads as jh
@@ -103,6 +130,6 @@ jh.ablate(model, batch, jh.loss()).save(".")
         [sys.executable, "-c", script],
         cwd=tmp_path,
         check=True,
-        env={**__import__("os").environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert (tmp_path / "heads.png").exists()
