@@ -32,8 +32,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 def default_rules(axis: str = "model") -> Rules:
     """Return the rules that split the parameters of all families over one axis of the mesh."""
     return (
-        (r".*\.W_[QKV]", P(None, axis, None)),
-        (r".*\.b_[QKV]", P(axis, None)),
+        (r".*\.[WP]_[QKV]", P(None, axis, None)),
+        (r".*\.[bp]_[QKV]", P(axis, None)),
         (r".*\.W_O", P(axis, None, None)),
         (r".*\.experts\.(up|gate)\.kernel", P(None, None, axis)),
         (r".*\.experts\.(up|gate)\.bias", P(None, axis)),

@@ -22,7 +22,7 @@ WITHOUT_LOGITS = ("clip_text_model", "clip_vision_model")
 ELSEWHERE = ("llama", "gpt2", "bert", "t5", "bart", "vit", "deit", "dinov2_with_registers")
 """More is asked of them in this folder's other files."""
 
-SAME = ("marian", "camembert", "xlm_roberta", "gemma3", "dinov2")
+SAME = ("marian", "camembert", "xlm_roberta", "gemma3", "dinov2", "llava", "llava_next")
 """Their networks are built of another's classes."""
 
 families = pytest.mark.parametrize(

@@ -144,26 +144,6 @@ def _fused(name: str, paths: tuple[str, ...], turn: Callable[[Any], Any], leadin
     return Rule(name, paths, read, write)
 
 
-def grouped_heads(name: str, queries: str, keys: str, values: str) -> Rule:
-    """Map queries, keys and values (or biases) joined by key/value head, in K groups of N / K queries, a key, a value.
-
-    Stored `[(N + 2*K)*H (,D)]`, used `[(D,) N, H]` and twice `[(D,) K, H]`.
-    """
-
-    def read(tensor: Any, shapes: tuple[tuple[int, ...], ...]) -> Arrays:
-        (N, H), K = shapes[0][-2:], shapes[1][-2]
-        by_group = tensor.T.reshape(*tensor.shape[1:], K, N // K + 2, H)
-        return by_group[..., :-2, :].reshape(shapes[0]), by_group[..., -2, :], by_group[..., -1, :]
-
-    def write(q: Any, k: Any, v: Any) -> Any:
-        join = np.concatenate if isinstance(q, np.ndarray) else jnp.concatenate
-        (N, H), K = q.shape[-2:], k.shape[-2]
-        by_group = q.reshape(*q.shape[:-2], K, N // K, H), k[..., None, :], v[..., None, :]
-        return join(by_group, axis=-2).reshape(*q.shape[:-2], -1).T
-
-    return Rule(name, (queries, keys, values), read, write)
-
-
 def reshaped(name: str, path: str) -> Rule:
     """Map a projection out of heads that is stored in the order of its use, `[N*H, D]` for `[N,H,D]`."""
     return Rule(

@@ -19,7 +19,11 @@ from ..weights.test_factored import changed, permute
 
 RIGHT, WRONG = 1, 2
 OBJECTIVE = jh.logit_difference(RIGHT, WRONG)
-POST_NORM = {"bert", "roberta", "camembert", "xlm_roberta", "distilbert", "albert", "mpnet", "bart", "marian"}
+POST_NORM = {"bert", "roberta", "camembert", "xlm_roberta", "distilbert", "albert", "mpnet", "bart", "marian"} | {
+    "deberta",
+    "deberta_v2",
+    "electra",
+}
 WITHOUT_LOGITS = {"clip_text_model", "clip_vision_model"}
 SAME = {"gemma3", "dinov2", "mistral", "qwen2", "vit"}
 """Families whose networks are built of another's classes."""
