@@ -104,7 +104,8 @@ class Attention(nnx.Module):
         bias: whether queries, keys, values and output have biases, or the letters of those that do ("QKV").
         q_norm, k_norm: norms of each head's queries and keys, or of all heads' together, before they rotate.
         clip: largest absolute value of queries, keys and values, before they are normed.
-        gain: whether the heads' output is multiplied by a learnt `gain` `[D]` (LayerScale, Touvron et al. 2021).
+        gain: whether the heads' output is multiplied by a learnt `gain` `[D]` (LayerScale, Touvron et al. 2021); or
+            a constant to multiply it by.
         sinks: whether each head has a learnt score without a key, `sinks` `[N]`, see `attend`.
 
     Attributes:
@@ -132,7 +133,7 @@ class Attention(nnx.Module):
         q_norm: nnx.Module | None = None,
         k_norm: nnx.Module | None = None,
         clip: float | None = None,
-        gain: bool = False,
+        gain: bool | float = False,
         sinks: bool = False,
     ):
         kv_heads = heads if kv_heads is None else kv_heads
@@ -151,7 +152,7 @@ class Attention(nnx.Module):
         self.b_Q, self.b_K, self.b_V, self.b_O = (
             nnx.Param(jnp.zeros(shapes[letter])) if letter in biased else None for letter in "QKVO"
         )
-        self.gain = nnx.Param(jnp.ones((model,))) if gain else None
+        self.gain = _new_gain(gain, model)
         self.sinks = nnx.Param(jnp.zeros((heads,))) if sinks else None
         self.q_norm, self.k_norm = q_norm, k_norm
         self.rotary, self.cap, self.clip = rotary, cap, clip
@@ -248,7 +249,7 @@ class Embed(nnx.Module):
 
 
 class PlainMLP(nnx.Module):
-    """The MLP `down(act(up(x)))`; with `gain`, times a learnt `[D]` (LayerScale).
+    """The MLP `down(act(up(x)))`; with `gain`, times a learnt `[D]` or a constant.
 
     With `norm`, it is `down(norm(act(up(x))))` (SoLU). `act` may be a function.
     """
@@ -261,14 +262,14 @@ class PlainMLP(nnx.Module):
         *,
         rngs: nnx.Rngs,
         bias: bool = True,
-        gain: bool = False,
+        gain: bool | float = False,
         norm: Any = None,
     ):
         self.up = nnx.Linear(model, hidden, use_bias=bias, rngs=rngs)
         self.down = nnx.Linear(hidden, model, use_bias=bias, rngs=rngs)
         self.norm = norm
         self.act = activation(act) if isinstance(act, str) else act
-        self.gain = nnx.Param(jnp.ones((model,))) if gain else None
+        self.gain = _new_gain(gain, model)
 
     @property
     def inputs(self) -> tuple[nnx.Linear, ...]:
@@ -280,14 +281,16 @@ class PlainMLP(nnx.Module):
 
 
 class GatedMLP(nnx.Module):
-    """The MLP `down(act(gate(x)) * up(x))` (Shazeer 2020); with `gain`, times a learnt `[D]` (LayerScale)."""
+    """The MLP `down(act(gate(x)) * up(x))` (Shazeer 2020); with `gain`, times a learnt `[D]` or a constant."""
 
-    def __init__(self, model: int, hidden: int, act: str, *, rngs: nnx.Rngs, bias: bool = False, gain: bool = False):
+    def __init__(
+        self, model: int, hidden: int, act: str, *, rngs: nnx.Rngs, bias: bool = False, gain: bool | float = False
+    ):
         self.gate = nnx.Linear(model, hidden, use_bias=bias, rngs=rngs)
         self.up = nnx.Linear(model, hidden, use_bias=bias, rngs=rngs)
         self.down = nnx.Linear(hidden, model, use_bias=bias, rngs=rngs)
         self.act = activation(act)
-        self.gain = nnx.Param(jnp.ones((model,))) if gain else None
+        self.gain = _new_gain(gain, model)
 
     @property
     def inputs(self) -> tuple[nnx.Linear, ...]:
@@ -298,8 +301,15 @@ class GatedMLP(nnx.Module):
         return _scaled(self.down(self.act(self.gate(x_BTD)) * self.up(x_BTD)), self.gain)
 
 
-def _scaled(x: Array, gain_D: nnx.Param | None) -> Array:
-    return x if gain_D is None else x * gain_D[...].reshape(*[1] * (x.ndim - 1), -1)
+def _new_gain(gain: bool | float, model: int) -> nnx.Param | Setting | None:
+    """Return a learnt gain `[D]` for True, a constant one for a number, None for False or 1."""
+    if isinstance(gain, bool):
+        return nnx.Param(jnp.ones((model,))) if gain else None
+    return None if gain == 1 else Setting(jnp.full((model,), gain))
+
+
+def _scaled(x: Array, gain_D: nnx.Param | Setting | None) -> Array:
+    return x if gain_D is None else x * gain_D[...].astype(x.dtype).reshape(*[1] * (x.ndim - 1), -1)
 
 
 def layer_norm(model: int, epsilon: float, rngs: nnx.Rngs, *, bias: bool = True) -> nnx.LayerNorm:

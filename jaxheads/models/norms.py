@@ -48,7 +48,8 @@ def centred(norm: Any) -> Array:
     """Return whether a norm subtracts the stream's mean: bool, or `[L]` for the stacked norms of L layers."""
     if isinstance(norm, SkippedNorm):
         return norm.on[...] & centred(norm.norm)
-    scale = (norm.norm if isinstance(norm, JointRMSNorm) else norm).scale[...]
+    inner: Any = norm.norm if isinstance(norm, JointRMSNorm) else norm
+    scale = inner.scale[...]
     return jnp.full(scale.shape[:-1], isinstance(norm, nnx.LayerNorm))
 
 

@@ -124,7 +124,7 @@ def _warn(name: str, architecture: str, bare: str) -> None:
     warnings.warn(
         f"{name} has no tensor of the head of {architecture}, which its config names: it is loaded as {bare}, the bare "
         "network, without logits",
-        stacklevel=6,
+        stacklevel=7,  # the caller of `load`
     )
 
 
@@ -140,13 +140,15 @@ def _best(family: Any, config: Mapping[str, Any], checkpoint: Checkpoint) -> Rec
 
 
 def _fitting(family: Any, config: Mapping[str, Any], checkpoint: Checkpoint) -> Iterator[Recognised]:
-    """Yield the readings of a config, with and without a pooler, none of whose tensors is missing."""
+    """Yield the readings of a config, with and without what a file may lack, none of whose tensors is missing."""
     whole = _read(family, config)
-    readings = [whole]
+    configs = [whole.config]
     if getattr(whole.config, "pooler", False) is True and class_names(whole.config) is None:
-        without = replace(whole.config, pooler=False)
-        readings.append(Recognised(without, family.table(without), whole.hf_config))
-    for reading in readings:
+        configs.append(replace(whole.config, pooler=False))
+    if getattr(whole.config, "tied_where_absent", False) and not whole.config.tie_word_embeddings:
+        configs.append(replace(whole.config, tie_word_embeddings=True))
+    for read in configs:
+        reading = Recognised(read, family.table(read), whole.hf_config)
         if not gaps(reading.table, checkpoint)[0] and whole.names - reading.names <= gaps(whole.table, checkpoint)[0]:
             yield reading
 

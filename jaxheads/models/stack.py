@@ -35,7 +35,7 @@ class HeadWeights:
     """Weights of every head, in one form for all families, layers first; biases may be None.
 
     W_Q `[L,N,D,H]`, W_K and W_V `[L,K,D,H]`, W_O `[L,N,H,D]`; b_Q `[L,N,H]`, b_K and b_V `[L,K,H]`, b_O `[L,D]`.
-    W_O and b_O include the factor on the heads' sum (LayerScale) in families that have it.
+    W_O and b_O include the factor on the heads' sum (LayerScale, Granite's constant) in families that have it.
     """
 
     W_Q: Array
@@ -82,7 +82,7 @@ class Stack(nnx.Module):
         causal: bool,
         queries: Axis = TOKENS,
         keys: Axis | None = None,
-        settings: Mapping[str, np.ndarray] | None = None,
+        settings: Mapping[str, np.ndarray | Array] | None = None,
         sharing: tuple[int, ...] | None = None,
         cross: "Stack | None" = None,
     ):
@@ -184,7 +184,7 @@ class Stack(nnx.Module):
             W_K, W_V, b_K, b_V = [None if x is None else x[rows_L1, attention.key_heads[...]] for x in of_key_heads]
         W_O = attention.W_O[...]
         if attention.gain is not None:
-            gain_LD = attention.gain[...]
+            gain_LD = attention.gain[...].astype(W_O.dtype)
             W_O, b_O = W_O * gain_LD[:, None, None], None if b_O is None else b_O * gain_LD
         views: Any = (W_Q, W_K, W_V, W_O, b_Q, b_K, b_V, b_O)
         if self.sharing is not None:

@@ -10,7 +10,8 @@ from jax import Array
 from ..blocks import ParallelBlock, PreNormBlock
 from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Attention, Embed, PlainMLP, layer_norm
-from ..loading.weights import Rule, Table, dense, grouped_heads, heads_out, norm, same
+from ..loading.head_order import grouped_heads
+from ..loading.weights import Rule, Table, dense, heads_out, norm, same
 from ..network import RunStack
 from ..positions import Rotary
 from ..stack import Stack

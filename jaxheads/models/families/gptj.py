@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 from flax import nnx
 from jax import Array
 
 from ..blocks import ParallelBlock
 from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Attention, Embed, PlainMLP, layer_norm
-from ..loading.weights import Arrays, Rule, Table, dense, heads_in, heads_out, norm, same
+from ..loading.head_order import in_pairs
+from ..loading.weights import Rule, Table, dense, heads_in, heads_out, norm, same
 from ..network import RunStack
 from ..positions import Rotary
 from ..stack import Stack
@@ -25,6 +25,7 @@ class GPTJConfig(ClassFields):
     """The fields of a Hugging Face `GPTJConfig` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "gptj"
+    stem: ClassVar[str] = "GPTJ"
     class_heads: ClassVar[Mapping[str, ClassNames]] = OF_DECODERS
 
     vocab_size: int
@@ -51,12 +52,14 @@ class GPTJConfig(ClassFields):
             ValueError: for a field that is missing or not understood, or more rotary dimensions than a head has.
         """
         fields = set(cls.__dataclass_fields__) - {"head"}
-        refuse_unknown(config, fields | SUMMARY, neutral={"rotary": True, "scale_attn_weights": True})
+        refuse_unknown(config, fields | SUMMARY | {"n_ctx"}, neutral={"rotary": True, "scale_attn_weights": True})
         vocab, positions, width, layers, heads, rotary = required(
             config, "vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "rotary_dim"
         )
         if not 0 < rotary <= width // heads:
-            raise ValueError(f"rotary_dim of GPT-J lies in 1..{width // heads}, the head's size; got {rotary}")
+            raise ValueError(
+                f"rotary_dim of {cls.model_type} lies in 1..{width // heads}, the head's size; got {rotary}"
+            )
         return cls(
             vocab_size=vocab,
             n_positions=positions,
@@ -68,14 +71,14 @@ class GPTJConfig(ClassFields):
             activation_function=config.get("activation_function", "gelu_new"),
             layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-5),
             tie_word_embeddings=config.get("tie_word_embeddings", False),
-            **decoder_head(config, "GPTJ", cls.class_heads),
+            **decoder_head(config, cls.stem, cls.class_heads),
         )
 
 
 class GPTJ(Decoder):
     """A decoder whose heads and MLP run in parallel after a shared norm; its unembedding has a bias."""
 
-    config_type = GPTJConfig
+    config_type: ClassVar[Any] = GPTJConfig
 
     def __init__(self, config: GPTJConfig, *, rngs: nnx.Rngs):
         c = config
@@ -108,8 +111,8 @@ class GPTJ(Decoder):
             same("transformer.wte.weight", "embed.embedding"),
             *norm("transformer.ln_f", "final_norm"),
             *norm(f"{at}.ln_1", f"{here}.attention_norm"),
-            _rotated_in_pairs(f"{at}.attn.q_proj.weight", f"{here}.attention.W_Q", config.rotary_dim),
-            _rotated_in_pairs(f"{at}.attn.k_proj.weight", f"{here}.attention.W_K", config.rotary_dim),
+            in_pairs(heads_in(f"{at}.attn.q_proj.weight", f"{here}.attention.W_Q"), config.rotary_dim),
+            in_pairs(heads_in(f"{at}.attn.k_proj.weight", f"{here}.attention.W_K"), config.rotary_dim),
             heads_in(f"{at}.attn.v_proj.weight", f"{here}.attention.W_V"),
             heads_out(f"{at}.attn.out_proj.weight", f"{here}.attention.W_O"),
             *dense(f"{at}.mlp.fc_in", f"{here}.mlp.up"),
@@ -127,25 +130,3 @@ class GPTJ(Decoder):
                 rules.append(same("lm_head.weight", "unembed.embedding"))
         rename = ((r"^(wte|ln_f|h)\.", r"transformer.\1."),)
         return Table(tuple(rules), passed_over, rename, {"lm_head.weight": "transformer.wte.weight"})
-
-
-def _rotated_in_pairs(name: str, path: str, dimensions: int) -> Rule:
-    """Map a projection into heads whose first dimensions rotate in pairs (2i, 2i+1) in the checkpoint.
-
-    `Rotary` has the pairs (i, i + dimensions/2): queries and keys are reordered alike, which leaves scores unchanged.
-    """
-    plain = heads_in(name, path)
-    order = np.concatenate([np.arange(0, dimensions, 2), np.arange(1, dimensions, 2)])
-
-    def read(tensor: Any, shapes: tuple[tuple[int, ...], ...]) -> Arrays:
-        (weight_DNH,) = plain.read(tensor, shapes)
-        return (weight_DNH[..., _with_rest(order, weight_DNH.shape[-1])],)
-
-    def write(weight_DNH: Any) -> Any:
-        return plain.write(weight_DNH[..., np.argsort(_with_rest(order, weight_DNH.shape[-1]))])
-
-    return Rule(name, (path,), read, write)
-
-
-def _with_rest(order: np.ndarray, size: int) -> np.ndarray:
-    return np.concatenate([order, np.arange(len(order), size)])

@@ -1,9 +1,9 @@
-"""T5 (Raffel et al. 2020): version 1.0, and 1.1 with a gated MLP and an untied unembedding."""
+"""T5 (Raffel et al. 2020): version 1.0, and 1.1 with a gated MLP and an untied unembedding; mT5 (Xue et al. 2021)."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from flax import nnx
 from jax import Array
@@ -30,6 +30,10 @@ class T5Config(ClassFields):
     model_type: ClassVar[str] = "t5"
     class_heads: ClassVar[Mapping[str, ClassNames]] = HEADS
     max_position_embeddings: ClassVar[None] = None
+    tied_where_absent: ClassVar[bool] = True
+    """Whether a checkpoint without an unembedding uses the embedding, whatever its config says."""
+    stem: ClassVar[str] = "T5"
+    projection: ClassVar[str] = "relu"
 
     vocab_size: int
     d_model: int
@@ -49,7 +53,7 @@ class T5Config(ClassFields):
     head: str
 
     @classmethod
-    def from_hf(cls, config: Mapping[str, Any]) -> "T5Config":
+    def from_hf(cls, config: Mapping[str, Any]) -> Self:
         """Read the contents of a config.json.
 
         Raises:
@@ -69,10 +73,10 @@ class T5Config(ClassFields):
                 "relative_attention_num_buckets must be at least 4 and relative_attention_max_distance more than half "
                 f"of it, got {buckets} and {furthest}"
             )
-        projection = config.get("feed_forward_proj", "relu")
+        projection = config.get("feed_forward_proj", cls.projection)
         gated = projection.startswith("gated-")
         act = "gelu_new" if projection == "gated-gelu" else projection.removeprefix("gated-")
-        head = head_of(config, architectures("T5", HEADS, ForConditionalGeneration="lm", Model="none"))
+        head = head_of(config, architectures(cls.stem, HEADS, ForConditionalGeneration="lm", Model="none"))
         tied = config.get("tie_word_embeddings", True)
         return cls(
             vocab_size=vocab,
@@ -88,17 +92,34 @@ class T5Config(ClassFields):
             activation=act,
             gated=gated,
             tie_word_embeddings=tied,
-            scale_decoder_outputs=config.get("scale_decoder_outputs", tied is not False),
+            scale_decoder_outputs=cls._scales(config, tied),
             eos_token_id=config.get("eos_token_id", 1),
             head=head,
             **label_fields(config, head),
         )
 
+    @classmethod
+    def _scales(cls, config: Mapping[str, Any], tied: bool) -> bool:
+        """Whether the stream is divided by the square root of its width before the unembedding."""
+        return config.get("scale_decoder_outputs", tied is not False)
+
+
+class MT5Config(T5Config):
+    """The fields of mT5's config, whose MLP is gated if it does not say otherwise."""
+
+    model_type = "mt5"
+    stem = "MT5"
+    projection = "gated-gelu"
+
+    @classmethod
+    def _scales(cls, config: Mapping[str, Any], tied: bool) -> bool:
+        return False
+
 
 class T5(EncoderDecoder):
     """A pre-norm encoder–decoder with RMSNorm and no biases; scores have a relative bias and no scale."""
 
-    config_type = T5Config
+    config_type: ClassVar[type[T5Config]] = T5Config
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
         c = config
@@ -204,6 +225,12 @@ class T5(EncoderDecoder):
             {f"({re.escape(at)})?({pattern})": reason for pattern, reason in passed_over.items()},
             copies={f"{at}{copy}": f"{at}{original}" for copy, original in copies.items()},
         )
+
+
+class MT5(T5):
+    """mT5, which computes what T5 1.1 does."""
+
+    config_type = MT5Config
 
 
 def _attention(side: str, sublayer: int, kind: str, path: str, norm: str) -> list[Rule]:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
+from typing import Any
 
 from .hub_progress import import_tqdm
 
@@ -38,3 +39,20 @@ def config_fields_of(family: str) -> Mapping[str, str | None] | None:
         return None
     config = CONFIG_MAPPING[family]
     return {field.name: None for field in fields(config)} | dict(config.attribute_map)
+
+
+def completed_config(family: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config with the fields that it leaves out, at the values that transformers gives them in this family.
+
+    Raises:
+        ValueError: for a family that transformers does not have, or values that its config class refuses.
+    """
+    import_transformers()
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if family not in CONFIG_MAPPING:
+        raise ValueError(f"transformers has no config of the family {family!r}, to complete one that leaves fields out")
+    try:
+        return CONFIG_MAPPING[family](**config).to_dict()
+    except Exception as error:  # its checks raise their own kinds
+        raise ValueError(f"transformers refuses the {family} config: {error}") from error

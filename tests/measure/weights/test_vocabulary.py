@@ -28,7 +28,19 @@ OTHERS = (
     "stablelm",
     "falcon",
 )
-SAME = ("gemma", "phi3", "marian", "camembert", "xlm_roberta", "gemma3", "dinov2", "mistral", "deit")
+SAME = (
+    "gemma",
+    "starcoder2",
+    "codegen",
+    "phi3",
+    "marian",
+    "camembert",
+    "xlm_roberta",
+    "gemma3",
+    "dinov2",
+    "mistral",
+    "deit",
+)
 """Families whose networks are built of another's classes."""
 
 

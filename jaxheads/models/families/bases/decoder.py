@@ -28,6 +28,8 @@ class Decoder(Classifies):
     final_norm: nnx.Module
     unembed: Embed | None
     logits_bias: nnx.Param | None = None
+    logits_factor: float = 1.0
+    """Factor on the logits, which their head's features include."""
 
     def own_unembedding(self, vocabulary: int, model: int, rngs: nnx.Rngs) -> Embed | None:
         """Build a separate unembedding `[V,D]`, or None if the config has none or ties it; set `classifier`."""
@@ -54,11 +56,15 @@ class Decoder(Classifies):
         return Unembedding((self.embed if self.unembed is None else self.unembed).embedding[...], bias)
 
     def features(self, x_BTD: Array) -> Array:
-        """Return the normed stream."""
-        return self.final_norm(x_BTD)
+        """Return the normed stream, times the factor on the logits if there is a head."""
+        return self._scaled(self.final_norm(x_BTD))
 
     def with_frozen_statistics(self, x: Array, whole: Array) -> Array:
-        return with_frozen_statistics(self.final_norm, x, whole)
+        return self._scaled(with_frozen_statistics(self.final_norm, x, whole))
+
+    def _scaled(self, features: Array) -> Array:
+        plain = self.logits_factor == 1 or self.config.head != "lm"
+        return features if plain else features * jnp.asarray(self.logits_factor, features.dtype)
 
     def embed_tokens(self, ids: Array) -> Array:
         return self.embed(ids)
