@@ -73,6 +73,7 @@ KINDS_OF = {
     "HeadTable.top.n": "count",
     "shuffled_marks.first": "size",
     "check_level.name": "any",
+    "Metric.unit": "text",
     "Batch.take.examples": "wholes",
     "evaluate.examples": "any",
     "by_hand.layers": "any",

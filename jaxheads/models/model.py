@@ -79,9 +79,8 @@ class Model:
             return None
         if network.classes_of == "answer":
             return "start", "end"
-        names = (self.hf_config or {}).get("id2label") or {}
-        classes = range(network.unembedding.weight.shape[0])
-        return tuple(str(names.get(str(index), names.get(index, f"LABEL_{index}"))) for index in classes)
+        names = {str(number): name for number, name in ((self.hf_config or {}).get("id2label") or {}).items()}
+        return tuple(str(names.get(f"{n}", f"LABEL_{n}")) for n in range(network.unembedding.weight.shape[0]))
 
     @property
     def causal(self) -> bool:
