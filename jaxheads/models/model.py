@@ -16,7 +16,6 @@ from ..checks import all_finite, nearest, one_of, shown
 from ..columns import listed
 from ..programs import compiled
 from .captures import Constant, Run, RunSource
-from .families import FAMILIES
 from .inputs.audio import Audio
 from .inputs.batch import Batch, Positions
 from .inputs.encoding import Text, encode, encode_audio, unknown_share
@@ -104,9 +103,7 @@ class Model:
         Raises:
             ValueError: for arrays that are missing, left over or of a wrong shape, all in one message.
         """
-        kind = (self.hf_config or {}).get("model_type")
-        stored = FAMILIES[kind].table(self.config) if kind in FAMILIES else None
-        network = other_parameters(self, parameters, table or {}, stored)
+        network = other_parameters(self, parameters, table or {})
         identity = cache(partial(parameters_identity, network))
         return replace(self, network=network, name=self.name if name is None else name, identity=identity)
 
