@@ -19,7 +19,7 @@ LAYERS = (
     ("evidence",),
     ("measure", "data"),
     ("execution",),
-    ("edits", "objectives"),
+    ("edits", "objectives", "log_probabilities"),
     ("reads",),
     ("models",),
     ("tables", "statistics"),

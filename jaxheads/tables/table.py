@@ -57,7 +57,7 @@ class HeadTable:
         name: the stem of its files.
         frame: tidy, indexed by ("stack", "layer", "head"). A metric `m` has the columns `m`, `m_low`, `m_high`, and
             `m_n`, the number of independent examples behind the interval; columns without the two bounds beside them
-            are extras (integers, words).
+            are extras (integers, words). `model` names the model; `token` is that at a position, where all agree.
         values: float64, `[L,N]` for one metric, `[M,L,N]` for several.
         per_example: float32, `[E,L,N]` or `[M,E,L,N]`, or None.
         provenance: plain JSON values.
@@ -147,7 +147,11 @@ class HeadTable:
             raise ValueError(f"columns: expected arrays with axes {list(axes)}, not empty, got {list(shape)}")
         if taken := {"example", "stack", "cluster", *axes} & {*columns, *(extras or {})}:
             raise ValueError(f"columns: expected names that no index has, got {sorted(taken)}: rename them")
-        flat = _flat_columns(columns, extras or {}, shape)
+        # The name beside each number tells tables of several models apart after `pd.concat`.
+        model = (provenance or {}).get("model")
+        free = isinstance(model, str) and "model" not in {*columns, *(extras or {}), *axes}
+        named = {"model": np.full(shape, model, object)} if free else {}
+        flat = _flat_columns(columns, {**(extras or {}), **named}, shape)
         index = grid_index(stack, shape, axes)
         values = np.stack([np.asarray(column.mean, dtype=np.float64) for column in columns.values()])
         per_example = _stack_examples(columns, shape)
@@ -267,11 +271,11 @@ class HeadTable:
         return storage.load(Path(str(path).removesuffix(".parquet")), cls)
 
     def __repr__(self) -> str:
-        shown = marked(self.top(n=5))
+        shown = marked(self.top(n=5).drop(columns="model", errors="ignore"))
         return "\n".join(filter(None, [f"<HeadTable {self._summary()}>", shown.to_string(), footnote(shown)]))
 
     def _repr_html_(self) -> str:
-        shown = marked(self.top(n=10))
+        shown = marked(self.top(n=10).drop(columns="model", errors="ignore"))
         body = shown.to_html(float_format=lambda number: f"{number:.4g}")
         note = f"\n<p>{html.escape(footnote(shown))}</p>" if footnote(shown) else ""
         return f"<p><b>HeadTable</b> {html.escape(self._summary())}</p>\n{body}{note}"
@@ -280,8 +284,9 @@ class HeadTable:
         axes = self.frame.index.names[1:]
         grid = " × ".join(f"{size} {axis}s" for size, axis in zip(self.shape, axes, strict=True))
         examples = "" if self.examples is None else f", {self.examples} examples kept"
-        metrics = ", ".join(self.metrics)
-        return f"{self.name}: {metrics} ({self.stack}, {grid}{examples}); top by {self.metrics[0]}"
+        metrics, model = ", ".join(self.metrics), self.provenance.get("model")
+        of_model = f" of {model}" if isinstance(model, str) else ""
+        return f"{self.name}{of_model}: {metrics} ({self.stack}, {grid}{examples}); top by {self.metrics[0]}"
 
     def _known(self, column: str | None) -> str:
         if column is None:

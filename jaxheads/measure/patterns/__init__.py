@@ -16,6 +16,7 @@ over the corpus, where long sentences weigh more).
 from .alignment import alignment_error_rate
 from .detector import head_detector
 from .example import Example, examples_of
+from .given_patterns import measure_patterns
 from .metric import Metric, Scored, attention_to, evaluate, fits, mean
 from .pattern_class import CLASSES
 from .positions import OFFSETS
@@ -43,6 +44,7 @@ __all__ = [
     "marked_share",
     "mean",
     "measure",
+    "measure_patterns",
     "pool_words",
     "register",
     "resolve",
