@@ -2,6 +2,7 @@
 #               ATLAS="minilm-l6 --out DIR" chooses another model and directory
 # make test     everything CI runs: ruff, pyright, pytest (with the notebooks and the README's blocks)
 # make results  regenerate the committed results/ (hours; installs torch, TransformerLens and nnsight for speed)
+# make check-results  make those results again that take minutes, and compare them with the committed ones
 # make env      only the plain install
 # make clean    remove environment and caches; keep atlases and results/
 
@@ -14,7 +15,7 @@ EXPERIMENTS := agreement_flow attribution_agreement coverage factors head_measur
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: atlas test results env clean
+.PHONY: atlas test results check-results env clean
 .DELETE_ON_ERROR:
 
 atlas: .venv/.plain
@@ -38,6 +39,10 @@ results: .venv/.peers
 	$(BIN)/python -m experiments.speed --works forward measure forward_long measure_long --no-curves \
 	  --out results/speed-measures
 	$(BIN)/python -m tests.models.parity_table
+
+check-results: export JAX_PLATFORMS := cpu
+check-results: .venv/.plain
+	$(BIN)/python -m tests.check_results
 
 env: .venv/.plain
 

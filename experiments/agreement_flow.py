@@ -21,7 +21,7 @@ Found: see results/agreement-flow/summary.md, whose findings the run writes.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,15 +30,13 @@ import pandas as pd
 from jax import Array
 
 import jaxheads as jh
-from experiments import lab
-from experiments.support import agreement_flow_page
 from jaxheads.data.tasks import Agreement, Sample
 from jaxheads.measure.relevance import flows, rolled_out, with_residual
 from jaxheads.statistics import rank_correlation
 from jaxheads.train import Network, grid, scores, train
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from . import lab
+from .support import agreement_flow_page
 
 METHODS = ("raw", "rollout", "flow")
 RATINGS = (*METHODS, "subject alone")
@@ -217,12 +215,12 @@ def run(options: Options) -> lab.Results:
     return lab.Results(text, about, written, {"layers": picture(runs)})
 
 
-def picture(runs: pd.DataFrame) -> "Figure":
+def picture(runs: pd.DataFrame) -> "jh.plots.Picture":
     """Draw the correlations by layer: a thin line for each seed, a thick one for their mean, published ones dashed."""
-    figure, both = lab.panels(2, (9, 3.5), sharey=True)
+    figure, both = jh.plots.panels(2, (9, 3.5), sharey=True)
     for axes, reference in zip(both, PUBLISHED, strict=True):
         for number, method in enumerate(METHODS):
-            color = f"C{number}"
+            color = jh.plots.color(number)
             chosen: Any = runs[(runs["condition"] == "trained") & (runs["method"] == method)]
             for _, seed in chosen.groupby("seed"):
                 axes.plot(seed["layer"], seed[reference], color=color, linewidth=0.7, alpha=0.5)

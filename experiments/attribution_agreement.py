@@ -1,4 +1,4 @@
-"""Agreement between methods that say which heads, and which tokens, matter; and the cost of each method.
+"""Attribution of a behaviour to heads and tokens: do the methods agree on which matter, and what does each cost?
 
     python -m experiments.attribution_agreement [--model NAME] [--examples N] [--quick] [--out DIR] [--seed S]
 
@@ -31,19 +31,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 import jaxheads as jh
-from experiments import lab
 from jaxheads.data import ioi_prompts
 from jaxheads.report import model_title
 from jaxheads.statistics import jackknife_interval, mean_interval, rank_correlation, rows_of
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from . import lab
 
 RELEVANCE_METHODS = ("attnlrp", "cplrp", "integrated-gradients")
 """Relevance of heads. The absolute gradient × input of a head in one example is its importance, by definition."""
@@ -211,16 +209,21 @@ def matrix(pairs: pd.DataFrame, column: str) -> pd.DataFrame:
     return square
 
 
-def picture(pairs: pd.DataFrame) -> "Figure":
+def picture(pairs: pd.DataFrame) -> "jh.plots.Picture":
     """Draw the matrix of the head methods, as numbers on colours."""
     square = matrix(pairs, "rank_correlation")
-    figure, [axes] = lab.panels(1, (8, 7))
-    axes.imshow(square.to_numpy(), vmin=-1, vmax=1, cmap="RdBu_r")
-    axes.set_xticks(range(len(square)), list(square), rotation=60, ha="right", fontsize=8)
-    axes.set_yticks(range(len(square)), list(square.index), fontsize=8)
-    for (row, column), value in np.ndenumerate(square.to_numpy()):
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7)
-    axes.set_title("rank correlation over heads, mean over examples")
+    figure, [axes] = jh.plots.panels(1, (9, 7))
+    title, names = "methods' agreement over heads, mean over examples", list(square)
+    jh.plots.heatmap(
+        square.to_numpy(),
+        title=title,
+        label="Spearman's correlation",
+        rows=names,
+        columns=names,
+        limits=(-1, 1),
+        numbers=".2f",
+        ax=axes,
+    )
     return figure
 
 

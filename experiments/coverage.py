@@ -1,4 +1,4 @@
-"""Coverage of intervals, false discovery of roles, and the luck of selection, by simulation.
+"""Intervals, roles and selection, by simulation: does what the tables say with 95 % hold in 95 of 100 cases?
 
     python -m experiments.coverage [--tables DIR] [--quick] [--out DIR] [--seed S]
 
@@ -28,11 +28,12 @@ import numpy as np
 import pandas as pd
 
 import jaxheads as jh
-from experiments import lab
-from experiments.support.coverage_intervals import CANDIDATES
 from jaxheads.evidence import Evidence, held_out, name_heads
 from jaxheads.statistics import mean_interval
 from jaxheads.tables import Column
+
+from . import lab
+from .support.coverage_intervals import CANDIDATES
 
 Law = tuple[Callable[[np.random.Generator, Any], np.ndarray], float]
 

@@ -22,18 +22,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import pandas as pd
 
-from experiments import lab
-from experiments.support import factors_page
+import jaxheads as jh
 from jaxheads.data.tasks import Agreement, Induction
 from jaxheads.train import grid, scores, train
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from . import lab
+from .support import factors_page
 
 WIDTH = 64
 EVALUATED = 256
@@ -168,16 +167,15 @@ def _reported(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def picture(runs: pd.DataFrame, by_shortcut: dict[str, float]) -> "Figure":
+def picture(runs: pd.DataFrame, by_shortcut: dict[str, float]) -> "jh.plots.Picture":
     """Draw the accuracy without the shortcut of every model, a panel a task and depth, with that of the shortcut."""
     cells = list(dict.fromkeys(zip(runs["task"], runs["layers"], strict=True)))
-    figure, row = lab.panels(len(cells), (3.2 * len(cells), 3.5), sharey=True)
+    figure, row = jh.plots.panels(len(cells), (3.2 * len(cells), 3.5), sharey=True)
     for axes, (task, depth) in zip(row, cells, strict=True):
         for number, data in enumerate(("varied", "shortcut")):
             models: Any = runs[(runs["task"] == task) & (runs["layers"] == depth) & (runs["data"] == data)]
-            lab.points_and_mean(
-                axes, models, "heads", "accuracy, without shortcut", color=f"C{number}", label=f"trained on {data} data"
-            )
+            color, label = jh.plots.color(number), f"trained on {data} data"
+            lab.points_and_mean(axes, models, "heads", "accuracy, without shortcut", color=color, label=label)
         axes.axhline(by_shortcut[task], color="0.5", linestyle="--", linewidth=0.8, label="the shortcut alone")
         axes.set_xscale("log", base=2)
         axes.set_title(f"{task}, layers: {depth}", fontsize=9)

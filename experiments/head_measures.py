@@ -1,4 +1,4 @@
-"""All measures of every head of a real model, each beside its null.
+"""Every head of a real model by all measures: which beat their nulls?
 
     python -m experiments.head_measures [--models NAME …] [--quick] [--out DIR] [--seed S]
 
@@ -27,18 +27,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 import jaxheads as jh
-from experiments import lab
 from jaxheads.measure.patterns import CLASSES, VARIANTS, fits
 from jaxheads.report import ablations, model_title, prose, repeats
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from . import lab
 
 FUNCTIONS = ("previous_token", "next_token", "self_token", "first_token")
 """Functions in which heads may specialise, measured on any text."""
@@ -171,9 +169,9 @@ def decoder_tables(model: jh.Model, inputs: Inputs, similar: jh.HeadPairs, optio
     return tables
 
 
-def picture(tables: Mapping[str, jh.HeadTable], specialised: jh.Specialisation, name: str) -> "Figure":
+def picture(tables: Mapping[str, jh.HeadTable], specialised: jh.Specialisation, name: str) -> "jh.plots.Picture":
     """Draw four heatmaps: entropy, distance, the share of norms on the first position, selectivity."""
-    figure, four = lab.panels(4, (13, 8), rows=2)
+    figure, four = jh.plots.panels(4, (13, 8), rows=2)
     figure.suptitle(name)
     tables["patterns"].plot("entropy", ax=four[0])
     tables["patterns"].plot("distance", ax=four[1])

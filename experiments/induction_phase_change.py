@@ -1,4 +1,4 @@
-"""Formation of induction heads: a phase change, a previous-token head before it, and the pair that composes.
+"""Induction heads: do they form in a phase change, after a previous-token head, and does this pair compose most?
 
     python -m experiments.induction_phase_change [--quick] [--seeds N] [--steps N] [--out DIR]
 
@@ -34,8 +34,6 @@ import numpy as np
 import pandas as pd
 
 import jaxheads as jh
-from experiments import lab
-from experiments.support import induction_phase_change_page as page_tables
 from jaxheads.data.tasks import Induction, Sample
 from jaxheads.measure.patterns import resolve
 from jaxheads.train import (
@@ -51,6 +49,9 @@ from jaxheads.train import (
     trace,
     train,
 )
+
+from . import lab
+from .support import induction_phase_change_page as page_tables
 
 SKILLS = ("previous_token", "induction")
 EVALUATED = 64
@@ -265,13 +266,12 @@ def spacing(steps: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 def transition(measured: Measured) -> Any:
     """Draw loss and scores at the steps that are all measured, a thin line a seed and a thick one for the median."""
-    figure, (left, right) = lab.panels(2, (9, 3.5))
+    figure, (left, right) = jh.plots.panels(2, (9, 3.5))
     steps = measured.reported.steps
     inside = (steps >= DENSE[0]) & (steps <= DENSE[-1])
     for number, (name, curve) in enumerate(measured.curves.items()):
         axes = left if name == "loss" else right
-        axes.plot(steps[inside], curve[inside], color=f"C{number}", linewidth=0.6, alpha=0.5)
-        axes.plot(steps[inside], np.median(curve[inside], axis=1), color=f"C{number}", linewidth=1.8, label=name)
+        jh.plots.draw_runs(axes, steps[inside], curve[inside], label=name, number=number)
     for axes in (left, right):
         axes.set_xlabel("step")
         axes.legend(fontsize=7)

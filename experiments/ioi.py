@@ -35,12 +35,13 @@ import numpy as np
 import pandas as pd
 
 import jaxheads as jh
-from experiments import lab
-from experiments.support.ioi_circuit import Circuit, find_circuit
-from experiments.support.ioi_page import LEADING, POSITIONS, SHARP, Findings, findings_results
 from jaxheads.data import IOIPrompts, ioi_prompts
 from jaxheads.statistics import Interval, false_discovery, mean_interval, mean_p_values, split_halves
 from jaxheads.tables import Column
+
+from . import lab
+from .support.ioi_circuit import Circuit, find_circuit
+from .support.ioi_page import LEADING, POSITIONS, SHARP, Findings, findings_results
 
 EXAMPLES, QUICK_EXAMPLES = 32, 8
 AT_ONCE = 8

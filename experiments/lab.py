@@ -10,20 +10,21 @@ import hashlib
 import inspect
 import json
 import math
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import filelock
 import jax
 import pandas as pd
 import tyro
 
+import jaxheads as jh
 from jaxheads.execution.identity import fingerprint
 from jaxheads.files import (
     Content,
@@ -35,24 +36,22 @@ from jaxheads.files import (
 )
 from jaxheads.interrupts import leave, terminable
 from jaxheads.progress import progress
-from jaxheads.provenance import environment, git_state, numerics, provenance
+from jaxheads.provenance import code, environment, made_by, numerics, provenance, without_directories
 from jaxheads.statistics import Interval
 from jaxheads.tables import HeadTable, footnote, marked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = [
     "Options",
     "Results",
     "TrainingOptions",
     "bounds",
+    "code",
     "command",
     "file_name",
-    "git_state",
     "markdown",
-    "panels",
     "points_and_mean",
     "progress",
     "provenance",
@@ -178,7 +177,7 @@ class Results:
     page: str
     about: Mapping[str, Any]
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    figures: Mapping[str, "Figure"] = field(default_factory=dict)
+    figures: Mapping[str, "jh.plots.Picture"] = field(default_factory=dict)
     heads: Mapping[str, HeadTable] = field(default_factory=dict)
     others: Mapping[str, Content] = field(default_factory=dict)
     folder: str = ""
@@ -198,15 +197,21 @@ def command(
         about: the text of `--help`.
     """
     name = Path(inspect.getfile(run)).stem
+    # In a wheel the experiments are `jaxheads.experiments`.
+    program = f"python -m {__package__}.{name}"
+    about = (about or "").replace(f"python -m experiments.{name}", program)
 
     def main(arguments: list[str] | None = None) -> None:
-        chosen = tyro.cli(options, args=arguments, prog=f"python -m experiments.{name}", description=about)
+        chosen = tyro.cli(options, args=arguments, prog=program, description=about)
+        words = map(without_directories, sys.argv[1:] if arguments is None else arguments)
+        made = made_by(f"{program} {shlex.join(words)}".rstrip())
         try:
             chosen.check()
             check_writable(chosen.folder)
             with terminable(), _held(chosen.unfinished), _compilation(chosen):
                 results = run(chosen)
                 for result in (results,) if isinstance(results, Results) else results:
+                    result = replace(result, page=f"{result.page.rstrip()}\n\n{made}\n")
                     write(result, chosen.folder / result.folder)
                     print(f"{result.page}\nwritten to {chosen.folder / result.folder}")
                 shutil.rmtree(chosen.unfinished, ignore_errors=True)
@@ -275,9 +280,10 @@ def _compilation(options: Options) -> Iterator[None]:
 def write(results: Results, folder: Path) -> None:
     """Write all files of the results or, if any can't be written, none."""
     contents: dict[str, Content] = {f"{name}.csv": _csv(table) for name, table in results.tables.items()}
-    contents |= {f"{name}.png": partial(_draw, figure) for name, figure in results.figures.items()}
     with temporary_directory(folder) as scratch:
-        contents |= _head_files(results.heads, scratch) | dict(results.others)
+        pictures = [figure.save(scratch / f"{name}.png") for name, figure in results.figures.items()]
+        contents |= {path.name: path.read_bytes() for path in pictures} | _head_files(results.heads, scratch)
+    contents |= results.others
     contents["summary.md"] = results.page.encode()
     contents["provenance.json"] = (json.dumps({**results.about, **environment()}, indent=2) + "\n").encode()
     # Examples of an earlier run would be taken for a table's own.
@@ -291,10 +297,6 @@ def _csv(table: pd.DataFrame) -> bytes:
 
 def _has_index(table: pd.DataFrame) -> bool:
     return table.index.name is not None or not isinstance(table.index, pd.RangeIndex)
-
-
-def _draw(figure: "Figure", file: BinaryIO) -> None:
-    figure.savefig(file, format="png", dpi=80)
 
 
 def _head_files(tables: Mapping[str, HeadTable], scratch: Path) -> dict[str, Content]:
@@ -315,20 +317,6 @@ def bounds(name: str, interval: Interval) -> dict[str, Any]:
     """Return an interval as the columns of a table: NAME, NAME_low, NAME_high and NAME_n."""
     mean, low, high, n = interval
     return {name: float(mean), f"{name}_low": float(low), f"{name}_high": float(high), f"{name}_n": int(n)}
-
-
-def panels(count: int, size: tuple[float, float], rows: int = 1, **options: Any) -> "tuple[Figure, list[Axes]]":
-    """Return a figure and its panels, row after row.
-
-    Args:
-        count: number of panels, a multiple of the rows.
-        size: width and height in inches.
-        options: of `Figure.subplots`.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, list(figure.subplots(rows, count // rows, squeeze=False, **options).flat)
 
 
 def points_and_mean(axes: "Axes", frame: pd.DataFrame, x: str, y: str, *, color: str, label: str) -> None:

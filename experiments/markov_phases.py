@@ -1,4 +1,4 @@
-"""Formation of statistical induction in context: models are first uniform, then unigram, then bigram predictors.
+"""Statistical induction in context: are models first uniform, then unigram, then bigram predictors?
 
     python -m experiments.markov_phases [--quick] [--states K …] [--seeds N] [--steps N] [--out DIR]
 
@@ -36,11 +36,12 @@ import pandas as pd
 from jax import Array
 
 import jaxheads as jh
-from experiments import lab
-from experiments.support import markov_phases_page
-from experiments.support.training_intervals import ANY, POSITIVE, interval
 from jaxheads.data.tasks import Markov, bigram, unigram
 from jaxheads.train import Network, Trace, Trained, evolution, grid, log_spaced, trace, train
+
+from . import lab
+from .support import markov_phases_page
+from .support.training_intervals import ANY, POSITIVE, interval
 
 PUBLISHED = {0: 0.718, 400: 0.581, 800: 0.541, 1200: 0.574, 1600: 0.530}
 """Losses of Edelman et al.'s run with K = 2 by step, of one batch each [P]."""

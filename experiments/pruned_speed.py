@@ -1,4 +1,4 @@
-"""Pruned heads: the quality that is lost, and the speed that is gained.
+"""Pruned heads: how much quality is lost, and how much speed is gained?
 
     python -m experiments.pruned_speed [--quick] [--seeds N] [--steps N] [--batches B …] [--out DIR]
 
@@ -22,7 +22,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,13 +31,11 @@ import pandas as pd
 from jax import Array
 
 import jaxheads as jh
-from experiments import lab
-from experiments.support import pruned_speed_page
 from jaxheads.data.tasks import Dyck, Sample
 from jaxheads.train import Network, Trained, gated_scores, grid, pruning_order, remove_heads, scores, train
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from . import lab
+from .support import pruned_speed_page
 
 METHODS = ("importance", "ablation", "random")
 SHARES = tuple(share / 10 for share in range(10))
@@ -251,14 +249,14 @@ def run(options: Options) -> lab.Results:
     return lab.Results(text, about, tables, {"pruned": picture(lost, faster)})
 
 
-def picture(lost: pd.DataFrame, faster: pd.DataFrame) -> "Figure":
+def picture(lost: pd.DataFrame, faster: pd.DataFrame) -> "jh.plots.Picture":
     """Draw accuracy by heads removed, and the gain in speed by heads left, both with intervals."""
-    figure, (left, right) = lab.panels(2, (9, 3.5))
+    figure, (left, right) = jh.plots.panels(2, (9, 3.5))
     for number, method in enumerate(METHODS):
         chosen: Any = lost[lost["order"] == method]
         x, mean = 100 * chosen["removed"] + (number - 1), chosen["accuracy"]
         error = np.stack([mean - chosen["accuracy low"], chosen["accuracy high"] - mean])
-        left.errorbar(x, mean, np.nan_to_num(error), color=f"C{number}", label=method, capsize=2, linewidth=1)
+        left.errorbar(x, mean, np.nan_to_num(error), color=jh.plots.color(number), label=method, capsize=2, linewidth=1)
     left.set_xlabel("heads removed, %")
     left.set_ylabel("accuracy (interval over seeds)")
     sizes = dict.fromkeys(faster["batch"])
@@ -266,7 +264,7 @@ def picture(lost: pd.DataFrame, faster: pd.DataFrame) -> "Figure":
         chosen = faster[faster["batch"] == size]
         heads, gain = chosen["heads left of each layer"] + 0.12 * (number - len(sizes) / 2), chosen["faster, %"]
         error = np.stack([gain - chosen["least"], chosen["most"] - gain])
-        right.errorbar(heads, gain, error, color=f"C{number}", marker="o", label=f"batch {size}", capsize=2)
+        right.errorbar(heads, gain, error, color=jh.plots.color(number), marker="o", label=f"batch {size}", capsize=2)
     right.set_xlabel("heads left in each layer")
     right.set_ylabel("faster than the whole model, %")
     for axes in (left, right):

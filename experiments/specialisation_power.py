@@ -1,4 +1,4 @@
-"""Size, power and coverage of `jaxheads.evidence.specialisation`, by simulation.
+"""The test of specialisation, by simulation: how often is it wrong, and what does it miss?
 
     python -m experiments.specialisation_power [--models N] [--seed S] [--quick] [--out DIR]
 
@@ -23,18 +23,16 @@ few seconds.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import pandas as pd
 
 import jaxheads as jh
-from experiments import lab
 from jaxheads.statistics import mean_interval
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from . import lab
 
 LAYERS, HEADS = 4, 6
 FUNCTIONS = ("first", "second", "third", "fourth")
@@ -292,15 +290,17 @@ def _summary(values: list[list[float]]) -> dict[str, Any]:
     return row
 
 
-def picture(found: pd.DataFrame) -> "Figure":
+def picture(found: pd.DataFrame) -> "jh.plots.Picture":
     """Draw power by strength, a line for each number of draws."""
-    figure, both = lab.panels(2, (9, 3.5), sharey=True)
+    figure, both = jh.plots.panels(2, (9, 3.5), sharey=True)
     for axes, law in zip(both, ("normal", "beta"), strict=True):
         for number, draws in enumerate((1, 2, 4, 10)):
             rows = found[(found["law"] == law) & (found["draws"] == draws) & (found["examples"] == 16)]
             for column, style in (("p < .05", "-"), ("q < .05", "--")):
                 rates = [float(words.split()[0]) for words in rows[column]]
-                axes.plot(rows["strength"], rates, style, color=f"C{number}", label=f"{draws} draws, {column}")
+                axes.plot(
+                    rows["strength"], rates, style, color=jh.plots.color(number), label=f"{draws} draws, {column}"
+                )
         axes.set_title(f"chance: {law}", fontsize=9)
         axes.set_xlabel("mean score of the planted specialists")
     both[0].set_ylabel("share found")
@@ -320,7 +320,7 @@ def page(options: Options, tables: Mapping[str, pd.DataFrame]) -> str:
 
     return f"""# Size, power and coverage of the test of specialisation
 
-`python -m experiments.specialisation_power`. Simulated models of {LAYERS} × {HEADS} heads and {len(FUNCTIONS)}
+Simulated models of {LAYERS} × {HEADS} heads and {len(FUNCTIONS)}
 functions, unless said otherwise; the file has the laws. Brackets: 95 % intervals over n simulated models, which are the
 Monte-Carlo error.
 

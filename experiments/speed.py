@@ -1,4 +1,4 @@
-"""Speed of jaxheads beside TransformerLens, nnsight and a plain PyTorch loop, and the reasons for the differences.
+"""Speed of jaxheads beside TransformerLens, nnsight and a plain PyTorch loop: how large is the lead, and why?
 
     python -m experiments.speed [--quick] [--sides NAME …] [--works NAME …] [--repeats N] [--no-curves] [--out DIR]
 
@@ -31,11 +31,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import lab
-from experiments.support.speed_machine import processor
-from experiments.support.speed_report import OURS, PLAIN, results
-from experiments.support.speed_worker import Worker
-from experiments.support.speed_works import FULL, QUICK, WORKS, Sizes, save_inputs, save_weights
+from . import lab
+from .support.speed_machine import processor
+from .support.speed_report import OURS, PLAIN, results
+from .support.speed_worker import Worker
+from .support.speed_works import FULL, QUICK, WORKS, Sizes, save_inputs, save_weights
 
 TOLERANCE = 1e-4
 """The largest difference between two sides' tables; relative to the largest value where that exceeds 1."""
@@ -51,12 +51,12 @@ class Library(NamedTuple):
 
 
 SIDES = {
-    "jaxheads": Library("experiments.support.speed_jaxheads:JaxHeads", "jaxheads"),
-    "pytorch": Library("experiments.support.speed_peers:PyTorch", "torch"),
-    "transformer_lens": Library("experiments.support.speed_peers:TransformerLens", "transformer_lens"),
-    "nnsight": Library("experiments.support.speed_peers:NNsight", "nnsight"),
+    "jaxheads": Library(f"{__package__}.support.speed_jaxheads:JaxHeads", "jaxheads"),
+    "pytorch": Library(f"{__package__}.support.speed_peers:PyTorch", "torch"),
+    "transformer_lens": Library(f"{__package__}.support.speed_peers:TransformerLens", "transformer_lens"),
+    "nnsight": Library(f"{__package__}.support.speed_peers:NNsight", "nnsight"),
 }
-ON_DEVICES = "experiments.support.speed_jaxheads:JaxHeadsOnDevices"
+ON_DEVICES = f"{__package__}.support.speed_jaxheads:JaxHeadsOnDevices"
 PACKAGES = ("torch", "transformer-lens", "nnsight")
 
 CURVES: dict[str, tuple[int, ...]] = {
@@ -275,7 +275,7 @@ def _version(package: str) -> str | None:
 
 def run(options: Options) -> lab.Results:
     """Measure all works and points; a stopped run goes on where it was."""
-    sides, code = list(installed(options.sides)), lab.git_state(Path(__file__).parent)
+    sides, code = list(installed(options.sides)), lab.code()
     identity = (options.sizes, options.curve_sizes, options.seed, sides, options.count, code)
     journal = Journal(options.unfinished, *identity)
     rounds, points = [], []

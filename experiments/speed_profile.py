@@ -1,4 +1,4 @@
-"""Time of jaxheads' sweeps, operation by operation.
+"""Time of jaxheads' sweeps, operation by operation: where does it go?
 
     python -m experiments.speed_profile [--quick] [--works NAME …] [--prompts N] [--pairs N] [--out DIR]
 
@@ -32,10 +32,10 @@ import jax
 import numpy as np
 import pandas as pd
 
-from experiments import lab
-from experiments.support.speed_jaxheads import JaxHeads
-from experiments.support.speed_machine import processor
-from experiments.support.speed_works import FULL, QUICK, WORKS, Inputs, Sizes, save_inputs, save_weights
+from . import lab
+from .support.speed_jaxheads import JaxHeads
+from .support.speed_machine import processor
+from .support.speed_works import FULL, QUICK, WORKS, Inputs, Sizes, save_inputs, save_weights
 
 KINDS: dict[str, tuple[str, ...]] = {
     "matrix products": ("dot", "convolution", "custom-call"),

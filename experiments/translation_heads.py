@@ -1,4 +1,4 @@
-"""Heads of a translator: which are needed? Alignment heads, pruning by gates, one head left, importance and ablation.
+"""Heads of a translator, by alignment, gates, one head left, importance and ablation: which are needed?
 
     python -m experiments.translation_heads [--quick] [--order reverse] [--seeds N] [--steps N] [--out DIR]
 
@@ -39,10 +39,11 @@ import numpy as np
 import pandas as pd
 
 import jaxheads as jh
-from experiments import lab
-from experiments.support.translation_heads_page import STACKS, page, picture
 from jaxheads.data.tasks import Sample, Translation
 from jaxheads.train import Network, ablation_losses, grid, head_importance, learn_gates, scores, train
+
+from . import lab
+from .support.translation_heads_page import STACKS, page, picture
 
 SETTINGS = {"AWO": "alignment", "AWI": "alignment_input"}
 READINGS: tuple[Literal["weights", "norms"], ...] = ("weights", "norms")

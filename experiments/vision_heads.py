@@ -31,7 +31,7 @@ Cost on 2 cores: 8 minutes; --quick, under one minute, only shows that it runs.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,16 +40,14 @@ import pandas as pd
 from jax import Array
 
 import jaxheads as jh
-from experiments import lab
-from experiments.support.marked_pairs import along
-from experiments.support.training_intervals import MARK, beyond, groups, interval, words
 from jaxheads.data.tasks import Corners, Digits, Sample
 from jaxheads.measure.patterns import Example, Scored
 from jaxheads.tables import marked_count
 from jaxheads.train import Network, Trace, Trained, ablation_losses, evolution, grid, head_scores, scores, trace, train
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from . import lab
+from .support.marked_pairs import along
+from .support.training_intervals import MARK, beyond, groups, interval, words
 
 EVALUATED = 352
 """Images that heads are measured on, none of them trained on and none twice; halves choose and report."""
@@ -194,7 +192,7 @@ def run(options: Options) -> lab.Results:
     return lab.Results(page(options, **tables), about, tables, {"distances": picture(tables["heads"]), **figures})
 
 
-def training_picture(measured: Trace, condition: Condition) -> "Figure":
+def training_picture(measured: Trace, condition: Condition) -> "jh.plots.Picture":
     """Draw the accuracy, and the distances of the nearest and the furthest head, over training."""
     accuracy = measured.values["accuracy"]
     reported, choosing = (
@@ -209,13 +207,15 @@ def training_picture(measured: Trace, condition: Condition) -> "Figure":
     return evolution(measured.steps, {"accuracy": accuracy, **curves}, lines=levels, together=together)
 
 
-def picture(heads: pd.DataFrame) -> "Figure":
+def picture(heads: pd.DataFrame) -> "jh.plots.Picture":
     """Draw every trained head's distance by layer, each seed in a colour, after Figure 7 of Dosovitskiy et al. 2021."""
-    figure, row = lab.panels(len(CONDITIONS), (3 * len(CONDITIONS), 3.5))
+    figure, row = jh.plots.panels(len(CONDITIONS), (3 * len(CONDITIONS), 3.5))
     for axes, condition in zip(row, CONDITIONS, strict=True):
         chosen: Any = heads[(heads["condition"] == condition.name) & (heads["step"] > 0)]
         shift = (chosen["seed"] - chosen["seed"].mean()) * 0.05
-        axes.scatter(chosen["layer"] + shift, chosen["distance"], c=[f"C{seed}" for seed in chosen["seed"]], s=14)
+        axes.scatter(
+            chosen["layer"] + shift, chosen["distance"], c=[jh.plots.color(seed) for seed in chosen["seed"]], s=14
+        )
         levels = {"uniform": condition.task.uniform_distance, "longest": condition.task.longest_distance}
         for label, level in levels.items():
             axes.axhline(level, color="0.6", linewidth=0.8, linestyle="--")

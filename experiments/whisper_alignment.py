@@ -42,11 +42,12 @@ import numpy as np
 import pandas as pd
 
 import jaxheads as jh
-from experiments import lab
 from jaxheads.data import Spoken, two_cities
 from jaxheads.evidence import held_out
 from jaxheads.statistics import false_discovery, mean_interval, paired_p_values
 from jaxheads.tables import Column, footnote, marked, marked_count
+
+from . import lab
 
 RATE = 16_000
 """Samples a second that Whisper reads."""

@@ -1,6 +1,14 @@
 """The public names of jaxheads, for type checkers and for `lazy_loader`, which imports each when it is first used."""
 
-from . import data, edits, evidence, objectives, statistics, tables, train
+from . import data, edits, evidence, networks, objectives, plots, statistics, tables, train
+from .class_objectives import (
+    answer_logit,
+    answer_loss,
+    class_accuracy,
+    class_logit,
+    class_loss,
+    class_probability,
+)
 from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
 from .evidence.nulls import shuffled_marks
 from .evidence.roles import Evidence, name_heads
@@ -28,7 +36,8 @@ from .measure.weights.extreme_pairs import TokenPairs, token_pairs
 from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
-from .models.families.attention_only import by_hand
+from .models.adopting import adopt
+from .models.by_hand import by_hand
 from .models.families.clip import zero_shot
 from .models.folding import fold_norms
 from .models.inputs.batch import Batch
@@ -58,11 +67,14 @@ from .sweep.path_patching.paths import all_paths, paths
 from .sweep.question import plan
 from .tables import HeadTable
 
+__version__: str | None
+
 __all__ = [
     # a model, its inputs, one run
     "Batch",
     "Model",
     "Run",
+    "adopt",
     "by_hand",
     "fold_norms",
     "init",
@@ -146,10 +158,17 @@ __all__ = [
     "interactions",
     "kl_divergence",
     "knock_out",
+    "answer_logit",
+    "answer_loss",
+    "class_accuracy",
+    "class_logit",
+    "class_loss",
+    "class_probability",
     "logit",
     "logit_difference",
     "loss",
     "objectives",
+    "plots",
     "patch",
     "plan",
     "probability_difference",
@@ -170,6 +189,7 @@ __all__ = [
     "circuits",
     "data",
     "evidence",
+    "networks",
     "patterns",
     "statistics",
     "tables",

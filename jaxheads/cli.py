@@ -1,16 +1,19 @@
-"""The command line: `jaxheads atlas` and `jaxheads zoo`.
+"""The command line: `jaxheads atlas`, `measure`, `ablate`, `patch`, `compare`, `runs` and `zoo`.
 
 JAX and all that computes are imported by the command that needs them: help and the zoo's list open at once.
 """
 
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Union
 
 import tyro
 
+from .commands.options import QUESTIONS, Compare, OnData, check, config_path, from_file
+from .commands.runs import Runs, runs
 from .files import check_writable, disk_is_full
 from .interrupts import leave, terminable
 
@@ -23,8 +26,19 @@ class Atlas:
     """A zoo name (see `jaxheads zoo`), a hub id, a local directory, or a .gguf file. The default is
     SmolLM2-135M-Instruct, quantised to 4 bits."""
 
+    stack: str = "all"
+    """The stack of a model that has several, such as the encoder, decoder or cross of an encoder–decoder. With all,
+    each has a folder of its own."""
+
     text: Path | None = None
     """Prose to measure on: a UTF-8 file, passages apart by blank lines. Without it, the package's own."""
+
+    images: Path | None = None
+    """Folder of images, for a model that reads them. Without it, crops of one photograph."""
+
+    audio: Path | None = None
+    """Folder of recordings NAME.wav (mono, 16 bits, 16 kHz), each with its words in NAME.txt, for a model that reads
+    audio. Without it, a reading of ten sentences, which is fetched once (20 MB)."""
 
     out: Path | None = None
     """Directory to write to; ./atlas-MODEL/ when left out."""
@@ -33,7 +47,7 @@ class Atlas:
     """Examples of each ablation; the time of a run grows with their number."""
 
     measured: int = 32
-    """Sequences of repeated random tokens to measure on."""
+    """Sequences of repeated random tokens, or crops of the photograph, to measure on."""
 
     seed: int = 0
     """Seed of everything random."""
@@ -47,21 +61,28 @@ class Zoo:
     """Models that can be had without a hub: what they are, from where, how large."""
 
 
+KINDS = {"atlas": Atlas, "zoo": Zoo, **QUESTIONS, "compare": Compare, "runs": Runs}
+"""The commands by name."""
+
+
+def _commands(defaults: Mapping[str, OnData]) -> Any:
+    """Return the union of the commands that tyro reads, some with other defaults."""
+    stated = {name: {"default": default} for name, default in defaults.items()}
+    kinds = [Annotated[kind, tyro.conf.subcommand(name, **stated.get(name, {}))] for name, kind in KINDS.items()]
+    return tyro.conf.OmitSubcommandPrefixes[Union[tuple(kinds)]]  # noqa: UP007 - built at run time
+
+
+COMMANDS = _commands({})
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit status: 0, 1 for an error (printed in one line), 130 when interrupted."""
-    command = tyro.cli(
-        tyro.conf.OmitSubcommandPrefixes[
-            Annotated[Atlas, tyro.conf.subcommand("atlas")] | Annotated[Zoo, tyro.conf.subcommand("zoo")]
-        ],
-        prog="jaxheads",
-        args=arguments,
-    )
+    words = sys.argv[1:] if arguments is None else arguments
     try:
         with terminable():
-            if isinstance(command, Zoo):
-                _zoo()
-            else:
-                _atlas(command)
+            path = config_path(words) if words and words[0] in QUESTIONS else None
+            commands = COMMANDS if path is None else _commands({words[0]: from_file(QUESTIONS[words[0]], path)})
+            _run(tyro.cli(commands, prog="jaxheads", args=words), words[0])
     except KeyboardInterrupt:
         print("\njaxheads: stopped; what is finished is kept, the same command goes on from there", file=sys.stderr)
         if arguments is None:
@@ -75,6 +96,35 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _run(options: Any, command: str) -> None:
+    if isinstance(options, Zoo):
+        _zoo()
+    elif isinstance(options, Compare):
+        _compare(options)
+    elif isinstance(options, Runs):
+        runs(options)
+    elif isinstance(options, OnData):
+        check(options, command)
+        from .commands.questions import ask
+
+        ask(options, command)
+    else:
+        _atlas(options)
+
+
+def _compare(options: Compare) -> None:
+    if not 0 < options.level < 1:
+        raise ValueError(f"--level must lie between 0 and 1, got {options.level}")
+    if len(options.folders) < 2:
+        raise ValueError(f"compare expects two folders or more, got {len(options.folders)}")
+    from .commands.compare import compare, page, save
+
+    comparisons = compare(options.folders, options.level)
+    print(page(comparisons))
+    if options.out is not None:
+        print(f"\n{len(save(comparisons, options.out))} files in {options.out}")
+
+
 def _atlas(options: Atlas) -> None:
     """Make the atlas of a model, save it and print it; in several processes, the first one writes."""
     _check_atlas(options)
@@ -82,12 +132,9 @@ def _atlas(options: Atlas) -> None:
     import numpy as np
     from jax.sharding import Mesh
 
-    from .compile_cache import keep_compilations
     from .models.load import load
-    from .models.loading.zoo import cache_directory
     from .report.atlas import atlas
 
-    keep_compilations(cache_directory() / "xla")
     if options.distributed:
         try:
             jax.distributed.initialize()
@@ -99,22 +146,27 @@ def _atlas(options: Atlas) -> None:
     unfinished = out / ".unfinished"
     check_writable(out)
     model = load(options.model)
-    result = atlas(
-        model,
-        text=options.text,
-        examples=options.examples,
-        measured=options.measured,
-        seed=options.seed,
-        devices=devices,
-        progress=first,
-        resume=unfinished,
-    )
-    if not first:
-        return
-    written = result.save(out)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    print(result.text())
-    print(f"{len(written)} files in {out}")
+    stacks = list(model.stacks) if options.stack == "all" else [model.stack(options.stack).name]
+    for name in stacks:
+        result = atlas(
+            model,
+            stack=name,
+            text=options.text,
+            images=options.images,
+            audio=options.audio,
+            examples=options.examples,
+            measured=options.measured,
+            seed=options.seed,
+            devices=devices,
+            progress=first,
+            resume=unfinished,
+        )
+        if first:
+            folder = out / name if len(stacks) > 1 else out
+            written = result.save(folder)
+            print(f"{result.text()}\n{len(written)} files in {folder}")
+    if first:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _check_atlas(options: Atlas) -> None:
@@ -124,8 +176,13 @@ def _check_atlas(options: Atlas) -> None:
     whole("--examples", options.examples, 1)
     whole("--measured", options.measured, 1)
     seed("--seed", options.seed)
+    if not options.stack.strip():
+        raise ValueError("--stack must be a stack of the model, or all; got ''")
     if not options.model.strip():
         raise ValueError("MODEL must be a zoo name, a hub id, a directory or a .gguf file, got ''")
+    for flag, folder in (("--images", options.images), ("--audio", options.audio)):
+        if folder is not None and not folder.expanduser().is_dir():
+            raise ValueError(f"{flag} must be a folder; {folder} is none")
     if options.text is not None and not options.text.expanduser().is_file():
         raise ValueError(f"--text must be a UTF-8 file, passages apart by blank lines; {options.text} is none")
 

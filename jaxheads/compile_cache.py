@@ -4,7 +4,9 @@ JAX runs what it reads from such a cache, and one changed byte ends the process.
 every entry begins with a hash, without which JAX never sees it.
 """
 
+import functools
 import hashlib
+import logging
 import os
 import secrets
 import sys
@@ -16,8 +18,16 @@ import jax
 from jax._src import compilation_cache  # JAX has no public way to put a cache of another kind in its place
 from jax._src.compilation_cache_interface import CacheInterface
 
+from .cache import cache_directory
+
 LIMIT = 2**30
 """Bytes that all programs may take, unless `jax_compilation_cache_max_size` has another number."""
+
+
+SECONDS = 0.1
+"""Compilations that take less are not kept, unless `jax_persistent_cache_min_compile_time_secs` was set."""
+
+logger = logging.getLogger(__name__)
 
 
 def keep_compilations(folder: Path) -> None:
@@ -26,18 +36,46 @@ def keep_compilations(folder: Path) -> None:
     Where that is not safe or not possible, nothing is kept, and one line on standard error says why. A cache that the
     user has chosen for JAX (JAX_COMPILATION_CACHE_DIR) stays in use.
     """
-    if jax.config.values["jax_compilation_cache_dir"]:
-        return
     try:
-        programs = Programs(folder, _private(folder))
-        usual = compilation_cache.get_file_cache
+        _keep(folder)
     except (OSError, AttributeError) as error:
         print(f"jaxheads: compiled programs are not kept: {error}", file=sys.stderr)
+
+
+@functools.cache
+def keep_by_default() -> None:
+    """Keep compiled programs below the user's cache, once jaxheads first compiles; see `keep_compilations`.
+
+    What can't be kept is no more than a line for those who log: a home that can't be written ends no run.
+    """
+    try:
+        _keep(cache_directory() / "xla")
+    except (OSError, AttributeError, RuntimeError) as error:
+        logger.info("compiled programs are not kept: %s", error)
+
+
+def _keep(folder: Path) -> None:
+    """Let JAX keep programs in a folder, unless its own settings name another one or no cache at all.
+
+    Raises:
+        OSError: for a folder that is not safe, or can't be made or written.
+        AttributeError: for a JAX whose cache can't be replaced.
+    """
+    settings = jax.config.values
+    if settings["jax_compilation_cache_dir"] or not settings["jax_enable_compilation_cache"]:
         return
+    programs = Programs(folder, _private(folder))
+    usual = compilation_cache.get_file_cache
     compilation_cache.get_file_cache = lambda path: (programs, path) if path == str(folder) else usual(path)
+    programs.is_chosen = True
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if settings["jax_persistent_cache_min_compile_time_secs"] == _USUAL_SECONDS:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", SECONDS)
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # XLA would write files of its own there
+
+
+_USUAL_SECONDS = 1.0
+"""JAX's own limit, as long as nobody has set another one."""
 
 
 class Programs(CacheInterface):
@@ -50,11 +88,18 @@ class Programs(CacheInterface):
         descriptor: the open folder. Who moves another one to its path changes nothing here.
     """
 
+    is_chosen = False
+    """Whether JAX has been told to use these programs."""
+
     def __init__(self, folder: Path, descriptor: int):
         self._path, self._folder = folder, descriptor
 
     def get(self, key: str) -> bytes | None:
         """Return a program; None where there is none, or one that was changed on the disk."""
+        if self.is_chosen and jax.config.values["jax_compilation_cache_dir"] != str(self._path):
+            # The user has chosen another folder since: from the next access on JAX asks that one.
+            compilation_cache.reset_cache()
+            return None
         name = _name(key)
         try:
             with self._open(name, os.O_RDONLY) as file:

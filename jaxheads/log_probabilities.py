@@ -5,7 +5,7 @@ Dimension key: B batch, T positions, R rows read, V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from .models.model import Model
 from .models.network import Network, forward
 from .models.sharding import fetch
 from .models.stack import take_rows
-from .programs import compiled
+from .programs import compiled, to_device
 from .reads import Evaluated, Reads, gather_rows, needs_logits, positions_read, read_out, whole_positions
 
 ANSWER = "answer tokens"
@@ -40,6 +40,7 @@ class AnswerLogProbability(Evaluated):
         answers: texts or token ids, one for all examples or one for each; None where the batch holds them already.
     """
 
+    unit: ClassVar[str] = "nats"
     answers: tuple[str | tuple[int, ...], ...] | None
     name: str
 
@@ -81,11 +82,11 @@ class AnswerLogProbability(Evaluated):
         target_BR = np.take_along_axis(np.asarray(positions.ids), rows_BR, axis=1)
         # A row predicts the token after it. Rows that only fill up have weight 0, and must be there.
         before_BR = np.maximum(rows_BR - 1, 0)
-        return Reads(jnp.asarray(before_BR), None, jnp.asarray(target_BR), jnp.asarray(real_BR, jnp.float32))
+        return Reads(to_device(before_BR), None, to_device(target_BR), to_device(real_BR, np.float32))
 
     def _check(self, model: Model) -> None:
         needs_logits(model, self.name)
-        if not model.causal or not model.network.at_every_position:
+        if not model.causal or model.network.classes_of is not None:
             raise ValueError(
                 f"{self.name} needs a causal decoder, which predicts token after token; {model.name} is none"
             )
@@ -100,6 +101,7 @@ class AnswerLogProbability(Evaluated):
 class KLDivergence(Evaluated):
     """Objective of the divergence from the unedited run's answer, in nats; see `kl_divergence`."""
 
+    unit: ClassVar[str] = "nats"
     positions: np.ndarray | None
     name: str
 
@@ -108,7 +110,8 @@ class KLDivergence(Evaluated):
     """The least and largest effect: of the unedited run the divergence is 0."""
 
     def reads(self, model: Model, batch: Batch) -> Reads:
-        reads = Reads(jnp.asarray(positions_read(model, batch, self.name, self.positions), jnp.int32))
+        rows_BR, shares_BR = positions_read(model, batch, self.name, self.positions)
+        reads = Reads(to_device(rows_BR, np.int32), shares=shares_BR)
         B, size = len(batch), min(AT_ONCE, len(batch))
         parts = []
         for start in range(0, B, size):

@@ -6,7 +6,7 @@ so that a sweep computes no others.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,14 @@ from .models.inputs.batch import Batch
 from .models.model import Model
 from .models.network import Network, forward
 from .models.stack import take_rows
-from .programs import compiled
+from .programs import compiled, to_device
 from .reads import (
     Evaluated,
     Objective,
     Reads,
     gather_rows,
     needs_logits,
+    needs_tokens,
     positions_read,
     read_out,
     whole_positions,
@@ -38,6 +39,7 @@ from .reads import (
 class LogitDifference(Evaluated):
     """Objective logit(right) − logit(wrong) at one position of each example; see `logit_difference`."""
 
+    unit: ClassVar[str] = "logits"
     right: np.ndarray | Accepted
     wrong: np.ndarray | Accepted
     positions: np.ndarray | None
@@ -60,6 +62,7 @@ class LogitDifference(Evaluated):
 class Logit(Evaluated):
     """Objective of one token's logit at one position of each example; see `logit`."""
 
+    unit: ClassVar[str] = "logits"
     token: np.ndarray | Accepted | None
     positions: np.ndarray | None
     name: str
@@ -83,6 +86,7 @@ class Logit(Evaluated):
 class Loss(Evaluated):
     """Objective of each example's mean next-token cross-entropy, in nats; see `loss`."""
 
+    unit: ClassVar[str] = "nats"
     where: np.ndarray | None
     name: str
 
@@ -93,6 +97,7 @@ class Loss(Evaluated):
 
     def reads(self, model: Model, batch: Batch) -> Reads:
         needs_logits(model, self.name)
+        needs_tokens(model, self.name)
         if not model.causal:
             raise ValueError(f"a next-token loss needs a causal decoder; {model.name} is an encoder")
         positions = model.network.streams[-1].queries.of(batch)
@@ -109,7 +114,7 @@ class Loss(Evaluated):
         rows_BR, real_BR = gather_rows(counted_BT)
         weight_BR = (real_BR / counts_B[:, None]).astype(np.float32)
         target_BR = np.take_along_axis(np.asarray(positions.ids), rows_BR + 1, axis=1)
-        return Reads(jnp.asarray(rows_BR), None, jnp.asarray(target_BR), jnp.asarray(weight_BR))
+        return Reads(to_device(rows_BR), None, to_device(target_BR), to_device(weight_BR))
 
     @staticmethod
     def value(read: Array, reads: Reads) -> Array:
@@ -121,6 +126,7 @@ class Loss(Evaluated):
 class ProbabilityDifference(Evaluated):
     """Objective Σ sign · p(token) at one position of each example; see `probability_difference`."""
 
+    unit: ClassVar[str] = "probability"
     tokens: np.ndarray
     signs: np.ndarray
     positions: np.ndarray | None
@@ -151,7 +157,7 @@ class ProbabilityDifference(Evaluated):
         if rows_BR.shape[1] > 1:
             raise ValueError(f"the head of {model.name} reads several positions together: give logits, not positions")
         rows_BC = jnp.broadcast_to(rows_BR, tokens_BC.shape)
-        return Reads(rows_BC, None, jnp.asarray(tokens_BC, jnp.int32), jnp.asarray(signs_BC, jnp.float32))
+        return Reads(rows_BC, None, to_device(tokens_BC, np.int32), to_device(signs_BC, np.float32))
 
     @staticmethod
     def value(read: Array, reads: Reads) -> Array:
@@ -278,7 +284,7 @@ def _columns(
 
     Where several are accepted, a column's weight is the number of its argument, from 1; 0 where it counts for none.
     """
-    rows_BR = positions_read(model, batch, name, positions)
+    rows_BR, shares_BR = positions_read(model, batch, name, positions)
     B, vocabulary = len(rows_BR), model.network.unembedding.weight.shape[0]
     columns, parts = [], []
     for number, (key, values) in enumerate(answers.items()):
@@ -289,8 +295,8 @@ def _columns(
     if columns_BC.min() < 0 or columns_BC.max() >= vocabulary:
         raise ValueError(f"{' and '.join(answers)} must be token ids in 0..{vocabulary - 1}, got {columns_BC.tolist()}")
     one_each = all(part_BA.shape[1] == 1 for part_BA in parts)
-    weight = None if one_each else jnp.asarray(np.concatenate(parts, axis=1), jnp.float32)
-    return Reads(jnp.asarray(rows_BR, jnp.int32), jnp.asarray(columns_BC, jnp.int32), weight=weight)
+    weight = None if one_each else to_device(np.concatenate(parts, axis=1), np.float32)
+    return Reads(to_device(rows_BR, np.int32), to_device(columns_BC, np.int32), weight=weight, shares=shares_BR)
 
 
 @compiled

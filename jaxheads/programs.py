@@ -20,8 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from numpy.typing import ArrayLike
+
+from .compile_cache import keep_by_default
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 KEPT = 128
 """Programs that are kept, those used last."""
@@ -77,6 +81,33 @@ def compiled(function: Callable[..., R], **options: Any) -> Compiled[R]:
     return Compiled(function, options)
 
 
+def to_device(values: ArrayLike, dtype: Any = None) -> jax.Array:
+    """Return an array of JAX, on its default device; `jnp.asarray` would compile a program for every new shape."""
+    if isinstance(values, jax.Array):
+        return jnp.asarray(values, dtype)
+    return jax.device_put(np.asarray(values, dtype))
+
+
+def on_host(array: jax.Array | np.ndarray) -> np.ndarray | None:
+    """Return an array's values; None where they can't be read: while tracing, or on other processes' devices.
+
+    What NumPy computes of small arrays costs no program to compile.
+    """
+    if isinstance(array, Tracer) or not getattr(array, "is_fully_addressable", True):
+        return None
+    return np.asarray(array)
+
+
+def take_examples(tree: T, examples: ArrayLike) -> T:
+    """Return the entries at these indices of the first axis of each array of a tree."""
+
+    def taken(array: Any) -> Any:
+        known = None if isinstance(examples, Tracer) else on_host(array)
+        return array[examples] if known is None else to_device(known[examples])
+
+    return jax.tree.map(taken, tree)
+
+
 def _kind(leaf: Any) -> Any:
     """Return what of an argument decides its program: shape and dtype of an array, or the argument itself."""
     if isinstance(leaf, jax.Array | np.ndarray):
@@ -101,6 +132,7 @@ class _Programs:
                 self.kept.move_to_end(key)
                 return self.kept[key]
             self.new += 1
+            keep_by_default()
             if self.new % MAPPINGS_AFTER == 0 and mappings() > _most_mappings() // 3:
                 self._clear(f"{mappings():,} memory mappings")
             elif self.new > CLEARED_AFTER:

@@ -7,16 +7,15 @@ import hashlib
 import os
 import platform
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Protocol
 
 import jax
+
+from .source_state import source_state, version
 
 PACKAGES = ("jaxheads", "jax", "jaxlib", "flax", "numpy", "transformers")
 NUMERIC_PACKAGES = ("jaxheads", "jax", "jaxlib", "flax", "numpy", "optax")
@@ -37,8 +36,8 @@ def environment() -> dict[str, Any]:
 
     Keys: `versions` (by package, None if not installed; read without importing), `python`, `platform`, `device`
     (`platform`, `kind`, `count`), `matmul_precision` (None: JAX's default), `x64`, `command` (list), `git`
-    (`revision`, `dirty`; None if jaxheads doesn't run from a commit) and `time_utc` (ISO 8601). The call starts JAX's
-    backend.
+    (`revision`, `dirty`, of the checkout, or of what a wheel was built from; None if neither is known) and `time_utc`
+    (ISO 8601). The call starts JAX's backend.
     """
     devices = jax.devices()
     config: Any = jax.config  # its attributes are dynamic: a type checker can't see them
@@ -54,9 +53,14 @@ def environment() -> dict[str, Any]:
         "matmul_precision": config.jax_default_matmul_precision,
         "x64": bool(config.jax_enable_x64),
         "command": [without_directories(os.path.basename(sys.argv[0])), *map(without_directories, sys.argv[1:])],
-        "git": git_state(Path(__file__).parent),
+        "git": code(),
         "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def made_by(command: str) -> str:
+    """Return the last line of a page: the command that made it, in words that run, and the versions."""
+    return f"Made by `{command}` with {', '.join(f'{name} {version(name)}' for name in PACKAGES)}."
 
 
 def numerics() -> dict[str, Any]:
@@ -96,21 +100,9 @@ def without_directories(text: str) -> str:
     return pattern.sub(lambda match: _last_component(match[0]), text)
 
 
-def git_state(directory: Path) -> dict[str, Any] | None:
-    """Return the commit that `directory` belongs to, and whether the code has changed since.
-
-    Dirty means that a Python file or pyproject.toml anywhere in the tree differs from the commit or is new; rewritten
-    results don't count.
-
-    Returns:
-        `{"revision": 40 hex digits, "dirty": bool}`, or None outside a repository, before its first commit, without
-        git, or if the repository tracks no file of the directory (a package installed in another project's tree).
-    """
-    revision = _git(directory, "rev-parse", "HEAD")
-    if not revision or not _git(directory, "ls-files", "--", "."):
-        return None
-    changes = _git(directory, "status", "--porcelain", "-uall", "--", ":/*.py", ":/pyproject.toml")
-    return {"revision": revision, "dirty": changes != ""}
+def code() -> dict[str, Any] | None:
+    """Return the commit of jaxheads' code, as `source_state` does."""
+    return source_state(Path(__file__).parent)
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -119,26 +111,6 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@cache
-def version(package: str) -> str | None:
-    """Return the version of an installed package, read without importing it; None if it is not installed."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def _last_component(path: str) -> str:
     pure = PurePosixPath(path) if path.startswith("/") else PureWindowsPath(path)
     return pure.name or path
-
-
-def _git(directory: Path, *arguments: str) -> str | None:
-    # A git hook sets GIT_DIR and the like, which would point at another repository.
-    settings = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    command = ["git", "--no-optional-locks", "-C", str(directory), *arguments]
-    try:
-        completed = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return completed.stdout.strip()

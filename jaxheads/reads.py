@@ -1,7 +1,7 @@
 """What an objective reads of a model's output, and its check before anything runs."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from .models.inputs.batch import Batch, Texts
 from .models.model import Model
 from .models.network import Network, forward
 from .models.stack import take_rows
-from .programs import compiled
+from .programs import compiled, take_examples, to_device
 
 
 @jax.tree_util.register_dataclass
@@ -31,6 +31,8 @@ class Reads:
         columns: vocabulary columns whose logits are read, `[B,C]`; None for all of them.
         target: token whose log-probability is read at each row, `[B,R]`; None for logits.
         weight: weight of each row, `[B,R]`, or of each column, `[B,C]`, in its example's value; or None.
+        expected: numbers or classes that `value` compares with what is read, `[B,n]`; or None.
+        shares: share of each row in the mean that the head reads, `[B,R]` (`Network.readout_shares`); or None.
         unedited: log-probabilities of the unedited run at the rows, `[B,R,V]`, for objectives that compare with it.
     """
 
@@ -38,13 +40,15 @@ class Reads:
     columns: Array | None = None
     target: Array | None = None
     weight: Array | None = None
+    expected: Array | None = None
+    shares: Array | None = None
     unedited: Any = None
 
     @property
     def identity(self) -> tuple[Array | None, ...]:
         """What the reads are known by in a resume directory: not what model, batch and rows determine."""
         # Computed again, log-probabilities may differ in their last bits.
-        return self.rows, self.columns, self.target, self.weight
+        return self.rows, self.columns, self.target, self.weight, self.expected, self.shares
 
     def repeat(self, times: int) -> "Reads":
         """Return the reads of the batch repeated `times` times."""
@@ -52,17 +56,16 @@ class Reads:
 
     def take(self, examples: ArrayLike) -> "Reads":
         """Return the reads of these examples, by index."""
-        index = np.asarray(examples)
-        return jax.tree.map(lambda field: field[index], self)
+        return take_examples(self, np.asarray(examples))
 
 
 class Objective(Protocol):
     """A function of a model's output with one value for each example.
 
     `value` is static because it is compiled into a sweep's program; all data reaches it through `reads`. An objective
-    may have a `range`, the least and largest value: no interval leaves it. It may have a method `resolved(model)`,
-    which returns the objective with that model's token ids for its texts, and a method `completed(model, batch)`, which
-    returns the batch with what it reads there. A subclass of `Evaluated` can be called.
+    may have a `range`, the least and largest value, which no interval leaves, and a `unit`, which pictures name. It may
+    have a method `resolved(model)`, which returns the objective with that model's token ids for its texts, and a method
+    `completed(model, batch)`, which returns the batch with what it reads. Subclasses of `Evaluated` can be called.
     """
 
     @property
@@ -110,7 +113,7 @@ def read_out(network: Network, x_BRD: Array, reads: Reads) -> Array:
     """
     unembedding = network.unembedding
     assert unembedding is not None, "the `reads` of every objective check for logits"
-    features = network.features(x_BRD)
+    features = network.pooled_features(x_BRD, reads.shares)
     if reads.target is not None:
         return unembedding.log_probability(features, reads.target)
     return unembedding.logits(features, reads.columns)
@@ -136,7 +139,7 @@ def reads_of(objective: Objective, model: Model, batch: Batch) -> Reads:
     limits = {"rows": last.queries.count(batch), "columns": vocabulary, "target": vocabulary}
     fields = {
         field: _entries(f"the {field} of objective {objective.name!r}", getattr(reads, field), len(batch), limit)
-        for field, limit in {**limits, "weight": None}.items()
+        for field, limit in {**limits, "weight": None, "expected": None, "shares": None}.items()
         if getattr(reads, field) is not None
     }
     for field in fields.keys() & {"target", "weight"}:
@@ -146,9 +149,27 @@ def reads_of(objective: Objective, model: Model, batch: Batch) -> Reads:
                 f"the {field} of objective {objective.name!r} must have the shape of its rows {fields['rows'].shape}, "
                 f"got {fields[field].shape}"
             )
-    checked_reads = Reads(**fields, unedited=reads.unedited)
+    checked_reads = replace(Reads(**fields), shares=_shares(objective, model, batch, fields), unedited=reads.unedited)
     _check_value(objective, model.network, checked_reads)
     return checked_reads
+
+
+def _shares(objective: Objective, model: Model, batch: Batch, fields: Mapping[str, Any]) -> Array | None:
+    """Return the shares of the rows in the mean that the model's head reads, the model's own unless they are given.
+
+    Raises:
+        ValueError: for shares of a head that reads no mean, or other rows than those of the mean.
+    """
+    own, rows_BR = model.network.readout_shares(batch), fields["rows"]
+    stated = fields.get("shares")
+    if own is not None and rows_BR.shape != own.shape:
+        raise ValueError(
+            f"the head of {model.name} reads a mean of positions: the rows of objective {objective.name!r} must be "
+            "all of `model.network.readout_positions(batch)`"
+        )
+    if stated is not None and (own is None or stated.shape != own.shape):
+        raise ValueError(f"objective {objective.name!r} gives shares; the head of {model.name} has {shown(own)}")
+    return own if stated is None else stated
 
 
 def _entries(name: str, values: ArrayLike, examples: int, limit: int | None) -> Array:
@@ -160,12 +181,12 @@ def _entries(name: str, values: ArrayLike, examples: int, limit: int | None) -> 
         if array.dtype.kind not in "biuf":
             raise ValueError(f"{name} must be real numbers, got {array.dtype}")
         all_finite(name, array)
-        return jnp.asarray(array, jnp.float32)
+        return to_device(array, np.float32)
     whole_numbers(name, array)
     if array.min() < 0 or array.max() >= limit:
         wrong = array[(array < 0) | (array >= limit)][0]
         raise ValueError(f"{name} must lie in 0..{limit - 1}, got {wrong}")
-    return jnp.asarray(array, jnp.int32)
+    return to_device(array, np.int32)
 
 
 def _check_value(objective: Objective, network: Network, reads: Reads) -> None:
@@ -184,14 +205,27 @@ def _check_value(objective: Objective, network: Network, reads: Reads) -> None:
         raise ValueError(f"{about}; of an array {list(read.shape)} it returned {shown(value)}")
 
 
+def needs_derivative(objective: Objective) -> None:
+    """Raise ValueError for an objective that is a step (`flat`), which a question that differentiates can't use."""
+    if getattr(objective, "flat", False):
+        raise ValueError(
+            f"the derivative of {objective.name} is 0 everywhere: it can be ablated and patched, but not "
+            "differentiated; use jh.class_loss or jh.class_logit"
+        )
+
+
 def needs_logits(model: Model, name: str) -> None:
     """Raise ValueError for a model without logits, which an objective of this name reads."""
     if model.network.unembedding is None:
         raise ValueError(f"{name} needs logits over a vocabulary; {model.name} {model.network.without_logits}")
 
 
-def positions_read(model: Model, batch: Batch, name: str, positions: np.ndarray | None) -> np.ndarray:
-    """Return the positions where an objective of this name reads logits, `[B,R]`: those given, or the head's own.
+def positions_read(
+    model: Model, batch: Batch, name: str, positions: np.ndarray | None
+) -> tuple[np.ndarray, Array | None]:
+    """Return the positions where an objective of this name reads logits, `[B,R]`, and their shares in a mean, if any.
+
+    They are the given ones, or those that the model's head reads.
 
     Raises:
         ValueError: for a model without logits; for positions that are not there, or padding; or for any of them where
@@ -209,10 +243,13 @@ def positions_read(model: Model, batch: Batch, name: str, positions: np.ndarray 
         rows_BR = np.broadcast_to(positions, (B,))[:, None]
     if rows_BR.min() < 0 or rows_BR.max() >= T:
         raise ValueError(f"positions must lie in 0..{T - 1}, got {rows_BR[:, 0].tolist()}")
-    padding = np.flatnonzero(~np.take_along_axis(np.asarray(last_stream.mask), rows_BR, axis=1).all(axis=1))
+    real_BR, shares_BR = np.take_along_axis(np.asarray(last_stream.mask), rows_BR, axis=1), None
+    if positions is None and (shares_BR := model.network.readout_shares(batch)) is not None:
+        real_BR = real_BR | (np.asarray(shares_BR) == 0)
+    padding = np.flatnonzero(~real_BR.all(axis=1))
     if padding.size:
         raise ValueError(f"a {name.replace('_', ' ')} can't be read at padding, as in examples {padding[:8].tolist()}")
-    return rows_BR
+    return rows_BR, shares_BR
 
 
 def whole_positions(positions: ArrayLike) -> np.ndarray:
@@ -228,3 +265,15 @@ def gather_rows(counted_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     counts_B = counted_BT.sum(axis=1)
     rows_BR = np.argsort(~counted_BT, axis=1, kind="stable")[:, : counts_B.max()].astype(np.int32)
     return rows_BR, np.arange(rows_BR.shape[1])[None] < counts_B[:, None]
+
+
+def needs_tokens(model: Model, name: str) -> None:
+    """Raise ValueError for a model whose logits are not of tokens, which an objective or a measure of this name reads.
+
+    A model without logits passes, and so does one that is not causal: their own errors say more.
+    """
+    if model.network.classes_of is not None and model.causal:
+        raise ValueError(
+            f"{name} needs logits over a vocabulary; those of {model.name} are of classes"
+            f" ({', '.join(model.labels or ())}): use jh.class_logit or jh.class_loss"
+        )

@@ -13,6 +13,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["JAXHEADS_PROGRESS"] = "0"  # on a slow machine bars would appear that no test expects
+# Tests leave nothing in the user's cache; who names a folder of their own for JAX has it used.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "0")
 # For processes that tests start as well: parts of another precision answer another question.
 os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
 
@@ -55,6 +59,13 @@ def _few_mappings():
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_text().count("\n") > MAPPINGS:
         jax.clear_caches()
+
+
+@pytest.fixture
+def each_part_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts that are kept wait for no others, and their files are not merged."""
+    monkeypatch.setattr("jaxheads.execution.parts.SECONDS", 0)
+    monkeypatch.setattr("jaxheads.execution.parts.MERGED", 10**9)
 
 
 @pytest.fixture(scope="session")

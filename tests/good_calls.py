@@ -3,7 +3,6 @@
 `tests/test_wrong_input.py` replaces one argument at a time by what is not of its kind.
 """
 
-import functools
 import inspect
 from collections.abc import Iterator
 from types import ModuleType
@@ -12,24 +11,54 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 import jaxheads as jh
 from jaxheads.data import tasks
 
-CONFIG = {"model_type": "gpt2", "vocab_size": 37, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}
-E, T = 4, 6
+from .good_values import (
+    CONFIG,
+    E,
+    T,
+    Words,
+    bart,
+    batch,
+    circuit,
+    clip,
+    edges,
+    grouped,
+    model,
+    moments,
+    other,
+    repeated,
+    sample,
+    scores,
+    small_network,
+    table,
+    task,
+    training,
+)
 
 RESULTS = {
     *("Circuit", "Composition", "ContextScore", "DirectParts", "Factored", "Faithfulness", "FaithfulnessCurve"),
     *("FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Relevance"),
     *("RepeatedTokens", "Rows", "Run", "Sample", "SeedEffect", "Specialisation", "Spoken", "TextSpan", "TokenPairs"),
-    *("Trace", "Trained", "WordPattern", "Example", "Moments"),
+    *("Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Picture"),
 }
 """Classes of answers, whose constructors users don't call."""
 
 INTERNAL = {
     *("Network", "Objective", "Task", "Model", "SiteEdit", "Batch", "plan", "SiteEdit.apply", "Batch.tree_unflatten"),
-    *("Example.raw_mark", "Example.mark", "Example.neighbours", "Objective.reads", "Objective.value", "Task.sample"),
+    *(
+        "Example.raw_mark",
+        "Example.mark",
+        "Example.neighbours",
+        "Panel.set",
+        "Picture.set",
+        "Objective.reads",
+        "Objective.value",
+        "Task.sample",
+    ),
 }
 """Protocols, what only metrics and networks call, and the constructors that have tests of their own."""
 
@@ -46,7 +75,8 @@ def is_internal(name: str) -> bool:
 
 def public() -> Iterator[tuple[str, Any]]:
     """Yield every public function, class and method that takes arguments, by name."""
-    rooms = (jh, jh.circuits, jh.data, jh.evidence, jh.patterns, jh.statistics, jh.tables, jh.train, jh.weights, tasks)
+    parts = (jh.circuits, jh.data, jh.evidence, jh.patterns, jh.plots, jh.statistics, jh.tables, jh.train, jh.weights)
+    rooms = (jh, *parts, tasks)
     seen = set()
     for room in rooms:
         for name in room.__all__:
@@ -77,90 +107,6 @@ def names_of(function: Any) -> list[str]:
     return [name for name, own in parameters.items() if name != "self" and own.kind not in variable]
 
 
-@functools.cache
-def model() -> jh.Model:
-    return jh.init(CONFIG)
-
-
-@functools.cache
-def bart() -> jh.Model:
-    return jh.init(tasks.Translation(shortest=2, longest=3).model_config(d_model=8))
-
-
-@functools.cache
-def clip() -> jh.Model:
-    return jh.init(tasks.Captions().model_config())
-
-
-@functools.cache
-def batch() -> jh.Batch:
-    rng = np.random.default_rng(0)
-    marks = {"noun": rng.random((E, T)) < 0.5}
-    return jh.Batch(rng.integers(0, 37, (E, T)), words=np.tile(np.arange(T), (E, 1)), marks=marks)
-
-
-@functools.cache
-def other() -> jh.Batch:
-    return jh.Batch(np.random.default_rng(1).integers(0, 37, (E, T)))
-
-
-@functools.cache
-def table(name: str = "effect", metric: str = "score") -> jh.HeadTable:
-    values = np.random.default_rng(0).random((8, 2, 2))
-    interval = jh.statistics.mean_interval(values)
-    column = jh.tables.Column(*interval, per_example=values)
-    return jh.HeadTable.from_columns(name, "decoder", {metric: column}, squeeze=True)
-
-
-@functools.cache
-def task() -> tasks.Induction:
-    return tasks.Induction(tokens=8, shortest=2, longest=3, length=8)
-
-
-@functools.cache
-def sample() -> tasks.Sample:
-    return task().sample(jax.random.key(0), 2)
-
-
-def small_network() -> Any:
-    return jh.init(task().model_config(d_model=8, n_heads=2)).network
-
-
-@functools.cache
-def circuit() -> jh.circuits.Circuit:
-    return jh.circuit(model(), batch(), jh.loss(), [(0, 0)], "zero")
-
-
-@functools.cache
-def training() -> jh.train.Trained:
-    return jh.train.train(task().model_config(d_model=8, n_heads=2), task(), 2, batch=2)
-
-
-@functools.cache
-def repeated() -> jh.data.RepeatedTokens:
-    return jh.data.repeated_tokens(37, examples=2, shortest=2, longest=3, seed=0)
-
-
-class Words:
-    """A tokenizer of single characters."""
-
-    bos_token_id = 0
-
-    def encode(self, text: str, **options: Any) -> list[int]:
-        return [1 + ord(letter) % 30 for letter in text]
-
-    def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
-        return {"input_ids": self.encode(text)}
-
-
-def edges() -> np.ndarray:
-    return jh.Graph.of(model().stack()).exists[None]
-
-
-def scores(seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).random((8, 2, 2))
-
-
 ASKED = {"model": model, "batch": batch, "objective": jh.loss}
 PAIR = {"model": model, "clean": batch, "corrupt": other, "objective": jh.loss}
 HEADS = [(0, 0), (1, 1)]
@@ -178,6 +124,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "Model.check": {"self": model, "batch": batch},
     "Model.running_streams": {"self": model, "batch": batch},
     "Model.check_runs": {"self": model, "stack": lambda: model().stack(), "batch": batch},
+    "Model.with_parameters": {"self": model, "parameters": lambda: nnx.state(model().network)},
+    "adopt": {"config": CONFIG, "parameters": lambda: nnx.state(model().network)},
     "by_hand": {"embed": np.eye(3), "layers": [], "unembed": np.eye(3)},
     "fold_norms": {"model": model},
     "init": {"config": CONFIG},
@@ -277,9 +225,20 @@ CALLS: dict[str, dict[str, Any]] = {
     "knock_out": ASKED | {"queries": T - 1, "keys": 0},
     "share": ASKED | {"partners": [(0, 0), (0, 1)]},
     "answer_log_probability": {"answer": "a text"},
-    **{name: {} for name in ("kl_divergence", "logit", "loss")},
+    **{name: {"start": 0, "end": 1} for name in ("answer_logit", "answer_loss")},
+    **{name: {"labels": 1} for name in ("class_accuracy", "class_loss", "class_probability")},
+    **{name: {} for name in ("class_logit", "kl_divergence", "logit", "loss")},
     "logit_difference": {"right": 1, "wrong": 2},
     "probability_difference": {"tokens": [1, 2], "signs": [1, -1]},
+    # pictures
+    "Panel.save": {"self": lambda: table().plot(), "path": "heads.png"},
+    "Picture.save": {"self": lambda: table().plot().picture, "path": "heads.svg"},
+    "color": {"number": 1},
+    "draw_runs": {"ax": lambda: jh.plots.panels(1, (2.0, 2.0))[1][0], "at": STEPS, "values": CURVE, "label": "loss"},
+    "evolution": {"steps": STEPS, "curves": {"loss": CURVE}},
+    "heatmap": {"grid": np.eye(2)},
+    "intervals": {"frame": lambda: table().top()},
+    "panels": {"count": 2, "size": (3.0, 2.0)},
     # circuits
     "Graph": {"layers": 2, "heads": 2, "kv_heads": 2},
     "Graph.of": {"stack": lambda: model().stack()},
@@ -346,7 +305,6 @@ CALLS: dict[str, dict[str, Any]] = {
     "ablation_losses": {"network": small_network, "sample": sample},
     "adamw": {"hyper": {"rate": 1e-3}},
     "disagreement": {"network": small_network, "batch": lambda: sample().batch},
-    "evolution": {"steps": STEPS, "curves": {"loss": CURVE}},
     "gated_scores": {"network": small_network, "sample": sample, "gates_GLN": np.ones((1, 2, 2)), "stack": "decoder"},
     "grid": {"seeds": [0, 1]},
     "head_importance": {"network": small_network, "sample": sample},
@@ -385,15 +343,3 @@ CALLS: dict[str, dict[str, Any]] = {
 }
 
 PROMPTS: Any = [()] * len(names_of(jh.data.IOIPrompts))
-
-
-def grouped() -> jh.statistics.GroupedRows:
-    rows = jh.statistics.GroupedRows()
-    rows.add(np.arange(8.0))
-    return rows
-
-
-def moments() -> jh.statistics.Moments:
-    rows = jh.statistics.Moments()
-    rows.add(np.arange(8.0))
-    return rows

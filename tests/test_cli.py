@@ -31,7 +31,7 @@ finally:
         ("from jaxheads.cli import main; main(['--help'])", "usage: jaxheads"),
         ("from jaxheads.cli import main; main(['atlas', '--help'])", "./atlas-MODEL/"),
         ("from jaxheads.cli import main; main(['zoo'])", "| smollm2-135m |"),
-        ("from jaxheads.models.families import FAMILIES; print(*FAMILIES)", "llama mistral"),
+        ("from jaxheads.models.families import FAMILIES; print(*FAMILIES)", "llama m2m_100 mistral"),
     ],
 )
 def test_nothing_slow_is_imported(statement: str, shown: str):
@@ -43,7 +43,10 @@ def test_nothing_slow_is_imported(statement: str, shown: str):
 
 FLAGS = {
     "model": ["", " "],
+    "stack": [""],
     "text": ["no-such-file", "."],
+    "images": ["no-such-folder", __file__],
+    "audio": ["no-such-folder", __file__],
     "out": [__file__],
     "examples": ["0", "-1", "1.5", "many"],
     "measured": ["0", "-2", "1.5", "many"],

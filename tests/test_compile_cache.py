@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -89,9 +90,10 @@ def test_a_folder_that_others_can_write_is_refused_in_one_line(
     capsys: pytest.CaptureFixture[str],
     request: pytest.FixtureRequest,
 ):
-    before = jax.config.values["jax_compilation_cache_dir"]  # a command may have set one
-    request.addfinalizer(lambda: jax.config.update("jax_compilation_cache_dir", before))
-    jax.config.update("jax_compilation_cache_dir", None)
+    # A command may have set one, and the suite sets none.
+    for name, value in (("jax_compilation_cache_dir", None), ("jax_enable_compilation_cache", True)):
+        request.addfinalizer(partial(jax.config.update, name, jax.config.values[name]))
+        jax.config.update(name, value)
 
     def refused(reason: str) -> None:
         keep_compilations(tmp_path / "xla")
@@ -144,6 +146,61 @@ assert len(set(values)) == 1
 
 def test_jax_reads_whole_programs_and_compiles_where_one_was_changed(tmp_path: Path):
     command = [sys.executable, "-c", ROUNDS, str(tmp_path / "xla")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    names = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True", "False", "True"]
     assert done.stderr == ""
+
+
+DEFAULT = """
+import os, sys
+import jax, jax.numpy as jnp
+import jaxheads as jh
+assert jax.config.values["jax_compilation_cache_dir"] is None, "importing sets nothing"
+jax.jit(lambda x: x + 1)(jnp.ones(3))
+assert jax.config.values["jax_compilation_cache_dir"] is None, "nor does a program that is not ours"
+hits = []
+jax.monitoring.register_event_listener(lambda name, **_: hits.append(name) if name.endswith("/cache_hits") else None)
+model = jh.init({"model_type": "gpt2", "vocab_size": 37, "n_positions": 8, "n_embd": 16, "n_layer": 2, "n_head": 2})
+table = jh.ablate(model, jh.Batch([[1, 2, 3], [4, 5, 6]]), jh.loss())
+print(len(hits), jax.config.values["jax_compilation_cache_dir"], float(table.values.sum()))
+other = os.environ.get("OTHER")
+if other:
+    jax.config.update("jax_compilation_cache_dir", other)
+    for shift in (1.0, 2.0):
+        jax.jit(lambda x: jnp.sin(x) @ jnp.cos(x) + shift)(jnp.ones((9, 9)))
+    print(len(os.listdir(other)))
+"""
+
+
+def by_default(folder: Path, **environment: str) -> list[str]:
+    """Hits, folder and result of a first question in a process of its own, which must print nothing beside them."""
+    names = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
+    inherited = {name: value for name, value in os.environ.items() if name not in names}
+    own = {"JAXHEADS_CACHE": str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    command = [sys.executable, "-c", DEFAULT]
+    done = subprocess.run(command, env=inherited | own | environment, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_programs_are_kept_by_default_once_jaxheads_compiles(tmp_path: Path):
+    first, second = by_default(tmp_path), by_default(tmp_path)
+    assert first[:2] == ["0", str(tmp_path / "xla")]
+    assert int(second[0]) >= 3, "the second process compiles nothing of ours again"
+    assert second[1:] == first[1:]
+
+
+def test_the_user_s_settings_of_jax_go_before_ours(tmp_path: Path):
+    assert by_default(tmp_path / "a", JAX_ENABLE_COMPILATION_CACHE="0")[:2] == ["0", "None"]
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "own").mkdir()
+    chosen = by_default(tmp_path / "b", OTHER=str(tmp_path / "own"))
+    assert int(chosen[-1]) > 0, "a folder that is chosen later is used from then on"
+
+
+def test_a_home_that_cannot_be_written_ends_nothing(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    hits, folder, _ = by_default(tmp_path / "file" / "below")
+    assert (hits, folder) == ("0", "None")

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 # public face, jaxheads/__init__.py: only what stands above it may import through it.
 LAYERS = (
     ("cli", "experiments"),
+    ("commands",),
     ("jaxheads",),
     ("report",),
     ("train", "probe"),
@@ -19,13 +20,16 @@ LAYERS = (
     ("evidence",),
     ("measure", "data"),
     ("execution",),
-    ("edits", "objectives", "log_probabilities"),
+    ("edits", "objectives", "class_objectives", "log_probabilities", "networks"),
+    ("class_reads",),
     ("reads",),
     ("models",),
     ("tables", "statistics"),
-    ("provenance", "files", "progress", "arguments", "programs", "compile_cache"),
-    ("kinds", "interrupts"),
-    ("checks", "columns"),
+    ("plots",),
+    ("provenance", "files", "progress", "arguments", "programs"),
+    ("kinds", "interrupts", "compile_cache"),
+    ("cache",),
+    ("checks", "columns", "source_state"),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxheads import provenance
+from jaxheads import provenance, source_state
 
 
 def git(directory, *arguments):
@@ -98,35 +98,42 @@ def test_absolute_paths_keep_their_last_component(text, expected):
 
 def test_git_state_of_a_clean_tree(repository):
     expected = {"revision": git(repository, "rev-parse", "HEAD"), "dirty": False}
-    assert provenance.git_state(repository / "package") == expected
+    assert source_state.git_state(repository / "package") == expected
     (repository / "result.csv").write_text("1")
-    assert provenance.git_state(repository / "package") == expected
+    assert source_state.git_state(repository / "package") == expected
 
 
 @pytest.mark.parametrize("changed", ["package/code.py", "package/new.py", "elsewhere/new.py", "pyproject.toml"])
 def test_git_state_is_dirty_when_code_differs(repository, changed):
     (repository / changed).parent.mkdir(exist_ok=True)
     (repository / changed).write_text("y = 2\n")
-    state = provenance.git_state(repository / "package")
+    state = source_state.git_state(repository / "package")
     assert state is not None
     assert state["dirty"] is True
 
 
+def test_a_wheel_reads_its_commit_from_a_file(repository):
+    assert source_state.source_state(repository / "package") == source_state.git_state(repository / "package")
+    state = {"revision": "0" * 40, "dirty": False}
+    (repository / "package" / source_state.BUILT_FROM).write_text(json.dumps(state))
+    assert source_state.source_state(repository / "package") == state
+
+
 def test_git_state_is_not_misled_by_a_hook_s_environment(repository, monkeypatch):
     monkeypatch.setenv("GIT_DIR", str(repository / "nowhere"))
-    assert provenance.git_state(repository / "package") is not None
+    assert source_state.git_state(repository / "package") is not None
 
 
 def test_git_state_is_none_where_the_directory_is_nobody_s_source(repository, tmp_path_factory, monkeypatch):
     (repository / "site-packages").mkdir()
     (repository / "site-packages" / "installed.py").write_text("")
-    assert provenance.git_state(repository / "site-packages") is None
+    assert source_state.git_state(repository / "site-packages") is None
     outside = tmp_path_factory.mktemp("outside")
-    assert provenance.git_state(outside) is None
+    assert source_state.git_state(outside) is None
     git(outside, "init", "-q")
-    assert provenance.git_state(outside) is None
+    assert source_state.git_state(outside) is None
     monkeypatch.setenv("PATH", "")
-    assert provenance.git_state(repository / "package") is None
+    assert source_state.git_state(repository / "package") is None
 
 
 def test_file_sha256(tmp_path):

@@ -4,9 +4,11 @@ import importlib.util
 import re
 import shlex
 import tomllib
+import types
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -22,8 +24,8 @@ class Block(NamedTuple):
     text: str
 
 
-def blocks(*languages: str) -> list[Block]:
-    text = README.read_text(encoding="utf-8") if README.exists() else ""
+def blocks(*languages: str, page: Path = README) -> list[Block]:
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
     fences = re.finditer(r"^```(\w+)[^\n]*\n(.*?)^```[ \t]*$", text, re.MULTILINE | re.DOTALL)
     found = [Block(f[1], text.count("\n", 0, f.start(2)) + 1, f[2]) for f in fences]
     return [block for block in found if block.language in languages]
@@ -62,14 +64,38 @@ def test_there_is_something_to_check():
     assert starting("make"), "README.md shows no `make` command"
 
 
+def run_in_order(page: Path) -> None:
+    namespace: dict[str, object] = {"__name__": "page"}
+    # Dataclasses look up the module that they are defined in.
+    module = types.ModuleType("page")
+    module.__dict__.update(namespace)
+    for block in blocks("python", page=page):
+        # Blank lines in front make a traceback name the page's own line.
+        source = "\n" * (block.line - 1) + block.text
+        exec(compile(source, str(page), "exec"), module.__dict__)
+
+
 @pytest.mark.weights
 def test_the_python_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": "readme"}
-    for block in blocks("python"):
-        # Blank lines in front make a traceback name the README's own line.
-        source = "\n" * (block.line - 1) + block.text
-        exec(compile(source, str(README), "exec"), namespace)
+    run_in_order(README)
+
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_the_python_blocks_of_a_page_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert blocks("python", page=page)
+    assert f"(docs/{page.name})" in README.read_text(encoding="utf-8"), "README links to the page"
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as users have it
+        run_in_order(page)
+
+
+def test_the_bridge_to_a_model_of_one_s_own_is_short():
+    _, bridge, _ = blocks("python", page=ROOT / "docs/your-own-model.md")
+    assert len([line for line in bridge.text.splitlines() if line.strip()]) <= 40
 
 
 def test_the_make_targets_exist():

@@ -303,6 +303,12 @@ class TestPlot:
         assert image.colorbar.ax.get_ylabel() == "metric1"
         assert ax.yaxis_inverted()
 
+    def test_names_the_unit(self):
+        with_unit = HeadTable.from_columns("t", "s", {"m": Column([[1.0]])}, {"units": {"m": "nats"}})
+        colorbar = with_unit.plot().images[0].colorbar
+        assert colorbar is not None
+        assert colorbar.ax.get_ylabel() == "m, nats"
+
     def test_both_signs_are_symmetric_about_zero(self):
         image = HeadTable.from_columns("t", "s", {"m": Column([[-1.0, 4.0]])}).plot().images[0]
         assert image.get_clim() == (-4.0, 4.0)

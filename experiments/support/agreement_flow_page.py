@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments import lab
-from experiments.support.training_intervals import (
+from jaxheads.tables import marked_count
+
+from .. import lab
+from .training_intervals import (
     EQUAL,
     MARK,
     SHARE,
@@ -16,7 +18,6 @@ from experiments.support.training_intervals import (
     interval,
     sentence,
 )
-from jaxheads.tables import marked_count
 
 METHODS = ("raw", "rollout", "flow")
 REFERENCES = ("blank-out", "gradients")

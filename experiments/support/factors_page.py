@@ -5,9 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from experiments import lab
-from experiments.support.training_intervals import EQUAL, MARK, SHARE, beyond, groups, interval, sentence, words
 from jaxheads.tables import marked_count
+
+from .. import lab
+from .training_intervals import EQUAL, MARK, SHARE, beyond, groups, interval, sentence, words
 
 CELL = ["task", "layers", "heads", "head size"]
 KINDS = ("own data", "without shortcut")

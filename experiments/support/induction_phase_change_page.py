@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments import lab
-from experiments.support.training_intervals import (
+from jaxheads.tables import marked_count
+
+from .. import lab
+from .training_intervals import (
     EQUAL,
     MARK,
     POSITIVE,
@@ -17,7 +19,6 @@ from experiments.support.training_intervals import (
     sentence,
     words,
 )
-from jaxheads.tables import marked_count
 
 RANGES = {
     "accuracy": SHARE,

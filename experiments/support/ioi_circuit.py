@@ -19,9 +19,10 @@ import numpy as np
 import pandas as pd
 
 import jaxheads as jh
-from experiments import lab
 from jaxheads.data import IOIPrompts
 from jaxheads.statistics import false_discovery, mean_interval, mean_p_values, ratio_interval
+
+from .. import lab
 
 MOST = 4
 """The most heads of a role; the paper has 2 to 4 of most roles."""

@@ -7,10 +7,11 @@ from typing import Any
 import pandas as pd
 
 import jaxheads as jh
-from experiments import lab
-from experiments.support.ioi_circuit import LEAST, MOST, Circuit
 from jaxheads.data import IOIPrompts
 from jaxheads.report import model_title
+
+from .. import lab
+from .ioi_circuit import LEAST, MOST, Circuit
 
 LEADING = 10
 """The number of leading heads."""
@@ -43,15 +44,14 @@ def findings_results(findings: Findings, about: Mapping[str, Any]) -> lab.Result
         "faithfulness": circuit.faithfulness,
     }
     steps = {f"paths-{step.role.replace(' ', '-').lower()}": step.table for step in circuit.steps}
-    pictures = {
-        "effects": findings.effects.plot("effect"),
-        "end_to_io": findings.attention.plot("end_to_io"),
-    }
+    effects, attention = jh.plots.panels(1, (6, 8)), jh.plots.panels(1, (6, 8))
+    findings.effects.plot("effect", effects[1][0])
+    findings.attention.plot("end_to_io", attention[1][0])
     return lab.Results(
         page(findings, about),
         about,
         tables,
-        {name: axes.figure for name, axes in pictures.items()},  # type: ignore[misc]
+        {"effects": effects[0], "end_to_io": attention[0]},
         heads={"ablate": findings.effects, "attention": findings.attention, **steps},
         others={f"{name}.md": f"{lab.markdown(table)}\n".encode() for name, table in tables.items()},
     )

@@ -5,8 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.support.training_intervals import MARK, POSITIVE, beyond, groups, interval, sentence, words
 from jaxheads.tables import marked_count
+
+from .training_intervals import MARK, POSITIVE, beyond, groups, interval, sentence, words
 
 PUBLISHED_BATCH = 64
 """Chains of a published batch [P]."""

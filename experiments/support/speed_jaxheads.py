@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxheads as jh
-from experiments.support.speed_machine import fastest_product
-from experiments.support.speed_worker import Way
-from experiments.support.speed_works import COLUMNS_COMPARED, Inputs, Work
+
+from .speed_machine import fastest_product
+from .speed_worker import Way
+from .speed_works import COLUMNS_COMPARED, Inputs, Work
 
 
 class JaxHeads:

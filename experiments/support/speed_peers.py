@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.support.speed_machine import fastest_product
-from experiments.support.speed_worker import Way
-from experiments.support.speed_works import COLUMNS_COMPARED, Inputs, Work
+from .speed_machine import fastest_product
+from .speed_worker import Way
+from .speed_works import COLUMNS_COMPARED, Inputs, Work
 
 LAST_ONLY = {"use_cache": False, "logits_to_keep": 1}
 """Arguments of `transformers`' forward pass: no cache of keys and values, logits of the last position only."""

@@ -1,16 +1,15 @@
 """The results of `experiments.speed`: tables, pictures and the page for readers."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from experiments import lab
-from experiments.support.speed_works import WORKS
+import jaxheads as jh
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from .. import lab
+from .speed_works import WORKS
 
 OURS, PLAIN = "jaxheads", "pytorch"
 GIGA, TERA = 1e9, 1e12
@@ -170,10 +169,10 @@ def markdown(frame: pd.DataFrame) -> str:
     return lab.markdown(frame)
 
 
-def draw_times(times: pd.DataFrame) -> "Figure":
+def draw_times(times: pd.DataFrame) -> "jh.plots.Picture":
     """Draw the seconds of each work, a bar for each side."""
     works, sides = times.index.unique("work"), times.index.unique("side")
-    figure, [axes] = lab.panels(1, (10, 4))
+    figure, [axes] = jh.plots.panels(1, (10, 4))
     for number, side in enumerate(sides):
         seconds = times.xs(side, level="side")["seconds"].reindex(works)
         axes.bar(np.arange(len(works)) + number / (len(sides) + 1), seconds, 1 / (len(sides) + 1), label=side)
@@ -184,15 +183,14 @@ def draw_times(times: pd.DataFrame) -> "Figure":
     return figure
 
 
-def draw_curves(curves: pd.DataFrame) -> "Figure":
+def draw_curves(curves: pd.DataFrame) -> "jh.plots.Picture":
     """Draw the seconds along each axis of the cost."""
     names = curves.index.unique("axis")
-    figure, row = lab.panels(len(names), (3 * len(names), 3), sharey=True)
+    figure, row = jh.plots.panels(len(names), (3 * len(names), 3), sharey=True)
+    row[0].set(ylabel="seconds", ylim=(0, 1.05 * curves["seconds"].max()))
     for name, axes in zip(names, row, strict=True):
         curve = curves.xs(name, level="axis")
         axes.plot(curve.index, curve["seconds"], marker="o")
         axes.set_xticks(list(curve.index))
-        axes.set_ylim(bottom=0)
         axes.set_xlabel(name)
-    row[0].set_ylabel("seconds")
     return figure

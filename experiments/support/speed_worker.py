@@ -19,8 +19,8 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from experiments.support.speed_machine import peak_memory
-from experiments.support.speed_works import WORKS, Inputs, Work
+from .speed_machine import peak_memory
+from .speed_works import WORKS, Inputs, Work
 
 Way = Callable[[], np.ndarray]
 """One way to do a work: a call that returns the table."""

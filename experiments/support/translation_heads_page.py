@@ -1,12 +1,16 @@
 """The page and the figure of the translator's heads."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from experiments import lab
-from experiments.support.training_intervals import (
+import jaxheads as jh
+from jaxheads.statistics import rank_correlation
+from jaxheads.tables import marked_count
+
+from .. import lab
+from .training_intervals import (
     MARK,
     POSITIVE,
     beyond,
@@ -15,11 +19,6 @@ from experiments.support.training_intervals import (
     interval,
     words,
 )
-from jaxheads.statistics import rank_correlation
-from jaxheads.tables import marked_count
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 STACKS = ("encoder", "decoder", "cross")
 
@@ -138,16 +137,16 @@ def last_cross_layer(one_left: pd.DataFrame) -> str:
     return f"Last cross-attention layer − first: {words(gap, '+.3f', CHANGE)}, n = {marked_count(len(gap))}; it {told}."
 
 
-def picture(tables: dict[str, pd.DataFrame]) -> "Figure":
+def picture(tables: dict[str, pd.DataFrame]) -> "jh.plots.Picture":
     """Draw heads and loss as the penalty grows, and importance against ablation."""
-    figure, (gates, losses, ablation) = lab.panels(3, (13, 3.5))
+    figure, (gates, losses, ablation) = jh.plots.panels(3, (13, 3.5))
     table = tables["gates"]
     penalties = list(dict.fromkeys(table["penalty"]))
     at = np.arange(len(penalties))
     for number, stack in enumerate(STACKS):
         _with_bars(gates, at, [table.loc[table["penalty"] == penalty, stack] for penalty in penalties], stack, (0, 8))
         heads = tables["importance"][tables["importance"]["stack"] == stack]
-        ablation.scatter(heads["importance"], heads["loss without"], s=12, label=stack, color=f"C{number}")
+        ablation.scatter(heads["importance"], heads["loss without"], s=12, label=stack, color=jh.plots.color(number))
     _with_bars(losses, at, [table.loc[table["penalty"] == penalty, "loss"] for penalty in penalties], None, POSITIVE)
     for axes in (gates, losses):
         axes.set_xticks(at, penalties, fontsize=7)
@@ -156,7 +155,7 @@ def picture(tables: dict[str, pd.DataFrame]) -> "Figure":
     gates.legend(fontsize=7)
     losses.set_ylabel("loss with decided gates, nats")
     losses.set_ylim(bottom=0)
-    ablation.set_xlabel("importance |∂ loss / ∂ gate|")
+    ablation.set_xlabel("importance |∂ loss / ∂ gate|, nats")
     ablation.set_ylabel("loss without the head, nats")
     ablation.set_xscale("log")
     ablation.set_yscale("symlog", linthresh=1e-2)

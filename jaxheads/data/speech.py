@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..arguments import checked
+from ..cache import cache_directory
 from ..models.loading.fetch import fetch_files
-from ..models.loading.zoo import ZooEntry, cache_directory
+from ..models.loading.zoo import ZooEntry
 
 RATE = 16_000
 """Samples a second of the recordings, which is what Whisper reads."""

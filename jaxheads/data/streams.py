@@ -44,8 +44,10 @@ def text_batches(
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise ValueError(f"{model.name} has no tokenizer ({model.no_tokenizer}); give token ids: array_batches")
-    if not 2 <= length <= model.config.max_position_embeddings:
-        raise ValueError(f"length must be 2 to {model.config.max_position_embeddings} tokens, got {length}")
+    context = model.config.max_position_embeddings  # None where positions have no end
+    if length < 2 or (context is not None and length > context):
+        most = "on" if context is None else f"to {context}"
+        raise ValueError(f"length must be from 2 {most} tokens, got {length}")
     frame = _frame(tokenizer, bos)
     if length <= sum(map(len, frame)):
         raise ValueError(f"windows of {length} tokens hold nothing beside {sum(map(len, frame))} special tokens")

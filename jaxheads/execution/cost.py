@@ -185,7 +185,8 @@ def gradient_bytes(network: Network, batch: Batch, reads: Reads, *, remat: bool)
     for stack in network.stacks:
         T, S, width = stack.queries.count(batch), stack.keys.count(batch), stack.width
         products = width + (stack.heads + 2 * stack.kv_heads) * stack.head_size
-        products += sum(leaf.shape[-1] for leaf in jax.tree.leaves(stack.blocks) if leaf.ndim == 3)
+        # Of experts one at a time is computed, and computed again on the way back.
+        products += sum(leaf.shape[-1] for name, leaf in _kernels(stack) if not name.startswith("attention."))
         stored += stack.layers * T * (width + (0 if remat else products))
         widest = max(widest, T * (6 * width + 3 * products + 4 * stack.heads * S))
     columns = unembedding.weight.shape[0] if reads.columns is None else reads.columns.shape[1]
@@ -207,7 +208,8 @@ def edge_bytes(stack: Stack, batch: Batch, *, copy_streams: int, example_streams
 def _layer_flops(stack: Stack, batch: Batch) -> tuple[int, int, int, int, int]:
     """Return the operations of queries, keys and values, attention, output and MLP of one layer, one token."""
     N, K, H, D = stack.heads, stack.kv_heads, stack.head_size, stack.width
-    mlp = 2 * sum(size for name, size in _kernels(stack) if not name.startswith("attention."))
+    kernels = [leaf for name, leaf in _kernels(stack) if not name.startswith("attention.")]
+    mlp = 2 * sum(leaf.size // len(leaf) for leaf in kernels)
     keys_values = 0 if stack.is_cross else 4 * D * K * H
     return 2 * D * N * H, keys_values, 4 * N * H * stack.keys.count(batch), 2 * N * H * D, mlp
 
@@ -222,11 +224,11 @@ def _stream_flops(stream: Stack, batch: Batch) -> int:
     )
 
 
-def _kernels(stack: Stack) -> list[tuple[str, int]]:
-    """Return names and sizes, in one layer, of the weights that multiply: those with two axes or more."""
+def _kernels(stack: Stack) -> list[tuple[str, jax.Array]]:
+    """Return the weights that multiply, of all layers, by name: those with two axes or more in a layer."""
     leaves = jax.tree_util.tree_leaves_with_path(stack.blocks)
     named = [(".".join(_path_words(path)), leaf) for path, leaf in leaves]
-    return [(name, leaf.size // len(leaf)) for name, leaf in named if leaf.ndim > 2]
+    return [(name, leaf) for name, leaf in named if leaf.ndim > 2]
 
 
 def _path_words(path: Sequence[Any]) -> list[str]:

@@ -23,6 +23,7 @@ from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.network import Network
 from ..statistics import check_level
+from .asked import asking, parts_of
 from .devices import Devices
 from .identity import fingerprint
 from .journal import Journal
@@ -48,7 +49,12 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
         'a mesh to spread the work over: examples over its axis "data", edited copies over "questions", weights over '
         '"model" (see `jaxheads.shard`); JAX\'s default device when left out.',
     ),
-    "progress": (bool, False, "whether a progress bar is shown on a terminal."),
+    "progress": (
+        bool | None,
+        None,
+        "whether a bar is shown on a terminal or in a notebook, and lines in a log (logger `jaxheads`): one at the "
+        "start, one a minute, one at the end. Left out, what takes longer than some seconds is shown.",
+    ),
     "resume": (
         str | os.PathLike | None,
         None,
@@ -69,7 +75,7 @@ class Options(TypedDict, total=False):
     seed: int
     memory: int
     devices: jax.sharding.Mesh | None
-    progress: bool
+    progress: bool | None
     resume: str | os.PathLike | None
 
 
@@ -80,13 +86,13 @@ class Resources:
     Attributes:
         memory: bytes for the activations of one chunk of work, on each device.
         devices: where arrays go.
-        progress: whether a bar is shown.
+        progress: whether a bar is shown; None for what takes long.
         resume: where finished parts are kept; None for nowhere.
     """
 
     memory: int = DEFAULT_MEMORY
     devices: Devices = field(default_factory=Devices)
-    progress: bool = False
+    progress: bool | None = None
     resume: str | os.PathLike | None = None
     _networks: dict[int, Network] = field(default_factory=dict, repr=False)
 
@@ -98,7 +104,7 @@ class Resources:
                 check(options[name])
         devices = Devices.of(options.get("devices"))
         memory = int(options.get("memory", DEFAULT_MEMORY))
-        return cls(memory, devices, options.get("progress", False), options.get("resume"))
+        return cls(memory, devices, options.get("progress"), options.get("resume"))
 
     def network(self, model: Model) -> Network:
         """Return the model's network on the devices, put there once."""
@@ -114,7 +120,8 @@ class Resources:
         """
         if self.resume is None:
             return Journal(None)
-        return Journal(self.resume, f"{name}-{fingerprint(model, *identity)}")
+        question = fingerprint(model, *identity)
+        return Journal(parts_of(Path(self.resume).expanduser(), name, question, model), question)
 
 
 def shares_options(*, without: Iterable[str] = ()) -> Callable[[F], F]:
@@ -137,7 +144,8 @@ def shares_options(*, without: Iterable[str] = ()) -> Callable[[F], F]:
         def sharing(*arguments: Any, **named: Any) -> Any:
             check_options(sharing, named)
             arguments, named = with_clusters(own, *settled(own, arguments, named))
-            return own(*arguments, **named)
+            with asking(own.__name__, bound_arguments(own, arguments, named)):
+                return own(*arguments, **named)
 
         document(sharing, names)
         return sharing  # type: ignore[return-value]  # the same signature
@@ -200,6 +208,15 @@ def with_clusters(
         raise ValueError("clusters: expected a single batch beside them; the batches of a stream bring their own field")
     bound.arguments[name] = batch.clustered(labels)
     return bound.args, bound.kwargs
+
+
+def bound_arguments(
+    function: Callable[..., Any], arguments: tuple[Any, ...], named: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments of a call by name; positional ones that the function does not have are left out."""
+    bound = inspect.signature(function).bind_partial(*arguments, **named).arguments
+    options = bound.pop("options", {})
+    return {**bound, **(options if isinstance(options, dict) else {})}
 
 
 def document(function: Any, names: Iterable[str] = tuple(OPTIONS), *, returns: Any = None) -> None:

@@ -86,7 +86,7 @@ def run_arrays(
     coordinates: Mapping[str, np.ndarray] | None = None,
     first: int = 0,
 ) -> None:
-    """Compute several arrays by name, chunk by chunk; see `run_examples`. Each has a file of its own for each chunk."""
+    """Compute several arrays by name, chunk by chunk; see `run_examples`. Each has a part of its own for each chunk."""
 
     def columns(examples: np.ndarray) -> dict[str, np.ndarray] | None:
         if coordinates is None:
@@ -106,6 +106,7 @@ def run_arrays(
                     f"{prefix}-{name}" if name else prefix,
                     lambda name=name: _fetch(resources, results()[name])[: len(new)],
                     columns(new),
+                    kind=name or "values",
                 )
         add(new, arrays)
 

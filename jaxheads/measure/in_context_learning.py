@@ -55,7 +55,7 @@ def icl_score(
     """
     resources = Resources.of(options)
     model.check(batch)
-    if model.network.unembedding is None or not model.causal:
+    if model.network.unembedding is None or not model.causal or model.network.classes_of is not None:
         raise ValueError(f"a score of context needs a causal language model; {model.name} is none")
     stack = model.network.streams[-1]
     positions = stack.queries.of(batch)

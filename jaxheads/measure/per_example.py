@@ -35,7 +35,7 @@ def per_example(
 
     Args:
         question: its name in the journal and beside the progress bar.
-        names: of the arrays; each has a file of its own for each chunk.
+        names: of the arrays; each has a part of its own for each chunk.
         compute: from the indices of a chunk's examples to arrays `[B,…]`. Chunks have one length, so that it compiles
             once: the last repeats its last example.
         example_bytes: bytes that one example needs, at least approximately.

@@ -29,6 +29,7 @@ def attend(
     scale: float | Array,
     bias: Array | None = None,
     cap: float | None = None,
+    sinks: Array | None = None,
     edit: Edit = unchanged,
 ) -> tuple[Array, Mapping[str, Array]]:
     """Compute softmax attention of N query heads over K shared key/value heads; `edit` may change every step.
@@ -37,6 +38,10 @@ def attend(
     (`[B|1,N,T|1,S]`) and masked. Masked entries are `finfo.min`, never -inf. They are masked again after an edit, so
     that no edit can attend to a masked key. The softmax is taken in float32 at least. The pattern of a query without a
     visible key (padding) is uniform, not NaN.
+
+    With `sinks` `[N]` each head has a learnt score beside those of the keys, without a value (GPT-OSS; Miller 2023 has
+    it at 0). A row of the pattern then sums to less than 1, and what is missing went to the sink. It reaches masks and
+    edits by itself: where they hide all keys, the whole row is 0.
 
     Returns:
         z `[B,T,N,H]`, and the value at each of `sites.ATTENTION_SITES` as it was used, after its edits.
@@ -59,13 +64,22 @@ def attend(
     scores_BNTS = jnp.where(visible_B1TS, edit("scores", scores_BNTS), lowest)
 
     wide = jnp.promote_types(q_BTNH.dtype, jnp.float32)
-    pattern_BNTS = jax.nn.softmax(scores_BNTS.astype(wide), axis=-1).astype(q_BTNH.dtype)
+    pattern_BNTS = _softmax(scores_BNTS.astype(wide), sinks).astype(q_BTNH.dtype)
     pattern_BNTS = edit("pattern", pattern_BNTS)
     z_BKRH = _weighted_sum(pattern_BNTS.reshape(B, K, -1, S), v_BSKH)
     z_BTNH = jnp.moveaxis(z_BKRH.reshape(B, N, T, H), 1, 2)
     z_BTNH = edit("z", z_BTNH)
     seen = {"q": q_BTNH, "k": k_BSKH, "v": v_BSKH, "scores": scores_BNTS, "pattern": pattern_BNTS, "z": z_BTNH}
     return z_BTNH, seen
+
+
+def _softmax(scores_BNTS: Array, sinks_N: Array | None) -> Array:
+    """Return the softmax over keys, and over a head's sink where there is one."""
+    if sinks_N is None:
+        return jax.nn.softmax(scores_BNTS, axis=-1)
+    sinks_N = sinks_N.astype(scores_BNTS.dtype)
+    sinks_BNT1 = jnp.broadcast_to(sinks_N[None, :, None, None], (*scores_BNTS.shape[:-1], 1))
+    return jax.nn.softmax(jnp.concatenate([scores_BNTS, sinks_BNT1], axis=-1), axis=-1)[..., :-1]
 
 
 def _weighted_sum(pattern_BKRS: Array, v_BSKH: Array) -> Array:

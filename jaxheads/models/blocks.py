@@ -99,6 +99,10 @@ _READ = ("resid_pre", *ATTENTION_SITES, "attn_out")
 _SITES = (*_READ, "resid_mid", "mlp_out", "resid_post")
 
 
+def _through(norm: Any, x_BTD: Array) -> Array:
+    return x_BTD if norm is None else norm(x_BTD)
+
+
 class _PerHeadReads:
     """The methods of additive blocks that let every head read its own stream."""
 
@@ -121,7 +125,7 @@ class _PerHeadReads:
 
 
 class _NormedBlock(_PerHeadReads, nnx.Module):
-    """A block whose heads and MLP read the stream through norms, and add to it."""
+    """A block whose heads and MLP read the stream through norms, and add to it; a norm may be None, for none at all."""
 
     def __init__(self, attention_norm: Any, attention: Attention, mlp_norm: Any, mlp: Any):
         self.attention_norm = attention_norm
@@ -132,17 +136,17 @@ class _NormedBlock(_PerHeadReads, nnx.Module):
     residual = True
 
     def normed(self, x_BTD: Array) -> Array:
-        return self.attention_norm(x_BTD)
+        return _through(self.attention_norm, x_BTD)
 
     def head_contribution(self, x: Array, whole: Array) -> Array:
         del whole
         return x
 
     def queries(self, x_BTD: Array, positions_BT: Array) -> Array:
-        return self.attention.queries(self.attention_norm(x_BTD), positions_BT)
+        return self.attention.queries(self.normed(x_BTD), positions_BT)
 
     def keys_values(self, x_BSD: Array, positions_BS: Array) -> tuple[Array, Array]:
-        return self.attention.keys_values(self.attention_norm(x_BSD), positions_BS)
+        return self.attention.keys_values(self.normed(x_BSD), positions_BS)
 
 
 class PreNormBlock(_NormedBlock):
@@ -153,10 +157,11 @@ class PreNormBlock(_NormedBlock):
     mlp_reads = "after"
 
     def input_norms(self) -> tuple[InputNorm, ...]:
-        return InputNorm(self.attention_norm, "QKV"), InputNorm(self.mlp_norm, "", self.mlp)
+        norms = InputNorm(self.attention_norm, "QKV"), InputNorm(self.mlp_norm, "", self.mlp)
+        return tuple(norm for norm in norms if norm.norm is not None)
 
     def feed_forward(self, x_BTD: Array) -> Array:
-        return self.mlp(self.mlp_norm(x_BTD))
+        return self.mlp(_through(self.mlp_norm, x_BTD))
 
     def write(self, x_BTD: Array, z_BTNH: Array, edit: Edit) -> tuple[Array, Mapping[str, Array]]:
         attn_out = edit("attn_out", self.from_heads(z_BTNH))
@@ -210,6 +215,22 @@ class SandwichBlock(PreNormBlock):
         return self.mlp_out_norm(super().feed_forward(x_BTD))
 
 
+class OutputNormBlock(SandwichBlock):
+    """`x + norm(attention(x))`, then `x + norm(mlp(x))`: OLMo 2, a sandwich without its first norms."""
+
+    def __init__(self, attention: Attention, attention_out_norm: Any, mlp: Any, mlp_out_norm: Any):
+        super().__init__(None, attention, attention_out_norm, None, mlp, mlp_out_norm)
+
+    def normed(self, x_BTD: Array) -> Array:
+        return x_BTD
+
+    def input_norms(self) -> tuple[InputNorm, ...]:
+        return ()
+
+    def feed_forward(self, x_BTD: Array) -> Array:
+        return self.mlp_out_norm(self.mlp(x_BTD))
+
+
 class ParallelBlock(_NormedBlock):
     """`x + attention(norm(x)) + mlp(norm(x))`: GPT-NeoX with two norms, GPT-J with one (`mlp_norm` is None).
 
@@ -221,13 +242,14 @@ class ParallelBlock(_NormedBlock):
     mlp_reads = "beside"
 
     def input_norms(self) -> tuple[InputNorm, ...]:
+        if self.attention_norm is None:
+            return ()
         if self.mlp_norm is None:
             return (InputNorm(self.attention_norm, "QKV", self.mlp),)
         return InputNorm(self.attention_norm, "QKV"), InputNorm(self.mlp_norm, "", self.mlp)
 
     def feed_forward(self, x_BTD: Array) -> Array:
-        norm = self.attention_norm if self.mlp_norm is None else self.mlp_norm
-        return self.mlp(norm(x_BTD))
+        return self.mlp(_through(self.attention_norm if self.mlp_norm is None else self.mlp_norm, x_BTD))
 
     def write(self, x_BTD: Array, z_BTNH: Array, edit: Edit) -> tuple[Array, Mapping[str, Array]]:
         attn_out = edit("attn_out", self.from_heads(z_BTNH))

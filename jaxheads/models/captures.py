@@ -24,6 +24,7 @@ from .inputs.axes import TARGETS, TOKENS
 from .inputs.batch import Batch, Positions
 from .loading.safetensors_file import DTYPES
 from .predictions import chosen_rows, likeliest, texts_of
+from .sites import SiteEdit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,6 +66,14 @@ class RunSource:
     tokenizer: Any = field(default=None, repr=False)
     logits: bool = False
     labels: Mapping[int, str] | None = None
+
+    @classmethod
+    def of(cls, model: Any, batch: Batch, edits: Sequence[SiteEdit]) -> "RunSource":
+        """Return what a model's run of a batch, with these edits, is made from."""
+        words = tuple(f"{edit.operation} at {edit.stack}.{edit.site}, {edit.layers.shape[0]} layers" for edit in edits)
+        labels, logits = model.labels, model.network.unembedding is not None
+        classes = None if labels is None else dict(enumerate(labels))
+        return cls(model.name, model.identity, batch, words, {}, model.tokenizer, logits, classes)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields for pickle, which takes no functions."""

@@ -72,8 +72,10 @@ def _fold(attention: Any, input_norm: InputNorm) -> None:
         setattr(attention, f"W_{letter}", nnx.Param(folded))
         _add_bias(attention, f"b_{letter}", added_bias)
     for linear in () if input_norm.mlp is None else input_norm.mlp.inputs:
-        folded, added_bias = _fold_weight(linear.kernel[...], scale_LD, bias_LD, centred_L)
-        linear.kernel = nnx.Param(folded)
+        # Experts have an axis of their own before the one that reads the stream.
+        kernel_LDF = jnp.moveaxis(linear.kernel[...], -2, 1)
+        folded, added_bias = _fold_weight(kernel_LDF, scale_LD, bias_LD, centred_L)
+        linear.kernel = nnx.Param(jnp.moveaxis(folded, 1, -2))
         _add_bias(linear, "bias", added_bias)
         linear.use_bias = linear.bias is not None
 

@@ -38,6 +38,19 @@ def _tanh(x: Array) -> Array:
     return jnp.tanh(x)
 
 
+def _sigmoid(x: Array) -> Array:
+    return jax.nn.sigmoid(x)
+
+
+def _identity(x: Array) -> Array:
+    return x
+
+
+def _solu(x: Array) -> Array:
+    """Softmax linear units (Elhage et al. 2022)."""
+    return x * jax.nn.softmax(x, axis=-1)
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": _gelu_exact,
     "gelu_python": _gelu_exact,
@@ -45,8 +58,11 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_fast": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
     "quick_gelu": _quick_gelu,
+    "linear": _identity,
     "relu": _relu,
+    "sigmoid": _sigmoid,
     "silu": _silu,
+    "solu": _solu,
     "swish": _silu,
     "tanh": _tanh,
 }
@@ -80,14 +96,17 @@ class Attention(nnx.Module):
 
     Args:
         rotary: rotates queries and keys by their positions.
-        frequencies: frequencies `[F]` for `rotary` where layers differ.
-        scale: factor on the scores; 1 / sqrt(head size) when left out.
+        frequencies, amplitude: frequencies `[F]` and amplitude for `rotary` where layers differ.
+        scale: factor on the scores; 1 / sqrt(head size) when left out. An array where layers differ.
         cap: bound of the scores, see `attend`.
         window: number of positions that a query sees, its own included: backwards in a causal stack, in both
             directions otherwise. An array where layers differ.
         bias: whether queries, keys, values and output have biases, or the letters of those that do ("QKV").
-        q_norm, k_norm: norms of each head's queries and keys, before they rotate.
-        gain: whether the heads' output is multiplied by a learnt `gain` `[D]` (LayerScale, Touvron et al. 2021).
+        q_norm, k_norm: norms of each head's queries and keys, or of all heads' together, before they rotate.
+        clip: largest absolute value of queries, keys and values, before they are normed.
+        gain: whether the heads' output is multiplied by a learnt `gain` `[D]` (LayerScale, Touvron et al. 2021); or
+            a constant to multiply it by.
+        sinks: whether each head has a learnt score without a key, `sinks` `[N]`, see `attend`.
 
     Attributes:
         key_heads: the key/value head `[N]` that each query head reads, where heads were removed from groups so that
@@ -107,12 +126,15 @@ class Attention(nnx.Module):
         bias: bool | str = False,
         rotary: Rotary | None = None,
         frequencies: Array | None = None,
-        scale: float | None = None,
+        amplitude: Array | None = None,
+        scale: float | Array | None = None,
         cap: float | None = None,
         window: int | Array | None = None,
         q_norm: nnx.Module | None = None,
         k_norm: nnx.Module | None = None,
-        gain: bool = False,
+        clip: float | None = None,
+        gain: bool | float = False,
+        sinks: bool = False,
     ):
         kv_heads = heads if kv_heads is None else kv_heads
         if head < 1:
@@ -130,14 +152,21 @@ class Attention(nnx.Module):
         self.b_Q, self.b_K, self.b_V, self.b_O = (
             nnx.Param(jnp.zeros(shapes[letter])) if letter in biased else None for letter in "QKVO"
         )
-        self.gain = nnx.Param(jnp.ones((model,))) if gain else None
+        self.gain = _new_gain(gain, model)
+        self.sinks = nnx.Param(jnp.zeros((heads,))) if sinks else None
         self.q_norm, self.k_norm = q_norm, k_norm
-        self.rotary, self.cap = rotary, cap
+        self.rotary, self.cap, self.clip = rotary, cap, clip
         self.frequencies = None if frequencies is None else Setting(frequencies)
+        self.amplitude = None if amplitude is None else Setting(amplitude)
         self.window = window if window is None or isinstance(window, int) else Setting(window)
         self.key_heads: Setting | None = None
-        self.scale = head**-0.5 if scale is None else scale
+        self._scale = head**-0.5 if scale is None else Setting(scale) if isinstance(scale, Array) else scale
         self.affine = affine
+
+    @property
+    def scale(self) -> float | Array:
+        """The factor on the scores."""
+        return self._scale[...] if isinstance(self._scale, Setting) else self._scale
 
     def queries(self, x_BTD: Array, positions_BT: Array) -> Array:
         """Return queries `[B,T,N,H]`, normed and rotated in families that do so."""
@@ -155,22 +184,23 @@ class Attention(nnx.Module):
     def per_head_queries(self, x_NBTD: Array, positions_BT: Array) -> Array:
         """Return queries `[B,T,N,H]`, every head's from its own input."""
         b_Q = None if self.b_Q is None else self.b_Q[...]
-        return self.rotate(_normed(self.q_norm, _per_head_project(x_NBTD, self.W_Q[...], b_Q)), positions_BT)
+        return self.rotate(self._per_head_project(x_NBTD, self.W_Q[...], b_Q, self.q_norm), positions_BT)
 
     def per_head_keys_values(self, k_KBSD: Array, v_KBSD: Array, positions_BS: Array) -> tuple[Array, Array]:
         """Return keys and values, each `[B,S,K,H]`, every head's from its own two inputs."""
         W_K, W_V = (self.by_reader(weight[...], 1) for weight in (self.W_K, self.W_V))
         b_K, b_V = (None if bias is None else self.by_reader(bias[...], 0) for bias in (self.b_K, self.b_V))
-        keys_BSKH = self.rotate(_normed(self.k_norm, _per_head_project(k_KBSD, W_K, b_K)), positions_BS)
-        return keys_BSKH, _per_head_project(v_KBSD, W_V, b_V)
+        keys_BSKH = self.rotate(self._per_head_project(k_KBSD, W_K, b_K, self.k_norm), positions_BS)
+        return keys_BSKH, self._per_head_project(v_KBSD, W_V, b_V, None)
 
     def attend(self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, context: AttentionInputs, edit: Edit):
-        """Call `attend` with this layer's scale, cap and window."""
+        """Call `attend` with this layer's scale, cap, sinks and window."""
         mask_BTS = context.mask
         if self.window is not None:
             window = self.window if isinstance(self.window, int) else self.window[...]
             mask_BTS = mask_BTS & (jnp.abs(context.queries[:, :, None] - context.keys[:, None, :]) < window)
-        return attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, scale=self.scale, bias=context.bias, cap=self.cap, edit=edit)
+        settings = {"scale": self.scale, "cap": self.cap, "sinks": None if self.sinks is None else self.sinks[...]}
+        return attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, bias=context.bias, edit=edit, **settings)
 
     def output(self, z_BTNH: Array) -> Array:
         """Return the heads' output `[B,T,D]`, the sum over heads of `z_h @ W_O[h]`, plus b_O."""
@@ -182,21 +212,30 @@ class Attention(nnx.Module):
         return _scaled(jnp.einsum("btnh,nhd->nbtd", z_BTNH, self.W_O[...]), self.gain)
 
     def _project(self, x_BTD: Array, weight_DNH: nnx.Param, bias_NH: nnx.Param | None) -> Array:
-        return self.affine("btd,dnh->btnh", x_BTD, weight_DNH[...], None if bias_NH is None else bias_NH[...])
+        projected = self.affine("btd,dnh->btnh", x_BTD, weight_DNH[...], None if bias_NH is None else bias_NH[...])
+        return self._clipped(projected)
+
+    def _per_head_project(self, x_NBTD: Array, weight_DNH: Array, bias_NH: Array | None, norm: Any) -> Array:
+        """Return the normed projections `[B,T,N,H]`, every head's from its own input."""
+        if not isinstance(norm, JointRMSNorm):
+            return _normed(norm, self._clipped(affine("nbtd,dnh->btnh", x_NBTD, weight_DNH, bias_NH)))
+        # The norm's size is that of all heads' projections of the head's own input.
+        projected_NBTMH = self._clipped(affine("nbtd,dmh->nbtmh", x_NBTD, weight_DNH, bias_NH))
+        return jnp.moveaxis(jnp.diagonal(norm(projected_NBTMH), axis1=0, axis2=3), -1, 2)
+
+    def _clipped(self, projected: Array) -> Array:
+        return projected if self.clip is None else jnp.clip(projected, -self.clip, self.clip)
 
     def rotate(self, x_BTNH: Array, positions_BT: Array) -> Array:
         """Return queries or keys rotated by their positions; unchanged without rotary positions."""
         if self.rotary is None:
             return x_BTNH
-        return self.rotary(x_BTNH, positions_BT, None if self.frequencies is None else self.frequencies[...])
+        of_layer = (None if setting is None else setting[...] for setting in (self.frequencies, self.amplitude))
+        return self.rotary(x_BTNH, positions_BT, *of_layer)
 
 
 def _normed(norm: Any, x_BTNH: Array) -> Array:
     return x_BTNH if norm is None else norm(x_BTNH)
-
-
-def _per_head_project(x_NBTD: Array, weight_DNH: Array, bias_NH: Array | None) -> Array:
-    return affine("nbtd,dnh->btnh", x_NBTD, weight_DNH, bias_NH)
 
 
 class Embed(nnx.Module):
@@ -210,13 +249,27 @@ class Embed(nnx.Module):
 
 
 class PlainMLP(nnx.Module):
-    """The MLP `down(act(up(x)))`; with `gain`, times a learnt `[D]` (LayerScale)."""
+    """The MLP `down(act(up(x)))`; with `gain`, times a learnt `[D]` or a constant.
 
-    def __init__(self, model: int, hidden: int, act: str, *, rngs: nnx.Rngs, bias: bool = True, gain: bool = False):
+    With `norm`, it is `down(norm(act(up(x))))` (SoLU). `act` may be a function.
+    """
+
+    def __init__(
+        self,
+        model: int,
+        hidden: int,
+        act: str | Callable[[Array], Array],
+        *,
+        rngs: nnx.Rngs,
+        bias: bool = True,
+        gain: bool | float = False,
+        norm: Any = None,
+    ):
         self.up = nnx.Linear(model, hidden, use_bias=bias, rngs=rngs)
         self.down = nnx.Linear(hidden, model, use_bias=bias, rngs=rngs)
-        self.act = activation(act)
-        self.gain = nnx.Param(jnp.ones((model,))) if gain else None
+        self.norm = norm
+        self.act = activation(act) if isinstance(act, str) else act
+        self.gain = _new_gain(gain, model)
 
     @property
     def inputs(self) -> tuple[nnx.Linear, ...]:
@@ -224,18 +277,20 @@ class PlainMLP(nnx.Module):
         return (self.up,)
 
     def __call__(self, x_BTD: Array) -> Array:
-        return _scaled(self.down(self.act(self.up(x_BTD))), self.gain)
+        return _scaled(self.down(_normed(self.norm, self.act(self.up(x_BTD)))), self.gain)
 
 
 class GatedMLP(nnx.Module):
-    """The MLP `down(act(gate(x)) * up(x))` (Shazeer 2020); with `gain`, times a learnt `[D]` (LayerScale)."""
+    """The MLP `down(act(gate(x)) * up(x))` (Shazeer 2020); with `gain`, times a learnt `[D]` or a constant."""
 
-    def __init__(self, model: int, hidden: int, act: str, *, rngs: nnx.Rngs, bias: bool = False, gain: bool = False):
+    def __init__(
+        self, model: int, hidden: int, act: str, *, rngs: nnx.Rngs, bias: bool = False, gain: bool | float = False
+    ):
         self.gate = nnx.Linear(model, hidden, use_bias=bias, rngs=rngs)
         self.up = nnx.Linear(model, hidden, use_bias=bias, rngs=rngs)
         self.down = nnx.Linear(hidden, model, use_bias=bias, rngs=rngs)
         self.act = activation(act)
-        self.gain = nnx.Param(jnp.ones((model,))) if gain else None
+        self.gain = _new_gain(gain, model)
 
     @property
     def inputs(self) -> tuple[nnx.Linear, ...]:
@@ -246,14 +301,66 @@ class GatedMLP(nnx.Module):
         return _scaled(self.down(self.act(self.gate(x_BTD)) * self.up(x_BTD)), self.gain)
 
 
-def _scaled(x: Array, gain_D: nnx.Param | None) -> Array:
-    return x if gain_D is None else x * gain_D[...].reshape(*[1] * (x.ndim - 1), -1)
+def _new_gain(gain: bool | float, model: int) -> nnx.Param | Setting | None:
+    """Return a learnt gain `[D]` for True, a constant one for a number, None for False or 1."""
+    if isinstance(gain, bool):
+        return nnx.Param(jnp.ones((model,))) if gain else None
+    return None if gain == 1 else Setting(jnp.full((model,), gain))
+
+
+def _scaled(x: Array, gain_D: nnx.Param | Setting | None) -> Array:
+    return x if gain_D is None else x * gain_D[...].astype(x.dtype).reshape(*[1] * (x.ndim - 1), -1)
 
 
 def layer_norm(model: int, epsilon: float, rngs: nnx.Rngs, *, bias: bool = True) -> nnx.LayerNorm:
     """Return a LayerNorm with two-pass variance."""
     # The one-pass form (nnx's default) loses digits where the mean is large.
     return nnx.LayerNorm(model, epsilon=epsilon, use_bias=bias, use_fast_variance=False, rngs=rngs)
+
+
+class FixedLayerNorm(nnx.LayerNorm):
+    """LayerNorm without a learnt scale or bias, in float32 at least (OLMo); its `scale` is 1."""
+
+    def __init__(self, model: int, epsilon: float, rngs: nnx.Rngs):
+        super().__init__(model, epsilon=epsilon, use_scale=False, use_bias=False, use_fast_variance=False, rngs=rngs)
+        own: Any = self
+        own.scale = nnx.data(Setting(jnp.ones((model,))))
+
+    def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
+        del mask
+        return _standardised(x, self.epsilon).astype(x.dtype)
+
+
+class PerHeadLayerNorm(nnx.LayerNorm):
+    """LayerNorm of each head's queries or keys `[…,N,H]`, without a bias; every head has its own `scale` (StableLM)."""
+
+    def __init__(self, heads: int, head: int, epsilon: float, rngs: nnx.Rngs):
+        super().__init__(head, epsilon=epsilon, use_scale=False, use_bias=False, use_fast_variance=False, rngs=rngs)
+        self.scale = nnx.data(nnx.Param(jnp.ones((heads, head))))
+
+    def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
+        del mask
+        wide = _standardised(x, self.epsilon)
+        own: Any = self
+        scale_NH = own.scale[...].astype(wide.dtype)
+        return (wide * scale_NH.reshape((1,) * (x.ndim - 2) + scale_NH.shape)).astype(x.dtype)
+
+
+def _standardised(x: Array, epsilon: float) -> Array:
+    """Return `x` of mean 0 and variance 1 on its last axis, in float32 at least."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = wide - wide.mean(axis=-1, keepdims=True)
+    return wide * jax.lax.rsqrt(jnp.square(wide).mean(axis=-1, keepdims=True) + epsilon)
+
+
+class JointRMSNorm(nnx.Module):
+    """RMSNorm over the queries or keys of all heads together, `[…,N,H]` (OLMo 2)."""
+
+    def __init__(self, heads: int, head: int, epsilon: float, rngs: nnx.Rngs):
+        self.norm = rms_norm(heads * head, epsilon, rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.norm(x.reshape(*x.shape[:-2], -1)).reshape(x.shape)
 
 
 class SkippedNorm(nnx.Module):

@@ -13,25 +13,28 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from ..arguments import checked
+from ..arguments import among, checked
 from ..checks import floating
+from ..compile_cache import keep_by_default
 from ..provenance import without_directories
-from .families import FAMILIES
-from .families.bases.reading import inner_config
+from .families import FAMILIES, in_todays_words
+from .families.bases.reading import UncoveredArchitecture, inner_config
 from .loading.checkpoint import Checkpoint
 from .loading.config_fields import largest_sizes
 from .loading.sources import open_checkpoint
-from .loading.weights import fill
+from .loading.weights import Table, fill
 from .model import Model
+from .recognition import Recognised, recognise, with_family
 from .removed_heads import HEADS, with_removed_heads
 from .sharding import Rules, arrange
 
 
-@checked()
+@checked(head=among(("none",)))
 def load(
     source: str | os.PathLike,
     *,
     revision: str | None = None,
+    head: str | None = None,
     dtype: Any = jnp.float32,
     mesh: Mesh | None = None,
     rules: Rules = (),
@@ -39,10 +42,12 @@ def load(
     """Load a model with its pretrained weights.
 
     Args:
-        source: a zoo name (`jaxheads zoo` lists them), a hub id "owner/name", a local directory (Hugging
+        source: a zoo name (`jaxheads zoo` lists them), a hub id "owner/name" or "gpt2", a local directory (Hugging
             Face's, or one that `to_orbax` wrote), or a `.gguf` file. Of a directory that holds both, safetensors is
             read, and the pickle (`pytorch_model.bin`) is not.
         revision: branch, tag or commit of a hub id.
+        head: "none" leaves the head out: the bare network is loaded, of a class of any head, also one that is not
+            covered. Without it the architecture of the config counts, or where that names none the tensors.
         dtype: dtype in which weights are held and computed, whatever they are stored in: float32, bfloat16, float16,
             or float64 where `jax_enable_x64` is set.
         mesh: split the parameters over its axis "model" as they are read, so that no device ever holds the whole
@@ -56,7 +61,7 @@ def load(
         OSError: if a file can't be fetched, read or written.
     """
     dtype = floating("dtype", dtype)  # before anything is fetched
-    return build(open_checkpoint(source, revision=revision), dtype=dtype, mesh=mesh, rules=rules)
+    return build(open_checkpoint(source, revision=revision), head=head, dtype=dtype, mesh=mesh, rules=rules)
 
 
 @checked()
@@ -72,8 +77,10 @@ def init(config: Mapping[str, Any], *, seed: int = 0, dtype: Any = jnp.float32, 
     Raises:
         ValueError: for a family, a field or a value that is not understood, or a dtype that is not floating.
     """
-    dtype, family = floating("dtype", dtype), family_of(config, name)
+    dtype, config = floating("dtype", dtype), with_family(in_todays_words(config))
+    family = family_of(config, name)
     family_config = family.config_type.from_hf(config)
+    keep_by_default()
     network = jax.jit(lambda key: family(family_config, rngs=nnx.Rngs(key)))(jax.random.key(seed))
     graph, parameters, rest = nnx.split(network, nnx.Param, ...)
     network = nnx.merge(graph, jax.tree.map(lambda weight: weight.astype(dtype), parameters), rest)
@@ -83,6 +90,11 @@ def init(config: Mapping[str, Any], *, seed: int = 0, dtype: Any = jnp.float32, 
 def family_of(config: Mapping[str, Any], name: str) -> Any:
     """Return the network class of a config's family; raise ValueError for an unknown one."""
     kind = config.get("model_type")
+    if kind is None:
+        raise ValueError(
+            f"the config of {name} has no model_type, and neither its architectures nor the tensors show the family: "
+            f"write into config.json one of {', '.join(FAMILIES)}"
+        )
     if not isinstance(kind, str) or kind not in FAMILIES:
         near = difflib.get_close_matches(str(kind), FAMILIES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -91,12 +103,12 @@ def family_of(config: Mapping[str, Any], name: str) -> Any:
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def named(name: str) -> Iterator[None]:
     """Put the model's name into the errors of its config."""
     try:
         yield
     except ValueError as error:
-        if type(error) is not ValueError or name in str(error):
+        if type(error) not in (ValueError, UncoveredArchitecture) or name in str(error):
             raise
         raise ValueError(f"{name}: {error}") from error
 
@@ -112,29 +124,43 @@ def _check_sizes(checkpoint: Checkpoint) -> None:
         )
 
 
-def build(checkpoint: Checkpoint, *, dtype: Any = jnp.float32, mesh: Mesh | None = None, rules: Rules = ()) -> Model:
-    """Build the model of an opened checkpoint; raises as `load` does."""
-    dtype, family = floating("dtype", dtype), family_of(checkpoint.config, checkpoint.name)
-    with _named(checkpoint.name):
+def build(
+    checkpoint: Checkpoint,
+    *,
+    head: str | None = None,
+    dtype: Any = jnp.float32,
+    mesh: Mesh | None = None,
+    rules: Rules = (),
+    table: Table | None = None,
+) -> Model:
+    """Build the model of an opened checkpoint, whose tensors `table` (or the family's) names; raises as `load` does."""
+    dtype, config = floating("dtype", dtype), in_todays_words(checkpoint.config)
+    stated = with_family({key: value for key, value in config.items() if key != HEADS}, checkpoint)
+    checkpoint = checkpoint.with_config({**config, **stated})
+    family = family_of(stated, checkpoint.name)
+    with named(checkpoint.name):
         heads = inner_config(checkpoint.config, HEADS)
-        config = family.config_type.from_hf({key: value for key, value in checkpoint.config.items() if key != HEADS})
+        if table is None:
+            recognised = recognise(family, stated, checkpoint, head)
+        else:
+            recognised = Recognised(family.config_type.from_hf(stated), table, stated)
     _check_sizes(checkpoint)
+    keep_by_default()
     tokenizer, no_tokenizer = checkpoint.tokenizer, checkpoint.no_tokenizer  # before the weights, which take long
     placement = {} if mesh is None else {"arrange": arrange(mesh, rules)}
 
     def new() -> Any:
-        return with_removed_heads(family(config, rngs=nnx.Rngs(0)), heads)
+        return with_removed_heads(family(recognised.config, rngs=nnx.Rngs(0)), heads)
 
-    with _named(checkpoint.name):
-        network = fill(new, family.table(config), checkpoint, dtype, **placement)
-    name = without_directories(checkpoint.name)  # tables get shared: they name the model, not a path on this machine
-    identity = cache(checkpoint.identity)
+    with named(checkpoint.name):
+        network = fill(new, recognised.table, checkpoint, dtype, **placement)
+    removed = {HEADS: checkpoint.config[HEADS]} if HEADS in checkpoint.config else {}
     return Model(
         network,
         tokenizer,
         no_tokenizer,
-        name,
-        identity,
-        checkpoint.config,
+        without_directories(checkpoint.name),  # tables get shared: they name the model, not a path on this machine
+        cache(checkpoint.identity),
+        recognised.hf_config | removed,
         checkpoint.preprocessor,
     )

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -16,12 +16,14 @@ from ..checks import all_finite, nearest, one_of, shown
 from ..columns import listed
 from ..programs import compiled
 from .captures import Constant, Run, RunSource
+from .families import FAMILIES
 from .given import as_batch
 from .inputs.audio import Audio
 from .inputs.batch import Batch, Positions, Texts
 from .inputs.encoding import Text, encode, encode_audio, unknown_share
 from .inputs.images import Picture, are_images, image_pixels
 from .network import Network, check_network, forward
+from .own_parameters import other_parameters, parameters_identity
 from .sites import SiteEdit
 from .stack import Sites, Stack
 
@@ -67,9 +69,47 @@ class Model:
         return {stack.name: stack for stack in self.network.stacks}
 
     @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Names of the classes that the model's logits are of, as `id2label` of its config has them; else None.
+
+        The classes of a model that answers questions are "start" and "end".
+        """
+        network = self.network
+        if network.classes_of is None:
+            return None
+        if network.classes_of == "answer":
+            return "start", "end"
+        names = (self.hf_config or {}).get("id2label") or {}
+        classes = range(network.unembedding.weight.shape[0])
+        return tuple(str(names.get(str(index), names.get(index, f"LABEL_{index}"))) for index in classes)
+
+    @property
     def causal(self) -> bool:
         """Whether queries of the last stream see no later keys, so that it can predict the next token."""
         return self.network.streams[-1].causal
+
+    @checked()
+    def with_parameters(
+        self, parameters: Any, table: Mapping[str, Any] | None = None, *, name: str | None = None
+    ) -> "Model":
+        """Return the same model with other weights, such as those of a later step of its training.
+
+        Nothing is compiled anew. Weights get this model's dtypes and devices. Under the paths of this network they may
+        be traced (`jax.grad`, `jax.jit`), and arrays of JAX are shared, not copied.
+
+        Args:
+            parameters, table: as in `jh.adopt`: by Hugging Face's names, by the paths of this network (as the state
+                `nnx.state(model.network, nnx.Param)` has them), or by a table.
+            name: the new model's name; this one's when left out.
+
+        Raises:
+            ValueError: for arrays that are missing, left over or of a wrong shape, all in one message.
+        """
+        kind = (self.hf_config or {}).get("model_type")
+        stored = FAMILIES[kind].table(self.config) if kind in FAMILIES else None
+        network = other_parameters(self, parameters, table or {}, stored)
+        identity = cache(partial(parameters_identity, network))
+        return replace(self, network=network, name=self.name if name is None else name, identity=identity)
 
     @checked()
     def stack(self, name: str | None = None) -> Stack:
@@ -130,8 +170,8 @@ class Model:
                 width, 3) of 8-bit integers or of floats from 0 to 1. They are resized, cropped and normalised by the
                 checkpoint's preprocessor_config.json.
             targets: for an encoder–decoder, the decoder's input: the text after its start token, with the end token.
-                When left out, the start token alone. Whisper's tokenizer adds its prefix
-                (`model.tokenizer.set_prefix_tokens(language="en", task="transcribe")`).
+                When left out, the start token alone; for a classifier, the text that is read. Whisper's tokenizer adds
+                its prefix (`model.tokenizer.set_prefix_tokens(language="en", task="transcribe")`).
             bos: True puts the beginning-of-sequence token first unless the tokenizer did; False removes it; None
                 leaves it to the tokenizer.
             max_length: cut texts and targets to this number of tokens, special ones among them, as the tokenizer
@@ -186,13 +226,14 @@ class Model:
         if self.tokenizer is None:
             raise ValueError(f"{self.name} has no tokenizer ({self.no_tokenizer}); give token ids: jh.Batch(tokens=…)")
         warn = partial(self._warn_once, "special tokens")
-        return encode(self.tokenizer, texts, targets=targets, start=self._start(), warn=warn, **options)
+        more = {"start": self.start_token(), "repeats": self.network.repeats_source}
+        return encode(self.tokenizer, texts, targets=targets, warn=warn, **more, **options)
 
     def _recordings(self, audio: Any, targets: Any, rate: int | None, side: str) -> Batch:
         if self.tokenizer is None and targets is not None:
             raise ValueError(f"{self.name} has no tokenizer ({self.no_tokenizer}); give token ids: jh.Batch(targets=…)")
         mels, frames = self.network.spectrogram
-        start = self._start()
+        start = self.start_token()
         return encode_audio(
             self.tokenizer, audio, mels=mels, frames=frames, rate=rate, side=side, targets=targets, start=start
         )
@@ -216,8 +257,12 @@ class Model:
             return batch
         return Batch(batch.tokens, batch.mask, batch.token_types, words=batch.words, pixels=pixels)
 
-    def _start(self) -> int | None:
-        """Return the start token of an encoder–decoder's decoder; None for other models."""
+    def start_token(self) -> int | None:
+        """Return the start token of an encoder–decoder's decoder; None for other models.
+
+        Raises:
+            ValueError: for an encoder–decoder whose config names none.
+        """
         if all(stack.queries.kind != "targets" for stack in self.network.streams):
             return None
         start = (self.hf_config or {}).get("decoder_start_token_id")
@@ -281,7 +326,6 @@ class Model:
 
 
 settles(Batch)(as_batch)
-
 _FIELD_OF = {"tokens": "tokens", "targets": "targets", "patches": "pixels", "frames": "features"}
 """Field of a batch that an axis comes from, by the axis's kind."""
 
@@ -308,11 +352,7 @@ def run(
     for _, stack, _ in sites:
         model.check_runs(model.stack(stack), batch)
     result = _run(model.network, batch, edits, sites)
-    words = tuple(f"{edit.operation} at {edit.stack}.{edit.site}, {edit.layers.shape[0]} layers" for edit in edits)
-    logits, labels = model.network.unembedding is not None, (model.hf_config or {}).get("id2label")
-    classes = {int(number): str(text) for number, text in labels.items()} if labels and logits else None
-    source = RunSource(model.name, model.identity, batch, words, {}, model.tokenizer, logits)
-    return replace(result, source=source if model.network.at_every_position else replace(source, labels=classes))
+    return replace(result, source=RunSource.of(model, batch, edits))
 
 
 @partial(compiled, static_argnames="sites")

@@ -1,7 +1,7 @@
 """The base class of all families' modules, and the forward pass through it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from flax import nnx
 from jax import Array
@@ -28,6 +28,11 @@ class Network(nnx.Module):
     """End of the error message for an objective that needs logits, of a network without them."""
 
     @property
+    def repeats_source(self) -> bool:
+        """Whether the decoder of an encoder–decoder reads the encoder's text too, shifted by its start token."""
+        return False
+
+    @property
     def streams(self) -> tuple[Stack, ...]:
         """Stacks in the order they run, without those of cross-attention, which run within others."""
         raise NotImplementedError
@@ -50,6 +55,15 @@ class Network(nnx.Module):
     def features(self, x_BTD: Array) -> Array:
         """Return what the checkpoint's head reads: (rows of) the stream, normed or transformed."""
         raise NotImplementedError
+
+    def pooled_features(self, x_BRD: Array, shares_BR: Array | None) -> Array:
+        """Return `features` of the rows `x`; with shares, those of a weighted mean of the rows, `[B,1,F]`.
+
+        Args:
+            shares_BR: the rows' shares, `readout_shares`, where a head reads a mean of positions; else None.
+        """
+        assert shares_BR is None, "a network with `readout_shares` has its own `pooled_features`"
+        return self.features(x_BRD)
 
     def with_frozen_statistics(self, x: Array, whole: Array) -> Array:
         """Return `features` of `x`, a summand of the stream, with norm statistics of `whole`, the stream `[B,R,D]`.
@@ -83,6 +97,14 @@ class Network(nnx.Module):
         raise NotImplementedError
 
     @property
+    def classes_of(self) -> Literal["example", "token", "answer"] | None:
+        """What the logits are classes of: whole examples, tokens, or (2 classes) the first and last token of an answer.
+
+        None where they are of a vocabulary's tokens, or where there are none.
+        """
+        return None if self.at_every_position or self.unembedding is None else "example"
+
+    @property
     def at_every_position(self) -> bool:
         """Whether the output has a row for every position, not only for `readout_positions` (a classifier)."""
         return True
@@ -92,9 +114,11 @@ class Network(nnx.Module):
 
         `[B,V]` in a network that is not `at_every_position`.
         """
+        shares_BR = None
         if not self.at_every_position:
+            shares_BR = self.readout_shares(batch)
             x_BTD = take_rows(x_BTD, self.readout_positions(batch).reshape(len(x_BTD), -1))
-        features = self.features(x_BTD)
+        features = self.pooled_features(x_BTD, shares_BR)
         out = features if self.unembedding is None else self.unembedding.logits(features).astype(features.dtype)
         return out if self.at_every_position else out[:, 0]
 
@@ -104,6 +128,14 @@ class Network(nnx.Module):
         `[B,R]` for a head that reads several positions together, from which `features` makes one row, `[B,1,F]`.
         """
         return self.streams[-1].queries.of(batch).last
+
+    def readout_shares(self, batch: Batch) -> Array | None:
+        """Return the share `[B,R]` of each position of `readout_positions` in the mean that the head reads.
+
+        None for a head that reads no mean, or one of equal shares.
+        """
+        del batch
+        return None
 
     def check(self, batch: Batch) -> None:
         """Raise ValueError if the batch breaks a rule of this family; `Model.check` has checked the common ones."""

@@ -11,17 +11,22 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from .layers import OffsetRMSNorm, SkippedNorm
+from .layers import FixedLayerNorm, JointRMSNorm, OffsetRMSNorm, SkippedNorm
 
 
 def scale_and_bias(norm: Any) -> tuple[Array, Array | None]:
-    """Return the scale and the bias (or None) of a norm, `[D]`, or `[L,D]` for the stacked norms of L layers."""
+    """Return the scale and the bias (or None) of a norm, `[D]`, or `[L,D]` for the stacked norms of L layers.
+
+    Those of a norm of all heads' queries or keys together are `[N*H]`.
+    """
     if isinstance(norm, SkippedNorm):
         scale, bias = scale_and_bias(norm.norm)
         on = norm.on[...][..., None]
         return jnp.where(on, scale, jnp.ones_like(scale)), None if bias is None else jnp.where(on, bias, 0)
     if isinstance(norm, OffsetRMSNorm):
         return 1 + norm.scale[...], None
+    if isinstance(norm, JointRMSNorm):
+        return scale_and_bias(norm.norm)
     bias = getattr(norm, "bias", None)
     return norm.scale[...], None if bias is None else bias[...]
 
@@ -30,6 +35,8 @@ def remove_scale_and_bias(norm: Any) -> None:
     """Set a norm's scale to 1 and its bias to 0, in place."""
     while isinstance(norm, SkippedNorm):
         norm = norm.norm
+    if isinstance(norm, FixedLayerNorm):
+        return
     as_stored = jnp.zeros_like if isinstance(norm, OffsetRMSNorm) else jnp.ones_like
     norm.scale = nnx.Param(as_stored(norm.scale[...]))
     bias = getattr(norm, "bias", None)
@@ -41,7 +48,8 @@ def centred(norm: Any) -> Array:
     """Return whether a norm subtracts the stream's mean: bool, or `[L]` for the stacked norms of L layers."""
     if isinstance(norm, SkippedNorm):
         return norm.on[...] & centred(norm.norm)
-    scale = norm.scale[...]
+    inner: Any = norm.norm if isinstance(norm, JointRMSNorm) else norm
+    scale = inner.scale[...]
     return jnp.full(scale.shape[:-1], isinstance(norm, nnx.LayerNorm))
 
 

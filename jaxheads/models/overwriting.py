@@ -9,9 +9,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
 from ..provenance import file_sha256
-from .loading.hf_directory import CONTAINERS
 from .loading.hf_tokenizer import VOCABULARIES
 from .loading.orbax_directory import WEIGHTS
+from .loading.weight_files import CONTAINERS
 
 MANIFEST = ".jaxheads.json"
 """Name of the file that lists the files of a model with their hashes."""

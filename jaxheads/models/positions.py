@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ class Rotary:
     Args:
         base: the wavelength base θ.
         dimensions: number of the head's dimensions that rotate (even); the first ones do.
-        kind: "default", "linear", "llama3" or "yarn", as `rope_type` of a Hugging Face config names them.
+        kind: "default", "linear", "llama3", "yarn" or "longrope", as `rope_type` of a Hugging Face config names them.
         parameters: the parameters of that kind, as (name, value) pairs.
 
     Raises:
@@ -27,7 +28,7 @@ class Rotary:
     base: float
     dimensions: int
     kind: str = "default"
-    parameters: tuple[tuple[str, float], ...] = ()
+    parameters: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         if self.dimensions % 2:
@@ -38,6 +39,8 @@ class Rotary:
         exponents = np.arange(0, self.dimensions, 2, dtype=np.float32) / np.float32(self.dimensions)
         plain = np.float32(1.0) / np.float32(self.base) ** exponents
         parameters = dict(self.parameters)
+        if self.kind == "longrope":
+            return plain / np.array(parameters["short_factor"], np.float32)
         if self.kind == "linear":
             return plain / np.float32(parameters["factor"])
         if self.kind == "llama3":
@@ -47,24 +50,33 @@ class Rotary:
         return plain
 
     def amplitude(self) -> float:
-        """Return the factor on cosine and sine: 1 but for "yarn" (Peng et al. 2023, section 3.4)."""
+        """Return the factor on cosine and sine: 1 but for "longrope" and "yarn" (Peng et al. 2023, section 3.4)."""
         parameters = dict(self.parameters)
+        if self.kind == "longrope":
+            return parameters["attention_factor"]
         if self.kind != "yarn":
             return 1.0
         factor = parameters["factor"]
         return parameters.get("attention_factor", 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0)
 
-    def __call__(self, x_BTNH: Array, positions_BT: Array, frequencies_F: Array | None = None) -> Array:
+    def __call__(
+        self,
+        x_BTNH: Array,
+        positions_BT: Array,
+        frequencies_F: Array | None = None,
+        amplitude: Array | None = None,
+    ) -> Array:
         """Rotate the first `dimensions` of `x` by each position's angles; shape and dtype stay.
 
         Args:
             frequencies_F: radians per position, instead of `frequencies()`, for stacks whose layers differ.
+            amplitude: factor on cosine and sine, instead of `amplitude()`, for these.
         """
         half = self.dimensions // 2
         radians_F = self.frequencies() if frequencies_F is None else frequencies_F
         angles_BT1F = positions_BT[..., None, None].astype(jnp.float32) * radians_F[None, None, None]
-        cosine = (jnp.cos(angles_BT1F) * self.amplitude()).astype(x_BTNH.dtype)
-        sine = (jnp.sin(angles_BT1F) * self.amplitude()).astype(x_BTNH.dtype)
+        factor = self.amplitude() if amplitude is None else amplitude
+        cosine, sine = ((of(angles_BT1F) * factor).astype(x_BTNH.dtype) for of in (jnp.cos, jnp.sin))
         first, second, rest = jnp.split(x_BTNH, (half, self.dimensions), axis=-1)
         return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine, rest], axis=-1)
 
@@ -109,6 +121,25 @@ def sinusoids(count: int, dimensions: int) -> np.ndarray:
     exponents = 2 * (np.arange(dimensions) // 2) / dimensions
     angles = np.arange(count)[:, None] / np.power(10000.0, exponents)[None]
     return np.concatenate([np.sin(angles[:, 0::2]), np.cos(angles[:, 1::2])], axis=1).astype(np.float32)
+
+
+def spread_sinusoids(count: int, dimensions: int) -> np.ndarray:
+    """Return the sinusoids of tensor2tensor and fairseq, float32 `[count, dimensions]`.
+
+    Wavelengths are spread so that the last one is 10000 · 2π itself, and an odd last dimension is 0.
+
+    Raises:
+        ValueError: as `sinusoids` does, and for fewer than four dimensions.
+    """
+    if count * dimensions > 2**25:
+        raise ValueError(f"a table of {count:,} sinusoidal positions of {dimensions:,} dimensions is too large")
+    if dimensions < 4:
+        raise ValueError(f"sinusoids with spread wavelengths need at least 4 dimensions, got {dimensions}")
+    half = dimensions // 2
+    frequencies = np.exp(np.arange(half, dtype=np.float32) * np.float32(-math.log(10000) / (half - 1)))
+    angles = np.arange(count, dtype=np.float32)[:, None] * frequencies[None]
+    rest = np.zeros((count, dimensions % 2), np.float32)
+    return np.concatenate([np.sin(angles), np.cos(angles), rest], axis=1).astype(np.float32)
 
 
 def alibi_slopes(heads: int) -> np.ndarray:

@@ -15,8 +15,8 @@ from .model import Model
 def random_weights(model: Model, seed: int) -> Model:
     """Return the same architecture with every weight redrawn from a normal distribution of that tensor's own size.
 
-    The size is the root mean square about zero, for each layer by itself. Norm scales and all biases stay. So
-    the streams, the scores and the norms are about as large as the real model's, and attention is about as
+    The size is the root mean square about zero, for each layer by itself. Norm scales, all biases and learnt sinks
+    stay. So the streams, the scores and the norms are about as large as the real model's, and attention is about as
     sharp as chance alone can make it: a fresh initialisation, whose weights are far smaller, has nearly
     uniform patterns, and that null is beaten by heads that are merely sharp. What is destroyed is all
     agreement between weights: low rank, the match of queries with keys, composition between layers, and what
@@ -50,9 +50,9 @@ def _names(path: tuple[Any, ...]) -> list[str]:
 
 
 def _is_kept(path: tuple[Any, ...], weight: Array) -> bool:
-    """Whether a parameter stays: norm scales, gains, biases, and settings or random states, which are no weights."""
+    """Whether a parameter stays: norm scales, gains, biases, sinks, and settings or random states (no weights)."""
     name = [name for name in _names(path) if name not in ("", "value")][-1]
-    kept = ("scale", "bias", "gain", "frequencies")
+    kept = ("scale", "bias", "gain", "sinks", "frequencies")
     return not jnp.issubdtype(weight.dtype, jnp.floating) or name in kept or name.startswith("b_")
 
 

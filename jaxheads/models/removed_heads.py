@@ -46,6 +46,8 @@ def with_removed_heads(network: Any, shapes: Mapping[str, Any]) -> Any:
             for weight in (weight for weight in names if getattr(attention, weight) is not None):
                 setattr(attention, weight, nnx.Param(getattr(attention, weight)[..., :count, :]))
         attention.W_O = nnx.Param(attention.W_O[:, :N])
+        if attention.sinks is not None:
+            attention.sinks = nnx.Param(attention.sinks[:, :N])
         if shape["key_heads"] is not None:
             set_key_heads(attention, np.asarray(shape["key_heads"]))
     return network

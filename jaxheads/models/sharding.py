@@ -35,6 +35,11 @@ def default_rules(axis: str = "model") -> Rules:
         (r".*\.W_[QKV]", P(None, axis, None)),
         (r".*\.b_[QKV]", P(axis, None)),
         (r".*\.W_O", P(axis, None, None)),
+        (r".*\.experts\.(up|gate)\.kernel", P(None, None, axis)),
+        (r".*\.experts\.(up|gate)\.bias", P(None, axis)),
+        (r".*\.experts\.down\.kernel", P(None, axis, None)),
+        (r".*\.(router\.(kernel|bias)|shared_gate\.kernel)", P()),
+        (r".*\.sinks", P(axis)),
         (r".*\.(up|gate)\.kernel", P(None, axis)),
         (r".*\.(up|gate)\.bias", P(axis)),
         (r".*\.down\.kernel", P(axis, None)),
@@ -46,7 +51,7 @@ def default_rules(axis: str = "model") -> Rules:
         (r"(.*\.)?(patches\.(kernel|bias)|cls|others|positions|gain)", P()),
         (r"(classifier|distillation)\.(weight|bias)|.*projection\.kernel|logit_scale", P()),
         (r"(.*\.)?(embed_\w+|\w+_bias)\.embedding", P()),
-        (r"(head\.dense|pooler|widen|conv\d)\.(kernel|bias)", P()),
+        (r"(head\.dense|classifier\.dense|pooler|widen|conv\d)\.(kernel|bias)", P()),
     )
 
 

@@ -35,7 +35,7 @@ class HeadWeights:
     """Weights of every head, in one form for all families, layers first; biases may be None.
 
     W_Q `[L,N,D,H]`, W_K and W_V `[L,K,D,H]`, W_O `[L,N,H,D]`; b_Q `[L,N,H]`, b_K and b_V `[L,K,H]`, b_O `[L,D]`.
-    W_O and b_O include the factor on the heads' sum (LayerScale) in families that have it.
+    W_O and b_O include the factor on the heads' sum (LayerScale, Granite's constant) in families that have it.
     """
 
     W_Q: Array
@@ -113,6 +113,19 @@ class Stack(nnx.Module):
         return attention.W_K.shape[-2] if attention.key_heads is None else self.heads
 
     @property
+    def groups(self) -> int:
+        """The number of groups of query heads that share keys and values: K as the weights have it."""
+        return self.blocks.attention.W_K.shape[-2]
+
+    @property
+    def group_of_heads(self) -> np.ndarray:
+        """The key/value head that each query head reads, `[L,N]`."""
+        attention = self.blocks.attention
+        if attention.key_heads is not None:
+            return np.asarray(attention.key_heads[...])
+        return np.broadcast_to(np.arange(self.heads) // (self.heads // self.groups), (self.layers, self.heads))
+
+    @property
     def head_size(self) -> int:
         """H, the dimension of a head."""
         return self.blocks.attention.W_Q.shape[-1]
@@ -121,6 +134,12 @@ class Stack(nnx.Module):
     def width(self) -> int:
         """D, the dimension of the stream."""
         return self.blocks.attention.W_O.shape[-1]
+
+    @property
+    def sinks(self) -> Array | None:
+        """Each head's learnt score without a key, `[L,N]` (GPT-OSS); None where rows of patterns sum to 1."""
+        sinks = self.blocks.attention.sinks
+        return None if sinks is None else sinks[...] if self.sharing is None else sinks[...][np.asarray(self.sharing)]
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -165,7 +184,7 @@ class Stack(nnx.Module):
             W_K, W_V, b_K, b_V = [None if x is None else x[rows_L1, attention.key_heads[...]] for x in of_key_heads]
         W_O = attention.W_O[...]
         if attention.gain is not None:
-            gain_LD = attention.gain[...]
+            gain_LD = attention.gain[...].astype(W_O.dtype)
             W_O, b_O = W_O * gain_LD[:, None, None], None if b_O is None else b_O * gain_LD
         views: Any = (W_Q, W_K, W_V, W_O, b_Q, b_K, b_V, b_O)
         if self.sharing is not None:

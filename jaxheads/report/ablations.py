@@ -71,8 +71,11 @@ class Ablation:
 
 def ablations(model: Model, text: list[Batch], *, examples: int, seed: int) -> tuple[list[Ablation], list[str]]:
     """Return the ablations that fit this model, and the reasons why others are left out."""
-    if model.network.unembedding is None or not model.causal:
-        kind = "has no language-model head" if model.network.unembedding is None else "is an encoder"
+    network = model.network
+    if network.unembedding is None or not model.causal or len(model.stacks) > 1 or network.classes_of is not None:
+        kind = "has several stacks" if len(model.stacks) > 1 else "is an encoder"
+        if network.unembedding is None or network.classes_of is not None:
+            kind = "has no language-model head"
         return [], [f"ablations (they need a decoder's next-token loss or logit difference): {model.name} {kind}"]
     fitting = [_prose_ablation(text, examples, seed), _repeats_ablation(model, examples, seed)]
     try:

@@ -18,15 +18,18 @@ from ..evidence.roles import Evidence, name_heads
 from ..evidence.selection import held_out
 from ..execution.resources import Options
 from ..files import write_atomically
+from ..measure.patterns.metric import fits
+from ..measure.patterns.registry import METRICS
 from ..measure.patterns.scoring import measure
-from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.random_weights import random_weights
+from ..models.stack import Stack
 from ..provenance import provenance
 from ..tables import Column, HeadTable
 from .ablations import Ablation, ablations, ask_again, screen
-from .inputs import DRAWS, Repeats, prose, repeats
+from .inputs import DRAWS
 from .page import body, heatmaps, page
+from .sources import Inputs, inputs_of
 
 ON_PROSE = (
     "entropy",
@@ -79,75 +82,93 @@ class Atlas:
 def atlas(
     model: Model,
     *,
+    stack: str | None = None,
     text: str | os.PathLike | None = None,
+    images: str | os.PathLike | None = None,
+    audio: str | os.PathLike | None = None,
     examples: int = 8,
     measured: int = 32,
     seed: int = 0,
     devices: jax.sharding.Mesh | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
     resume: str | os.PathLike | None = None,
 ) -> Atlas:
-    """Measure, ablate and name every head of a model.
+    """Measure, ablate and name every head of a model, or of one stack of an encoder–decoder.
 
     Args:
-        text: a UTF-8 file of prose, passages separated by blank lines; by default the package's 64 passages.
+        stack: the stack, in a model that has several.
+        text: a UTF-8 file of prose, passages separated by blank lines; by default the package's 64 passages. An
+            encoder–decoder also gets each text as the decoder's input.
+        images: a folder of images, for a model that reads them; by default crops of one photograph.
+        audio: a folder of recordings NAME.wav (16 kHz, mono, 16 bits), each with its words in NAME.txt; by default one
+            person's reading, which is fetched once.
         examples: of each ablation's screen; the second stage has 2 to 4 times as many. The run time grows with them.
-        measured: number of sequences of repeated random tokens to measure.
+        measured: number of sequences of repeated random tokens, or of crops, to measure.
         seed: of random tokens, prompts, nulls, splits and samples.
         devices: a mesh to spread measures and ablations over; see `jaxheads.ablate`.
         progress: show progress bars.
         resume: a directory for finished work; a later run with the same arguments resumes from it.
 
     Raises:
-        ValueError: for a model without a tokenizer, a text with too few tokens, or too few examples to test on.
-        FileNotFoundError: for a missing text.
+        ValueError: for a model without a tokenizer, a text with too few tokens, too few examples to test on, inputs
+            that the model does not read, or no stack where there are several.
+        FileNotFoundError: for a missing text or folder.
     """
-    if model.tokenizer is None:
-        raise ValueError(f"an atlas needs a tokenizer to read prose; {model.name} has none ({model.no_tokenizer})")
+    chosen = model.stack(stack)
     if examples < 2 or measured < 8:
         raise ValueError(f"needs at least 2 examples and 8 measured sequences, got {examples} and {measured}")
-    prose_batches = prose(model, text)
-    repeated = repeats(model, examples=measured, longest=24, seed=seed)
-    fitting, left_out = ablations(model, prose_batches, examples=examples, seed=seed)
-    options = Options(seed=seed, devices=devices, progress=progress, resume=resume)
-    on_prose, on_repeats, roles = _patterns(model, prose_batches, repeated, **options)
+    inputs = inputs_of(model, chosen, text=text, images=images, audio=audio, measured=measured, seed=seed)
+    fitting, left_out = ablations(model, inputs.batches, examples=examples, seed=seed)
+    left_out = [*inputs.left_out, *left_out]
+    options = Options(stack=chosen.name, seed=seed, devices=devices, progress=progress, resume=resume)
+    on_inputs, roles = _patterns(model, inputs, **options)
     effects = tuple(screen(model, ablation, **options) for ablation in fitting)
     again = tuple(ask_again(model, *pair, **options) for pair in zip(fitting, effects, strict=True))
     about = provenance(
         model,
         seed=seed,
-        text="the package's prose" if text is None else Path(text).name,
-        prose=on_prose.provenance["examples"],
-        repeats=measured,
+        text=inputs.source,
+        inputs=inputs.description,
+        stacks=len(model.stacks),
         ablations={ablation.name: f"{ablation.objective}: {ablation.screen.description}" for ablation in fitting},
         again={ablation.name: ablation.again.description for ablation in fitting},
         left_out=left_out,
         roles=roles.provenance,
+        units={name: unit for table in on_inputs for name, unit in table.provenance["units"].items()}
+        | {name: table.provenance["units"]["effect"] for name, table in zip(_names(fitting), effects, strict=True)},
     )
-    table = _joined((on_prose, on_repeats), roles, effects, again, about)
-    leading = _leading((on_prose, on_repeats), table, seed)
+    table = _joined(on_inputs, roles, effects, again, about)
+    leading = _leading(on_inputs, table, seed)
     return Atlas(table, effects, again, leading, tuple(fitting), tuple(left_out))
 
 
-def _patterns(
-    model: Model, text: Sequence[Batch], repeated: Repeats, **options: Unpack[Options]
-) -> tuple[HeadTable, HeadTable, HeadTable]:
-    """Return the metrics on prose, the metrics on repeats, and the roles that both earn."""
-    metrics, roles = _visible(model, ON_PROSE), _visible(model, POSITIONAL_ROLES)
-    batch, seed = repeated.batch, options.get("seed", 0)
-    on_prose = measure(model, text, metrics, **options)
-    by_chance = [measure(random_weights(model, seed + draw), text, roles, **options) for draw in range(DRAWS)]
-    on_repeats = measure(model, [batch], ON_REPEATS, **options)
-    # The model reads the null, but heads are scored at the positions of the repeats, which the null doesn't have.
-    shuffled = [measure(model, [null], ON_REPEATS, scored_as=[batch], **options) for null in repeated.nulls]
-    evidence = [Evidence.from_tables(on_prose, by_chance, "random weights", metric=role) for role in roles]
-    evidence += [Evidence.from_tables(on_repeats, shuffled, "shuffled repeats", metric=role) for role in ON_REPEATS]
-    return on_prose, on_repeats, name_heads(evidence, seed=seed, yielding=("first_token",))
+def _names(fitting: Sequence[Ablation]) -> list[str]:
+    return [ablation.name for ablation in fitting]
 
 
-def _visible(model: Model, metrics: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the metrics that the model's mask allows: a causal model attends to no next token."""
-    return tuple(name for name in metrics if not (name == "next_token" and model.causal))
+def _patterns(model: Model, inputs: Inputs, **options: Unpack[Options]) -> tuple[list[HeadTable], HeadTable]:
+    """Return the metrics on natural inputs and, where there are any, on repeats; and the roles that both earn."""
+    stack = model.stack(options.get("stack"))
+    metrics, roles = _visible(stack, ON_PROSE), _visible(stack, POSITIONAL_ROLES)
+    seed, batches = options.get("seed", 0), inputs.batches
+    on_inputs = [measure(model, batches, metrics, **options)]
+    by_chance = [measure(random_weights(model, seed + draw), batches, roles, **options) for draw in range(DRAWS)]
+    evidence = [Evidence.from_tables(on_inputs[0], by_chance, "random weights", metric=role) for role in roles]
+    if inputs.repeats is not None:
+        batch, nulls = inputs.repeats.batch, inputs.repeats.nulls
+        on_inputs.append(measure(model, [batch], ON_REPEATS, **options))
+        # The model reads the null, but heads are scored at the positions of the repeats, which the null doesn't have.
+        shuffled = [measure(model, [null], ON_REPEATS, scored_as=[batch], **options) for null in nulls]
+        evidence += [
+            Evidence.from_tables(on_inputs[1], shuffled, "shuffled repeats", metric=role) for role in ON_REPEATS
+        ]
+    return on_inputs, name_heads(evidence, seed=seed, yielding=("first_token",))
+
+
+def _visible(stack: Stack, metrics: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the metrics that a stack's positions and its mask allow: a causal stack attends to no next token."""
+    fitting = [name for name in metrics if fits(METRICS[name], stack)]
+    return tuple(name for name in fitting if not (name == "next_token" and stack.causal))
 
 
 def _leading(measured: Sequence[HeadTable], table: HeadTable, seed: int) -> dict[str, pd.DataFrame]:
@@ -174,7 +195,8 @@ def _joined(
     columns |= {name: _column(table, "effect") for table, name in zip(effects, about["ablations"], strict=True)}
     columns |= {f"{name}_again": _column(table, "effect") for table, name in zip(again, about["again"], strict=True)}
     extras = {name: roles.grid(name) for name in ("role", "roles", "score", "null", "chance_corrected", "q_value")}
-    extras["positional_offset"] = measured[0].grid("positional_offset")
+    if "positional_offset" in measured[0].frame:
+        extras["positional_offset"] = measured[0].grid("positional_offset")
     return HeadTable.from_columns("atlas", measured[0].stack, columns, about, extras=extras)
 
 

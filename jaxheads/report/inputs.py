@@ -47,16 +47,18 @@ def prose(model: Model, path: str | os.PathLike | None) -> list[Batch]:
     start, (_, end) = first_token(model), special_tokens(model.tokenizer)
     encoded = [model.tokenizer(text, add_special_tokens=False, verbose=False) for text in passages(path)]
     rows = [list(passage["input_ids"]) for passage in encoded]
-    longest = min(WINDOW, model.config.max_position_embeddings) - (start is not None) - len(end)
+    longest = min(WINDOW, context_of(model)) - (start is not None) - len(end)
     total = sum(map(len, rows))
     # Selecting heads on one half of the examples and confirming on the other takes 8.
     size = longest if len(rows) >= 8 else min(longest, total // 8)
-    if size < 4:
+    windows = [
+        (number, row[at : at + size]) for number, row in enumerate(rows) for at in range(0, len(row), max(1, size))
+    ]
+    windows = [(number, window) for number, window in windows if len(window) >= 4]
+    if not windows:
         raise ValueError(
             f"the text has {total} tokens in {len(rows)} passages: too few to split into 8 examples of at least 4"
         )
-    windows = [(number, row[at : at + size]) for number, row in enumerate(rows) for at in range(0, len(row), size)]
-    windows = [(number, window) for number, window in windows if len(window) >= 4]
     lead = [] if start is None else [start]
     padded = _padded([lead + window + end for _, window in windows])
     labels = [number if len(rows) >= 8 else index for index, (number, _) in enumerate(windows)]
@@ -75,19 +77,38 @@ def repeats(model: Model, *, examples: int, longest: int, seed: int) -> Repeats:
 def random_repeats(model: Model, examples: int, shortest: int, longest: int, seed: int) -> RepeatedTokens:
     """Draw `[first, r, r]` with random r of `shortest` to `longest` tokens, less where the model reads fewer.
 
-    Only tokens that texts are made of are drawn.
+    Only tokens that texts are made of are drawn, and where they are few the segments are shorter.
     """
-    longest = min(longest, (model.config.max_position_embeddings - 1) // 2)
     vocabulary = model.config.vocab_size
+    allowed = ordinary_tokens(model.tokenizer, vocabulary)
+    # A null has other tokens than the segment in every position, so a small vocabulary allows half of its own.
+    longest = min(longest, (context_of(model) - 1) // 2, len(allowed) // 2)
+    if longest < 1:
+        raise ValueError(f"random segments need 2 tokens that texts are made of; {model.name} has {len(allowed)}")
     return repeated_tokens(
         vocabulary,
         examples=examples,
         shortest=min(shortest, longest),
         longest=longest,
         first=first_token(model),
-        avoid=np.setdiff1d(np.arange(vocabulary), ordinary_tokens(model.tokenizer, vocabulary)).tolist(),
+        avoid=np.setdiff1d(np.arange(vocabulary), allowed).tolist(),
         seed=seed,
     )
+
+
+def context_of(model: Model) -> int:
+    """Return the number of tokens that a model reads at most; a large one where positions are relative."""
+    context = model.config.max_position_embeddings
+    return 2**20 if context is None else context
+
+
+def with_targets(model: Model, batch: Batch) -> Batch:
+    """Return a batch of texts, padded on the right, with each text as the decoder's input, after its start token."""
+    tokens, mask = np.asarray(batch.tokens), np.asarray(batch.mask)
+    # The last token is what the decoder would predict last; it is no input.
+    targets, target_mask = np.roll(tokens, 1, axis=1), np.roll(mask, 1, axis=1)
+    targets[:, 0], target_mask[:, 0] = model.start_token(), True
+    return Batch(tokens, mask, targets=targets, target_mask=target_mask, clusters=batch.clusters)
 
 
 def _padded(rows: Iterable[list[int]]) -> Batch:

@@ -1,15 +1,18 @@
 """Pages of the atlas: the leading heads of each role and ablation, and pictures of all heads."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..files import write_atomically
 from ..models.loading.zoo import ZOO
+from ..plots import panels
+from ..provenance import made_by
 from ..tables import HeadTable, marked_count
 from ..tables.counts import FOOTNOTE
 from .ablations import Ablation
@@ -43,12 +46,15 @@ def model_title(name: str) -> str:
 def page(table: HeadTable, rest: str) -> str:
     """Write a whole page: a heading, the inputs, then the rest."""
     about = table.provenance
+    where = f" of the {table.stack}" if about["stacks"] > 1 else ""
+    program, *words = about["command"]
+    # Python's own programs have no command that would make the page again.
+    made = f"\n{made_by(shlex.join(['jaxheads', *words]))}\n" if program in ("jaxheads", "__main__.py") else ""
     return f"""# The heads of {model_title(about["model"])}
 
-{len(table.frame)} heads; measured on {about["prose"]} windows of prose ({about["text"]}) and {about["repeats"]}
-sequences of random tokens said twice. Weights {about["weights"]}; seed {about["seed"]}.
+{len(table.frame)} heads{where}; measured on {about["inputs"]}. Weights {about["weights"]}; seed {about["seed"]}.
 
-{rest}"""
+{rest}{made}"""
 
 
 def heatmaps(table: HeadTable, directory: str | os.PathLike) -> list[Path]:
@@ -159,15 +165,14 @@ def _markdown(heads: pd.DataFrame, metric: str, others: Mapping[str, Any]) -> st
 
 
 def _picture(table: HeadTable, columns: list[str], path: Path) -> Path:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     across = min(5, len(columns))
     down = -(-len(columns) // across)
     layers, heads = table.shape
-    figure = Figure(figsize=(across * (1.6 + 0.14 * heads), down * (1.2 + 0.1 * layers)), layout="constrained")
-    FigureCanvasAgg(figure)
-    for number, column in enumerate(columns, start=1):
-        axes = table.plot(column, figure.add_subplot(down, across, number))
-        axes.set_title(column.replace("_", " "), fontsize=9)
-    return write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=80))
+    size = across * (1.6 + 0.14 * heads), down * (1.2 + 0.1 * layers)
+    picture, axes = panels(across * down, size, down)
+    for column, ax in zip_longest(columns, axes):
+        if column is None:
+            ax.remove()  # the last row may have fewer
+        else:
+            table.plot(column, ax).set_title(column.replace("_", " "), fontsize=9)
+    return picture.save(path)

@@ -1,6 +1,9 @@
 """The grid of an answer: its axes, its shape, and the cells that an example lacks.
 
 Dimension key: E examples, C cells, L layers, N heads (K at `k` and `v`).
+
+In stacks with grouped queries, N // K query heads share a key/value head. The axis "kv_head" has a cell for each of the
+K: at `k` and `v` that head, elsewhere all query heads that read it.
 """
 
 from collections.abc import Sequence
@@ -10,13 +13,22 @@ import numpy as np
 
 from ..models.inputs.answers import token_texts
 from ..models.inputs.batch import Batch, Positions
-from ..models.sites import has_heads
+from ..models.sites import has_heads, is_of_keys
 from ..models.stack import Stack
 
 Heads = Sequence[tuple[int, int]]
 """(layer, head) pairs."""
 
-BY = (("layer", "head"), ("layer",), ("layer", "position"), ("layer", "head", "position"))
+BY = (
+    ("layer", "head"),
+    ("layer", "kv_head"),
+    ("layer",),
+    ("layer", "position"),
+    ("layer", "head", "position"),
+    ("layer", "kv_head", "position"),
+)
+HEAD_AXES = ("head", "kv_head")
+"""Axes of which a cell edits some heads, not all of a layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +61,8 @@ class Grid:
 def site_grid(stack: Stack, site: str, batch: Batch, by: Sequence[str]) -> Grid:
     """Return the grid of a question about one site, by layer, head and position as `by` names them.
 
+    Heads of `k` and `v` are key/value heads: where there are fewer of them than query heads, their axis is named so.
+
     Args:
         site: without its stack's prefix.
 
@@ -56,10 +70,12 @@ def site_grid(stack: Stack, site: str, batch: Batch, by: Sequence[str]) -> Grid:
         ValueError: for axes that are not known, or heads at a site that has none.
     """
     axes = check_by(site, by)
+    if stack.heads_at(site) < stack.heads:
+        axes = tuple("kv_head" if axis == "head" and is_of_keys(site) else axis for axis in axes)
     own = stack.positions_at(site, batch)
     lengths_E = np.asarray(own.lengths)
     positions = int(lengths_E.max())
-    sizes = {"layer": stack.layers, "head": stack.heads_at(site), "position": positions}
+    sizes = {"layer": stack.layers, "head": stack.heads_at(site), "kv_head": stack.groups, "position": positions}
     shape = tuple(sizes[axis] for axis in axes)
     # The grid is as wide as the longest example; shorter ones lack its last positions.
     absent_EP = np.arange(positions)[None] >= lengths_E[:, None]
@@ -77,9 +93,25 @@ def check_by(site: str, by: Sequence[str]) -> tuple[str, ...]:
     axes = (by,) if isinstance(by, str) else tuple(by)
     if axes not in BY:
         raise ValueError(f"by must be one of {', '.join(map(str, BY))}; got {axes}")
-    if "head" in axes and not has_heads(site):
+    if {"head", "kv_head"} & set(axes) and not has_heads(site):
         raise ValueError(f"{site} has no heads: ask by ('layer',) or ('layer', 'position'); got by={axes}")
     return axes
+
+
+def heads_of_cells(stack: Stack, site: str, axes: Sequence[str], layer: int) -> np.ndarray:
+    """Return which heads of a site belong to each cell along the axis of heads in one layer, bool `[cells, heads]`.
+
+    One cell with all heads where `axes` has no heads.
+    """
+    heads = stack.heads_at(site)
+    if "head" in axes:
+        return np.eye(heads, dtype=bool)
+    if "kv_head" not in axes:
+        return np.ones((1, heads), bool)
+    # Where heads were removed, keys and values come one for each query head.
+    has_own = is_of_keys(site) and stack.blocks.attention.key_heads is None
+    reads = np.arange(heads) if has_own else stack.group_of_heads[layer]
+    return np.arange(stack.groups)[:, None] == reads[None]
 
 
 def head_mask(stack: Stack, site: str, heads: Heads, what: str = "heads") -> np.ndarray:

@@ -18,10 +18,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..arguments import checked, settled
+from ..execution.asked import asking
 from ..execution.batching import Chunks, detecting_out_of_memory, run_chunks
 from ..execution.cost import Cost
 from ..execution.journal import Journal
-from ..execution.resources import OPTIONS, Resources, check_options, document, with_clusters
+from ..execution.resources import (
+    OPTIONS,
+    Resources,
+    bound_arguments,
+    check_options,
+    document,
+    with_clusters,
+)
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.stack import Stack
@@ -208,13 +216,17 @@ def run_question(
                 f"{name}-baselines",
                 lambda: work.baselines()[:, :count],
                 lambda shape: {"run": np.arange(shape[0])[:, None], "example": first + real[None]},
+                kind="baselines",
             )
             for group in question.groups:
                 cells = {axis: index[group.cells % size][None] for axis, index in coordinates.items()}
+                if len(question.columns) > 1:
+                    cells["column"] = np.array(question.columns)[group.cells // size][None]
                 effects_BC = journal.part(
                     f"{name}-{group.name}",
                     lambda group=group: work.effects(group)[:count],
                     {"example": numbers_B1, **cells},
+                    kind="effects",
                 )
                 effects_EC[np.ix_(real, group.cells)] = effects_BC
                 advance(effects_BC.size)
@@ -243,7 +255,8 @@ def _answering(generator: Callable[..., Iterator[Question]], returns: type[Any])
         # The second argument holds the inputs: one batch, or a stream of batches or of pairs.
         bound = inspect.signature(generator).bind(*arguments, **named)
         stream = not isinstance(list(bound.arguments.values())[1], Batch)
-        return _answer(generator.__name__, questions, stream=stream, level=level, seed=seed)
+        with asking(generator.__name__, bound_arguments(generator, arguments, named)):
+            return _answer(generator.__name__, questions, stream=stream, level=level, seed=seed)
 
     document(answering, returns=returns)
     return answering
@@ -275,7 +288,8 @@ def _answer(name: str, questions: Iterator[Question], *, stream: bool, level: fl
             tokens.add(current.grid.positions)
             # What a question counts over a stream, such as the fewest examples of a mean, is whole at its end.
             words = current.about
-    about = effect_provenance(first.model, first.objective, words)
+    units = dict.fromkeys(first.columns, getattr(first.objective, "unit", ""))
+    about = effect_provenance(first.model, first.objective, {**words, "units": units})
     extras = {**(first.extras or {}), **tokens.column(first.model.tokenizer, grid)}
     table = accumulator.table(name, first.stack.name, grid.axes, about, level=level, seed=seed, extras=extras)
     return first.finish(table)

@@ -6,11 +6,10 @@ the grid's shape, also for grids with other axes than layer and head.
 
 import dataclasses
 import html
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -19,11 +18,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..arguments import at_least, checked
 from ..checks import one_of, shown
-from . import heatmaps, storage
+from ..plots import heatmap
+from . import storage
 from .counts import footnote, marked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from ..plots import Panel
 
 _NAME = re.compile(r"(?!.*\.(?:per_example|parquet)$)[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -94,7 +96,7 @@ class HeadTable:
         if self.per_example is not None:
             self._set_examples(_frozen(self.per_example, np.float32, "per_example"))
         self._set_clusters()
-        object.__setattr__(self, "provenance", _plain(self.provenance))
+        object.__setattr__(self, "provenance", storage.plain_values(self.provenance))
 
     def _set_examples(self, rows: NDArray[np.float32]) -> None:
         before, grid = self.values.shape[: -len(self.shape)], self.shape
@@ -219,13 +221,14 @@ class HeadTable:
         return ranked.head(n)
 
     @checked()
-    def plot(self, column: str | None = None, ax: "Axes | None" = None) -> "Axes":
+    def plot(self, column: str | None = None, ax: "Axes | None" = None) -> "Panel":
         """Draw a column (by default the first metric) as a heatmap, layers down and heads across.
 
-        Values of both signs have a diverging colormap with white at 0; NaN is grey.
+        Values of both signs have a diverging colormap with white at 0; NaN is grey. The bar names the unit, where the
+        table's `provenance["units"]` has it.
 
         Returns:
-            `ax`, or the Axes of a new figure outside pyplot: show or save it by `table.plot().figure`.
+            `ax`, or the axes of a new picture, which shows itself in a notebook: `table.plot().save("heads.svg")`.
 
         Raises:
             ValueError: for a column of words, or a grid without two axes.
@@ -238,7 +241,8 @@ class HeadTable:
             )
         grid = self.grid(column).astype(np.float64)
         rows, columns = (str(axis) for axis in self.frame.index.names[1:])
-        return heatmaps.draw(grid, title=self.name, label=column, ylabel=rows, xlabel=columns, ax=ax)
+        label = ", ".join(filter(None, (column, self.provenance.get("units", {}).get(column))))
+        return heatmap(grid, title=self.name, label=label, rows=rows, columns=columns, ax=ax)
 
     @checked()
     def save(self, directory: str | os.PathLike[str]) -> list[Path]:
@@ -377,23 +381,3 @@ def _frozen(array: ArrayLike, dtype: Any, name: str) -> NDArray[Any]:
 def _refuse_infinity(cells: NDArray[Any], name: str) -> None:
     if cells.dtype.kind == "f" and np.isinf(cells).any():
         raise ValueError(f"{name}: expected finite numbers or NaN, got infinity in {np.isinf(cells).sum()} cells")
-
-
-def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy provenance into plain JSON values, so that it survives saving and loading unchanged.
-
-    Raises:
-        ValueError: for a value that JSON can't hold.
-    """
-
-    def convert(value: Any) -> Any:
-        if isinstance(value, PurePath):
-            return value.name  # results are published: no directories of the user's disk
-        if hasattr(value, "tolist"):  # NumPy and JAX arrays and numbers
-            return value.tolist()
-        raise TypeError(f"{value!r} is a {type(value).__name__}")
-
-    try:
-        return json.loads(json.dumps(dict(provenance), default=convert, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"provenance: expected finite JSON values, got something else: {error}") from error

@@ -1,6 +1,7 @@
 """The training lab: train many small models at once, and measure their heads as they specialise."""
 
 from ..models.network import Network
+from ..plots import evolution
 from .disagreement import disagreement, li_penalty
 from .gates import learn_gates
 from .llc import head_only, llc
@@ -8,7 +9,6 @@ from .loop import Trained, train
 from .monitor import Trace, Watch, ablation_losses, head_scores, trace
 from .objective import scores
 from .onset import onset, order, phase_change
-from .plots import evolution
 from .prune import (
     gated_scores,
     head_importance,

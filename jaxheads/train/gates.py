@@ -115,7 +115,7 @@ def learn_gates(
     start: float = 2.0,
     seed: int = 0,
     directory: str | os.PathLike | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Gated:
     """Train gates, and with them the weights, from a trained model: task loss + λ · Σ P(open) / number of layers.
 

@@ -149,7 +149,7 @@ def _warn_of_bias(error: float, bias: float, step: float) -> None:
 
 @checked()
 def head_only(parameters: Any, layer: int, head: int) -> Any:
-    """Mask one head's parameters for `llc(moving=…)`: ones at its W_Q, W_K, W_V, W_O and their biases, zeros elsewhere.
+    """Mask one head's parameters for `llc(moving=…)`: ones at its W_Q, W_K, W_V, W_O, biases and sink, zeros elsewhere.
 
     Args:
         parameters: of a network whose layers are stacked.
@@ -157,7 +157,7 @@ def head_only(parameters: Any, layer: int, head: int) -> Any:
     Raises:
         ValueError: for a head that these parameters do not have.
     """
-    axes = {"W_Q": 2, "W_K": 2, "W_V": 2, "W_O": 1, "b_Q": 1, "b_K": 1, "b_V": 1}
+    axes = {"W_Q": 2, "W_K": 2, "W_V": 2, "W_O": 1, "b_Q": 1, "b_K": 1, "b_V": 1, "sinks": 1}
 
     def mark(path: tuple[Any, ...], weight: Array) -> Array:
         names = [str(getattr(key, "name", getattr(key, "key", ""))) for key in path]

@@ -78,7 +78,7 @@ def train(
     directory: str | os.PathLike | None = None,
     devices: Mesh | None = None,
     monitor: Monitor | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Trained:
     """Train one small model for each of `runs`, all at once.
 
@@ -101,7 +101,7 @@ def train(
         devices: a mesh with an axis "runs", which splits the runs evenly, or "data", which splits the examples of each
             batch, or both.
         monitor: called at every checkpoint with the parameters and the step.
-        progress: show a bar with the current loss and the monitor's numbers.
+        progress: show a bar (or lines in a log) with the current loss and the monitor's numbers.
 
     Raises:
         ValueError: for no step, runs that do not fit each other or the mesh, or a directory of another training.
@@ -119,7 +119,7 @@ def train(
         return _train_to_end(_Storage(folder, training, wanted), placement, monitor, progress)
 
 
-def _train_to_end(storage: "_Storage", placement: Placement, monitor: Monitor | None, progress: bool) -> Trained:
+def _train_to_end(storage: "_Storage", placement: Placement, monitor: Monitor | None, progress: bool | None) -> Trained:
     """Start or resume training, and run it to the last checkpoint."""
     training, checkpoints = storage.runs, storage.checkpoints
     state, done = storage.resume(training.start())

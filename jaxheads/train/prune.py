@@ -20,12 +20,17 @@ from ..arguments import among, checked
 from ..checks import all_finite
 from ..edits import gate, head_pairs
 from ..models.inputs.batch import Batch
+from ..models.layers import JointRMSNorm, PerHeadLayerNorm
 from ..models.model import Model
 from ..models.network import Network, forward
 from ..models.removed_heads import HEADS, head_shape, set_key_heads
+from ..models.stack import Stack
 from ..programs import compiled
 from .monitor import ablation_losses
 from .objective import Sample, scores
+
+OF_ALL_HEADS = (JointRMSNorm, PerHeadLayerNorm)
+"""Norms of queries or keys with a part for each head."""
 
 Heads = Sequence[tuple[int, int]]
 
@@ -106,8 +111,8 @@ def remove_heads(model: Model, gates: Mapping[str, ArrayLike] | ArrayLike, batch
         batch: check on these inputs that the smaller model equals the gated one, to 1e-4.
 
     Raises:
-        ValueError: for gates that do not fit, layers that share weights, or position biases that belong to heads (T5,
-            BLOOM, MPNet), which removal would tear from their heads.
+        ValueError: for gates that do not fit, layers that share weights, or what has a part for each head and would be
+            torn from it: position biases (T5, BLOOM, MPNet), norms of all heads' queries (OLMo 2, StableLM).
     """
     by_stack = dict(gates) if isinstance(gates, Mapping) else {model.stack().name: gates}
     if not by_stack:
@@ -120,7 +125,8 @@ def remove_heads(model: Model, gates: Mapping[str, ArrayLike] | ArrayLike, batch
             raise ValueError(f"gates of {name}: expected {[stack.layers, stack.heads]}, got {list(gates_LN.shape)}")
         if stack.sharing is not None:
             raise ValueError(f"the layers of {name} share their weights: a head can't be taken from one of them")
-        _shrink(stack.blocks.attention, gates_LN)
+        _check_norms(stack)
+        _shrink(stack, gates_LN)
     shapes = {stack.name: head_shape(stack) for stack in network.stacks}
     smaller = replace(
         model,
@@ -151,6 +157,16 @@ def head_savings(model: Model, smaller: Model) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("stack")
 
 
+def _check_norms(stack: Any) -> None:
+    """Raise ValueError for a norm of queries or keys that one head's removal would change for the others."""
+    for kind, norm in (("queries", stack.blocks.attention.q_norm), ("keys", stack.blocks.attention.k_norm)):
+        if isinstance(norm, OF_ALL_HEADS):
+            raise ValueError(
+                f"the {stack.name} norms the {kind} of all heads by one norm: a head can't be taken from it. Take "
+                "heads' outputs away with jh.gate or jh.zero_heads"
+            )
+
+
 def _take(parameter: Any, heads: np.ndarray, axis: int) -> Array:
     """Take heads, numbered `[L,n]`, along an axis of a stacked weight."""
     weight = parameter[...]
@@ -158,9 +174,10 @@ def _take(parameter: Any, heads: np.ndarray, axis: int) -> Array:
     return jnp.take_along_axis(weight, jnp.asarray(index), axis=axis)
 
 
-def _shrink(attention: Any, gates_LN: np.ndarray) -> None:
+def _shrink(stack: Stack, gates_LN: np.ndarray) -> None:
     """Cut a stack's attention weights, in place, to the heads whose gates are not 0."""
-    needed_LN, reads_LN = gates_LN != 0, _key_heads(attention)
+    attention: Any = stack.blocks.attention
+    needed_LN, reads_LN = gates_LN != 0, stack.group_of_heads
     L, K = len(reads_LN), attention.W_K.shape[2]
     needed_LK = np.stack(
         [np.isin(np.arange(K), reads[needed]) for reads, needed in zip(reads_LN, needed_LN, strict=True)]
@@ -175,7 +192,7 @@ def _shrink(attention: Any, gates_LN: np.ndarray) -> None:
     same_LNK = kept_reads_LN[:, :, None] == kept_LK[:, None]
     for name, heads, axis in (("W_Q", kept_LN, 2), ("W_O", kept_LN, 1), ("W_K", kept_LK, 2), ("W_V", kept_LK, 2)):
         setattr(attention, name, nnx.Param(_take(getattr(attention, name), heads, axis)))
-    for name, heads in (("b_Q", kept_LN), ("b_K", kept_LK), ("b_V", kept_LK)):
+    for name, heads in (("b_Q", kept_LN), ("sinks", kept_LN), ("b_K", kept_LK), ("b_V", kept_LK)):
         if getattr(attention, name) is not None:
             setattr(attention, name, nnx.Param(_take(getattr(attention, name), heads, 1)))
     # Selected, not multiplied: what a head overflows with is gone with it. A superfluous head reads values of 0.
@@ -188,14 +205,6 @@ def _shrink(attention: Any, gates_LN: np.ndarray) -> None:
     attention.W_O[...] = attention.W_O[...] * jnp.asarray(weights)[:, :, None, None].astype(attention.W_O[...].dtype)
     attention.key_heads = None
     set_key_heads(attention, np.argmax(same_LNK, axis=2))
-
-
-def _key_heads(attention: Any) -> np.ndarray:
-    """Return the key/value head that each query head reads, `[L,N]`."""
-    if attention.key_heads is not None:
-        return np.asarray(attention.key_heads[...])
-    L, N, K = attention.W_Q.shape[0], attention.W_Q.shape[2], attention.W_K.shape[2]
-    return np.broadcast_to(np.arange(N) // (N // K), (L, N))
 
 
 def _regular(needed_LN: np.ndarray, reads_LN: np.ndarray, kept_LK: np.ndarray) -> np.ndarray | None:
@@ -242,9 +251,11 @@ def merge_kv_heads(model: Model, groups: ArrayLike, *, stack: str | None = None)
             put in the order of their groups.
 
     Raises:
-        ValueError: for groups of different sizes, or of another shape.
+        ValueError: for groups of different sizes, or of another shape, or norms of keys with a part for each head.
     """
     old = model.stack(stack)
+    if isinstance(old.blocks.attention.k_norm, OF_ALL_HEADS):
+        raise ValueError(f"the {old.name} norms the keys of all heads by one norm: merged keys would have another")
     groups_LK = _checked_groups(groups, old.layers, old.kv_heads)
     if old.blocks.attention.key_heads is not None:
         raise ValueError(f"groups of the {old.name} differ in size since heads were removed: merge before you remove")
@@ -258,7 +269,7 @@ def merge_kv_heads(model: Model, groups: ArrayLike, *, stack: str | None = None)
         x = _take(parameter, order_LK, axis)
         return x.reshape(*x.shape[:axis], K // size, size, *x.shape[axis + 1 :]).mean(axis=axis + 1)
 
-    for name, axis in (("W_Q", 2), ("W_O", 1), ("b_Q", 1)):
+    for name, axis in (("W_Q", 2), ("W_O", 1), ("b_Q", 1), ("sinks", 1)):
         if getattr(attention, name) is not None:
             setattr(attention, name, nnx.Param(_take(getattr(attention, name), order_LN, axis)))
     for name, axis in (("W_K", 2), ("W_V", 2), ("b_K", 1), ("b_V", 1)):

@@ -16,6 +16,7 @@ from jax import Array
 
 from ..arguments import at_least, checked
 from ..checks import finite, seed, shown
+from ..compile_cache import keep_by_default
 from ..models.load import family_of
 from ..models.model import Model
 from ..models.network import Network
@@ -171,6 +172,7 @@ class Runs:
                 parameters = jax.tree_util.tree_map_with_path(self._scaled, parameters)
             return State(parameters, self.optimizer(hyper).init(parameters))
 
+        keep_by_default()
         return jax.jit(jax.vmap(start_one))(self.keys, self.values)
 
     def network(self, parameters: Any) -> Network:

@@ -22,7 +22,7 @@ def head_table(*, examples: bool) -> jh.HeadTable:
 
 
 def results(page: str = "# A page", *, examples: bool = True, folder: str = "") -> lab.Results:
-    figure, [axes] = lab.panels(1, (2, 2))
+    figure, [axes] = jh.plots.panels(1, (2, 2))
     axes.plot([0, 1])
     counted, named = pd.DataFrame({"loss": [0.5]}), pd.DataFrame({"loss": [0.5]}, pd.Index([7], name="step"))
     tables = {"counted": counted, "named": named}

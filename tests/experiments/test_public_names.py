@@ -20,6 +20,7 @@ PUBLIC = (
     "report",
     "statistics",
     "sweep.circuits",
+    "plots",
     "tables",
     "train",
 )

@@ -134,13 +134,17 @@ def unzipped(content: bytes) -> dict[str, bytes]:
 
 
 @cache
-def state_dict() -> bytes:
-    """A file of torch.save, with views of a storage and a parameter."""
+def state_dict(*, old: bool = False) -> bytes:
+    """A file of torch.save, of the format before 1.6 if `old`, with views of a storage and a parameter."""
     import torch
 
     base, file = torch.arange(24.0), io.BytesIO()
     half = torch.nn.Parameter(base.half().reshape(4, 6).T)
-    torch.save({"whole": base.reshape(4, 6), "view": base.reshape(4, 6)[1::2, ::3], "half": half}, file)
+    torch.save(
+        {"whole": base.reshape(4, 6), "view": base.reshape(4, 6)[1::2, ::3], "half": half},
+        file,
+        _use_new_zipfile_serialization=not old,
+    )
     return file.getvalue()
 
 

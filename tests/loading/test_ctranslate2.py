@@ -171,8 +171,7 @@ def test_special_tokens_are_the_tokenizer_s(tmp_path: Path, variables: dict[str,
     assert [checkpoint.config[f"{name}_token_id"] for name in ("decoder_start", "eos", "pad")] == [4, 3, 3]
     assert checkpoint.tokenizer("ab", add_special_tokens=False)["input_ids"] == [2]
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(ValueError, match=r"tokenizer\.json can't be read as a tokenizer"):
-        open_checkpoint(tmp_path)
+    assert "tokenizer.json can't be read as a tokenizer" in open_checkpoint(tmp_path).no_tokenizer
 
 
 @pytest.mark.parametrize("share", [0, 0.0002, 0.001, 0.3, 0.99, 0.9999])

@@ -4,6 +4,7 @@ import json
 import os
 import struct
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ SINGLE = {
     "x.gguf": ("source", small_files.gguf),
     "x.onnx": ("onnx", small_files.onnx),
     "x.bin": ("pickle", small_files.state_dict),
+    "old.bin": ("pickle", partial(small_files.state_dict, old=True)),
     "x.safetensors": ("safetensors", lambda: small_files.hugging_face()["model-1.safetensors"]),
 }
 

@@ -44,7 +44,7 @@ def test_a_pickle_can_t_write_into_a_storage_to_read_beyond_it(tmp_path: Path):
     view = whole(0) + b"(" + whole(100_000) + b"t(K\x01t"
     data = b"\x80\x02}U\x01a" + REBUILD + STORAGE + b"q\x00" + length(100_000) + view + b"tR"
     path = torch_file(tmp_path / "x.bin", data + GET + length(4) + POP + b"s.")
-    with pytest.raises(ValueError, match=r"x\.bin can't be read.*changes a _Storage as if it were a dict"):
+    with pytest.raises(ValueError, match=r"x\.bin can't be read.*changes a Storage as if it were a dict"):
         pickle_tensors(path)
 
 
@@ -197,8 +197,7 @@ def test_the_config_is_checked_before_the_tokenizer_is_touched(tmp_path: Path):
     with pytest.raises(ValueError, match="rms_norm_eps must be a finite number above 0, got nan"):
         jh.load(broken)
     (broken / "config.json").write_text(json.dumps(CONFIG))
-    with pytest.raises(ValueError, match="can't be read as a tokenizer"):
-        jh.load(broken)
+    assert "can't be read as a tokenizer" in jh.load(broken).no_tokenizer
 
 
 NAMES = (
@@ -215,6 +214,9 @@ def test_a_pipe_in_a_file_s_stead_keeps_nobody_waiting(tmp_path: Path, name: str
     folder = directory(tmp_path / "x")
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
+    if name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert f"{name} is a named pipe" in jh.load(folder).no_tokenizer
+        return
     with pytest.raises((ValueError, FileNotFoundError), match=name):
         jh.load(folder)
 
@@ -246,7 +248,7 @@ def test_safetensors_is_preferred_and_said_so(tmp_path: Path, caplog: pytest.Log
     folder = directory(tmp_path / "x", {"pytorch_model.bin": b"no zip"})
     with caplog.at_level(logging.INFO, "jaxheads"):
         jh.load(folder)
-    assert "read from model.safetensors, not from pytorch_model.bin" in caplog.text
+    assert "read from model.safetensors.index.json, not from pytorch_model.bin" in caplog.text
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int64, np.uint8, np.bool_])
@@ -289,5 +291,5 @@ def test_a_map_of_characters_that_claims_too_much_does_not_end_the_process(tmp_p
     charsmap = base64.b64encode(struct.pack("<I", 2**32 - 4) + bytes(8)).decode()
     normalizer = {"type": "Sequence", "normalizers": [{"type": "NAME", "precompiled_charsmap": charsmap}]}
     hostile = json.dumps({**small_files.TOKENIZER, "normalizer": normalizer}).replace("NAME", name)
-    with pytest.raises(ValueError, match=r"tokenizer\.json can't be read.*precompiled_charsmap is cut off"):
-        jh.load(directory(tmp_path / "x", {"tokenizer.json": hostile.encode()}))
+    model = jh.load(directory(tmp_path / "x", {"tokenizer.json": hostile.encode()}))
+    assert "precompiled_charsmap is cut off" in model.no_tokenizer

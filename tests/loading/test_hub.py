@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -88,13 +89,21 @@ def test_a_snapshot_without_its_weights_says_so(cache):
     ("there", "wanted", "unwanted"),
     [
         (("model.safetensors", "pytorch_model.bin"), "model.safetensors", "pytorch_model.bin"),
-        (("model.safetensors.index.json", "pytorch_model.bin"), "model-*.safetensors", "pytorch_model.bin"),
+        (("model.safetensors.index.json", "pytorch_model.bin"), "*.safetensors", "pytorch_model.bin"),
+        (
+            ("model.safetensors.index.json", "model-00001-of-00001.safetensors", "consolidated.safetensors"),
+            "model-00001-of-00001.safetensors",
+            "consolidated.safetensors",
+        ),
+        (("pytorch_model-00001-of-00001.bin", "training_args.bin"), "pytorch_model-00001-of-00001.bin", "*.bin"),
+        (("model.fp16.safetensors", "model.bf16.safetensors"), "model.bf16.safetensors", "model.fp16.safetensors"),
+        (("pytorch_model.bin", "chat_template.jinja"), "chat_template.*", "*.bin"),
         (("pytorch_model.bin", "flax_model.msgpack"), "pytorch_model.bin", "flax_model.msgpack"),
     ],
 )
 def test_one_format_of_the_weights_is_fetched(monkeypatch, tmp_path, there, wanted, unwanted):
     class Info:
-        siblings = tuple(type("Sibling", (), {"rfilename": name}) for name in there)
+        siblings = tuple(type("Sibling", (), {"rfilename": name}) for name in (*there, "config.json"))
 
     asked = {}
 
@@ -110,3 +119,37 @@ def test_one_format_of_the_weights_is_fetched(monkeypatch, tmp_path, there, want
     assert wanted in asked["patterns"]
     assert "config.json" in asked["patterns"]
     assert unwanted not in asked["patterns"]
+
+
+def test_a_repository_without_weights_of_ours_says_what_it_holds(monkeypatch):
+    def answer(*files):
+        siblings = tuple(type("Sibling", (), {"rfilename": name}) for name in files)
+        monkeypatch.setattr(
+            huggingface_hub.HfApi, "model_info", lambda *_, **__: type("Info", (), {"siblings": siblings})
+        )
+
+    answer("config.json", "tf_model.h5", "README.md")
+    with pytest.raises(FileNotFoundError, match=r"has no weights.*holds README\.md, config\.json, tf_model\.h5\."):
+        hub_checkpoint("owner/toy")
+    answer("x-Q4_0.gguf", "README.md")
+    with pytest.raises(FileNotFoundError, match=r"holds README.md, x-Q4_0\.gguf\. That is GGUF files: name one"):
+        open_checkpoint("toy")
+    answer("model.safetensors", "README.md")
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json.*It holds README\.md, model\.safetensors"):
+        hub_checkpoint("owner/toy")
+
+
+def test_an_old_id_without_an_owner_is_found_under_either_name(cache, monkeypatch):
+    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(cache))
+    shutil.copytree(cache / "models--owner--toy", cache / "models--gpt2")
+    checkpoint = open_checkpoint("gpt2")
+    assert (checkpoint.name, checkpoint.config["value"]) == ("gpt2", 2.0)
+    assert open_checkpoint("gpt2", revision="v1").config["value"] == 1.0
+    for name, whole in (
+        ("distilgpt2", "distilbert--distilgpt2"),
+        ("bert-base-uncased", "google-bert--bert-base-uncased"),
+        ("t5-small", "google-t5--t5-small"),
+        ("xlm-roberta-base", "FacebookAI--xlm-roberta-base"),
+    ):
+        shutil.copytree(cache / "models--owner--toy", cache / f"models--{whole}")
+        assert open_checkpoint(name).config["value"] == 2.0

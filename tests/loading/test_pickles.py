@@ -12,7 +12,8 @@ from jaxheads.models.loading.hf_directory import directory_checkpoint
 from jaxheads.models.loading.pickles import pickle_tensors
 
 
-def test_every_view_of_a_storage_is_read_as_torch_reads_it(tmp_path):
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_every_view_of_a_storage_is_read_as_torch_reads_it(tmp_path, as_zip):
     base = torch.arange(24.0)
     state = OrderedDict(
         plain=base.reshape(4, 6),
@@ -28,7 +29,7 @@ def test_every_view_of_a_storage_is_read_as_torch_reads_it(tmp_path):
         long=torch.arange(3),
         boolean=torch.tensor([True, False]),
     )
-    torch.save(state, tmp_path / "x.bin")
+    torch.save(state, tmp_path / "x.bin", _use_new_zipfile_serialization=as_zip)
     tensors = pickle_tensors(tmp_path / "x.bin")
     assert tensors.keys() == state.keys()
     for name, expected in state.items():
@@ -38,9 +39,11 @@ def test_every_view_of_a_storage_is_read_as_torch_reads_it(tmp_path):
         np.testing.assert_array_equal(got.astype(np.float64), expected.detach().double().numpy(), strict=True)
 
 
-def test_a_module_s_state_dict_with_its_metadata(tmp_path):
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_a_module_s_state_dict_with_its_metadata(tmp_path, as_zip):
     module = torch.nn.Linear(3, 2)
-    torch.save(module.state_dict(), tmp_path / "pytorch_model.bin")
+    path = tmp_path / "pytorch_model.bin"
+    torch.save(module.state_dict(), path, _use_new_zipfile_serialization=as_zip)
     (tmp_path / "config.json").write_text("{}")
     tensors = directory_checkpoint(tmp_path, name="x").tensors
     np.testing.assert_array_equal(tensors["weight"].read(), module.weight.detach().numpy())
@@ -108,10 +111,33 @@ def test_the_same_handmade_pickle_within_its_storage_is_read(tmp_path):
     np.testing.assert_array_equal(pickle_tensors(archive(tmp_path / "x.bin", data))["a"].read(), np.zeros(3))
 
 
-def test_the_format_before_1_6_is_refused_with_a_way_out(tmp_path):
-    torch.save({"a": torch.ones(2)}, tmp_path / "x.bin", _use_new_zipfile_serialization=False)
-    with pytest.raises(ValueError, match=r"since PyTorch 1\.6.*safetensors"):
-        pickle_tensors(tmp_path / "x.bin")
+@pytest.mark.parametrize("evil", [Touch, MakeDirectory])
+def test_a_malicious_pickle_of_the_old_format_runs_nothing(tmp_path, evil):
+    trace, path = tmp_path / "it ran", tmp_path / "x.bin"
+    torch.save({"a": evil(trace)}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match=r"refused: its pickle names (pathlib|posix|nt|__builtin__)\."):
+        pickle_tensors(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("kept", [20, 100, 0.5, 0.99, -1])
+def test_a_file_of_the_old_format_cut_off_anywhere_is_named(tmp_path, kept):
+    path = tmp_path / "x.bin"
+    torch.save({"a": torch.ones(500), "b": torch.ones(7)}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    path.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
+    with pytest.raises(ValueError, match=r"x\.bin"):
+        pickle_tensors(path)
+
+
+def test_an_old_file_whose_storages_are_not_those_of_its_tensors_is_refused(tmp_path):
+    path = tmp_path / "x.bin"
+    torch.save({"a": torch.full((500,), 7.0)}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    values = content.index(np.full(500, 7, np.float32).tobytes())
+    path.write_bytes(content[: values - 8] + (499).to_bytes(8, "little") + content[values:])
+    with pytest.raises(ValueError, match="should hold 2000 bytes, and has 499 values"):
+        pickle_tensors(path)
 
 
 @pytest.mark.parametrize("kept", [0.2, 0.9])

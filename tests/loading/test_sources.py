@@ -26,6 +26,14 @@ def test_the_zoo_says_that_smollm2_is_tuned_and_quantised():
     assert "quantised to 4 bits" in ZOO["smollm2-135m"].what
 
 
+@pytest.mark.parametrize("source", ["gpt2", "bert-base-uncased", "t5-small"])
+def test_an_old_id_without_an_owner_is_asked_of_the_hub_and_resembles_no_zoo_model(source):
+    with pytest.raises(ValueError, match=r"As a hub id: .*the hub gave none.*its cache has none") as caught:
+        open_checkpoint(source)
+    assert "Did you mean" not in str(caught.value)
+    assert f"hf download {source}" in str(caught.value)
+
+
 @pytest.mark.parametrize("source", ["gpt2", "", "a/b/c", "owner/", "what is this?"])
 def test_what_is_no_source_lists_the_sources(source):
     with pytest.raises(ValueError, match="A source is a zoo name"):

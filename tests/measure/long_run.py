@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jaxheads as jh
+from jaxheads.execution import parts
 
 from ..sweep.long_run import batches, model
 
@@ -19,4 +20,5 @@ def measured(directory: Path, count: int) -> None:
 
 
 if __name__ == "__main__":
+    parts.SECONDS = 0
     measured(Path(sys.argv[1]), int(sys.argv[2]))

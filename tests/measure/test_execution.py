@@ -19,6 +19,7 @@ import pytest
 import jaxheads as jh
 from jaxheads.execution.devices import Devices
 
+from ..kept import files, frame
 from ..models.huggingface import assert_close, random_batch, small_model
 from . import long_run
 
@@ -177,20 +178,15 @@ def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path):
     command = [sys.executable, "-m", "tests.measure.long_run", str(killed), "10000"]
     running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 300
-    while len(parts(killed)) < 5 and running.poll() is None and time.monotonic() < deadline:
+    while len(files(killed / "parts")) < 5 and running.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     running.send_signal(signal.SIGKILL)
     running.communicate()
     assert running.returncode == -signal.SIGKILL
-    written = {path: path.stat().st_mtime_ns for path in parts(killed)}
-    assert 5 <= len(written) < 10_000
+    kept = frame(killed / "parts", "values")
+    assert 5 <= kept["example"].nunique() < 10_000
     for directory in (killed, whole):
-        long_run.measured(directory, len(written) + 10)
-    assert {path: path.stat().st_mtime_ns for path in parts(killed) if path in written} == written
+        long_run.measured(directory, kept["example"].nunique() + 10)
     for name in ("measure.parquet", "measure.csv", "measure.per_example.parquet"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
-    assert [path.name for path in parts(killed)] == [path.name for path in parts(whole)]
-
-
-def parts(directory: Path) -> list[Path]:
-    return sorted((directory / "parts").rglob("*.parquet"))
+    pd.testing.assert_frame_equal(*(frame(directory / "parts", "values") for directory in (killed, whole)))

@@ -146,7 +146,10 @@ SITES = ("resid_pre", "q", "k", "v", "pattern", "z", "attn_out", "resid_post")
 
 @pytest.mark.parametrize(
     ("family", "rules"),
-    [(family, ATTNLRP) for family in ("gpt2", "llama", "gpt_neox", "gemma2", "modernbert", "dinov2")]
+    [
+        (family, ATTNLRP)
+        for family in ("gpt2", "llama", "gpt_neox", "gemma2", "modernbert", "dinov2", "olmo", "olmo2", "stablelm")
+    ]
     + [("llama", CPLRP), ("bert", CPLRP), ("gpt2", HALVES)],
 )
 def test_each_layer_conserves_relevance(family: str, rules: Rules):

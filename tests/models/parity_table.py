@@ -22,7 +22,7 @@ from rich.progress import track
 
 import jaxheads as jh
 from jaxheads.files import write_together
-from jaxheads.provenance import environment
+from jaxheads.provenance import made_by
 
 from .specs import SPECS
 from .specs.spec import Spec, small, their_run
@@ -126,7 +126,7 @@ def main(directory: Path) -> None:
     jax.config.update("jax_default_matmul_precision", "highest")
     rows = [of_family(name) for name in track(SPECS, "comparing", transient=True)]
     parity, families = (pd.DataFrame([row[part] for row in rows]).set_index("family") for part in (0, 1))
-    made = ", ".join(f"{name} {version}" for name, version in environment()["versions"].items() if version)
+    made = made_by("python -m tests.models.parity_table")
     write_together(
         {
             directory / "parity.md": _page("Parity with `transformers`, by dtype", parity, PARITY, made),
@@ -149,7 +149,7 @@ independent reference."""
 
 def _page(title: str, table: pd.DataFrame, text: str, made: str) -> bytes:
     shown = table.to_markdown(floatfmt=".1e", intfmt=",")
-    return f"# {title}\n\n{text}\n\n{shown}\n\nMade by `python -m tests.models.parity_table` with {made}.\n".encode()
+    return f"# {title}\n\n{text}\n\n{shown}\n\n{made}\n".encode()
 
 
 if __name__ == "__main__":

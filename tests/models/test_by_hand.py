@@ -129,7 +129,11 @@ def test_what_does_not_fit_is_refused():
         (([{name: good[name] for name in ("W_Q", "W_K", "W_O")}], embed), r"lacks \['W_V'\]"),
         (([{**good, "W_O": np.ones((2, 4, 3))}], embed), "W_O of every layer must have the shape"),
         (([{**good, "W_Q": np.full((2, 4, 3), np.nan)}], embed), "W_Q must be finite"),
-        (([good], np.ones((6, 4))), "embed and unembed of one shape"),
+        (([good], np.ones((5, 6))), "embed and unembed of one width"),
+        (([{}], embed), "layer 0 lacks heads and an MLP"),
+        (([{**good, "b_in": np.ones(3)}], embed), r"lacks \['W_in', 'W_out'\]"),
+        (([good, {"W_in": np.ones((4, 3)), "W_out": np.ones((2, 4))}], embed), "W_out of an MLP of 3 units"),
+        (([{"W_in": np.ones(4), "W_out": np.ones((2, 4))}], embed), "W_in must be finite numbers with 2 axes"),
     ):
         with pytest.raises(ValueError, match=message):
             jh.by_hand(embed, *wrong)

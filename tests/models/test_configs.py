@@ -11,6 +11,7 @@ from jaxheads.models.families import FAMILIES
 from jaxheads.models.families.gemma3 import Gemma3Config
 from jaxheads.models.families.gemma3_text import Gemma3TextConfig
 from jaxheads.models.families.llama import LlamaConfig
+from jaxheads.models.families.phi3 import Phi3Config
 from jaxheads.models.families.qwen2 import Qwen2Config
 from jaxheads.models.layers import activation
 from jaxheads.models.load import build as build_model
@@ -37,8 +38,8 @@ REFUSED = [
     ("llama", {"pretraining_tp": 2}, "pretraining_tp=2; supported is 1 only"),
     (
         "llama",
-        {"architectures": ["LlamaForSequenceClassification"]},
-        "LlamaForSequenceClassification is not covered",
+        {"architectures": ["LlamaForMultipleChoice"]},
+        "LlamaForMultipleChoice is not covered",
     ),
     ("llama", {"num_key_value_heads": 3}, "multiple of key/value heads"),
     ("llama", {"head_dim": 5}, "even number of dimensions, got 5"),
@@ -47,22 +48,57 @@ REFUSED = [
     ("gpt_neox", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope type 'dynamic' is not covered"),
     ("gpt_neox", {"rope_parameters": {"partial_rotary_factor": 0.125}}, "even number of dimensions, got 1"),
     ("gpt_neox", {"is_decoder": True}, "is_decoder=True; supported is False only"),
-    ("gpt_neox", {"architectures": ["GPTNeoXForTokenClassification"]}, "GPTNeoXForTokenClassification is not covered"),
-    ("gptj", {"rotary_dim": 10}, "rotary_dim of GPT-J lies in 1..8, the head's size; got 10"),
+    ("gpt_neox", {"architectures": ["GPTNeoXForMultipleChoice"]}, "GPTNeoXForMultipleChoice is not covered"),
+    ("gpt_neo", {"attention_layers": ["global"]}, "attention_layers must be 2 times 'global' or 'local'"),
+    ("gpt_neo", {"attention_layers": ["local", "global"]}, "attention_types and attention_layers differ"),
+    ("gpt_neo", {"attention_types": [[["global", "sparse"], 1]]}, "attention_types must be like"),
+    ("gpt_neo", {"attention_types": [["global", "local"]]}, "attention_types must be like"),
+    ("gpt_neo", {"architectures": ["GPTNeoForMultipleChoice"]}, "GPTNeoForMultipleChoice is not covered"),
+    ("gptj", {"rotary_dim": 10}, "rotary_dim of gptj lies in 1..8, the head's size; got 10"),
     ("gptj", {"rotary_dim": None}, "lacks rotary_dim"),
     ("gptj", {"rotary": False}, "rotary=False; supported is True only"),
-    ("gptj", {"architectures": ["GPTJForQuestionAnswering"]}, "GPTJForQuestionAnswering is not covered"),
+    ("gptj", {"architectures": ["GPTJForMultipleChoice"]}, "GPTJForMultipleChoice is not covered"),
+    ("olmo", {"qk_norm": True}, "not understood: qk_norm"),
+    ("olmo", {"clip_qkv": -1.0}, "clip_qkv must be a finite number above 0"),
+    ("olmo2", {"clip_qkv": 8.0}, "not understood: clip_qkv"),
+    ("olmo2", {"architectures": ["Olmo2ForMultipleChoice"]}, "Olmo2ForMultipleChoice is not covered"),
+    ("phi", {"rope_parameters": {"partial_rotary_factor": 0.125}}, "even number of dimensions, got 1"),
+    ("phi", {"rope_parameters": {"partial_rotary_factor": 1.5}}, "partial_rotary_factor must be a number above 0"),
+    ("phi", {"layer_norm_eps": None}, "lacks layer_norm_eps"),
+    ("phi3", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope type 'linear' is not covered"),
+    ("phi3", {"rope_scaling": {"type": "su", "short_factor": [1.0]}}, "short_factor .* must be 3 numbers above 0"),
+    ("phi3", {"rope_scaling": {"type": "su", "beta": 1.0}}, r"'longrope' does not take \['beta'\]"),
+    ("phi3", {"lm_head_bias": True}, "lm_head_bias=True; supported is False only"),
+    ("stablelm", {"head_dim": 8}, "not understood: head_dim"),
+    ("stablelm", {"rope_parameters": {"rope_type": "default", "beta": 2}}, r"does not take \['beta'\]"),
+    ("falcon", {"parallel_attn": False}, "new_decoder_architecture has parallel layers"),
+    (
+        "falcon",
+        {"new_decoder_architecture": False, "num_ln_in_parallel_attn": 2},
+        "num_ln_in_parallel_attn=2 belongs to falcons of the new_decoder_architecture",
+    ),
+    (
+        "falcon",
+        {"new_decoder_architecture": False, "multi_query": False},
+        "without multi_query has as many num_kv_heads as heads, 4; got 2",
+    ),
+    ("falcon", {"architectures": ["FalconForTokenClassification"]}, "FalconForTokenClassification is not covered"),
+    ("olmo3", {"rope_parameters": {"rope_type": "default"}}, r"of olmo3 are given for .*; got \['rope_type'\]"),
+    ("olmo3", {"sliding_window": None}, "layers of 'sliding_attention' but no sliding_window for them"),
+    ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers must be 0 or 1 for each of 2 layers"),
+    ("smollm3", {"no_rope_layers": [1, 2]}, "no_rope_layers must be 0 or 1 for each of 2 layers"),
+    ("codegen", {"n_head": 2}, "stored in 4 blocks: n_head must be a multiple, got 2"),
+    ("codegen", {"architectures": ["GPTJForCausalLM"]}, "GPTJForCausalLM is not covered; of codegen: CodeGenForCausal"),
+    ("cohere", {"logit_scale": None}, "lacks logit_scale"),
+    ("granite", {"residual_multiplier": 0}, "residual_multiplier must be a finite number above 0"),
+    ("gpt_bigcode", {"add_cross_attention": True}, "add_cross_attention=True; supported is False only"),
+    ("starcoder2", {"norm_type": "rms_norm"}, "norm_type='rms_norm'; supported is 'layer_norm' only"),
     ("opt", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine=False; supported is True only"),
     ("opt", {"scale_embeddings": True}, "scale_embeddings=True; supported is False only"),
     ("opt", {"ffn_dim": None}, "lacks ffn_dim"),
     ("bloom", {"slow_but_exact": True, "pretraining_tp": 2}, "slow_but_exact=True; supported is False only"),
     ("bloom", {"n_inner": 64}, "n_inner=64; supported is 96 only"),
     ("bloom", {"n_head": None}, "lacks n_head"),
-    (
-        "gpt2",
-        {"scale_attn_by_inverse_layer_idx": True},
-        "scale_attn_by_inverse_layer_idx=True; supported is False",
-    ),
     ("gpt2", {"add_cross_attention": True}, "add_cross_attention=True"),
     ("gpt2", {"pruned_heads": {"0": [1]}}, "pruned_heads"),
     ("gpt2", {"architectures": ["GPT2DoubleHeadsModel"]}, "GPT2DoubleHeadsModel is not covered"),
@@ -70,7 +106,7 @@ REFUSED = [
     ("gpt2", {"attention_window": 3}, "not understood: attention_window"),
     ("bert", {"is_decoder": True}, "is_decoder=True; supported is False only"),
     ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
-    ("bert", {"architectures": ["BertForQuestionAnswering"]}, "BertForQuestionAnswering is not covered"),
+    ("bert", {"architectures": ["BertLMHeadModel"]}, "BertLMHeadModel is not covered"),
     ("vit", {"patch_size": [4, 2]}, r"patches must be square, of .*, got patch_size=\[4, 2\]"),
     ("vit", {"image_size": [8, 12, 3]}, "image_size must be one whole number or a height and a width"),
     ("vit", {"num_labels": 0, "id2label": {}}, "a classifier needs at least one class"),
@@ -91,24 +127,21 @@ REFUSED = [
     ("qwen2", {"use_sliding_window": False}, "layers of 'sliding_attention' but no sliding_window for them"),
     ("qwen3", {"layer_types": ["chunked_attention"] * 2}, r"got \['chunked_attention', 'chunked_attention'\]"),
     ("qwen3", {"mlp_bias": True}, "not understood: mlp_bias"),
-    ("qwen3", {"architectures": ["Qwen3ForTokenClassification"]}, "Qwen3ForTokenClassification is not covered"),
+    ("qwen3", {"architectures": ["Qwen3ForMultipleChoice"]}, "Qwen3ForMultipleChoice is not covered"),
+    ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True; supported is False"),
+    ("gemma", {"sliding_window": 5}, "not understood: sliding_window"),
     ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True; supported is False"),
     ("gemma2", {"sliding_window": None}, "layers of 'sliding_attention' but no sliding_window for them"),
     ("gemma2", {"mlp_bias": True}, "not understood: mlp_bias"),
     ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True; supported is False"),
     ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0; supported is None"),
     ("gemma3_text", {"rope_parameters": {"rope_type": "default"}}, r"given for .*; got \['rope_type'\]"),
-    (
-        "gemma3_text",
-        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
-        "'yarn' is not covered where layers differ",
-    ),
     ("clip", {"architectures": ["CLIPForImageClassification"]}, "CLIPForImageClassification is not covered"),
-    ("clip", {"text_config": {"rope_theta": 1.0}}, "the clip_text_model config has .* not understood: rope_theta"),
+    ("clip", {"text_config": {"qk_norm": True}}, "the clip_text_model config has .* not understood: qk_norm"),
     ("clip", {"vision_config": {"image_size": [8, 12]}}, r"images of CLIP are square; got image_size=\[8, 12\]"),
     ("clip_text_model", {"eos_token_id": [2, 3]}, r"read at one end token; got eos_token_id=\[2, 3\]"),
     ("clip_text_model", {"num_attention_heads": 5}, "must be a multiple of num_attention_heads, got 24 and 5"),
-    ("clip_vision_model", {"qkv_bias": False}, "not understood: qkv_bias"),
+    ("clip_vision_model", {"qkv_bias": True}, "not understood: qkv_bias"),
 ]
 
 
@@ -188,6 +221,17 @@ def test_a_gemma_that_sees_images_leaves_out_what_is_usual():
     config = Gemma3Config.from_hf({**given, "vision_config": {}, "image_token_index": 262144})
     assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (8, 4, 256)
     assert (config.vocab_size, config.hidden_size, config.head) == (262208, 2560, "lm")
+
+
+def test_longrope_is_that_of_texts_no_longer_than_the_first_training_s():
+    """As Phi-3-mini-128k-instruct has it: longer texts would rotate by other frequencies at all positions."""
+    rope = {"type": "longrope", "short_factor": [1.0] * 3, "long_factor": [2.0] * 3}
+    sizes = {"max_position_embeddings": 131072, "original_max_position_embeddings": 4096}
+    given = {**config_of("phi3"), **sizes, "rope_scaling": rope, "rope_theta": 10000.0, "rope_parameters": None}
+    config = Phi3Config.from_hf(given)
+    assert config.max_position_embeddings == 4096
+    assert config.rotary.amplitude() == pytest.approx(1.1902380714238083)
+    assert Phi3Config.from_hf({**given, "rope_scaling": None}).max_position_embeddings == 131072
 
 
 def test_the_last_layers_of_qwen_have_windows_where_windows_are_used():

@@ -57,7 +57,9 @@ def test_export_gives_back_every_tensor_bit_for_bit(architecture: str, config: d
     assert all(np.array_equal(again[name], tensor) for name, tensor in given.items())
 
 
-@pytest.mark.parametrize("name", ["gpt_neox", "gptj", "opt", "bloom"])
+@pytest.mark.parametrize(
+    "name", ["gpt_neox", "gptj", "opt", "bloom", "phi3", "stablelm", "falcon", "cohere", "codegen"]
+)
 def test_what_is_fused_or_reordered_is_given_back_bit_for_bit(name: str, tmp_path: Path):
     SPECS[name].build().save_pretrained(tmp_path)
     stored, given = load_file(tmp_path / "model.safetensors"), exported(jh.load(str(tmp_path)))

@@ -10,6 +10,7 @@ import numpy as np
 
 import jaxheads as jh
 from jaxheads.models.inputs.batch import AttentionInputs
+from jaxheads.models.norms import scale_and_bias
 
 from ..models.huggingface import VOCABULARY
 from ..models.huggingface import small_model as usual_model
@@ -19,7 +20,7 @@ from . import naive
 
 def small_model(family: str) -> jh.Model:
     """Of either order: MLPs after their layer's heads, beside them, none."""
-    if family in ("gpt_neox", "gemma2"):
+    if family in ("gpt_neox", "gemma2", "olmo2", "qwen3"):
         return small(family).ours
     if family == "attention_only":
         config = {
@@ -36,6 +37,16 @@ def small_model(family: str) -> jh.Model:
             jh.init(config, seed=0), lambda path, weight: weight * 8 if path.split(".")[-1].startswith("W_") else weight
         )
     return usual_model(family)
+
+
+def normed(x_BTNH: np.ndarray, norm: Any) -> np.ndarray:
+    """RMSNorm of each head's queries or keys, or of all heads' together, by the number of its scales."""
+    if norm is None:
+        return x_BTNH
+    inner = getattr(norm, "norm", norm)
+    scale = np.asarray(inner.scale[...]).reshape(-1, x_BTNH.shape[-1])
+    axes = (-1,) if len(scale) == 1 else (-2, -1)
+    return x_BTNH / np.sqrt((x_BTNH**2).mean(axis=axes, keepdims=True) + float(inner.epsilon)) * scale
 
 
 @dataclass(frozen=True)
@@ -91,8 +102,9 @@ class Slow:
                 heard = np.asarray(context.memory)
             else:
                 heard = np.asarray(block.normed(jnp.asarray(self._heard(f"{prefix}{kind} {layer}.{head}", x, said))))
-            bias = weights[f"b_{kind.upper()}"]
-            made = heard @ weights[f"W_{kind.upper()}"][layer, head] + (0 if bias is None else bias[layer, head])
+            weight, bias = weights[f"W_{kind.upper()}"][layer], weights[f"b_{kind.upper()}"]
+            every = np.einsum("btd,ndh->btnh", heard, weight) + (0 if bias is None else bias[layer])
+            made = normed(every, getattr(attention, f"{kind}_norm", None))[:, :, head]
             if attention.rotary is None or kind == "v":
                 return made
             return np.asarray(attention.rotary(jnp.asarray(made)[:, :, None], context.queries))[:, :, 0]
@@ -114,7 +126,7 @@ class Slow:
         if hasattr(block, "attention_out_norm"):  # a norm of all heads' sum: each has its share, by the sum's size
             norm, whole = block.attention_out_norm, np.sum(list(now.values()), axis=0)
             size = np.sqrt((whole**2).mean(axis=-1, keepdims=True) + float(norm.epsilon))
-            now = {name: own / size * (1 + np.asarray(norm.scale[...])) for name, own in now.items()}
+            now = {name: own / size * np.asarray(scale_and_bias(norm)[0]) for name, own in now.items()}
         beside = self._heard(f"mlp {layer}", x, said)
         said.update(now)
         x = x + sum(now.values()) + (0 if weights["b_O"] is None else weights["b_O"][layer])
@@ -123,6 +135,5 @@ class Slow:
         if block.mlp_reads == "none":
             return x
         heard = jnp.asarray(beside if block.mlp_reads == "beside" else self._heard(f"mlp {layer}", x, said))
-        after = getattr(block, "mlp_out_norm", lambda written: written)
-        said[f"mlp {layer}"] = np.asarray(after(block.mlp(block.mlp_norm(heard))))
+        said[f"mlp {layer}"] = np.asarray(block.feed_forward(heard))
         return x + said[f"mlp {layer}"]

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 import jaxheads as jh
+from jaxheads.execution import parts
 from jaxheads.models.families.gpt2 import GPT2, GPT2Config
 
 
@@ -29,6 +30,7 @@ def batches(count: int) -> Iterator[jh.Batch]:
 
 def main() -> None:
     """Ablate, and save."""
+    parts.SECONDS = 0
     directory, count = Path(sys.argv[1]), int(sys.argv[2])
     table = jh.ablate(model(), batches(count), jh.loss(), "zero", resume=directory / "parts")
     table.save(directory)

@@ -76,12 +76,15 @@ def patched(model: jh.Model, base: jh.Batch, other: jh.Batch, judge: Judge, site
     values, real, places = jh.run(model, other, capture=site).seen[site], np.asarray(side.mask), side.positions
     heads = 1 if site not in HEAD_AXIS else stack.kv_heads if site in ("k", "v") else stack.heads
     sizes = {"layer": stack.layers, "head": heads, "position": int(np.asarray(side.lengths).max())}
+    sizes["kv_head"] = stack.kv_heads
     before = judge(np.asarray(jh.run(model, base).output, np.float64), base)
     found = np.full((len(base), *(sizes[axis] for axis in by)), np.nan)
     for cell in np.ndindex(*found.shape[1:]):
         at = dict(zip(by, cell, strict=True))
         here = real & (np.asarray(places) == at["position"]) if "position" in at else np.ones_like(real)
         chosen = np.arange(heads) == at["head"] if "head" in at else np.ones(heads, bool)
+        if "kv_head" in at:
+            chosen = np.arange(heads) // (heads // stack.kv_heads) == at["kv_head"]
         weight = site_mask(site, here, chosen)[None].astype(np.float32)
         layer = at["layer"]
         edit = jh.SiteEdit(jnp.array([layer]), jnp.asarray(weight), values[layer][None], site, stack.name)

@@ -78,7 +78,7 @@ def test_equals_whole_forward_passes(family: str, kind: str, lengths: list[int],
     assert_close(table.per_example, slow)
 
 
-@pytest.mark.parametrize("family", ["mistral", "gemma2", "gemma3_text"])
+@pytest.mark.parametrize("family", ["mistral", "gemma2", "gemma3_text", "gpt_neo", "olmo", "olmo2", "granite"])
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_windows_caps_and_norms_after_the_heads_change_nothing_of_that(family: str, side: str):
     both = small(family)

@@ -132,6 +132,18 @@ def test_circuits_equal_a_run_node_by_node(family: str, ablation: Any, seed: int
         assert_close(values, question.judge(Slow(model, clean, cut, other=other).run()[0], clean))
 
 
+@pytest.mark.parametrize("family", ["qwen3", "olmo2"])
+def test_a_head_that_reads_its_own_stream_norms_its_own_queries(family: str):
+    model = small_model(family)
+    graph = graph_of(model)
+    kept = np.random.default_rng(0).random((2, *graph.exists.shape)) < 0.5
+    found, other = keep_edges(model, CLEAN, CORRUPT, QUESTION.objective, kept), said_in(model, CORRUPT)
+    for circuit, values in zip(kept, found, strict=True):
+        keeps = zip(names_of(graph), circuit[graph.exists], strict=True)
+        cut = {edge: 1.0 for edge, keep in keeps if not keep}
+        assert_close(values, QUESTION.judge(Slow(model, CLEAN, cut, other=other).run()[0], CLEAN))
+
+
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 @pytest.mark.parametrize(("family", "question"), QUESTIONS.items(), ids=FAMILIES)
 def test_patching_an_edge_is_keeping_all_others(family: str, question: naive.Question, direction: Any):

@@ -15,6 +15,7 @@ from jaxheads.sweep.gradients import estimators, importance
 from jaxheads.sweep.path_patching import paths
 from jaxheads.sweep.path_patching import work as path_work
 
+from ..kept import files
 from ..models.huggingface import assert_close, random_batch, small_model
 
 LENGTHS = (6, 5, 4, 6)
@@ -98,7 +99,7 @@ def test_a_stopped_run_goes_on(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     resumed = ask(model, pairs, resume=tmp_path)
     assert len(calls) == of_two // 2  # the third alone
     assert resumed.frame.equals(whole.frame)
-    parts = [path for path in tmp_path.rglob("*.parquet") if not path.stem.endswith("baselines")]
+    parts = files(tmp_path, "effects")
     assert {number for path in parts for number in pd.read_parquet(path)["example"]} == set(range(6))
     calls.clear()
     ask(model, [(clean, clean) for clean, _ in pairs], resume=tmp_path)  # another question takes none of its parts

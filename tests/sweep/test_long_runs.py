@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..kept import files, frame
 from ..models.huggingface import assert_close
 from . import long_run
 
@@ -19,46 +20,40 @@ def start(directory: Path, count: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
 
 
-def parts(directory: Path) -> list[Path]:
-    return sorted((directory / "parts").rglob("*-cells-*.parquet"))
-
-
 def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     running = start(killed, 10_000)
     deadline = time.monotonic() + 300
-    while len(parts(killed)) < 5 and running.poll() is None and time.monotonic() < deadline:
+    while len(files(killed / "parts", "effects")) < 5 and running.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     running.send_signal(signal.SIGKILL)
     running.communicate()
     assert running.returncode == -signal.SIGKILL
-    kept = {path: path.stat().st_mtime_ns for path in parts(killed)}
-    assert 5 <= len(kept) < 10_000
-    count = len(kept) + 10
+    kept = frame(killed / "parts", "effects")["example"].nunique() // 4
+    assert 5 <= kept < 10_000
+    count = kept + 10
     for directory in (killed, whole):
         table = long_run.jh.ablate(
             long_run.model(), long_run.batches(count), long_run.jh.loss(), "zero", resume=directory / "parts"
         )
         table.save(directory)
-    assert {path: path.stat().st_mtime_ns for path in parts(killed) if path in kept} == kept
     for name in ("ablate.parquet", "ablate.csv", "ablate.per_example.parquet"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
-    assert [path.name for path in parts(killed)] == [path.name for path in parts(whole)]
-    for one, other in zip(parts(killed), parts(whole), strict=True):
-        assert one.read_bytes() == other.read_bytes()
+    for kind in ("effects", "baselines"):
+        pd.testing.assert_frame_equal(*(frame(directory / "parts", kind) for directory in (killed, whole)))
 
 
 def test_parts_are_tables_that_anyone_can_read(tmp_path: Path):
     table = long_run.jh.ablate(
         long_run.model(), long_run.batches(3), long_run.jh.loss(), "zero", resume=tmp_path / "parts"
     )
-    found = pd.concat([pd.read_parquet(path) for path in parts(tmp_path)])
+    found = frame(tmp_path / "parts", "effects")
     assert list(found) == ["example", "layer", "head", "value"]
     assert sorted(found["example"].unique()) == list(range(12))
     effects = found.set_index(["example", "layer", "head"])["value"].sort_index().to_numpy().reshape(12, 2, 2)
     assert table.per_example is not None
     assert_close(table.per_example, effects)
-    baselines = pd.concat([pd.read_parquet(path) for path in (tmp_path / "parts").rglob("*-baselines.parquet")])
+    baselines = frame(tmp_path / "parts", "baselines")
     assert list(baselines) == ["run", "example", "value"]
     assert baselines["run"].unique().tolist() == [0]
     assert_close(table.provenance["unedited"], baselines.set_index("example")["value"].sort_index().mean())

@@ -68,7 +68,7 @@ def test_equals_whole_forward_passes(
     assert_close(table.per_example[0][there], slow[there])
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "gptj", "opt", "bloom"])
+@pytest.mark.parametrize("family", ["gpt_neox", "gptj", "opt", "bloom", "phi", "falcon"])
 @pytest.mark.parametrize(("site", "by"), [("z", ("layer", "head", "position")), ("resid_pre", ("layer", "position"))])
 def test_other_blocks_and_biases_equal_whole_forward_passes(family: str, site: str, by: Sequence[str]):
     model, clean = small(family).ours, random_batch((9, 6), "left")

@@ -15,8 +15,10 @@ import jaxheads as jh
 from jaxheads.execution.batching import Chunks
 from jaxheads.execution.identity import fingerprint
 from jaxheads.execution.journal import Journal
+from jaxheads.execution.parts import Parts
 from jaxheads.sweep.exact import work as module
 
+from ..kept import files
 from ..models.huggingface import random_batch, small_model
 from . import naive
 
@@ -112,9 +114,10 @@ def test_another_question_takes_none_of_its_parts(calls: Calls, tmp_path: Path, 
     assert len(calls) == 2 * CALLS
 
 
+@pytest.mark.usefixtures("each_part_a_file")
 def test_a_part_that_is_no_longer_whole_is_computed_again(calls: Calls, tmp_path: Path):
     whole = ask(tmp_path)
-    parts = sorted(tmp_path.rglob("*-cells-*.parquet"))
+    parts = files(tmp_path, "effects")
     assert len(parts) == CALLS
     for path, content in zip(parts, (b"", parts[1].read_bytes()[:-3], b"PAR1", b"PK\x03\x04..."), strict=True):
         path.write_bytes(content)
@@ -126,14 +129,16 @@ def test_a_part_that_is_no_longer_whole_is_computed_again(calls: Calls, tmp_path
 
 
 def test_a_finished_part_is_not_computed_again(tmp_path: Path):
-    journal = Journal(tmp_path, "q")
-    np.testing.assert_array_equal(journal.part("a", lambda: np.arange(3)), np.arange(3))
-    np.testing.assert_array_equal(journal.part("a", lambda: np.zeros(9)), np.arange(3))
-    assert [path.name for path in (tmp_path / "q").iterdir()] == ["a.parquet"]
+    for _ in range(2):  # in the process that has computed it, and in another one
+        journal = Journal(Parts(tmp_path / "q", waits=False), "q")
+        np.testing.assert_array_equal(journal.part("a", lambda: np.arange(3.0)), np.arange(3))
+        np.testing.assert_array_equal(journal.part("a", lambda: np.zeros(9)), np.arange(3))
+    assert sorted(path.name for path in (tmp_path / "q").iterdir()) == ["question.json", "values"]
+    assert len(files(tmp_path)) == 1
 
 
 def test_nothing_is_kept_without_a_directory():
-    journal, computed = Journal(None, "q"), []
+    journal, computed = Journal(None), []
     for _ in range(2):
         journal.part("a", lambda: computed.append(1) or np.zeros(1))
     assert len(computed) == 2
@@ -173,29 +178,33 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "other order": lambda path: _rewritten(path, lambda values: values[::-1]),
     "float32": lambda path: _rewritten(path, lambda values: values.astype(np.float32)),
     "without its hash": lambda path: pq.write_table(pq.read_table(path).replace_schema_metadata(None), path),
-    "another part's name": lambda path: path.write_bytes(max(path.parent.glob("*-baselines.parquet")).read_bytes()),
+    "another part's content": lambda path: path.write_bytes(max(path.parent.glob("*.parquet")).read_bytes()),
 }
 
 
+@pytest.mark.usefixtures("each_part_a_file")
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_part_with_other_values_is_computed_again(
     calls: Calls, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ):
     whole = ask(tmp_path)
-    path = min(tmp_path.rglob("*-cells-*.parquet"))
+    path = files(tmp_path, "effects")[0]
     DAMAGES[damage](path)
     calls.clear()
     assert_same_bytes(ask(tmp_path), whole)
     assert len(calls) == 1
-    assert f"{path} is damaged" in caplog.text
+    assert (f"{path} is damaged" in caplog.text) == (damage != "another part's content")
 
 
 def test_no_flipped_byte_of_a_part_is_believed(tmp_path: Path):
-    value, path = np.linspace(0, 1, 24).reshape(4, 6), tmp_path / "q" / "a.parquet"
-    Journal(tmp_path, "q").part("a", lambda: value)
+    value = np.linspace(0, 1, 24).reshape(4, 6)
+    Journal(Parts(tmp_path / "q", waits=False)).part("a", lambda: value)
+    [path] = files(tmp_path)
     content = path.read_bytes()
     for position in range(len(content)):
         flipped = bytearray(content)
         flipped[position] ^= 0xFF
+        for written in files(tmp_path):
+            written.unlink()
         path.write_bytes(flipped)
-        np.testing.assert_array_equal(Journal(tmp_path, "q").part("a", lambda: value), value)
+        np.testing.assert_array_equal(Journal(Parts(tmp_path / "q")).part("a", lambda: value), value)

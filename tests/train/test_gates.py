@@ -70,7 +70,7 @@ def test_gating_goes_on_where_it_was(trained: jh.Model, tmp_path: Path):
         learn_gates(trained, Counting(), 50, directory=tmp_path, **options)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "bert", "vit", "bart", "gemma2"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bert", "vit", "bart", "gemma2", "olmo", "gpt_oss"])
 def test_removed_heads_are_gates_that_are_closed(family: str):
     both = small(family)
     model, batch = both.ours, SPECS[family].batch(both.theirs)
@@ -102,6 +102,17 @@ def test_heads_with_biases_of_their_own_positions_stay():
         remove_heads(both.ours, gates, batch)
     with pytest.raises(ValueError, match=r"expected \[2, 6\], got \[2, 4\]"):
         remove_heads(both.ours, np.ones((2, 4)))
+
+
+@pytest.mark.parametrize("family", ["olmo2", "stablelm"])
+def test_heads_whose_queries_share_a_norm_stay(family: str):
+    model = small(family).ours
+    gates = np.ones((2, 4))
+    gates[:, 0] = 0
+    with pytest.raises(ValueError, match=r"norms the queries of all heads by one norm.*jh\.gate"):
+        remove_heads(model, gates)
+    with pytest.raises(ValueError, match="norms the keys of all heads by one norm"):
+        merge_kv_heads(model, [[0, 0], [0, 0]])
 
 
 def test_importance_is_the_slope_of_each_example():

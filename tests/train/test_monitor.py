@@ -6,11 +6,11 @@ import pytest
 
 import jaxheads as jh
 from jaxheads.measure.patterns import resolve
+from jaxheads.plots import evolution
 from jaxheads.train.loop import train
 from jaxheads.train.monitor import Watch, ablation_losses, head_scores, trace
 from jaxheads.train.objective import scores
 from jaxheads.train.onset import onset, order, phase_change
-from jaxheads.train.plots import evolution
 from jaxheads.train.runs import grid
 
 from ..models.huggingface import assert_close

@@ -108,7 +108,9 @@ def _reads(model: Model, batch: Batch, answers: ArrayLike | None) -> Reads:
         raise ValueError(f"answers must lie in 0..{count - 1}, got {tokens.tolist()}")
     target_B1 = np.broadcast_to(tokens.reshape(-1), (len(batch),))[:, None].astype(np.int32)
     rows_BR = jnp.asarray(model.network.readout_positions(batch)).reshape(len(batch), -1)
-    return Reads(rows_BR, None, jnp.asarray(target_B1), jnp.ones(target_B1.shape, jnp.float32))
+    weight_B1 = jnp.ones(target_B1.shape, jnp.float32)
+    shares_BR = model.network.readout_shares(batch)
+    return Reads(rows_BR, None, jnp.asarray(target_B1), weight_B1, shares=shares_BR)
 
 
 @compiled
@@ -129,7 +131,7 @@ def _by_layer(network: Network, batch: Batch, reads: Reads) -> dict[str, Array]:
     assert weight_BR is not None
 
     def read(x_BRD: Array) -> dict[str, Array]:
-        features = network.features(x_BRD)
+        features = network.pooled_features(x_BRD, reads.shares)
         rank_BR = unembedding.rank(features, target_BR)
         columns = {"log_probability": unembedding.log_probability(features, target_BR)}
         columns |= {"rank": rank_BR.astype(jnp.float32), "top": (rank_BR == 0).astype(jnp.float32)}

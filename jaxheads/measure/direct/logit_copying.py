@@ -22,7 +22,7 @@ from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.norms import unit_stream
 from ...models.stack import Sites, Stack, take_rows
-from ...programs import compiled
+from ...programs import compiled, to_device
 from ...tables import HeadTable
 from ..per_example import mean_table, per_example
 from ..weights.vocabulary import logit_directions, stack_of_last_stream
@@ -133,7 +133,7 @@ def name_copying(
     run = partial(_among_first, stack=chosen.name, top=top, sign=sign, norm_of=norm_of)
 
     def compute(examples: np.ndarray) -> dict[str, Array]:
-        chunk, rows = resources.devices.examples((batch.take(examples), jnp.asarray(rows_BP[examples])))
+        chunk, rows = resources.devices.examples((batch.take(examples), to_device(rows_BP[examples])))
         return {"hits": run(resources.network(model), chunk, rows)}
 
     identity = (chosen.name, rows_BP, repr((top, negative, norm_of)))
@@ -159,7 +159,7 @@ def _check_tokens(model: Model, batch: Batch, stack: Stack) -> None:
             f"copying is of tokens that a stack attends to and whose logits it raises; not so in the {stack.name} of "
             f"{model.name}"
         )
-    if not model.network.at_every_position:
+    if model.network.classes_of is not None:
         raise ValueError(f"{model.name} is a classifier: its logits are of classes, not of tokens")
 
 

@@ -11,6 +11,13 @@ tokens have ids.
 
 Every example weighs the same in a table's mean, however long it is (as in Clark et al. 2019; Vig & Belinkov 2019 sum
 over the corpus, where long sentences weigh more).
+
+Where heads have learnt sinks (GPT-OSS), rows of patterns sum to less than 1. Weights are then read as they are, as
+shares of all attention, the sink's included: `confidence`, `previous_token`, `first_token` (and `sink`, which is about
+the first token), `duplicate_token`, `induction`, `token_class`. `distance`, `marked_share`, `variability` and
+`pattern_class` divide by the attention that keys get. `entropy` and the divergences of `compare_heads` take the sink as
+one more key. `positional_share`, `retrieval` and alignments read the largest key alone. With `of="norms"` rows keep
+their sums. `learnt_sink` measures what goes to the sink.
 """
 
 from .alignment import alignment_error_rate

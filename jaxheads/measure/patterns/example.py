@@ -29,6 +29,7 @@ class Example(NamedTuple):
         pixels: row and column of each patch in its image, in pixels, `[T,2]`; None where positions are not patches.
         patch: which positions are patches and not special tokens, bool `[T]`.
         marks: the batch's marks by name, each `[S]` or `[T,S]`.
+        sink: True where heads have learnt sinks: what a row lacks to 1 then went to the sink. None where rows sum to 1.
     """
 
     tokens: Array | None
@@ -37,6 +38,7 @@ class Example(NamedTuple):
     pixels: Array | None = None
     patch: Array | None = None
     marks: Mapping[str, Array] | None = None
+    sink: Array | None = None
 
     @property
     def keys(self) -> Array:
@@ -86,6 +88,13 @@ class Example(NamedTuple):
         """Mask of the last real key, bool `[S]`."""
         return self.keys & (self.key_positions == self.length - 1)
 
+    def to_sink(self, pattern_TS: Array) -> Array:
+        """Return each query's attention to the learnt sink, `[T]`: 1 − Σ_k A, or 0 without a sink."""
+        if self.sink is None:
+            return jnp.zeros_like(pattern_TS[:, 0])
+        rest_T = 1 - jnp.where(self.keys[None, :], pattern_TS, 0.0).sum(axis=1)
+        return jnp.where(self.mask & self.sink, jnp.maximum(rest_T, 0.0), 0.0)
+
     def raw_mark(self, name: str) -> Array:
         """Return a mark in the batch's own dtype and shape, `[S]` or `[T,S]`."""
         assert self.marks is not None, "measure checks that the batch has the marks that metrics read"
@@ -109,11 +118,13 @@ class Example(NamedTuple):
 def examples_of(stack: Stack, batch: Batch) -> Example:
     """Return the positions of a batch in one stack, every field with a leading axis of examples."""
     queries, keys = stack.queries.of(batch), stack.keys.of(batch)
+    sink_B = None if stack.sinks is None else jnp.ones(len(batch), bool)
     if stack.queries.kind != "patches":
-        return Example(queries.ids, queries.mask, keys.mask if stack.is_cross else None, marks=batch.marks)
+        key_mask = keys.mask if stack.is_cross else None
+        return Example(queries.ids, queries.mask, key_mask, marks=batch.marks, sink=sink_B)
     specials, (rows, columns) = len(stack.queries.specials), stack.queries.grid(batch)
     centres_T2 = np.moveaxis(np.indices((rows, columns)), 0, -1).reshape(-1, 2) * float(stack.queries.size)
     pixels_T2 = np.concatenate([np.zeros((specials, 2)), centres_T2]).astype(np.float32)
     patch_T = np.arange(len(pixels_T2)) >= specials
     pixels_BT2, patch_BT = (jnp.broadcast_to(field, (len(batch), *field.shape)) for field in (pixels_T2, patch_T))
-    return Example(None, queries.mask, None, pixels_BT2, patch_BT, batch.marks)
+    return Example(None, queries.mask, None, pixels_BT2, patch_BT, batch.marks, sink_B)

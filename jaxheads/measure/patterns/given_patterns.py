@@ -227,7 +227,7 @@ def _inputs(single: dict[str, Any]) -> Iterator[_Given]:
         return
     if others := [name for name, value in single.items() if name != "patterns" and value is not None]:
         raise ValueError(f"{others[0]}: a stream's inputs bring their own: leave it out")
-    stream: Iterable[Any] = patterns
+    stream: Any = patterns
     for entry in stream:
         if not isinstance(entry, Mapping) or "patterns" not in entry or not set(entry) <= set(FIELDS):
             raise ValueError(

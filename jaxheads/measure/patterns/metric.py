@@ -43,6 +43,7 @@ class Metric:
             0 to 1, and where its values are 0 and 1 alone, Wilson's interval.
         best_of: labels of a vector's O entries. For each head the table holds the entry with the largest mean over
             examples (of equal ones that with the label nearest to 0), and its label as an integer column `label`.
+        unit: of the values, which pictures name; a share has none.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Metric:
     needs: str = "any"
     marks: tuple[str, ...] = ()
     range: tuple[float, float] | None = None
+    unit: str = ""
 
     def __call__(self, pattern_TS: Array, example: Example) -> Scored:
         value, counts = self.function(pattern_TS.astype(jnp.float32), example, **dict(self.options))

@@ -10,6 +10,7 @@ from jax import Array
 
 from .example import Example
 from .metric import Scored
+from .positions import TINY
 
 CLASSES = ("vertical", "diagonal", "vertical+diagonal", "block", "heterogeneous")
 
@@ -26,10 +27,13 @@ def pattern_class(pattern_TS: Array, example: Example) -> Scored:
     The three fullest columns and the band of ±1 about the diagonal hold at least 0.4 of all attention beyond what
     uniform attention has there: then it is vertical, diagonal, or both where either holds 0.15. Else, where two blocks
     along the diagonal (neither smaller than a quarter) hold 0.85: block. Else heterogeneous. The table holds each
-    head's most frequent class, as an index into CLASSES, and the share of examples in that class.
+    head's most frequent class, as an index into CLASSES, and the share of examples in that class. Where heads have
+    learnt sinks, each query's attention to keys counts as 1.
     """
     A_TT = jnp.where(example.pairs, pattern_TS, 0.0)
     n = jnp.maximum(example.mask.sum(dtype=jnp.float32), 1.0)
+    # Shares are of the attention that keys get: a learnt sink's is left out.
+    A_TT = A_TT / jnp.maximum(1 - example.to_sink(A_TT), TINY)[:, None]
     near_TT = jnp.abs(example.offsets) <= BAND
     column_T = jnp.where(near_TT, 0.0, A_TT).sum(axis=0) / n
     fullest_T = column_T >= jnp.sort(column_T)[-COLUMNS:][0]

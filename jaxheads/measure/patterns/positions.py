@@ -20,15 +20,21 @@ TINY = 1e-37
 def entropy(pattern_TS: Array, example: Example, smoothing: float = 0.0) -> Scored:
     """Mean over queries of −Σ_k A log A, in nats, with 0 log 0 = 0; from 0 to ln n (Clark et al. 2019).
 
-    `smoothing` s takes (1 − s) A + s / n for A, over the example's n real keys: Clark's code has s = 1e-4.
+    `smoothing` s takes (1 − s) A + s / n for A, over the example's n real keys: Clark's code has s = 1e-4. A learnt
+    sink is one more key, so that a head that rests there has entropy 0, as one that rests on the first token; the
+    largest entropy is then ln (n + 1).
     """
     A_TS = (1 - smoothing) * pattern_TS + smoothing / example.length.astype(jnp.float32) if smoothing else pattern_TS
     A_TS = A_TS * example.pairs.astype(jnp.float32)
-    return mean(-(A_TS * jnp.log(jnp.maximum(A_TS, TINY))).sum(axis=1), example.mask)
+    of_keys_T = -(A_TS * jnp.log(jnp.maximum(A_TS, TINY))).sum(axis=1)
+    if example.sink is None:
+        return mean(of_keys_T, example.mask)
+    sink_T = (1 - smoothing) * example.to_sink(pattern_TS)
+    return mean(of_keys_T - sink_T * jnp.log(jnp.maximum(sink_T, TINY)), example.mask)
 
 
 def confidence(pattern_TS: Array, example: Example, without_last: bool = False) -> Scored:
-    """Mean over queries of the largest weight, max_k A; from 1/n to 1 (Voita et al. 2019).
+    """Mean over queries of the largest weight, max_k A; from 1/n to 1 (Voita et al. 2019), from 0 with a learnt sink.
 
     `without_last` leaves out the last real token as query and as key, without renormalising: Voita leaves out EOS.
     """
@@ -87,6 +93,14 @@ def sink(pattern_TS: Array, example: Example, above: float = 0.3) -> Scored:
     """
     value, counts = first_token(pattern_TS, example)
     return (value > above).astype(jnp.float32), counts
+
+
+def learnt_sink(pattern_TS: Array, example: Example) -> Scored:
+    """Mean over queries of the attention to the head's learnt sink, 1 − Σ_k A; 0 in models without (GPT-OSS has it).
+
+    `first_token` and `sink` are about the first token alone, which models without learnt sinks use as one.
+    """
+    return mean(example.to_sink(pattern_TS), example.mask)
 
 
 def positional_share(pattern_TS: Array, example: Example, offsets: tuple[int, ...] = OFFSETS) -> Scored:

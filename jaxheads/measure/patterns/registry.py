@@ -14,6 +14,7 @@ from .positions import (
     distance,
     entropy,
     first_token,
+    learnt_sink,
     next_token,
     positional_share,
     previous_token,
@@ -26,17 +27,17 @@ SHARE, MAGNITUDE = (0.0, 1.0), (0.0, math.inf)
 """Ranges of metrics."""
 
 METRICS: dict[str, Metric] = {
-    function.__name__: Metric(function.__name__, function, needs=needs, range=values)
-    for function, needs, values in (
-        (entropy, "any", MAGNITUDE),
-        (confidence, "any", SHARE),
-        (distance, "places", MAGNITUDE),
-        (previous_token, "order", SHARE),
-        (next_token, "order", SHARE),
-        (self_token, "places", SHARE),
-        (first_token, "any", SHARE),
-        (duplicate_token, "ids", SHARE),
-        (induction, "ids", SHARE),
+    function.__name__: Metric(function.__name__, function, needs=needs, range=values, unit=unit)
+    for function, needs, values, unit in (
+        (entropy, "any", MAGNITUDE, "nats"),
+        (confidence, "any", SHARE, ""),
+        (distance, "places", MAGNITUDE, "tokens, or pixels of an image"),
+        (previous_token, "order", SHARE, ""),
+        (next_token, "order", SHARE, ""),
+        (self_token, "places", SHARE, ""),
+        (first_token, "any", SHARE, ""),
+        (duplicate_token, "ids", SHARE, ""),
+        (induction, "ids", SHARE, ""),
     )
 } | {
     "positional_share": Metric(
@@ -53,6 +54,7 @@ VARIANTS: dict[str, Metric] = {
         METRICS["distance"].variant("distance_without_first", without_first=True),
         METRICS["induction"].variant("induction_literal", after=-1),
         Metric("sink", sink, range=SHARE),
+        Metric("learnt_sink", learnt_sink, range=SHARE),
         Metric(
             "pattern_class",
             pattern_class,

@@ -60,6 +60,7 @@ class ScoreAccumulator:
             examples=self.examples,
             tokens=self.tokens,
             tokens_sha256=self.digest.hexdigest(),
+            units={metric.name: metric.unit for metric in self.metrics if metric.unit},
             nothing_to_measure=[name for name, rows in self.rows.items() if np.isnan(rows.mean()).all()],
             not_finite=self.not_finite,
             level=level,

@@ -164,8 +164,8 @@ def _scores(
     """Return the scores of all metrics as `packed` has them, `[L,B,N,C]`; the unembedding is not computed."""
     measured = network.stack(stack)
     examples = examples_of(measured, scored)
-    grams = None if of == "weights" else gram(measured)
-    reader = {stack: lambda sites: packed(evaluate(metrics, pattern_read(of, sites, grams), examples))}
+    grams, sinks = None if of == "weights" else gram(measured), measured.sinks is not None
+    reader = {stack: lambda sites: packed(evaluate(metrics, pattern_read(of, sites, grams, sinks=sinks), examples))}
     return forward(network, batch, edits, reader)[1][stack]
 
 

@@ -28,13 +28,13 @@ def gram(stack: Stack) -> Array:
     return jnp.einsum("lnhd,lngd->lnhg", W_O, W_O)
 
 
-def pattern_read(of: Of, sites: Sites, gram_LNHH: Array | None) -> Array:
+def pattern_read(of: Of, sites: Sites, gram_LNHH: Array | None, *, sinks: bool = False) -> Array:
     """Return the numbers that metrics read as a pattern, `[B,N,T,S]`.
 
     "weights" is the pattern α. "raw_norms" is ‖α f(x)‖, with f(x) = (x W_V + b_V) W_O of the head: the size of what a
     query receives from a key (the output's own bias comes from no key). "norms" divides each query's norms by their
     sum, so that metrics keep the scale of α: where all ‖f(x)‖ are equal it is α, and a key whose f(x) is 0 gets 0
-    whatever its α. A row of zeros stays 0.
+    whatever its α. A row of zeros stays 0. With learnt sinks rows sum to less than 1, and "norms" keeps their sums.
     """
     if gram_LNHH is None:
         return sites["pattern"]
@@ -43,7 +43,8 @@ def pattern_read(of: Of, sites: Sites, gram_LNHH: Array | None) -> Array:
     if of == "raw_norms":
         return norms_BNTS
     total_BNT1 = norms_BNTS.sum(axis=-1, keepdims=True)
-    return norms_BNTS / jnp.where(total_BNT1 > 0, total_BNT1, 1.0)
+    shares_BNTS = norms_BNTS / jnp.where(total_BNT1 > 0, total_BNT1, 1.0)
+    return shares_BNTS if not sinks else shares_BNTS * sites["pattern"].astype(jnp.float32).sum(axis=-1, keepdims=True)
 
 
 def _value_norms(v_BSKH: Array, gram_NHH: Array) -> Array:

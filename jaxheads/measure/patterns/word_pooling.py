@@ -16,7 +16,7 @@ class WordPattern(NamedTuple):
     """Attention between the words of one example.
 
     Attributes:
-        pattern: `[L,N,W,W]`; rows sum to 1.
+        pattern: `[L,N,W,W]`; rows sum to 1, or to less where heads have learnt sinks.
         words: the number of each word, `[W]`; -1 for a special token, which is a word by itself.
     """
 
@@ -28,7 +28,8 @@ class WordPattern(NamedTuple):
 def pool_words(pattern_LBNTS: ArrayLike, batch: Batch) -> list[WordPattern]:
     """Return the attention between words of each example (Clark et al. 2019, section 4.1).
 
-    Attention to a word is the sum over its pieces, attention from a word the mean over its pieces: rows still sum to 1.
+    Attention to a word is the sum over its pieces, attention from a word the mean over its pieces: rows still sum to 1,
+    where those of the pieces do.
 
     Args:
         pattern_LBNTS: patterns as `run` captures them, `[L,B,N,T,S]`, of self-attention.

@@ -234,7 +234,7 @@ def _read_out(network: Network, x_BRD: Array, reads: Reads, rules: Rules | None)
         return read_out(network, x_BRD, reads)
     unembedding = network.unembedding
     assert unembedding is not None, "objectives check for logits when they say what they read"
-    features, columns = network.features(x_BRD), reads.columns
+    features, columns = network.pooled_features(x_BRD, reads.shares), reads.columns
     weight, bias = unembedding.weight, unembedding.bias
     subscripts = "brd,vd->brv"
     if columns is not None:

@@ -18,7 +18,7 @@ from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.network import Network
 from ...objectives import Objective, Reads
-from ...reads import reads_of
+from ...reads import needs_derivative, reads_of
 from ..per_example import per_example, silent
 from .backward_pass import BackwardPass, EntryMix, Watch, backward, entries, float64_allowed, mixed_objective
 from .rules import Rules
@@ -65,6 +65,7 @@ class BatchObjective:
     def of(cls, model: Model, batch: Batch, objective: Objective, resources: Resources) -> "BatchObjective":
         """Check the batch and what the objective reads; raises ValueError where the model can't give it."""
         model.check(batch)
+        needs_derivative(objective)
         return cls(model, batch, objective, reads_of(objective, model, batch), resources)
 
     def take(self, examples: ArrayLike) -> "BatchObjective":

@@ -238,9 +238,10 @@ def _row_weights(model: Model, batch: Batch, explained: BatchObjective | None) -
     """Return each position's weight in the answer, in the last stream, `[E,T]`; each example's sum to 1."""
     if explained is None:
         rows_ER = np.asarray(model.network.readout_positions(batch)).reshape(len(batch), -1)
-        weight_ER = None
+        weight_ER = model.network.readout_shares(batch)
     else:
-        rows_ER, weight_ER = np.asarray(explained.reads.rows), explained.reads.weight
+        reads = explained.reads
+        rows_ER, weight_ER = np.asarray(reads.rows), reads.shares if reads.weight is None else reads.weight
     weight_ER = np.full(rows_ER.shape, 1 / rows_ER.shape[1]) if weight_ER is None else np.asarray(weight_ER)
     rows_ET = np.zeros(model.network.streams[-1].queries.of(batch).shape)
     # a row may be named more than once: its weights add up

@@ -17,13 +17,17 @@ from ...programs import compiled
 
 
 def with_residual(attention_LTT: Array) -> Array:
-    """Return `(A + I) / 2`: half of a position's content is its content before the layer."""
+    """Return `(A + I) / 2`: half of a position's content is its content before the layer.
+
+    Rows that sum to less than 1, of heads with learnt sinks, count by their sums: `(A + I) / (1 + Σ A)`. A head that
+    rests at its sink adds nothing, and the position keeps what it had.
+    """
     eye_TT = jnp.eye(attention_LTT.shape[-1], dtype=attention_LTT.dtype)
-    return (attention_LTT + eye_TT[None]) / 2
+    return (attention_LTT + eye_TT[None]) / (1 + attention_LTT.sum(axis=-1, keepdims=True))
 
 
 def rolled_out(attention_LTT: Array, row_T: Array) -> Array:
-    """Return `row Ā_L … Ā_2 Ā_1` with `Ā = (A + I) / 2`, `[T]`, whose sum is that of `row`.
+    """Return `row Ā_L … Ā_2 Ā_1` with `Ā` of `with_residual`, `[T]`, whose sum is that of `row`.
 
     Uniform attention of n positions gives `2^-L` of the row itself and `1 - 2^-L` spread evenly.
     """

@@ -27,6 +27,7 @@ from flax import nnx
 from jax import Array
 
 from ...arguments import checked
+from ...models.experts import RoutedMLP
 from ...models.layers import Attention, GatedMLP, OffsetRMSNorm, UnitNorm, affine
 
 NetworkT = TypeVar("NetworkT", bound=nnx.Module)
@@ -46,7 +47,8 @@ class Rules:
             amplifies an input near 0.
         softmax: "gradient" is x · ∂ (Achtibat et al., Proposition 3.1: it does not conserve, a bias takes the rest);
             "constant" takes attention weights as constants (CP-LRP); "identity" passes relevance to the scores.
-        gate: of a gated MLP, "uniform" halves, or "constant": all to the gated value (CP-LRP's code).
+        gate: of a gated MLP, and of the weights of experts: "uniform" halves, or "constant": all to what is gated
+            (CP-LRP's code).
         start: the relevance of each logit that is read starts at its "value" times its share in the objective, or at
             this share ("one": Chefer et al. 2021).
     """
@@ -219,8 +221,8 @@ class RuledNorm(nnx.Module):
 
 
 def _last_axis(weight_D: Array, x: Array) -> Array:
-    """Return a weight in float32 with as many axes as `x`."""
-    return weight_D.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + weight_D.shape)
+    """Return a weight of the last axis, or of each head `[N,H]`, in float32 with as many axes as `x`."""
+    return weight_D.astype(jnp.float32).reshape((1,) * (x.ndim - weight_D.ndim) + weight_D.shape)
 
 
 class RuledLinear(nnx.Module):
@@ -273,6 +275,8 @@ def _attach(module: Any, rules: Rules) -> None:
             _attach(member, rules)
     if isinstance(module, Attention) and not rules.plain_linear:
         module.affine = partial(ruled_affine, rules)
+    if isinstance(module, RoutedMLP):
+        module.weigh = partial(_ruled_weigh, rules.gate)
     if isinstance(module, GatedMLP):
         module.act = partial(_ruled_gate, module.act, rules.gate)
         if rules.gate == "uniform":
@@ -286,6 +290,12 @@ def _ruled_activation(act: Any, x: Array) -> Array:
 
 def _ruled_gate(act: Any, rule: str, x: Array) -> Array:
     return uniform_rule(act(x)) if rule == "uniform" else jax.lax.stop_gradient(act(x))
+
+
+def _ruled_weigh(rule: str, weight: Array, x: Array) -> Array:
+    if rule == "uniform":
+        return uniform_rule(weight) * uniform_rule(x)
+    return jax.lax.stop_gradient(weight) * x
 
 
 class RuledEdit:

@@ -77,6 +77,10 @@ def _divergence(smoothing: float, per_token: bool) -> Function:
         n = jnp.maximum(keys_S.sum(dtype=jnp.float32), 1.0)
         p_LNTS = sites["pattern"].astype(jnp.float32)
         p_LNTS = jnp.where(keys_S[None, None, None, :], (1 - smoothing) * p_LNTS + smoothing / n, 0.0)
+        if (to_sink_LNT := sites.get("to_sink")) is not None:
+            # A learnt sink is one more key: else rows with little attention to keys would look alike.
+            to_sink_LNT1 = (1 - smoothing) * to_sink_LNT[..., None]
+            p_LNTS = jnp.concatenate([p_LNTS, to_sink_LNT1], axis=-1)
         p_MTS = jnp.where(queries_T[None, None, :, None], p_LNTS, 0.0).reshape(-1, *p_LNTS.shape[2:])
         entropy_M = _entropy(p_MTS)
 
@@ -182,7 +186,8 @@ COMPARISONS: Mapping[str, Comparison] = MappingProxyType(
 )
 """The comparisons that `compare_heads` makes, by name:
 
-- "js": Jensen–Shannon divergence of the patterns' rows, in nats, mean over queries, from 0 to log 2.
+- "js": Jensen–Shannon divergence of the patterns' rows, in nats, mean over queries, from 0 to log 2. A learnt sink is
+  one more key of the rows, here and in "js_sum".
 - "js_sum": Jensen–Shannon divergence as in Clark et al. 2019 (section 6): rows smoothed by 0.001 / n, summed over
   queries and examples.
 - "cosine": of the patterns, flattened, from 0 to 1 (Kovaleva et al. 2019; Bian et al. 2021).

@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from typing import Any, Unpack
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jax import Array
@@ -272,7 +273,10 @@ def _compared(network: Network, batch: Batch, stack: str, comparison: Comparison
     compared = network.stack(stack)
 
     def read(sites: Sites) -> Mapping[str, Array]:
-        return {site: sites[site] for site in comparison.sites}
+        kept = {site: sites[site] for site in comparison.sites}
+        if "pattern" in kept and compared.sinks is not None:
+            kept["to_sink"] = jnp.maximum(1 - kept["pattern"].astype(jnp.float32).sum(axis=-1), 0.0)
+        return kept
 
     kept = forward(network, batch, read={stack: read})[1][stack]
     outputs = {"W_O": compared.weights.W_O} if comparison.needs_output else {}

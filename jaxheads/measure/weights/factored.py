@@ -18,7 +18,7 @@ from jax import Array
 from ...arguments import checked
 from ...models.folding import fold_stack
 from ...models.model import Model
-from ...models.norms import scale_and_bias, unit_stream
+from ...models.norms import centred, scale_and_bias, unit_stream
 from ...models.stack import HeadWeights, Stack
 
 
@@ -65,7 +65,8 @@ class Factored:
 def qk_circuit(model: Model, *, offset: int = 0, norms: bool = True, stack: str | None = None) -> Factored:
     """Return `W_Q W_Kᵀ` of every head, `[L,N]` of `[D,H]` times `[H,D]` (Elhage et al. 2021).
 
-    A score is `x (W_Q W_Kᵀ) yᵀ` times the attention's scale, which is left out, as are biases.
+    A score is `x (W_Q W_Kᵀ) yᵀ` times the attention's scale, which is left out, as are biases and the clipping of
+    queries and keys (OLMo).
 
     Args:
         offset: how many positions the key is before the query. With rotary positions the circuit depends on it:
@@ -131,7 +132,9 @@ def _query_key_weights(attention: Any, offset: int, norms: bool) -> tuple[Array,
     def rotated(weight_DNH: Array, norm: Any, position: int) -> Array:
         weight_DNH = weight_DNH.astype(jnp.float32)
         if norms and norm is not None:
-            weight_DNH = weight_DNH * scale_and_bias(norm)[0].astype(jnp.float32)[None, None]
+            weight_DNH = weight_DNH - jnp.where(centred(norm)[..., None], weight_DNH.mean(axis=-1, keepdims=True), 0)
+            # one scale for all heads, or one for each
+            weight_DNH = weight_DNH * scale_and_bias(norm)[0].astype(jnp.float32).reshape(1, -1, weight_DNH.shape[-1])
         # rows of the weight take the axis of positions: all are rotated as the vector of one position would be
         return attention.rotate(weight_DNH[None], jnp.full((1, len(weight_DNH)), position))[0]
 

@@ -37,6 +37,8 @@ def stack_of_last_stream(model: Model, stack: str | None, *, logits: bool = True
         )
     if logits and model.network.unembedding is None:
         raise ValueError(f"this needs logits over a vocabulary; {model.name} {model.network.without_logits}")
+    if logits and model.network.classes_of is not None:
+        raise ValueError(f"this needs logits over a vocabulary; {model.name} is a classifier")
     return chosen
 
 

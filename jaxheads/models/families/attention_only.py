@@ -1,25 +1,22 @@
-"""Attention-only transformers of any size (Elhage et al. 2021): the literature's toys, and models built by hand."""
+"""Toy transformers of any size, attention-only (Elhage et al. 2021) or with MLPs."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
-from numpy.typing import ArrayLike
 
-from ...arguments import checked
 from ...checks import one_of
-from ..blocks import AttentionBlock
+from ..blocks import AttentionBlock, ParallelBlock, PreNormBlock
 from ..inputs.batch import AttentionInputs, Batch
-from ..layers import Attention, Embed, Setting, layer_norm, rms_norm
-from ..loading.weights import Rule, Table, heads_bias, heads_in, heads_out, norm, same
-from ..model import Model
+from ..layers import Attention, Embed, GatedMLP, PlainMLP, Setting, activation, layer_norm, rms_norm
+from ..loading.weights import Rule, Table, heads_bias, heads_in, heads_out, linear, norm, same
 from ..network import RunStack
 from ..positions import Rotary, sinusoids
 from ..stack import Stack
+from ..unembedding import Unembedding
 from .bases.decoder import Decoder
 from .bases.reading import refuse_unknown, required
 
@@ -29,13 +26,23 @@ NORMS = ("none", "layer_norm", "rms_norm")
 
 @dataclass(frozen=True)
 class AttentionOnlyConfig:
-    """Config of an attention-only model; Hugging Face has no such family.
+    """Config of a toy transformer, of attention alone or with MLPs; Hugging Face has no such family.
 
     Attributes:
+        vocab_size_out: number of logits; `vocab_size` when left out.
+        num_key_value_heads: key/value heads; `n_heads` when left out.
         positions: the kind of positions, from POSITIONS.
+        rotary_dim, rope_theta: dimensions of a head that rotate (all when left out), and the base.
         norm: the kind of norm before each layer and before the unembedding, from NORMS.
+        final_norm: the kind of the last norm; `norm` when left out.
         bias: whether heads' projections have biases.
         scale: factor on the scores; 1 / sqrt(`d_head`) when left out.
+        d_mlp: hidden units of each layer's MLP; without it there is none.
+        activation: the MLP's activation, by name or as a function; "solu_ln" has a norm of the kind `norm` behind it.
+        gated_mlp: whether the MLP is `down(act(gate(x)) * up(x))`.
+        mlp_bias: whether the MLP has biases; `bias` when left out.
+        use_parallel_residual: whether the MLP reads the stream that the layer's heads read.
+        unembed_bias: whether logits have a bias.
     """
 
     model_type: ClassVar[str] = "attention_only"
@@ -53,7 +60,33 @@ class AttentionOnlyConfig:
     scale: float | None
     tie_word_embeddings: bool
     causal: bool
+    vocab_size_out: int | None = None
+    num_key_value_heads: int | None = None
+    rotary_dim: int | None = None
+    rope_theta: float = 10000.0
+    final_norm: str | None = None
+    d_mlp: int | None = None
+    activation: Any = "relu"
+    gated_mlp: bool = False
+    mlp_bias: bool | None = None
+    use_parallel_residual: bool = False
+    unembed_bias: bool = False
     head: Literal["lm"] = "lm"
+
+    @property
+    def mlp_has_bias(self) -> bool:
+        """Whether the MLP has biases."""
+        return self.bias if self.mlp_bias is None else self.mlp_bias
+
+    @property
+    def last_norm(self) -> str:
+        """The kind of the last norm."""
+        return self.norm if self.final_norm is None else self.final_norm
+
+    @property
+    def middle_norm(self) -> str:
+        """The kind of the norm behind the MLP's activation."""
+        return self.norm if self.d_mlp is not None and self.activation == "solu_ln" else "none"
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "AttentionOnlyConfig":
@@ -66,51 +99,79 @@ class AttentionOnlyConfig:
         vocab, model, layers, heads, context = required(
             config, "vocab_size", "d_model", "n_layers", "n_heads", "max_position_embeddings"
         )
-        read = cls(
-            vocab_size=vocab,
-            d_model=model,
-            n_layers=layers,
-            n_heads=heads,
-            d_head=config.get("d_head") or model // heads,
-            max_position_embeddings=context,
-            positions=config.get("positions", "learned"),
-            norm=config.get("norm", "none"),
-            norm_eps=config.get("norm_eps", 1e-5),
-            bias=config.get("bias", False),
-            scale=config.get("scale"),
-            tie_word_embeddings=config.get("tie_word_embeddings", False),
-            causal=config.get("causal", True),
-        )
+        defaults = {
+            "d_head": model // heads,
+            "positions": "learned",
+            "norm": "none",
+            "norm_eps": 1e-5,
+            "bias": False,
+            "scale": None,
+            "tie_word_embeddings": False,
+            "causal": True,
+        }
+        sizes = {"vocab_size": vocab, "d_model": model, "n_layers": layers, "n_heads": heads}
+        names = {field.name for field in fields(cls)} - {"head"}
+        stated = {name: config[name] for name in names if config.get(name) is not None}
+        read = cls(**{**defaults, **stated, **sizes, "max_position_embeddings": context})
         one_of("positions", read.positions, POSITIONS)
         one_of("norm", read.norm, NORMS)
+        one_of("final_norm", read.last_norm, NORMS)
+        read.check_mlp()
         return read
+
+    def check_mlp(self) -> None:
+        """Raise ValueError for an activation that is not known, or one that the other fields exclude."""
+        if self.d_mlp is None:
+            return
+        if self.activation == "solu_ln" and (self.gated_mlp or self.norm == "none"):
+            raise ValueError("the activation solu_ln has a norm of the kind `norm`, and no gate")
+        if isinstance(self.activation, str) and self.activation != "solu_ln":
+            activation(self.activation)
+        if self.vocab_size_out not in (None, self.vocab_size) and self.tie_word_embeddings:
+            raise ValueError("tied embeddings need as many logits as tokens")
+
+
+def _norm(kind: str, size: int, config: AttentionOnlyConfig, rngs: nnx.Rngs) -> Any:
+    kinds = {"none": lambda *_: None, "layer_norm": layer_norm, "rms_norm": rms_norm}
+    return kinds[kind](size, config.norm_eps, rngs)
+
+
+def _mlp(config: AttentionOnlyConfig, rngs: nnx.Rngs) -> Any:
+    c = config
+    assert c.d_mlp is not None
+    if c.gated_mlp:
+        return GatedMLP(c.d_model, c.d_mlp, c.activation, rngs=rngs, bias=c.mlp_has_bias)
+    middle = _norm(c.middle_norm, c.d_mlp, c, rngs)
+    act = "solu" if c.activation == "solu_ln" else c.activation
+    return PlainMLP(c.d_model, c.d_mlp, act, rngs=rngs, bias=c.mlp_has_bias, norm=middle)
 
 
 class AttentionOnly(Decoder):
-    """A decoder of embeddings, layers of heads that add to the stream, and an unembedding."""
+    """A decoder of embeddings, layers of heads (and MLPs) that add to the stream, and an unembedding."""
 
     config_type = AttentionOnlyConfig
 
     def __init__(self, config: AttentionOnlyConfig, *, rngs: nnx.Rngs):
         c = config
         self.config = c
-        rotary = Rotary(10000.0, c.d_head) if c.positions == "rotary" else None
+        rotary = Rotary(c.rope_theta, c.rotary_dim or c.d_head) if c.positions == "rotary" else None
 
-        def make_norm(rngs: nnx.Rngs) -> Any:
-            kinds = {"none": lambda *_: None, "layer_norm": layer_norm, "rms_norm": rms_norm}
-            return kinds[c.norm](c.d_model, c.norm_eps, rngs)
-
-        def block(rngs: nnx.Rngs) -> AttentionBlock:
+        def block(rngs: nnx.Rngs) -> AttentionBlock | PreNormBlock | ParallelBlock:
             attention = Attention(
                 c.d_model,
                 c.n_heads,
                 c.d_head,
+                kv_heads=c.num_key_value_heads,
                 bias=c.bias,
                 rotary=rotary,
                 scale=c.scale,
                 rngs=rngs,
             )
-            return AttentionBlock(attention, make_norm(rngs))
+            before = _norm(c.norm, c.d_model, c, rngs)
+            if c.d_mlp is None:
+                return AttentionBlock(attention, before)
+            kind = ParallelBlock if c.use_parallel_residual else PreNormBlock
+            return kind(before, attention, _norm(c.norm, c.d_model, c, rngs), _mlp(c, rngs))
 
         self.embed = Embed(c.vocab_size, c.d_model, rngs=rngs)
         learned = c.positions == "learned"
@@ -118,8 +179,15 @@ class AttentionOnly(Decoder):
         fixed = sinusoids(c.max_position_embeddings, c.d_model) if c.positions == "sinusoidal" else None
         self.sinusoids = None if fixed is None else Setting(jnp.asarray(fixed))
         self.decoder = Stack("decoder", c.n_layers, block, causal=c.causal, rngs=rngs)
-        self.final_norm = make_norm(rngs)
-        self.unembed = self.own_unembedding(c.vocab_size, c.d_model, rngs)
+        self.final_norm = _norm(c.last_norm, c.d_model, c, rngs)
+        self.unembed = self.own_unembedding(c.vocab_size_out or c.vocab_size, c.d_model, rngs)
+        logits = c.vocab_size_out or c.vocab_size
+        self.logits_bias = nnx.Param(jnp.zeros((logits,))) if c.unembed_bias else None
+
+    @property
+    def unembedding(self) -> Unembedding | None:
+        plain = super().unembedding
+        return plain if self.logits_bias is None or plain is None else plain._replace(bias=self.logits_bias[...])
 
     def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
         x_BTD = self.embed(batch.tokens)
@@ -136,124 +204,30 @@ class AttentionOnly(Decoder):
     @staticmethod
     def table(config: AttentionOnlyConfig) -> Table:
         """Return the table of the tensors, which are named as the parameters are."""
-        here, at = "decoder.blocks", "layers.{layer}"
+        c, here, at = config, "decoder.blocks", "layers.{layer}"
         rules: list[Rule] = [same("embed.weight", "embed.embedding")]
-        if config.positions == "learned":
+        if c.positions == "learned":
             rules.append(same("embed_position.weight", "embed_position.embedding"))
         rules += [heads_in(f"{at}.W_{letter}", f"{here}.attention.W_{letter}") for letter in "QKV"]
         rules.append(heads_out(f"{at}.W_O", f"{here}.attention.W_O"))
-        if config.bias:
+        if c.bias:
             rules += [heads_bias(f"{at}.b_{letter}", f"{here}.attention.b_{letter}") for letter in "QKV"]
             rules.append(same(f"{at}.b_O", f"{here}.attention.b_O"))
-        if config.norm != "none":
-            rules += norm(f"{at}.norm", f"{here}.norm", bias=config.norm == "layer_norm")
-            rules += norm("final_norm", "final_norm", bias=config.norm == "layer_norm")
-        if not config.tie_word_embeddings:
+        if c.d_mlp is not None:
+            matrices = {"up": "in", "down": "out", **({"gate": "gate"} if c.gated_mlp else {})}
+            for matrix, stored in matrices.items():
+                rules.append(linear(f"{at}.W_{stored}", f"{here}.mlp.{matrix}.kernel"))
+                if c.mlp_has_bias:
+                    rules.append(same(f"{at}.b_{stored}", f"{here}.mlp.{matrix}.bias"))
+        norms = {f"{at}.norm": (f"{here}.norm", c.norm)}
+        if c.d_mlp is not None:
+            norms = {f"{at}.norm": (f"{here}.attention_norm", c.norm), f"{at}.mlp_norm": (f"{here}.mlp_norm", c.norm)}
+            norms[f"{at}.middle_norm"] = (f"{here}.mlp.norm", c.middle_norm)
+        norms["final_norm"] = ("final_norm", c.last_norm)
+        for name, (path, kind) in norms.items():
+            rules += () if kind == "none" else norm(name, path, bias=kind == "layer_norm")
+        if not c.tie_word_embeddings:
             rules.append(same("unembed.weight", "unembed.embedding"))
+        if c.unembed_bias:
+            rules.append(same("unembed.bias", "logits_bias"))
         return Table(tuple(rules))
-
-
-HEAD_WEIGHTS = ("W_Q", "W_K", "W_V", "W_O")
-HEAD_BIASES = ("b_Q", "b_K", "b_V", "b_O")
-
-
-@checked()
-def by_hand(
-    embed: ArrayLike,
-    layers: Sequence[Mapping[str, ArrayLike]],
-    unembed: ArrayLike,
-    *,
-    positions: ArrayLike | None = None,
-    scale: float = 1.0,
-    causal: bool = True,
-    name: str = "by hand",
-) -> Model:
-    """Build an attention-only model without norms from explicit weights, such as a circuit whose answer is known.
-
-    Args:
-        embed: the embedding of each token, `[V,D]`.
-        layers: for each layer its heads' W_Q, W_K, W_V `[N,D,H]` and W_O `[N,H,D]`, and, if any layer has them, b_Q,
-            b_K, b_V `[N,H]` and b_O `[D]`; all layers have equal sizes.
-        unembed: the unembedding of each token, `[V,D]`.
-        positions: the embedding of each position, `[context,D]`; without them the context is 2^30.
-        scale: factor on the scores.
-
-    Raises:
-        ValueError: for no layer, weights that are missing, unknown, not finite, or whose shapes do not fit each other.
-    """
-    tokens, reads = _array("embed", embed, 2), _array("unembed", unembed, 2)
-    if tokens.shape != reads.shape or not layers:
-        raise ValueError(
-            f"by hand needs embed and unembed of one shape [V,D] and at least one layer; got {tokens.shape}, "
-            f"{reads.shape} and {len(layers)} layers"
-        )
-    biased = any(set(layer) & set(HEAD_BIASES) for layer in layers)
-    stacked = _stacked(layers, tokens.shape[1], biased=biased)
-    _, heads, _, size = stacked["W_Q"].shape
-    positions_PD = None if positions is None else _array("positions", positions, 2)
-    config = AttentionOnlyConfig.from_hf(
-        {
-            "model_type": "attention_only",
-            "vocab_size": tokens.shape[0],
-            "d_model": tokens.shape[1],
-            "n_layers": len(layers),
-            "n_heads": heads,
-            "d_head": size,
-            "max_position_embeddings": 1 << 30 if positions_PD is None else len(positions_PD),
-            "positions": "none" if positions_PD is None else "learned",
-            "scale": scale,
-            "bias": biased,
-            "causal": causal,
-        }
-    )
-    values = {"embed.embedding": tokens, "unembed.embedding": reads}
-    if positions_PD is not None:
-        values["embed_position.embedding"] = positions_PD
-    for key, value in stacked.items():
-        ordered = np.moveaxis(value, 1, 2) if key in ("W_Q", "W_K", "W_V") else value
-        values[f"decoder.blocks.attention.{key}"] = ordered
-    hf_config = {"model_type": "attention_only", **{field: getattr(config, field) for field in _fields()}}
-    return Model(_filled(config, values), name=name, hf_config=hf_config)
-
-
-def _filled(config: AttentionOnlyConfig, values: Mapping[str, np.ndarray]) -> AttentionOnly:
-    """Build the network with the parameters of these values, by path."""
-    graph, state = nnx.split(nnx.eval_shape(lambda: AttentionOnly(config, rngs=nnx.Rngs(0))))
-    filled = []
-    for path, variable in nnx.to_flat_state(state):
-        value = values[".".join(map(str, path))]
-        if value.shape != variable.shape:
-            raise ValueError(f"{path[-1]} must have the shape {variable.shape}, got {value.shape}")
-        filled.append((path, variable.replace(jnp.asarray(value))))
-    return nnx.merge(graph, nnx.from_flat_state(filled))
-
-
-def _fields() -> list[str]:
-    return [field for field in AttentionOnlyConfig.__dataclass_fields__ if field != "head"]
-
-
-def _stacked(layers: Sequence[Mapping[str, ArrayLike]], model: int, *, biased: bool) -> dict[str, np.ndarray]:
-    """Stack each weight over the layers, `[L,…]`; biases are zero in layers without them."""
-    known = (*HEAD_WEIGHTS, *HEAD_BIASES)
-    for number, layer in enumerate(layers):
-        missing, unknown = set(HEAD_WEIGHTS) - set(layer), set(layer) - set(known)
-        if missing or unknown:
-            raise ValueError(f"layer {number} lacks {sorted(missing)} and does not know {sorted(unknown)}")
-    N, _, H = _array("W_Q", layers[0]["W_Q"], 3).shape
-    shapes = {"W_O": (N, H, model), "b_O": (model,)} | {f"b_{letter}": (N, H) for letter in "QKV"}
-    shapes |= {f"W_{letter}": (N, model, H) for letter in "QKV"}
-    stacked = {}
-    for key in known if biased else HEAD_WEIGHTS:
-        arrays = [_array(key, layer.get(key, np.zeros(shapes[key])), len(shapes[key])) for layer in layers]
-        wrong = [array.shape for array in arrays if array.shape != shapes[key]]
-        if wrong:
-            raise ValueError(f"{key} of every layer must have the shape {shapes[key]}, got {wrong[0]}")
-        stacked[key] = np.stack(arrays)
-    return stacked
-
-
-def _array(name: str, value: ArrayLike, axes: int) -> np.ndarray:
-    array = np.asarray(value, np.float32)
-    if array.ndim != axes or 0 in array.shape or not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite numbers with {axes} axes, none of them empty; got {array.shape}")
-    return array

@@ -19,6 +19,7 @@ from ..loading.weights import Rule, Table, dense, norm, projections, same
 from ..positions import sinusoids
 from ..stack import Stack
 from ..unembedding import Unembedding
+from .bases.class_heads import ClassFields, ClassNames, architectures, head_rules, label_fields, unused_class_heads
 from .bases.encoder_decoder import EncoderDecoder, cross_stack, decoder_stack
 from .bases.reading import head_of, refuse_unknown, required
 
@@ -29,12 +30,20 @@ _EPSILON = 1e-5
 """Epsilon of all norms; no config has it."""
 
 
+HEADS: Mapping[str, ClassNames] = {
+    "classes": ClassNames("classification_head.out_proj", "classification_head.dense"),
+    "answers": ClassNames("qa_outputs"),
+}
+"""Heads of classes of BART and T5."""
+
+
 @dataclass(frozen=True)
-class _Config:
+class _Config(ClassFields):
     """The fields of a Hugging Face config that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str]
     heads: ClassVar[Mapping[str, str]]
+    class_heads: ClassVar[Mapping[str, ClassNames]] = {}
 
     vocab_size: int
     max_position_embeddings: int
@@ -48,6 +57,7 @@ class _Config:
     activation_function: str
     scale_embedding: bool
     tie_word_embeddings: bool
+    eos_token_id: int | None
     head: str
 
     @classmethod
@@ -78,13 +88,16 @@ class _Config:
             "decoder_vocab_size": config.get("vocab_size"),
         }
         refuse_unknown(config, fields | unused, neutral=neutral)
+        head = head_of(config, cls.heads)
         return cls(
             **dict(zip(sizes, required(config, *sizes), strict=True)),
             max_position_embeddings=config.get("max_position_embeddings", 1024),
             activation_function=config.get("activation_function", "gelu"),
             scale_embedding=config.get("scale_embedding", False),
             tie_word_embeddings=config.get("tie_word_embeddings", True),
-            head=head_of(config, cls.heads),
+            eos_token_id=config.get("eos_token_id", 2),
+            head=head,
+            **label_fields(config, head),
         )
 
 
@@ -92,7 +105,8 @@ class BartConfig(_Config):
     """The fields of a Hugging Face `BartConfig` that affect the computation."""
 
     model_type = "bart"
-    heads: ClassVar = {"BartForConditionalGeneration": "lm", "BartModel": "none"}
+    class_heads: ClassVar = HEADS
+    heads: ClassVar = architectures("Bart", HEADS, ForConditionalGeneration="lm", Model="none")
 
 
 class MarianConfig(_Config):
@@ -138,6 +152,7 @@ class _PostNorm(EncoderDecoder):
         )
         untied = c.head == "lm" and not c.tie_word_embeddings
         self.unembed = Embed(c.vocab_size, D, rngs=rngs) if untied else None
+        self.classifier = self.own_classifier(D, rngs)
         self.logits_bias = nnx.Param(jnp.zeros((c.vocab_size,))) if c.head == "lm" else None
 
     def words(self, batch: Batch, axis: Axis) -> Array:
@@ -146,12 +161,14 @@ class _PostNorm(EncoderDecoder):
         return x_BTD * self.config.d_model**0.5 if self.config.scale_embedding else x_BTD
 
     def features(self, x_BTD: Array) -> Array:
-        """Return the stream unchanged: its last block has normed it."""
-        return x_BTD
+        """Return the stream, which its last block has normed, or a classifier's transform of it."""
+        return self.classified(x_BTD)
 
     @property
     def unembedding(self) -> Unembedding | None:
-        """The unembedding, or the embedding it is tied to, with a bias; None for a bare model."""
+        """The classifier, or the unembedding or the embedding it is tied to with a bias; None for a bare model."""
+        if self.classifier is not None:
+            return self.classifier.unembedding
         if self.logits_bias is None:
             return None
         words = self.embed if self.unembed is None else self.unembed
@@ -220,7 +237,7 @@ def _norm(model: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
 
 def _table(config: _Config, embeddings: list[Rule], passed_over: dict[str, str]) -> Table:
     """Return the table of both families' tensors, with a family's own embeddings and exceptions."""
-    rules: list[Rule] = [same("model.shared.weight", "embed.embedding"), *embeddings]
+    rules: list[Rule] = [same("model.shared.weight", "embed.embedding"), *embeddings, *head_rules(config)]
     for side, blocks, heads_norm in (
         ("encoder", "encoder.blocks", "encoder.blocks.attention_norm"),
         ("decoder", "decoder.cross.blocks", "decoder.blocks.norm"),
@@ -241,7 +258,9 @@ def _table(config: _Config, embeddings: list[Rule], passed_over: dict[str, str])
         if not config.tie_word_embeddings:
             rules.append(same("lm_head.weight", "unembed.embedding"))
     else:
-        passed_over = {**passed_over, r"lm_head\.weight|final_logits_bias": "a bare model has no head"}
+        other = {r"lm_head\.weight|final_logits_bias": "an unembedding, which this architecture has not"}
+        passed_over = {**passed_over, **other}
+    passed_over = {**passed_over, **unused_class_heads(config)}
     return Table(tuple(rules), passed_over, ((r"^(shared|encoder|decoder)\.", r"model.\1."),), copies)
 
 

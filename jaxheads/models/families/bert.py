@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from flax import nnx
 from jax import Array
@@ -13,8 +13,10 @@ from ..layers import Embed, layer_norm
 from ..loading.weights import Table
 from ..network import RunStack
 from ..stack import Stack
+from .bases.class_heads import ClassNames
 from .bases.masked_lm import (
     ENCODER_ONLY,
+    LIKE_BERT,
     EncoderConfig,
     HeadNames,
     MaskedLM,
@@ -28,9 +30,17 @@ from .bases.reading import refuse_unknown
 
 @dataclass(frozen=True)
 class BertConfig(EncoderConfig):
-    """The fields of a Hugging Face `BertConfig` that affect the computation; `head` is "mlm" or "none"."""
+    """The fields of a Hugging Face `BertConfig` that affect the computation.
+
+    `head` is "mlm", "none" or one of `class_heads`.
+    """
 
     model_type = "bert"
+
+    class_heads: ClassVar[Mapping[str, ClassNames]] = {
+        **LIKE_BERT,
+        "next_sentence": ClassNames("cls.seq_relationship", pooled=True),
+    }
 
     type_vocab_size: int
 
@@ -44,7 +54,7 @@ class BertConfig(EncoderConfig):
         old_pooler = {f"pooler_{name}" for name in ("fc_size", "num_attention_heads", "num_fc_layers", "size_per_head")}
         unused = old_pooler | {"pooler_type", "directionality"}  # of the first multilingual checkpoints
         refuse_unknown(config, cls.fields_of_file() | unused, neutral=ENCODER_ONLY)
-        common = common_fields(config, "Bert", pretraining=("BertForPreTraining", "AntiBERTy"))
+        common = common_fields(config, "Bert", cls.class_heads, pretraining=("BertForPreTraining", "AntiBERTy"))
         return cls(**common, type_vocab_size=config.get("type_vocab_size", 2))
 
     @property
@@ -95,7 +105,8 @@ class Bert(MaskedLM):
             words="bert.embeddings.word_embeddings.weight",
         )
         other = {
-            r"cls\.seq_relationship\..*": "the next-sentence head, which is not ported",
             r"cls\.(species|chain|graft)\..*": "AntiBERTy's heads on its pooler (Ruffolo et al. 2021), not ported",
         }
+        if config.head != "next_sentence":
+            other[r"cls\.seq_relationship\..*"] = "the next-sentence head, which this architecture has not"
         return encoder_table(config, "bert", bert_layers("bert"), head, passed_over=other)

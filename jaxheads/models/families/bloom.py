@@ -13,22 +13,25 @@ from ..blocks import InputNorm, PreNormBlock
 from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.config_fields import check_fields
-from ..loading.weights import Rule, Table, dense, heads_out, interleaved_heads, norm, same
+from ..loading.head_order import grouped_heads
+from ..loading.weights import Rule, Table, dense, heads_out, norm, same
 from ..network import RunStack
 from ..positions import alibi_slopes
 from ..stack import Stack
+from .bases.class_heads import OF_OLDER_DECODERS, ClassFields, ClassNames, decoder_head, head_rules, unused_class_heads
 from .bases.decoder import Decoder, unused_head
-from .bases.reading import head_of, refuse_unknown, required
+from .bases.reading import refuse_unknown, required
 
 _ACTIVATION = "gelu_new"
 """BLOOM's activation; its own code has the tanh approximation with constants that are equal in float32."""
 
 
 @dataclass(frozen=True)
-class BloomConfig:
+class BloomConfig(ClassFields):
     """The fields of a Hugging Face `BloomConfig` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "bloom"
+    class_heads: ClassVar[Mapping[str, ClassNames]] = OF_OLDER_DECODERS
     max_position_embeddings: ClassVar[None] = None
 
     vocab_size: int
@@ -67,7 +70,7 @@ class BloomConfig:
             layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-5),
             apply_residual_connection_post_layernorm=config.get("apply_residual_connection_post_layernorm", False),
             tie_word_embeddings=config.get("tie_word_embeddings", True),
-            head=head_of(config, {"BloomForCausalLM": "lm", "BloomModel": "none"}),
+            **decoder_head(config, "Bloom", cls.class_heads),
         )
 
 
@@ -128,13 +131,14 @@ class Bloom(Decoder):
         here, at = "decoder.blocks", "transformer.h.{layer}"
         heads = f"{at}.self_attention.query_key_value"
         rules: list[Rule] = [
+            *head_rules(config),
             same("transformer.word_embeddings.weight", "embed.embedding"),
             *norm("transformer.word_embeddings_layernorm", "embed_norm"),
             *norm("transformer.ln_f", "final_norm"),
             *norm(f"{at}.input_layernorm", f"{here}.attention_norm"),
             *norm(f"{at}.post_attention_layernorm", f"{here}.mlp_norm"),
-            interleaved_heads(f"{heads}.weight", *(f"{here}.attention.W_{letter}" for letter in "QKV")),
-            interleaved_heads(f"{heads}.bias", *(f"{here}.attention.b_{letter}" for letter in "QKV")),
+            grouped_heads(f"{heads}.weight", *(f"{here}.attention.W_{letter}" for letter in "QKV")),
+            grouped_heads(f"{heads}.bias", *(f"{here}.attention.b_{letter}" for letter in "QKV")),
             heads_out(f"{at}.self_attention.dense.weight", f"{here}.attention.W_O"),
             same(f"{at}.self_attention.dense.bias", f"{here}.attention.b_O"),
             *dense(f"{at}.mlp.dense_h_to_4h", f"{here}.mlp.up"),
@@ -143,5 +147,6 @@ class Bloom(Decoder):
         if config.head == "lm" and not config.tie_word_embeddings:
             rules.append(same("lm_head.weight", "unembed.embedding"))
         rename = ((r"^(word_embeddings|word_embeddings_layernorm|ln_f|h)\.", r"transformer.\1."),)
+        passed_over = unused_head(config.head) | unused_class_heads(config)
         copies = {"lm_head.weight": "transformer.word_embeddings.weight"}
-        return Table(tuple(rules), unused_head(config.head), rename, copies)
+        return Table(tuple(rules), passed_over, rename, copies)

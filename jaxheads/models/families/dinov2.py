@@ -15,14 +15,12 @@ from ..layers import Attention, GatedMLP, PlainMLP, layer_norm
 from ..loading.config_fields import SIZE
 from ..loading.weights import Arrays, Rule, Table, dense, norm, same
 from ..patches import resize_grid, without_first_axis
+from .bases.class_heads import ClassHead, class_rules, labels_of
 from .bases.image_encoder import (
-    ClassHead,
     ImageEncoder,
     attention_rules,
-    class_rules,
     embedding_rules,
     image_size_of,
-    labels_of,
     patch_size_of,
 )
 from .bases.reading import head_of, refuse_unknown, required

@@ -13,18 +13,22 @@ from ..layers import Embed, layer_norm
 from ..loading.weights import Table
 from ..network import RunStack
 from ..stack import Stack
-from .bases.masked_lm import HeadNames, MaskedLM, encoder_table, layer_rules, post_norm_block
+from .bases.class_heads import ClassFields, ClassNames, architectures, label_fields
+from .bases.masked_lm import ON_TOKENS, HeadNames, MaskedLM, encoder_table, layer_rules, post_norm_block
 from .bases.reading import head_of, refuse_unknown, required
 
 _EPSILON = 1e-12
 """Epsilon of all norms; no config has it."""
 
+_CLASSIFIER = ClassNames("classifier", "pre_classifier", "relu")
+
 
 @dataclass(frozen=True)
-class DistilBertConfig:
+class DistilBertConfig(ClassFields):
     """The fields of a Hugging Face `DistilBertConfig` that affect the computation; `head` is "mlm" or "none"."""
 
     model_type: ClassVar[str] = "distilbert"
+    class_heads: ClassVar[Mapping[str, ClassNames]] = {"classes": _CLASSIFIER, "choices": _CLASSIFIER, **ON_TOKENS}
     pooler: ClassVar[bool] = False
 
     vocab_size: int
@@ -49,6 +53,7 @@ class DistilBertConfig:
         neutral = {"tie_weights_": True, "is_decoder": False, "add_cross_attention": False}
         refuse_unknown(config, set(cls.__dataclass_fields__) - {"head"} | unused, neutral=neutral)
         vocab, width, layers, heads, inner = required(config, "vocab_size", "dim", "n_layers", "n_heads", "hidden_dim")
+        head = head_of(config, architectures("DistilBert", cls.class_heads, Model="none", ForMaskedLM="mlm"))
         return cls(
             vocab_size=vocab,
             dim=width,
@@ -58,7 +63,8 @@ class DistilBertConfig:
             activation=config.get("activation", "gelu"),
             max_position_embeddings=config.get("max_position_embeddings", 512),
             tie_word_embeddings=config.get("tie_word_embeddings", True),
-            head=head_of(config, {"DistilBertModel": "none", "DistilBertForMaskedLM": "mlm"}),
+            head=head,
+            **label_fields(config, head),
         )
 
 

@@ -1,25 +1,20 @@
 """Gemma 2 (Gemma Team 2024): sandwich norms, capped scores and logits, a window in every other layer."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import Array
 
 from ..blocks import SandwichBlock
-from ..inputs.batch import AttentionInputs, Batch
-from ..layers import Attention, Embed, GatedMLP, OffsetRMSNorm
+from ..layers import Attention
 from ..loading.weights import Table
-from ..network import RunStack
-from ..stack import Stack
 from ..unembedding import Unembedding
-from .bases.decoder import Decoder
+from .bases.class_heads import decoder_head
 from .bases.gated_decoder import (
+    Build,
     GatedConfig,
     attention_of,
     common,
@@ -29,7 +24,8 @@ from .bases.gated_decoder import (
     window_of,
     window_settings,
 )
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import refuse_unknown
+from .gemma import GemmaDecoder
 
 IGNORED = frozenset(("hidden_act", "cache_implementation"))
 """Fields of Gemma's configs that transformers ignores: the activation is `hidden_activation`, never `hidden_act`."""
@@ -91,11 +87,16 @@ class Gemma2Config(GatedConfig):
             final_logit_softcapping=config["final_logit_softcapping"],
             sliding_window=window_of(config),
             layer_types=layer_types_of(config, lambda layer: layer % 2 == 0),
-            head=head_of(config, {"Gemma2ForCausalLM": "lm", "Gemma2Model": "none"}),
+            **decoder_head(config, "Gemma2", cls.class_heads, padding=0),
         )
 
 
-class SandwichDecoder(Decoder):
+def sandwich(norm: Build, attention: Build, mlp: Build) -> SandwichBlock:
+    """Build a layer that norms what heads and MLP read and what they write."""
+    return SandwichBlock(norm(), attention(), norm(), norm(), mlp(), norm())
+
+
+class SandwichDecoder(GemmaDecoder):
     """A decoder of sandwich blocks with scaled embeddings, grouped queries, gated MLPs and, optionally, capped logits.
 
     Args:
@@ -112,34 +113,15 @@ class SandwichDecoder(Decoder):
         rngs: nnx.Rngs,
         settings: Mapping[str, np.ndarray] | None = None,
     ):
-        c = config
-        self.config = c
-
-        def norm() -> OffsetRMSNorm:
-            return OffsetRMSNorm(c.hidden_size, c.rms_norm_eps)
-
-        def block(rngs: nnx.Rngs, *layer: Mapping[str, Array]) -> SandwichBlock:
-            mlp = GatedMLP(c.hidden_size, c.intermediate_size, c.hidden_activation, rngs=rngs)
-            return SandwichBlock(norm(), attention(rngs, *layer), norm(), norm(), mlp, norm())
-
-        self.embed = Embed(c.vocab_size, c.hidden_size, rngs=rngs)
-        self.decoder = Stack("decoder", c.num_hidden_layers, block, causal=True, settings=settings, rngs=rngs)
-        self.final_norm = norm()
-        self.unembed = self.own_unembedding(c.vocab_size, c.hidden_size, rngs)
-
-    def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
-        return run_stack(self.decoder, self.embed_tokens(batch.tokens), AttentionInputs.over(batch, causal=True))
-
-    def embed_tokens(self, ids: Array) -> Array:
-        x = self.embed(ids)
-        # The scale is rounded to the weights' dtype, as it was in training: in bfloat16, 55.4 is 55.5.
-        return x * jnp.asarray(math.sqrt(self.config.hidden_size), x.dtype)
+        super().__init__(config, attention, arrange=sandwich, settings=settings, rngs=rngs)
 
     @property
     def unembedding(self) -> Unembedding | None:
         """The unembedding, or the embedding it is tied to, with its cap; None for a bare model."""
         uncapped = super().unembedding
-        return None if uncapped is None else uncapped._replace(cap=self.config.final_logit_softcapping)
+        if uncapped is None or self.config.head != "lm":
+            return uncapped
+        return uncapped._replace(cap=self.config.final_logit_softcapping)
 
 
 class Gemma2(SandwichDecoder):

@@ -4,27 +4,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 from flax import nnx
 from jax import Array
 
 from ..layers import Attention, OffsetRMSNorm
 from ..loading.weights import Table
 from ..positions import Rotary
+from .bases.class_heads import decoder_head
 from .bases.gated_decoder import (
     FULL,
     HEAD_NORMS,
-    SLIDING,
     GatedConfig,
     attention_of,
     common,
     gated_table,
     layer_types_of,
-    rotary_of,
     window_of,
     window_settings,
 )
-from .bases.reading import head_of, inner_config, refuse_unknown
+from .bases.layer_rotaries import rotaries_by_type, rotary_settings
+from .bases.reading import refuse_unknown
 from .gemma2 import IGNORED, SANDWICH_NORMS, SandwichDecoder
 
 _OLD = frozenset(("rope_local_base_freq", "sliding_window_pattern", "_sliding_window_pattern"))
@@ -77,7 +76,8 @@ class Gemma3TextConfig(GatedConfig):
         config = {**_DEFAULTS, **config}
         fields = common(config)
         pattern = config.get("sliding_window_pattern") or config.get("_sliding_window_pattern") or 6
-        rotary, local = rotaries_of(config, fields["head_dim"], fields["max_position_embeddings"])
+        bases = config.get("rope_theta") or 1e6, config.get("rope_local_base_freq") or 1e4
+        rotary, local = rotaries_by_type(config, fields["head_dim"], fields["max_position_embeddings"], bases)
         return cls(
             **fields,
             rotary=rotary,
@@ -88,34 +88,8 @@ class Gemma3TextConfig(GatedConfig):
             final_logit_softcapping=config.get("final_logit_softcapping"),
             sliding_window=window_of(config),
             layer_types=layer_types_of(config, lambda layer: (layer + 1) % pattern != 0),
-            head=head_of(config, {"Gemma3ForCausalLM": "lm", "Gemma3TextModel": "none"}),
+            **decoder_head(config, "Gemma3Text", cls.class_heads, padding=0, language_model="Gemma3ForCausalLM"),
         )
-
-
-def rotaries_of(config: Mapping[str, Any], dimensions: int, context: int) -> tuple[Rotary, Rotary]:
-    """Return the rotary embeddings of layers without a window and of layers with a window.
-
-    They come from `rope_parameters` by layer type or, in transformers 4, from `rope_theta` with `rope_scaling`, and
-    from `rope_local_base_freq`.
-
-    Raises:
-        ValueError: for another layer type, or a rope type that is not covered or that changes more than frequencies.
-    """
-    by_type = inner_config(config, "rope_parameters")
-    if unknown := set(by_type) - {FULL, SLIDING}:
-        raise ValueError(f"rope_parameters of gemma3 are given for {FULL!r} and {SLIDING!r}; got {sorted(unknown)}")
-    full = {**inner_config(by_type, FULL), **inner_config(config, "rope_scaling")}
-    bases = config.get("rope_theta") or 1e6, config.get("rope_local_base_freq") or 1e4
-    rotaries = [
-        rotary_of({"rope_parameters": parameters, "rope_theta": base}, dimensions, context)
-        for parameters, base in zip((full, inner_config(by_type, SLIDING)), bases, strict=True)
-    ]
-    for rotary in rotaries:
-        if rotary.amplitude() != 1:
-            raise ValueError(
-                f"rope type {rotary.kind!r} is not covered where layers differ: it scales as well as rotates"
-            )
-    return rotaries[0], rotaries[1]
 
 
 class Gemma3Text(SandwichDecoder):
@@ -137,8 +111,8 @@ class Gemma3Text(SandwichDecoder):
                 k_norm=OffsetRMSNorm(c.head_dim, c.rms_norm_eps),
             )
 
-        by_type = {FULL: c.rotary.frequencies(), SLIDING: c.local_rotary.frequencies()}
-        settings = {"frequencies": np.stack([by_type[kind] for kind in c.layer_types])}
+        rotaries = [c.rotary if kind == FULL else c.local_rotary for kind in c.layer_types]
+        settings = rotary_settings(rotaries, c.rotary.dimensions)
         super().__init__(c, attention, settings=settings | (window_settings(c) or {}), rngs=rngs)
 
     @staticmethod

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -13,15 +14,17 @@ from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.weights import Rule, Table, fused_heads, norm, reshaped, same
 from ..network import RunStack
 from ..stack import Stack
+from .bases.class_heads import OF_OLDER_DECODERS, ClassFields, ClassNames, decoder_head, head_rules, unused_class_heads
 from .bases.decoder import Decoder, unused_head
-from .bases.reading import head_of, refuse_unknown, required
+from .bases.reading import refuse_unknown, required
 
 
 @dataclass(frozen=True)
-class GPT2Config:
+class GPT2Config(ClassFields):
     """The fields of a Hugging Face `GPT2Config` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "gpt2"
+    class_heads: ClassVar[Mapping[str, ClassNames]] = OF_OLDER_DECODERS
 
     vocab_size: int
     n_positions: int
@@ -32,6 +35,7 @@ class GPT2Config:
     activation_function: str
     layer_norm_epsilon: float
     scale_attn_weights: bool
+    scale_attn_by_inverse_layer_idx: bool
     tie_word_embeddings: bool
     head: str
 
@@ -49,11 +53,8 @@ class GPT2Config:
         summary = {f"summary_{name}" for name in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout")}
         fields = set(cls.__dataclass_fields__) - {"head"}
         # Scores are computed in float32 anyway, and n_ctx is an old name of n_positions.
-        refuse_unknown(
-            config,
-            fields | summary | {"reorder_and_upcast_attn", "n_ctx"},
-            neutral={"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
-        )
+        unused = summary | {"reorder_and_upcast_attn", "n_ctx"}
+        refuse_unknown(config, fields | unused, neutral={"add_cross_attention": False})
         vocab, positions, width, layers, heads = required(
             config, "vocab_size", "n_positions", "n_embd", "n_layer", "n_head"
         )
@@ -67,8 +68,9 @@ class GPT2Config:
             activation_function=config.get("activation_function", "gelu_new"),
             layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-5),
             scale_attn_weights=config.get("scale_attn_weights", True),
+            scale_attn_by_inverse_layer_idx=config.get("scale_attn_by_inverse_layer_idx", False),
             tie_word_embeddings=config.get("tie_word_embeddings", True),
-            head=head_of(config, {"GPT2LMHeadModel": "lm", "GPT2Model": "none"}),
+            **decoder_head(config, "GPT2", cls.class_heads, language_model="GPT2LMHeadModel"),
         )
 
 
@@ -82,7 +84,11 @@ class GPT2(Decoder):
         self.config = c
         head = c.n_embd // c.n_head
 
-        def block(rngs: nnx.Rngs) -> PreNormBlock:
+        scale = head**-0.5 if c.scale_attn_weights else 1.0
+        by_layer = {"scale": scale / np.arange(1, c.n_layer + 1, dtype=np.float32)}
+        settings = by_layer if c.scale_attn_by_inverse_layer_idx else None
+
+        def block(rngs: nnx.Rngs, of_layer: Mapping[str, Array] | None = None) -> PreNormBlock:
             return PreNormBlock(
                 layer_norm(c.n_embd, c.layer_norm_epsilon, rngs),
                 Attention(
@@ -90,7 +96,7 @@ class GPT2(Decoder):
                     c.n_head,
                     head,
                     bias=True,
-                    scale=None if c.scale_attn_weights else 1.0,
+                    scale=scale if of_layer is None else of_layer["scale"],
                     rngs=rngs,
                 ),
                 layer_norm(c.n_embd, c.layer_norm_epsilon, rngs),
@@ -99,7 +105,7 @@ class GPT2(Decoder):
 
         self.embed = Embed(c.vocab_size, c.n_embd, rngs=rngs)
         self.embed_position = Embed(c.n_positions, c.n_embd, rngs=rngs)
-        self.decoder = Stack("decoder", c.n_layer, block, causal=True, rngs=rngs)
+        self.decoder = Stack("decoder", c.n_layer, block, causal=True, settings=settings, rngs=rngs)
         self.final_norm = layer_norm(c.n_embd, c.layer_norm_epsilon, rngs)
         self.unembed = self.own_unembedding(c.vocab_size, c.n_embd, rngs)
 
@@ -112,6 +118,7 @@ class GPT2(Decoder):
         """Return the table of a GPT-2 checkpoint's tensors; its `Conv1D` matrices are stored `[in, out]`."""
         here, at = "decoder.blocks", "transformer.h.{layer}"
         rules: list[Rule] = [
+            *head_rules(config),
             same("transformer.wte.weight", "embed.embedding"),
             same("transformer.wpe.weight", "embed_position.embedding"),
             *norm("transformer.ln_f", "final_norm"),
@@ -128,6 +135,6 @@ class GPT2(Decoder):
         passed_over = {r"transformer\.h\.\d+\.attn\.(bias|masked_bias)": "the causal mask, not a weight"}
         if config.head == "lm" and not config.tie_word_embeddings:
             rules.append(same("lm_head.weight", "unembed.embedding"))
-        passed_over |= unused_head(config.head)
+        passed_over |= unused_head(config.head) | unused_class_heads(config)
         rename = ((r"^(wte|wpe|ln_f|h)\.", r"transformer.\1."),)
         return Table(tuple(rules), passed_over, rename, {"lm_head.weight": "transformer.wte.weight"})

@@ -7,28 +7,29 @@ from typing import Any, ClassVar
 from flax import nnx
 from jax import Array
 
-from ...checks import shown
 from ..blocks import ParallelBlock, PreNormBlock
 from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Attention, Embed, PlainMLP, layer_norm
-from ..loading.config_fields import SHARE
-from ..loading.weights import Rule, Table, dense, heads_out, interleaved_heads, norm, same
+from ..loading.head_order import grouped_heads
+from ..loading.weights import Rule, Table, dense, heads_out, norm, same
 from ..network import RunStack
 from ..positions import Rotary
 from ..stack import Stack
+from .bases.class_heads import OF_OLDER_DECODERS, ClassFields, ClassNames, decoder_head, head_rules, unused_class_heads
 from .bases.decoder import Decoder
-from .bases.reading import head_of, inner_config, refuse_unknown, required
-from .llama import rotary_of
+from .bases.gated_decoder import partial_rotary_of
+from .bases.reading import refuse_unknown, required
 
 _SHARE = 0.25
 """Default share of a head's dimensions that rotate."""
 
 
 @dataclass(frozen=True)
-class GPTNeoXConfig:
+class GPTNeoXConfig(ClassFields):
     """The fields of a Hugging Face `GPTNeoXConfig` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "gpt_neox"
+    class_heads: ClassVar[Mapping[str, ClassNames]] = OF_OLDER_DECODERS
 
     vocab_size: int
     hidden_size: int
@@ -71,23 +72,15 @@ class GPTNeoXConfig:
             attention_bias=config.get("attention_bias", True),
             use_parallel_residual=config.get("use_parallel_residual", True),
             tie_word_embeddings=config.get("tie_word_embeddings", False),
-            head=head_of(config, {"GPTNeoXForCausalLM": "lm", "GPTNeoXModel": "none"}),
+            **decoder_head(config, "GPTNeoX", cls.class_heads),
         )
 
 
 def _rotary(config: Mapping[str, Any], head: int, context: int) -> Rotary:
     """Read the rotary embedding of a share of each head, by this family's field names or those of transformers 5."""
-    parameters = inner_config(config, "rope_parameters") or inner_config(config, "rope_scaling")
-    shares = (
-        parameters.pop("partial_rotary_factor", None),
-        config.get("rotary_pct"),
-        config.get("partial_rotary_factor"),
-    )
-    share = next((share for share in shares if share is not None), _SHARE)
-    if not SHARE.fits(share):
-        raise ValueError(f"partial_rotary_factor must be {SHARE.expected}, got {shown(share)}")
-    base = config.get("rotary_emb_base") or config.get("rope_theta")
-    return rotary_of({"rope_theta": base, "rope_parameters": parameters}, int(head * share), context)
+    older = {"partial_rotary_factor": config.get("rotary_pct"), "rope_theta": config.get("rotary_emb_base")}
+    older = {name: value for name, value in older.items() if value is not None}
+    return partial_rotary_of({**config, **older}, head, context, _SHARE)
 
 
 class GPTNeoX(Decoder):
@@ -128,11 +121,12 @@ class GPTNeoX(Decoder):
         """Return the table of a GPT-NeoX checkpoint's tensors; it joins query, key and value within each head."""
         here, at = "decoder.blocks", "gpt_neox.layers.{layer}"
         rules: list[Rule] = [
+            *head_rules(config),
             same("gpt_neox.embed_in.weight", "embed.embedding"),
             *norm("gpt_neox.final_layer_norm", "final_norm"),
             *norm(f"{at}.input_layernorm", f"{here}.attention_norm"),
             *norm(f"{at}.post_attention_layernorm", f"{here}.mlp_norm"),
-            interleaved_heads(
+            grouped_heads(
                 f"{at}.attention.query_key_value.weight", *(f"{here}.attention.W_{letter}" for letter in "QKV")
             ),
             heads_out(f"{at}.attention.dense.weight", f"{here}.attention.W_O"),
@@ -141,7 +135,7 @@ class GPTNeoX(Decoder):
         ]
         if config.attention_bias:
             biases = (f"{here}.attention.b_{letter}" for letter in "QKV")
-            rules.append(interleaved_heads(f"{at}.attention.query_key_value.bias", *biases))
+            rules.append(grouped_heads(f"{at}.attention.query_key_value.bias", *biases))
             rules.append(same(f"{at}.attention.dense.bias", f"{here}.attention.b_O"))
         if config.head == "lm" and not config.tie_word_embeddings:
             rules.append(same("embed_out.weight", "unembed.embedding"))
@@ -149,7 +143,8 @@ class GPTNeoX(Decoder):
             r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias)": "the causal mask, not a weight",
             r"gpt_neox\.layers\.\d+\.attention\.rotary_emb\.inv_freq": "computed from the config",
         }
+        passed_over |= unused_class_heads(config)
         if config.head != "lm":
-            passed_over[r"embed_out\.weight"] = "a bare model has no head"
+            passed_over[r"embed_out\.weight"] = "an unembedding, which this architecture has not"
         rename = ((r"^(embed_in|layers|final_layer_norm)\.", r"gpt_neox.\1."), (r"^lm_head\.", "embed_out."))
         return Table(tuple(rules), passed_over, rename, {"embed_out.weight": "gpt_neox.embed_in.weight"})

@@ -4,28 +4,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
 
 from ..blocks import ParallelBlock
 from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Attention, Embed, PlainMLP, layer_norm
-from ..loading.weights import Arrays, Rule, Table, dense, heads_in, heads_out, norm, same
+from ..loading.head_order import in_pairs
+from ..loading.weights import Rule, Table, dense, heads_in, heads_out, norm, same
 from ..network import RunStack
 from ..positions import Rotary
 from ..stack import Stack
-from ..unembedding import Unembedding
+from .bases.class_heads import OF_DECODERS, ClassFields, ClassNames, decoder_head, head_rules, unused_class_heads
 from .bases.decoder import Decoder, unused_head
-from .bases.reading import head_of, refuse_unknown, required
+from .bases.reading import SUMMARY, refuse_unknown, required
 
 
 @dataclass(frozen=True)
-class GPTJConfig:
+class GPTJConfig(ClassFields):
     """The fields of a Hugging Face `GPTJConfig` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "gptj"
+    stem: ClassVar[str] = "GPTJ"
+    class_heads: ClassVar[Mapping[str, ClassNames]] = OF_DECODERS
 
     vocab_size: int
     n_positions: int
@@ -50,14 +51,15 @@ class GPTJConfig:
         Raises:
             ValueError: for a field that is missing or not understood, or more rotary dimensions than a head has.
         """
-        summary = {f"summary_{name}" for name in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout")}
         fields = set(cls.__dataclass_fields__) - {"head"}
-        refuse_unknown(config, fields | summary, neutral={"rotary": True, "scale_attn_weights": True})
+        refuse_unknown(config, fields | SUMMARY | {"n_ctx"}, neutral={"rotary": True, "scale_attn_weights": True})
         vocab, positions, width, layers, heads, rotary = required(
             config, "vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "rotary_dim"
         )
         if not 0 < rotary <= width // heads:
-            raise ValueError(f"rotary_dim of GPT-J lies in 1..{width // heads}, the head's size; got {rotary}")
+            raise ValueError(
+                f"rotary_dim of {cls.model_type} lies in 1..{width // heads}, the head's size; got {rotary}"
+            )
         return cls(
             vocab_size=vocab,
             n_positions=positions,
@@ -69,14 +71,14 @@ class GPTJConfig:
             activation_function=config.get("activation_function", "gelu_new"),
             layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-5),
             tie_word_embeddings=config.get("tie_word_embeddings", False),
-            head=head_of(config, {"GPTJForCausalLM": "lm", "GPTJModel": "none"}),
+            **decoder_head(config, cls.stem, cls.class_heads),
         )
 
 
 class GPTJ(Decoder):
     """A decoder whose heads and MLP run in parallel after a shared norm; its unembedding has a bias."""
 
-    config_type = GPTJConfig
+    config_type: ClassVar[Any] = GPTJConfig
 
     def __init__(self, config: GPTJConfig, *, rngs: nnx.Rngs):
         c = config
@@ -95,27 +97,22 @@ class GPTJ(Decoder):
         self.decoder = Stack("decoder", c.n_layer, block, causal=True, rngs=rngs)
         self.final_norm = layer_norm(c.n_embd, c.layer_norm_epsilon, rngs)
         self.unembed = self.own_unembedding(c.vocab_size, c.n_embd, rngs)
-        self.logits_bias = nnx.Param(jnp.zeros((c.vocab_size,))) if c.head == "lm" else None
+        self.logits_bias = self.own_logits_bias(c.vocab_size)
 
     def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
         return run_stack(self.decoder, self.embed(batch.tokens), AttentionInputs.over(batch, causal=True))
-
-    @property
-    def unembedding(self) -> Unembedding | None:
-        """The unembedding, or the embedding it is tied to, with its bias; None for a bare model."""
-        plain = super().unembedding
-        return None if plain is None or self.logits_bias is None else plain._replace(bias=self.logits_bias[...])
 
     @staticmethod
     def table(config: GPTJConfig) -> Table:
         """Return the table of a GPT-J checkpoint's tensors."""
         here, at = "decoder.blocks", "transformer.h.{layer}"
         rules: list[Rule] = [
+            *head_rules(config),
             same("transformer.wte.weight", "embed.embedding"),
             *norm("transformer.ln_f", "final_norm"),
             *norm(f"{at}.ln_1", f"{here}.attention_norm"),
-            _rotated_in_pairs(f"{at}.attn.q_proj.weight", f"{here}.attention.W_Q", config.rotary_dim),
-            _rotated_in_pairs(f"{at}.attn.k_proj.weight", f"{here}.attention.W_K", config.rotary_dim),
+            in_pairs(heads_in(f"{at}.attn.q_proj.weight", f"{here}.attention.W_Q"), config.rotary_dim),
+            in_pairs(heads_in(f"{at}.attn.k_proj.weight", f"{here}.attention.W_K"), config.rotary_dim),
             heads_in(f"{at}.attn.v_proj.weight", f"{here}.attention.W_V"),
             heads_out(f"{at}.attn.out_proj.weight", f"{here}.attention.W_O"),
             *dense(f"{at}.mlp.fc_in", f"{here}.mlp.up"),
@@ -125,6 +122,7 @@ class GPTJ(Decoder):
             r"transformer\.h\.\d+\.attn\.(bias|masked_bias)": "the causal mask, not a weight",
             r"transformer\.h\.\d+\.attn\.embed_positions": "computed from the config",
             **unused_head(config.head),
+            **unused_class_heads(config),
         }
         if config.head == "lm":
             rules.append(same("lm_head.bias", "logits_bias"))
@@ -132,25 +130,3 @@ class GPTJ(Decoder):
                 rules.append(same("lm_head.weight", "unembed.embedding"))
         rename = ((r"^(wte|ln_f|h)\.", r"transformer.\1."),)
         return Table(tuple(rules), passed_over, rename, {"lm_head.weight": "transformer.wte.weight"})
-
-
-def _rotated_in_pairs(name: str, path: str, dimensions: int) -> Rule:
-    """Map a projection into heads whose first dimensions rotate in pairs (2i, 2i+1) in the checkpoint.
-
-    `Rotary` has the pairs (i, i + dimensions/2): queries and keys are reordered alike, which leaves scores unchanged.
-    """
-    plain = heads_in(name, path)
-    order = np.concatenate([np.arange(0, dimensions, 2), np.arange(1, dimensions, 2)])
-
-    def read(tensor: Any, shapes: tuple[tuple[int, ...], ...]) -> Arrays:
-        (weight_DNH,) = plain.read(tensor, shapes)
-        return (weight_DNH[..., _with_rest(order, weight_DNH.shape[-1])],)
-
-    def write(weight_DNH: Any) -> Any:
-        return plain.write(weight_DNH[..., np.argsort(_with_rest(order, weight_DNH.shape[-1]))])
-
-    return Rule(name, (path,), read, write)
-
-
-def _with_rest(order: np.ndarray, size: int) -> np.ndarray:
-    return np.concatenate([order, np.arange(len(order), size)])

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 from flax import nnx
 
 from ..loading.weights import Table
+from .bases.class_heads import decoder_head
 from .bases.gated_decoder import GatedConfig, GatedDecoder, attention_of, common, gated_table, rotary_of
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import refuse_unknown
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class LlamaConfig(GatedConfig):
     """The fields of a Hugging Face `LlamaConfig` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "llama"
+    answers_root = "transformer"
 
     hidden_act: str
     attention_bias: bool
@@ -38,7 +40,7 @@ class LlamaConfig(GatedConfig):
             hidden_act=config.get("hidden_act", "silu"),
             attention_bias=config.get("attention_bias", False),
             mlp_bias=config.get("mlp_bias", False),
-            head=head_of(config, {"LlamaForCausalLM": "lm", "LlamaModel": "none"}),
+            **decoder_head(config, "Llama", cls.class_heads),
         )
 
 

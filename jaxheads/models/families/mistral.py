@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 from flax import nnx
 
 from ..loading.weights import Table
+from .bases.class_heads import decoder_head
 from .bases.gated_decoder import GatedConfig, GatedDecoder, attention_of, common, gated_table, rotary_of, window_of
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import refuse_unknown
 
 _DEFAULTS = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}
 """transformers' defaults of absent fields."""
@@ -40,7 +41,7 @@ class MistralConfig(GatedConfig):
             rotary=rotary_of(config, fields["head_dim"], fields["max_position_embeddings"]),
             hidden_act=config.get("hidden_act", "silu"),
             sliding_window=window_of(config),
-            head=head_of(config, {"MistralForCausalLM": "lm", "MistralModel": "none"}),
+            **decoder_head(config, "Mistral", cls.class_heads),
         )
 
 

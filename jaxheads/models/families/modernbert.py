@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
 
+from ...checks import shown
 from ..blocks import PreNormBlock
 from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Attention, Embed, GatedMLP, SkippedNorm, layer_norm
@@ -15,6 +17,7 @@ from ..loading.weights import Rule, Table, dense, fused_bias, fused_linear, head
 from ..network import RunStack
 from ..positions import Rotary
 from ..stack import Stack
+from .bases.class_heads import ClassFields, ClassNames, architectures, class_names, head_rules, label_fields
 from .bases.masked_lm import HeadNames, MaskedLM, head_table
 from .bases.reading import head_of, inner_config, refuse_unknown, required
 from .llama import rotary_of
@@ -26,7 +29,7 @@ _BASES = {_FAR: ("global_rope_theta", 160000.0), _NEAR: ("local_rope_theta", 100
 
 
 @dataclass(frozen=True)
-class ModernBertConfig:
+class ModernBertConfig(ClassFields):
     """The fields of a Hugging Face `ModernBertConfig` that affect the computation; `head` is "mlm" or "none".
 
     `layer_types` has for each layer "full_attention", which rotates by `rotary`, or "sliding_attention", which rotates
@@ -34,6 +37,9 @@ class ModernBertConfig:
     """
 
     model_type: ClassVar[str] = "modernbert"
+    class_heads: ClassVar[Mapping[str, ClassNames]] = dict.fromkeys(
+        ("classes", "token_classes", "answers", "choices"), ClassNames("classifier")
+    )
 
     vocab_size: int
     hidden_size: int
@@ -54,6 +60,7 @@ class ModernBertConfig:
     rotary: Rotary
     local_rotary: Rotary
     tie_word_embeddings: bool
+    classifier_pooling: str
     head: str
 
     @classmethod
@@ -67,7 +74,7 @@ class ModernBertConfig:
         older = {"global_attn_every_n_layers", "global_rope_theta", "local_rope_theta"}
         unused = set(
             "embedding_dropout mlp_dropout initializer_cutoff_factor deterministic_flash_attn reference_compile "
-            "sparse_prediction sparse_pred_ignore_index repad_logits_with_grad classifier_pooling "
+            "sparse_prediction sparse_pred_ignore_index repad_logits_with_grad "
             "layer_norm_eps".split()  # in the checkpoints' configs beside norm_eps, which counts
         )
         fields = set(cls.__dataclass_fields__) - {"head", "rotary", "local_rotary"}
@@ -79,6 +86,10 @@ class ModernBertConfig:
         flags = {
             f"{layer}_bias": config.get(f"{layer}_bias", False) for layer in ("norm", "attention", "mlp", "classifier")
         }
+        head = head_of(config, architectures("ModernBert", cls.class_heads, Model="none", ForMaskedLM="mlm"))
+        pooling = config.get("classifier_pooling", "cls")
+        if pooling not in ("cls", "mean"):
+            raise ValueError(f"classifier_pooling of modernbert is 'cls' or 'mean', got {shown(pooling)}")
         context = config.get("max_position_embeddings", 8192)
         return cls(
             vocab_size=vocab,
@@ -96,8 +107,10 @@ class ModernBertConfig:
             rotary=_rotary(config, _FAR, width // heads, context),
             local_rotary=_rotary(config, _NEAR, width // heads, context),
             tie_word_embeddings=config.get("tie_word_embeddings", True),
-            head=head_of(config, {"ModernBertModel": "none", "ModernBertForMaskedLM": "mlm"}),
+            classifier_pooling=pooling,
+            head=head,
             **flags,
+            **label_fields(config, head),
         )
 
     def settings(self) -> dict[str, np.ndarray]:
@@ -167,15 +180,41 @@ class ModernBert(MaskedLM):
         self.encoder = Stack("encoder", layers, block, causal=False, settings=settings, rngs=rngs)
         self.final_norm = make_norm(rngs)
         biases = {"bias": c.classifier_bias, "norm_bias": c.norm_bias, "out_bias": c.decoder_bias}
-        self.head = self.own_head(D, c.classifier_activation, c.norm_eps, rngs=rngs, **biases)
+        act, epsilon = c.classifier_activation, c.norm_eps
+        self.head = self.own_head(D, act, epsilon, before_classes=True, rngs=rngs, **biases)
 
     def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
         x_BTD = self.embed_norm(self.embed(batch.tokens))
         return run_stack(self.encoder, x_BTD, AttentionInputs.over(batch, causal=False))
 
     def features(self, x_BTD: Array) -> Array:
-        """Return the normed stream, or a masked language model's transform of it."""
-        return super().features(self.final_norm(x_BTD))
+        """Return the normed stream, or a head's transform of it."""
+        return self._transformed(self.final_norm(x_BTD))
+
+    def pooled_features(self, x_BRD: Array, shares_BR: Array | None) -> Array:
+        if shares_BR is None:
+            return self.features(x_BRD)
+        shares_BR1 = shares_BR[..., None].astype(x_BRD.dtype)
+        return self._transformed((self.final_norm(x_BRD) * shares_BR1).sum(axis=1, keepdims=True))
+
+    def _transformed(self, normed: Array) -> Array:
+        return normed if self.head is None else self.head(normed)
+
+    @property
+    def _pools(self) -> bool:
+        """Whether a classifier reads the mean of all positions."""
+        return self.classes_of == "example" and self.config.classifier_pooling == "mean"
+
+    def readout_positions(self, batch: Batch) -> Array:
+        """Return the index `[B]` of the first real token for a classifier, or all, `[B,T]`, if it reads their mean."""
+        if not self._pools:
+            return super().readout_positions(batch)
+        return jnp.broadcast_to(jnp.arange(batch.mask.shape[1]), batch.mask.shape)
+
+    def readout_shares(self, batch: Batch) -> Array | None:
+        if not self._pools:
+            return None
+        return batch.mask.astype(jnp.float32) / batch.lengths[:, None].astype(jnp.float32)
 
     @staticmethod
     def table(config: ModernBertConfig) -> Table:
@@ -188,6 +227,8 @@ class ModernBert(MaskedLM):
         words = "model.embeddings.tok_embeddings.weight"
         names = HeadNames("head.dense", "head.norm", "decoder", "decoder.bias" if c.decoder_bias else None, words)
         head = head_table(c, names, bias=c.classifier_bias, norm_bias=c.norm_bias)
+        if class_names(c) is not None:
+            head = _class_table(c, names)
         heads = [f"{here}.attention.{{}}_{letter}" for letter in "QKV"]
         halves = [f"{here}.mlp.{half}" for half in ("gate", "up")]
         rules: list[Rule] = [
@@ -209,3 +250,14 @@ class ModernBert(MaskedLM):
             rules.append(fused_bias(f"{at}.mlp.Wi.bias", *(f"{half}.bias" for half in halves)))
         rename = ((r"^(embeddings|layers|final_norm)\.", r"model.\1."),)
         return Table(tuple(rules), head.passed_over, rename, head.copies)
+
+
+def _class_table(c: ModernBertConfig, names: HeadNames) -> Table:
+    """Return the table of a head of classes, which has a masked language model's modules before its classifier."""
+    before = [
+        *dense(names.dense, "head.dense", bias=c.classifier_bias),
+        *norm(names.norm, "head.norm", bias=c.norm_bias),
+    ]
+    return Table(
+        (*before, *head_rules(c)), {r"decoder\..*": "for masked tokens, which this architecture does not predict"}
+    )

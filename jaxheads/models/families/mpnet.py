@@ -16,6 +16,7 @@ from ..positions import RelativeBias
 from ..stack import Stack
 from .bases.masked_lm import (
     ENCODER_ONLY,
+    LIKE_ROBERTA,
     EncoderConfig,
     MaskedLM,
     common_fields,
@@ -41,6 +42,7 @@ class MPNetConfig(EncoderConfig):
     """
 
     model_type = "mpnet"
+    class_heads = LIKE_ROBERTA
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "MPNetConfig":
@@ -51,7 +53,7 @@ class MPNetConfig(EncoderConfig):
         """
         neutral = {**ENCODER_ONLY, "relative_attention_num_buckets": _BUCKETS}
         refuse_unknown(config, cls.fields_of_file(), neutral=neutral)
-        common = common_fields(config, "MPNet")
+        common = common_fields(config, "MPNet", cls.class_heads)
         common["max_position_embeddings"] = tokens_of(config, common["max_position_embeddings"], _PADDING)
         return cls(**common)
 

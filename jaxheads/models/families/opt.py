@@ -13,8 +13,9 @@ from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.weights import Rule, Table, dense, norm, projections, same
 from ..network import RunStack
 from ..stack import Stack
+from .bases.class_heads import OF_DECODERS, ClassFields, ClassNames, decoder_head, head_rules, unused_class_heads
 from .bases.decoder import Decoder, unused_head
-from .bases.reading import head_of, refuse_unknown, required
+from .bases.reading import refuse_unknown, required
 
 _OFFSET = 2
 """Rows at the start of the table of positions that are not used."""
@@ -24,7 +25,7 @@ _EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
-class OPTConfig:
+class OPTConfig(ClassFields):
     """The fields of a Hugging Face `OPTConfig` that affect the computation; `head` is "lm" or "none".
 
     Attributes:
@@ -32,6 +33,7 @@ class OPTConfig:
     """
 
     model_type: ClassVar[str] = "opt"
+    class_heads: ClassVar[Mapping[str, ClassNames]] = OF_DECODERS
 
     vocab_size: int
     hidden_size: int
@@ -81,7 +83,7 @@ class OPTConfig:
             final_norm=before and not config.get("_remove_final_layer_norm", False),
             enable_bias=config.get("enable_bias", True),
             tie_word_embeddings=config.get("tie_word_embeddings", True),
-            head=head_of(config, {"OPTForCausalLM": "lm", "OPTModel": "none"}),
+            **decoder_head(config, "OPT", cls.class_heads, padding=1),
         )
 
 
@@ -135,6 +137,7 @@ class OPT(Decoder):
         names = {letter: f"{at}.self_attn.{letter.lower()}_proj" for letter in "QKV"}
         names["O"] = f"{at}.self_attn.out_proj"
         rules: list[Rule] = [
+            *head_rules(config),
             same("model.decoder.embed_tokens.weight", "embed.embedding"),
             same("model.decoder.embed_positions.weight", "embed_position.embedding"),
             *norm(f"{at}.self_attn_layer_norm", f"{here}.attention_norm"),
@@ -150,5 +153,6 @@ class OPT(Decoder):
             rules += norm("model.decoder.final_layer_norm", "final_norm")
         if config.head == "lm" and not config.tie_word_embeddings:
             rules.append(same("lm_head.weight", "unembed.embedding"))
+        passed_over = unused_head(config.head) | unused_class_heads(config)
         copies = {"lm_head.weight": "model.decoder.embed_tokens.weight"}
-        return Table(tuple(rules), unused_head(config.head), ((r"^decoder\.", "model.decoder."),), copies)
+        return Table(tuple(rules), passed_over, ((r"^decoder\.", "model.decoder."),), copies)

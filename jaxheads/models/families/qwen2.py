@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from flax import nnx
 
 from ..loading.weights import Table
+from .bases.class_heads import decoder_head
 from .bases.gated_decoder import (
     GatedConfig,
     GatedDecoder,
@@ -18,7 +19,7 @@ from .bases.gated_decoder import (
     rotary_of,
     window_settings,
 )
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import refuse_unknown
 
 WINDOW_FIELDS = frozenset(("use_sliding_window", "max_window_layers"))
 """Fields of Qwen's configs for windows, beside `sliding_window` and `layer_types`."""
@@ -32,6 +33,7 @@ class Qwen2Config(GatedConfig):
     """The fields of a Hugging Face `Qwen2Config` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "qwen2"
+    answers_root = "transformer"
 
     hidden_act: str
     sliding_window: int | None
@@ -54,7 +56,7 @@ class Qwen2Config(GatedConfig):
             hidden_act=config.get("hidden_act", "silu"),
             sliding_window=config["sliding_window"],
             layer_types=config["layer_types"],
-            head=head_of(config, {"Qwen2ForCausalLM": "lm", "Qwen2Model": "none"}),
+            **decoder_head(config, "Qwen2", cls.class_heads),
         )
 
 

@@ -9,6 +9,7 @@ from jax import Array
 
 from ..layers import Attention, rms_norm
 from ..loading.weights import Table
+from .bases.class_heads import decoder_head
 from .bases.gated_decoder import (
     HEAD_NORMS,
     PRE_NORMS,
@@ -20,7 +21,7 @@ from .bases.gated_decoder import (
     rotary_of,
     window_settings,
 )
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import refuse_unknown
 from .qwen2 import WINDOW_FIELDS, windows_of
 
 _DEFAULTS = {"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768, "sliding_window": 4096}
@@ -32,6 +33,7 @@ class Qwen3Config(GatedConfig):
     """The fields of a Hugging Face `Qwen3Config` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "qwen3"
+    answers_root = "transformer"
 
     hidden_act: str
     attention_bias: bool
@@ -56,7 +58,7 @@ class Qwen3Config(GatedConfig):
             attention_bias=config.get("attention_bias", False),
             sliding_window=config["sliding_window"],
             layer_types=config["layer_types"],
-            head=head_of(config, {"Qwen3ForCausalLM": "lm", "Qwen3Model": "none"}),
+            **decoder_head(config, "Qwen3", cls.class_heads),
         )
 
 

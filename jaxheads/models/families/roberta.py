@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from ..loading.weights import Table
-from .bases.masked_lm import ENCODER_ONLY, HeadNames, bert_layers, common_fields, encoder_table
+from .bases.masked_lm import ENCODER_ONLY, LIKE_ROBERTA, HeadNames, bert_layers, common_fields, encoder_table
 from .bases.reading import refuse_unknown
 from .bert import Bert, BertConfig
 
@@ -22,8 +22,7 @@ class RobertaConfig(BertConfig):
 
     model_type = "roberta"
     stem: ClassVar[str] = "Roberta"
-
-    pad_token_id: int
+    class_heads = LIKE_ROBERTA
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> Self:
@@ -33,13 +32,14 @@ class RobertaConfig(BertConfig):
             ValueError: for a field that is missing or not understood.
         """
         refuse_unknown(config, cls.fields_of_file(), neutral=ENCODER_ONLY)
-        common = common_fields(config, cls.stem)
+        common = common_fields(config, cls.stem, cls.class_heads)
         padding = config.get("pad_token_id", 1)
         common["max_position_embeddings"] = tokens_of(config, common["max_position_embeddings"], padding)
         return cls(**common, type_vocab_size=config.get("type_vocab_size", 2), pad_token_id=padding)
 
     @property
     def first_position(self) -> int:
+        assert self.pad_token_id is not None, "tokens_of refuses that"
         return self.pad_token_id + 1
 
     @property

@@ -1,8 +1,9 @@
-"""T5 (Raffel et al. 2020): version 1.0, and 1.1 with a gated MLP and an untied unembedding."""
+"""T5 (Raffel et al. 2020): version 1.0, and 1.1 with a gated MLP and an untied unembedding; mT5 (Xue et al. 2021)."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 from flax import nnx
 from jax import Array
@@ -16,16 +17,23 @@ from ..norms import with_frozen_statistics
 from ..positions import RelativeBias
 from ..stack import Stack
 from ..unembedding import Unembedding
+from .bart import HEADS
+from .bases.class_heads import ClassFields, ClassNames, architectures, head_rules, label_fields, unused_class_heads
 from .bases.encoder_decoder import EncoderDecoder, cross_stack, decoder_stack
 from .bases.reading import head_of, refuse_unknown, required
 
 
 @dataclass(frozen=True)
-class T5Config:
+class T5Config(ClassFields):
     """The fields of a Hugging Face `T5Config` that affect the computation; `head` is "lm" or "none"."""
 
     model_type: ClassVar[str] = "t5"
+    class_heads: ClassVar[Mapping[str, ClassNames]] = HEADS
     max_position_embeddings: ClassVar[None] = None
+    tied_where_absent: ClassVar[bool] = True
+    """Whether a checkpoint without an unembedding uses the embedding, whatever its config says."""
+    stem: ClassVar[str] = "T5"
+    projection: ClassVar[str] = "relu"
 
     vocab_size: int
     d_model: int
@@ -41,10 +49,11 @@ class T5Config:
     gated: bool
     tie_word_embeddings: bool
     scale_decoder_outputs: bool
+    eos_token_id: int | None
     head: str
 
     @classmethod
-    def from_hf(cls, config: Mapping[str, Any]) -> "T5Config":
+    def from_hf(cls, config: Mapping[str, Any]) -> Self:
         """Read the contents of a config.json.
 
         Raises:
@@ -64,9 +73,10 @@ class T5Config:
                 "relative_attention_num_buckets must be at least 4 and relative_attention_max_distance more than half "
                 f"of it, got {buckets} and {furthest}"
             )
-        projection = config.get("feed_forward_proj", "relu")
+        projection = config.get("feed_forward_proj", cls.projection)
         gated = projection.startswith("gated-")
         act = "gelu_new" if projection == "gated-gelu" else projection.removeprefix("gated-")
+        head = head_of(config, architectures(cls.stem, HEADS, ForConditionalGeneration="lm", Model="none"))
         tied = config.get("tie_word_embeddings", True)
         return cls(
             vocab_size=vocab,
@@ -82,15 +92,34 @@ class T5Config:
             activation=act,
             gated=gated,
             tie_word_embeddings=tied,
-            scale_decoder_outputs=config.get("scale_decoder_outputs", tied is not False),
-            head=head_of(config, {"T5ForConditionalGeneration": "lm", "T5Model": "none"}),
+            scale_decoder_outputs=cls._scales(config, tied),
+            eos_token_id=config.get("eos_token_id", 1),
+            head=head,
+            **label_fields(config, head),
         )
+
+    @classmethod
+    def _scales(cls, config: Mapping[str, Any], tied: bool) -> bool:
+        """Whether the stream is divided by the square root of its width before the unembedding."""
+        return config.get("scale_decoder_outputs", tied is not False)
+
+
+class MT5Config(T5Config):
+    """The fields of mT5's config, whose MLP is gated if it does not say otherwise."""
+
+    model_type = "mt5"
+    stem = "MT5"
+    projection = "gated-gelu"
+
+    @classmethod
+    def _scales(cls, config: Mapping[str, Any], tied: bool) -> bool:
+        return False
 
 
 class T5(EncoderDecoder):
     """A pre-norm encoder–decoder with RMSNorm and no biases; scores have a relative bias and no scale."""
 
-    config_type = T5Config
+    config_type: ClassVar[type[T5Config]] = T5Config
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
         c = config
@@ -124,6 +153,7 @@ class T5(EncoderDecoder):
         self.encoder_norm, self.final_norm = norm(rngs), norm(rngs)
         untied = c.head == "lm" and not c.tie_word_embeddings
         self.unembed = Embed(c.vocab_size, c.d_model, rngs=rngs) if untied else None
+        self.classifier = self.own_classifier(c.d_model, rngs)
 
     def embed_source(self, batch: Batch) -> Array:
         return self.embed(TOKENS.ids(batch))
@@ -139,9 +169,11 @@ class T5(EncoderDecoder):
 
     def features(self, x_BTD: Array) -> Array:
         """Return the normed stream; where the unembedding is tied, divided by the square root of its width."""
-        return self._scaled(self.final_norm(x_BTD))
+        return self.classified(self._scaled(self.final_norm(x_BTD)))
 
     def with_frozen_statistics(self, x: Array, whole: Array) -> Array:
+        if self.classes_of == "example":
+            return super().with_frozen_statistics(x, whole)
         return self._scaled(with_frozen_statistics(self.final_norm, x, whole))
 
     def embed_tokens(self, ids: Array) -> Array:
@@ -153,7 +185,9 @@ class T5(EncoderDecoder):
 
     @property
     def unembedding(self) -> Unembedding | None:
-        """The unembedding, or the embedding it is tied to; None for a bare model."""
+        """The classifier, or the unembedding or the embedding it is tied to; None for a bare model."""
+        if self.classifier is not None:
+            return self.classifier.unembedding
         if self.config.head != "lm":
             return None
         return Unembedding((self.embed if self.unembed is None else self.unembed).embedding[...])
@@ -182,8 +216,21 @@ class T5(EncoderDecoder):
         elif config.head == "lm":
             copies["lm_head.weight"] = "shared.weight"
         else:
-            passed_over[r"lm_head\.weight"] = "a bare model has no head"
-        return Table(tuple(rules), passed_over, copies=copies)
+            passed_over[r"lm_head\.weight"] = "an unembedding, which this architecture has not"
+        passed_over |= unused_class_heads(config)
+        at = "transformer." if config.head == "classes" else ""
+        rules = [replace(rule, name=f"{at}{rule.name}") for rule in rules]
+        return Table(
+            (*rules, *head_rules(config)),
+            {f"({re.escape(at)})?({pattern})": reason for pattern, reason in passed_over.items()},
+            copies={f"{at}{copy}": f"{at}{original}" for copy, original in copies.items()},
+        )
+
+
+class MT5(T5):
+    """mT5, which computes what T5 1.1 does."""
+
+    config_type = MT5Config
 
 
 def _attention(side: str, sublayer: int, kind: str, path: str, norm: str) -> list[Rule]:

@@ -13,14 +13,12 @@ from ..layers import Attention, PlainMLP, layer_norm
 from ..loading.weights import Rule, Table, dense, norm
 from ..patches import without_first_axis
 from ..unembedding import Unembedding
+from .bases.class_heads import ClassHead, class_rules, labels_of
 from .bases.image_encoder import (
-    ClassHead,
     ImageEncoder,
     attention_rules,
-    class_rules,
     embedding_rules,
     image_size_of,
-    labels_of,
     patch_size_of,
 )
 from .bases.reading import head_of, refuse_unknown, required

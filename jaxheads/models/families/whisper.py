@@ -8,15 +8,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from ..blocks import AttentionBlock, PreNormBlock, PreNormCrossBlock
 from ..inputs.axes import TARGETS, Axis
 from ..inputs.batch import Batch
-from ..layers import Attention, Embed, PlainMLP, activation, layer_norm
-from ..loading.weights import Rule, Table, dense, norm, projections, same
+from ..layers import Embed, activation, layer_norm
+from ..loading.weights import Rule, Table, dense, same
 from ..norms import with_frozen_statistics
-from ..stack import Stack
 from ..unembedding import Unembedding
-from .bases.encoder_decoder import EncoderDecoder, cross_stack, decoder_stack
+from .bases.encoder_decoder import EncoderDecoder, pre_norm_rules, pre_norm_stacks
 from .bases.reading import head_of, refuse_unknown, required
 
 FRAMES = Axis("frames", 2)
@@ -97,30 +95,12 @@ class Whisper(EncoderDecoder):
         c, D = config, config.d_model
         self.config = c
 
-        def attention(heads: int, rngs: nnx.Rngs) -> Attention:
-            return Attention(D, heads, D // heads, bias=_BIASES, rngs=rngs)
-
-        def layer(kind: type, heads: int, inner: int, rngs: nnx.Rngs) -> Any:
-            mlp = PlainMLP(D, inner, c.activation_function, rngs=rngs)
-            return kind(_norm(D, rngs), attention(heads, rngs), _norm(D, rngs), mlp)
-
-        def encoder(rngs: nnx.Rngs) -> PreNormBlock:
-            return layer(PreNormBlock, c.encoder_attention_heads, c.encoder_ffn_dim, rngs)
-
-        def cross(rngs: nnx.Rngs) -> PreNormCrossBlock:
-            return layer(PreNormCrossBlock, c.decoder_attention_heads, c.decoder_ffn_dim, rngs)
-
-        def decoder(rngs: nnx.Rngs) -> AttentionBlock:
-            return AttentionBlock(attention(c.decoder_attention_heads, rngs), _norm(D, rngs))
-
         self.conv1 = nnx.Conv(c.num_mel_bins, D, kernel_size=(3,), padding=1, rngs=rngs)
         self.conv2 = nnx.Conv(D, D, kernel_size=(3,), strides=2, padding=1, rngs=rngs)
         self.embed_position_encoder = Embed(c.max_source_positions, D, rngs=rngs)
         self.embed = Embed(c.vocab_size, D, rngs=rngs)
         self.embed_position_decoder = Embed(c.max_target_positions, D, rngs=rngs)
-        self.encoder = Stack("encoder", c.encoder_layers, encoder, causal=False, queries=FRAMES, rngs=rngs)
-        crossing = cross_stack(c.decoder_layers, cross, rngs=rngs, source=FRAMES)
-        self.decoder = decoder_stack(c.decoder_layers, decoder, crossing, rngs=rngs)
+        self.encoder, self.decoder = pre_norm_stacks(c, bias=_BIASES, epsilon=_EPSILON, source=FRAMES, rngs=rngs)
         self.encoder_norm, self.final_norm = _norm(D, rngs), _norm(D, rngs)
         untied = c.head == "lm" and not c.tie_word_embeddings
         self.unembed = Embed(c.vocab_size, D, rngs=rngs) if untied else None
@@ -181,14 +161,8 @@ class Whisper(EncoderDecoder):
             same("model.encoder.embed_positions.weight", "embed_position_encoder.embedding"),
             same("model.decoder.embed_tokens.weight", "embed.embedding"),
             same("model.decoder.embed_positions.weight", "embed_position_decoder.embedding"),
-            *norm("model.encoder.layer_norm", "encoder_norm"),
-            *norm("model.decoder.layer_norm", "final_norm"),
         ]
-        rules += _attention("model.encoder", "self_attn", "encoder.blocks", "attention_norm")
-        rules += _attention("model.decoder", "self_attn", "decoder.blocks", "norm")
-        rules += _attention("model.decoder", "encoder_attn", "decoder.cross.blocks", "attention_norm")
-        rules += _mlp("model.encoder", "encoder.blocks")
-        rules += _mlp("model.decoder", "decoder.cross.blocks")
+        rules += pre_norm_rules(bias=_BIASES)
         copies, passed_over = {}, {}
         if config.head != "lm":
             passed_over = {r"proj_out\.weight": "a bare model has no head"}
@@ -201,21 +175,3 @@ class Whisper(EncoderDecoder):
 
 def _norm(model: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return layer_norm(model, _EPSILON, rngs)
-
-
-def _attention(side: str, kind: str, path: str, norm_name: str) -> list[Rule]:
-    at = f"{side}.layers.{{layer}}.{kind}"
-    names = {**{letter: f"{at}.{letter.lower()}_proj" for letter in "QKV"}, "O": f"{at}.out_proj"}
-    return [
-        *norm(f"{at}_layer_norm", f"{path}.{norm_name}"),
-        *projections(names, f"{path}.attention", bias=_BIASES),
-    ]
-
-
-def _mlp(side: str, path: str) -> list[Rule]:
-    at = f"{side}.layers.{{layer}}"
-    return [
-        *norm(f"{at}.final_layer_norm", f"{path}.mlp_norm"),
-        *dense(f"{at}.fc1", f"{path}.mlp.up"),
-        *dense(f"{at}.fc2", f"{path}.mlp.down"),
-    ]

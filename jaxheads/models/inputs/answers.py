@@ -84,7 +84,7 @@ def answer_id(model: Any, name: str, text: str) -> int:
     Raises:
         ValueError: for an answer of several tokens (the message shows them), or a label that is not known.
     """
-    if not model.network.at_every_position:
+    if model.network.classes_of is not None:
         return _class(model, name, text)
     tokenizer = _tokenizer(model, name, text)
     if text.startswith(_MARKS) or len(continuation_ids(tokenizer, text)) != 1:
@@ -153,11 +153,10 @@ def accepted_ids(name: str, answers: np.ndarray | Accepted, examples: int) -> tu
 
 
 def _class(model: Any, name: str, label: str) -> int:
-    labels = {str(text): int(number) for number, text in ((model.hf_config or {}).get("id2label") or {}).items()}
+    labels = list(model.labels or ())
     if label not in labels:
-        known = f"one of {_quoted(labels)}" if labels else "a number: the config has no id2label"
-        raise ValueError(f"{name}: {model.name} answers with a class, {known}; got {label!r}")
-    return labels[label]
+        raise ValueError(f"{name}: {model.name} answers with a class, one of {_quoted(labels)}; got {label!r}")
+    return labels.index(label)
 
 
 def _quoted(texts: Iterable[str]) -> str:

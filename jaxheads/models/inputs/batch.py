@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from ...arguments import checked
 from ...checks import one_of, shown
+from ...programs import on_host, take_examples, to_device
 from ...statistics.rows import cluster_codes
 from .batch_fields import labels_field, marks_field, numbers_field, sequence_fields, words_field
 
@@ -32,6 +33,8 @@ _FIELDS = (
 
 def count_positions(mask_BT: Array) -> Array:
     """Return positions `[B,T]` that count real tokens from 0, so that left padding equals no padding; 0 at padding."""
+    if (known_BT := on_host(mask_BT)) is not None:
+        return to_device(np.where(known_BT, np.cumsum(known_BT, axis=1, dtype=np.int32) - 1, 0))
     return jnp.where(mask_BT, jnp.cumsum(mask_BT, axis=1, dtype=jnp.int32) - 1, 0)
 
 
@@ -55,6 +58,8 @@ class Positions:
     @property
     def lengths(self) -> Array:
         """Number of real positions of each example, `[B]`."""
+        if (known_BT := on_host(self.mask)) is not None:
+            return to_device(known_BT.sum(axis=1, dtype=np.int32))
         return self.mask.sum(axis=1, dtype=jnp.int32)
 
     @property
@@ -65,6 +70,8 @@ class Positions:
     @property
     def last(self) -> Array:
         """Index `[B]` of each example's last real position."""
+        if (known_BT := on_host(self.mask)) is not None:
+            return to_device(known_BT.shape[1] - 1 - known_BT[:, ::-1].argmax(axis=1), np.int32)
         return self.mask.shape[1] - 1 - jnp.argmax(self.mask[:, ::-1], axis=1)
 
 
@@ -179,6 +186,12 @@ class Batch:
         """The labels `[B]` of clusters on the host; None where examples are independent."""
         return None if self.clusters is None else np.asarray(self.clusters)
 
+    @property
+    def model_inputs(self) -> "Batch":
+        """The batch with what models read alone: of equal shapes, two batches share a program, labelled or not."""
+        labels = ("words", "clusters", "marks")
+        return self.tree_unflatten(None, (None if name in labels else getattr(self, name) for name in _FIELDS))
+
     @checked()
     def only(self, kind: str) -> "Batch":
         """Return a batch with the fields of one kind of positions ("patches": the images) and all marks."""
@@ -200,7 +213,7 @@ class Batch:
         Raises:
             ValueError: for labels that are missing, or not one for each example.
         """
-        codes = jnp.asarray(cluster_codes(clusters, len(self)), jnp.int32)
+        codes = to_device(cluster_codes(clusters, len(self)), np.int32)
         return self.tree_unflatten(None, (codes if name == "clusters" else getattr(self, name) for name in _FIELDS))
 
     @checked()
@@ -216,7 +229,7 @@ class Batch:
             # JAX would read the last example for an index beyond it.
             if index.dtype.kind not in "iu" or (index.size and not 0 <= index.min() <= index.max() < count):
                 raise ValueError(f"examples must be whole numbers in 0..{count - 1}, got {shown(examples)}")
-        return jax.tree.map(lambda field: field[index], self)
+        return take_examples(self, index)
 
 
 if TYPE_CHECKING:

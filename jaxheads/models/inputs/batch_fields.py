@@ -12,6 +12,7 @@ from jax.core import Tracer
 from numpy.typing import ArrayLike
 
 from ...checks import as_array, booleans, fitting_32_bits, shown, whole_numbers
+from ...programs import to_device
 
 _EXACT = 2**24
 """Whole numbers up to here are exact in float32."""
@@ -43,7 +44,7 @@ def marks_field(marks: Mapping[str, ArrayLike] | None, counts: set[int]) -> dict
         with np.errstate(over="ignore"):
             if not np.isfinite(array.astype(np.float32)).all():
                 raise ValueError(f"the mark {name!r} must be finite, got NaN or infinity")
-        arrays[name] = jnp.asarray(array, bool if array.dtype.kind == "b" else jnp.float32)
+        arrays[name] = to_device(array, bool if array.dtype.kind == "b" else np.float32)
     return arrays
 
 
@@ -89,7 +90,7 @@ def _checked(name: str, ids: ArrayLike, mask: ArrayLike | None, types: ArrayLike
     if empty.size:
         raise ValueError(f"every example needs a real token; the mask is empty for examples {empty[:8].tolist()}")
     numbers, kinds = fitting_32_bits(name, numbers), fitting_32_bits("token_types", kinds)
-    return jnp.asarray(numbers), jnp.asarray(real), jnp.asarray(kinds)
+    return to_device(numbers), to_device(real), to_device(kinds)
 
 
 def words_field(words: ArrayLike | None, tokens: ArrayLike | None) -> Array | None:
@@ -101,7 +102,7 @@ def words_field(words: ArrayLike | None, tokens: ArrayLike | None) -> Array | No
     numbers = whole_numbers("words", words)
     if tokens is None or numbers.shape != np.shape(tokens):
         raise ValueError(f"words must have the shape of tokens, got {numbers.shape}")
-    return jnp.asarray(fitting_32_bits("words", numbers))
+    return to_device(fitting_32_bits("words", numbers))
 
 
 def labels_field(clusters: ArrayLike | None) -> Array | None:
@@ -116,7 +117,7 @@ def labels_field(clusters: ArrayLike | None) -> Array | None:
         )
     if labels.size and not -(2**31) <= labels.min() <= labels.max() < 2**31:
         raise ValueError(f"clusters must fit 32 bits, got {labels.min()} to {labels.max()}: number them")
-    return jnp.asarray(labels, jnp.int32)
+    return to_device(labels, np.int32)
 
 
 def numbers_field(name: str, values: ArrayLike | None, axes: str) -> Array | None:
@@ -130,4 +131,4 @@ def numbers_field(name: str, values: ArrayLike | None, axes: str) -> Array | Non
         numbers = array.astype(np.float32)
     if not np.isfinite(numbers).all():
         raise ValueError(f"{name} must be finite in float32, got NaN or infinite entries")
-    return jnp.asarray(numbers)
+    return to_device(numbers)

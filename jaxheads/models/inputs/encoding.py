@@ -34,12 +34,15 @@ def encode(
     side: str,
     targets: str | Sequence[str] | None = None,
     start: int | None = None,
+    repeats: bool = False,
     warn: Callable[[str], None] = lambda message: None,
 ) -> Batch:
     """Encode texts as a batch, padded to the longest; other arguments and errors are those of `Model.encode`.
 
     Args:
         start: start token of the decoder's input in an encoder–decoder; None for other models.
+        repeats: whether the decoder reads the text too, after its start token and without its last token, unless there
+            are targets.
         warn: receives the message if special tokens of a text would have come twice.
     """
     examples = _as_list(texts)
@@ -60,7 +63,11 @@ def encode(
     if start is None:
         _refuse_targets(targets)
         return Batch(ids, mask, types, words=words if has_words else None)
-    target_ids, target_mask = _pad(_target_ids(tokenizer, targets, len(examples), start, max_length), pad, side)
+    if repeats and targets is None:
+        read = [[start, *(token.id for token in row[:-1])] for row in tokens]
+    else:
+        read = _target_ids(tokenizer, targets, len(examples), start, max_length)
+    target_ids, target_mask = _pad(read, pad, side)
     return Batch(ids, mask, types, words=words if has_words else None, targets=target_ids, target_mask=target_mask)
 
 
@@ -232,6 +239,11 @@ def _target_ids(
     if len(texts) != count or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"targets must be one text for each of {count} examples; got {len(texts)}")
 
+    if getattr(tokenizer, "tgt_lang", "") is None:
+        raise ValueError(
+            "the tokenizer does not know the language of the targets, whose token comes before them: set "
+            "model.tokenizer.tgt_lang (and src_lang, that of the texts), such as 'fr' or 'fra_Latn'"
+        )
     rows = [_target(tokenizer, text, start, None) for text in texts]
     if empty := [index for index, ids in enumerate(rows) if not ids]:
         raise ValueError(f"every target needs at least one token; these are empty: {empty[:8]}")

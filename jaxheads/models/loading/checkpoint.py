@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...provenance import file_sha256
+from .containers import reason
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,12 @@ class Checkpoint:
         config: the contents of config.json.
         tensors: by Hugging Face's names, in its orientation and its rotary convention (rotate-half).
         read_tokenizer: loads the tokenizer, when it is first needed: returns (tokenizer, "") or (None, the reason why
-            there is none), and raises ValueError for one that can't be loaded.
+            there is none). Whatever it raises becomes the reason: a model is of use without its tokenizer.
         name: the source that the user named.
         identity: returns "sha256:<hex>" of the weight files (see `files_identity`) or "hub:<owner>/<name>@<commit>";
             it may read the files.
         preprocessor: the contents of preprocessor_config.json: the steps from images or audio to the model's input.
+        tokenizer_of: `read_tokenizer` for a `model_type` that config.json lacks, where the reader needs it.
     """
 
     config: dict[str, Any]
@@ -51,10 +56,22 @@ class Checkpoint:
     name: str
     identity: Callable[[], str]
     preprocessor: dict[str, Any] | None = None
+    tokenizer_of: Callable[[str], tuple[PreTrainedTokenizerBase | None, str]] | None = None
+
+    def with_config(self, config: dict[str, Any]) -> Checkpoint:
+        """Return the checkpoint with another config, which may have the `model_type` that its own lacks."""
+        family = config.get("model_type")
+        if self.tokenizer_of is None or family in (None, self.config.get("model_type")):
+            return replace(self, config=config)
+        return replace(self, config=config, read_tokenizer=partial(self.tokenizer_of, family))
 
     @cached_property
     def _tokenizer(self) -> tuple[PreTrainedTokenizerBase | None, str]:
-        return self.read_tokenizer()
+        try:
+            return self.read_tokenizer()
+        except Exception as error:
+            _LOG.warning("%s is loaded without its tokenizer: %s", self.name, reason(error))
+            return None, str(error) if isinstance(error, ValueError) else reason(error)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:

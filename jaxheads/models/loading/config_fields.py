@@ -54,6 +54,10 @@ NUMBER = Kind("a finite number", is_number)
 POSITIVE = Kind("a finite number above 0", is_positive)
 SHARE = Kind("a number above 0, at most 1", lambda value: is_positive(value) and value <= 1)
 FLAG = Kind("true or false", lambda value: isinstance(value, bool | np.bool_))
+NUMBERS = Kind(
+    "a list of whole numbers",
+    lambda value: isinstance(value, list | tuple) and all(is_whole(number) for number in value),
+)
 WORD = Kind("a string", lambda value: isinstance(value, str))
 WORDS = Kind(
     "a list of strings",
@@ -66,34 +70,42 @@ _NAMES: dict[Kind, str] = {
     "n_inner d_model encoder_ffn_dim encoder_attention_heads decoder_ffn_dim decoder_attention_heads dim n_heads "
     "hidden_dim d_kv d_ff num_heads type_vocab_size embedding_size n_embed ffn_dim word_embed_proj_dim d_head "
     "num_mel_bins projection_dim num_channels max_source_positions max_target_positions "
-    "n_positions relative_attention_num_buckets",
-    COUNT: "max_position_embeddings relative_attention_max_distance num_hidden_groups rotary_dim "
+    "n_positions relative_attention_num_buckets moe_intermediate_size shared_expert_intermediate_size num_experts "
+    "num_local_experts num_kv_heads ffn_hidden_size d_mlp vocab_size_out",
+    COUNT: "max_position_embeddings relative_attention_max_distance num_hidden_groups rotary_dim window_size "
+    "no_rope_layer_interval original_max_position_embeddings num_experts_per_tok decoder_sparse_step "
     "local_attention sliding_window sliding_window_pattern _sliding_window_pattern global_attn_every_n_layers",
     LAYERS: "num_hidden_layers n_layer n_layers encoder_layers decoder_layers num_layers num_decoder_layers",
-    TOKENS: "num_register_tokens max_window_layers",
+    TOKENS: "num_register_tokens max_window_layers num_ln_in_parallel_attn",
     WHOLE: "pad_token_id decoder_start_token_id",
     NUMBER: "scale",
     POSITIVE: "rms_norm_eps layer_norm_eps layer_norm_epsilon norm_eps rope_theta rotary_emb_base "
     "rope_local_base_freq global_rope_theta local_rope_theta mlp_ratio query_pre_attn_scalar attn_logit_softcapping "
-    "final_logit_softcapping",
+    "final_logit_softcapping clip_qkv embedding_multiplier attention_multiplier residual_multiplier logits_scaling "
+    "norm_epsilon logit_scale swiglu_alpha swiglu_limit",
     SHARE: "rotary_pct partial_rotary_factor",
     FLAG: "tie_word_embeddings scale_attn_weights attention_bias mlp_bias scale_embedding use_parallel_residual "
     "norm_bias decoder_bias classifier_bias do_layer_norm_before enable_bias _remove_final_layer_norm qkv_bias "
-    "use_swiglu_ffn apply_residual_connection_post_layernorm bias causal use_sliding_window scale_decoder_outputs",
-    WORD: "hidden_act activation_function hidden_activation activation positions norm feed_forward_proj "
-    "classifier_activation",
-    WORDS: "layer_types",
+    "use_swiglu_ffn apply_residual_connection_post_layernorm bias causal use_sliding_window scale_decoder_outputs "
+    "norm_topk_prob qk_layernorm scale_attn_by_inverse_layer_idx use_qkv_bias "
+    "alibi new_decoder_architecture multi_query parallel_attn gated_mlp unembed_bias use_bias use_qk_norm",
+    WORD: "hidden_act activation_function hidden_activation activation positions norm final_norm feed_forward_proj "
+    "classifier_activation classifier_pooling",
+    WORDS: "layer_types attention_layers",
+    NUMBERS: "mlp_only_layers no_rope_layers",
     FIELDS: "rope_parameters rope_scaling text_config vision_config text_config_dict vision_config_dict",
 }
 KINDS: Mapping[str, Kind] = {name: kind for kind, names in _NAMES.items() for name in names.split()}
 """Kind of each field that a family reads."""
 
 NULLABLE = frozenset(
+    "d_mlp vocab_size_out final_norm "
     "num_key_value_heads head_dim n_inner num_decoder_layers word_embed_proj_dim d_head scale sliding_window "
     "sliding_window_pattern _sliding_window_pattern global_attn_every_n_layers rope_theta rotary_emb_base "
     "rope_local_base_freq global_rope_theta local_rope_theta attn_logit_softcapping final_logit_softcapping "
-    "partial_rotary_factor hidden_activation layer_types rope_parameters rope_scaling text_config_dict "
-    "vision_config_dict pad_token_id decoder_start_token_id num_hidden_layers n_embed n_layer n_head".split()
+    "clip_qkv partial_rotary_factor hidden_activation layer_types rope_parameters rope_scaling text_config_dict "
+    "vision_config_dict pad_token_id decoder_start_token_id num_hidden_layers n_embed n_layer n_head "
+    "mlp_only_layers no_rope_layers num_kv_heads ffn_hidden_size num_ln_in_parallel_attn".split()
 )
 """Fields for which null means that there is none, or the default."""
 
@@ -103,6 +115,7 @@ TOKEN_IDS = frozenset(("pad_token_id", "decoder_start_token_id"))
 _WIDTHS = (
     ("hidden_size", "num_attention_heads"),
     ("hidden_size", "n_head"),
+    ("hidden_size", "num_heads"),
     ("n_embd", "n_head"),
     ("d_model", "encoder_attention_heads"),
     ("d_model", "decoder_attention_heads"),

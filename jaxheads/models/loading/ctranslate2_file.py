@@ -24,8 +24,9 @@ from ...checks import shown
 from .checkpoint import Checkpoint, Tensor, files_identity
 from .config_fields import check_fields
 from .containers import file_size, is_present, listed, reading, require_files
-from .hf_directory import CONTAINERS, INDEX, read_json
+from .hf_directory import read_json
 from .transformers_import import import_transformers
+from .weight_files import CONTAINERS, INDEX
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -138,8 +139,11 @@ def ctranslate2_checkpoint(directory: Path, *, name: str) -> Checkpoint:
         check_fields(config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    tokenizer = _tokenizer(directory)
-    missing = "" if tokenizer is not None else f"{directory} has no tokenizer.json"
+    try:
+        tokenizer = _tokenizer(directory)
+        missing = "" if tokenizer is not None else f"{directory} has no tokenizer.json"
+    except ValueError as error:
+        tokenizer, missing = None, str(error)
     config |= _tokens(settings, tokenizer)
     return Checkpoint(config, tensors, lambda: (tokenizer, missing), name, partial(files_identity, [path]))
 

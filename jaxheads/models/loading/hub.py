@@ -1,10 +1,17 @@
 """Models of the Hugging Face hub, fetched once and then found in the hub's own cache."""
 
 import errno
+import re
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .checkpoint import Checkpoint
-from .hf_directory import CONTAINERS, directory_checkpoint
+from .hf_directory import directory_checkpoint
+from .hub_progress import bars_of_the_hub, import_tqdm
+from .transformer_lens import SUFFIXES, as_toy, lens_checkpoint, lens_file
+from .weight_files import NothingFits, nothing_fits, weight_files
 
 TEXT = (
     "config.json",
@@ -22,33 +29,58 @@ TEXT = (
     "dict.txt",
     "preprocessor_config.json",
     "processor_config.json",
+    "chat_template.*",
+    "additional_chat_templates/*",
 )
-SHARDS = {"model.safetensors": "model-*.safetensors", "pytorch_model.bin": "pytorch_model-*.bin"}
+"""Files to fetch beside the weights."""
+
+_OWNERS = (
+    (r"distil.*", "distilbert"),
+    (r"(openai-gpt|gpt2).*", "openai-community"),
+    (r"bert-.*", "google-bert"),
+    (r"(xlm-)?roberta-.*|xlm-.*", "FacebookAI"),
+    (r"t5-.*", "google-t5"),
+    (r"albert-.*", "albert"),
+    (r"camembert-.*", "almanach"),
+)
+"""Owners of the hub's oldest models, which had none: the hub knows both names, its cache only that of the download."""
+
+
+class NotOnTheHub(FileNotFoundError):
+    """Error for a model that neither the hub nor its cache has."""
 
 
 def hub_checkpoint(repository: str, *, revision: str | None = None, cache_dir: Path | None = None) -> Checkpoint:
-    """Open "owner/name" of the hub at a branch, tag or commit.
+    """Open "owner/name" of the hub (or "name", if it is as old as "gpt2") at a branch, tag or commit.
 
     Fetches config, tokenizer and a single format of the weights, safetensors first. Where the hub can't be reached
     (no network, HF_HUB_OFFLINE) or refuses, the copy in its cache is opened.
 
     Raises:
-        FileNotFoundError: where neither the hub nor the cache has the model.
+        FileNotFoundError: where neither the hub nor the cache has the model, or the hub has nothing of it to load.
     """
     directory = _snapshot(repository, revision, cache_dir)
     commit = directory.name
-    return directory_checkpoint(directory, name=repository, identity=lambda: f"hub:{repository}@{commit}")
+    identity = lambda: f"hub:{repository}@{commit}"  # noqa: E731
+    if (file := lens_file(directory)) is not None:
+        return replace(lens_checkpoint(file, name=repository), identity=identity)
+    return as_toy(directory_checkpoint(directory, name=repository, identity=identity))
 
 
 def _snapshot(repository: str, revision: str | None, cache_dir: Path | None) -> Path:
     """Download a revision's files and return their directory; where that fails, return the cached one."""
-    from huggingface_hub import snapshot_download
+    import_tqdm()
+    from huggingface_hub import HfApi, snapshot_download
 
+    own: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir}
     try:
-        wanted = _wanted(repository, revision)
-        return Path(snapshot_download(repository, revision=revision, cache_dir=cache_dir, allow_patterns=wanted))
+        siblings = HfApi().model_info(repository, revision=revision).siblings or []
+        wanted = _wanted(repository, {sibling.rfilename for sibling in siblings})
+        with bars_of_the_hub(f"fetching {repository}") as bars:
+            return Path(snapshot_download(repository, allow_patterns=wanted, tqdm_class=bars, **own))
     except Exception as refusal:  # whatever failed (the HTTP library's errors too), the cache may have the files
-        if isinstance(refusal, OSError) and refusal.errno == errno.ENOSPC:
+        full = isinstance(refusal, OSError) and refusal.errno == errno.ENOSPC
+        if full or isinstance(refusal, NothingFits):
             raise
         return _cached(repository, revision, cache_dir, refusal)
 
@@ -58,34 +90,42 @@ def _cached(repository: str, revision: str | None, cache_dir: Path | None, refus
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import IncompleteSnapshotError
 
-    try:
-        return Path(snapshot_download(repository, revision=revision, cache_dir=cache_dir, local_files_only=True))
-    except IncompleteSnapshotError as error:
-        # The repository has more files than we fetch; the reader of a file that is needed reports it missing.
-        return Path(error.snapshot_path)
-    except Exception as missing:
-        version = f" at revision {revision!r}" if revision else ""
-        raise FileNotFoundError(
-            f"no model {repository!r}{version}: there's no such local path, the hub gave none "
-            f"({_first_line(refusal)}) and its cache has none ({_first_line(missing)}). Check the spelling "
-            f"and the network; for a private or gated model run `hf auth login`; to have it without a "
-            f"network, run `hf download {repository}` where there is one."
-        ) from refusal
+    missing = None
+    for name in (repository, *_with_owner(repository)):
+        try:
+            return Path(snapshot_download(name, revision=revision, cache_dir=cache_dir, local_files_only=True))
+        except IncompleteSnapshotError as error:
+            # The repository has more files than we fetch; the reader of a file that is needed reports it missing.
+            return Path(error.snapshot_path)
+        except Exception as error:
+            missing = missing or error
+    version = f" at revision {revision!r}" if revision else ""
+    raise NotOnTheHub(
+        f"no model {repository!r}{version}: there's no such local path, the hub gave none "
+        f"({_first_line(refusal)}) and its cache has none ({_first_line(missing)}). Check the spelling "
+        f"and the network; for a private or gated model run `hf auth login`; to have it without a "
+        f"network, run `hf download {repository}` where there is one."
+    ) from refusal
 
 
-def _wanted(repository: str, revision: str | None) -> list[str]:
+def _with_owner(repository: str) -> list[str]:
+    """Return an old id without an owner with the owner that the hub has given it."""
+    return [f"{owner}/{repository}" for pattern, owner in _OWNERS if re.fullmatch(pattern, repository)][:1]
+
+
+def _wanted(repository: str, files: Collection[str]) -> list[str]:
     """List the patterns of the files to fetch: all text files and the preferred format of the weights."""
-    from huggingface_hub import HfApi
+    weights = weight_files(files)
+    toys = [name for name in files if "/" not in name and name.endswith(SUFFIXES)]
+    if weights is None and toys:
+        return [*TEXT, *toys, "*cfg.json", "*_cfg.pkl", *(f"{Path(name).stem}.json" for name in toys)]
+    if weights is None or "config.json" not in files:
+        raise nothing_fits(f"the repository {repository!r}", files, "weights" if weights is None else "config.json")
+    if weights.index is None:
+        return [*TEXT, *weights.files]
+    # An index may call its shards anything.
+    return [*TEXT, weights.index, *(weights.files or [f"*{Path(weights.container).suffix}"])]
 
-    siblings = HfApi().model_info(repository, revision=revision).siblings or []
-    files = {sibling.rfilename for sibling in siblings}
-    for name in CONTAINERS:
-        if name in files:
-            return [*TEXT, name]
-        if f"{name}.index.json" in files:
-            return [*TEXT, f"{name}.index.json", SHARDS[name]]
-    return list(TEXT)
 
-
-def _first_line(error: Exception) -> str:
+def _first_line(error: Exception | None) -> str:
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

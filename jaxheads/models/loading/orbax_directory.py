@@ -53,7 +53,7 @@ def orbax_checkpoint(directory: Path, *, name: str) -> Checkpoint:
             raise ValueError(f"its files of {size:,} bytes claim to hold {values:,} values")
     tokenizer = partial(directory_tokenizer, directory)
     identity, preprocessor = cache(partial(_identity, tensors, config)), read_preprocessor(directory)
-    return Checkpoint(config, tensors, tokenizer, name, identity, preprocessor)
+    return Checkpoint(config, tensors, tokenizer, name, identity, preprocessor, tokenizer)
 
 
 def _size(weights: Path) -> int:

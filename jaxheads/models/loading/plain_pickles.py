@@ -7,7 +7,10 @@ at most, and allocates nothing that the file does not hold.
 
 import pickletools
 from collections.abc import Callable
+from mmap import mmap
 from typing import Any, NamedTuple
+
+import numpy as np
 
 _ARGUMENT = frozenset(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE "
@@ -34,11 +37,12 @@ class Name(NamedTuple):
 
 
 def plain_pickle(
-    data: bytes, *, name: Callable[[Name], Name], call: Callable[[Name, tuple], Any], load: Callable[[Any], Any]
+    data: bytes | mmap, *, name: Callable[[Name], Name], call: Callable[[Name, tuple], Any], load: Callable[[Any], Any]
 ) -> Any:
     """Run a pickle and return its value.
 
     Args:
+        data: the pickle, or a map of a file, which is read from where it stands to the pickle's end.
         name: returns the global, or raises for one that is not allowed.
         call: returns the value of a call of a global.
         load: returns what a persistent id stands for.
@@ -46,9 +50,12 @@ def plain_pickle(
     Raises:
         ValueError: for a pickle that is cut off, broken, or does more than build plain values.
     """
-    machine = _Machine(name, call, load)
+    return _run(_Machine(name, call, load), data)
+
+
+def _run(machine: "_Machine", data: bytes) -> Any:
     try:
-        for opcode, argument, _ in pickletools.genops(data):
+        for opcode, argument, _ in pickletools.genops(data):  # type: ignore[arg-type] (a map reads as a file does)
             if opcode.name == "STOP":
                 return machine.stack.pop()
             machine.step(opcode.name, argument)
@@ -168,3 +175,39 @@ class _Machine:
         if type(self.stack[-1]) is not kind:
             raise ValueError(f"its pickle changes a {type(self.stack[-1]).__name__} as if it were a {kind.__name__}")
         return self.stack[-1]
+
+
+class _Fields(_Machine):
+    """A machine that takes an object for the dict of its fields."""
+
+    def do_newobj(self, _: Any) -> None:
+        self.taken(len(self.stack) - 2)
+        self.stack.append({})
+
+    def do_build(self, _: Any) -> None:
+        [state] = self.taken(len(self.stack) - 1)
+        self.top(dict).update(state if type(state) is dict else {})
+
+
+def plain_fields(data: bytes) -> dict[str, Any]:
+    """Return the fields of a pickled dict or dataclass that are plain values or NumPy's scalars.
+
+    Raises:
+        ValueError: for a pickle that is cut off, broken, or holds something else.
+    """
+
+    def call(name: Name, arguments: tuple) -> Any:
+        if name.name == "dtype" and arguments and type(arguments[0]) is str:
+            return {"numpy": arguments[0]}
+        if name.name == "scalar" and len(arguments) == 2 and type(arguments[0]) is dict and "numpy" in arguments[0]:
+            content = arguments[1].encode("latin-1") if type(arguments[1]) is str else arguments[1]
+            return np.frombuffer(content, np.dtype(arguments[0]["numpy"]), 1)[0].item()
+        if name.name == "encode" and arguments and type(arguments[0]) is str:
+            return arguments[0].encode("latin-1")
+        return {}
+
+    machine = _Fields(lambda name: name, call, lambda _: None)
+    fields = _run(machine, data)
+    if type(fields) is not dict:
+        raise ValueError(f"it holds a {type(fields).__name__}, expected a dict or a config")
+    return {name: value for name, value in fields.items() if type(name) is str and type(value) is not Name}

@@ -12,19 +12,25 @@ from .fetch import fetch
 from .gguf_file import gguf_checkpoint
 from .glassllm import glassllm_checkpoint
 from .hf_directory import directory_checkpoint
-from .hub import hub_checkpoint
+from .hub import NotOnTheHub, hub_checkpoint
 from .onnx_file import onnx_checkpoint
 from .orbax_directory import is_orbax_directory, orbax_checkpoint
+from .transformer_lens import SUFFIXES, as_toy, lens_checkpoint, lens_file
 from .zoo import ZOO
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+OLD_HUB_ID = re.compile(r"\w[\w.-]+", re.ASCII)
+"""An id without an owner ("gpt2"), as the first models of the hub have it."""
+
+_FILES = (".gguf", ".safetensors", ".bin", ".json", ".onnx", ".pt", ".pth", ".h5", ".npz")
+"""Ends of names of files, which are no ids."""
 
 
 def open_checkpoint(source: str | os.PathLike[str], *, revision: str | None = None) -> Checkpoint:
-    """Open a zoo name, else an existing local path, else a hub id "owner/name" (at `revision`).
+    """Open a zoo name, else an existing local path, else a hub id "owner/name" or "name" (at `revision`).
 
-    A local path is a directory in the layout of Hugging Face, CTranslate2 or `to_orbax`, or a .gguf file. To reach a
-    directory that is called like a zoo model, write "./name".
+    A local path is a directory in the layout of Hugging Face, CTranslate2 or `to_orbax`, a .gguf file, or a .pth file
+    of TransformerLens. To reach a directory that is called like a zoo model, write "./name".
 
     Raises:
         FileNotFoundError: for a source that isn't there.
@@ -46,13 +52,26 @@ def open_checkpoint(source: str | os.PathLike[str], *, revision: str | None = No
             return orbax_checkpoint(path, name=name)
         if is_ctranslate2_directory(path):
             return ctranslate2_checkpoint(path, name=name)
-        return directory_checkpoint(path, name=name)
+        if (file := lens_file(path)) is not None:
+            return lens_checkpoint(file, name=name)
+        return as_toy(directory_checkpoint(path, name=name))
     if is_present(path):
         file_size(path)  # no pipe, no device, no circle of links
         return _file_checkpoint(path, name)
-    if isinstance(source, str) and HUB_ID.fullmatch(name) and path.suffix != ".gguf":
-        return hub_checkpoint(name, revision=revision)
+    if isinstance(source, str) and path.suffix not in _FILES:
+        if HUB_ID.fullmatch(name):
+            return hub_checkpoint(name, revision=revision)
+        if OLD_HUB_ID.fullmatch(name):
+            return _without_owner(name, revision)
     raise _unknown(name)
+
+
+def _without_owner(name: str, revision: str | None) -> Checkpoint:
+    """Open an old id of the hub; what the hub does not have may be a zoo name misspelled."""
+    try:
+        return hub_checkpoint(name, revision=revision)
+    except NotOnTheHub as error:
+        raise _unknown(name, str(error).partition(": ")[2]) from error
 
 
 def _zoo_checkpoint(name: str) -> Checkpoint:
@@ -72,19 +91,24 @@ def _zoo_checkpoint(name: str) -> Checkpoint:
 def _file_checkpoint(path: Path, name: str) -> Checkpoint:
     if path.suffix == ".gguf":
         return gguf_checkpoint(path, name=name)
+    if path.suffix in SUFFIXES:
+        return lens_checkpoint(path, name=name)
     if path.suffix in (".safetensors", ".bin", ".json"):
         raise ValueError(f"{name!r} is one file of a model: name its directory, {str(path.parent)!r}")
-    raise ValueError(f"{name!r} is a file of an unknown kind: expected a directory or a .gguf file")
+    raise ValueError(
+        f"{name!r} is a file of an unknown kind: expected a directory, a .gguf file, or a .pth file of TransformerLens"
+    )
 
 
-def _unknown(name: str) -> Exception:
-    """Return the error for a name that is no source, with the zoo names that resemble it."""
-    near = difflib.get_close_matches(name.lower(), ZOO, n=3, cutoff=0.4)
+def _unknown(name: str, refusal: str = "") -> Exception:
+    """Return the error for a name that is no source, with the zoo names that resemble it and the hub's refusal."""
+    near = difflib.get_close_matches(name.lower(), ZOO, n=3, cutoff=0.7)
     looks_local = name.startswith((".", "/", "~")) or name.endswith(".gguf")
     message = (
         f"no model {name!r}{': no such file or directory' if looks_local else ''}. "
         f"{'Did you mean ' + ' or '.join(map(repr, near)) + '? ' if near else ''}"
         f"A source is a zoo name ({', '.join(ZOO)}), an existing directory with config.json and weights, a "
-        '.gguf file, or a hub id with its owner ("openai-community/gpt2").'
+        '.gguf file, or a hub id, usually with its owner ("openai-community/gpt2").'
+        f"{f' As a hub id: {refusal}' if refusal else ''}"
     )
     return FileNotFoundError(message) if looks_local else ValueError(message)

@@ -6,7 +6,7 @@ names of their tensors contain `{layer}`.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -30,6 +30,8 @@ Placement = Callable[[str, np.ndarray], jax.Array]
 class Rule:
     """Map of a checkpoint's tensor to the parameters it fills, those of a layer where its name has `{layer}`.
 
+    Where the name has `{expert}` or `{head}` too, those of one expert or head of the layer.
+
     Attributes:
         name: the tensor's name.
         paths: the parameters' paths.
@@ -45,8 +47,11 @@ class Rule:
     absent: frozenset[int] = frozenset()
 
 
-Entry = tuple[str, Rule, int | None, tuple[tuple[int, ...], ...]]
-"""A tensor's full name, its rule, its layer or None, and the shapes of its parameters in that layer."""
+Entry = tuple[str, Rule, tuple[int, ...], tuple[tuple[int, ...], ...]]
+"""A tensor's full name, its rule, its index (layer, expert or head), and the shapes of its parameters there."""
+
+_INDICES = ("layer", "expert", "head")
+"""Fields of a tensor's name, in the order of the parameters' leading axes."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,14 @@ class Table:
         rename: patterns and replacements that bring a checkpoint's older or shorter names to the rules' form.
         copies: second names of tensors, mapped to the first; a checkpoint that holds both must hold equal values.
             Rules take precedence.
+        alternatives: rules of tensors that a checkpoint may hold in place of those in `rules`, for these parameters.
     """
 
     rules: tuple[Rule, ...]
     passed_over: Mapping[str, str] = field(default_factory=dict)
     rename: tuple[tuple[str, str], ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
+    alternatives: tuple[Rule, ...] = ()
 
 
 def same(name: str, path: str) -> Rule:
@@ -137,21 +144,6 @@ def _fused(name: str, paths: tuple[str, ...], turn: Callable[[Any], Any], leadin
     return Rule(name, paths, read, write)
 
 
-def interleaved_heads(name: str, *paths: str) -> Rule:
-    """Map P projections (or biases) joined within each head: stored `[N*P*H (,D)]`, each used `[(D,) N, H]`."""
-
-    def read(tensor: Any, shapes: tuple[tuple[int, ...], ...]) -> Arrays:
-        by_head = tensor.T.reshape(*tensor.shape[1:], shapes[0][-2], len(paths), shapes[0][-1])
-        return tuple(by_head[..., number, :] for number in range(len(paths)))
-
-    def write(*values: Any) -> Any:
-        stack = np.stack if isinstance(values[0], np.ndarray) else jnp.stack
-        joined = stack(values, axis=-2)
-        return joined.reshape(*joined.shape[:-3], -1).T
-
-    return Rule(name, paths, read, write)
-
-
 def reshaped(name: str, path: str) -> Rule:
     """Map a projection out of heads that is stored in the order of its use, `[N*H, D]` for `[N,H,D]`."""
     return Rule(
@@ -217,11 +209,20 @@ def fill(
     graph, state, settings = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
     flat = {".".join(map(str, path)): variable for path, variable in nnx.to_flat_state(state)}
     shapes = {path: tuple(variable.shape) for path, variable in flat.items()}
+    placed = read_parameters(shapes, table, checkpoint, dtype, arrange(shapes))
+    filled = [(path, variable.replace(placed[".".join(map(str, path))])) for path, variable in nnx.to_flat_state(state)]
+    return nnx.merge(graph, nnx.from_flat_state(filled), _settings(build, settings))
+
+
+def read_parameters(
+    shapes: Mapping[str, tuple[int, ...]], table: Table, checkpoint: Checkpoint, dtype: Any, place: Placement
+) -> dict[str, jax.Array]:
+    """Read parameters of these shapes from the checkpoint, in `dtype`, by their paths; raises as `fill` does."""
     stored = _renamed(checkpoint, table)
     _drop_copies(stored, table, checkpoint.name)
-    _check(table, shapes, stored, checkpoint.name)
-
-    place, placed, bad = arrange(shapes), {}, []
+    table = _as_stored(table, shapes, stored)
+    check_tensors(table, shapes, stored, checkpoint.name)
+    placed, bad = {}, []
     for rule in table.rules:
         # No name for the values: it would keep them on the host while the next rule's are read.
         placed |= {path: place(path, value) for path, value in _values(rule, shapes, stored, dtype, bad).items()}
@@ -229,8 +230,7 @@ def fill(
         raise ValueError(
             f"the weights of {checkpoint.name}, as {jnp.dtype(dtype)}, hold NaN or infinite values: {listed(bad)}"
         )
-    filled = [(path, variable.replace(placed[".".join(map(str, path))])) for path, variable in nnx.to_flat_state(state)]
-    return nnx.merge(graph, nnx.from_flat_state(filled), _settings(build, settings))
+    return placed
 
 
 def _settings(build: Callable[[], Any], abstract: nnx.State) -> nnx.State:
@@ -247,15 +247,32 @@ def _values(
 ) -> dict[str, np.ndarray]:
     """Read the parameters of a rule; names of tensors that are not finite are added to `bad`."""
     values = {path: np.zeros(shapes[path], jnp.dtype(dtype)) for path in rule.paths}
-    for name, _, layer, layer_shapes in _entries_of(rule, shapes):
+    for name, _, index, shapes_there in _entries_of(rule, shapes):
         tensor = stored[name].read()
-        for path, value in zip(rule.paths, rule.read(tensor, layer_shapes), strict=True):
-            target = values[path] if layer is None else values[path][layer, ...]
+        for path, value in zip(rule.paths, rule.read(tensor, shapes_there), strict=True):
+            target = values[path][(*index, ...)]
             with np.errstate(over="ignore"):  # what overflows is infinite, and noticed
                 target[...] = value
             if not np.isfinite(target).all() and name not in bad:
                 bad.append(name)
     return values
+
+
+def gaps(table: Table, checkpoint: Checkpoint) -> tuple[set[str], set[str]]:
+    """Return the names of rules for which the checkpoint has no tensor in any layer, and of tensors without a rule.
+
+    Names alone are compared, and no network is needed: so one finds which of several tables a checkpoint fits.
+    """
+    rules = {rule.name for rule in table.rules}
+    second = {name: original for name, original in table.copies.items() if name not in rules}
+    stored = {second.get(name, name) for name in _renamed(checkpoint, table)}
+    missing, unknown = rules - stored, stored - rules
+    for name in [name for name in missing if "{layer}" in name]:
+        pattern = re.compile(re.escape(name).replace(r"\{layer\}", r"\d+"))
+        if of_layers := {tensor for tensor in unknown if pattern.fullmatch(tensor)}:
+            missing.remove(name)
+            unknown -= of_layers
+    return missing - {rule.name for rule in table.rules if rule.absent}, unknown
 
 
 def export(network: Any, table: Table) -> dict[str, np.ndarray]:
@@ -264,8 +281,8 @@ def export(network: Any, table: Table) -> dict[str, np.ndarray]:
     values = {".".join(map(str, path)): np.asarray(variable[...]) for path, variable in state}
     shapes = {path: value.shape for path, value in values.items()}
     tensors = {}
-    for name, rule, layer, _ in _entries(table, shapes):
-        parameters = [values[path] if layer is None else values[path][layer] for path in rule.paths]
+    for name, rule, index, _ in _entries(table, shapes):
+        parameters = [values[path][index] for path in rule.paths]
         # Not ascontiguousarray, which gives a scalar an axis.
         tensors[name] = np.asarray(rule.write(*parameters), order="C")
     return tensors
@@ -278,16 +295,23 @@ def _entries(table: Table, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[En
 
 
 def _entries_of(rule: Rule, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Entry]:
-    """Yield an entry for every tensor of a rule, layer by layer."""
+    """Yield an entry for every tensor of a rule, layer by layer, expert by expert, head by head."""
     if any(path not in shapes for path in rule.paths):
         raise KeyError(f"the table names parameters that the network lacks: {rule.paths}")
     stacked = tuple(shapes[path] for path in rule.paths)
-    if "{layer}" not in rule.name:
-        yield rule.name, rule, None, stacked
-        return
-    for layer in range(stacked[0][0]):
-        if layer not in rule.absent:
-            yield rule.name.format(layer=layer), rule, layer, tuple(shape[1:] for shape in stacked)
+    fields = [field for field in _INDICES if f"{{{field}}}" in rule.name]
+    for index in np.ndindex(*stacked[0][: len(fields)]):
+        if not index or index[0] not in rule.absent:
+            name = rule.name.format(**dict(zip(fields, index, strict=True)))
+            yield name, rule, index, tuple(shape[len(fields) :] for shape in stacked)
+
+
+def _as_stored(table: Table, shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, Tensor]) -> Table:
+    """Return the table with the alternatives that the checkpoint holds, in place of the rules of their parameters."""
+    held = [rule for rule in table.alternatives if any(name in stored for name, *_ in _entries_of(rule, shapes))]
+    paths = {path for rule in held for path in rule.paths}
+    kept = [rule for rule in table.rules if not paths.issuperset(rule.paths)]
+    return replace(table, rules=(*kept, *held))
 
 
 def _renamed(checkpoint: Checkpoint, table: Table) -> dict[str, Tensor]:
@@ -319,7 +343,9 @@ def _drop_copies(stored: dict[str, Tensor], table: Table, source: str) -> None:
         raise ValueError(f"{source} does not fit its config, by which these are the same: {'; '.join(differ)}")
 
 
-def _check(table: Table, shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, Tensor], source: str) -> None:
+def check_tensors(
+    table: Table, shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, Tensor], source: str
+) -> None:
     """Raise ValueError for missing, unknown and misshapen tensors and those of whole numbers, all in one message."""
     expected: dict[str, tuple[int, ...]] = {}
     filled = {path for rule in table.rules for path in rule.paths}

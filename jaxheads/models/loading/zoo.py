@@ -12,6 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ...cache import cache_directory
+
 
 @dataclass(frozen=True)
 class ZooEntry:
@@ -206,11 +208,6 @@ ZOO: Mapping[str, ZooEntry] = MappingProxyType(
 def zoo_directory(name: str, cache: str | os.PathLike[str] | None = None) -> Path:
     """Return a model's directory, `<cache>/zoo/<name>`; the cache is $JAXHEADS_CACHE, else ~/.cache/jaxheads."""
     return cache_directory(cache) / "zoo" / name
-
-
-def cache_directory(cache: str | os.PathLike[str] | None = None) -> Path:
-    """Return the root of the cache: `cache`, else $JAXHEADS_CACHE, else ~/.cache/jaxheads."""
-    return Path(cache or os.environ.get("JAXHEADS_CACHE") or "~/.cache/jaxheads").expanduser()
 
 
 def zoo_table(cache: str | os.PathLike[str] | None = None) -> list[dict[str, Any]]:

@@ -110,7 +110,15 @@ def run_circuits(
 
 @partial(compiled, static_argnames=("stack", "value"))
 def edge_gradients(
-    network: Network, batch: Batch, reads: Reads, embedded: Array, change_UBTD: Array, *, stack: str, value: Value
+    network: Network,
+    batch: Batch,
+    reads: Reads,
+    base_UBTD: Array,
+    other_UBTD: Array,
+    fraction: float | Array,
+    *,
+    stack: str,
+    value: Value,
 ) -> Array:
     """Return the derivative of the objective by each edge's weight, at weights of 0, `[B,V,U]`.
 
@@ -118,10 +126,14 @@ def edge_gradients(
     for pairs that are no edges.
 
     Args:
-        embedded: the stream that the run starts from, `[B,T,D]`.
+        base_UBTD, other_UBTD: the senders' outputs in the two runs; an edge carries their difference.
+        fraction: of the way from the base run's embedding to the other's, where the run starts.
     """
     graph = Graph.of(stream_of(network, stack))
-    change_BUTD = jnp.moveaxis(change_UBTD, 1, 0)
+    change_BUTD = jnp.moveaxis(other_UBTD - base_UBTD, 1, 0)
+    # The first sender is the embedding: the runs of EAP-IG start between the two runs' embeddings, but their gradients
+    # are multiplied by the change between the two real runs.
+    embedded = (1 - fraction) * base_UBTD[0] + fraction * other_UBTD[0]
     # Receiver v reads in_v = x + sum_u w[v,u] * change_u, so the derivative by w[v,u] is the sum over positions of
     # change_u · d objective / d in_v: one pass back gives it for all edges, where no receiver's input changes at all.
     # Each example has weights of its own, so that the gradient of the sum over examples is that of each example.
@@ -143,7 +155,7 @@ def patch_each_edge(
     batch: Batch,
     reads: Reads,
     run: GraphRun,
-    change_UBTD: Array,
+    other_UBTD: Array,
     layer: int | Array,
     senders_C: Array,
     receivers_C: Array,
@@ -158,11 +170,14 @@ def patch_each_edge(
     reads are.
 
     Args:
+        other_UBTD: the senders' outputs in the other run.
         layer: may be traced.
         senders_C: among all senders.
         receivers_C: among the layer's receivers of this kind.
         kind: as `Graph.parts` names it: "attention", "cross" (inputs of heads), "mlp" or "end".
     """
+
+    change_UBTD = other_UBTD - run.sender_outputs
 
     # The sender writes as in the unedited run, and so do all nodes before the receiver: the run starts from the cached
     # stream at the receiver's layer, and the change is in what the receiver reads, not in the stream.

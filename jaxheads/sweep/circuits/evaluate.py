@@ -49,7 +49,7 @@ class CircuitEvaluator:
     journal: Journal
     level: float
     seed: int
-    progress: bool
+    progress: bool | None
     clusters: np.ndarray | None = None
     known: dict[bytes, np.ndarray] = field(default_factory=dict)
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
@@ -20,7 +19,7 @@ from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.stack import Stack
 from ...objectives import Objective
-from ...programs import compiled
+from ...programs import compiled, to_device
 from ...progress import Advance
 from ...reads import reads_of
 from ..exact.engine import Site
@@ -274,12 +273,12 @@ class EdgeRuns:
             return devices.everywhere(np.zeros((len(self.graph.senders), 1, 1, self.stack.width), np.float32))
         if self.ablation == "patching":
             return self._outputs(examples)
-        means, group_BT = self._mean_outputs, devices.examples(jnp.asarray(self._index[examples]))
+        means, group_BT = self._mean_outputs, devices.examples(to_device(self._index[examples]))
         if not self.own:
             means_UPD = means.values
             return means_UPD[:, group_BT] if means_UPD.shape[1] > 1 else means_UPD[:, None]
         real_BT = devices.examples(self.stack.queries.of(self.clean.take(examples)).mask)
-        tokens_P = devices.everywhere(jnp.asarray(self._means.tokens))
+        tokens_P = devices.everywhere(to_device(self._means.tokens))
         return leave_own_out(means, self._outputs(examples), group_BT, real_BT, tokens_P)
 
     def _outputs(self, examples: np.ndarray) -> Array:
@@ -316,7 +315,7 @@ class EdgeRuns:
             # Padding, and examples that only fill up a chunk, count for nothing.
             mask_BT = np.asarray(self.stack.queries.of(self.corrupt.take(examples)).mask)
             real_BT = mask_BT & is_new(examples)[:, None]
-            group_BT = jnp.asarray(self._means.groups[examples])
+            group_BT = to_device(self._means.groups[examples])
             inputs = devices.examples((group_BT, real_BT))
             sums_2UPD += devices.fetch(_sum_groups(self._outputs(examples), *inputs, groups=size))
         finite_UPD = sums_2UPD[0] / np.maximum(self._means.tokens, 1)[None, :, None]

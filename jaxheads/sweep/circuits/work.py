@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from jax import Array
 
 from ...execution.batching import Chunks, equal_chunks
 from ...execution.cost import edge_bytes
@@ -21,7 +20,7 @@ from ...models.model import Model
 from ...models.network import Network
 from ...models.stack import Stack
 from ...objectives import Objective, Reads
-from ...reads import reads_of
+from ...reads import needs_derivative, reads_of
 from ...tables import HeadTable
 from ..grid import Grid
 from ..question import CellGroup, Question
@@ -66,6 +65,8 @@ def edge_question(
     """
     base, other = runs
     reads, estimated = reads_of(objective, model, base), len(fractions) > 0
+    if estimated:
+        needs_derivative(objective)
     # Cells count through all columns: exact effects come second beside estimates, and first alone.
     columns = ("effect", "exact") if estimated and exact else ("effect",)
     groups = [CellGroup("gradients", np.flatnonzero(graph.exists))] if estimated else []
@@ -75,7 +76,7 @@ def edge_question(
 
     def work(examples: np.ndarray) -> EdgeWork:
         network, devices = resources.network(model), resources.devices
-        chunk = base.take(examples), other.take(examples), reads.take(examples)
+        chunk = base.model_inputs.take(examples), other.model_inputs.take(examples), reads.take(examples)
         own_base, own_other, own_reads = devices.examples(chunk)
         return EdgeWork(
             network,
@@ -153,21 +154,20 @@ class EdgeWork:
         values = [unedited_value(self.network, batch, self.reads, run, **self._static) for batch, run in both]
         return np.stack([self.devices.fetch(value_B).astype(np.float64) for value_B in values])
 
-    @cached_property
-    def _change(self) -> Array:
-        """Each sender's output in the other run less that in the base run, `[U,B,T,D]`."""
-        base, other = self._runs
-        return other.sender_outputs - base.sender_outputs
-
     def _estimates(self) -> np.ndarray:
         """Return the estimate of each edge, `[B,C]`, averaged over the fractions."""
         base, other = self._runs
         sum_BVU = np.zeros((len(self.base), *self.graph.exists.T.shape))
         for fraction in self.fractions:
-            # The first sender is the embedding: the runs of EAP-IG start between the two runs' embeddings, but their
-            # gradients are multiplied by the change between the two real runs.
-            embedded = (1 - fraction) * base.sender_outputs[0] + fraction * other.sender_outputs[0]
-            gradient_BVU = edge_gradients(self.network, self.base, self.reads, embedded, self._change, **self._static)
+            gradient_BVU = edge_gradients(
+                self.network,
+                self.base,
+                self.reads,
+                base.sender_outputs,
+                other.sender_outputs,
+                fraction,
+                **self._static,
+            )
             sum_BVU += self.devices.fetch(gradient_BVU)
         return np.swapaxes(sum_BVU, 1, 2)[:, self.graph.exists] / len(self.fractions)
 
@@ -182,7 +182,7 @@ class EdgeWork:
                 self.base,
                 self.reads,
                 self._runs[0],
-                self._change,
+                self._runs[1].sender_outputs,
                 group.layer,
                 *self.devices.copies(numbers),
                 kind=group.kind,

@@ -15,7 +15,7 @@ from ...objectives import Objective, effect_range
 from ...reads import reads_of
 from ...statistics import mean_interval
 from ...tables import Column, HeadTable
-from ..grid import Heads, check_by, site_grid
+from ..grid import HEAD_AXES, Heads, check_by, site_grid
 from ..pairs import Inputs, inputs
 from ..question import Question, sweep
 from .mean_groups import read_labels
@@ -52,8 +52,9 @@ def ablate(
             of a stream's examples count and few are kept (see `statistics.GroupedRows`): memory is bounded.
         method: what replaces a head's `z`: "zero"; "mean", over the reference's examples; "resample", that of another
             example of the reference at the same position.
-        by: ("layer", "head"), one head at a time; ("layer",), all heads of a layer; ("layer", "head", "position"), one
-            head at one position, counted over real tokens.
+        by: ("layer", "head"), one head at a time; ("layer", "kv_head"), all query heads of one key/value head;
+            ("layer",), all heads of a layer; ("layer", "head", "position"), one head at one position, counted over real
+            tokens; and ("layer", "kv_head", "position").
         sets: instead of `by`: named sets of (layer, head) pairs, each ablated as a whole; see `cumulative`.
         reference: for "mean" and "resample"; when left out, the batch's other examples (a stream needs one).
         per_position: None takes a mean for each position (counted over real tokens) where the reference has at least
@@ -186,7 +187,7 @@ def interactions(
 
 def _check_by(by: Sequence[str]) -> None:
     # By layer and position would need all heads at one position: the values of a source are laid out by head.
-    if "head" not in check_by("z", by) and "position" in by:
+    if not set(HEAD_AXES) & set(check_by("z", by)) and "position" in by:
         raise ValueError(f"ablation is by head, by layer, or by head and position; got {tuple(by)}")
 
 

@@ -22,7 +22,7 @@ from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Stack, take_rows
 from ...objectives import Reads
-from ...programs import compiled
+from ...programs import compiled, to_device
 from ...reads import reads_of
 from ...tables import HeadTable
 from ..cached_run import start_column
@@ -136,8 +136,9 @@ class _Probability:
 
     def reads(self, model: Model, batch: Batch) -> Reads:
         unembedding = model.network.unembedding
-        if unembedding is None or not model.network.at_every_position:
-            raise ValueError(f"function vectors are of language models; {model.name} {model.network.without_logits}")
+        if unembedding is None or model.network.classes_of is not None:
+            kind = "is a classifier" if model.network.classes_of is not None else model.network.without_logits
+            raise ValueError(f"function vectors are of language models; {model.name} {kind}")
         answers, count = self.answers, unembedding.weight.shape[0]
         if not np.issubdtype(answers.dtype, np.integer) or answers.shape not in ((1,), (len(batch),)):
             raise ValueError(
@@ -147,7 +148,7 @@ class _Probability:
             raise ValueError(f"answers must lie in 0..{count - 1}, got {answers.tolist()}")
         rows_B1 = _last_rows(model, batch)
         target_B1 = np.broadcast_to(answers, (len(batch),))[:, None]
-        return Reads(jnp.asarray(rows_B1, jnp.int32), None, jnp.asarray(target_B1, jnp.int32))
+        return Reads(to_device(rows_B1, np.int32), None, to_device(target_B1, np.int32))
 
     @staticmethod
     def value(read: Array, reads: Reads) -> Array:
@@ -183,7 +184,7 @@ class _MeanOutputs(OneValue):
     def of(self, chunk: Chunk) -> Iterator[ValuesAtOnePosition]:
         """Yield the mean outputs, at these examples' columns."""
         where_BT = self.columns[chunk.examples][:, None] == np.arange(self.width)
-        where_BT11 = chunk.devices.examples(jnp.asarray(where_BT[..., None, None]))
+        where_BT11 = chunk.devices.examples(to_device(where_BT[..., None, None]))
         yield ValuesAtOnePosition(chunk.devices.everywhere(self.values), where_BT11)
 
     @cached_property
@@ -193,9 +194,9 @@ class _MeanOutputs(OneValue):
         rows_B1 = _last_rows(self.model, self.clean)
         sums = np.zeros((stack.layers, stack.heads, stack.head_size))
         for chunk in forward_chunks(stack, self.clean, self.resources).example_chunks(len(self.clean)):
-            inputs = self.clean.take(chunk), jnp.asarray(rows_B1[chunk]), jnp.asarray(is_new(chunk))
+            inputs = self.clean.take(chunk), to_device(rows_B1[chunk]), to_device(is_new(chunk))
             sums += devices.fetch(_sum_rows(network, *devices.examples(inputs), stack=stack.name))
-        return jnp.asarray(sums / len(self.clean), jnp.float32)
+        return to_device(sums / len(self.clean), np.float32)
 
 
 def _last_rows(model: Model, batch: Batch) -> np.ndarray:

@@ -15,6 +15,7 @@ from ...models.inputs.batch import Batch, Positions, Texts
 from ...models.model import Model
 from ...models.stack import Stack
 from ...objectives import Objective
+from ...programs import to_device
 from ...reads import reads_of
 from ..cached_run import start_column
 from ..grid import Heads, site_grid
@@ -40,7 +41,8 @@ def knock_out(
     """Forbid heads to look from some positions at others, and return how the objective changes.
 
     Scores are set to the lowest number before the softmax, so that what is left still sums to 1 ("attention knockout",
-    Geva et al. 2023).
+    Geva et al. 2023). A head's learnt sink (GPT-OSS) is no key and stays: it gets its share of what is knocked out, and
+    all of it where no key is left.
 
     Args:
         queries, keys: which positions may not look, and at which: bool `[B,T]` (keys of cross-attention `[B,S]`), or
@@ -49,7 +51,8 @@ def knock_out(
         edges: instead of both, any edges: bool `[B,T,S]`, True where a query may not look at a key, or `[T,S]` for all
             examples. Edges to later keys of a causal stack, beyond a window, and from or to padding are none: they
             count for nothing.
-        by: ("layer", "head"), or ("layer",) for all heads of a layer at once.
+        by: ("layer", "head"); ("layer", "kv_head") for all query heads of a key/value head at once; or ("layer",) for
+            all heads of a layer at once.
         sets: instead of `by`: named sets of (layer, head) pairs, such as all heads of a window of layers.
         options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
@@ -59,7 +62,7 @@ def knock_out(
     Raises:
         ValueError: for edges that are not bool or of another shape, or that come beside queries and keys; if an example
             has no edge to knock out (a causal stack sees no later key, none sees padding), or a query would be left
-            without any key to look at; and as `ablate` does.
+            without any key to look at, or a learnt sink; and as `ablate` does.
     """
     resources, stack = Resources.of(options), model.stack(options.get("stack"))
     model.check(batch)
@@ -109,7 +112,7 @@ class ForbiddenEdges(OneValue):
 
     def of(self, chunk: Chunk) -> Iterator[LowestScore]:
         """Yield the lowest score at these examples' edges."""
-        yield LowestScore(chunk.devices.examples(jnp.asarray(self.edges[chunk.examples][:, None])))
+        yield LowestScore(chunk.devices.examples(to_device(self.edges[chunk.examples][:, None])))
 
 
 def _chosen(
@@ -158,7 +161,7 @@ def _visible(stack: Stack, queries: Positions, keys: Positions, chosen_BTS: np.n
         hit_BTS = visible_BTS & chosen_BTS
         # A row without any key would be a softmax of nothing: uniform over masked keys, and no knock-out.
         blind = np.argwhere(hit_BTS.any(axis=2) & ~(visible_BTS & ~chosen_BTS).any(axis=2))
-        if blind.size:
+        if blind.size and stack.sinks is None:
             raise ValueError(f"example {blind[0][0]}, position {blind[0][1]} would be left without any key to look at")
         edges_BTS |= hit_BTS
     without = np.flatnonzero(~edges_BTS.any(axis=(1, 2)))

@@ -183,16 +183,18 @@ def sum_groups(values_XBTF: Array, group_BT: Array, real_BT: Array, groups: int)
 
 
 @compiled
-def leave_own_out(means: Means, own_XBTF: Array, group_BT: Array, real_BT: Array, tokens_P: Array) -> Array:
-    """Return each position's mean over the other examples of its group, `[X,B,T,F]`; NaN where one is not finite.
+def leave_own_out(means: Means, own: Array, group_BT: Array, real_BT: Array, tokens_P: Array) -> Array:
+    """Return each position's mean over the other examples of its group, `[X,B,T,…]`; NaN where one is not finite.
 
     Args:
-        means: over all examples of each group.
-        own_XBTF: the chunk's own values, which are part of these means.
+        means: over all examples of each group, `[X,P,…]`.
+        own: the chunk's own values, which are part of these means, `[X,B,T,…]`.
         tokens_P: the number of tokens of each group.
     """
     # An example whose own value overflows takes the mean of the others, which the sum over all of them can't give back:
     # infinity less infinity is NaN. So what is not finite is counted apart.
+    own_XBTF = own.reshape(*own.shape[:3], -1)
+    means = Means(*(mean.reshape(*mean.shape[:2], -1) for mean in means))
     broken_XBTF = ~jnp.isfinite(own_XBTF)
     same_BTS = (group_BT[:, :, None] == group_BT[:, None, :]) & real_BT[:, None, :]
     own_count_BT = jnp.maximum(same_BTS.sum(axis=2), 1).astype(jnp.float32)
@@ -204,7 +206,7 @@ def leave_own_out(means: Means, own_XBTF: Array, group_BT: Array, real_BT: Array
     means_XBTF = means.finite[:, group_BT]
     # (n · mean - c · own) / (n - c), written so that large sums do not cancel.
     means_XBTF = means_XBTF + (own_count_BT / others_BT)[None, :, :, None] * (means_XBTF - own_means_XBTF)
-    return jnp.where(means.broken[:, group_BT] > own_broken_XBTF, jnp.nan, means_XBTF)
+    return jnp.where(means.broken[:, group_BT] > own_broken_XBTF, jnp.nan, means_XBTF).reshape(own.shape)
 
 
 def _labels_or_zeros(labels: np.ndarray | None, positions: Positions) -> np.ndarray:

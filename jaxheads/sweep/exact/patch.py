@@ -49,8 +49,10 @@ def patch(
         corrupt: the same inputs with what matters replaced, token for token: shape and mask are those of `clean`.
         site: "z", "q", "k", "v", "scores", "pattern", or a site of the stream: "resid_pre", "attn_out", "resid_mid",
             "mlp_out", "resid_post"; with its stack's prefix where the model has several stacks.
-        by: ("layer", "head"), ("layer",), ("layer", "position") or ("layer", "head", "position"). Heads are key/value
-            heads at `k` and `v`. Positions count real tokens; at `scores` and `pattern` they are those of queries.
+        by: ("layer", "head"), ("layer",), ("layer", "position") or ("layer", "head", "position"). Heads of `k` and `v`
+            are key/value heads; where query heads share these, the table's axis is `kv_head`, of K cells. "kv_head" in
+            place of "head" asks that of any site: elsewhere a cell is all query heads of a group. Positions count real
+            tokens; at `scores` and `pattern` they are those of queries.
         direction: "denoising" puts the clean run's values into the corrupt run, "noising" the corrupt run's into the
             clean run.
         options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
@@ -122,7 +124,7 @@ class OtherRuns:
 
     def of(self, chunk: Chunk) -> Iterator[OtherRun]:
         """Yield the run of these examples' counterparts."""
-        batch = chunk.devices.examples(self.other.take(chunk.examples))
+        batch = chunk.devices.examples(self.other.model_inputs.take(chunk.examples))
         yield run_other(chunk.network, batch, chunk.reads, stack=chunk.stack.name, value=chunk.objective.value)
 
     def baseline(self, chunk: Chunk, values: Sequence[SiteValues]) -> Array:

@@ -16,13 +16,17 @@ from ...models.inputs.batch import Batch, Positions
 from ...models.sites import is_of_keys
 from ...models.stack import Stack
 from ..cached_run import start_column
-from ..grid import Grid, Heads, head_mask
+from ..grid import Grid, Heads, head_mask, heads_of_cells
 from ..question import CellGroup
 from .engine import Site
 
 FILE_FLOPS = {"cpu": 2e12}
 """Operations that are worth a file of the journal, some 10 seconds' work; by backend."""
 FILE_FLOPS_ELSEWHERE = 1e15
+
+COMPILATION_FLOPS = {"cpu": 5e10}
+"""Operations that are less than a compilation, some tenths of a second's work; by backend."""
+COMPILATION_FLOPS_ELSEWHERE = 2e13
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +109,30 @@ class Plan:
                 waiting, spent, number = [], 0.0, number + 1
 
 
+def worthwhile_starts(
+    groups: Sequence[EditGroup], costs: CostModel, examples: int, sources: int
+) -> tuple[EditGroup, ...]:
+    """Return the groups, or where their starts save less than programs of their own cost, one group for each layer.
+
+    Args:
+        groups: as `edit_groups` gives them, layer by layer.
+    """
+    layers = {group.layer: [own for own in groups if own.layer == group.layer] for group in groups}
+    together = tuple(map(_together, layers.values()))
+    spare = sources * sum(group.flops(costs, examples) for group in together)
+    spare -= sources * sum(group.flops(costs, examples) for group in groups)
+    compilation = COMPILATION_FLOPS.get(jax.default_backend(), COMPILATION_FLOPS_ELSEWHERE)
+    starts = len({group.site for group in groups})
+    return together if spare < compilation * (starts - 1) else tuple(groups)
+
+
+def _together(groups: Sequence[EditGroup]) -> EditGroup:
+    """Return one group of several groups' copies, from the earliest of their starts."""
+    site = min((group.site for group in groups), key=lambda site: site.first)
+    arrays = ((group.heads, group.position, group.cells) for group in groups)
+    return EditGroup(site, groups[0].layer, *map(np.concatenate, zip(*arrays, strict=True)))
+
+
 def choose_chunks(costs: CostModel, groups: Sequence[EditGroup], examples: int, resources: Resources) -> Chunks:
     """Return how many examples and edited copies run together."""
     # Copies start at different columns: what they send through a layer on average decides how many run together.
@@ -130,7 +158,7 @@ def edit_groups(stack: Stack, site: str, batch: Batch, grid: Grid, first: int = 
         first: the first column of the batch at which any copy can change.
     """
     axes, sizes = grid.axes, dict(zip(grid.axes, grid.shape, strict=True))
-    heads, positions = sizes.get("head", 1), sizes.get("position", 1)
+    heads, positions = sizes.get("head", sizes.get("kv_head", 1)), sizes.get("position", 1)
     # Keys of cross-attention are another sequence's: a causal decoder looks at all of them.
     causal = stack.causal and not (stack.is_cross and is_of_keys(site))
     starts = first_columns(stack.positions_at(site, batch), causal) if "position" in axes else np.zeros(1, int)
@@ -144,7 +172,7 @@ def edit_groups(stack: Stack, site: str, batch: Batch, grid: Grid, first: int = 
             cells = numbers[layer][:, chosen]
             head, index = np.indices(cells.shape).reshape(2, -1)
             mask = np.zeros((cells.size, stack.layers, stack.heads_at(site)), bool)
-            mask[:, layer] = (head[:, None] == np.arange(mask.shape[2])) | ("head" not in axes)
+            mask[:, layer] = heads_of_cells(stack, site, axes, layer)[head]
             position = chosen[index] if "position" in axes else np.full(cells.size, -1)
             where = Site(stack.name, site, int(start))
             groups.append(EditGroup(where, layer, mask, position.astype(np.int32), cells.reshape(-1)))

@@ -22,7 +22,7 @@ from ...models.inputs.batch import Batch, Positions
 from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Stack
-from ...programs import compiled
+from ...programs import compiled, to_device
 from .engine import SiteValues
 from .mean_groups import Labels, MeanGroups, Means, check_labels, leave_own_out, sum_groups
 from .work import Chunk, ValueSource
@@ -222,7 +222,7 @@ class FixedValues(OneValue):
 
     def of(self, chunk: Chunk) -> Iterator[HeadValues]:
         """Yield the values once."""
-        index_BT = chunk.devices.examples(jnp.asarray(self.index[chunk.examples]))
+        index_BT = chunk.devices.examples(to_device(self.index[chunk.examples]))
         yield HeadValues(chunk.devices.everywhere(self.values), index_BT)
 
 
@@ -248,12 +248,9 @@ class OtherExamplesMeans(OneValue):
         """Yield the means of each position."""
         devices, real_BT = chunk.devices, chunk.stack.queries.of(chunk.batch).mask
         assert chunk.z is not None, "means replace z"
-        L, B, T, N, H = chunk.z.shape
-        group_BT = devices.examples(jnp.asarray(self.index[chunk.examples]))
-        flat = Means(*(array.reshape(L, -1, N * H) for array in self.means))
-        means, tokens = devices.everywhere((flat, jnp.asarray(self.groups.tokens)))
-        values_LBTF = leave_own_out(means, chunk.z.reshape(L, B, T, N * H), group_BT, real_BT, tokens)
-        yield ExampleValues(values_LBTF.reshape(L, B, T, N, H))
+        group_BT = devices.examples(to_device(self.index[chunk.examples]))
+        means, tokens = devices.everywhere((self.means, to_device(self.groups.tokens)))
+        yield ExampleValues(leave_own_out(means, chunk.z, group_BT, real_BT, tokens))
 
 
 class ResampledValues(OneValue):
@@ -271,15 +268,14 @@ class ResampledValues(OneValue):
         """Yield the outputs of each donor in turn."""
         devices, axis = chunk.devices, chunk.stack.queries
         for donor_E in self.donors:
-            donors = self.reference.take(donor_E[chunk.examples])
-            z_LBSNH = _run_z(chunk.network, devices.examples(donors), stack=chunk.stack.name)
-            L, B, S = z_LBSNH.shape[:3]
+            donors = self.reference.model_inputs.take(donor_E[chunk.examples])
+            z_LPNH = _run_z(chunk.network, devices.examples(donors), stack=chunk.stack.name)
+            B, S = axis.of(donors).shape
             # Padding lies on either side: the donor's real columns first, then the position picks one of them.
             column_BS = np.argsort(~np.asarray(axis.of(donors).mask), axis=1, kind="stable")
             column_BT = np.take_along_axis(column_BS, devices.fetch(axis.of(chunk.batch).positions), axis=1)
             index_BT = np.arange(B)[:, None] * S + column_BT
-            z_LPNH = z_LBSNH.reshape(L, B * S, *z_LBSNH.shape[3:])
-            yield HeadValues(z_LPNH, devices.examples(jnp.asarray(index_BT)))
+            yield HeadValues(z_LPNH, devices.examples(to_device(index_BT)))
 
 
 def _zeros(layers: int, heads: int, size: int) -> Array:
@@ -291,11 +287,11 @@ def mean_outputs(network: Network, stack: Stack, reference: Batch, groups: MeanG
     devices, size = resources.devices, len(groups.tokens)
     sums = np.zeros((2, stack.layers, size, stack.heads, stack.head_size))
     for chunk in forward_chunks(stack, reference, resources).example_chunks(len(reference)):
-        inputs = reference.take(chunk), jnp.asarray(groups.groups[chunk]), jnp.asarray(is_new(chunk))
+        inputs = reference.model_inputs.take(chunk), to_device(groups.groups[chunk]), to_device(is_new(chunk))
         # Sums are taken on the host in float64: a reference may have millions of tokens.
         sums += devices.fetch(_sum_z(network, *devices.examples(inputs), stack=stack.name, groups=size))
     finite = sums[0] / np.maximum(groups.tokens, 1)[None, :, None, None]
-    return Means(jnp.asarray(finite, jnp.float32), jnp.asarray(sums[1], jnp.float32))
+    return Means(to_device(finite, np.float32), to_device(sums[1], np.float32))
 
 
 def forward_chunks(stack: Stack, batch: Batch, resources: Resources) -> Chunks:
@@ -340,8 +336,9 @@ def choose_donors(
 
 @partial(compiled, static_argnames="stack")
 def _run_z(network: Network, batch: Batch, *, stack: str) -> Array:
-    """Return every head's output, `[L,B,T,N,H]`."""
-    return forward(network, batch, read={stack: lambda values: values["z"]})[1][stack]
+    """Return every head's output at each position of each example, one after the other, `[L,B*T,N,H]`."""
+    z_LBTNH = forward(network, batch, read={stack: lambda values: values["z"]})[1][stack]
+    return z_LBTNH.reshape(len(z_LBTNH), -1, *z_LBTNH.shape[3:])
 
 
 @partial(compiled, static_argnames=("stack", "groups"))

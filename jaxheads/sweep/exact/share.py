@@ -16,7 +16,7 @@ from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Stack
 from ...objectives import Objective
-from ...programs import compiled
+from ...programs import compiled, to_device
 from ...reads import reads_of
 from ..grid import site_grid
 from ..question import Question, sweep
@@ -74,7 +74,7 @@ class PartnerPatterns(OneValue):
 
     def of(self, chunk: Chunk) -> Iterator[HeadValues]:
         """Yield these examples' outputs, each position's own."""
-        partners_LN2 = jnp.asarray(self.partners)
+        partners_LN2 = to_device(self.partners)
         z_LBTNH = _with_partner_patterns(chunk.network, chunk.batch, partners_LN2, stack=chunk.stack.name)
         L, B, T = z_LBTNH.shape[:3]
         yield HeadValues(z_LBTNH.reshape(L, B * T, *z_LBTNH.shape[3:]), jnp.arange(B * T).reshape(B, T))

@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -19,10 +18,11 @@ from ...models.model import Model
 from ...models.network import Network
 from ...models.stack import Stack
 from ...objectives import Objective, Reads
+from ...programs import to_device
 from ..grid import Grid
 from ..question import CellGroup, Question
 from .engine import EditedCopies, SiteValues, UneditedRun, edited, run_unedited
-from .plan import EditGroup, Plan, choose_chunks
+from .plan import EditGroup, Plan, choose_chunks, worthwhile_starts
 
 
 class Chunk(NamedTuple):
@@ -85,6 +85,7 @@ def exact(
     """
     grid, groups = cells
     costs = CostModel.of(model, stack, batch, reads)
+    groups = worthwhile_starts(groups, costs, len(batch), source.count)
     chunks = choose_chunks(costs, groups, len(batch), resources)
     plan = Plan(tuple(groups), costs, len(batch), chunks, source.count, source.runs)
     # Memory that ended once would end in each later chunk again: the smaller number is kept for all of them.
@@ -93,7 +94,7 @@ def exact(
     def work(examples: np.ndarray) -> ExactWork:
         devices = resources.devices
         # Inputs are put in place here, and XLA splits every later computation to match.
-        own_batch, own_reads = devices.examples((batch.take(examples), reads.take(examples)))
+        own_batch, own_reads = devices.examples((batch.model_inputs.take(examples), reads.take(examples)))
         chunk = Chunk(resources.network(model), stack, own_batch, own_reads, objective, examples, devices)
         return ExactWork(chunk, plan, source, fitting)
 
@@ -182,7 +183,7 @@ class ExactWork:
     def _run_copies(self, group: EditGroup, values: SiteValues, copies: np.ndarray) -> np.ndarray:
         """Return the objective `[G,B]` of some copies, run together."""
         chunk = self.chunk
-        edits = EditedCopies(jnp.asarray(group.heads[copies]), jnp.asarray(group.position[copies]))
+        edits = EditedCopies(to_device(group.heads[copies]), to_device(group.position[copies]))
         with detecting_out_of_memory():
             values_GB = edited(
                 chunk.network,

@@ -19,7 +19,7 @@ from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
 from ...objectives import Objective
-from ...reads import reads_of
+from ...reads import needs_derivative, reads_of
 from ...statistics import mean_interval, rank_correlation
 from ...tables import Column, HeadTable
 from ..circuits.attribution import METHODS as EDGE_METHODS
@@ -136,6 +136,7 @@ def node_attribution(
     for clean_batch, corrupt_batch, own_objective in pairs(clean, corrupt, objective):
         base, other = base_and_other(direction, clean_batch, corrupt_batch)
         check_pair(model, clean_batch, corrupt_batch)
+        needs_derivative(own_objective)
         reads, grid = reads_of(own_objective, model, base), site_grid(stack, site, base, by)
         more_bytes = node_method.extra_bytes(stack, base)
         chunks, remat = gradient_chunks(model.network, stack, base, reads, resources, more_bytes)

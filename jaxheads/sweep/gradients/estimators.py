@@ -20,6 +20,7 @@ from ...models.sharding import fetch
 from ...models.sites import SITES, SiteEdit
 from ...models.stack import Stack
 from ...objectives import Reads
+from ...programs import compiled
 from ..cached_run import Value
 from .backward import edit_weights, run_sites, slopes_by_position, weight_gradient
 from .qk_fix import key_effects, row_effects
@@ -81,7 +82,7 @@ class Estimator:
         slope_LBNTS = self._gradient(self._edit("pattern", ones.astype(np.float32), weights, "add"), frozen)
         before, patched = self._patterns
         if self.site == "k" and key_by_key:
-            effects_LBNT = key_effects(slope_LBNTS, before["scores"], patched["scores"])
+            effects_LBNT = key_effects(slope_LBNTS, before["scores"], patched["scores"], self.stack.sinks)
         else:
             effects_LBNT = row_effects(slope_LBNTS, before["pattern"], patched["pattern"])
         effects_BLTN = np.transpose(fetch(effects_LBNT).astype(np.float64), (1, 0, 3, 2))
@@ -107,7 +108,7 @@ class Estimator:
 
     @cached_property
     def _difference(self) -> Array:
-        return self._other_run[1][self.site] - self._base_run[1][self.site]
+        return _difference(self._other_run[1][self.site], self._base_run[1][self.site])
 
     @cached_property
     def _contributions(self) -> dict[str, Array]:
@@ -161,3 +162,8 @@ class Estimator:
     ) -> tuple[Array, dict[str, Array]]:
         static = {"stack": self.stack.name, "sites": sites, "value": self.value}
         return run_sites(self.network, batch, self.reads, tuple(edits), **static)
+
+
+@compiled
+def _difference(other: Array, base: Array) -> Array:
+    return other - base

@@ -17,7 +17,7 @@ from ...models.model import Model
 from ...models.sites import SiteEdit
 from ...models.stack import Stack
 from ...objectives import Objective, Reads
-from ...reads import reads_of
+from ...reads import needs_derivative, reads_of
 from ...tables import Column, HeadTable
 from ..grid import site_grid
 from ..pairs import Inputs, inputs
@@ -72,6 +72,7 @@ def importance(
     resources, stack = Resources.of(options), model.stack(options.get("stack"))
     for current, own_objective in inputs(batch, objective):
         model.check(current)
+        needs_derivative(own_objective)
         reads, grid = reads_of(own_objective, model, current), site_grid(stack, "z", current, ("layer", "head"))
         chunks, remat = gradient_chunks(model.network, stack, current, reads, resources)
         by_token = granularity == "token"

@@ -28,16 +28,27 @@ def row_effects(slope_LBNTS: Array, pattern_LBNTS: Array, patched_LBNTS: Array) 
 
 
 @compiled
-def key_effects(slope_LBNTS: Array, scores_LBNTS: Array, patched_LBNTS: Array) -> Array:
+def key_effects(slope_LBNTS: Array, scores_LBNTS: Array, patched_LBNTS: Array, sinks_LN: Array | None = None) -> Array:
     """Return the effect of patching each key by itself, summed over the queries that attend to it, `[L,B,N,S]`.
 
     Args:
         patched_LBNTS: scores with all keys patched at once.
+        sinks_LN: the heads' learnt sinks, see `Stack.sinks`.
     """
     # In each row a key's patch changes no score but its own, so the scores of all keys patched at once hold, column by
     # column, those of every key patched alone: one run serves all S patches.
     scores_LBNTS, patched_LBNTS = scores_LBNTS.astype(jnp.float32), patched_LBNTS.astype(jnp.float32)
-    return jax.vmap(jax.vmap(jax.vmap(_key_effects)))(slope_LBNTS, scores_LBNTS, patched_LBNTS)
+    if sinks_LN is not None:
+        # A sink is one more key, which no patch changes, and whose weight nothing reads.
+        sinks_LN = sinks_LN.astype(jnp.float32)[:, None, :, None, None]
+        scores_LBNTS, patched_LBNTS = (_with_column(scores, sinks_LN) for scores in (scores_LBNTS, patched_LBNTS))
+        slope_LBNTS = _with_column(slope_LBNTS, jnp.zeros_like(sinks_LN))
+    effects_LBNS = jax.vmap(jax.vmap(jax.vmap(_key_effects)))(slope_LBNTS, scores_LBNTS, patched_LBNTS)
+    return effects_LBNS if sinks_LN is None else effects_LBNS[..., :-1]
+
+
+def _with_column(x_LBNTS: Array, column: Array) -> Array:
+    return jnp.concatenate([x_LBNTS, jnp.broadcast_to(column, (*x_LBNTS.shape[:-1], 1)).astype(x_LBNTS.dtype)], axis=-1)
 
 
 def _key_effects(slope_TS: Array, scores_TS: Array, patched_TS: Array) -> Array:

@@ -18,6 +18,7 @@ from ...models.model import Model
 from ...models.stack import Stack
 from ...objectives import Objective, Reads
 from ..estimates import WITHOUT_SIGN
+from ..grid import heads_of_cells
 from ..question import CellGroup
 from .estimators import Estimator
 from .folding import fold
@@ -155,14 +156,19 @@ class AttributionWork:
         site = "pattern" if by_query else self.method.site
         positions = self.stack.positions_at(site, self.base)
         mask_BT = np.asarray(positions.mask)[self.examples]
+        longest = int(np.asarray(positions.lengths).max())
+        cells_LCN = None
+        if "kv_head" in self.by:
+            every = range(self.stack.layers)
+            cells_LCN = np.stack([heads_of_cells(self.stack, self.method.site, self.by, layer) for layer in every])
         # The table has as many positions as the longest example of the whole batch, whichever are in this chunk.
-        return fold(estimates_BLTN, mask_BT, self.by, int(np.asarray(positions.lengths).max()))
+        return fold(estimates_BLTN, mask_BT, self.by, longest, cells_LCN)
 
     @cached_property
     def _estimator(self) -> Estimator:
         devices, examples = self.resources.devices, self.examples
         base, other, reads = devices.examples(
-            (self.base.take(examples), self.other.take(examples), self.reads.take(examples))
+            (self.base.model_inputs.take(examples), self.other.model_inputs.take(examples), self.reads.take(examples))
         )
         return Estimator(
             self.resources.network(self.model),

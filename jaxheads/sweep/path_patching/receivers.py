@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
 from ...models.inputs.batch import Positions
 from ...models.stack import Stack
+from ...programs import take_examples, to_device
 from ..cached_run import start_column
 
 Receiver = Literal["logits", "memory"] | tuple[str, int, int] | tuple[str, int]
@@ -55,11 +55,11 @@ class ReceiverPositions:
         count = max(1, int(chosen_BT.sum(axis=1).max()))
         order_BT = np.argsort(~chosen_BT, axis=1, kind="stable").astype(np.int32)
         slot_BT = np.minimum(np.argsort(order_BT, axis=1), count - 1).astype(np.int32)
-        return cls(*map(jnp.asarray, (order_BT[:, :count], slot_BT, chosen_BT)))
+        return cls(*map(to_device, (order_BT[:, :count], slot_BT, chosen_BT)))
 
     def take(self, examples: np.ndarray) -> "ReceiverPositions":
         """Return the positions of these examples of the batch."""
-        return jax.tree.map(lambda field: field[examples], self)
+        return take_examples(self, examples)
 
 
 class _Named(NamedTuple):
@@ -101,7 +101,7 @@ def receiver_masks(stream: Stack, senders: Stack, receivers: Sequence[Receiver] 
         if mask[layer, head]:
             raise ValueError(f"receivers must each be named once, got {receiver!r} twice")
         mask[layer, head] = True
-    return jax.tree.map(jnp.asarray, masks)
+    return jax.tree.map(to_device, masks)
 
 
 def receiver_names(masks: ReceiverMasks, senders: Stack, end: str) -> list[str]:

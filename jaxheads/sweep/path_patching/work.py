@@ -82,8 +82,9 @@ class PathInputs:
         if self.end == "memory":
             return
         read_ER = np.take_along_axis(self.chosen, np.asarray(self.reads.rows), axis=1)
-        if self.reads.weight is not None:
-            read_ER &= np.asarray(self.reads.weight) != 0
+        for weight in (self.reads.weight, self.reads.shares):
+            if weight is not None:
+                read_ER &= np.asarray(weight) != 0
         missed = np.flatnonzero(~read_ER.any(axis=1))
         if missed.size:
             raise ValueError(
@@ -112,7 +113,7 @@ class PathInputs:
     def chunk(self, examples: np.ndarray) -> PathChunk:
         """Run both batches for these examples."""
         network, devices = self.resources.network(self.model), self.resources.devices
-        fields = self.base, self.other, self.reads, self.positions
+        fields = self.base.model_inputs, self.other.model_inputs, self.reads, self.positions
         batch, other, reads, positions = devices.examples(tuple(field.take(examples) for field in fields))
         return PathChunk(network, batch, reads, run_both(network, batch, other, reads, **self.static), positions)
 

@@ -21,7 +21,7 @@ def lens_by_hand(model: jh.Model, stream_BTD: jax.Array) -> tuple[np.ndarray, np
     return np.asarray(jax.nn.log_softmax(logits)), np.argsort(np.argsort(-logits, axis=-1), axis=-1)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "granite"])
 def test_each_layer_is_read_by_the_models_own_head(family: str):
     model, batch = small(family).ours, random_batch((6, 4), "left")
     seen = jh.run(model, batch, ["resid_pre", "resid_post"]).seen

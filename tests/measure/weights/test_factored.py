@@ -74,17 +74,29 @@ def test_circuits_give_the_heads_own_scores_and_outputs(family: str):
                 assert_close(plain_ND, moved_ND)
 
 
-def test_a_norm_of_queries_and_keys_counts_up_to_a_factor():
-    model = jh.fold_norms(small("qwen3").ours)
+def without_biases(attention: Any) -> None:
+    for letter in "QKVO":
+        setattr(attention, f"b_{letter}", None)
+    for norm in (attention.q_norm, attention.k_norm):
+        if getattr(norm, "bias", None) is not None:
+            norm.bias = nnx.Param(jnp.zeros_like(norm.bias[...]))
+
+
+@pytest.mark.parametrize(("family", "axes"), [("qwen3", (-1,)), ("olmo2", (-2, -1)), ("phi", (-1,))])
+def test_a_norm_of_queries_and_keys_counts_up_to_a_factor(family: str, axes: tuple[int, ...]):
+    model = changed(jh.fold_norms(small(family).ours), without_biases)
     run = jh.run(model, random_batch((5,)), ["resid_pre", "q", "k"])
     qk = jh.qk_circuit(model, offset=2)
     block: Any = model.stack().block(1)
     normed_TD = block.normed(run.seen["resid_pre"][1])[0]
     score_N = jnp.einsum("d,ndh,nhe,e->n", normed_TD[4], qk.left[1], qk.right[1], normed_TD[2])
     plain = [jnp.einsum("td,dnh->tnh", normed_TD, getattr(block.attention, name)[...]) for name in ("W_Q", "W_K")]
-    norms = (block.attention.q_norm, block.attention.k_norm)
-    sizes = [jnp.sqrt(jnp.square(x).mean(-1) + norm.epsilon) for x, norm in zip(plain, norms, strict=True)]
-    group = np.arange(4) // 2
+    if family == "phi":  # LayerNorm
+        plain = [x - x.mean(axis=-1, keepdims=True) for x in plain]
+    epsilon = getattr(block.attention.q_norm, "norm", block.attention.q_norm).epsilon
+    sizes = [jnp.sqrt(jnp.square(x).mean(axes, keepdims=True) + epsilon)[..., 0] for x in plain]
+    sizes = [jnp.broadcast_to(size, x.shape[:-1]) for size, x in zip(sizes, plain, strict=True)]
+    group = np.arange(4) // (4 // model.stack().kv_heads)
     q_NH, k_NH = run.seen["q"][1, 0, 4], run.seen["k"][1, 0, 2][group]
     assert_close((q_NH * k_NH).sum(-1), score_N / sizes[0][4] / sizes[1][2][group])
 

@@ -15,8 +15,32 @@ from ...models.specs import SPECS
 from ...models.specs.spec import small
 
 WITH_WORDS = ("gpt2", "llama", "gemma2", "gptj", "opt", "bloom")
-OTHERS = ("gpt_neox", "qwen2", "qwen3", "mistral", "gemma3_text")
-SAME = ("marian", "camembert", "xlm_roberta", "gemma3", "dinov2", "mistral", "deit")
+OTHERS = (
+    "gpt_neox",
+    "qwen2",
+    "qwen3",
+    "mistral",
+    "gemma3_text",
+    "gpt_neo",
+    "olmo",
+    "olmo2",
+    "phi",
+    "stablelm",
+    "falcon",
+)
+SAME = (
+    "gemma",
+    "starcoder2",
+    "codegen",
+    "phi3",
+    "marian",
+    "camembert",
+    "xlm_roberta",
+    "gemma3",
+    "dinov2",
+    "mistral",
+    "deit",
+)
 """Families whose networks are built of another's classes."""
 
 

@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 
 from .gemma2 import GEMMA
-from .llama import LLAMA3, SIZES, outputs
+from .llama import LLAMA3, SIZES, YARN, outputs
 from .spec import Spec
 
 ROPES = [
@@ -34,5 +34,6 @@ SPEC = Spec(
         "rope_parameters": ROPES[0],
     },
     outputs=outputs,
+    named={"yarn": {"rope_parameters": {"full_attention": YARN, "sliding_attention": {"rope_type": "default"}}}},
     vary=VARY | VARY.map(lambda config: {**config, "architecture": "Gemma3TextModel"}),
 )

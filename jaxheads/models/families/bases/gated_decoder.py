@@ -1,22 +1,24 @@
 """Base of decoders like Llama: common config fields, the network, and the table of its tensors."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 from flax import nnx
 from jax import Array
 
 from ....checks import shown
-from ...blocks import PreNormBlock
+from ...blocks import Block, ParallelBlock, PreNormBlock
 from ...inputs.batch import AttentionInputs, Batch
 from ...layers import Attention, Embed, GatedMLP, rms_norm
-from ...loading.config_fields import FLAG, is_positive
-from ...loading.weights import Rule, Table, dense, heads_bias, projections, same
+from ...loading.config_fields import FLAG, SHARE, is_positive
+from ...loading.weights import Rule, Table, dense, norm, projections, same
 from ...network import RunStack
 from ...positions import Rotary
 from ...stack import Stack
+from .class_heads import OF_DECODERS, ClassFields, ClassNames, head_rules, unused_class_heads
 from .decoder import Decoder, unused_head
 from .reading import inner_config, required
 
@@ -42,8 +44,12 @@ EVERYTHING = int(np.iinfo(np.int32).max)
 
 
 @dataclass(frozen=True)
-class GatedConfig:
-    """Config fields that these families share; `head` is "lm" or "none"."""
+class GatedSizes(ClassFields):
+    """Config fields that all these families share; `head` is "lm", "none" or one of `class_heads`."""
+
+    class_heads: ClassVar[Mapping[str, ClassNames]] = OF_DECODERS
+    answers_root: ClassVar[str] = "model"
+    """Prefix of tensors' names in a model that answers questions."""
 
     vocab_size: int
     hidden_size: int
@@ -53,7 +59,6 @@ class GatedConfig:
     num_key_value_heads: int
     head_dim: int
     max_position_embeddings: int
-    rms_norm_eps: float
     rotary: Rotary
     tie_word_embeddings: bool
     head: str
@@ -64,8 +69,20 @@ class GatedConfig:
         return {field.name for field in fields(cls)} - {"rotary", "head"} | ROTARY_FIELDS
 
 
+@dataclass(frozen=True)
+class GatedConfig(GatedSizes):
+    """Config fields that the families with RMSNorm share."""
+
+    rms_norm_eps: float
+
+
 def common(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the shared fields of a config, except `rotary` and `head`.
+    """Read the fields of a `GatedConfig`, except `rotary` and `head`; raises as `sizes_of` does."""
+    return {**sizes_of(config), "rms_norm_eps": config.get("rms_norm_eps", 1e-6)}
+
+
+def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the fields of a `GatedSizes`, except `rotary` and `head`.
 
     Raises:
         ValueError: for missing fields; the message names all of them.
@@ -81,7 +98,6 @@ def common(config: Mapping[str, Any]) -> dict[str, Any]:
         "num_key_value_heads": config.get("num_key_value_heads") or heads,
         "head_dim": config.get("head_dim") or width // heads,
         "max_position_embeddings": config.get("max_position_embeddings", 2048),
-        "rms_norm_eps": config.get("rms_norm_eps", 1e-6),
         "tie_word_embeddings": config.get("tie_word_embeddings", False),
     }
 
@@ -115,6 +131,26 @@ def rotary_of(config: Mapping[str, Any], dimensions: int, context: int) -> Rotar
     if kind == "yarn":
         stated.setdefault("original_max_position_embeddings", context)
     return Rotary(float(base), dimensions, kind, tuple(sorted((name, float(value)) for name, value in stated.items())))
+
+
+def partial_rotary_of(config: Mapping[str, Any], head: int, context: int, usual: float) -> Rotary:
+    """Read the rotary embedding of a share of each head's dimensions, `partial_rotary_factor`.
+
+    Args:
+        head: size of a head.
+        context: see `rotary_of`.
+        usual: the share where the config has none.
+
+    Raises:
+        ValueError: for a share that is no number above 0 and at most 1, and as `rotary_of`.
+    """
+    parameters = inner_config(config, "rope_parameters") or inner_config(config, "rope_scaling")
+    shares = (parameters.pop("partial_rotary_factor", None), config.get("partial_rotary_factor"), usual)
+    share = next(share for share in shares if share is not None)
+    if not SHARE.fits(share):
+        raise ValueError(f"partial_rotary_factor must be {SHARE.expected}, got {shown(share)}")
+    stated = {"rope_theta": config.get("rope_theta"), "rope_parameters": parameters}
+    return rotary_of(stated, int(head * share), context)
 
 
 def _check_rope(kind: str, stated: Mapping[str, Any]) -> None:
@@ -160,10 +196,14 @@ def layer_types_of(config: Mapping[str, Any], usual: Callable[[int], bool]) -> t
 
 def window_settings(config: Any) -> dict[str, np.ndarray] | None:
     """Return a stack's settings with the window of each layer, `[L]`; None if no layer has one."""
-    if SLIDING not in config.layer_types:
+    return windows_by_layer([kind == SLIDING for kind in config.layer_types], config.sliding_window)
+
+
+def windows_by_layer(windowed: Sequence[bool], window: Any) -> dict[str, np.ndarray] | None:
+    """Return a stack's settings with the window of each layer, `[L]`, of the layers that have it; None if none has."""
+    if not any(windowed):
         return None
-    window = config.sliding_window
-    return {"window": np.array([window if kind == SLIDING else EVERYTHING for kind in config.layer_types], np.int32)}
+    return {"window": np.array([window if has_window else EVERYTHING for has_window in windowed], np.int32)}
 
 
 def attention_of(config: Any, rngs: nnx.Rngs, settings: Mapping[str, Array] | None = None, **more: Any) -> Attention:
@@ -184,13 +224,31 @@ def attention_of(config: Any, rngs: nnx.Rngs, settings: Mapping[str, Array] | No
     )
 
 
+Build = Callable[[], Any]
+"""Function that builds a new module: a norm of the stream, a layer's attention or its MLP."""
+
+
+def pre_norm(norm: Build, attention: Build, mlp: Build) -> PreNormBlock:
+    """Build a layer whose heads and MLP read the stream through norms."""
+    return PreNormBlock(norm(), attention(), norm(), mlp())
+
+
+def parallel(norm: Build, attention: Build, mlp: Build) -> ParallelBlock:
+    """Build a layer whose heads and MLP read the stream side by side, through one norm."""
+    return ParallelBlock(norm(), attention(), None, mlp())
+
+
 class GatedDecoder(Decoder):
-    """A pre-norm decoder with RMSNorm, rotary positions, grouped queries and a gated MLP.
+    """A decoder with rotary positions, grouped queries and a gated MLP, by default a pre-norm one with RMSNorm.
 
     Args:
-        config: a `GatedConfig` with `hidden_act`.
+        config: a `GatedConfig` with `hidden_act`; without `norm` and `act` it may be another `GatedSizes`.
         attention: builds one layer's attention, from random streams and, with `settings`, the settings of its layer.
+        norm: builds a norm of the stream from random streams.
+        arrange: builds a layer's block from functions that build its norms, its attention and its MLP.
+        act: the activation's name, unless it is the config's `hidden_act`.
         mlp_bias: whether the MLP's matrices have biases.
+        mlp: builds one layer's MLP, like `attention`; a `GatedMLP` of the config's sizes when left out.
         settings: settings that differ from layer to layer, see `Stack`.
     """
 
@@ -200,27 +258,31 @@ class GatedDecoder(Decoder):
         attention: Callable[..., Attention],
         *,
         rngs: nnx.Rngs,
+        norm: Callable[[nnx.Rngs], Any] | None = None,
+        arrange: Callable[[Build, Build, Build], Block] = pre_norm,
+        act: str | None = None,
         mlp_bias: bool = False,
+        mlp: Callable[..., Any] | None = None,
         settings: Mapping[str, np.ndarray] | None = None,
     ):
         c = config
         self.config = c
+        new_norm = norm or (lambda rngs: rms_norm(c.hidden_size, c.rms_norm_eps, rngs))
 
-        def block(rngs: nnx.Rngs, *layer_settings: Mapping[str, Array]) -> PreNormBlock:
-            return PreNormBlock(
-                rms_norm(c.hidden_size, c.rms_norm_eps, rngs),
-                attention(rngs, *layer_settings),
-                rms_norm(c.hidden_size, c.rms_norm_eps, rngs),
-                GatedMLP(c.hidden_size, c.intermediate_size, c.hidden_act, bias=mlp_bias, rngs=rngs),
-            )
+        def plain_mlp(rngs: nnx.Rngs, *_: Mapping[str, Array]) -> GatedMLP:
+            return GatedMLP(c.hidden_size, c.intermediate_size, act or c.hidden_act, bias=mlp_bias, rngs=rngs)
+
+        def block(rngs: nnx.Rngs, *layer_settings: Mapping[str, Array]) -> Block:
+            of_layer = [partial(build, rngs, *layer_settings) for build in (attention, mlp or plain_mlp)]
+            return arrange(partial(new_norm, rngs), *of_layer)
 
         self.embed = Embed(c.vocab_size, c.hidden_size, rngs=rngs)
         self.decoder = Stack("decoder", c.num_hidden_layers, block, causal=True, settings=settings, rngs=rngs)
-        self.final_norm = rms_norm(c.hidden_size, c.rms_norm_eps, rngs)
+        self.final_norm = new_norm(rngs)
         self.unembed = self.own_unembedding(c.vocab_size, c.hidden_size, rngs)
 
     def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
-        return run_stack(self.decoder, self.embed(batch.tokens), AttentionInputs.over(batch, causal=True))
+        return run_stack(self.decoder, self.embed_tokens(batch.tokens), AttentionInputs.over(batch, causal=True))
 
 
 PRE_NORMS = {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}
@@ -231,36 +293,50 @@ HEAD_NORMS = {"self_attn.q_norm": "attention.q_norm", "self_attn.k_norm": "atten
 
 
 def gated_table(
-    config: GatedConfig,
+    config: GatedSizes,
     *,
     norms: Mapping[str, str] = PRE_NORMS,
+    final_norm: str = "final_norm",
+    norm_bias: bool = False,
     biases: str = "",
     mlp_bias: bool = False,
+    attention: Sequence[Rule] | None = None,
+    mlp: Sequence[Rule] | None = None,
+    more: Sequence[Rule] = (),
+    alternatives: Sequence[Rule] = (),
     root: str = "model",
 ) -> Table:
     """Return the table of a checkpoint whose tensors are named like Llama's.
 
     Args:
         norms: paths of a layer's norms, by their names in the checkpoint.
+        final_norm: path of the last norm; "" for one without parameters.
+        norm_bias: whether the norms have biases.
         biases: the letters of the projections that have a bias, of "QKVO".
+        attention: rules of the layers' projections, where they aren't stored one by one.
+        mlp: rules of the layers' MLPs, where they aren't those of a `GatedMLP`.
+        more: rules of tensors that Llama lacks.
+        alternatives: as `Table` has them.
         root: prefix of all tensors' names except the head's.
     """
+    if config.head == "answers":
+        root = config.answers_root
     here, at = "decoder.blocks", f"{root}.layers.{{layer}}"
     names = {letter: f"{at}.self_attn.{letter.lower()}_proj" for letter in "QKVO"}
     rules: list[Rule] = [
+        *head_rules(config),
         same(f"{root}.embed_tokens.weight", "embed.embedding"),
-        same(f"{root}.norm.weight", "final_norm.scale"),
-        *(same(f"{at}.{name}.weight", f"{here}.{path}.scale") for name, path in norms.items()),
-        *projections(names, f"{here}.attention", bias=False),
+        *(norm(f"{root}.norm", final_norm, bias=norm_bias) if final_norm else ()),
+        *(rule for name, path in norms.items() for rule in norm(f"{at}.{name}", f"{here}.{path}", bias=norm_bias)),
+        *(projections(names, f"{here}.attention", bias=biases) if attention is None else attention),
     ]
-    for letter in biases:
-        rule = same if letter == "O" else heads_bias
-        rules.append(rule(f"{names[letter]}.bias", f"{here}.attention.b_{letter}"))
-    for matrix in ("gate", "up", "down"):
+    for matrix in ("gate", "up", "down") if mlp is None else ():
         rules += dense(f"{at}.mlp.{matrix}_proj", f"{here}.mlp.{matrix}", bias=mlp_bias)
+    rules += [*(mlp or ()), *more]
     if config.head == "lm" and not config.tie_word_embeddings:
         rules.append(same("lm_head.weight", "unembed.embedding"))
     passed_over = {rf"{root}\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq": "computed from the config"}
-    passed_over |= unused_head(config.head)
+    passed_over |= unused_head(config.head) | unused_class_heads(config)
     rename = ((r"^(embed_tokens|layers|norm)\.", rf"{root}.\1."),)
-    return Table(tuple(rules), passed_over, rename, {"lm_head.weight": f"{root}.embed_tokens.weight"})
+    copies = {"lm_head.weight": f"{root}.embed_tokens.weight"}
+    return Table(tuple(rules), passed_over, rename, copies, tuple(alternatives))

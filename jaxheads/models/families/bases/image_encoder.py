@@ -19,24 +19,10 @@ from ...norms import with_frozen_statistics
 from ...patches import Patches, patch_kernel, without_first_axis
 from ...stack import Stack
 from ...unembedding import Unembedding
-from .reading import inner_config
+from .class_heads import ClassHead
 
 _LONGEST = 32_768
 """Longest side of an image or a patch."""
-
-
-class ClassHead(nnx.Module):
-    """A linear classifier with weight `[classes,F]` and bias `[classes]`.
-
-    Raises:
-        ValueError: for less than one class.
-    """
-
-    def __init__(self, classes: int, features: int, *, rngs: nnx.Rngs):
-        if classes < 1:
-            raise ValueError("a classifier needs at least one class, got none; name the bare architecture instead")
-        self.weight = nnx.Param(0.02 * jax.random.normal(rngs.params(), (classes, features)))
-        self.bias = nnx.Param(jnp.zeros((classes,)))
 
 
 class ImageEncoder(Network):
@@ -86,9 +72,7 @@ class ImageEncoder(Network):
     @property
     def unembedding(self) -> Unembedding | None:
         """The classifier; None for a bare encoder."""
-        if self.classifier is None:
-            return None
-        return Unembedding(self.classifier.weight[...], self.classifier.bias[...])
+        return None if self.classifier is None else self.classifier.unembedding
 
     @property
     def at_every_position(self) -> bool:
@@ -167,11 +151,6 @@ def attention_rules(config: Any, at: str) -> list[Rule]:
     return rules if config.qkv_bias else [*rules, same(f"{at}.attention.output.dense.bias", f"{here}.b_O")]
 
 
-def class_rules(name: str, path: str) -> list[Rule]:
-    """Return the rules of a classifier."""
-    return [same(f"{name}.weight", f"{path}.weight"), same(f"{name}.bias", f"{path}.bias")]
-
-
 def image_size_of(config: Mapping[str, Any], default: int) -> tuple[int, int]:
     """Read the height and width of the images that positions were learnt on.
 
@@ -205,15 +184,3 @@ def grid_of(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     if patch_size > min(image_size):
         raise ValueError(f"an image of image_size={list(image_size)} holds no patch of patch_size={patch_size}")
     return image_size[0] // patch_size, image_size[1] // patch_size
-
-
-def labels_of(config: Mapping[str, Any]) -> int:
-    """Read the number of classes of a classifier; 2 by default, as in transformers.
-
-    Raises:
-        ValueError: for labels that are no object, or a number that is none.
-    """
-    count = len(inner_config(config, "id2label")) or config.get("num_labels", config.get("_num_labels", 2))
-    if not is_whole(count):
-        raise ValueError(f"num_labels must be a whole number, got {shown(count)}")
-    return count

@@ -13,9 +13,18 @@ from ...blocks import PostNormBlock
 from ...inputs.batch import Batch
 from ...layers import Attention, Embed, PlainMLP, activation, layer_norm
 from ...loading.weights import Rule, Table, dense, norm, projections, same
-from ...network import Network
 from ...stack import Stack
 from ...unembedding import Unembedding
+from .class_heads import (
+    ClassFields,
+    Classifies,
+    ClassNames,
+    architectures,
+    class_names,
+    head_rules,
+    label_fields,
+    unused_class_heads,
+)
 from .reading import head_of, required
 
 ENCODER_ONLY: Mapping[str, Any] = {
@@ -26,11 +35,22 @@ ENCODER_ONLY: Mapping[str, Any] = {
 """Config fields of BERT and its successors that are supported at one value only."""
 
 
+_ON_POOLER = ClassNames("classifier", pooled=True)
+ON_TOKENS: Mapping[str, ClassNames] = {"token_classes": ClassNames("classifier"), "answers": ClassNames("qa_outputs")}
+
+LIKE_BERT: Mapping[str, ClassNames] = {"classes": _ON_POOLER, "choices": _ON_POOLER, **ON_TOKENS}
+"""Heads of BERT and ALBERT: those of whole examples read the pooler's output."""
+
+LIKE_ROBERTA: Mapping[str, ClassNames] = {**LIKE_BERT, "classes": ClassNames("classifier.out_proj", "classifier.dense")}
+"""Heads of RoBERTa and MPNet: the classifier has a dense layer of its own."""
+
+
 @dataclass(frozen=True)
-class EncoderConfig:
-    """Config fields that BERT and its successors share by name; `head` is "mlm" or "none"."""
+class EncoderConfig(ClassFields):
+    """Config fields that BERT and its successors share by name; `head` is "mlm", "none" or one of `class_heads`."""
 
     model_type: ClassVar[str]
+    class_heads: ClassVar[Mapping[str, ClassNames]] = LIKE_BERT
 
     vocab_size: int
     hidden_size: int
@@ -51,12 +71,18 @@ class EncoderConfig:
 
 
 def common_fields(
-    config: Mapping[str, Any], stem: str, *, act: str = "gelu", pretraining: Sequence[str] = ()
+    config: Mapping[str, Any],
+    stem: str,
+    class_heads: Mapping[str, ClassNames] = LIKE_BERT,
+    *,
+    act: str = "gelu",
+    pretraining: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Read the fields of an `EncoderConfig`.
 
     Args:
         stem: stem of the architectures' names, "Bert" for BertModel and BertForMaskedLM.
+        class_heads: the family's heads of classes.
         act: the default activation.
         pretraining: architectures of a masked language model that also has a pooler.
 
@@ -64,7 +90,7 @@ def common_fields(
         ValueError: for a missing field or an architecture that is not covered.
     """
     sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    heads = {f"{stem}Model": "none", f"{stem}ForMaskedLM": "mlm"}
+    heads = architectures(stem, class_heads, Model="none", ForMaskedLM="mlm")
     head = head_of(config, heads | dict.fromkeys(pretraining, "mlm+pooler"))
     return {
         **dict(zip(sizes, required(config, *sizes), strict=True)),
@@ -73,7 +99,8 @@ def common_fields(
         "layer_norm_eps": config.get("layer_norm_eps", 1e-12),
         "tie_word_embeddings": config.get("tie_word_embeddings", True),
         "head": head.removesuffix("+pooler"),
-        "pooler": head != "mlm",
+        "pooler": head in ("none", "mlm+pooler") or (head in class_heads and class_heads[head].pooled),
+        **label_fields(config, head),
     }
 
 
@@ -111,8 +138,8 @@ class MaskedLMHead(nnx.Module):
         return self.norm(self.act(self.dense(x_BTD)))
 
 
-class MaskedLM(Network):
-    """An encoder with or without its head; a family's `__init__` sets `config` and the attributes declared here."""
+class MaskedLM(Classifies):
+    """An encoder with or without a head; a family's `__init__` sets `config` and the attributes declared here."""
 
     config: Any
     embed: Embed
@@ -120,9 +147,20 @@ class MaskedLM(Network):
     pooler: nnx.Linear | None = None
     head: MaskedLMHead | None
 
-    def own_head(self, model: int, act: str, epsilon: float, *, rngs: nnx.Rngs, **more: Any) -> MaskedLMHead | None:
-        """Build the head, with `more` arguments of `MaskedLMHead`; None if the config has no head."""
+    def own_head(
+        self, model: int, act: str, epsilon: float, *, rngs: nnx.Rngs, before_classes: bool = False, **more: Any
+    ) -> MaskedLMHead | None:
+        """Build a masked language model's head, or None, and set `classifier`.
+
+        Args:
+            before_classes: whether the classifier reads such a head too, one without an unembedding.
+            more: arguments of `MaskedLMHead`.
+        """
         c = self.config
+        self.classifier = self.own_classifier(model, rngs)
+        if self.classifier is not None and before_classes:
+            more["out_bias"] = False
+            return MaskedLMHead(c.vocab_size, model, act, epsilon, tied=True, rngs=rngs, **more)
         if c.head != "mlm":
             return None
         return MaskedLMHead(c.vocab_size, model, act, epsilon, tied=c.tie_word_embeddings, rngs=rngs, **more)
@@ -133,15 +171,27 @@ class MaskedLM(Network):
 
     @property
     def unembedding(self) -> Unembedding | None:
-        """The MLM head's unembedding, or the word embedding it is tied to; None for a bare encoder."""
+        """The classifier, or the MLM head's own or tied unembedding; None for a bare encoder."""
+        if self.classifier is not None:
+            return self.classifier.unembedding
         if self.head is None:
             return None
         words = self.embed if self.head.unembed is None else self.head.unembed
         return Unembedding(words.embedding[...], None if self.head.bias is None else self.head.bias[...])
 
     def features(self, x_BTD: Array) -> Array:
-        """Return the MLM head's transform of the stream; for a bare encoder the stream itself."""
-        return x_BTD if self.head is None else self.head(x_BTD)
+        """Return the head's transform of the stream; for a bare encoder the stream itself."""
+        if self.classifier is None:
+            return x_BTD if self.head is None else self.head(x_BTD)
+        names = class_names(self.config)
+        if names is not None and names.pooled:
+            assert self.pooler is not None, "a config with such a head has `pooler`"
+            x_BTD = jnp.tanh(self.pooler(x_BTD))
+        return self.classifier.features(x_BTD)
+
+    def readout_positions(self, batch: Batch) -> Array:
+        """Return the index `[B]` of the first real token for a classifier of whole examples, else of the last."""
+        return jnp.argmax(batch.mask, axis=1) if self.classes_of == "example" else super().readout_positions(batch)
 
     def pooled(self, x_BTD: Array, batch: Batch) -> Array:
         """Return the pooler's output `[B,D]`: a dense layer and tanh on the stream at each example's first real token.
@@ -193,7 +243,8 @@ def head_table(config: Any, names: HeadNames, *, bias: bool = True, norm_bias: b
     if config.head != "mlm":
         stored = [rf"{re.escape(name)}\..*" for name in (names.dense, names.norm, names.decoder)]
         stored += [] if names.bias is None else [re.escape(names.bias)]
-        return Table((), {"|".join(stored): "a bare model has no head"})
+        unused = {"|".join(stored): "for masked tokens, which this architecture does not predict"}
+        return Table(tuple(head_rules(config)), unused | unused_class_heads(config))
     rules = [*dense(names.dense, "head.dense", bias=bias), *norm(names.norm, "head.norm", bias=norm_bias)]
     tied = config.tie_word_embeddings
     if not tied:
@@ -203,7 +254,7 @@ def head_table(config: Any, names: HeadNames, *, bias: bool = True, norm_bias: b
     twice = names.bias not in (None, decoder_bias)
     unused = {re.escape(str(names.bias)): "not used: an untied decoder has its own"} if twice and not tied else {}
     copies = {decoder: names.words, **({decoder_bias: str(names.bias)} if twice else {})} if tied else {}
-    return Table(tuple(rules), unused, copies=copies)
+    return Table(tuple(rules), unused | unused_class_heads(config), copies=copies)
 
 
 def layer_rules(

@@ -1,0 +1,109 @@
+"""Small values of every kind, for the good calls of `tests/good_calls.py`; each is made once, when it is needed."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxheads as jh
+from jaxheads.data import tasks
+
+CONFIG = {"model_type": "gpt2", "vocab_size": 37, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}
+E, T = 4, 6
+
+
+@functools.cache
+def model() -> jh.Model:
+    return jh.init(CONFIG)
+
+
+@functools.cache
+def bart() -> jh.Model:
+    return jh.init(tasks.Translation(shortest=2, longest=3).model_config(d_model=8))
+
+
+@functools.cache
+def clip() -> jh.Model:
+    return jh.init(tasks.Captions().model_config())
+
+
+@functools.cache
+def batch() -> jh.Batch:
+    rng = np.random.default_rng(0)
+    marks = {"noun": rng.random((E, T)) < 0.5}
+    return jh.Batch(rng.integers(0, 37, (E, T)), words=np.tile(np.arange(T), (E, 1)), marks=marks)
+
+
+@functools.cache
+def other() -> jh.Batch:
+    return jh.Batch(np.random.default_rng(1).integers(0, 37, (E, T)))
+
+
+@functools.cache
+def table(name: str = "effect", metric: str = "score") -> jh.HeadTable:
+    values = np.random.default_rng(0).random((8, 2, 2))
+    interval = jh.statistics.mean_interval(values)
+    column = jh.tables.Column(*interval, per_example=values)
+    return jh.HeadTable.from_columns(name, "decoder", {metric: column}, squeeze=True)
+
+
+@functools.cache
+def task() -> tasks.Induction:
+    return tasks.Induction(tokens=8, shortest=2, longest=3, length=8)
+
+
+@functools.cache
+def sample() -> tasks.Sample:
+    return task().sample(jax.random.key(0), 2)
+
+
+def small_network() -> Any:
+    return jh.init(task().model_config(d_model=8, n_heads=2)).network
+
+
+@functools.cache
+def circuit() -> jh.circuits.Circuit:
+    return jh.circuit(model(), batch(), jh.loss(), [(0, 0)], "zero")
+
+
+@functools.cache
+def training() -> jh.train.Trained:
+    return jh.train.train(task().model_config(d_model=8, n_heads=2), task(), 2, batch=2)
+
+
+@functools.cache
+def repeated() -> jh.data.RepeatedTokens:
+    return jh.data.repeated_tokens(37, examples=2, shortest=2, longest=3, seed=0)
+
+
+class Words:
+    """A tokenizer of single characters."""
+
+    bos_token_id = 0
+
+    def encode(self, text: str, **options: Any) -> list[int]:
+        return [1 + ord(letter) % 30 for letter in text]
+
+    def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
+        return {"input_ids": self.encode(text)}
+
+
+def edges() -> np.ndarray:
+    return jh.Graph.of(model().stack()).exists[None]
+
+
+def scores(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((8, 2, 2))
+
+
+def grouped() -> jh.statistics.GroupedRows:
+    rows = jh.statistics.GroupedRows()
+    rows.add(np.arange(8.0))
+    return rows
+
+
+def moments() -> jh.statistics.Moments:
+    rows = jh.statistics.Moments()
+    rows.add(np.arange(8.0))
+    return rows
