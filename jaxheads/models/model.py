@@ -11,13 +11,14 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from ..arguments import among, at_least, checked
+from ..arguments import among, at_least, checked, settles
 from ..checks import all_finite, nearest, one_of, shown
 from ..columns import listed
 from ..programs import compiled
 from .captures import Constant, Run, RunSource
+from .given import as_batch
 from .inputs.audio import Audio
-from .inputs.batch import Batch, Positions
+from .inputs.batch import Batch, Positions, Texts
 from .inputs.encoding import Text, encode, encode_audio, unknown_share
 from .inputs.images import Picture, are_images, image_pixels
 from .inputs.packing import check_packing
@@ -322,13 +323,14 @@ class Model:
             raise ValueError(f"{self.name} takes up to {context} {kind}; got {longest}. Cut or split the text")
 
 
+settles(Batch)(as_batch)
 _FIELD_OF = {"tokens": "tokens", "targets": "targets", "patches": "pixels", "frames": "features"}
 """Field of a batch that an axis comes from, by the axis's kind."""
 
 
 @checked()
 def run(
-    model: Model, batch: Batch, capture: str | Sequence[str] = (), edits: Sequence[SiteEdit] | SiteEdit = ()
+    model: Model, batch: Batch | Texts, capture: str | Sequence[str] = (), edits: Sequence[SiteEdit] | SiteEdit = ()
 ) -> Run:
     """Run one forward pass, with edits, and keep the sites named in `capture`.
 
@@ -348,8 +350,7 @@ def run(
     for _, stack, _ in sites:
         model.check_runs(model.stack(stack), batch)
     result = _run(model.network, batch, edits, sites)
-    words = tuple(f"{edit.operation} at {edit.stack}.{edit.site}, {edit.layers.shape[0]} layers" for edit in edits)
-    return replace(result, source=RunSource(model.name, model.identity, batch, words))
+    return replace(result, source=RunSource.of(model, batch, edits))
 
 
 @partial(compiled, static_argnames="sites")
