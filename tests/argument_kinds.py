@@ -32,7 +32,7 @@ KINDS = _by_argument(
         "direction mlps rule of site circuit measure side mlp_reads end linear norm softmax gate rescaled order axis "
         "empty",
         "names": "by axes kinds methods factors stacks",
-        "path": "directory path cache source texts",
+        "path": "directory path cache source texts adapter",
         "directory": "resume",
         "mesh": "mesh devices",
         "memory": "memory",

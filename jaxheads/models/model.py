@@ -226,7 +226,8 @@ class Model:
         if self.tokenizer is None:
             raise ValueError(f"{self.name} has no tokenizer ({self.no_tokenizer}); give token ids: jh.Batch(tokens=…)")
         warn = partial(self._warn_once, "special tokens")
-        more = {"start": self.start_token(), "repeats": self.network.repeats_source}
+        own = self.network
+        more = {"start": self.start_token(), "repeats": own.repeats_source, "length": own.text_length}
         return encode(self.tokenizer, texts, targets=targets, warn=warn, **more, **options)
 
     def _recordings(self, audio: Any, targets: Any, rate: int | None, side: str) -> Batch:

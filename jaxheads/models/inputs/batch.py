@@ -257,6 +257,20 @@ class Batch:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class RelativePositions:
+    """Embeddings of relative positions, which each layer projects, for the position terms of its scores (DeBERTa).
+
+    Attributes:
+        embedding: `[R,D]`.
+        index: row of the embedding for each query and key, `[B,T,S]`.
+    """
+
+    embedding: Array
+    index: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class AttentionInputs:
     """Inputs of attention beside the stream, shared by all layers of a stack.
 
@@ -269,6 +283,7 @@ class AttentionInputs:
         bias: bias of the scores, `[B|1,N,T|1,S]`, for relative positions and ALiBi; or None.
         memory: the encoder's output `[B,S,D]`, from which cross-attention reads keys and values; else None.
         cross: inputs of the cross-attention that follows in every layer, or None.
+        relative: relative positions that the scores compare with queries and keys, or None.
     """
 
     mask: Array
@@ -278,6 +293,7 @@ class AttentionInputs:
     bias: Array | None = None
     memory: Array | None = None
     cross: "AttentionInputs | None" = None
+    relative: RelativePositions | None = None
 
     @staticmethod
     def within(
@@ -294,9 +310,12 @@ class AttentionInputs:
         return AttentionInputs(mask_BTS, positions_BT, positions_BT, positions_BT, bias, cross=cross)
 
     @staticmethod
-    def over(batch: Batch, *, causal: bool, bias: Array | None = None) -> "AttentionInputs":
+    def over(
+        batch: Batch, *, causal: bool, bias: Array | None = None, relative: RelativePositions | None = None
+    ) -> "AttentionInputs":
         """Return the inputs of self-attention over a batch's tokens."""
-        return AttentionInputs.within(Positions(batch.mask, segments=batch.segments), causal=causal, bias=bias)
+        positions = Positions(batch.mask, segments=batch.segments)
+        return replace(AttentionInputs.within(positions, causal=causal, bias=bias), relative=relative)
 
     @staticmethod
     def between(queries: Positions, keys: Positions, memory_BSD: Array) -> "AttentionInputs":
@@ -318,7 +337,12 @@ class AttentionInputs:
             own_keys=own_keys,
             bias=bias,
             cross=cross,
+            relative=self._indexed(lambda index_BTS: index_BTS[:, position:]),
         )
+
+    def _indexed(self, choose: Callable[[Array], Array]) -> RelativePositions | None:
+        """Return the relative positions of some queries, chosen from the index `[B,T,S]`."""
+        return None if self.relative is None else replace(self.relative, index=choose(self.relative.index))
 
     def rows(self, rows_BR: Array) -> "AttentionInputs":
         """Restrict the queries to these positions `[B,R]` of each example; keys stay."""
@@ -329,4 +353,5 @@ class AttentionInputs:
             bias = jnp.broadcast_to(bias, (rows_BR.shape[0], *bias.shape[1:]))
             bias = jnp.take_along_axis(bias, rows_BR[:, None, :, None], axis=2)
         cross = None if self.cross is None else self.cross.rows(rows_BR)
-        return replace(self, mask=mask_BRS, queries=queries_BR, bias=bias, cross=cross)
+        relative = self._indexed(lambda index_BTS: jnp.take_along_axis(index_BTS, rows_BR[:, :, None], axis=1))
+        return replace(self, mask=mask_BRS, queries=queries_BR, bias=bias, cross=cross, relative=relative)
