@@ -10,7 +10,7 @@ from typing import Any
 from .checkpoint import Checkpoint
 from .hf_directory import directory_checkpoint
 from .hub_progress import bars_of_the_hub, import_tqdm
-from .transformer_lens import SUFFIXES, as_toy, lens_checkpoint, lens_file
+from .transformer_lens import as_toy, lens_checkpoint, lens_file, may_be_lens
 from .weight_files import NothingFits, nothing_fits, weight_files
 
 TEXT = (
@@ -116,7 +116,7 @@ def _with_owner(repository: str) -> list[str]:
 def _wanted(repository: str, files: Collection[str]) -> list[str]:
     """List the patterns of the files to fetch: all text files and the preferred format of the weights."""
     weights = weight_files(files)
-    toys = [name for name in files if "/" not in name and name.endswith(SUFFIXES)]
+    toys = [name for name in files if "/" not in name and may_be_lens(name)]
     if weights is None and toys:
         return [*TEXT, *toys, "*cfg.json", "*_cfg.pkl", *(f"{Path(name).stem}.json" for name in toys)]
     if weights is None or "config.json" not in files:
