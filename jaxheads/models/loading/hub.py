@@ -11,7 +11,7 @@ from .adapters import WEIGHTS as ADAPTERS
 from .checkpoint import Checkpoint
 from .hf_directory import directory_checkpoint
 from .hub_progress import bars_of_the_hub, import_tqdm
-from .transformer_lens import SUFFIXES
+from .transformer_lens import may_be_lens
 from .weight_files import NothingFits, nothing_fits, weight_files
 
 TEXT = (
@@ -132,7 +132,7 @@ def _wanted(repository: str, files: Collection[str], *, adapter: bool = False) -
     adapters = [name for name in ADAPTERS if name in files]
     if weights is None and adapters and ADAPTER in files:
         return [*TEXT, ADAPTER, adapters[0]]
-    toys = [name for name in files if "/" not in name and name.endswith(SUFFIXES)]
+    toys = [name for name in files if "/" not in name and may_be_lens(name)]
     if weights is None and toys:
         return [*TEXT, *toys, "*cfg.json", "*_cfg.pkl", *(f"{Path(name).stem}.json" for name in toys)]
     if weights is None or "config.json" not in files:

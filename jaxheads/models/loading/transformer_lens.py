@@ -58,11 +58,17 @@ def is_transformer_lens(names: Any) -> bool:
     return any(re.fullmatch(r"blocks\.\d+\.attn\.W_Q", name) for name in names)
 
 
+def may_be_lens(name: str) -> bool:
+    """Whether a file may be a checkpoint of TransformerLens by its name: `consolidated.00.pth` is a Llama of Meta's."""
+    return name.endswith(SUFFIXES) and not name.startswith("consolidated")
+
+
 def lens_file(directory: Path) -> Path | None:
     """Return the one .pth file of a directory without weights in Hugging Face's layout; None if there is no such."""
-    if weight_files([item.name for item in directory.iterdir()]) is not None:
+    held = sorted(directory.iterdir())
+    if weight_files([path.name for path in held]) is not None:
         return None
-    files = [path for path in sorted(directory.iterdir()) if path.suffix in SUFFIXES and path.is_file()]
+    files = [path for path in held if may_be_lens(path.name) and path.is_file()]
     final = [path for path in files if path.stem in ("model_final", "model", "ll_model")]
     return files[0] if len(files) == 1 else final[0] if len(final) == 1 else None
 
