@@ -11,16 +11,17 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from ..arguments import among, at_least, checked
+from ..arguments import among, at_least, checked, settles
 from ..checks import all_finite, nearest, one_of, shown
 from ..columns import listed
 from ..programs import compiled
 from .captures import Constant, Run, RunSource
-from .families import FAMILIES
+from .given import as_batch
 from .inputs.audio import Audio
-from .inputs.batch import Batch, Positions
+from .inputs.batch import Batch, Positions, Texts
 from .inputs.encoding import Text, encode, encode_audio, unknown_share
 from .inputs.images import Picture, are_images, image_pixels
+from .inputs.packing import check_packing
 from .network import Network, check_network, forward
 from .own_parameters import other_parameters, parameters_identity
 from .sites import SiteEdit
@@ -78,9 +79,8 @@ class Model:
             return None
         if network.classes_of == "answer":
             return "start", "end"
-        names = (self.hf_config or {}).get("id2label") or {}
-        classes = range(network.unembedding.weight.shape[0])
-        return tuple(str(names.get(str(index), names.get(index, f"LABEL_{index}"))) for index in classes)
+        names = {str(number): name for number, name in ((self.hf_config or {}).get("id2label") or {}).items()}
+        return tuple(str(names.get(f"{n}", f"LABEL_{n}")) for n in range(network.unembedding.weight.shape[0]))
 
     @property
     def causal(self) -> bool:
@@ -104,9 +104,7 @@ class Model:
         Raises:
             ValueError: for arrays that are missing, left over or of a wrong shape, all in one message.
         """
-        kind = (self.hf_config or {}).get("model_type")
-        stored = FAMILIES[kind].table(self.config) if kind in FAMILIES else None
-        network = other_parameters(self, parameters, table or {}, stored)
+        network = other_parameters(self, parameters, table or {})
         identity = cache(partial(parameters_identity, network))
         return replace(self, network=network, name=self.name if name is None else name, identity=identity)
 
@@ -225,7 +223,8 @@ class Model:
         if self.tokenizer is None:
             raise ValueError(f"{self.name} has no tokenizer ({self.no_tokenizer}); give token ids: jh.Batch(tokens=…)")
         warn = partial(self._warn_once, "special tokens")
-        more = {"start": self.start_token(), "repeats": self.network.repeats_source}
+        own = self.network
+        more = {"start": self.start_token(), "repeats": own.repeats_source, "length": own.text_length}
         return encode(self.tokenizer, texts, targets=targets, warn=warn, **more, **options)
 
     def _recordings(self, audio: Any, targets: Any, rate: int | None, side: str) -> Batch:
@@ -270,8 +269,8 @@ class Model:
         return start
 
     @checked()
-    def check(self, batch: Batch) -> None:
-        """Raise ValueError if the model can't run the batch.
+    def check(self, batch: Batch, *, packed: bool = False) -> None:
+        """Raise ValueError if the model can't run the batch, or if it is packed unless `packed` texts are expected.
 
         That is a batch that lacks a field which the model reads, or has one that it does not read; token ids or types
         outside the vocabulary; or more real tokens than the context holds. While tracing, only the fields are checked.
@@ -281,9 +280,9 @@ class Model:
         present = {field for field in _FIELD_OF.values() if getattr(batch, field) is not None}
         enough = self.network.apart and present and present < needed
         if present != needed and not enough:
-            raise ValueError(
-                f"{self.name} takes {', '.join(sorted(needed))}; the batch has {', '.join(sorted(present))}"
-            )
+            both = (", ".join(sorted(fields)) for fields in (needed, present))
+            raise ValueError("{} takes {}; the batch has {}".format(self.name, *both))
+        check_packing(self.name, self.network, batch, packed=packed)
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(batch)):
             return
         for kind in ("tokens", "targets"):
@@ -324,13 +323,14 @@ class Model:
             raise ValueError(f"{self.name} takes up to {context} {kind}; got {longest}. Cut or split the text")
 
 
+settles(Batch)(as_batch)
 _FIELD_OF = {"tokens": "tokens", "targets": "targets", "patches": "pixels", "frames": "features"}
 """Field of a batch that an axis comes from, by the axis's kind."""
 
 
 @checked()
 def run(
-    model: Model, batch: Batch, capture: str | Sequence[str] = (), edits: Sequence[SiteEdit] | SiteEdit = ()
+    model: Model, batch: Batch | Texts, capture: str | Sequence[str] = (), edits: Sequence[SiteEdit] | SiteEdit = ()
 ) -> Run:
     """Run one forward pass, with edits, and keep the sites named in `capture`.
 
@@ -343,15 +343,14 @@ def run(
         ValueError: for a batch the model can't run, a site it does not have, or an edit that can change nothing.
     """
     edits = (edits,) if isinstance(edits, SiteEdit) else tuple(edits)
-    model.check(batch)
+    model.check(batch, packed=True)
     for edit in edits:
         check_edit(model, batch, edit)
     sites = tuple((name, *model.site(name)) for name in ((capture,) if isinstance(capture, str) else capture))
     for _, stack, _ in sites:
         model.check_runs(model.stack(stack), batch)
     result = _run(model.network, batch, edits, sites)
-    words = tuple(f"{edit.operation} at {edit.stack}.{edit.site}, {edit.layers.shape[0]} layers" for edit in edits)
-    return replace(result, source=RunSource(model.name, model.identity, batch, words))
+    return replace(result, source=RunSource.of(model, batch, edits))
 
 
 @partial(compiled, static_argnames="sites")

@@ -40,6 +40,7 @@ def default_rules(axis: str = "model") -> Rules:
         (r".*\.experts\.down\.kernel", P(None, axis, None)),
         (r".*\.(router\.(kernel|bias)|shared_gate\.kernel)", P()),
         (r".*\.sinks", P(axis)),
+        (r"(.*\.)?probe|text_head\.(kernel|bias)|head\.kernel", P()),
         (r".*\.(up|gate)\.kernel", P(None, axis)),
         (r".*\.(up|gate)\.bias", P(axis)),
         (r".*\.down\.kernel", P(axis, None)),

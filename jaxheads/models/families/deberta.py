@@ -16,11 +16,11 @@ from ..blocks import PostNormBlock
 from ..disentangled import DisentangledAttention, distances, relative_positions
 from ..inputs.batch import AttentionInputs, Batch
 from ..layers import Embed, PlainMLP, layer_norm
+from ..loading.head_order import grouped_heads
 from ..loading.weights import (
     Rule,
     Table,
     dense,
-    grouped_heads,
     heads_bias,
     heads_in,
     heads_out,

@@ -73,7 +73,7 @@ _NAMES: dict[Kind, str] = {
     "hidden_dim d_kv d_ff num_heads type_vocab_size embedding_size n_embed ffn_dim word_embed_proj_dim d_head "
     "num_mel_bins projection_dim num_channels max_source_positions max_target_positions "
     "n_positions relative_attention_num_buckets moe_intermediate_size shared_expert_intermediate_size num_experts "
-    "num_local_experts num_kv_heads ffn_hidden_size d_mlp vocab_size_out",
+    "num_local_experts num_kv_heads ffn_hidden_size d_mlp vocab_size_out projection_size",
     COUNT: "max_position_embeddings relative_attention_max_distance num_hidden_groups rotary_dim window_size "
     "no_rope_layer_interval max_seq_len original_max_position_embeddings num_experts_per_tok decoder_sparse_step "
     "local_attention sliding_window sliding_window_pattern _sliding_window_pattern global_attn_every_n_layers",
@@ -90,7 +90,7 @@ _NAMES: dict[Kind, str] = {
     "tie_word_embeddings scale_attn_weights attention_bias mlp_bias scale_embedding use_parallel_residual "
     "norm_bias decoder_bias classifier_bias do_layer_norm_before enable_bias _remove_final_layer_norm qkv_bias "
     "use_swiglu_ffn apply_residual_connection_post_layernorm bias causal use_sliding_window scale_decoder_outputs "
-    "norm_topk_prob qk_layernorm scale_attn_by_inverse_layer_idx use_qkv_bias "
+    "vision_use_head norm_topk_prob qk_layernorm scale_attn_by_inverse_layer_idx use_qkv_bias "
     "alibi new_decoder_architecture multi_query parallel_attn gated_mlp unembed_bias use_bias use_qk_norm",
     WORD: "norm_rel_ebd "
     "hidden_act activation_function hidden_activation activation positions norm final_norm feed_forward_proj "
@@ -112,7 +112,7 @@ NULLABLE = frozenset(
     "clip_qkv partial_rotary_factor hidden_activation layer_types rope_parameters rope_scaling text_config_dict "
     "vision_config_dict pad_token_id decoder_start_token_id num_hidden_layers n_embed n_layer n_head "
     "mlp_only_layers no_rope_layers num_kv_heads ffn_hidden_size num_ln_in_parallel_attn "
-    "softmax_scale attn_config".split()
+    "softmax_scale attn_config projection_size".split()
 )
 """Fields for which null means that there is none, or the default."""
 

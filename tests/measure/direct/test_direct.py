@@ -24,10 +24,10 @@ POST_NORM = {"bert", "roberta", "camembert", "xlm_roberta", "distilbert", "alber
     "deberta_v2",
     "electra",
 }
-WITHOUT_LOGITS = {"clip_text_model", "clip_vision_model"}
+WITHOUT_LOGITS = {"clip_text_model", "clip_vision_model", "siglip_text_model", "siglip_vision_model"}
 SAME = {"gemma3", "dinov2", "mistral", "qwen2", "vit"}
 """Families whose networks are built of another's classes."""
-SUMS = sorted(set(SPECS) - POST_NORM - WITHOUT_LOGITS - SAME - {"clip", "modernbert"})
+SUMS = sorted(set(SPECS) - POST_NORM - WITHOUT_LOGITS - SAME - {"clip", "siglip", "modernbert"})
 
 
 def asked(family: str) -> tuple[jh.Model, jh.Batch]:
