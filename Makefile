@@ -41,7 +41,7 @@ results: .venv/.peers
 	$(BIN)/python -m tests.models.parity_table
 
 check-results: export JAX_PLATFORMS := cpu
-check-results: .venv/.plain
+check-results: .venv/.all
 	$(BIN)/python -m tests.check_results
 
 env: .venv/.plain
@@ -60,10 +60,14 @@ clean:
 	$(PIP) --editable .
 	@touch $@
 
+.venv/.all: pyproject.toml | .venv/bin/python
+	$(PIP) --editable '.[all]'
+	@touch .venv/.plain $@
+
 .venv/.test: pyproject.toml | .venv/bin/python
 	$(PIP) --editable '.[test]'
-	@touch .venv/.plain $@
+	@touch .venv/.plain .venv/.all $@
 
 .venv/.peers: pyproject.toml | .venv/bin/python
 	$(PIP) --editable '.[test,peers]'
-	@touch .venv/.plain .venv/.test $@
+	@touch .venv/.plain .venv/.all .venv/.test $@

@@ -88,9 +88,8 @@ def model_inputs(model: jh.Model, options: Options) -> Inputs:
 
 def crops(model: jh.Model, count: int, seed: int) -> jh.Batch:
     """Return random crops, at least 300 pixels wide, of scikit-learn's photographs of a temple and a flower."""
-    from sklearn.datasets import load_sample_images
-
-    rng, photographs = np.random.default_rng(seed), load_sample_images().images
+    datasets = lab.extra("sklearn.datasets", "the photographs of this experiment")
+    rng, photographs = np.random.default_rng(seed), datasets.load_sample_images().images
     images = []
     for index in range(count):
         photograph = photographs[index % len(photographs)]

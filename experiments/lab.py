@@ -2,8 +2,8 @@
 
 An experiment is a file with a docstring (question, command, cost, findings beside published ones), a class `Options`, a
 function `run(options) -> Results`, and `main = lab.command(Options, run, __doc__)`. Of all modules of the experiments
-only this one imports `jaxheads.execution.identity`, `jaxheads.files`, `jaxheads.interrupts`, `jaxheads.progress` and
-`jaxheads.provenance`; the others take them from here.
+only this one imports `jaxheads.execution.identity`, `jaxheads.extras`, `jaxheads.files`, `jaxheads.interrupts`,
+`jaxheads.progress` and `jaxheads.provenance`; the others take them from here.
 """
 
 import hashlib
@@ -26,6 +26,7 @@ import tyro
 
 import jaxheads as jh
 from jaxheads.execution.identity import fingerprint
+from jaxheads.extras import MissingExtraError, extra
 from jaxheads.files import (
     Content,
     check_writable,
@@ -50,6 +51,7 @@ __all__ = [
     "bounds",
     "code",
     "command",
+    "extra",
     "file_name",
     "markdown",
     "points_and_mean",
@@ -221,7 +223,9 @@ def command(
                 leave(130)
             sys.exit(130)
         except Exception as error:
-            if not isinstance(error, ValueError | OSError | FloatingPointError) and not disk_is_full(error):
+            if not isinstance(
+                error, ValueError | OSError | FloatingPointError | MissingExtraError
+            ) and not disk_is_full(error):
                 raise
             sys.exit(f"{name}: {error}{_goes_on(chosen) if isinstance(error, OSError) else _anew(chosen, error)}")
         finally:

@@ -14,6 +14,7 @@ import tyro
 
 from .commands.options import QUESTIONS, Compare, OnData, check, config_path, from_file
 from .commands.runs import Runs, runs
+from .extras import MissingExtraError
 from .files import check_writable, disk_is_full
 from .interrupts import leave, terminable
 
@@ -67,7 +68,7 @@ KINDS = {"atlas": Atlas, "zoo": Zoo, **QUESTIONS, "compare": Compare, "runs": Ru
 
 def _commands(defaults: Mapping[str, OnData]) -> Any:
     """Return the union of the commands that tyro reads, some with other defaults."""
-    stated = {name: {"default": default} for name, default in defaults.items()}
+    stated: dict[str, Any] = {name: {"default": default} for name, default in defaults.items()}
     kinds = [Annotated[kind, tyro.conf.subcommand(name, **stated.get(name, {}))] for name, kind in KINDS.items()]
     return tyro.conf.OmitSubcommandPrefixes[Union[tuple(kinds)]]  # noqa: UP007 - built at run time
 
@@ -89,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
             leave(130)
         return 130
     except Exception as error:
-        if not isinstance(error, ValueError | OSError) and not disk_is_full(error):
+        if not isinstance(error, ValueError | OSError | MissingExtraError) and not disk_is_full(error):
             raise
         print(f"jaxheads: {error}", file=sys.stderr)
         return 1

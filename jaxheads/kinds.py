@@ -41,6 +41,11 @@ Kind = Callable[[str, Any], Mismatch | None]
 def kind_of(name: str, annotation: Any) -> Kind:
     """Return the kind that an annotation describes."""
     origin, members = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is ArrayLike:
+        return _array_like(name)
+    # From Python 3.12 on, NumPy 2.5 writes `ArrayLike` and `NDArray` as aliases with a value.
+    if (alias := origin or annotation) is not None and hasattr(alias, "__value__"):
+        return kind_of(name, alias.__value__)
     if isinstance(annotation, typing.TypeVar) or annotation in (Any, object):
         return lambda name, value: None
     if annotation is float and name in UNBOUNDED:
@@ -124,8 +129,9 @@ def _choice(known: tuple[Any, ...]) -> Kind:
 
 def _union(name: str, members: tuple[Any, ...]) -> Kind:
     # Type checkers know "array-like" as a union of its own, which unions with more members swallow.
-    array = [ArrayLike] if set(typing.get_args(ArrayLike)) <= set(members) else []
-    rest = [member for member in members if not array or member not in typing.get_args(ArrayLike)]
+    of_arrays = typing.get_args(ArrayLike) or (ArrayLike,)
+    array = [ArrayLike] if set(of_arrays) <= set(members) else []
+    rest = [member for member in members if not array or member not in of_arrays]
     paths = [os.PathLike] if any((typing.get_origin(member) or member) is os.PathLike for member in rest) else []
     if paths:
         rest = [

@@ -87,6 +87,7 @@ class Loss(Evaluated):
     """Objective of each example's mean next-token cross-entropy, in nats; see `loss`."""
 
     unit: ClassVar[str] = "nats"
+    packed: ClassVar[bool] = True
     where: np.ndarray | None
     name: str
 
@@ -103,6 +104,9 @@ class Loss(Evaluated):
         positions = model.network.streams[-1].queries.of(batch)
         mask_BT = np.asarray(positions.mask)
         counted_BT = mask_BT[:, 1:] & mask_BT[:, :-1]
+        if positions.segments is not None:
+            texts_BT = np.asarray(positions.segments)
+            counted_BT &= texts_BT[:, 1:] == texts_BT[:, :-1]
         if self.where is not None:
             if self.where.shape != mask_BT.shape:
                 raise ValueError(f"where must have the shape of tokens {mask_BT.shape}, got {self.where.shape}")

@@ -128,7 +128,8 @@ def reads_of(objective: Objective, model: Model, batch: Batch) -> Reads:
         ValueError: for indices that the model or the batch does not have, reads that are not those of each example, or
             values that are not one real number for each example; the message names the objective.
     """
-    model.check(batch)
+    packed = getattr(objective, "packed", False)
+    model.check(batch, packed=packed)
     reads = objective.reads(model, batch)
     if type(objective).__module__.startswith("jaxheads."):
         return reads  # checked by its own `reads`

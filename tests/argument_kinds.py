@@ -26,12 +26,13 @@ KINDS = _by_argument(
         "fraction": "share least more part adjective phrase copular negated positive grammatical named both",
         "flag": "same_layer squeeze absolute bos exclude_bos exclude_current_token with_first repeats negative largest "
         "norms overwrite exclude_first progress backwards per_position causal train_weights stacked masked agrees "
-        "matched consistent doubly_stochastic adds third aligned exact causal sums_to_one",
+        "matched consistent doubly_stochastic adds third aligned exact causal sums_to_one pack packed",
         "text": "mark needle role null_kind label revision name title",
         "name": "kind metric column method ablation parts better granularity normalise embedding content solver needs "
-        "direction mlps rule of site circuit measure side mlp_reads end linear norm softmax gate rescaled order axis",
+        "direction mlps rule of site circuit measure side mlp_reads end linear norm softmax gate rescaled order axis "
+        "empty",
         "names": "by axes kinds methods factors stacks",
-        "path": "directory path cache source texts",
+        "path": "directory path cache source texts adapter",
         "directory": "resume",
         "mesh": "mesh devices",
         "memory": "memory",
@@ -187,6 +188,8 @@ KINDS_OF = {
     "token_pairs.offset": "whole",
     "positional_kernel.offset": "whole",
     "text_batches.texts": "any",
+    "text_batches.column": "text",
+    "process_share.batches": "batches",
     "text_span.texts": "array",
     "gated_scores.stack": "stack",
     "name_heads.clusters": "array",

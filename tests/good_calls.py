@@ -272,6 +272,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "two_cities": {},
     "repeated_tokens": {"vocabulary": 37, "examples": 2, "shortest": 2, "longest": 3, "seed": 0},
     "ordinary_tokens": {"model": model},
+    "process_share": {"batches": lambda: [batch()]},
     "text_batches": {"model": model, "texts": ["a b"], "length": 4, "examples": 2},
     # statistics
     "GroupedRows": {},

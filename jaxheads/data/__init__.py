@@ -1,6 +1,7 @@
 """Inputs of models: prose, streams of batches, repeated random tokens, indirect-object prompts, speech."""
 
 from . import tasks
+from .process_share import process_share
 from .prompts import IOIPrompts, ioi_prompts
 from .prose import passages
 from .speech import Spoken, two_cities
@@ -15,6 +16,7 @@ __all__ = [
     "ioi_prompts",
     "ordinary_tokens",
     "passages",
+    "process_share",
     "repeated_tokens",
     "tasks",
     "text_batches",

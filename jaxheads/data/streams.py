@@ -1,19 +1,21 @@
 """Streams of batches, made as they are needed: from texts, a text file or arrays."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..arguments import at_least, checked
-from ..columns import listed
+from ..checks import one_of, shown
+from ..columns import column_of, is_missing, listed
 from ..models.inputs import vocabulary
 from ..models.inputs.batch import Batch
 from ..models.model import Model
+from .packing import Window, packed
 
 Frame = tuple[list[int], list[int]]
 """The special tokens before a text and after it."""
@@ -21,7 +23,15 @@ Frame = tuple[list[int], list[int]]
 
 @checked(length=at_least(1), examples=at_least(1))
 def text_batches(
-    model: Model, texts: str | os.PathLike | Iterable[str], *, length: int, examples: int, bos: bool | None = None
+    model: Model,
+    texts: Any,
+    *,
+    length: int,
+    examples: int,
+    bos: bool | None = None,
+    column: str | None = None,
+    empty: Literal["error", "skip"] = "error",
+    pack: bool = False,
 ) -> Iterator[Batch]:
     """Cut texts into windows of at most `length` tokens and yield batches of `examples` windows.
 
@@ -32,15 +42,22 @@ def text_batches(
     serves them all.
 
     Args:
-        texts: a UTF-8 file, one text a line, read line by line (blank lines are skipped); or any strings, such as
-            `(row["text"] for row in dataset)` of a Hugging Face dataset, streamed or not; or a column of a table.
+        texts: a UTF-8 file, one text a line, read line by line (blank lines are skipped); or any strings; or a column
+            of a table; or, with `column`, a table or rows: a Hugging Face dataset, streamed or not, a DataFrame.
         bos: whether each window begins with the tokenizer's BOS (or [CLS]) token; None follows the tokenizer.
+        column: the name of the column that holds the texts.
+        empty: "skip" leaves out texts without a token and values that are missing; their numbers stay theirs.
+        pack: let texts that are shorter than a window share it. They do not attend to each other and their positions
+            start anew (`Batch.segments`, the texts' numbers), so that all numbers are those of each text by itself.
+            `jh.run`, `measure` (which scores each text), and `ablate` and `importance` of a loss (to which a window is
+            one example) take such batches; other questions refuse them. At most 32 windows are open at a time.
 
     Raises:
         ValueError: for a model without a tokenizer or BOS, windows longer than its context or too short for a token,
-            a text without a token (with its number), or no text at all.
+            a text without a token (with its number), no text at all, or a column that is not there.
         FileNotFoundError: for a missing file.
     """
+    one_of("empty", empty, ("error", "skip"))
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise ValueError(f"{model.name} has no tokenizer ({model.no_tokenizer}); give token ids: array_batches")
@@ -51,10 +68,23 @@ def text_batches(
     frame = _frame(tokenizer, bos)
     if length <= sum(map(len, frame)):
         raise ValueError(f"windows of {length} tokens hold nothing beside {sum(map(len, frame))} special tokens")
-    windows = _windows(
-        _lines(texts) if isinstance(texts, str | os.PathLike) else listed(texts), tokenizer, length, frame
-    )
-    return _checked(model, _batched(windows, examples, length))
+    if isinstance(texts, str | os.PathLike):
+        given = _lines(texts)
+    else:
+        given = _listed(texts) if column is None else column_of(texts, column)
+    windows = _windows(given, tokenizer, length, frame, skip=empty == "skip")
+    shared = packed(windows, length) if pack else ([window] for window in windows)
+    return _checked(model, _batched(shared, examples, length, pack))
+
+
+def _listed(texts: Any) -> Iterable[Any]:
+    known = texts if isinstance(texts, Mapping) else getattr(texts, "column_names", getattr(texts, "columns", None))
+    if known is not None:
+        raise ValueError(f"texts has columns: choose one by column=…, of {', '.join(map(str, known))}")
+    given = listed(texts)
+    if isinstance(given, bytes) or not isinstance(given, Iterable):
+        raise ValueError(f"texts must be a file's path, or strings, or with column=… a table; got {shown(texts)}")
+    return given
 
 
 def _frame(tokenizer: Any, bos: bool | None) -> Frame:
@@ -122,15 +152,20 @@ def _read(path: Path) -> Iterator[str]:
         yield from (line.strip() for line in file if line.strip())
 
 
-def _windows(texts: Iterable[str], tokenizer: Any, length: int, frame: Frame) -> Iterator[tuple[int, list[int]]]:
+def _windows(texts: Iterable[Any], tokenizer: Any, length: int, frame: Frame, *, skip: bool) -> Iterator[Window]:
     own, (before, after) = vocabulary.special_tokens(tokenizer), frame
-    size, number = length - len(before) - len(after), -1
+    size, number, found = length - len(before) - len(after), -1, False
     for number, text in enumerate(texts):
+        if skip and is_missing(text):
+            continue
         if not isinstance(text, str):
-            raise ValueError(f"texts must be strings, got {type(text).__name__} (number {number})")
+            hint = "; choose a column of rows by column=…" if isinstance(text, Mapping) else ""
+            raise ValueError(f"texts[{number}] must be a text, got {shown(text)}{hint}")
         ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        if not ids and skip:
+            continue
         if not ids:
-            raise ValueError(f"text number {number} is empty: it has no token")
+            raise ValueError(f'text number {number} is empty: it has no token (empty="skip" leaves such texts out)')
         # A text that was made by a chat template holds special tokens already; one that has no others keeps them.
         for special in (own[0], before):
             if special and len(ids) > len(special) and ids[: len(special)] == special:
@@ -138,21 +173,26 @@ def _windows(texts: Iterable[str], tokenizer: Any, length: int, frame: Frame) ->
         if after and len(ids) > len(after) and ids[-len(after) :] == after:
             ids = ids[: -len(after)]
         windows = -(-len(ids) // size)
-        cut = np.array_split(np.asarray(ids), windows)
-        yield from ((number, [*before, *window.tolist(), *after]) for window in cut)
-    if number < 0:
+        cut, found = np.array_split(np.asarray(ids), windows), True
+        yield from (Window(number, [*before, *window.tolist(), *after], windows == 1) for window in cut)
+    if not found:
         raise ValueError("there is no text to make batches of")
 
 
-def _batched(windows: Iterator[tuple[int, list[int]]], examples: int, length: int) -> Iterator[Batch]:
+def _batched(windows: Iterator[list[Window]], examples: int, length: int, pack: bool) -> Iterator[Batch]:
+    """Yield batches of windows, each of which holds one text or several."""
     while rows := list(islice(windows, examples)):
-        tokens, mask = np.zeros((len(rows), length), np.int32), np.zeros((len(rows), length), bool)
-        for index, (_, row) in enumerate(rows):
-            tokens[index, : len(row)], mask[index, : len(row)] = row, True
-        yield Batch(tokens, mask, clusters=np.array([number for number, _ in rows], np.int32))
+        tokens, segments = np.zeros((2, len(rows), length), np.int32)
+        mask = np.zeros((len(rows), length), bool)
+        for index, row in enumerate(rows):
+            ids = [token for window in row for token in window.ids]
+            tokens[index, : len(ids)], mask[index, : len(ids)] = ids, True
+            segments[index, : len(ids)] = np.repeat([window.number for window in row], [len(own.ids) for own in row])
+        clusters = np.array([row[0].number for row in rows], np.int32)
+        yield Batch(tokens, mask, segments=segments if pack else None, clusters=clusters)
 
 
 def _checked(model: Model, batches: Iterator[Batch]) -> Iterator[Batch]:
     for batch in batches:
-        model.check(batch)
+        model.check(batch, packed=True)
         yield batch

@@ -15,6 +15,7 @@ from ..checks import floating, shown
 from .families.bases.reading import inner_config
 from .load import build, family_of, named
 from .loading.checkpoint import Checkpoint
+from .loading.quantised import dequantised
 from .loading.transformer_lens import as_toy
 from .loading.weights import Table
 from .model import Model
@@ -37,9 +38,16 @@ def _is_tokenizer(name: str, value: object) -> None:
         raise ValueError(f"{name} must be a tokenizer of transformers, got {shown(value)}")
 
 
-@checked(tokenizer=_is_tokenizer)
+def _is_config(name: str, value: object) -> None:
+    if not isinstance(value, Mapping) and not callable(getattr(value, "to_dict", None)):
+        raise ValueError(
+            f"{name} must be the contents of a config.json, or a config of transformers; got {shown(value)}"
+        )
+
+
+@checked(tokenizer=_is_tokenizer, config=_is_config)
 def adopt(
-    config: Mapping[str, Any],
+    config: Any,
     parameters: Any,
     table: PathTable | None = None,
     *,
@@ -51,13 +59,14 @@ def adopt(
 ) -> Model:
     """Build a model from weights in memory: a state dict, or the parameters of a training loop.
 
-        jh.adopt(torch_model.config.to_dict(), torch_model.state_dict())
+        jh.adopt(torch_model.config, torch_model)
         jh.adopt(config, state.params, {"block_{layer}.attn.query.kernel": "decoder.blocks.attention.W_Q", …})
 
     The arrays are copied.
 
     Args:
-        config: the contents of a config.json, as for `init`; for a state dict of TransformerLens its `cfg.to_dict()`.
+        config: the contents of a config.json, as for `init`, or a config of `transformers`; for the weights of a
+            HookedTransformer its `cfg`.
         parameters: a pytree of arrays of NumPy, JAX or PyTorch: a dict by Hugging Face's names, nested dicts (such as
             those of Flax Linen), a module of PyTorch or Flax NNX, or its state.
         table: where the arrays belong, by their paths in the pytree, joined by dots. A value is a parameter's path in
@@ -78,7 +87,9 @@ def adopt(
     arrays = by_table(flat_arrays(parameters), table or {})
     reason = "the weights were adopted without one: jh.adopt(…, tokenizer=…)"
     read_tokenizer = lambda: (tokenizer, "" if tokenizer is not None else reason)  # noqa: E731
-    checkpoint = as_toy(Checkpoint(dict(config), tensors(arrays), read_tokenizer, name, lambda: "unknown"))
+    fields = dict(config.to_dict() if hasattr(config, "to_dict") else config)
+    checkpoint = Checkpoint(fields, tensors(arrays), read_tokenizer, name, lambda: "unknown")
+    checkpoint = as_toy(dequantised(checkpoint))
     model = build(checkpoint, dtype=dtype, mesh=mesh, rules=rules, table=_own_table(checkpoint))
     return replace(model, identity=cache(partial(parameters_identity, model.network)))
 

@@ -13,6 +13,9 @@ from jax import Array
 Edit = Callable[[str, Array], Array]
 """`edit(site, value)` returns the value that the forward pass goes on with, of unchanged shape and dtype."""
 
+Bias = Array | Callable[[Array, Array], Array]
+"""Bias of the scores, `[B|1,N,T|1,S]`, or a function of the queries and keys that returns it."""
+
 
 def unchanged(site: str, value: Array) -> Array:
     """Return the value as it is: the edit that changes nothing."""
@@ -27,17 +30,17 @@ def attend(
     mask_BTS: Array,
     *,
     scale: float | Array,
-    bias: Array | None = None,
+    bias: Bias | None = None,
     cap: float | None = None,
     sinks: Array | None = None,
     edit: Edit = unchanged,
 ) -> tuple[Array, Mapping[str, Array]]:
     """Compute softmax attention of N query heads over K shared key/value heads; `edit` may change every step.
 
-    Query head n reads key/value head n // (N // K). Scores are scaled, capped (`cap * tanh(scores / cap)`), biased
-    (`[B|1,N,T|1,S]`) and masked. Masked entries are `finfo.min`, never -inf. They are masked again after an edit, so
-    that no edit can attend to a masked key. The softmax is taken in float32 at least. The pattern of a query without a
-    visible key (padding) is uniform, not NaN.
+    Query head n reads key/value head n // (N // K). Scores are scaled, capped (`cap * tanh(scores / cap)`), biased and
+    masked. A bias that is a function reads the edited queries and keys. Masked entries are `finfo.min`, never -inf.
+    They are masked again after an edit, so that no edit can attend to a masked key. The softmax is taken in float32 at
+    least. The pattern of a query without a visible key (padding) is uniform, not NaN.
 
     With `sinks` `[N]` each head has a learnt score beside those of the keys, without a value (GPT-OSS; Miller 2023 has
     it at 0). A row of the pattern then sums to less than 1, and what is missing went to the sink. It reaches masks and
@@ -59,7 +62,8 @@ def attend(
     if cap is not None:
         scores_BNTS = jnp.tanh(scores_BNTS / cap) * cap
     if bias is not None:
-        scores_BNTS = scores_BNTS + bias.astype(q_BTNH.dtype)
+        added = bias(q_BTNH, k_BSKH) if callable(bias) else bias
+        scores_BNTS = scores_BNTS + added.astype(q_BTNH.dtype)
     scores_BNTS = jnp.where(visible_B1TS, scores_BNTS, lowest)
     scores_BNTS = jnp.where(visible_B1TS, edit("scores", scores_BNTS), lowest)
 

@@ -21,7 +21,7 @@ from .families import FAMILIES, in_todays_words
 from .families.bases.reading import UncoveredArchitecture, inner_config
 from .loading.checkpoint import Checkpoint
 from .loading.config_fields import largest_sizes
-from .loading.sources import open_checkpoint
+from .loading.sources import merge_adapter, open_checkpoint
 from .loading.weights import Table, fill
 from .model import Model
 from .recognition import Recognised, recognise, with_family
@@ -35,6 +35,7 @@ def load(
     *,
     revision: str | None = None,
     head: str | None = None,
+    adapter: str | os.PathLike | None = None,
     dtype: Any = jnp.float32,
     mesh: Mesh | None = None,
     rules: Rules = (),
@@ -48,6 +49,8 @@ def load(
         revision: branch, tag or commit of a hub id.
         head: "none" leaves the head out: the bare network is loaded, of a class of any head, also one that is not
             covered. Without it the architecture of the config counts, or where that names none the tensors.
+        adapter: a LoRA adapter of PEFT, merged into the weights: a directory with adapter_config.json, or a hub id.
+            `source` may be such a directory itself; the base is then the one that it names.
         dtype: dtype in which weights are held and computed, whatever they are stored in: float32, bfloat16, float16,
             or float64 where `jax_enable_x64` is set.
         mesh: split the parameters over its axis "model" as they are read, so that no device ever holds the whole
@@ -61,7 +64,10 @@ def load(
         OSError: if a file can't be fetched, read or written.
     """
     dtype = floating("dtype", dtype)  # before anything is fetched
-    return build(open_checkpoint(source, revision=revision), head=head, dtype=dtype, mesh=mesh, rules=rules)
+    checkpoint = open_checkpoint(source, revision=revision)
+    if adapter is not None:
+        checkpoint = merge_adapter(checkpoint, adapter)
+    return build(checkpoint, head=head, dtype=dtype, mesh=mesh, rules=rules)
 
 
 @checked()

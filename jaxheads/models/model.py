@@ -22,6 +22,7 @@ from .inputs.audio import Audio
 from .inputs.batch import Batch, Positions, Texts
 from .inputs.encoding import Text, encode, encode_audio, unknown_share
 from .inputs.images import Picture, are_images, image_pixels
+from .inputs.packing import check_packing
 from .network import Network, check_network, forward
 from .own_parameters import other_parameters, parameters_identity
 from .sites import SiteEdit
@@ -205,8 +206,7 @@ class Model:
         return batch
 
     def _warn_of_unknown(self, batch: Batch) -> None:
-        share = unknown_share(self.tokenizer, batch)
-        if share <= 0.5:
+        if (share := unknown_share(self.tokenizer, batch)) <= 0.5:
             return
         self._warn_once(
             "unknown tokens",
@@ -226,7 +226,8 @@ class Model:
         if self.tokenizer is None:
             raise ValueError(f"{self.name} has no tokenizer ({self.no_tokenizer}); give token ids: jh.Batch(tokens=…)")
         warn = partial(self._warn_once, "special tokens")
-        more = {"start": self.start_token(), "repeats": self.network.repeats_source}
+        own = self.network
+        more = {"start": self.start_token(), "repeats": own.repeats_source, "length": own.text_length}
         return encode(self.tokenizer, texts, targets=targets, warn=warn, **more, **options)
 
     def _recordings(self, audio: Any, targets: Any, rate: int | None, side: str) -> Batch:
@@ -271,8 +272,8 @@ class Model:
         return start
 
     @checked()
-    def check(self, batch: Batch) -> None:
-        """Raise ValueError if the model can't run the batch.
+    def check(self, batch: Batch, *, packed: bool = False) -> None:
+        """Raise ValueError if the model can't run the batch, or if it is packed unless `packed` texts are expected.
 
         That is a batch that lacks a field which the model reads, or has one that it does not read; token ids or types
         outside the vocabulary; or more real tokens than the context holds. While tracing, only the fields are checked.
@@ -282,9 +283,9 @@ class Model:
         present = {field for field in _FIELD_OF.values() if getattr(batch, field) is not None}
         enough = self.network.apart and present and present < needed
         if present != needed and not enough:
-            raise ValueError(
-                f"{self.name} takes {', '.join(sorted(needed))}; the batch has {', '.join(sorted(present))}"
-            )
+            both = (", ".join(sorted(fields)) for fields in (needed, present))
+            raise ValueError("{} takes {}; the batch has {}".format(self.name, *both))
+        check_packing(self.name, self.network, batch, packed=packed)
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(batch)):
             return
         for kind in ("tokens", "targets"):
@@ -345,14 +346,13 @@ def run(
         ValueError: for a batch the model can't run, a site it does not have, or an edit that can change nothing.
     """
     edits = (edits,) if isinstance(edits, SiteEdit) else tuple(edits)
-    model.check(batch)
+    model.check(batch, packed=True)
     for edit in edits:
         check_edit(model, batch, edit)
     sites = tuple((name, *model.site(name)) for name in ((capture,) if isinstance(capture, str) else capture))
     for _, stack, _ in sites:
         model.check_runs(model.stack(stack), batch)
-    result = _run(model.network, batch, edits, sites)
-    return replace(result, source=RunSource.of(model, batch, edits))
+    return replace(_run(model.network, batch, edits, sites), source=RunSource.of(model, batch, edits))
 
 
 @partial(compiled, static_argnames="sites")

@@ -24,6 +24,8 @@ class Network(nnx.Module):
     config: Any
     apart: ClassVar[bool] = False
     """Whether no stream reads another, so that a batch may have inputs for only one of them."""
+    text_length: int | None = None
+    """Length to which texts are padded with tokens that the model reads (SigLIP); None where padding is not read."""
     without_logits: ClassVar[str] = "has no such head"
     """End of the error message for an objective that needs logits, of a network without them."""
 

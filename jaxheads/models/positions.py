@@ -157,6 +157,15 @@ def alibi_slopes(heads: int) -> np.ndarray:
     return np.concatenate([of_power(below, np.arange(1, below + 1)), of_power(2 * below, odd)])
 
 
+def alibi_bias(heads: int, positions_BS: Array) -> Array:
+    """Return ALiBi's bias of the scores, `[B,N,1,S]`: slope times the key's position.
+
+    Softmax gives this and slope times the distance from the query equal rows: one row serves all queries.
+    """
+    slopes_N = jnp.asarray(alibi_slopes(heads))
+    return slopes_N[None, :, None, None] * positions_BS[:, None, None].astype(slopes_N.dtype)
+
+
 def relative_buckets(offsets_TS: Array, *, buckets: int, furthest: int, both_ways: bool) -> Array:
     """Return T5's bucket of each offset, key position minus query position (Raffel et al. 2020, section 2.1).
 

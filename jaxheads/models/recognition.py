@@ -124,7 +124,7 @@ def _warn(name: str, architecture: str, bare: str) -> None:
     warnings.warn(
         f"{name} has no tensor of the head of {architecture}, which its config names: it is loaded as {bare}, the bare "
         "network, without logits",
-        stacklevel=6,
+        stacklevel=7,  # the caller of `load`
     )
 
 

@@ -32,14 +32,15 @@ Shapes = Mapping[str, tuple[int, ...]]
 def default_rules(axis: str = "model") -> Rules:
     """Return the rules that split the parameters of all families over one axis of the mesh."""
     return (
-        (r".*\.W_[QKV]", P(None, axis, None)),
-        (r".*\.b_[QKV]", P(axis, None)),
+        (r".*\.[WP]_[QKV]", P(None, axis, None)),
+        (r".*\.[bp]_[QKV]", P(axis, None)),
         (r".*\.W_O", P(axis, None, None)),
         (r".*\.experts\.(up|gate)\.kernel", P(None, None, axis)),
         (r".*\.experts\.(up|gate)\.bias", P(None, axis)),
         (r".*\.experts\.down\.kernel", P(None, axis, None)),
         (r".*\.(router\.(kernel|bias)|shared_gate\.kernel)", P()),
         (r".*\.sinks", P(axis)),
+        (r"(.*\.)?probe|text_head\.(kernel|bias)|head\.kernel", P()),
         (r".*\.(up|gate)\.kernel", P(None, axis)),
         (r".*\.(up|gate)\.bias", P(axis)),
         (r".*\.down\.kernel", P(axis, None)),

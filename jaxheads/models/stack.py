@@ -82,7 +82,7 @@ class Stack(nnx.Module):
         causal: bool,
         queries: Axis = TOKENS,
         keys: Axis | None = None,
-        settings: Mapping[str, np.ndarray] | None = None,
+        settings: Mapping[str, np.ndarray | Array] | None = None,
         sharing: tuple[int, ...] | None = None,
         cross: "Stack | None" = None,
     ):

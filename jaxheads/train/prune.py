@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from ..arguments import among, checked
 from ..checks import all_finite
 from ..edits import gate, head_pairs
+from ..models.disentangled import DisentangledAttention
 from ..models.inputs.batch import Batch
 from ..models.layers import JointRMSNorm, PerHeadLayerNorm
 from ..models.model import Model
@@ -112,7 +113,8 @@ def remove_heads(model: Model, gates: Mapping[str, ArrayLike] | ArrayLike, batch
 
     Raises:
         ValueError: for gates that do not fit, layers that share weights, or what has a part for each head and would be
-            torn from it: position biases (T5, BLOOM, MPNet), norms of all heads' queries (OLMo 2, StableLM).
+            torn from it: position biases (T5, BLOOM, MPNet), norms of all heads' queries (OLMo 2, StableLM),
+            projections of positions (DeBERTa 1 and 2).
     """
     by_stack = dict(gates) if isinstance(gates, Mapping) else {model.stack().name: gates}
     if not by_stack:
@@ -158,7 +160,15 @@ def head_savings(model: Model, smaller: Model) -> pd.DataFrame:
 
 
 def _check_norms(stack: Any) -> None:
-    """Raise ValueError for a norm of queries or keys that one head's removal would change for the others."""
+    """Raise ValueError for a norm of queries or keys that one head's removal would change for the others.
+
+    Also for heads whose positions have projections of their own (DeBERTa 1 and 2), which are not cut.
+    """
+    if getattr(stack.blocks.attention, "own", ()):
+        raise ValueError(
+            f"the heads of the {stack.name} project positions by weights of their own, which removal does not cut. "
+            "Take heads' outputs away with jh.gate or jh.zero_heads"
+        )
     for kind, norm in (("queries", stack.blocks.attention.q_norm), ("keys", stack.blocks.attention.k_norm)):
         if isinstance(norm, OF_ALL_HEADS):
             raise ValueError(
@@ -256,6 +266,8 @@ def merge_kv_heads(model: Model, groups: ArrayLike, *, stack: str | None = None)
     old = model.stack(stack)
     if isinstance(old.blocks.attention.k_norm, OF_ALL_HEADS):
         raise ValueError(f"the {old.name} norms the keys of all heads by one norm: merged keys would have another")
+    if isinstance(old.blocks.attention, DisentangledAttention):
+        raise ValueError(f"the {old.name} compares keys with the positions of each head: its key heads can't be merged")
     groups_LK = _checked_groups(groups, old.layers, old.kv_heads)
     if old.blocks.attention.key_heads is not None:
         raise ValueError(f"groups of the {old.name} differ in size since heads were removed: merge before you remove")

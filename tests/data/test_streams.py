@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 
 import jaxheads as jh
@@ -83,7 +85,7 @@ def test_arrays_come_in_batches_of_rows():
         ({"texts": ["ab", "1"]}, "text number 1 is empty"),
         ({"texts": []}, "no text"),
         ({"texts": [3]}, r"texts\[0\] must be a text, got 3"),
-        ({"texts": iter([3])}, "must be strings"),
+        ({"texts": iter([3])}, r"texts\[0\] must be a text"),
         ({"model": small_model("llama")}, "no tokenizer"),
     ],
 )
@@ -101,3 +103,55 @@ def test_arrays_and_files_that_can_not_be_read():
         array_batches(np.zeros((2, 2), int), np.ones((2, 3), bool), examples=1)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         text_batches(lettered(), Path("nowhere.txt"), length=8, examples=1)
+
+
+def test_texts_without_a_token_are_left_out_if_that_is_asked_for():
+    texts: Any = ["abc", "", None, float("nan"), "12", "de"]
+    [batch] = text_batches(lettered(), texts, length=8, examples=9, empty="skip")
+    assert np.asarray(batch.clusters).tolist() == [0, 5], "a text keeps its number"
+    with pytest.raises(ValueError, match=r'number 1 is empty.*empty="skip"'):
+        list(text_batches(lettered(), ["abc", ""], length=8, examples=9))
+    with pytest.raises(ValueError, match="no text"):
+        list(text_batches(lettered(), ["", ""], length=8, examples=9, empty="skip"))
+    with pytest.raises(ValueError, match="empty must be"):
+        text_batches(lettered(), texts, length=8, examples=9, empty="drop")  # type: ignore[arg-type]
+
+
+class Dataset:
+    """Rows by name, read one by one, as a Hugging Face dataset gives them."""
+
+    column_names: ClassVar = ["id", "text"]
+
+    def __init__(self, texts: list[str]):
+        self.texts = texts
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return ({"id": number, "text": text} for number, text in enumerate(self.texts))
+
+
+STREAMED = [{"id": 0, "text": "abc"}, {"id": 1, "text": "de"}]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        Dataset(["abc", "de"]),
+        STREAMED,
+        iter(STREAMED),
+        pd.DataFrame(STREAMED),
+        pa.Table.from_pylist(STREAMED),
+        {"id": [0, 1], "text": ["abc", "de"]},
+    ],
+    ids=lambda table: type(table).__name__,
+)
+def test_a_column_of_a_table_or_of_rows_is_named(table: Any):
+    [batch] = text_batches(lettered(), table, column="text", length=8, examples=9, bos=False)
+    assert np.asarray(batch.lengths).tolist() == [3, 2]
+
+
+@pytest.mark.parametrize("table", [Dataset(["abc"]), STREAMED, pd.DataFrame(STREAMED), pa.Table.from_pylist(STREAMED)])
+def test_a_column_that_is_not_there_is_one_error_with_those_that_are(table: Any):
+    with pytest.raises(ValueError, match="id, text"):
+        list(text_batches(lettered(), table, column="texts", length=8, examples=9))
+    with pytest.raises(ValueError, match="column="):
+        list(text_batches(lettered(), table, length=8, examples=9))

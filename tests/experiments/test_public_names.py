@@ -26,7 +26,9 @@ PUBLIC = (
 )
 """Packages whose `__all__` is public, beside `jaxheads` itself."""
 
-LAB_ALONE = {f"jaxheads.{name}" for name in ("execution.identity", "files", "interrupts", "progress", "provenance")}
+LAB_ALONE = {
+    f"jaxheads.{name}" for name in ("execution.identity", "extras", "files", "interrupts", "progress", "provenance")
+}
 """Modules that only the frame of the experiments imports."""
 
 

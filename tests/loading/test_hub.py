@@ -99,6 +99,8 @@ def test_a_snapshot_without_its_weights_says_so(cache):
         (("model.fp16.safetensors", "model.bf16.safetensors"), "model.bf16.safetensors", "model.fp16.safetensors"),
         (("pytorch_model.bin", "chat_template.jinja"), "chat_template.*", "*.bin"),
         (("pytorch_model.bin", "flax_model.msgpack"), "pytorch_model.bin", "flax_model.msgpack"),
+        (("adapter_config.json", "adapter_model.safetensors"), "adapter_model.safetensors", "adapter_model.bin"),
+        (("adapter_config.json", "adapter_model.bin", "model.safetensors"), "model.safetensors", "adapter_model.bin"),
     ],
 )
 def test_one_format_of_the_weights_is_fetched(monkeypatch, tmp_path, there, wanted, unwanted):

@@ -7,6 +7,7 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 from jax.sharding import Mesh
 
 import jaxheads as jh
@@ -28,6 +29,23 @@ def check() -> None:
         assert_same((split.values, split.high), (pairs.values, pairs.high))
 
 
+def check_shares() -> None:
+    """Each process reads every second example; the stream of one process ends before that of the other."""
+    model, whole, own = random_model("llama"), batch_of((8, 6, 7, 8, 5)), slice(jax.process_index(), None, 2)
+    tokens, mask = np.asarray(whole.tokens), np.asarray(whole.mask)
+    stream = jh.data.array_batches(tokens[own], mask[own], examples=2, clusters=np.arange(5)[own] // 2)
+    joint = list(jh.data.process_share(stream))
+    assert [len(batch) for batch in joint] == [4, 1]
+    np.testing.assert_array_equal(np.concatenate([batch.tokens for batch in joint]), tokens[[0, 2, 1, 3, 4]])
+    np.testing.assert_array_equal(np.concatenate([batch.mask for batch in joint]), mask[[0, 2, 1, 3, 4]])
+    assert np.concatenate([batch.cluster_labels for batch in joint]).tolist() == [0, 2, 1, 3, 4]
+    mesh = Mesh(np.array(jax.devices()).reshape(4), ("data",))
+    assert_same(jh.measure(model, joint, devices=mesh).values, jh.measure(model, whole).values)
+    with pytest.raises(ValueError, match="batches of one length"):
+        list(jh.data.process_share([jh.Batch(tokens[:1, : 5 + jax.process_index()])]))
+
+
 if __name__ == "__main__":
     jax.distributed.initialize(f"127.0.0.1:{sys.argv[1]}", 2, int(sys.argv[2]))
     check()
+    check_shares()

@@ -34,7 +34,7 @@ def test_features_are_those_of_transformers(mels: int, monkeypatch: pytest.Monke
     ours = audio_features(given, mels=mels, frames=3000)
     assert ours.shape == (len(given), mels, 3000)
     assert ours.dtype == np.float32
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("mels", [3, 80, 128])

@@ -100,6 +100,19 @@ def test_a_half_joined_checkpoint_is_refused(tmp_path: Path):
         jh.load(tmp_path)
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_file_without_its_head_is_the_bare_model(joined: bool, tmp_path: Path):
+    both = small("mixtral")
+    both.theirs.save_pretrained(tmp_path, save_original_format=not joined)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(
+        {name: value for name, value in tensors.items() if name != "lm_head.weight"}, tmp_path / "model.safetensors"
+    )
+    with pytest.warns(UserWarning, match="loaded as MixtralModel"):
+        assert jh.load(tmp_path).network.unembedding is None
+    assert jh.load(jh.to_hf(both.ours, tmp_path / "whole"), head="none").network.unembedding is None
+
+
 @pytest.mark.parametrize("family", FAMILIES_WITH_EXPERTS)
 @pytest.mark.parametrize("rules", [ATTNLRP, CPLRP])
 def test_rules_of_relevance_change_no_value_and_reach_the_experts(family: str, rules: jh.Rules):

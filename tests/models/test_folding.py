@@ -13,7 +13,11 @@ from .huggingface import assert_close, random_batch, small_model
 from .specs import SPECS
 from .specs.spec import small
 
-POST_NORM = {"bert", "roberta", "camembert", "xlm_roberta", "distilbert", "albert", "mpnet", "bart", "marian"}
+POST_NORM = {"bert", "roberta", "camembert", "xlm_roberta", "distilbert", "albert", "mpnet", "bart", "marian"} | {
+    "deberta",
+    "deberta_v2",
+    "electra",
+}
 OUTPUT_NORMS = {"olmo2", "olmo3"}
 """Families whose heads and MLPs read the stream as it is."""
 

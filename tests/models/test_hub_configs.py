@@ -64,6 +64,7 @@ READ: dict[str, dict[str, Any]] = {
     "c4ai-command-r-v01": {"logit_scale": 0.0625, "rotary": Rotary(8e6, 128), "tie_word_embeddings": True},
     "granite-3.0-2b-base": {"residual_multiplier": 0.22, "attention_multiplier": 0.015625, "head_dim": 64},
     "codegen-350M-mono": {"rotary_dim": 32, "n_inner": 4096},
+    "mpt-7b": {"max_position_embeddings": 2048, "tie_word_embeddings": True, "clip_qkv": None, "head": "lm"},
     "opt-350m": {"projected": True, "final_norm": False, "enable_bias": True, "tie_word_embeddings": True},
     "bloom-560m": {"hidden_size": 1024, "n_head": 16, "max_position_embeddings": None, "tie_word_embeddings": True},
 }

@@ -16,7 +16,7 @@ from .huggingface import assert_close
 from .specs import SPECS
 from .specs.spec import small, their_run
 
-MODELS = ("vit", "deit", "dinov2", "dinov2_with_registers", "clip", "clip_text_model", "clip_vision_model")
+MODELS = ("vit", "deit", "dinov2", "dinov2_with_registers", "clip", "clip_text_model", "clip_vision_model", "siglip")
 MESH = jax.make_mesh((1,), ("model",))
 
 

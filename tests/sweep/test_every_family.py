@@ -16,7 +16,7 @@ from ..models.specs.spec import small
 
 RIGHT, WRONG = 1, 2
 OBJECTIVE = jh.logit_difference(RIGHT, WRONG)
-WITHOUT_LOGITS = ("clip_text_model", "clip_vision_model")
+WITHOUT_LOGITS = ("clip_text_model", "clip_vision_model", "siglip_text_model", "siglip_vision_model")
 """Towers by themselves have nothing to be objective_values by; as halves of a classifier they are `clip`'s."""
 
 ELSEWHERE = ("llama", "gpt2", "bert", "t5", "bart", "vit", "deit", "dinov2_with_registers")
@@ -34,7 +34,7 @@ def asked(family: str, stack: str) -> tuple[jh.Model, jh.Batch, jh.Batch]:
     """A model with logits, and two batches of which the second may be patched into the first."""
     both, spec = small(family), SPECS[family]
     model, batch, other = both.ours, spec.batch(both.theirs), spec.batch(both.theirs, seed=1)
-    if family != "clip":
+    if family not in ("clip", "siglip"):
         return model, batch, other
     texts, images = ([jh.Batch(one.tokens, one.mask), jh.Batch(pixels=one.pixels)] for one in (batch, other))
     half = 0 if stack == "text" else 1

@@ -133,7 +133,9 @@ def test_paths_edges_and_direct_effects_of_a_decoder():
 
 def test_a_step_is_ablated_but_not_differentiated():
     model, objective = small("pooled"), jh.class_accuracy(LABELS)
-    assert set(np.unique(jh.ablate(model, BATCH, objective, "zero").per_example)) <= {-1.0, 0.0, 1.0}
+    effects = jh.ablate(model, BATCH, objective, "zero").per_example
+    assert effects is not None
+    assert set(np.unique(effects)) <= {-1.0, 0.0, 1.0}
     for ask in (
         lambda: jh.importance(model, BATCH, objective),
         lambda: jh.attribute(model, BATCH, OTHER, objective),
@@ -145,6 +147,7 @@ def test_a_step_is_ablated_but_not_differentiated():
 
 def test_the_importance_of_heads_of_a_trained_classifier(tmp_path):
     """Michel et al. 2019: heads are pruned by their importance for the loss, and the least important cost the least."""
+    calm: dict[str, Any]
     spec, calm = replace(SPECS["bert"], spread=0.05), {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     theirs, rng = spec.build("BertForSequenceClassification", num_labels=2, **calm), np.random.default_rng(0)
     tokens = rng.integers(4, 37, (512, 8))

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from ...arguments import checked
+from ...extras import extra
 from .configs import vit
 from .task import Drawn, Independent, Sample, require, together
 
@@ -233,9 +234,7 @@ def _signs(key: Array, shape: tuple[int, ...]) -> Array:
 @cache
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     """Return all pixels `[N,P]` and labels `[N]`."""
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = extra("sklearn.datasets", "the task of handwritten digits").load_digits(return_X_y=True)
     return np.asarray(pixels / 8 - 1, np.float32), np.asarray(labels, np.int32)
 
 

@@ -4,7 +4,7 @@ Dimension key: E examples, B examples of a chunk, T query positions, S key posit
 entries of all metrics.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, Unpack
@@ -27,9 +27,10 @@ from ..example_chunks import choose_chunks, run_examples
 from ..streams import Batches, inputs_of, scored_pairs
 from .compiler_options import lean_options
 from .example import examples_of
-from .metric import Metric, check_marks, check_metrics, evaluate, fits, packed
+from .metric import Metric, check_marks, check_metrics, fits
 from .registry import METRICS, resolve
 from .score_accumulator import ScoreAccumulator
+from .texts import scores_of_layer, separate, texts_of
 from .value_norms import Of, check_of, gram, pattern_read
 
 Inputs = tuple[Batch, Batch, tuple[SiteEdit, ...]]
@@ -96,8 +97,10 @@ def measure(
 
             def add(examples: np.ndarray, scores_BLNC: np.ndarray, current: Batch = current) -> None:
                 taken = current.take(examples)
-                clusters_B = taken.cluster_labels
-                scores.add(stack.queries.of(taken), scores_BLNC, clusters_B)
+                positions, clusters = stack.queries.of(taken), taken.cluster_labels
+                if taken.segments is not None:
+                    positions, scores_BLNC, clusters = separate(taken, positions, scores_BLNC)
+                scores.add(positions, scores_BLNC, clusters)
                 advance(len(examples))
 
             _score(resources, model, stack, (current, scored, edits), chosen, of, scores.examples, add)
@@ -119,12 +122,12 @@ def _score(
     """Score all examples of one batch, and add the scores of each chunk; `first` is its first example's number."""
     batch, scored, edits = inputs
     E, T, S = len(batch), stack.queries.count(batch), stack.keys.count(batch)
-    network, every = resources.network(model), np.arange(E)
+    network, every, texts_EK = resources.network(model), np.arange(E), texts_of(batch)
 
     def compute(examples: np.ndarray) -> Array:
         taken = inputs if np.array_equal(examples, every) else _take(examples, inputs)
-        scores_LBNC = program()(network, *_placed(resources.devices, taken), stack.name, metrics, of)
-        return scores_LBNC.swapaxes(0, 1)
+        texts_BK = None if texts_EK is None else resources.devices.examples(texts_EK[examples])
+        return program()(network, *_placed(resources.devices, taken), texts_BK, stack.name, metrics, of)
 
     entries = [(metric.name, entry) for metric in metrics for entry in metric.best_of or (0,)]
     coordinates = {
@@ -133,6 +136,9 @@ def _score(
         "metric": np.array([name for name, _ in entries])[None, None, None, :],
         "entry": np.array([entry for _, entry in entries])[None, None, None, :],
     }
+    if texts_EK is not None:
+        coordinates = {name: np.expand_dims(index, 2) for name, index in coordinates.items()}
+        coordinates["text"] = np.arange(texts_EK.shape[1])[None, None, :, None, None]
     run_examples(
         choose_chunks(resources, model, stack, batch, example_bytes=PATTERNS_HELD * FLOAT * stack.heads * T * S),
         E,
@@ -157,16 +163,24 @@ def _scores(
     batch: Batch,
     scored: Batch,
     edits: tuple[SiteEdit, ...],
+    texts_BK: Array | None,
     stack: str,
     metrics: tuple[Metric, ...],
     of: Of,
 ) -> Array:
-    """Return the scores of all metrics as `packed` has them, `[L,B,N,C]`; the unembedding is not computed."""
+    """Return the scores of all metrics as `packed` has them, `[B,L,N,C]` (of texts: `[B,L,K,N,C]`).
+
+    The unembedding is not computed.
+    """
     measured = network.stack(stack)
     examples = examples_of(measured, scored)
     grams, sinks = None if of == "weights" else gram(measured), measured.sinks is not None
-    reader = {stack: lambda sites: packed(evaluate(metrics, pattern_read(of, sites, grams, sinks=sinks), examples))}
-    return forward(network, batch, edits, reader)[1][stack]
+
+    def read(sites: Mapping[str, Array]) -> Array:
+        pattern_BNTS = pattern_read(of, sites, grams, sinks=sinks)
+        return scores_of_layer(metrics, pattern_BNTS, examples, batch.segments, texts_BK)
+
+    return forward(network, batch, edits, {stack: read})[1][stack].swapaxes(0, 1)
 
 
 def _chosen(metrics: str | Metric | Sequence[str | Metric] | None, stack: Stack, model: str) -> tuple[Metric, ...]:
@@ -210,7 +224,7 @@ def _checked(
 ) -> Iterator[tuple[Batch, Batch]]:
     """Check each pair of batches, and yield the inputs of the stack's stream."""
     for batch, scored in pairs:
-        model.check(batch)
+        model.check(batch, packed=True)
         model.check_runs(stack, batch)
         for edit in edits:
             check_edit(model, batch, edit)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...checks import one_of
+from ...extras import extra
 from .rollout import with_residual
 
 Solver = Literal["batched", "networkx"]
@@ -58,8 +59,7 @@ def flows(capacity_LTT: np.ndarray, source: int, solver: Solver = "batched") -> 
 
 def networkx_flows(capacity_LTT: np.ndarray, source: int) -> np.ndarray:
     """Return maximum flows to each input, `[T]`, one problem at a time."""
-    import networkx as nx
-
+    nx = extra("networkx", 'solver="networkx"')
     L, T, _ = capacity_LTT.shape
     graph = nx.DiGraph()
     graph.add_nodes_from((0, sink) for sink in range(T))

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from ...arguments import at_least, checked
 from ...execution.cost import FLOAT
 from ...execution.resources import Options, Resources, shares_options
+from ...extras import extra
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.network import Network, forward
@@ -117,11 +118,13 @@ class HeadPairs:
         """Return coordinates `[L,N,dimensions]` whose distances are near these: multidimensional scaling.
 
         With the settings of Clark et al. 2019: metric, the best of 5 starts, up to 1,000 steps (scikit-learn).
-        """
-        from sklearn.manifold import MDS
 
+        Raises:
+            MissingExtraError: without scikit-learn.
+        """
+        manifold = extra("sklearn.manifold", "multidimensional scaling")
         options: dict[str, Any] = {"metric": "precomputed", "init": "random", "normalized_stress": False}
-        scaling = MDS(dimensions, n_init=5, max_iter=1000, eps=1e-10, random_state=seed, **options)
+        scaling = manifold.MDS(dimensions, n_init=5, max_iter=1000, eps=1e-10, random_state=seed, **options)
         return np.asarray(scaling.fit_transform(self.distance)).reshape(*self.shape, dimensions)
 
     def effective_heads(self) -> Floats:

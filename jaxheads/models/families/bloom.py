@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
@@ -16,7 +15,7 @@ from ..loading.config_fields import check_fields
 from ..loading.head_order import grouped_heads
 from ..loading.weights import Rule, Table, dense, heads_out, norm, same
 from ..network import RunStack
-from ..positions import alibi_slopes
+from ..positions import alibi_bias
 from ..stack import Stack
 from .bases.class_heads import OF_OLDER_DECODERS, ClassFields, ClassNames, decoder_head, head_rules, unused_class_heads
 from .bases.decoder import Decoder, unused_head
@@ -116,10 +115,7 @@ class Bloom(Decoder):
         self.unembed = self.own_unembedding(c.vocab_size, D, rngs)
 
     def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
-        # Softmax gives slope * key and slope * (key - query) equal rows: a single row of biases serves all queries.
-        slopes_N = jnp.asarray(alibi_slopes(self.config.n_head))
-        bias_BN1S = slopes_N[None, :, None, None] * batch.positions[:, None, None].astype(slopes_N.dtype)
-        context = AttentionInputs.over(batch, causal=True, bias=bias_BN1S)
+        context = AttentionInputs.over(batch, causal=True, bias=alibi_bias(self.config.n_head, batch.positions))
         return run_stack(self.decoder, self.embed_tokens(batch.tokens), context)
 
     def embed_tokens(self, ids: Array) -> Array:

@@ -162,6 +162,14 @@ class Clip(Network):
         """Return unit embeddings times the learned scale."""
         return UnitNorm()(embeddings) * jnp.exp(self.logit_scale[...])
 
+    def classifier(self, others: Array, *, of_images: bool) -> Network:
+        """Return one tower as a classifier; its classes are unit embeddings of the other, scaled, `[classes,P]`."""
+        if of_images:
+            config, tower, projection = self.config.vision, self.vision, self.visual_projection
+        else:
+            config, tower, projection = self.config.text, self.text, self.text_projection
+        return Compared(replace(config, head="projection"), tower, projection, others)
+
     def check(self, batch: Batch) -> None:
         if batch.tokens is not None:
             self.text.check(batch)
@@ -184,7 +192,7 @@ class Clip(Network):
 
 @checked()
 def zero_shot(model: Model, classes: Batch) -> Model:
-    """Make a classifier of images by texts, or of texts by images: CLIP with the input of one tower fixed.
+    """Make a classifier of images by texts, or of texts by images: CLIP or SigLIP with the input of one tower fixed.
 
     Its output is the whole model's, `[images, texts]` or `[texts, images]`, and its only stack is the other tower.
     Every question for a classifier applies:
@@ -194,7 +202,7 @@ def zero_shot(model: Model, classes: Batch) -> Model:
         classes: the input that is fixed, texts or images.
 
     Raises:
-        ValueError: for another model than CLIP, or a batch with both texts and images, or neither.
+        ValueError: for another model than CLIP and SigLIP, or a batch with both texts and images, or neither.
     """
     network = model.network
     if not isinstance(network, Clip):
@@ -203,14 +211,10 @@ def zero_shot(model: Model, classes: Batch) -> Model:
     if classes.tokens is not None and classes.pixels is not None:
         raise ValueError("classes must be texts or images, to classify the other; the batch has both")
     others = _embeddings(network, classes)
-    if classes.tokens is None:
-        config, tower, projection = network.config.text, network.text, network.text_projection
-    else:
-        config, tower, projection = network.config.vision, network.vision, network.visual_projection
     digest = hashlib.sha256(np.asarray(others).tobytes()).hexdigest()[:16]
     return replace(
         model,
-        network=Compared(replace(config, head="projection"), tower, projection, others),
+        network=network.classifier(others, of_images=classes.tokens is not None),
         identity=lambda: f"{model.identity()} against {digest}",
         hf_config=None,
     )

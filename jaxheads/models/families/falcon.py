@@ -17,9 +17,10 @@ from ..loading.weights import Rule, Table, dense, heads_out, norm, same
 from ..network import RunStack
 from ..positions import Rotary, alibi_slopes
 from ..stack import Stack
+from .bases.class_heads import OF_OLDER_DECODERS, ClassFields, ClassNames, decoder_head, head_rules, unused_class_heads
 from .bases.decoder import Decoder, unused_head
 from .bases.gated_decoder import ROTARY_FIELDS, rotary_of
-from .bases.reading import head_of, refuse_unknown, required
+from .bases.reading import refuse_unknown, required
 
 _SWITCHES = {
     "alibi": False,
@@ -37,7 +38,7 @@ _OLDER_CLASSES = {"RWForCausalLM": "FalconForCausalLM", "RWModel": "FalconModel"
 
 
 @dataclass(frozen=True)
-class FalconConfig:
+class FalconConfig(ClassFields):
     """The fields of a Hugging Face `FalconConfig` that affect the computation; `head` is "lm" or "none".
 
     Attributes:
@@ -47,6 +48,7 @@ class FalconConfig:
     """
 
     model_type: ClassVar[str] = "falcon"
+    class_heads: ClassVar[Mapping[str, ClassNames]] = OF_OLDER_DECODERS
 
     vocab_size: int
     hidden_size: int
@@ -101,7 +103,7 @@ class FalconConfig:
             num_ln_in_parallel_attn=_norms(config, switches),
             bias=switches["bias"],
             tie_word_embeddings=switches["tie_word_embeddings"],
-            head=head_of(config, {"FalconForCausalLM": "lm", "FalconModel": "none"}),
+            **decoder_head(config, "Falcon", cls.class_heads),
         )
 
 
@@ -182,6 +184,7 @@ class Falcon(Decoder):
         if config.parallel_attn and config.num_ln_in_parallel_attn == 2:
             first, second = "ln_attn", "ln_mlp"
         rules: list[Rule] = [
+            *head_rules(config),
             same("transformer.word_embeddings.weight", "embed.embedding"),
             *norm("transformer.ln_f", "final_norm"),
             *norm(f"{at}.{first}", f"{here}.attention_norm"),
@@ -199,7 +202,8 @@ class Falcon(Decoder):
         passed_over = {r"transformer\.h\.\d+\.self_attention\.rotary.*\.inv_freq": "computed from the config"}
         rename = ((r"^(word_embeddings|ln_f|h)\.", r"transformer.\1."),)
         copies = {"lm_head.weight": "transformer.word_embeddings.weight"}
-        return Table(tuple(rules), passed_over | unused_head(config.head), rename, copies)
+        passed_over |= unused_head(config.head) | unused_class_heads(config)
+        return Table(tuple(rules), passed_over, rename, copies)
 
 
 def _alibi(config: FalconConfig, positions_BT: Array) -> Array:

@@ -15,8 +15,9 @@ from flax import nnx
 
 from ..experts import ClampedGatedMLP
 from ..loading.weights import Rule, Table, linear, same
+from .bases.class_heads import decoder_head
 from .bases.gated_decoder import attention_of, common, gated_table, layer_types_of, rotary_of, window_settings
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import refuse_unknown
 from .bases.routed_decoder import RoutedConfig, RoutedDecoder, routing
 
 _DEFAULTS = {
@@ -81,7 +82,7 @@ class GptOssConfig(RoutedConfig):
             layer_types=layer_types_of(config, lambda layer: layer % 2 == 0),
             swiglu_alpha=config.get("swiglu_alpha", 1.702),
             swiglu_limit=config.get("swiglu_limit", 7.0),
-            head=head_of(config, {"GptOssForCausalLM": "lm", "GptOssModel": "none"}),
+            **decoder_head(config, "GptOss", cls.class_heads),
         )
 
 

@@ -109,8 +109,8 @@ class ModernBertConfig(ClassFields):
             tie_word_embeddings=config.get("tie_word_embeddings", True),
             classifier_pooling=pooling,
             head=head,
+            num_labels=label_fields(config, head)["num_labels"],
             **flags,
-            **label_fields(config, head),
         )
 
     def settings(self) -> dict[str, np.ndarray]:

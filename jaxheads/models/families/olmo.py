@@ -42,7 +42,7 @@ class OlmoConfig(GatedSizes):
             hidden_act=config.get("hidden_act", "silu"),
             attention_bias=config.get("attention_bias", False),
             clip_qkv=config.get("clip_qkv"),
-            **decoder_head(config, "Olmo", cls.class_heads),
+            **decoder_head(config, "Olmo", cls.class_heads, padding=1),
         )
 
 

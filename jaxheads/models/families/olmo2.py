@@ -47,7 +47,7 @@ class Olmo2Config(GatedConfig):
             rotary=rotary_of(config, fields["head_dim"], fields["max_position_embeddings"]),
             hidden_act=config.get("hidden_act", "silu"),
             attention_bias=config.get("attention_bias", False),
-            **decoder_head(config, "Olmo2", cls.class_heads),
+            **decoder_head(config, "Olmo2", cls.class_heads, padding=1),
         )
 
 

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 from flax import nnx
 
 from ..positions import Rotary
+from .bases.class_heads import decoder_head
 from .bases.gated_decoder import FULL, common, layer_types_of, window_of, window_settings
 from .bases.layer_rotaries import rotaries_by_type, rotary_settings
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import refuse_unknown
 from .olmo2 import Olmo2, Olmo2Config
 
 _BASE = 5e5
@@ -49,7 +50,7 @@ class Olmo3Config(Olmo2Config):
             attention_bias=config.get("attention_bias", False),
             sliding_window=window_of(config),
             layer_types=layer_types_of(config, lambda layer: (layer + 1) % 4 != 0),
-            head=head_of(config, {"Olmo3ForCausalLM": "lm", "Olmo3Model": "none"}),
+            **decoder_head(config, "Olmo3", cls.class_heads, padding=1),
         )
 
 

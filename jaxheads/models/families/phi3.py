@@ -74,7 +74,7 @@ class Phi3Config(GatedConfig):
             rotary=rotary,
             hidden_act=config.get("hidden_act", "silu"),
             sliding_window=window_of(config),
-            **decoder_head(config, "Phi3", cls.class_heads),
+            **decoder_head(config, "Phi3", cls.class_heads, padding=32000),
         )
 
 

@@ -31,9 +31,6 @@ _DEFAULTS = {
 }
 """transformers' defaults of absent fields."""
 
-AT = "model.layers.{layer}.mlp"
-"""Name of a layer's MLP."""
-
 
 @dataclass(frozen=True)
 class Qwen2MoeConfig(RoutedConfig):
@@ -98,10 +95,11 @@ class Qwen2Moe(RoutedDecoder):
 
 def qwen_moe_table(config: RoutedConfig, **more: Any) -> Table:
     """Return the table of a checkpoint whose experts are named like Qwen's; `more` goes to `gated_table`."""
-    matrices = {matrix: f"{AT}.experts.{{expert}}.{matrix}_proj" for matrix in ("gate", "up", "down")}
+    at = f"{config.root}.layers.{{layer}}.mlp"
+    matrices = {matrix: f"{at}.experts.{{expert}}.{matrix}_proj" for matrix in ("gate", "up", "down")}
     return gated_table(
         config,
-        mlp=[*mlp_rules(config, AT), *expert_rules(matrices, config.dense_layers)],
-        alternatives=joined_expert_rules(f"{AT}.experts", config.dense_layers),
+        mlp=[*mlp_rules(config, at), *expert_rules(matrices, config.dense_layers)],
+        alternatives=joined_expert_rules(f"{at}.experts", config.dense_layers),
         **more,
     )

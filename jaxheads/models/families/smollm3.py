@@ -9,6 +9,7 @@ from flax import nnx
 
 from ...checks import shown
 from ..loading.weights import Table
+from .bases.class_heads import decoder_head
 from .bases.gated_decoder import (
     GatedConfig,
     GatedDecoder,
@@ -20,7 +21,7 @@ from .bases.gated_decoder import (
     window_settings,
 )
 from .bases.layer_rotaries import rotary_settings
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import refuse_unknown
 
 _DEFAULTS = {"num_key_value_heads": 4, "max_position_embeddings": 32768, "tie_word_embeddings": True}
 """transformers' defaults of absent fields."""
@@ -34,6 +35,7 @@ class SmolLM3Config(GatedConfig):
     """
 
     model_type: ClassVar[str] = "smollm3"
+    answers_root = "transformer"
 
     hidden_act: str
     attention_bias: bool
@@ -67,7 +69,7 @@ class SmolLM3Config(GatedConfig):
             no_rope_layers=rotating,
             sliding_window=window,
             layer_types=types,
-            head=head_of(config, {"SmolLM3ForCausalLM": "lm", "SmolLM3Model": "none"}),
+            **decoder_head(config, "SmolLM3", cls.class_heads, padding=128004),
         )
 
 

@@ -9,6 +9,7 @@ from jax import Array
 
 from ..layers import Attention, PerHeadLayerNorm, layer_norm
 from ..loading.weights import Rule, Table, same
+from .bases.class_heads import decoder_head
 from .bases.gated_decoder import (
     PRE_NORMS,
     GatedDecoder,
@@ -20,7 +21,7 @@ from .bases.gated_decoder import (
     pre_norm,
     sizes_of,
 )
-from .bases.reading import head_of, refuse_unknown
+from .bases.reading import refuse_unknown
 
 _SHARE = 0.25
 """Default share of a head's dimensions that rotate."""
@@ -56,7 +57,7 @@ class StableLmConfig(GatedSizes):
             use_qkv_bias=config.get("use_qkv_bias", False),
             qk_layernorm=config.get("qk_layernorm", False),
             use_parallel_residual=config.get("use_parallel_residual", False),
-            head=head_of(config, {"StableLmForCausalLM": "lm", "StableLmModel": "none"}),
+            **decoder_head(config, "StableLm", cls.class_heads),
         )
 
 

@@ -135,9 +135,10 @@ class DeiT(ViT):
         """The classifier; the mean of two is a single one that reads the features of both positions joined."""
         if self.classifier is None or self.distillation is None:
             return super().unembedding
-        heads = self.classifier, self.distillation
-        weight = jnp.concatenate([head.weight[...] for head in heads], axis=1) / 2
-        return Unembedding(weight, (self.classifier.bias[...] + self.distillation.bias[...]) / 2)
+        heads = self.classifier.unembedding, self.distillation.unembedding
+        weight = jnp.concatenate([head.weight for head in heads], axis=1) / 2
+        first, second = (head.bias for head in heads)
+        return Unembedding(weight, None if first is None or second is None else (first + second) / 2)
 
     def reads(self, positions: int) -> list[int]:
         """Return the positions that the classifiers read: CLS, or CLS and the distillation token."""

@@ -1,22 +1,23 @@
-"""Log-mel spectrograms of audio, as Whisper reads them (Radford et al. 2022, section 2.2), in NumPy.
+"""Log-mel spectrograms of audio, as Whisper reads them (Radford et al. 2022, section 2.2), by `transformers` in NumPy.
 
 Dimension key: F frames, M mel bands, W the samples of a window, C = W // 2 + 1 its frequencies.
 """
 
 from collections.abc import Sequence
 from functools import cache
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from ..loading.transformers_import import import_transformers
 
 RATE = 16_000
 """Samples per second."""
 
 HOP, WINDOW = 160, 400
 """Samples from one frame to the next, and in one frame: 10 and 25 ms."""
-
-_FLOOR = 1e-10
-"""Least power of a band, so that silence has a logarithm."""
 
 Audio = ArrayLike | Sequence[ArrayLike]
 """One mono recording, an array of floats, or several in a list."""
@@ -40,9 +41,8 @@ def audio_features(audio: Audio, *, mels: int, frames: int, rate: int | None = N
     most = frames * HOP
     for index, recording in enumerate(recordings):
         _check(recording, index, most)
-    filters_CM = mel_filters(mels)
     padded = [np.pad(recording, (0, most - len(recording))) for recording in recordings]
-    return np.stack([_log_mel(samples, filters_CM) for samples in padded])
+    return np.stack([_log_mel(samples, mels) for samples in padded])
 
 
 def _check(recording: np.ndarray, index: int, most: int) -> None:
@@ -64,39 +64,24 @@ def _check(recording: np.ndarray, index: int, most: int) -> None:
         raise ValueError(f"audio must be finite, got NaN or infinite samples as number {index}")
 
 
-def _log_mel(samples: np.ndarray, filters_CM: np.ndarray) -> np.ndarray:
+def _log_mel(samples: np.ndarray, mels: int) -> np.ndarray:
     """Return the log power of each band, `[M,F]`, cut off 8 powers of ten below the highest, from about -1 to 1."""
-    reflected = np.pad(samples.astype(np.float64), WINDOW // 2, mode="reflect")
-    windows_FW = np.lib.stride_tricks.sliding_window_view(reflected, WINDOW)[:-1:HOP]
-    hann_W = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
-    power_FC = np.abs(np.fft.rfft(windows_FW * hann_W)) ** 2
-    log_FM = np.log10(np.maximum(power_FC @ filters_CM, _FLOOR))
-    log_FM = np.maximum(log_FM, log_FM.max() - 8.0)
-    return ((log_FM.T + 4.0) / 4.0).astype(np.float32)
+    hann = audio_utils().window_function(WINDOW, "hann")
+    bands: dict[str, Any] = {"power": 2.0, "mel_filters": mel_filters(mels), "log_mel": "log10"}
+    log_MF = audio_utils().spectrogram(samples, hann, WINDOW, HOP, **bands)[:, :-1]
+    return ((np.maximum(log_MF, log_MF.max() - 8.0) + 4.0) / 4.0).astype(np.float32)
 
 
 @cache
 def mel_filters(mels: int) -> np.ndarray:
-    """Return Slaney's triangular filters, `[C,M]` (Auditory Toolbox, 1998).
-
-    Their corners are evenly spaced in mels from 0 to RATE / 2, and each has an area of 1 Hz.
-    """
-    frequencies_C = np.linspace(0, RATE / 2, WINDOW // 2 + 1)
-    corners = _hertz(np.linspace(0, _mel(RATE / 2), mels + 2))
-    widths, offsets = np.diff(corners), corners[None] - frequencies_C[:, None]
-    rising_CM, falling_CM = -offsets[:, :-2] / widths[:-1], offsets[:, 2:] / widths[1:]
-    return np.maximum(0, np.minimum(rising_CM, falling_CM)) * 2 / (corners[2:] - corners[:-2])
+    """Return Slaney's triangular filters, `[C,M]` (Auditory Toolbox, 1998): even in mels, each of an area of 1 Hz."""
+    return audio_utils().mel_filter_bank(WINDOW // 2 + 1, mels, 0.0, RATE / 2, RATE, norm="slaney", mel_scale="slaney")
 
 
-_BREAK, _STEP = 1000.0, 200 / 3
-"""Slaney's scale, in Hz: a mel is a step wide up to the break; above it, 27 mels are a factor of 6.4."""
+@cache
+def audio_utils() -> ModuleType:
+    """Return the NumPy functions of `transformers` for sound, which need no torch."""
+    import_transformers()
+    from transformers import audio_utils as functions
 
-
-def _mel(hertz: float) -> float:
-    assert hertz >= _BREAK
-    return _BREAK / _STEP + 27 * np.log(hertz / _BREAK) / np.log(6.4)
-
-
-def _hertz(mels: np.ndarray) -> np.ndarray:
-    above = _BREAK * np.exp((mels - _BREAK / _STEP) * np.log(6.4) / 27)
-    return np.where(mels < _BREAK / _STEP, mels * _STEP, above)
+    return functions

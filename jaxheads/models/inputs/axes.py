@@ -30,7 +30,7 @@ class Axis:
     def of(self, batch: Batch) -> Positions:
         """Return the positions of a batch along this axis."""
         if self.kind == "tokens":
-            return Positions(_present(batch.mask), batch.tokens)
+            return Positions(_present(batch.mask), batch.tokens, batch.segments)
         if self.kind == "targets":
             return Positions(_present(batch.target_mask), batch.targets)
         field = _present(batch.pixels if self.kind == "patches" else batch.features)

@@ -1,6 +1,6 @@
 """Batches of examples, their positions, and the masks and positions that attention reads of them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,12 +15,13 @@ from ...arguments import checked
 from ...checks import one_of, shown
 from ...programs import on_host, take_examples, to_device
 from ...statistics.rows import cluster_codes
-from .batch_fields import labels_field, marks_field, numbers_field, sequence_fields, words_field
+from .batch_fields import labels_field, marks_field, numbers_field, segments_field, sequence_fields, words_field
 
 _FIELDS = (
     "tokens",
     "mask",
     "token_types",
+    "segments",
     "words",
     "targets",
     "target_mask",
@@ -31,11 +32,26 @@ _FIELDS = (
 )
 
 
-def count_positions(mask_BT: Array) -> Array:
-    """Return positions `[B,T]` that count real tokens from 0, so that left padding equals no padding; 0 at padding."""
-    if (known_BT := on_host(mask_BT)) is not None:
-        return to_device(np.where(known_BT, np.cumsum(known_BT, axis=1, dtype=np.int32) - 1, 0))
-    return jnp.where(mask_BT, jnp.cumsum(mask_BT, axis=1, dtype=jnp.int32) - 1, 0)
+def count_positions(mask_BT: Array, segments_BT: Array | None = None) -> Array:
+    """Return positions `[B,T]` that count real tokens from 0, so that left padding equals no padding; 0 at padding.
+
+    Args:
+        segments_BT: texts that share an example, one after the other: each is counted by itself.
+    """
+    known_BT, texts_BT = on_host(mask_BT), None if segments_BT is None else on_host(segments_BT)
+    if known_BT is not None and (segments_BT is None or texts_BT is not None):
+        return to_device(_counted(np, known_BT, texts_BT, np.maximum.accumulate))
+    return _counted(jnp, mask_BT, segments_BT, jax.lax.cummax)
+
+
+def _counted(xp: Any, mask_BT: Any, segments_BT: Any, running_maximum: Callable[..., Any]) -> Any:
+    """Return `count_positions` by NumPy or JAX."""
+    index_BT = xp.cumsum(mask_BT, axis=1, dtype=xp.int32) - 1
+    if segments_BT is not None:
+        before_BT = xp.concatenate([segments_BT[:, :1] - 1, segments_BT[:, :-1]], axis=1)
+        starts_BT = xp.where(segments_BT != before_BT, index_BT + 1 - mask_BT.astype(xp.int32), 0)
+        index_BT = index_BT - running_maximum(starts_BT, axis=1)
+    return xp.where(mask_BT, index_BT, 0)
 
 
 @dataclass(frozen=True)
@@ -45,10 +61,12 @@ class Positions:
     Attributes:
         mask: which positions are real, not padding, `[B,T]`.
         ids: their token ids `[B,T]`, or None.
+        segments: the text that each belongs to, of several that share an example, `[B,T]`; or None.
     """
 
     mask: Array
     ids: Array | None = None
+    segments: Array | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -64,8 +82,8 @@ class Positions:
 
     @property
     def positions(self) -> Array:
-        """Position of each real token among its example's real ones, from 0, `[B,T]`; 0 at padding."""
-        return count_positions(self.mask)
+        """Position of each real token among its example's (or its text's) real ones, from 0, `[B,T]`; 0 at padding."""
+        return count_positions(self.mask, self.segments)
 
     @property
     def last(self) -> Array:
@@ -84,6 +102,8 @@ class Batch:
         tokens: token ids, integers `[B,T]`.
         mask: which tokens are real, `[B,T]`; all of them when left out.
         token_types: segment ids `[B,T]` (BERT's `token_type_ids`); zeros when left out.
+        segments: numbers `[B,T]` of texts that share an example, each in one stretch of it. They do not attend to each
+            other, and their positions start anew (see `jaxheads.data.text_batches`, `pack`). Padding has any number.
         words: index `[B,T]` of the word that each token belongs to; -1 for special tokens. No model reads it.
         targets: token ids `[B,U]` of the decoder's input, in an encoder–decoder.
         target_mask: which targets are real, `[B,U]`; all of them when left out.
@@ -103,6 +123,7 @@ class Batch:
     tokens: Array
     mask: Array
     token_types: Array
+    segments: Array | None
     words: Array | None
     targets: Array | None
     target_mask: Array | None
@@ -117,6 +138,7 @@ class Batch:
         mask: ArrayLike | None = None,
         token_types: ArrayLike | None = None,
         *,
+        segments: ArrayLike | None = None,
         words: ArrayLike | None = None,
         targets: ArrayLike | None = None,
         target_mask: ArrayLike | None = None,
@@ -128,6 +150,7 @@ class Batch:
         arrays = {
             **sequence_fields("tokens", tokens, "mask", mask, token_types),
             **sequence_fields("targets", targets, "target_mask", target_mask),
+            "segments": segments_field(segments, tokens, mask),
             "words": words_field(words, tokens),
             "pixels": numbers_field("pixels", pixels, "[examples, height, width, channels]"),
             "features": numbers_field("features", features, "[examples, mels, frames]"),
@@ -173,8 +196,8 @@ class Batch:
 
     @property
     def positions(self) -> Array:
-        """Position of each token among its example's real tokens, from 0, `[B,T]`; 0 at padding."""
-        return Positions(self.mask).positions
+        """Position of each token among the real tokens of its example (or text), from 0, `[B,T]`; 0 at padding."""
+        return Positions(self.mask, segments=self.segments).positions
 
     @property
     def last(self) -> Array:
@@ -195,7 +218,7 @@ class Batch:
     @checked()
     def only(self, kind: str) -> "Batch":
         """Return a batch with the fields of one kind of positions ("patches": the images) and all marks."""
-        fields = {"tokens": _FIELDS[:4], "targets": _FIELDS[4:6], "patches": ("pixels",), "frames": ("features",)}
+        fields = {"tokens": _FIELDS[:5], "targets": _FIELDS[5:7], "patches": ("pixels",), "frames": ("features",)}
         one_of("kind", kind, fields)
         names = (*fields[kind], "clusters", "marks")
         return self.tree_unflatten(None, (getattr(self, name) if name in names else None for name in _FIELDS))
@@ -242,6 +265,20 @@ else:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class RelativePositions:
+    """Embeddings of relative positions, which each layer projects, for the position terms of its scores (DeBERTa).
+
+    Attributes:
+        embedding: `[R,D]`.
+        index: row of the embedding for each query and key, `[B,T,S]`.
+    """
+
+    embedding: Array
+    index: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class AttentionInputs:
     """Inputs of attention beside the stream, shared by all layers of a stack.
 
@@ -254,6 +291,7 @@ class AttentionInputs:
         bias: bias of the scores, `[B|1,N,T|1,S]`, for relative positions and ALiBi; or None.
         memory: the encoder's output `[B,S,D]`, from which cross-attention reads keys and values; else None.
         cross: inputs of the cross-attention that follows in every layer, or None.
+        relative: relative positions that the scores compare with queries and keys, or None.
     """
 
     mask: Array
@@ -263,6 +301,7 @@ class AttentionInputs:
     bias: Array | None = None
     memory: Array | None = None
     cross: "AttentionInputs | None" = None
+    relative: RelativePositions | None = None
 
     @staticmethod
     def within(
@@ -273,13 +312,18 @@ class AttentionInputs:
         mask_BTS = jnp.broadcast_to(positions.mask[:, None, :], (B, T, T))
         if causal:
             mask_BTS = mask_BTS & jnp.tril(jnp.ones((T, T), bool))[None]
+        if positions.segments is not None:
+            mask_BTS = mask_BTS & (positions.segments[:, :, None] == positions.segments[:, None, :])
         positions_BT = positions.positions
         return AttentionInputs(mask_BTS, positions_BT, positions_BT, positions_BT, bias, cross=cross)
 
     @staticmethod
-    def over(batch: Batch, *, causal: bool, bias: Array | None = None) -> "AttentionInputs":
+    def over(
+        batch: Batch, *, causal: bool, bias: Array | None = None, relative: RelativePositions | None = None
+    ) -> "AttentionInputs":
         """Return the inputs of self-attention over a batch's tokens."""
-        return AttentionInputs.within(Positions(batch.mask), causal=causal, bias=bias)
+        positions = Positions(batch.mask, segments=batch.segments)
+        return replace(AttentionInputs.within(positions, causal=causal, bias=bias), relative=relative)
 
     @staticmethod
     def between(queries: Positions, keys: Positions, memory_BSD: Array) -> "AttentionInputs":
@@ -301,7 +345,12 @@ class AttentionInputs:
             own_keys=own_keys,
             bias=bias,
             cross=cross,
+            relative=self._indexed(lambda index_BTS: index_BTS[:, position:]),
         )
+
+    def _indexed(self, choose: Callable[[Array], Array]) -> RelativePositions | None:
+        """Return the relative positions of some queries, chosen from the index `[B,T,S]`."""
+        return None if self.relative is None else replace(self.relative, index=choose(self.relative.index))
 
     def rows(self, rows_BR: Array) -> "AttentionInputs":
         """Restrict the queries to these positions `[B,R]` of each example; keys stay."""
@@ -312,4 +361,5 @@ class AttentionInputs:
             bias = jnp.broadcast_to(bias, (rows_BR.shape[0], *bias.shape[1:]))
             bias = jnp.take_along_axis(bias, rows_BR[:, None, :, None], axis=2)
         cross = None if self.cross is None else self.cross.rows(rows_BR)
-        return replace(self, mask=mask_BRS, queries=queries_BR, bias=bias, cross=cross)
+        relative = self._indexed(lambda index_BTS: jnp.take_along_axis(index_BTS, rows_BR[:, :, None], axis=1))
+        return replace(self, mask=mask_BRS, queries=queries_BR, bias=bias, cross=cross, relative=relative)

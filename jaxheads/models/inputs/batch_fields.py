@@ -93,6 +93,27 @@ def _checked(name: str, ids: ArrayLike, mask: ArrayLike | None, types: ArrayLike
     return to_device(numbers), to_device(real), to_device(kinds)
 
 
+def segments_field(segments: ArrayLike | None, tokens: ArrayLike | None, mask: ArrayLike | None) -> Array | None:
+    """Return the text that each token belongs to, of the shape of `tokens`."""
+    if segments is None:
+        return None
+    if any(isinstance(array, Tracer) for array in (segments, tokens, mask)):
+        return jnp.asarray(segments, jnp.int32)
+    numbers = whole_numbers("segments", segments)
+    if tokens is None or numbers.shape != np.shape(tokens):
+        raise ValueError(f"segments must have the shape of tokens, got {numbers.shape}")
+    real = np.ones(numbers.shape, bool) if mask is None else np.asarray(mask, bool)
+    for example, (texts, own) in enumerate(zip(numbers, real, strict=True)):
+        stretches = texts[own][np.flatnonzero(np.diff(texts[own], prepend=texts[own][0] - 1))]
+        if len(np.unique(stretches)) < len(stretches):
+            raise ValueError(
+                f"segments must be one stretch each; those of example {example} come back: {stretches[:8].tolist()}"
+            )
+    # Padding within a text, or beside it, belongs to the text before it: a text's stretch has no hole.
+    filled = np.maximum.accumulate(np.where(real, np.arange(numbers.shape[1]), 0), axis=1)
+    return to_device(fitting_32_bits("segments", np.take_along_axis(numbers, filled, axis=1)))
+
+
 def words_field(words: ArrayLike | None, tokens: ArrayLike | None) -> Array | None:
     """Return the word of each token, of the shape of `tokens`."""
     if words is None:

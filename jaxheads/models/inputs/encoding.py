@@ -35,6 +35,7 @@ def encode(
     targets: str | Sequence[str] | None = None,
     start: int | None = None,
     repeats: bool = False,
+    length: int | None = None,
     warn: Callable[[str], None] = lambda message: None,
 ) -> Batch:
     """Encode texts as a batch, padded to the longest; other arguments and errors are those of `Model.encode`.
@@ -43,6 +44,7 @@ def encode(
         start: start token of the decoder's input in an encoder–decoder; None for other models.
         repeats: whether the decoder reads the text too, after its start token and without its last token, unless there
             are targets.
+        length: the model reads padding: shorter texts get padding up to this length, which then counts as text.
         warn: receives the message if special tokens of a text would have come twice.
     """
     examples = _as_list(texts)
@@ -56,6 +58,8 @@ def encode(
         raise ValueError(f"every text needs at least one token; these are empty: {empty[:8]}")
     tokens = [rows.of(text, row) for text, row in zip(examples, whole, strict=True)]
     pad = tokenizer.pad_token_id or 0
+    if length is not None:
+        tokens = [[*row, *[_Token(pad, 0, -1)] * (length - len(row))] for row in tokens]
     ids, mask = _pad([[token.id for token in row] for row in tokens], pad, side)
     types, _ = _pad([[token.type for token in row] for row in tokens], 0, side)
     words, _ = _pad([[token.word for token in row] for row in tokens], -1, side)

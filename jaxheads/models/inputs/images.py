@@ -1,11 +1,10 @@
 """Conversion of images to pixels, resized, cropped, rescaled and normalised by a checkpoint's settings.
 
-The settings are its `preprocessor_config.json`, with the fields of the image processors of `transformers`. Resampling
-is Pillow's, on 8 bits per channel, as it was when the models were trained.
+The settings are its `preprocessor_config.json`. The work is done by the image processors of `transformers` that use
+Pillow, which resamples 8 bits per channel, as when the models were trained. They need no torch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
@@ -13,6 +12,7 @@ from jax import Array
 
 from ...checks import shown
 from ..loading.config_fields import is_number, is_positive, is_whole
+from ..loading.transformers_import import import_transformers
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Resampling
@@ -43,77 +43,45 @@ _IGNORED = {
 """Fields that only name things, or that ask for what is done here in any case."""
 
 
-@dataclass(frozen=True)
-class ImageSettings:
-    """The steps from an image to pixels, in this order; a step that is None is left out.
+def image_processor(settings: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return the image processor of `transformers` that a preprocessor_config.json describes, the one that uses Pillow.
 
-    Attributes:
-        size: height and width to resize to, or the length of the shorter side.
-        resample: Pillow's filter for resizing.
-        crop: height and width of the middle to cut out, black beyond the image.
-        factor: factor on the pixels 0..255.
-        mean, std: means to subtract, and standard deviations to divide by, per channel.
+    Raises:
+        ValueError: for a processor of another kind, or a field that is not understood, of another kind, or missing.
     """
+    named = str(settings.get("image_processor_type") or settings.get("feature_extractor_type") or "")
+    kind = named.removesuffix("Pil").removesuffix("Fast").removesuffix("ImageProcessor")
+    kind = kind.removesuffix("FeatureExtractor")
+    if named and kind not in _DEFAULTS:
+        raise ValueError(f"image processor {named} is not covered; covered are those of {', '.join(_DEFAULTS)}")
+    stated = {name: value for name, value in settings.items() if value is not None}
+    unknown = sorted(name for name in set(stated) - _READ - _IGNORED if stated[name] is not False)
+    if unknown:
+        raise ValueError(f"preprocessor_config.json has fields that are not understood: {', '.join(unknown)}")
+    flags = [name for name, value in stated.items() if name.startswith("do_") and not isinstance(value, bool)]
+    if flags:
+        raise ValueError(f"preprocessor_config.json must say true or false to {', '.join(flags)}")
+    fields = {**_DEFAULTS.get(kind, {}), "do_rescale": True, "rescale_factor": 1 / 255, **stated}
+    _check(fields, settings.get("default_to_square", kind not in ("CLIP", "Bit")))
+    import_transformers()
+    import transformers
 
-    size: tuple[int, int] | int | None
-    resample: "Resampling"
-    crop: tuple[int, int] | None
-    factor: float | None
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
+    processor = getattr(transformers, f"{kind or 'ViT'}ImageProcessorPil")
+    return processor(**{name: value for name, value in fields.items() if name in _READ | {"default_to_square"}})
 
-    @classmethod
-    def from_hf(cls, settings: Mapping[str, Any]) -> "ImageSettings":
-        """Read the contents of a preprocessor_config.json.
 
-        Raises:
-            ValueError: for a processor of another kind, or a field that is not understood or missing.
-        """
-        from PIL.Image import Resampling
-
-        named = str(settings.get("image_processor_type") or settings.get("feature_extractor_type") or "")
-        kind = named.removesuffix("Pil").removesuffix("Fast").removesuffix("ImageProcessor")
-        kind = kind.removesuffix("FeatureExtractor")
-        if named and kind not in _DEFAULTS:
-            raise ValueError(f"image processor {named} is not covered; covered are those of {', '.join(_DEFAULTS)}")
-        stated = {name: value for name, value in settings.items() if value is not None}
-        unknown = sorted(name for name in set(stated) - _READ - _IGNORED if stated[name] is not False)
-        if unknown:
-            raise ValueError(f"preprocessor_config.json has fields that are not understood: {', '.join(unknown)}")
-        flags = [name for name, value in stated.items() if name.startswith("do_") and not isinstance(value, bool)]
-        if flags:
-            raise ValueError(f"preprocessor_config.json must say true or false to {', '.join(flags)}")
-        fields = {**_DEFAULTS.get(kind, {}), "do_rescale": True, "rescale_factor": 1 / 255, **stated}
-        square = settings.get("default_to_square", kind not in ("CLIP", "Bit"))
-        normalised = fields.get("do_normalize", True)
-        return cls(
-            _size(fields, "size", square) if fields.get("do_resize", True) else None,
-            _resample(fields.get("resample", Resampling.BILINEAR)),
-            _crop(fields) if fields.get("do_center_crop") else None,
-            _factor(fields["rescale_factor"]) if fields["do_rescale"] else None,
-            _channels(fields, "image_mean", is_number) if normalised else None,
-            _channels(fields, "image_std", is_positive) if normalised else None,
-        )
-
-    def pixels(self, image: "Image") -> np.ndarray:
-        """Return one image's pixels, float32 `[height,width,C]`."""
-        if self.size is not None:
-            width, height = image.size
-            if isinstance(self.size, int):
-                long = int(self.size * max(image.size) / min(image.size))
-                height, width = (long, self.size) if width <= height else (self.size, long)
-            else:
-                height, width = self.size
-            image = image.resize((width, height), self.resample)
-        pixels = np.asarray(image)
-        if self.crop is not None:
-            pixels = _middle(_middle(pixels, 0, self.crop[0]), 1, self.crop[1])
-        if self.factor is not None:
-            pixels = pixels.astype(np.float64) * self.factor
-        pixels = pixels.astype(np.float32)
-        if self.mean is None or self.std is None:
-            return pixels
-        return (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+def _check(fields: Mapping[str, Any], square: bool) -> None:
+    """Raise ValueError for a field that a step reads and that is of another kind, or missing."""
+    if fields.get("do_resize", True):
+        _size(fields, "size", square)
+    _resample(fields.get("resample", 2))
+    if fields.get("do_center_crop"):
+        _crop(fields)
+    if fields["do_rescale"]:
+        _factor(fields["rescale_factor"])
+    if fields.get("do_normalize", True):
+        _channels(fields, "image_mean", is_number)
+        _channels(fields, "image_std", is_positive)
 
 
 def are_images(inputs: Any) -> bool:
@@ -138,18 +106,18 @@ def image_pixels(images: Picture | Sequence[Picture], settings: Mapping[str, Any
         ValueError: for settings that are not understood, no image, an array that is no image, or images that end up
             with different sizes.
     """
-    read_settings = ImageSettings.from_hf(settings)
+    processor = image_processor(settings)
     several = isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4
     examples: Any = images if several else [images]
     if not len(examples):
         raise ValueError("images: expected at least one, got none")
-    pixels = [read_settings.pixels(_rgb(image)) for image in examples]
+    pixels = [np.moveaxis(processor(_rgb(image), return_tensors="np")["pixel_values"][0], 0, -1) for image in examples]
     if len(shapes := {array.shape for array in pixels}) > 1:
         raise ValueError(
             f"images of one batch must have one size, and this model's settings cut them to none; got "
             f"{', '.join(f'{height} × {width}' for height, width, _ in sorted(shapes))}. Encode them one by one"
         )
-    return np.stack(pixels)
+    return np.stack(pixels).astype(np.float32)
 
 
 def _rgb(image: Any) -> "Image":
@@ -170,17 +138,6 @@ def _rgb(image: Any) -> "Image":
     if array.dtype != np.uint8:
         raise ValueError(f"an image must be 8-bit integers (uint8), or floats from 0 to 1; got {array.dtype}")
     return fromarray(array).convert("RGB")
-
-
-def _middle(pixels: np.ndarray, axis: int, size: int) -> np.ndarray:
-    """Crop an axis to its middle, or pad it with zeros on both sides."""
-    lacking = size - pixels.shape[axis]
-    if lacking > 0:
-        padding = [(0, 0)] * pixels.ndim
-        before = -(-lacking // 2)
-        padding[axis] = (before, lacking - before)
-        return np.pad(pixels, padding)
-    return np.take(pixels, np.arange(size) + -lacking // 2, axis=axis)
 
 
 def _size(fields: Mapping[str, Any], name: str, square: bool) -> tuple[int, int] | int:

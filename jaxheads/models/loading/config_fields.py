@@ -59,10 +59,12 @@ NUMBERS = Kind(
     lambda value: isinstance(value, list | tuple) and all(is_whole(number) for number in value),
 )
 WORD = Kind("a string", lambda value: isinstance(value, str))
+SPAN = Kind("a whole number of at least -1", lambda value: is_whole(value, -1), size=True)
 WORDS = Kind(
     "a list of strings",
     lambda value: isinstance(value, list | tuple) and all(isinstance(word, str) for word in value),
 )
+TERMS = Kind("a string or a list of strings", lambda value: WORD.fits(value) or WORDS.fits(value))
 FIELDS = Kind("an object", lambda value: isinstance(value, Mapping))
 
 _NAMES: dict[Kind, str] = {
@@ -71,41 +73,46 @@ _NAMES: dict[Kind, str] = {
     "hidden_dim d_kv d_ff num_heads type_vocab_size embedding_size n_embed ffn_dim word_embed_proj_dim d_head "
     "num_mel_bins projection_dim num_channels max_source_positions max_target_positions "
     "n_positions relative_attention_num_buckets moe_intermediate_size shared_expert_intermediate_size num_experts "
-    "num_local_experts num_kv_heads ffn_hidden_size d_mlp vocab_size_out",
+    "num_local_experts num_kv_heads ffn_hidden_size d_mlp vocab_size_out projection_size",
     COUNT: "max_position_embeddings relative_attention_max_distance num_hidden_groups rotary_dim window_size "
-    "no_rope_layer_interval original_max_position_embeddings num_experts_per_tok decoder_sparse_step "
+    "no_rope_layer_interval max_seq_len original_max_position_embeddings num_experts_per_tok decoder_sparse_step "
     "local_attention sliding_window sliding_window_pattern _sliding_window_pattern global_attn_every_n_layers",
     LAYERS: "num_hidden_layers n_layer n_layers encoder_layers decoder_layers num_layers num_decoder_layers",
     TOKENS: "num_register_tokens max_window_layers num_ln_in_parallel_attn",
     WHOLE: "pad_token_id decoder_start_token_id",
     NUMBER: "scale",
-    POSITIVE: "rms_norm_eps layer_norm_eps layer_norm_epsilon norm_eps rope_theta rotary_emb_base "
+    POSITIVE: "rms_norm_eps softmax_scale layer_norm_eps layer_norm_epsilon norm_eps rope_theta rotary_emb_base "
     "rope_local_base_freq global_rope_theta local_rope_theta mlp_ratio query_pre_attn_scalar attn_logit_softcapping "
     "final_logit_softcapping clip_qkv embedding_multiplier attention_multiplier residual_multiplier logits_scaling "
     "norm_epsilon logit_scale swiglu_alpha swiglu_limit",
     SHARE: "rotary_pct partial_rotary_factor",
-    FLAG: "tie_word_embeddings scale_attn_weights attention_bias mlp_bias scale_embedding use_parallel_residual "
+    FLAG: "relative_attention share_att_key position_biased_input legacy "
+    "tie_word_embeddings scale_attn_weights attention_bias mlp_bias scale_embedding use_parallel_residual "
     "norm_bias decoder_bias classifier_bias do_layer_norm_before enable_bias _remove_final_layer_norm qkv_bias "
     "use_swiglu_ffn apply_residual_connection_post_layernorm bias causal use_sliding_window scale_decoder_outputs "
-    "norm_topk_prob qk_layernorm scale_attn_by_inverse_layer_idx use_qkv_bias "
+    "vision_use_head norm_topk_prob qk_layernorm scale_attn_by_inverse_layer_idx use_qkv_bias "
     "alibi new_decoder_architecture multi_query parallel_attn gated_mlp unembed_bias use_bias use_qk_norm",
-    WORD: "hidden_act activation_function hidden_activation activation positions norm final_norm feed_forward_proj "
+    WORD: "norm_rel_ebd "
+    "hidden_act activation_function hidden_activation activation positions norm final_norm feed_forward_proj "
     "classifier_activation classifier_pooling",
+    SPAN: "max_relative_positions position_buckets",
+    TERMS: "pos_att_type",
     WORDS: "layer_types attention_layers",
     NUMBERS: "mlp_only_layers no_rope_layers",
-    FIELDS: "rope_parameters rope_scaling text_config vision_config text_config_dict vision_config_dict",
+    FIELDS: "attn_config rope_parameters rope_scaling text_config vision_config text_config_dict vision_config_dict",
 }
 KINDS: Mapping[str, Kind] = {name: kind for kind, names in _NAMES.items() for name in names.split()}
 """Kind of each field that a family reads."""
 
 NULLABLE = frozenset(
-    "d_mlp vocab_size_out final_norm "
+    "pos_att_type d_mlp vocab_size_out final_norm "
     "num_key_value_heads head_dim n_inner num_decoder_layers word_embed_proj_dim d_head scale sliding_window "
     "sliding_window_pattern _sliding_window_pattern global_attn_every_n_layers rope_theta rotary_emb_base "
     "rope_local_base_freq global_rope_theta local_rope_theta attn_logit_softcapping final_logit_softcapping "
     "clip_qkv partial_rotary_factor hidden_activation layer_types rope_parameters rope_scaling text_config_dict "
     "vision_config_dict pad_token_id decoder_start_token_id num_hidden_layers n_embed n_layer n_head "
-    "mlp_only_layers no_rope_layers num_kv_heads ffn_hidden_size num_ln_in_parallel_attn".split()
+    "mlp_only_layers no_rope_layers num_kv_heads ffn_hidden_size num_ln_in_parallel_attn "
+    "softmax_scale attn_config projection_size".split()
 )
 """Fields for which null means that there is none, or the default."""
 

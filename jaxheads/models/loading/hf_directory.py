@@ -11,7 +11,6 @@ from ...checks import shown
 from .checkpoint import Checkpoint, Tensor, files_identity
 from .containers import file_size, is_present, listed, reason
 from .hf_tokenizer import directory_tokenizer
-from .mxfp4 import unpacked
 from .pickles import pickle_tensors
 from .safetensors_file import safetensors_tensors
 from .weight_files import CONTAINERS, PICKLE, SAFETENSORS, nothing_fits, weight_files
@@ -34,7 +33,7 @@ def directory_checkpoint(directory: Path, *, name: str, identity: Callable[[], s
     tokenizer = partial(directory_tokenizer, directory)
     identity = identity or partial(files_identity, paths)
     preprocessor = read_preprocessor(directory)
-    return unpacked(Checkpoint(config, tensors, tokenizer, name, identity, preprocessor, tokenizer))
+    return Checkpoint(config, tensors, tokenizer, name, identity, preprocessor, tokenizer)
 
 
 def read_preprocessor(directory: Path) -> dict[str, Any] | None:

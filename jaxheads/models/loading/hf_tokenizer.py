@@ -102,7 +102,7 @@ def _by_class(directory: Path) -> Any:
         return None
     kind = getattr(transformers, _OLD_CLASSES.get(name, name), None)
     if kind is None:
-        raise ValueError(f"its files name {name}, a class that transformers does not have")
+        raise ValueError(f"its files name {name}, a class that transformers lacks")
     defaults = {key: parameter.default for key, parameter in inspect.signature(kind.__init__).parameters.items()}
     empty = [key for key, value in settings.items() if value == "" and key.endswith("_token")]
     try:

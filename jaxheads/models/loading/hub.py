@@ -2,15 +2,16 @@
 
 import errno
 import re
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from .adapters import CONFIG as ADAPTER
+from .adapters import WEIGHTS as ADAPTERS
 from .checkpoint import Checkpoint
 from .hf_directory import directory_checkpoint
 from .hub_progress import bars_of_the_hub, import_tqdm
-from .transformer_lens import SUFFIXES, as_toy, lens_checkpoint, lens_file
+from .transformer_lens import SUFFIXES
 from .weight_files import NothingFits, nothing_fits, weight_files
 
 TEXT = (
@@ -50,24 +51,32 @@ class NotOnTheHub(FileNotFoundError):
     """Error for a model that neither the hub nor its cache has."""
 
 
-def hub_checkpoint(repository: str, *, revision: str | None = None, cache_dir: Path | None = None) -> Checkpoint:
+def hub_checkpoint(
+    repository: str,
+    *,
+    revision: str | None = None,
+    cache_dir: Path | None = None,
+    opened: Callable[..., Checkpoint] = directory_checkpoint,
+) -> Checkpoint:
     """Open "owner/name" of the hub (or "name", if it is as old as "gpt2") at a branch, tag or commit.
 
     Fetches config, tokenizer and a single format of the weights, safetensors first. Where the hub can't be reached
-    (no network, HF_HUB_OFFLINE) or refuses, the copy in its cache is opened.
+    (no network, HF_HUB_OFFLINE) or refuses, the copy in its cache is opened, by `opened`.
 
     Raises:
         FileNotFoundError: where neither the hub nor the cache has the model, or the hub has nothing of it to load.
     """
     directory = _snapshot(repository, revision, cache_dir)
     commit = directory.name
-    identity = lambda: f"hub:{repository}@{commit}"  # noqa: E731
-    if (file := lens_file(directory)) is not None:
-        return replace(lens_checkpoint(file, name=repository), identity=identity)
-    return as_toy(directory_checkpoint(directory, name=repository, identity=identity))
+    return opened(directory, name=repository, identity=lambda: f"hub:{repository}@{commit}")
 
 
-def _snapshot(repository: str, revision: str | None, cache_dir: Path | None) -> Path:
+def hub_adapter(repository: str, *, revision: str | None = None) -> Path:
+    """Return the local directory of an adapter's repository, fetched as `hub_checkpoint` does."""
+    return _snapshot(repository, revision, None, adapter=True)
+
+
+def _snapshot(repository: str, revision: str | None, cache_dir: Path | None, *, adapter: bool = False) -> Path:
     """Download a revision's files and return their directory; where that fails, return the cached one."""
     import_tqdm()
     from huggingface_hub import HfApi, snapshot_download
@@ -75,7 +84,7 @@ def _snapshot(repository: str, revision: str | None, cache_dir: Path | None) -> 
     own: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir}
     try:
         siblings = HfApi().model_info(repository, revision=revision).siblings or []
-        wanted = _wanted(repository, {sibling.rfilename for sibling in siblings})
+        wanted = _wanted(repository, {sibling.rfilename for sibling in siblings}, adapter=adapter)
         with bars_of_the_hub(f"fetching {repository}") as bars:
             return Path(snapshot_download(repository, allow_patterns=wanted, tqdm_class=bars, **own))
     except Exception as refusal:  # whatever failed (the HTTP library's errors too), the cache may have the files
@@ -113,9 +122,16 @@ def _with_owner(repository: str) -> list[str]:
     return [f"{owner}/{repository}" for pattern, owner in _OWNERS if re.fullmatch(pattern, repository)][:1]
 
 
-def _wanted(repository: str, files: Collection[str]) -> list[str]:
-    """List the patterns of the files to fetch: all text files and the preferred format of the weights."""
-    weights = weight_files(files)
+def _wanted(repository: str, files: Collection[str], *, adapter: bool = False) -> list[str]:
+    """List the patterns of the files to fetch: all text files and the preferred format of the weights.
+
+    Args:
+        adapter: whether an adapter's are wanted, also where there is a whole model beside it.
+    """
+    weights = None if adapter else weight_files(files)
+    adapters = [name for name in ADAPTERS if name in files]
+    if weights is None and adapters and ADAPTER in files:
+        return [*TEXT, ADAPTER, adapters[0]]
     toys = [name for name in files if "/" not in name and name.endswith(SUFFIXES)]
     if weights is None and toys:
         return [*TEXT, *toys, "*cfg.json", "*_cfg.pkl", *(f"{Path(name).stem}.json" for name in toys)]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ...extras import extra
 from .checkpoint import Checkpoint, Tensor, files_identity
 from .config_fields import check_fields
 from .containers import file_size, listed, reading, reason
@@ -65,8 +66,7 @@ def onnx_checkpoint(path: Path, *, name: str) -> Checkpoint:
 
 
 def _graph(path: Path) -> Any:
-    import onnx
-
+    onnx = extra("onnx", f"{path.name}, an ONNX file,")
     file_size(path)
     with reading(path, "an ONNX file"):
         return onnx.load(path, load_external_data=False).graph

@@ -53,7 +53,7 @@ def plain_pickle(
     return _run(_Machine(name, call, load), data)
 
 
-def _run(machine: "_Machine", data: bytes) -> Any:
+def _run(machine: "_Machine", data: "bytes | mmap") -> Any:
     try:
         for opcode, argument, _ in pickletools.genops(data):  # type: ignore[arg-type] (a map reads as a file does)
             if opcode.name == "STOP":

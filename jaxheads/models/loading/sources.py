@@ -3,8 +3,12 @@
 import difflib
 import os
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from ...provenance import without_directories
+from .adapters import CONFIG, Adapter, is_adapter, open_adapter, with_adapter
 from .checkpoint import Checkpoint
 from .containers import file_size, is_present
 from .ctranslate2_file import ctranslate2_checkpoint, is_ctranslate2_directory
@@ -12,9 +16,10 @@ from .fetch import fetch
 from .gguf_file import gguf_checkpoint
 from .glassllm import glassllm_checkpoint
 from .hf_directory import directory_checkpoint
-from .hub import NotOnTheHub, hub_checkpoint
+from .hub import NotOnTheHub, hub_adapter, hub_checkpoint
 from .onnx_file import onnx_checkpoint
 from .orbax_directory import is_orbax_directory, orbax_checkpoint
+from .quantised import dequantised
 from .transformer_lens import SUFFIXES, as_toy, lens_checkpoint, lens_file
 from .zoo import ZOO
 
@@ -48,19 +53,13 @@ def open_checkpoint(source: str | os.PathLike[str], *, revision: str | None = No
         raise _unknown(name)
     path = Path(name).expanduser()
     if path.is_dir():
-        if is_orbax_directory(path):
-            return orbax_checkpoint(path, name=name)
-        if is_ctranslate2_directory(path):
-            return ctranslate2_checkpoint(path, name=name)
-        if (file := lens_file(path)) is not None:
-            return lens_checkpoint(file, name=name)
-        return as_toy(directory_checkpoint(path, name=name))
+        return open_directory(path, name=name)
     if is_present(path):
         file_size(path)  # no pipe, no device, no circle of links
         return _file_checkpoint(path, name)
     if isinstance(source, str) and path.suffix not in _FILES:
         if HUB_ID.fullmatch(name):
-            return hub_checkpoint(name, revision=revision)
+            return hub_checkpoint(name, revision=revision, opened=open_directory)
         if OLD_HUB_ID.fullmatch(name):
             return _without_owner(name, revision)
     raise _unknown(name)
@@ -69,9 +68,47 @@ def open_checkpoint(source: str | os.PathLike[str], *, revision: str | None = No
 def _without_owner(name: str, revision: str | None) -> Checkpoint:
     """Open an old id of the hub; what the hub does not have may be a zoo name misspelled."""
     try:
-        return hub_checkpoint(name, revision=revision)
+        return hub_checkpoint(name, revision=revision, opened=open_directory)
     except NotOnTheHub as error:
         raise _unknown(name, str(error).partition(": ")[2]) from error
+
+
+def open_directory(directory: Path, *, name: str, identity: Callable[[], str] | None = None) -> Checkpoint:
+    """Open a directory in any layout; an adapter's is its base with the adapter merged."""
+    if is_orbax_directory(directory):
+        return orbax_checkpoint(directory, name=name)
+    if is_ctranslate2_directory(directory):
+        return ctranslate2_checkpoint(directory, name=name)
+    if is_adapter(directory):
+        adapter = open_adapter(directory)
+        return with_adapter(_base(adapter), adapter, name=name)
+    if (file := lens_file(directory)) is not None:
+        checkpoint = lens_checkpoint(file, name=name)
+        return checkpoint if identity is None else replace(checkpoint, identity=identity)
+    return as_toy(dequantised(directory_checkpoint(directory, name=name, identity=identity), directory))
+
+
+def _base(adapter: Adapter) -> Checkpoint:
+    """Open the model that an adapter names as its base."""
+    try:
+        return open_checkpoint(adapter.base, revision=adapter.config.get("revision"))
+    except (OSError, ValueError) as error:
+        raise type(error)(
+            f"{adapter.directory} is an adapter of {adapter.base!r}, which can't be opened: {error} To name another "
+            "place of its base: jh.load(base, adapter=…)"
+        ) from error
+
+
+def merge_adapter(base: Checkpoint, adapter: str | os.PathLike[str]) -> Checkpoint:
+    """Return a checkpoint with an adapter merged: a local directory, or a hub id."""
+    source = os.fspath(adapter)
+    directory = Path(source).expanduser()
+    if not directory.is_dir():
+        if not HUB_ID.fullmatch(source):
+            raise FileNotFoundError(f"no adapter {source!r}: expected a directory with {CONFIG}, or a hub id")
+        directory = hub_adapter(source)
+    names = map(without_directories, (base.name, source))
+    return with_adapter(base, open_adapter(directory), name=" with ".join(names))
 
 
 def _zoo_checkpoint(name: str) -> Checkpoint:

@@ -20,7 +20,7 @@ from .hf_directory import read_json
 from .hf_tokenizer import directory_tokenizer
 from .pickles import pickle_tensors
 from .plain_pickles import plain_fields
-from .weight_files import CONTAINERS, INDEX
+from .weight_files import weight_files
 
 SUFFIXES = (".pth", ".pt")
 _LAYER = re.compile(r"blocks\.(\d+)\.(.+)")
@@ -60,7 +60,7 @@ def is_transformer_lens(names: Any) -> bool:
 
 def lens_file(directory: Path) -> Path | None:
     """Return the one .pth file of a directory without weights in Hugging Face's layout; None if there is no such."""
-    if any(is_present(directory / f"{name}{end}") for name in CONTAINERS for end in ("", INDEX)):
+    if weight_files([item.name for item in directory.iterdir()]) is not None:
         return None
     files = [path for path in sorted(directory.iterdir()) if path.suffix in SUFFIXES and path.is_file()]
     final = [path for path in files if path.stem in ("model_final", "model", "ll_model")]

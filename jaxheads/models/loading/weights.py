@@ -5,7 +5,7 @@ names of their tensors contain `{layer}`.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -220,7 +220,7 @@ def read_parameters(
     """Read parameters of these shapes from the checkpoint, in `dtype`, by their paths; raises as `fill` does."""
     stored = _renamed(checkpoint, table)
     _drop_copies(stored, table, checkpoint.name)
-    table = _as_stored(table, shapes, stored)
+    table = _as_stored(table, stored)
     check_tensors(table, shapes, stored, checkpoint.name)
     placed, bad = {}, []
     for rule in table.rules:
@@ -263,12 +263,14 @@ def gaps(table: Table, checkpoint: Checkpoint) -> tuple[set[str], set[str]]:
 
     Names alone are compared, and no network is needed: so one finds which of several tables a checkpoint fits.
     """
+    names = _renamed(checkpoint, table)
+    table = _as_stored(table, names)
     rules = {rule.name for rule in table.rules}
     second = {name: original for name, original in table.copies.items() if name not in rules}
-    stored = {second.get(name, name) for name in _renamed(checkpoint, table)}
+    stored = {second.get(name, name) for name in names}
     missing, unknown = rules - stored, stored - rules
     for name in [name for name in missing if "{layer}" in name]:
-        pattern = re.compile(re.escape(name).replace(r"\{layer\}", r"\d+"))
+        pattern = _pattern(name)
         if of_layers := {tensor for tensor in unknown if pattern.fullmatch(tensor)}:
             missing.remove(name)
             unknown -= of_layers
@@ -306,9 +308,14 @@ def _entries_of(rule: Rule, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[E
             yield name, rule, index, tuple(shape[len(fields) :] for shape in stacked)
 
 
-def _as_stored(table: Table, shapes: Mapping[str, tuple[int, ...]], stored: Mapping[str, Tensor]) -> Table:
+def _pattern(name: str) -> re.Pattern[str]:
+    """Return the pattern of a rule's names in all layers, of all experts."""
+    return re.compile(re.sub(r"\\\{(layer|expert)\\\}", r"\\d+", re.escape(name)))
+
+
+def _as_stored(table: Table, stored: Iterable[str]) -> Table:
     """Return the table with the alternatives that the checkpoint holds, in place of the rules of their parameters."""
-    held = [rule for rule in table.alternatives if any(name in stored for name, *_ in _entries_of(rule, shapes))]
+    held = [rule for rule in table.alternatives if any(map(_pattern(rule.name).fullmatch, stored))]
     paths = {path for rule in held for path in rule.paths}
     kept = [rule for rule in table.rules if not paths.issuperset(rule.paths)]
     return replace(table, rules=(*kept, *held))

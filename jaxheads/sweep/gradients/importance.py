@@ -71,7 +71,7 @@ def importance(
         raise ValueError(f"normalise must be 'layer' or None; got {normalise!r}")
     resources, stack = Resources.of(options), model.stack(options.get("stack"))
     for current, own_objective in inputs(batch, objective):
-        model.check(current)
+        model.check(current, packed=True)
         needs_derivative(own_objective)
         reads, grid = reads_of(own_objective, model, current), site_grid(stack, "z", current, ("layer", "head"))
         chunks, remat = gradient_chunks(model.network, stack, current, reads, resources)

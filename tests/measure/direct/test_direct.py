@@ -19,11 +19,15 @@ from ..weights.test_factored import changed, permute
 
 RIGHT, WRONG = 1, 2
 OBJECTIVE = jh.logit_difference(RIGHT, WRONG)
-POST_NORM = {"bert", "roberta", "camembert", "xlm_roberta", "distilbert", "albert", "mpnet", "bart", "marian"}
-WITHOUT_LOGITS = {"clip_text_model", "clip_vision_model"}
+POST_NORM = {"bert", "roberta", "camembert", "xlm_roberta", "distilbert", "albert", "mpnet", "bart", "marian"} | {
+    "deberta",
+    "deberta_v2",
+    "electra",
+}
+WITHOUT_LOGITS = {"clip_text_model", "clip_vision_model", "siglip_text_model", "siglip_vision_model"}
 SAME = {"gemma3", "dinov2", "mistral", "qwen2", "vit"}
 """Families whose networks are built of another's classes."""
-SUMS = sorted(set(SPECS) - POST_NORM - WITHOUT_LOGITS - SAME - {"clip", "modernbert"})
+SUMS = sorted(set(SPECS) - POST_NORM - WITHOUT_LOGITS - SAME - {"clip", "siglip", "modernbert"})
 
 
 def asked(family: str) -> tuple[jh.Model, jh.Batch]:

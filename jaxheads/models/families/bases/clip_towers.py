@@ -124,7 +124,8 @@ class ClipVisionConfig(_TowerConfig):
         return cls._read(config, sizes, image_size=size, patch_size=patch_size_of(config, 32))
 
 
-def _stack(name: str, config: _TowerConfig, rngs: nnx.Rngs, **arguments: Any) -> Stack:
+def tower_stack(name: str, config: Any, rngs: nnx.Rngs, **arguments: Any) -> Stack:
+    """Build the pre-norm stack of a tower."""
     c, D = config, config.hidden_size
 
     def block(rngs: nnx.Rngs) -> PreNormBlock:
@@ -146,7 +147,7 @@ class TextTower(nnx.Module):
         D = config.hidden_size
         self.embed = Embed(config.vocab_size, D, rngs=rngs)
         self.embed_position = Embed(config.max_position_embeddings, D, rngs=rngs)
-        self.stack = _stack("text", config, rngs, causal=True)
+        self.stack = tower_stack("text", config, rngs, causal=True)
         self.norm = layer_norm(D, config.layer_norm_eps, rngs)
         self.eos = config.eos_token_id
 
@@ -190,7 +191,7 @@ class VisionTower(nnx.Module):
         self.patches = Patches(config.patch_size, config.num_channels, D, bias=False, rngs=rngs)
         self.pre_norm, self.norm = layer_norm(D, eps, rngs), layer_norm(D, eps, rngs)
         axis = Axis("patches", config.patch_size, ("CLS",))
-        self.stack = _stack("vision", config, rngs, causal=False, queries=axis)
+        self.stack = tower_stack("vision", config, rngs, causal=False, queries=axis)
         self.image_size, self.channels = config.image_size, config.num_channels
 
     def hidden(self, batch: Batch, run_stack: RunStack) -> Array:
@@ -304,7 +305,7 @@ def text_rules(path: str) -> list[Rule]:
         same(f"{at}.token_embedding.weight", f"{path}.embed.embedding"),
         same(f"{at}.position_embedding.weight", f"{path}.embed_position.embedding"),
         *norm("text_model.final_layer_norm", f"{path}.norm"),
-        *_layers("text_model", path),
+        *layer_rules("text_model", path),
     ]
 
 
@@ -317,7 +318,7 @@ def vision_rules(path: str) -> list[Rule]:
         patch_kernel(f"{at}.patch_embedding.weight", f"{path}.patches.kernel"),
         *norm("vision_model.pre_layrnorm", f"{path}.pre_norm"),
         *norm("vision_model.post_layernorm", f"{path}.norm"),
-        *_layers("vision_model", path),
+        *layer_rules("vision_model", path),
     ]
 
 
@@ -325,7 +326,8 @@ POSITION_IDS = {r"(text|vision)_model\.embeddings\.position_ids": "0, 1, 2, …"
 """Tensors of both towers that are not used, see `Table.passed_over`."""
 
 
-def _layers(prefix: str, path: str) -> list[Rule]:
+def layer_rules(prefix: str, path: str) -> list[Rule]:
+    """Return the rules of a tower's layers, whose module is at `path`."""
     here, at = f"{path}.stack.blocks", f"{prefix}.encoder.layers.{{layer}}"
     names = {letter: f"{at}.self_attn.{letter.lower()}_proj" for letter in "QKV"}
     return [

@@ -63,6 +63,11 @@ class GatedSizes(ClassFields):
     tie_word_embeddings: bool
     head: str
 
+    @property
+    def root(self) -> str:
+        """Prefix of the tensors' names."""
+        return self.answers_root if self.head == "answers" else "model"
+
     @classmethod
     def fields_of_file(cls) -> set[str]:
         """Return the names of the fields that a config.json may have, including those of rotary positions."""
@@ -304,7 +309,7 @@ def gated_table(
     mlp: Sequence[Rule] | None = None,
     more: Sequence[Rule] = (),
     alternatives: Sequence[Rule] = (),
-    root: str = "model",
+    root: str | None = None,
 ) -> Table:
     """Return the table of a checkpoint whose tensors are named like Llama's.
 
@@ -317,10 +322,10 @@ def gated_table(
         mlp: rules of the layers' MLPs, where they aren't those of a `GatedMLP`.
         more: rules of tensors that Llama lacks.
         alternatives: as `Table` has them.
-        root: prefix of all tensors' names except the head's.
+        root: prefix of all tensors' names except the head's; the config's when left out.
     """
-    if config.head == "answers":
-        root = config.answers_root
+    if root is None:
+        root = config.root
     here, at = "decoder.blocks", f"{root}.layers.{{layer}}"
     names = {letter: f"{at}.self_attn.{letter.lower()}_proj" for letter in "QKVO"}
     rules: list[Rule] = [

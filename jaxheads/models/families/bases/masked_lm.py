@@ -158,6 +158,7 @@ class MaskedLM(Classifies):
         """
         c = self.config
         self.classifier = self.own_classifier(model, rngs)
+        self.act = activation("tanh")  # of the pooler, by this name so that rules of relevance find it
         if self.classifier is not None and before_classes:
             more["out_bias"] = False
             return MaskedLMHead(c.vocab_size, model, act, epsilon, tied=True, rngs=rngs, **more)
@@ -186,7 +187,7 @@ class MaskedLM(Classifies):
         names = class_names(self.config)
         if names is not None and names.pooled:
             assert self.pooler is not None, "a config with such a head has `pooler`"
-            x_BTD = jnp.tanh(self.pooler(x_BTD))
+            x_BTD = self.act(self.pooler(x_BTD))
         return self.classifier.features(x_BTD)
 
     def readout_positions(self, batch: Batch) -> Array:
@@ -202,7 +203,7 @@ class MaskedLM(Classifies):
         if self.pooler is None:
             raise ValueError("this checkpoint has no pooler")
         first = jnp.argmax(batch.mask, axis=1)
-        return jnp.tanh(self.pooler(jnp.take_along_axis(x_BTD, first[:, None, None], axis=1)[:, 0]))
+        return self.act(self.pooler(jnp.take_along_axis(x_BTD, first[:, None, None], axis=1)[:, 0]))
 
 
 def post_norm_block(model: int, heads: int, hidden: int, act: str, epsilon: float, *, rngs: nnx.Rngs) -> PostNormBlock:
