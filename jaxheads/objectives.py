@@ -115,6 +115,14 @@ class Loss(Evaluated):
         if not counts_B.all():
             empty = np.flatnonzero(counts_B == 0)[:8].tolist()
             raise ValueError(f"a loss needs a token to predict after a real one; examples {empty} have none")
+        vocabulary, highest = (
+            model.network.unembedding.weight.shape[0],
+            np.asarray(positions.ids)[:, 1:][counted_BT].max(),
+        )
+        if highest >= vocabulary:
+            raise ValueError(
+                f"{model.name} has logits of 0..{vocabulary - 1} only: it can't predict the token {highest}"
+            )
         rows_BR, real_BR = gather_rows(counted_BT)
         weight_BR = (real_BR / counts_B[:, None]).astype(np.float32)
         target_BR = np.take_along_axis(np.asarray(positions.ids), rows_BR + 1, axis=1)

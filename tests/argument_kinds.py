@@ -26,7 +26,7 @@ KINDS = _by_argument(
         "fraction": "share least more part adjective phrase copular negated positive grammatical named both",
         "flag": "same_layer squeeze absolute bos exclude_bos exclude_current_token with_first repeats negative largest "
         "norms overwrite exclude_first progress backwards per_position causal train_weights stacked masked agrees "
-        "matched consistent doubly_stochastic adds third aligned exact causal sums_to_one pack packed",
+        "matched consistent doubly_stochastic adds third aligned exact pack packed sums_to_one",
         "text": "mark needle role null_kind label revision name title",
         "name": "kind metric column method ablation parts better granularity normalise embedding content solver needs "
         "direction mlps rule of site circuit measure side mlp_reads end linear norm softmax gate rescaled order axis "
@@ -45,6 +45,7 @@ KINDS = _by_argument(
         "mapping": "marks columns provenance extras options config hyper curves lines onsets nulls seen",
         "sets": "sets",
         "heads": "kept known",
+        "class labels": "labels",
         "function": "function statistic network_of optimizer penalty monitor",
         "metrics": "metrics",
         "numbers": "thresholds shares strengths",
@@ -65,6 +66,8 @@ KINDS = _by_argument(
 """The kind of an argument by its name, where no other is given below."""
 
 KINDS_OF = {
+    **{f"answer_{kind}.{end}": "wholes" for kind in ("logit", "loss") for end in ("start", "end")},
+    **{f"class_{kind}.positions": "wholes" for kind in ("accuracy", "logit", "loss", "probability")},
     "Run.load.capture": "any",
     "Run.top.k": "count",
     "Run.top.positions": "any",
@@ -74,6 +77,7 @@ KINDS_OF = {
     "HeadTable.top.n": "count",
     "shuffled_marks.first": "size",
     "check_level.name": "any",
+    "Metric.unit": "text",
     "Batch.take.examples": "wholes",
     "evaluate.examples": "any",
     "by_hand.layers": "any",

@@ -53,6 +53,7 @@ INTERNAL = {
         "Example.raw_mark",
         "Example.mark",
         "Example.neighbours",
+        "Example.to_sink",
         "Panel.set",
         "Picture.set",
         "Objective.reads",

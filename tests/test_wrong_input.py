@@ -59,6 +59,7 @@ WRONG: dict[str, list[Any]] = {
     "mapping": [3, [(0, 0)], "a text"],
     "sets": [[(0, 0)], {"a": 3}, {"a": [(9, 9)]}, {"a": [(0.5, 0)]}, {3: [(0, 0)]}, "a", 3],
     "heads": ["a", 3.5, [(9, 9)], [(0, 0.5)], [(0,)], [(-1, 0)], [0.5]],
+    "class labels": ["", [], {}, [[0, 1], [1]], [len], len],
     "function": [3, "loss", [len]],
     "metric": [3, len, True],
     "metrics": ["nonesuch", 3, [3], ["nonesuch"], {}],

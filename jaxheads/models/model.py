@@ -16,7 +16,6 @@ from ..checks import all_finite, nearest, one_of, shown
 from ..columns import listed
 from ..programs import compiled
 from .captures import Constant, Run, RunSource
-from .families import FAMILIES
 from .given import as_batch
 from .inputs.audio import Audio
 from .inputs.batch import Batch, Positions, Texts
@@ -80,9 +79,8 @@ class Model:
             return None
         if network.classes_of == "answer":
             return "start", "end"
-        names = (self.hf_config or {}).get("id2label") or {}
-        classes = range(network.unembedding.weight.shape[0])
-        return tuple(str(names.get(str(index), names.get(index, f"LABEL_{index}"))) for index in classes)
+        names = {str(number): name for number, name in ((self.hf_config or {}).get("id2label") or {}).items()}
+        return tuple(str(names.get(f"{n}", f"LABEL_{n}")) for n in range(network.unembedding.weight.shape[0]))
 
     @property
     def causal(self) -> bool:
@@ -106,9 +104,7 @@ class Model:
         Raises:
             ValueError: for arrays that are missing, left over or of a wrong shape, all in one message.
         """
-        kind = (self.hf_config or {}).get("model_type")
-        stored = FAMILIES[kind].table(self.config) if kind in FAMILIES else None
-        network = other_parameters(self, parameters, table or {}, stored)
+        network = other_parameters(self, parameters, table or {})
         identity = cache(partial(parameters_identity, network))
         return replace(self, network=network, name=self.name if name is None else name, identity=identity)
 
