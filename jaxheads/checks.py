@@ -6,11 +6,13 @@ What is traced has no value yet: of a tracer only shape and type are checked.
 import difflib
 import operator
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+
+T = TypeVar("T")
 
 LARGEST_SEED = 2**32 - 1
 """JAX without 64-bit integers keeps 32 bits of a seed: a larger one would silently be another."""
@@ -34,6 +36,20 @@ def nearest(value: object, known: Iterable[object]) -> str:
     lower = {name.lower(): name for name in reversed(names)}
     near = difflib.get_close_matches(value.lower(), lower, n=1)
     return f"; did you mean {lower[near[0]]!r}?" if near and lower[near[0]] != value else ""
+
+
+class Named(dict[str, T]):
+    """A mapping from names whose error for an unknown one lists those that are known, the nearest last."""
+
+    def __init__(self, what: str, entries: Mapping[str, T]):
+        super().__init__(entries)
+        self.what = what
+
+    def __missing__(self, name: object) -> T:
+        raise KeyError(f"{self.what}: {name!r} is not known; known are {', '.join(self)}{nearest(name, self)}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Named, (self.what, dict(self))
 
 
 def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:

@@ -1,5 +1,6 @@
 """Values that a cast, JAX's clamped indices or NaN would turn into a wrong answer are refused as they came, by name."""
 
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -278,3 +279,12 @@ def test_an_error_says_how_to_mend_it(call: Callable[[], object], hint: str):
         call()
     with pytest.raises(TypeError, match="did you mean 'memory'"):
         jh.measure(model(), batch(), memroy=1)  # pyright: ignore
+
+
+@pytest.mark.parametrize("names", [jh.METRICS, tasks.TASKS], ids=["metrics", "tasks"])
+def test_a_misspelt_name_gets_the_nearest_one(names: Any):
+    with pytest.raises(KeyError, match=r"inducton.* is not known; known are .*did you mean 'induction'"):
+        names["inducton"]
+    assert "nonesuch" not in names
+    assert names.get("nonesuch") is None
+    assert pickle.loads(pickle.dumps(names)).keys() == names.keys()

@@ -202,8 +202,7 @@ class Model:
         return batch
 
     def _warn_of_unknown(self, batch: Batch) -> None:
-        share = unknown_share(self.tokenizer, batch)
-        if share <= 0.5:
+        if (share := unknown_share(self.tokenizer, batch)) <= 0.5:
             return
         self._warn_once(
             "unknown tokens",
@@ -349,8 +348,7 @@ def run(
     sites = tuple((name, *model.site(name)) for name in ((capture,) if isinstance(capture, str) else capture))
     for _, stack, _ in sites:
         model.check_runs(model.stack(stack), batch)
-    result = _run(model.network, batch, edits, sites)
-    return replace(result, source=RunSource.of(model, batch, edits))
+    return replace(_run(model.network, batch, edits, sites), source=RunSource.of(model, batch, edits))
 
 
 @partial(compiled, static_argnames="sites")

@@ -35,6 +35,7 @@ def small() -> jh.Model:
         activation_function="gelu_new",
         layer_norm_epsilon=1e-5,
         scale_attn_weights=True,
+        scale_attn_by_inverse_layer_idx=False,
         tie_word_embeddings=True,
         head="lm",
     )

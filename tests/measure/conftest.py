@@ -27,6 +27,7 @@ def gpt2(layers: int = 3, *, seed: int = 0, **changes) -> GPT2:
         activation_function="gelu_new",
         layer_norm_epsilon=1e-5,
         scale_attn_weights=True,
+        scale_attn_by_inverse_layer_idx=False,
         tie_word_embeddings=True,
         head="lm",
     )

@@ -17,7 +17,7 @@ from jaxheads.models.families.gpt2 import GPT2, GPT2Config
 
 def model() -> jh.Model:
     """A tiny GPT-2 whose weights are the same in every process."""
-    config = GPT2Config(11, 8, 8, 2, 2, 8, "gelu_new", 1e-5, True, True, "lm")
+    config = GPT2Config(11, 8, 8, 2, 2, 8, "gelu_new", 1e-5, True, False, True, "lm")
     return jh.Model(GPT2(config, rngs=nnx.Rngs(0)), name="tiny")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from ...checks import Named
 from .agreement import Agreement
 from .captions import Captions
 from .dyck import Dyck
@@ -15,26 +16,29 @@ from .modular import ModularAddition
 from .task import Sample, Task
 from .translation import Translation
 
-TASKS: Mapping[str, Task] = {
-    task.name: task
-    for task in (
-        Induction(),
-        *(Markov(states) for states in (2, 3, 5)),
-        *(Translation(order) for order in ("copy", "reverse", "swap")),
-        Agreement(),
-        Agreement(masked=True),
-        *(ModularAddition(prime) for prime in (59, 113)),
-        Digits(),
-        Corners(),
-        Texture(),
-        Dyck(),
-        InContext(),
-        ToyIOI(),
-        Grammar(),
-        Sentiment(),
-        Captions(),
-    )
-}
+TASKS: Mapping[str, Task] = Named(
+    "tasks",
+    {
+        task.name: task
+        for task in (
+            Induction(),
+            *(Markov(states) for states in (2, 3, 5)),
+            *(Translation(order) for order in ("copy", "reverse", "swap")),
+            Agreement(),
+            Agreement(masked=True),
+            *(ModularAddition(prime) for prime in (59, 113)),
+            Digits(),
+            Corners(),
+            Texture(),
+            Dyck(),
+            InContext(),
+            ToyIOI(),
+            Grammar(),
+            Sentiment(),
+            Captions(),
+        )
+    },
+)
 """All tasks with their default options, by name."""
 
 __all__ = [

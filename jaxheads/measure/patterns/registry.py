@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from ...arguments import checked
-from ...checks import nearest
+from ...checks import Named, nearest
 from .detector import ROLES, head_detector
 from .metric import Metric
 from .pattern_class import CLASSES, pattern_class
@@ -26,52 +26,59 @@ from .tokens import duplicate_token, induction
 SHARE, MAGNITUDE = (0.0, 1.0), (0.0, math.inf)
 """Ranges of metrics."""
 
-METRICS: dict[str, Metric] = {
-    function.__name__: Metric(function.__name__, function, needs=needs, range=values, unit=unit)
-    for function, needs, values, unit in (
-        (entropy, "any", MAGNITUDE, "nats"),
-        (confidence, "any", SHARE, ""),
-        (distance, "places", MAGNITUDE, "tokens, or pixels of an image"),
-        (previous_token, "order", SHARE, ""),
-        (next_token, "order", SHARE, ""),
-        (self_token, "places", SHARE, ""),
-        (first_token, "any", SHARE, ""),
-        (duplicate_token, "ids", SHARE, ""),
-        (induction, "ids", SHARE, ""),
-    )
-} | {
-    "positional_share": Metric(
-        "positional_share", positional_share, (), OFFSETS, "positional_offset", "order", range=SHARE
-    )
-}
+METRICS: dict[str, Metric] = Named(
+    "metrics",
+    {
+        function.__name__: Metric(function.__name__, function, needs=needs, range=values, unit=unit)
+        for function, needs, values, unit in (
+            (entropy, "any", MAGNITUDE, "nats"),
+            (confidence, "any", SHARE, ""),
+            (distance, "places", MAGNITUDE, "tokens, or pixels of an image"),
+            (previous_token, "order", SHARE, ""),
+            (next_token, "order", SHARE, ""),
+            (self_token, "places", SHARE, ""),
+            (first_token, "any", SHARE, ""),
+            (duplicate_token, "ids", SHARE, ""),
+            (induction, "ids", SHARE, ""),
+        )
+    }
+    | {
+        "positional_share": Metric(
+            "positional_share", positional_share, (), OFFSETS, "positional_offset", "order", range=SHARE
+        )
+    },
+)
 """The metrics that `measure` computes by default, by name."""
 
-VARIANTS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        METRICS["entropy"].variant("entropy_smoothed", smoothing=1e-4),
-        METRICS["confidence"].variant("confidence_without_last", without_last=True),
-        METRICS["distance"].variant("distance_without_first", without_first=True),
-        METRICS["induction"].variant("induction_literal", after=-1),
-        Metric("sink", sink, range=SHARE),
-        Metric("learnt_sink", learnt_sink, range=SHARE),
-        Metric(
-            "pattern_class",
-            pattern_class,
-            (),
-            tuple(range(len(CLASSES))),
-            "pattern_class_index",
-            "order",
-            range=SHARE,
-        ),
-        *(
-            head_detector(role, measure, exclude_bos)
-            for role in ROLES
-            for measure in ("mul", "abs")
-            for exclude_bos in (False, True)
-        ),
-    )
-}
+VARIANTS: dict[str, Metric] = Named(
+    "metrics",
+    {
+        metric.name: metric
+        for metric in (
+            METRICS["entropy"].variant("entropy_smoothed", smoothing=1e-4),
+            METRICS["confidence"].variant("confidence_without_last", without_last=True),
+            METRICS["distance"].variant("distance_without_first", without_first=True),
+            METRICS["induction"].variant("induction_literal", after=-1),
+            Metric("sink", sink, range=SHARE),
+            Metric("learnt_sink", learnt_sink, range=SHARE),
+            Metric(
+                "pattern_class",
+                pattern_class,
+                (),
+                tuple(range(len(CLASSES))),
+                "pattern_class_index",
+                "order",
+                range=SHARE,
+            ),
+            *(
+                head_detector(role, measure, exclude_bos)
+                for role in ROLES
+                for measure in ("mul", "abs")
+                for exclude_bos in (False, True)
+            ),
+        )
+    },
+)
 """Metrics that are measured only by name: variants from particular papers, and those that users register."""
 
 

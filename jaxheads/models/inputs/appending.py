@@ -22,7 +22,12 @@ def appended(batch: Batch, kind: str, rows: Sequence[Sequence[int]], *, mark: st
     Args:
         kind: "tokens", or "targets" of an encoder–decoder.
         end: the token that ends a text: it is removed from the end of an example, which goes on.
+
+    Raises:
+        ValueError: for packed texts, which share an example.
     """
+    if batch.segments is not None:
+        raise ValueError("an answer follows one text, and these examples hold several: leave pack out")
     ids_name, mask_name = _NAMES[kind]
     ids_BT, mask_BT = (np.asarray(getattr(batch, name)) for name in (ids_name, mask_name))
     column_BU, answer_BU = _columns(ids_BT, mask_BT, rows, end)
