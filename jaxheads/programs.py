@@ -101,9 +101,11 @@ def on_host(array: jax.Array | np.ndarray) -> np.ndarray | None:
 def take_examples(tree: T, examples: ArrayLike) -> T:
     """Return the entries at these indices of the first axis of each array of a tree."""
 
+    indices: Any = examples
+
     def taken(array: Any) -> Any:
-        known = None if isinstance(examples, Tracer) else on_host(array)
-        return array[examples] if known is None else to_device(known[examples])
+        known = None if isinstance(indices, Tracer) else on_host(array)
+        return array[indices] if known is None else to_device(known[indices])
 
     return jax.tree.map(taken, tree)
 

@@ -19,7 +19,7 @@ EVENT = "/jax/core/compile/backend_compile_duration"
 
 COUNTED: list[str] = []
 jax.monitoring.register_event_duration_secs_listener(
-    lambda event, _, **__: COUNTED.append(event) if event == EVENT else None
+    lambda event, duration_secs, **kwargs: COUNTED.append(event) if event == EVENT else None
 )
 
 

@@ -38,7 +38,7 @@ def check_shares() -> None:
     assert [len(batch) for batch in joint] == [4, 1]
     np.testing.assert_array_equal(np.concatenate([batch.tokens for batch in joint]), tokens[[0, 2, 1, 3, 4]])
     np.testing.assert_array_equal(np.concatenate([batch.mask for batch in joint]), mask[[0, 2, 1, 3, 4]])
-    assert np.concatenate([batch.cluster_labels for batch in joint]).tolist() == [0, 2, 1, 3, 4]
+    assert np.concatenate([np.asarray(batch.cluster_labels) for batch in joint]).tolist() == [0, 2, 1, 3, 4]
     mesh = Mesh(np.array(jax.devices()).reshape(4), ("data",))
     assert_same(jh.measure(model, joint, devices=mesh).values, jh.measure(model, whole).values)
     with pytest.raises(ValueError, match="batches of one length"):

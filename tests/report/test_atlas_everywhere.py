@@ -74,7 +74,8 @@ def tokenizer(name: str) -> PreTrainedTokenizerFast:
 def write_directory(name: str, folder: Path) -> None:
     """Write a tiny checkpoint of a family as the hub holds it, with what its inputs need."""
     spec = SPECS[name]
-    spec.build(**({"decoder_start_token_id": 0} if name == "t5" else {})).save_pretrained(folder)
+    more: dict[str, Any] = {"decoder_start_token_id": 0} if name == "t5" else {}
+    spec.build(**more).save_pretrained(folder)
     if spec.image:
         height, width, _ = spec.image
         settings = {"size": {"height": height, "width": width}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from jaxheads.sweep.circuits import search
@@ -14,7 +13,7 @@ from jaxheads.sweep.circuits.graph import Graph
 from jaxheads.sweep.circuits.keep_edges import keep_edges
 from jaxheads.sweep.circuits.search import search_circuits
 
-from ..kept import files, frame
+from ..kept import assert_equal_parts, files
 from ..models.huggingface import assert_close, small_model
 from . import naive
 from .test_circuit import CLEAN, CORRUPT, EVERY, LIVE, QUESTION, of, only_live_heads, slowly
@@ -125,8 +124,7 @@ def test_a_search_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.M
     assert len(files(tmp_path / "stopped")) == 3
     resumed = searched(resume=tmp_path / "stopped")
     assert resumed.table.frame.equals(whole.table.frame)
-    written = [frame(tmp_path / name, "values") for name in ("whole", "stopped")]
-    pd.testing.assert_frame_equal(*written)
+    assert_equal_parts(tmp_path / "whole", tmp_path / "stopped", "values")
 
 
 @pytest.mark.parametrize(
