@@ -289,7 +289,7 @@ def test_a_table_of_estimates():
     model = linear_model("llama")
     table = attribute(model, CLEAN, CORRUPT, OBJECTIVE, "ig", site="decoder.v", by=CELLS, steps=2, seed=3, level=0.9)
     assert table.name == "attribute"
-    assert table.frame.index.names == ["stack", *CELLS]
+    assert table.frame.index.names == ["stack", "layer", "kv_head", "position"]
     assert table.shape == (2, 2, 5)  # 2 key/value heads, and as many positions as the longest example has
     assert list(table.frame) == [f"{name}{end}" for name in ("effect", "normalised") for end in ENDS] + ["model"]
     said = table.provenance
