@@ -138,7 +138,7 @@ class Stack(nnx.Module):
     @property
     def sinks(self) -> Array | None:
         """Each head's learnt score without a key, `[L,N]` (GPT-OSS); None where rows of patterns sum to 1."""
-        sinks = self.blocks.attention.sinks
+        sinks = getattr(self.blocks.attention, "sinks", None)  # a user's own attention may know of none
         return None if sinks is None else sinks[...] if self.sharing is None else sinks[...][np.asarray(self.sharing)]
 
     @property
