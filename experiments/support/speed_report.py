@@ -1,5 +1,6 @@
 """The results of `experiments.speed`: tables, pictures and the page for readers."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -170,15 +171,18 @@ def markdown(frame: pd.DataFrame) -> str:
 
 
 def draw_times(times: pd.DataFrame) -> "jh.plots.Picture":
-    """Draw the seconds of each work, a bar for each side."""
+    """Draw the seconds of each work, a bar for each side, with the range of its repeats."""
     works, sides = times.index.unique("work"), times.index.unique("side")
     figure, [axes] = jh.plots.panels(1, (10, 4))
     for number, side in enumerate(sides):
-        seconds = times.xs(side, level="side")["seconds"].reindex(works)
-        axes.bar(np.arange(len(works)) + number / (len(sides) + 1), seconds, 1 / (len(sides) + 1), label=side)
-    axes.set_xticks(np.arange(len(works)) + (len(sides) - 1) / 2 / (len(sides) + 1), list(works))
+        own: Any = times.xs(side, level="side").reindex(works)
+        seconds, at = own["seconds"], np.arange(len(works)) + number / (len(sides) + 1)
+        spread = np.nan_to_num([seconds - own["fastest"], own["slowest"] - seconds])
+        axes.bar(at, seconds, 1 / (len(sides) + 1), yerr=spread, capsize=2, color=jh.plots.color(number), label=side)
+    titles = [textwrap.fill(WORKS[work].title, 18) for work in works]
+    axes.set_xticks(np.arange(len(works)) + (len(sides) - 1) / 2 / (len(sides) + 1), titles, fontsize=8)
     axes.set_yscale("log")
-    axes.set_ylabel("seconds (median)")
+    axes.set_ylabel("seconds (median, range)")
     axes.legend()
     return figure
 
