@@ -211,8 +211,8 @@ def test_names_of_classes_come_from_the_config_of_any_age():
     pictures = {**SPECS["vit"].sizes, "model_type": "vit", "architectures": ["ViTForImageClassification"]}
     cats = jh.init({**pictures, "id2label": {str(n): f"cat {n}" for n in range(5)}})
     batch = jh.Batch(pixels=np.zeros((2, 8, 12, 3), np.float32))
-    both = [jh.ablate(cats, batch, asked).values for asked in (jh.class_logit("cat 3"), jh.logit(3))]
-    assert_close(both[0], both[1])
+    by_name, by_number = (jh.ablate(cats, batch, asked).values for asked in (jh.class_logit("cat 3"), jh.logit(3)))
+    assert_close(by_name, by_number)
 
 
 def test_a_pooled_head_keeps_its_pooler(tmp_path: Path):
