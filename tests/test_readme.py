@@ -81,7 +81,8 @@ def test_the_python_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.Monk
     run_in_order(README)
 
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "docs/your-own-model.md"]
+"""Pages whose blocks stand for themselves; those of others continue a run on a cluster."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
