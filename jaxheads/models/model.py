@@ -326,8 +326,7 @@ class Model:
             raise ValueError(f"{self.name} takes up to {context} {kind}; got {longest}. Cut or split the text")
 
 
-_FIELD_OF = {"tokens": "tokens", "targets": "targets", "patches": "pixels", "frames": "features"}
-"""Field of a batch that an axis comes from, by the axis's kind."""
+_FIELD_OF = {"tokens": "tokens", "targets": "targets", "patches": "pixels", "frames": "features"}  # by an axis's kind
 
 
 @checked()
