@@ -14,6 +14,7 @@ from .evidence.nulls import shuffled_marks
 from .evidence.roles import Evidence, name_heads
 from .evidence.selection import held_out, with_intervals
 from .evidence.specialisation import Specialisation, specialisation
+from .log_probabilities import answer_log_probability, kl_divergence
 from .measure import patterns, weights
 from .measure.direct.direct_effects import DirectParts, direct_effects, direct_parts
 from .measure.direct.lens import logit_lens
@@ -22,6 +23,7 @@ from .measure.direct.text_span import TextSpan, text_span
 from .measure.in_context_learning import ContextScore, icl_score
 from .measure.patterns import METRICS, Metric, head_detector, marked_share, register, retrieval, token_class
 from .measure.patterns.alignment import alignment_error_rate
+from .measure.patterns.given_patterns import measure_patterns
 from .measure.patterns.scoring import measure
 from .measure.patterns.variability import variability
 from .measure.patterns.word_pooling import pool_words
@@ -107,6 +109,7 @@ __all__ = [
     "icl_score",
     "marked_share",
     "measure",
+    "measure_patterns",
     "name_heads",
     "pool_words",
     "random_weights",
@@ -145,6 +148,7 @@ __all__ = [
     # whether they matter
     "Objective",
     "ablate",
+    "answer_log_probability",
     "attribute",
     "compare_estimates",
     "cumulative",
@@ -152,6 +156,7 @@ __all__ = [
     "function_vectors",
     "importance",
     "interactions",
+    "kl_divergence",
     "knock_out",
     "answer_logit",
     "answer_loss",

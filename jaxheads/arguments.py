@@ -6,12 +6,16 @@ state (a range, a choice by name) is given to `checked` by the argument's name.
 
     @checked(count=at_least(1))
     def token_pairs(model: Model, circuit: Literal["ov", "qk"], layer: int, head: int, *, count: int = 10): ...
+
+What a user may write in place of a value, such as texts in place of a batch, becomes the value before the check, by the
+function that `settles` names for its class: once for all functions that take one.
 """
 
 import functools
 import inspect
 import os
 import sys
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -24,6 +28,12 @@ from .columns import plain
 from .kinds import Kind, Mismatch, is_array, kind_of
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+Settler = Callable[[str, Any, Mapping[str, Any]], Any]
+"""Function of an argument's name, its value and all arguments by name that returns the value that was meant."""
+
+_SETTLERS: dict[Any, Settler] = {}
+"""By class: what makes its values of what users write in their place."""
 
 Rule = Callable[[str, Any], object]
 """Function of an argument's name and value that raises ValueError; what it returns is not used."""
@@ -88,8 +98,7 @@ def checked(**rules: Rule) -> Callable[[F], F]:
 
         @functools.wraps(function)
         def checking(*arguments: Any, **named: Any) -> Any:
-            # Columns of tables are taken as lists are, by every function.
-            arguments, named = tuple(map(plain, arguments)), {name: plain(value) for name, value in named.items()}
+            arguments, named = settled(function, arguments, named)
             check_arguments(function, arguments, named, rules)
             return function(*arguments, **named)
 
@@ -97,6 +106,47 @@ def checked(**rules: Rule) -> Callable[[F], F]:
         return checking
 
     return decorate
+
+
+def settles(kind: Any) -> Callable[[Settler], Settler]:
+    """Return a decorator for the function that makes values of a class of what users may write in their place."""
+
+    def register(settler: Settler) -> Settler:
+        _SETTLERS[kind] = settler
+        return settler
+
+    return register
+
+
+def settled(
+    function: Any, arguments: Sequence[Any], named: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return arguments as a function reads them: columns of tables as lists, texts as batches.
+
+    Twice is once: what is settled stays as it is.
+
+    Raises:
+        ValueError: for what can't become a value of the argument's class, such as a text for a model without tokenizer.
+    """
+    plainly, by_name = tuple(map(plain, arguments)), {name: plain(value) for name, value in named.items()}
+    signature, _, classes = _kinds(function)
+    # Where words have a meaning of their own, as "mean" for a baseline, they are no texts.
+    kinds = {name: own & _SETTLERS.keys() for name, own in classes.items() if str not in own}
+    kinds = {name: own for name, own in kinds.items() if own}
+    if not kinds:
+        return plainly, by_name
+    try:
+        bound = signature.bind(*plainly, **by_name)
+    except TypeError:  # `check_arguments` says what is missing
+        return plainly, by_name
+    given = {**by_name, **bound.arguments}
+    for name in [name for name in kinds if name in bound.arguments]:
+        for kind in kinds[name]:
+            try:
+                bound.arguments[name] = _SETTLERS[kind](name, bound.arguments[name], given)
+            except ValueError as error:
+                raise ValueError(f"{_title(function)}: {name}: {error}") from error
+    return bound.args, bound.kwargs
 
 
 def is_checked(function: Any) -> bool:
@@ -108,7 +158,7 @@ def check_arguments(
     function: Any, arguments: Sequence[Any], named: Mapping[str, Any], rules: Mapping[str, Rule] | None = None
 ) -> None:
     """Raise ValueError for the first argument that is not of its kind; Python's own TypeError for a missing one."""
-    signature, kinds = _kinds(function)
+    signature, kinds, _ = _kinds(function)
     try:
         bound = signature.bind(*arguments, **named)
     except TypeError as error:
@@ -131,12 +181,12 @@ def check_kind(name: str, value: Any, annotation: Any) -> None:
 
 
 @functools.cache
-def _kinds(function: Any) -> tuple[inspect.Signature, dict[str, Kind]]:
-    """Return a function's signature and the kind of each of its arguments."""
+def _kinds(function: Any) -> tuple[inspect.Signature, dict[str, Kind], dict[str, set[Any]]]:
+    """Return a function's signature, and the kind of each of its arguments and the classes in its annotation."""
     original = inspect.unwrap(function)
     signature = inspect.signature(original)
     names = vars(sys.modules[original.__module__])
-    kinds = {}
+    kinds, classes = {}, {}
     for name, parameter in signature.parameters.items():
         annotation = parameter.annotation
         if isinstance(annotation, str):
@@ -149,8 +199,18 @@ def _kinds(function: Any) -> tuple[inspect.Signature, dict[str, Kind]]:
             inspect.Parameter.VAR_POSITIONAL,
         ):
             continue
-        kinds[name] = kind_of(name, annotation)
-    return signature, kinds
+        kinds[name], classes[name] = kind_of(name, annotation), set(_members(annotation))
+    return signature, kinds, classes
+
+
+def _members(annotation: Any) -> Iterable[Any]:
+    """Yield the classes that an annotation names, those within others too; `str` where it names words."""
+    if isinstance(annotation, type):
+        yield annotation
+    if isinstance(annotation, str):
+        yield str
+    for member in typing.get_args(annotation):
+        yield from _members(member)
 
 
 def _title(function: Any) -> str:

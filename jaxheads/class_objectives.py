@@ -28,11 +28,11 @@ from .models.model import Model
 from .models.network import Network, forward
 from .models.stack import take_rows
 from .programs import compiled
-from .reads import Reads, read_out
+from .reads import Evaluated, Reads, read_out
 
 
 @dataclass(frozen=True, eq=False)
-class ClassLogit:
+class ClassLogit(Evaluated):
     """Objective of the logit of each example's class; see `class_logit`."""
 
     labels: np.ndarray | None
@@ -50,7 +50,7 @@ class ClassLogit:
 
 
 @dataclass(frozen=True, eq=False)
-class ClassLoss:
+class ClassLoss(Evaluated):
     """Objective of the loss that a classifier is trained on; see `class_loss`."""
 
     labels: np.ndarray
@@ -88,7 +88,7 @@ class ClassLoss:
 
 
 @dataclass(frozen=True, eq=False)
-class ClassProbability:
+class ClassProbability(Evaluated):
     """Objective of the probability of each example's class; see `class_probability`."""
 
     labels: np.ndarray
@@ -119,7 +119,7 @@ class ClassProbability:
 
 
 @dataclass(frozen=True, eq=False)
-class ClassAccuracy:
+class ClassAccuracy(Evaluated):
     """Objective of how often the class is right; see `class_accuracy`."""
 
     labels: np.ndarray
@@ -147,7 +147,7 @@ class ClassAccuracy:
 
 
 @dataclass(frozen=True, eq=False)
-class AnswerLogit:
+class AnswerLogit(Evaluated):
     """Objective of the logit of an answer: of its first token as a start, plus of its last as an end."""
 
     start: np.ndarray
@@ -165,7 +165,7 @@ class AnswerLogit:
 
 
 @dataclass(frozen=True, eq=False)
-class AnswerLoss:
+class AnswerLoss(Evaluated):
     """Objective of the loss that a model of answers is trained on; see `answer_loss`."""
 
     start: np.ndarray

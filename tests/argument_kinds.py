@@ -26,8 +26,8 @@ KINDS = _by_argument(
         "fraction": "share least more part adjective phrase copular negated positive grammatical named both",
         "flag": "same_layer squeeze absolute bos exclude_bos exclude_current_token with_first repeats negative largest "
         "norms overwrite exclude_first progress backwards per_position causal train_weights stacked masked agrees "
-        "matched consistent doubly_stochastic adds third aligned exact pack packed",
-        "text": "mark needle answer role null_kind label revision name title",
+        "matched consistent doubly_stochastic adds third aligned exact pack packed sums_to_one",
+        "text": "mark needle role null_kind label revision name title",
         "name": "kind metric column method ablation parts better granularity normalise embedding content solver needs "
         "direction mlps rule of site circuit measure side mlp_reads end linear norm softmax gate rescaled order axis "
         "empty",
@@ -38,12 +38,14 @@ KINDS = _by_argument(
         "memory": "memory",
         "table": "table ranking estimates",
         "array": "scores null sure possible skip gates_LN embed unembed values vector groups reference_groups clusters "
-        "answers partners where right wrong token signs queries keys outputs pattern_LBNTS pattern_TS target_TS "
+        "answers partners where signs queries keys outputs pattern_LBNTS pattern_TS target_TS "
         "pattern_BNTS values_T counts_T p_values counts second whole mean low high per_example mask gates_GLN curve "
-        "loss between gates edges",
+        "loss between gates edges patterns key_mask pixels",
+        "answers": "right wrong token answer",
         "mapping": "marks columns provenance extras options config hyper curves lines onsets nulls seen",
         "sets": "sets",
         "heads": "kept known",
+        "class labels": "labels",
         "function": "function statistic network_of optimizer penalty monitor",
         "metrics": "metrics",
         "numbers": "thresholds shares strengths",
@@ -64,12 +66,18 @@ KINDS = _by_argument(
 """The kind of an argument by its name, where no other is given below."""
 
 KINDS_OF = {
+    **{f"answer_{kind}.{end}": "wholes" for kind in ("logit", "loss") for end in ("start", "end")},
+    **{f"class_{kind}.positions": "wholes" for kind in ("accuracy", "logit", "loss", "probability")},
     "Run.load.capture": "any",
+    "Run.top.k": "count",
+    "Run.top.positions": "any",
+    "Run.top.tokenizer": "any",
     "run.capture": "any",
     "held_out.n": "count",
     "HeadTable.top.n": "count",
     "shuffled_marks.first": "size",
     "check_level.name": "any",
+    "Metric.unit": "text",
     "Batch.take.examples": "wholes",
     "evaluate.examples": "any",
     "by_hand.layers": "any",
@@ -101,9 +109,13 @@ KINDS_OF = {
     "all_paths.positions": "array",
     "paths.positions": "array",
     "logit.positions": "array",
+    "kl_divergence.positions": "array",
+    "retrieval.answer": "text",
+    "measure_patterns.tokens": "array",
+    "measure_patterns.stack": "text",
     "logit_difference.positions": "array",
     "probability_difference.positions": "array",
-    "probability_difference.tokens": "array",
+    "probability_difference.tokens": "answers",
     "array_batches.tokens": "array",
     "Markov.bayes.tokens": "array",
     "bigram.tokens": "array",

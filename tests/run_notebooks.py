@@ -35,7 +35,7 @@ def code_sha256(notebook: Any) -> str:
 
 
 def main(names: list[str]) -> None:
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ |= {"JAX_PLATFORMS": "cpu", "JAXHEADS_PROGRESS": "0"}  # bars are no results
     for path in NOTEBOOKS:
         if names and path.stem not in names:
             continue

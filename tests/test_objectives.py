@@ -81,8 +81,8 @@ def test_a_model_without_logits_has_no_objectives(architecture: str):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([1, 2, 3], 4), "right must be one number or 2, one for each example; got 3"),
-        ((1, [2, 3, 4]), "wrong must be one number or 2"),
+        (([1, 2, 3], 4), "right must be one or 2, one for each example; got 3"),
+        ((1, [2, 3, 4]), "wrong must be one or 2"),
         ((1, 2, [0, 1, 2]), "positions must be one number or 2"),
         ((VOCABULARY, 2), r"token ids in 0\.\.36, got \[\[37, 2\]"),
         ((1, -1), r"token ids in 0\.\.36"),
@@ -90,7 +90,8 @@ def test_a_model_without_logits_has_no_objectives(architecture: str):
         ((1, 2, -1), r"positions must lie in 0\.\.4"),
         ((1, 2, 4), r"can't be read at padding, as in examples \[1\]"),
         ((1.5, 2), "right must be a whole number"),
-        (([[1, 2]], 2), "right must be a whole number"),
+        (([[[1, 2]]], 2), "right must be a whole number"),
+        (([[1], []], 2), "right must be a whole number"),
         (([], 2), "right must be a whole number"),
     ],
 )

@@ -85,7 +85,7 @@ def held_out(
         "optimism": sign * (chosen - reported.mean),
         "p": p,
     }
-    frame = pd.DataFrame(columns, index=table.frame.index).iloc[order]
+    frame = pd.DataFrame(columns, index=table.frame.index).join(table.frame.filter(["model"])).iloc[order]
     # Only the heads that were chosen are tested: the choice did not see these examples.
     return frame.assign(q=false_discovery(frame["p"].to_numpy()))
 

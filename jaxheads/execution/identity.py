@@ -84,7 +84,8 @@ class _Hasher:
             return self._array(value)
         if isinstance(value, Model):
             return self.each("model", (value.config, value.network))
-        if isinstance(own := inspect.getattr_static(value, "identity", None), str | property):
+        own = None if isinstance(value, type) else inspect.getattr_static(value, "identity", None)
+        if isinstance(own, str | property):
             return self.each("identity", (type(value), own if isinstance(own, str) else value.identity))
         if isinstance(value, Mapping):
             return self._unordered("mapping", value.items())

@@ -17,7 +17,7 @@ from typing import Any, TypedDict, TypeVar
 import jax
 from numpy.typing import ArrayLike
 
-from ..arguments import check_kind, checked
+from ..arguments import check_kind, checked, settled
 from ..checks import nearest, seed
 from ..models.inputs.batch import Batch
 from ..models.model import Model
@@ -143,7 +143,7 @@ def shares_options(*, without: Iterable[str] = ()) -> Callable[[F], F]:
         @functools.wraps(own)
         def sharing(*arguments: Any, **named: Any) -> Any:
             check_options(sharing, named)
-            arguments, named = with_clusters(own, arguments, named)
+            arguments, named = with_clusters(own, *settled(own, arguments, named))
             with asking(own.__name__, bound_arguments(own, arguments, named)):
                 return own(*arguments, **named)
 

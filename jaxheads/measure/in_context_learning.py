@@ -12,7 +12,7 @@ from jax import Array
 from ..arguments import at_least, checked
 from ..execution.cost import FLOAT, forward_bytes
 from ..execution.resources import Options, Resources, shares_options
-from ..models.inputs.batch import Batch
+from ..models.inputs.batch import Batch, Texts
 from ..models.model import Model
 from ..models.network import Network, forward
 from ..models.unembedding import COLUMNS_AT_ONCE
@@ -39,7 +39,9 @@ class ContextScore:
 
 @shares_options(without=("stack",))
 @checked(early=at_least(1), late=at_least(1))
-def icl_score(model: Model, batch: Batch, early: int = 50, late: int = 500, **options: Unpack[Options]) -> ContextScore:
+def icl_score(
+    model: Model, batch: Batch | Texts, early: int = 50, late: int = 500, **options: Unpack[Options]
+) -> ContextScore:
     """Return the loss of the `late`-th token less that of the `early`-th, averaged over examples, in nats.
 
     Negative where context helps (Olsson et al. 2022, "in-context learning score"; Yin & Steinhardt's code has the other

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from ..models.inputs.batch import Batch
+from ..models.inputs.batch import Batch, Texts
 from ..models.model import Model
 from ..models.stack import Stack
 
-Batches = Batch | Iterable[Batch]
+Batches = Batch | Iterable[Batch] | Texts
 
 
 def each_batch(batches: Batches, name: str) -> Iterator[Batch]:

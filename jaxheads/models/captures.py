@@ -7,20 +7,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import ArrayLike
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..arguments import checked
+from ..arguments import at_least, checked
 from ..files import write_atomically
 from ..provenance import provenance
-from .inputs.batch import Batch
+from .inputs.axes import TARGETS, TOKENS
+from .inputs.batch import Batch, Positions
 from .loading.safetensors_file import DTYPES
+from .predictions import chosen_rows, likeliest, texts_of
+from .sites import SiteEdit
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _KEY = "jaxheads_run"
 _BATCH, _MARKS, _SEEN = "batch.", "batch.marks.", "seen."
@@ -46,6 +53,9 @@ class RunSource:
         batch: the inputs, with their masks.
         edits: the edits in words, in the order they were made.
         provenance: of a run that was loaded, that of the run that was saved.
+        tokenizer: the model's, or None.
+        logits: whether the output is logits, of tokens or of classes.
+        labels: names of the classes by id, of a classifier; else None.
     """
 
     name: str
@@ -53,6 +63,17 @@ class RunSource:
     batch: Batch
     edits: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: Any = field(default=None, repr=False)
+    logits: bool = False
+    labels: Mapping[int, str] | None = None
+
+    @classmethod
+    def of(cls, model: Any, batch: Batch, edits: Sequence[SiteEdit]) -> "RunSource":
+        """Return what a model's run of a batch, with these edits, is made from."""
+        words = tuple(f"{edit.operation} at {edit.stack}.{edit.site}, {edit.layers.shape[0]} layers" for edit in edits)
+        labels, logits = model.labels, model.network.unembedding is not None
+        classes = None if labels is None else dict(enumerate(labels))
+        return cls(model.name, model.identity, batch, words, {}, model.tokenizer, logits, classes)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields for pickle, which takes no functions."""
@@ -75,6 +96,64 @@ class Run:
     output: Array
     seen: dict[str, Array]
     source: RunSource | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def tokens(self) -> list[list[str]]:
+        """The text of each token that was read, by example, in the batch's columns; "" at padding.
+
+        A word's first token has its space. Of an encoder–decoder these are the source's tokens.
+
+        Raises:
+            ValueError: for a run without a tokenizer, as one that was loaded is, or of a model that reads no tokens.
+        """
+        source = self._source("tokens")
+        if source.tokenizer is None or source.batch.tokens is None:
+            reason = "reads no tokens" if source.batch.tokens is None else "has no tokenizer, as a run that was loaded"
+            raise ValueError(f"this run of {source.name} {reason}: its ids are run.source.batch.tokens")
+        return texts_of(source.tokenizer, TOKENS.of(source.batch))
+
+    @checked(k=at_least(1))
+    def top(
+        self, k: int = 5, positions: ArrayLike | Literal["all"] | None = None, *, tokenizer: Any = None
+    ) -> "pd.DataFrame":
+        """Return the `k` likeliest tokens, or classes, as texts: the columns `predicted id logit probability`.
+
+        One row an example, position (column of the batch) and rank, from 0; by example and rank of a classifier.
+        The column `token` is the text of the token at the position, after which the predicted one comes.
+
+        Args:
+            positions: one column of the batch for all examples, one for each `[B]`, or "all" real ones; each example's
+                last real one when left out.
+            tokenizer: of a run that was loaded; without any there are no texts.
+
+        Raises:
+            ValueError: for an output that is no logits, or positions that are not there.
+        """
+        source = self._source("top")
+        if not source.logits:
+            raise ValueError(f"top is of logits; the output of {source.name} is none")
+        tokenizer = source.tokenizer if tokenizer is None else tokenizer
+        if self.output.ndim == 2:
+            if positions is not None:
+                raise ValueError(f"positions: {source.name} answers with a class, not at positions; leave them out")
+            frame = likeliest(self.output, k, source.labels)
+            frame.insert(0, "example", np.repeat(np.arange(len(self.output)), len(frame) // len(self.output)))
+            return frame.set_index(["example", "rank"])
+        read: Positions = (TOKENS if source.batch.targets is None else TARGETS).of(source.batch)
+        examples, columns = chosen_rows(read, positions)
+        frame = likeliest(self.output[examples, columns], k, tokenizer if source.labels is None else source.labels)
+        times = len(frame) // len(examples)
+        frame.insert(0, "example", np.repeat(examples, times))
+        frame.insert(1, "position", np.repeat(columns, times))
+        if tokenizer is not None:
+            texts = texts_of(tokenizer, read)
+            frame.insert(3, "token", np.repeat([texts[b][t] for b, t in zip(examples, columns, strict=True)], times))
+        return frame.set_index(["example", "position", "rank"])
+
+    def _source(self, what: str) -> RunSource:
+        if self.source is None:
+            raise ValueError(f"{what}: this run does not say what it was made from; ask the run that jh.run returned")
+        return self.source
 
     @checked()
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -107,6 +186,7 @@ def save_captures(path: str | os.PathLike[str], output: Any, seen: Mapping[str, 
     about: dict[str, Any] = {"format": 1, "seen": list(seen)}
     if source is not None:
         arrays |= _batch_arrays(source.batch)
+        about["logits"] = source.logits
         about["provenance"] = dict(source.provenance) or provenance(source, edits=list(source.edits))
     values = {name: _plain(array) for name, array in arrays.items()}
     if odd := sorted({str(array.dtype) for array in values.values()} - set(DTYPES.values())):
@@ -145,7 +225,7 @@ def load_captures(
         raise ValueError(f"{path} is damaged ({', '.join(damaged) or 'values are missing'}): save the run again")
     values = {name: _on_device(name, array) for name, array in arrays.items()}
     seen = {name: values[_SEEN + name] for name in wanted}
-    return values["output"], seen, _source(values, about.get("provenance"))
+    return values["output"], seen, _source(values, about)
 
 
 def _about(path: Any, metadata: Mapping[str, str] | None) -> dict[str, Any]:
@@ -159,14 +239,16 @@ def _about(path: Any, metadata: Mapping[str, str] | None) -> dict[str, Any]:
     return about
 
 
-def _source(values: Mapping[str, jax.Array], about: Any) -> RunSource | None:
+def _source(values: Mapping[str, jax.Array], stored: Mapping[str, Any]) -> RunSource | None:
+    about = stored.get("provenance")
     if not isinstance(about, dict):
         return None
     fields = {name.removeprefix(_BATCH): array for name, array in values.items() if name.startswith(_BATCH)}
     marks = {name: fields.pop(f"marks.{name}") for name in [n[6:] for n in fields if n.startswith("marks.")]}
     batch = Batch(**fields, marks=marks or None)
     identity, edits = Constant(str(about.get("weights"))), tuple(about.get("edits", ()))
-    return RunSource(str(about.get("model")), identity, batch, edits, about)
+    logits = bool(stored.get("logits"))
+    return RunSource(str(about.get("model")), identity, batch, edits, about, logits=logits)
 
 
 def _batch_arrays(batch: Batch) -> dict[str, Any]:

@@ -11,14 +11,14 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from ..arguments import among, at_least, checked
+from ..arguments import among, at_least, checked, settles
 from ..checks import all_finite, nearest, one_of, shown
 from ..columns import listed
 from ..programs import compiled
 from .captures import Constant, Run, RunSource
-from .families import FAMILIES
+from .given import as_batch
 from .inputs.audio import Audio
-from .inputs.batch import Batch, Positions
+from .inputs.batch import Batch, Positions, Texts
 from .inputs.encoding import Text, encode, encode_audio, unknown_share
 from .inputs.images import Picture, are_images, image_pixels
 from .inputs.packing import check_packing
@@ -79,9 +79,8 @@ class Model:
             return None
         if network.classes_of == "answer":
             return "start", "end"
-        names = (self.hf_config or {}).get("id2label") or {}
-        classes = range(network.unembedding.weight.shape[0])
-        return tuple(str(names.get(str(index), names.get(index, f"LABEL_{index}"))) for index in classes)
+        names = {str(number): name for number, name in ((self.hf_config or {}).get("id2label") or {}).items()}
+        return tuple(str(names.get(f"{n}", f"LABEL_{n}")) for n in range(network.unembedding.weight.shape[0]))
 
     @property
     def causal(self) -> bool:
@@ -105,9 +104,7 @@ class Model:
         Raises:
             ValueError: for arrays that are missing, left over or of a wrong shape, all in one message.
         """
-        kind = (self.hf_config or {}).get("model_type")
-        stored = FAMILIES[kind].table(self.config) if kind in FAMILIES else None
-        network = other_parameters(self, parameters, table or {}, stored)
+        network = other_parameters(self, parameters, table or {})
         identity = cache(partial(parameters_identity, network))
         return replace(self, network=network, name=self.name if name is None else name, identity=identity)
 
@@ -326,13 +323,14 @@ class Model:
             raise ValueError(f"{self.name} takes up to {context} {kind}; got {longest}. Cut or split the text")
 
 
+settles(Batch)(as_batch)
 _FIELD_OF = {"tokens": "tokens", "targets": "targets", "patches": "pixels", "frames": "features"}
 """Field of a batch that an axis comes from, by the axis's kind."""
 
 
 @checked()
 def run(
-    model: Model, batch: Batch, capture: str | Sequence[str] = (), edits: Sequence[SiteEdit] | SiteEdit = ()
+    model: Model, batch: Batch | Texts, capture: str | Sequence[str] = (), edits: Sequence[SiteEdit] | SiteEdit = ()
 ) -> Run:
     """Run one forward pass, with edits, and keep the sites named in `capture`.
 
@@ -352,8 +350,7 @@ def run(
     for _, stack, _ in sites:
         model.check_runs(model.stack(stack), batch)
     result = _run(model.network, batch, edits, sites)
-    words = tuple(f"{edit.operation} at {edit.stack}.{edit.site}, {edit.layers.shape[0]} layers" for edit in edits)
-    return replace(result, source=RunSource(model.name, model.identity, batch, words))
+    return replace(result, source=RunSource.of(model, batch, edits))
 
 
 @partial(compiled, static_argnames="sites")

@@ -13,6 +13,7 @@ from flax import nnx
 from jax.core import Tracer
 
 from ..checks import shown
+from .families import FAMILIES
 from .layers import Setting
 from .loading.checkpoint import Checkpoint, Tensor
 from .loading.containers import listed
@@ -199,12 +200,10 @@ def _is_stored(path: str, table: Table) -> bool:
     return any(re.fullmatch(re.escape(rule.name).replace(r"\{layer\}", r"\d+"), path) for rule in table.rules)
 
 
-def other_parameters(model: Any, parameters: Any, table: PathTable, stored: Table | None) -> Any:
-    """Return the network of a model with other parameters; see `Model.with_parameters`.
-
-    Args:
-        stored: the table of its family's checkpoints, or None.
-    """
+def other_parameters(model: Any, parameters: Any, table: PathTable) -> Any:
+    """Return the network of a model with other parameters; see `Model.with_parameters`."""
+    kind = (model.hf_config or {}).get("model_type")
+    stored = FAMILIES[kind].table(model.config) if kind in FAMILIES else None
     arrays = by_table(flat_arrays(parameters), table)
     graph, state, settings = nnx.split(model.network, nnx.Param, ...)
     flat = {".".join(map(str, path)): (path, variable) for path, variable in nnx.to_flat_state(state)}

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..models.inputs.batch import Batch
+from ..models.inputs.answers import token_texts
+from ..models.inputs.batch import Batch, Positions
 from ..models.sites import has_heads, is_of_keys
 from ..models.stack import Stack
 
@@ -37,11 +38,13 @@ class Grid:
     Attributes:
         axes, shape: of the table.
         missing: `[E,C]` or `[1,C]`: cells without an answer, such as a position that an example lacks.
+        positions: the batch's positions that the axis "position" counts, if there is one.
     """
 
     axes: tuple[str, ...]
     shape: tuple[int, ...]
     missing: np.ndarray | None = None
+    positions: Positions | None = None
 
     @property
     def size(self) -> int:
@@ -69,16 +72,20 @@ def site_grid(stack: Stack, site: str, batch: Batch, by: Sequence[str]) -> Grid:
     axes = check_by(site, by)
     if stack.heads_at(site) < stack.heads:
         axes = tuple("kv_head" if axis == "head" and is_of_keys(site) else axis for axis in axes)
-    lengths_E = np.asarray(stack.positions_at(site, batch).lengths)
+    own = stack.positions_at(site, batch)
+    lengths_E = np.asarray(own.lengths)
     positions = int(lengths_E.max())
     sizes = {"layer": stack.layers, "head": stack.heads_at(site), "kv_head": stack.groups, "position": positions}
     shape = tuple(sizes[axis] for axis in axes)
     # The grid is as wide as the longest example; shorter ones lack its last positions.
     absent_EP = np.arange(positions)[None] >= lengths_E[:, None]
-    if "position" not in axes or not absent_EP.any():
+    if "position" not in axes:
         return Grid(axes, shape)
+    if not absent_EP.any():
+        return Grid(axes, shape, positions=own)
     absent = absent_EP[(slice(None), *(slice(None) if axis == "position" else None for axis in axes))]
-    return Grid(axes, shape, np.broadcast_to(absent, (len(lengths_E), *shape)).reshape(len(lengths_E), -1))
+    missing = np.broadcast_to(absent, (len(lengths_E), *shape)).reshape(len(lengths_E), -1)
+    return Grid(axes, shape, missing, own)
 
 
 def check_by(site: str, by: Sequence[str]) -> tuple[str, ...]:
@@ -121,3 +128,31 @@ def head_mask(stack: Stack, site: str, heads: Heads, what: str = "heads") -> np.
     mask = np.zeros(limits, bool)
     mask[pairs[:, 0], pairs[:, 1]] = True
     return mask
+
+
+class PositionTokens:
+    """The token at each position of a grid, as far as all examples agree on it, batch after batch."""
+
+    def __init__(self) -> None:
+        self.ids = np.zeros(0, int)
+        self.agreed = np.zeros(0, bool)
+        self.known = True
+
+    def add(self, positions: Positions | None) -> None:
+        """Add a batch's positions; where they have no ids, no token is known any more."""
+        if positions is None or positions.ids is None:
+            self.known = False
+            return
+        for ids_T, mask_T in zip(np.asarray(positions.ids), np.asarray(positions.mask), strict=True):
+            real = ids_T[mask_T]
+            both = min(len(real), len(self.ids))
+            self.agreed[:both] &= real[:both] == self.ids[:both]
+            self.ids = np.concatenate([self.ids, real[both:]])
+            self.agreed = np.concatenate([self.agreed, np.ones(len(real) - both, bool)])
+
+    def column(self, tokenizer: object, grid: Grid) -> dict[str, np.ndarray]:
+        """Return the column `token` of the grid, "" where examples differ; none where no position is agreed on."""
+        if not self.known or not self.agreed.any() or not hasattr(tokenizer, "convert_ids_to_tokens"):
+            return {}
+        texts_P = np.where(self.agreed, token_texts(tokenizer, self.ids), "")
+        return {"token": texts_P[grid.coordinates["position"]].reshape(grid.shape)}

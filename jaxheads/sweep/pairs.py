@@ -7,13 +7,13 @@ import numpy as np
 
 from ..arguments import check_kind
 from ..checks import one_of
-from ..models.inputs.batch import Batch
+from ..models.inputs.batch import Batch, Texts
 from ..models.model import Model
 from ..models.stack import Stack
 from ..objectives import Objective
 from .cached_run import start_column
 
-Inputs = Batch | Iterable[Batch] | Iterable[tuple[Batch, Objective]]
+Inputs = Batch | Iterable[Batch] | Iterable[tuple[Batch, Objective]] | Texts
 Pair = tuple[Batch, Batch] | tuple[Batch, Batch, Objective]
 
 Direction = Literal["denoising", "noising"]

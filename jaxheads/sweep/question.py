@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..arguments import checked
+from ..arguments import checked, settled
 from ..execution.asked import asking
 from ..execution.batching import Chunks, detecting_out_of_memory, run_chunks
 from ..execution.cost import Cost
@@ -38,7 +38,7 @@ from ..progress import Advance
 from ..progress import progress as show_progress
 from ..tables import HeadTable
 from .effects import EffectAccumulator, Effects, effect_provenance
-from .grid import Grid
+from .grid import Grid, PositionTokens
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -249,7 +249,7 @@ def _answering(generator: Callable[..., Iterator[Question]], returns: type[Any])
     @functools.wraps(generator)
     def answering(*arguments: Any, **named: Any) -> Any:
         check_options(answering, named)
-        arguments, named = with_clusters(generator, arguments, named)
+        arguments, named = with_clusters(generator, *settled(generator, arguments, named))
         level, seed = (named.get(option, OPTIONS[option][1]) for option in ("level", "seed"))
         questions = generator(*arguments, **named)  # checks the arguments
         # The second argument holds the inputs: one batch, or a stream of batches or of pairs.
@@ -274,7 +274,7 @@ def _answer(name: str, questions: Iterator[Question], *, stream: bool, level: fl
     ranges = dict.fromkeys(first.columns, span)
     accumulator = EffectAccumulator(first.columns, grid.shape, None if stream else E, ranges)
     label = f"{name}: {first.size} cells × {'examples' if stream else E}"
-    words = first.about
+    words, tokens = first.about, PositionTokens()
     with show_progress(None if stream else first.size * E, label, resources.progress) as advance:
         for current in chain([first], questions):
             if current.grid.shape != grid.shape:
@@ -285,11 +285,13 @@ def _answer(name: str, questions: Iterator[Question], *, stream: bool, level: fl
             identity = (current.objective, current.stack.name, current.identity, number)
             journal = resources.journal(name, current.model, current.batch, current.reads, identity)
             accumulator.add(run_question(current, journal, advance, number), current.grid)
+            tokens.add(current.grid.positions)
             # What a question counts over a stream, such as the fewest examples of a mean, is whole at its end.
             words = current.about
     units = dict.fromkeys(first.columns, getattr(first.objective, "unit", ""))
     about = effect_provenance(first.model, first.objective, {**words, "units": units})
-    table = accumulator.table(name, first.stack.name, grid.axes, about, level=level, seed=seed, extras=first.extras)
+    extras = {**(first.extras or {}), **tokens.column(first.model.tokenizer, grid)}
+    table = accumulator.table(name, first.stack.name, grid.axes, about, level=level, seed=seed, extras=extras)
     return first.finish(table)
 
 

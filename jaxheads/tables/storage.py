@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
@@ -251,3 +251,23 @@ def _existing(path: Path) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"expected {path}, found nothing there; HeadTable.save writes it")
     return path
+
+
+def plain_values(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy provenance into plain JSON values, so that it survives saving and loading unchanged.
+
+    Raises:
+        ValueError: for a value that JSON can't hold.
+    """
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, PurePath):
+            return value.name  # results are published: no directories of the user's disk
+        if hasattr(value, "tolist"):  # NumPy and JAX arrays and numbers
+            return value.tolist()
+        raise TypeError(f"{value!r} is a {type(value).__name__}")
+
+    try:
+        return json.loads(json.dumps(dict(provenance), default=convert, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"provenance: expected finite JSON values, got something else: {error}") from error

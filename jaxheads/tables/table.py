@@ -6,11 +6,10 @@ the grid's shape, also for grids with other axes than layer and head.
 
 import dataclasses
 import html
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -60,7 +59,7 @@ class HeadTable:
         name: the stem of its files.
         frame: tidy, indexed by ("stack", "layer", "head"). A metric `m` has the columns `m`, `m_low`, `m_high`, and
             `m_n`, the number of independent examples behind the interval; columns without the two bounds beside them
-            are extras (integers, words).
+            are extras (integers, words). `model` names the model; `token` is that at a position, where all agree.
         values: float64, `[L,N]` for one metric, `[M,L,N]` for several.
         per_example: float32, `[E,L,N]` or `[M,E,L,N]`, or None.
         provenance: plain JSON values.
@@ -97,7 +96,7 @@ class HeadTable:
         if self.per_example is not None:
             self._set_examples(_frozen(self.per_example, np.float32, "per_example"))
         self._set_clusters()
-        object.__setattr__(self, "provenance", _plain(self.provenance))
+        object.__setattr__(self, "provenance", storage.plain_values(self.provenance))
 
     def _set_examples(self, rows: NDArray[np.float32]) -> None:
         before, grid = self.values.shape[: -len(self.shape)], self.shape
@@ -150,7 +149,11 @@ class HeadTable:
             raise ValueError(f"columns: expected arrays with axes {list(axes)}, not empty, got {list(shape)}")
         if taken := {"example", "stack", "cluster", *axes} & {*columns, *(extras or {})}:
             raise ValueError(f"columns: expected names that no index has, got {sorted(taken)}: rename them")
-        flat = _flat_columns(columns, extras or {}, shape)
+        # The name beside each number tells tables of several models apart after `pd.concat`.
+        model = (provenance or {}).get("model")
+        free = isinstance(model, str) and "model" not in {*columns, *(extras or {}), *axes}
+        named = {"model": np.full(shape, model, object)} if free else {}
+        flat = _flat_columns(columns, {**(extras or {}), **named}, shape)
         index = grid_index(stack, shape, axes)
         values = np.stack([np.asarray(column.mean, dtype=np.float64) for column in columns.values()])
         per_example = _stack_examples(columns, shape)
@@ -272,11 +275,11 @@ class HeadTable:
         return storage.load(Path(str(path).removesuffix(".parquet")), cls)
 
     def __repr__(self) -> str:
-        shown = marked(self.top(n=5))
+        shown = marked(self.top(n=5).drop(columns="model", errors="ignore"))
         return "\n".join(filter(None, [f"<HeadTable {self._summary()}>", shown.to_string(), footnote(shown)]))
 
     def _repr_html_(self) -> str:
-        shown = marked(self.top(n=10))
+        shown = marked(self.top(n=10).drop(columns="model", errors="ignore"))
         body = shown.to_html(float_format=lambda number: f"{number:.4g}")
         note = f"\n<p>{html.escape(footnote(shown))}</p>" if footnote(shown) else ""
         return f"<p><b>HeadTable</b> {html.escape(self._summary())}</p>\n{body}{note}"
@@ -285,8 +288,9 @@ class HeadTable:
         axes = self.frame.index.names[1:]
         grid = " × ".join(f"{size} {axis}s" for size, axis in zip(self.shape, axes, strict=True))
         examples = "" if self.examples is None else f", {self.examples} examples kept"
-        metrics = ", ".join(self.metrics)
-        return f"{self.name}: {metrics} ({self.stack}, {grid}{examples}); top by {self.metrics[0]}"
+        metrics, model = ", ".join(self.metrics), self.provenance.get("model")
+        of_model = f" of {model}" if isinstance(model, str) else ""
+        return f"{self.name}{of_model}: {metrics} ({self.stack}, {grid}{examples}); top by {self.metrics[0]}"
 
     def _known(self, column: str | None) -> str:
         if column is None:
@@ -377,23 +381,3 @@ def _frozen(array: ArrayLike, dtype: Any, name: str) -> NDArray[Any]:
 def _refuse_infinity(cells: NDArray[Any], name: str) -> None:
     if cells.dtype.kind == "f" and np.isinf(cells).any():
         raise ValueError(f"{name}: expected finite numbers or NaN, got infinity in {np.isinf(cells).sum()} cells")
-
-
-def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy provenance into plain JSON values, so that it survives saving and loading unchanged.
-
-    Raises:
-        ValueError: for a value that JSON can't hold.
-    """
-
-    def convert(value: Any) -> Any:
-        if isinstance(value, PurePath):
-            return value.name  # results are published: no directories of the user's disk
-        if hasattr(value, "tolist"):  # NumPy and JAX arrays and numbers
-            return value.tolist()
-        raise TypeError(f"{value!r} is a {type(value).__name__}")
-
-    try:
-        return json.loads(json.dumps(dict(provenance), default=convert, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"provenance: expected finite JSON values, got something else: {error}") from error

@@ -75,7 +75,10 @@ def test_every_method_on_random_models():
         jh.faithfulness(both.ours, batch, jh.logit_difference(1, 2), methods, blank=4, points=3, memory=memory, seed=1)
         for memory in (1 << 30, 1)
     )
-    assert set(one.frame) == {f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high", "_n")} | {"seconds"}
+    assert set(one.frame) == {f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high", "_n")} | {
+        "seconds",
+        "model",
+    }
     for method in methods:
         for name in MEASURES:
             assert_close(np.nan_to_num(other.per_example[method][name]), np.nan_to_num(one.per_example[method][name]))

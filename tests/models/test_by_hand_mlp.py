@@ -79,6 +79,16 @@ def test_its_head_and_its_mlp_matter(program: jh.Model, texts: jh.Batch):
     assert effect == pytest.approx(-20, abs=1e-2)
 
 
+def test_a_token_that_has_no_logit_is_no_target():
+    wide = jh.init({**WIDE, "vocab_size_out": 5})
+    with pytest.raises(ValueError, match=r"has logits of 0\.\.4 only: it can't predict the token 6"):
+        jh.ablate(wide, jh.Batch([[0, 1, 6]]), jh.loss(), "zero")
+
+
+WIDE = {"model_type": "attention_only", "vocab_size": 7, "d_model": 8, "n_layers": 1, "n_heads": 2}
+WIDE["max_position_embeddings"] = 9
+
+
 def test_layers_without_heads_or_mlp_and_of_any_width_equal_their_sum():
     rng = np.random.default_rng(1)
     N, D, H, T = 2, 6, 3, 5

@@ -224,3 +224,26 @@ def test_a_pooled_head_keeps_its_pooler(tmp_path: Path):
     save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=r"2 tensors are missing: bert\.pooler\.dense\.weight"):
         jh.load(tmp_path)
+
+
+def test_a_file_of_pre_training_whose_config_names_no_architecture_is_bare(tmp_path: Path):
+    """Microsoft's DeBERTa v3, with the heads of its generator and its discriminator, and their positions' numbers."""
+    other = SPECS["deberta_v2"].build("DebertaV2Model")
+    other.save_pretrained(tmp_path)
+    tensors = {f"deberta.{name}": value for name, value in load_file(tmp_path / "model.safetensors").items()}
+    more = {
+        "lm_predictions.lm_head.dense.weight": np.zeros((24, 24), np.float32),
+        "mask_predictions.classifier.weight": np.zeros((1, 24), np.float32),
+        "deberta.embeddings.position_ids": np.arange(64)[None],
+        "deberta.embeddings.position_embeddings.weight": np.zeros((64, 24), np.float32),
+    }
+    save_file(tensors | more, tmp_path / "model.safetensors", {"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["architectures"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model, batch = jh.load(tmp_path), SPECS["deberta_v2"].batch(other)
+    assert model.labels is None
+    types = torch.tensor(np.asarray(batch.token_types[:1]))
+    with torch.no_grad():
+        hidden = other(torch.tensor(np.asarray(batch.tokens[:1])), token_type_ids=types).last_hidden_state[0]
+    assert_close(jh.run(model, batch).output[0], hidden)

@@ -66,6 +66,13 @@ READ: dict[str, dict[str, Any]] = {
     "codegen-350M-mono": {"rotary_dim": 32, "n_inner": 4096},
     "mpt-7b": {"max_position_embeddings": 2048, "tie_word_embeddings": True, "clip_qkv": None, "head": "lm"},
     "opt-350m": {"projected": True, "final_norm": False, "enable_bias": True, "tie_word_embeddings": True},
+    "distilbert-base-uncased-finetuned-sst-2-english": {"head": "classes", "num_labels": 2},
+    "bert-base-NER": {"head": "token_classes", "num_labels": 9, "pooler": False},
+    "bart-large-mnli": {"head": "classes", "num_labels": 3, "eos_token_id": 2},
+    "deberta-v3-base": {"head": "none", "pos_att_type": ("c2p", "p2c"), "span": 256, "own_projections": {}},
+    "nli-deberta-v3-base": {"head": "classes", "num_labels": 3, "max_relative_positions": 512, "type_vocab_size": None},
+    "deberta-base-mnli": {"head": "classes", "span": 512, "own_projections": {"P_K": False, "P_Q": True}},
+    "electra-small-discriminator": {"head": "discriminator", "num_labels": 1, "embedding_size": 128},
     "bloom-560m": {"hidden_size": 1024, "n_head": 16, "max_position_embeddings": None, "tie_word_embeddings": True},
 }
 """What is read from each model's file."""
@@ -73,6 +80,20 @@ READ: dict[str, dict[str, Any]] = {
 
 def stated(name: str) -> dict[str, Any]:
     return json.loads((Path(__file__).parent / "hub_configs" / f"{name}.json").read_text())
+
+
+WARNED: dict[str, dict[str, Any]] = {
+    "roberta-base-squad2": {"head": "answers", "num_labels": 2, "max_position_embeddings": 512},
+    "ms-marco-MiniLM-L-6-v2": {"head": "classes", "num_labels": 1, "pooler": True},
+}
+"""What is read of files with fields that transformers does not know."""
+
+
+@pytest.mark.parametrize("name", WARNED)
+def test_fields_of_others_are_passed_over(name: str):
+    with pytest.warns(UserWarning, match="passed over"):
+        config = FAMILIES[stated(name)["model_type"]].config_type.from_hf(stated(name))
+    assert {field: getattr(config, field) for field in WARNED[name]} == WARNED[name]
 
 
 @pytest.mark.parametrize("name", READ)

@@ -110,7 +110,7 @@ def test_a_table_of_ablations():
     model, batch = small_model("llama"), random_batch((5, 4, 3))
     table = jh.ablate(model, batch, jh.loss(), seed=5, level=0.9)
     assert table.frame.index.names == ["stack", "layer", "head"]
-    assert list(table.frame) == ["effect", "effect_low", "effect_high", "effect_n"]
+    assert list(table.frame) == ["effect", "effect_low", "effect_high", "effect_n", "model"]
     assert table.frame.index[5] == ("decoder", 1, 1)
     assert table.values.shape == (2, 4)
     assert table.per_example is not None

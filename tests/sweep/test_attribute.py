@@ -291,7 +291,7 @@ def test_a_table_of_estimates():
     assert table.name == "attribute"
     assert table.frame.index.names == ["stack", *CELLS]
     assert table.shape == (2, 2, 5)  # 2 key/value heads, and as many positions as the longest example has
-    assert list(table.frame) == [f"{name}{end}" for name in ("effect", "normalised") for end in ENDS]
+    assert list(table.frame) == [f"{name}{end}" for name in ("effect", "normalised") for end in ENDS] + ["model"]
     said = table.provenance
     about = {"method": "ig", "site": "v", "by": list(CELLS), "direction": "denoising", "rule": "midpoint", "steps": 2}
     assert {key: said[key] for key in about} == about

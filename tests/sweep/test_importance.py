@@ -144,7 +144,7 @@ def test_a_table_of_importance():
     model = small_model("llama")
     table = importance(model, BATCH, OBJECTIVE, granularity="token", seed=5, level=0.9)
     assert table.name == "importance"
-    assert list(table.frame) == ["importance", "importance_low", "importance_high", "importance_n"]
+    assert list(table.frame) == ["importance", "importance_low", "importance_high", "importance_n", "model"]
     assert table.frame.index[5] == ("decoder", 1, 1)
     assert table.values.shape == (2, 4)
     assert table.per_example is not None

@@ -221,7 +221,8 @@ def test_a_table_of_paths():
     receivers: Any = [("q", 2, np.int64(3)), ["q", 1, 0]]
     table = paths(model, CLEAN, CORRUPT, OBJECTIVE, receivers, level=0.9, seed=4)
     assert list(table.frame) == [
-        f"{name}{end}" for name in ("effect", "normalised") for end in ("", "_low", "_high", "_n")
+        *(f"{name}{end}" for name in ("effect", "normalised") for end in ("", "_low", "_high", "_n")),
+        "model",
     ]
     assert table.values.shape == (2, 4, 4)
     total = JUDGE(jh.run(model, CORRUPT).output) - JUDGE(jh.run(model, CLEAN).output)

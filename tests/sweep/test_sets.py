@@ -146,7 +146,7 @@ def test_any_edges_can_be_knocked_out(family: str):
     assert_close(table.per_example.reshape(2, -1), np.stack(slow, axis=1))
     assert 0 < table.provenance["edges"] < edges.sum()
     alike = jh.knock_out(model, batch, asked.objective, edges=edges[0])
-    np.testing.assert_array_equal(alike.per_example[0], table.per_example[0])
+    np.testing.assert_array_equal(np.asarray(alike.per_example)[0], table.per_example[0])
 
 
 def test_edges_from_each_of_some_queries_to_each_of_some_keys_are_queries_and_keys():
@@ -223,7 +223,8 @@ def test_a_stream_is_one_batch_and_brings_its_own_objectives(tmp_path: Path):
     pieces = [(batch.take(p), jh.logit_difference(right[p], 7)) for p in ([0, 1, 2], [3])]
     streamed = jh.ablate(model, iter(pieces), reference=reference, resume=tmp_path)
     assert_close(streamed.per_example, whole.per_example)
-    assert_close(streamed.frame.to_numpy(), whole.frame.to_numpy())
+    ours, theirs = (table.frame.drop(columns="model").to_numpy() for table in (streamed, whole))
+    assert_close(ours, theirs)
     assert streamed.provenance["examples"] == 4
     assert streamed.provenance["unedited"] == pytest.approx(whole.provenance["unedited"], abs=1e-5)
 

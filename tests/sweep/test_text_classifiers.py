@@ -60,17 +60,21 @@ ASKED: dict[str, tuple[Any, Callable]] = {
     "tokens": (jh.class_loss(TOKEN_LABELS), loss_of_tokens),
     "answers": (jh.answer_loss([1, 0], [4, 3]), loss_of_answer),
 }
-heads = pytest.mark.parametrize("head", HEADS)
 
 
-@heads
-def test_ablation_and_patching_equal_whole_forward_passes(head: str):
+@pytest.mark.parametrize("head", HEADS)
+def test_ablation_equals_whole_forward_passes(head: str):
     model, (objective, judge) = small(head), ASKED[head]
     table = jh.ablate(model, BATCH, objective, "zero")
     expected = naive.effects(model, BATCH, judge, [naive.zeros(model)])
     assert table.per_example is not None
     assert_close(table.per_example, expected)
     assert np.abs(expected).max() > 1e-3
+
+
+@pytest.mark.parametrize("head", ["mean", "answers"])
+def test_patching_equals_whole_forward_passes(head: str):
+    model, (objective, judge) = small(head), ASKED[head]
     patched = jh.patch(model, OTHER, BATCH, objective, "resid_pre", ("layer", "position"))
     assert patched.per_example is not None
     seen = naive.patched(model, BATCH, OTHER, judge, "resid_pre", ("layer", "position"))
@@ -78,7 +82,7 @@ def test_ablation_and_patching_equal_whole_forward_passes(head: str):
     assert_close(np.nan_to_num(patched.per_example[0]), np.nan_to_num(seen))
 
 
-@heads
+@pytest.mark.parametrize("head", ["mean", "answers"])
 def test_importance_is_the_slope_of_whole_forward_passes(head: str):
     """Of central differences between two gated runs."""
     model, (objective, judge) = small(head), ASKED[head]
@@ -106,7 +110,7 @@ QUESTIONS: dict[str, Callable] = {
 
 CASES = [
     *(("mean", question) for question in QUESTIONS),
-    *(("pooled", question) for question in ("circuit", "relevance", "chefer")),
+    ("pooled", "relevance"),
     ("last", "attribute"),
 ]
 

@@ -21,7 +21,7 @@ from jax import Array
 from ...checks import one_of
 from ...execution.cost import FLOAT, forward_bytes
 from ...execution.resources import Options, Resources, shares_options
-from ...models.inputs.batch import Batch
+from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Sites, Stack, take_rows
@@ -81,7 +81,7 @@ class DirectParts:
 
 
 @shares_options(without=("stack", "level", "seed"))
-def direct_parts(model: Model, batch: Batch, objective: Objective, **options: Unpack[Options]) -> DirectParts:
+def direct_parts(model: Model, batch: Batch | Texts, objective: Objective, **options: Unpack[Options]) -> DirectParts:
     """Split an objective into the direct effects of all parts of the stream (Elhage et al. 2021).
 
     Wang et al. 2022 call the heads' part "direct effect on the logits". The last norm's statistics are frozen at those
@@ -102,7 +102,7 @@ def direct_parts(model: Model, batch: Batch, objective: Objective, **options: Un
 @shares_options()
 def direct_effects(
     model: Model,
-    batch: Batch,
+    batch: Batch | Texts,
     objective: Objective,
     *,
     by: Sequence[str] = ("layer", "head"),

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from ...checks import one_of
 from ...execution.cost import FLOAT, forward_bytes
 from ...execution.resources import Options, Resources, shares_options
-from ...models.inputs.batch import Batch
+from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Stack, take_rows
@@ -33,7 +33,7 @@ BY = (("layer",), ("layer", "head"))
 @shares_options()
 def logit_lens(
     model: Model,
-    batch: Batch,
+    batch: Batch | Texts,
     answers: ArrayLike | None = None,
     *,
     by: Sequence[str] = ("layer",),

@@ -17,7 +17,7 @@ from ...arguments import at_least, checked
 from ...checks import one_of
 from ...execution.cost import FLOAT, forward_bytes
 from ...execution.resources import Options, Resources, shares_options
-from ...models.inputs.batch import Batch
+from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.norms import unit_stream
@@ -34,7 +34,7 @@ RESCALED = ("full", "half")
 @shares_options()
 def logit_copying(
     model: Model,
-    batch: Batch,
+    batch: Batch | Texts,
     *,
     rescaled: Literal["full", "half"] = "full",
     **options: Unpack[Options],
@@ -93,7 +93,7 @@ def logit_copying(
 @checked(top=at_least(1))
 def name_copying(
     model: Model,
-    batch: Batch,
+    batch: Batch | Texts,
     names: ArrayLike,
     *,
     top: int = 5,

@@ -23,6 +23,7 @@ their sums. `learnt_sink` measures what goes to the sink.
 from .alignment import alignment_error_rate
 from .detector import head_detector
 from .example import Example, examples_of
+from .given_patterns import measure_patterns
 from .metric import Metric, Scored, attention_to, evaluate, fits, mean
 from .pattern_class import CLASSES
 from .positions import OFFSETS
@@ -50,6 +51,7 @@ __all__ = [
     "marked_share",
     "mean",
     "measure",
+    "measure_patterns",
     "pool_words",
     "register",
     "resolve",

@@ -12,7 +12,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from ...execution.resources import shares_options
-from ...models.inputs.batch import Batch
+from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
 from ...statistics import check_level, mean_interval
 from ...tables import Column, HeadTable
@@ -31,7 +31,7 @@ MOST_EXAMPLES = 2048
 @shares_options()
 def alignment_error_rate(
     model: Model,
-    batch: Batch,
+    batch: Batch | Texts,
     sure: ArrayLike,
     possible: ArrayLike | None = None,
     *,

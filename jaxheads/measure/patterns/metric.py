@@ -93,12 +93,16 @@ def check_metrics(metrics: Sequence[Metric], stack: Stack, batch: Batch) -> None
     Raises:
         ValueError: for a function that fails on one head's pattern, or returns something else; names the metric.
     """
-    own = [metric for metric in metrics if not getattr(metric.function, "__module__", "").startswith("jaxheads.")]
-    if not own:
-        return
-    pattern_TS = jax.ShapeDtypeStruct((stack.queries.count(batch), stack.keys.count(batch)), jnp.float32)
     example = jax.eval_shape(lambda batch: jax.tree.map(lambda field: field[0], examples_of(stack, batch)), batch)
-    for metric in own:
+    check_functions(metrics, (stack.queries.count(batch), stack.keys.count(batch)), example)
+
+
+def check_functions(metrics: Sequence[Metric], size: tuple[int, int], example: Any) -> None:
+    """Check a user's metrics on a pattern of this shape and an example of shapes alone; see `check_metrics`."""
+    pattern_TS = jax.ShapeDtypeStruct(size, jnp.float32)
+    for metric in metrics:
+        if getattr(metric.function, "__module__", "").startswith("jaxheads."):
+            continue
         shape = (len(metric.best_of),) if metric.best_of else ()
         about = (
             f"metric {metric.name!r}: its function must return {'numbers' if shape else 'a number'} {list(shape)}, and "
@@ -115,6 +119,18 @@ def check_metrics(metrics: Sequence[Metric], stack: Stack, batch: Batch) -> None
             raise ValueError(f"{about}; it returned {' and '.join(map(shown, parts))}")
 
 
+def check_marks(metrics: Sequence[Metric], marks: Mapping[str, Array], shape: tuple[int, int, int], where: str) -> None:
+    """Raise ValueError unless there are all marks that the metrics read, for each position of B examples, T and S."""
+    B, T, S = shape
+    for name in dict.fromkeys(name for metric in metrics for name in metric.marks):
+        if name not in marks:
+            raise ValueError(f"the batch has no mark {name!r}; it has {sorted(marks) or 'none'}: Batch(…, marks={{…}})")
+        if marks[name].shape not in ((B, S), (B, T, S)):
+            raise ValueError(
+                f"the mark {name!r} must be {[B, S]} or {[B, T, S]} for the {where}, got {marks[name].shape}"
+            )
+
+
 def packed(scores: Mapping[str, Scored]) -> Array:
     """Return scores of one layer in one array, float32 `[B,N,C]`: NaN where a score does not count, ∞ if not finite."""
     arrays = []
@@ -127,8 +143,13 @@ def packed(scores: Mapping[str, Scored]) -> Array:
 @checked()
 def fits(metric: Metric, stack: Stack) -> bool:
     """Whether a stack's positions have the properties that the metric needs."""
-    kind = {"tokens": "ids", "targets": "ids", "frames": "order", "patches": "places"}[stack.queries.kind]
-    return NEEDS.index(metric.needs) <= NEEDS.index("any" if stack.is_cross else kind)
+    return fits_positions(metric, stack.queries.kind, cross=stack.is_cross)
+
+
+def fits_positions(metric: Metric, kind: str, *, cross: bool) -> bool:
+    """Whether positions of a kind, in self-attention or cross-attention, have the properties that the metric needs."""
+    has = {"tokens": "ids", "targets": "ids", "frames": "order", "patches": "places"}[kind]
+    return NEEDS.index(metric.needs) <= NEEDS.index("any" if cross else has)
 
 
 @checked()

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...models.inputs.batch import Positions
-from ...models.model import Model
-from ...provenance import provenance
+from ...provenance import Identified, provenance
 from ...statistics import GroupedRows, Interval
 from ...tables import Column, HeadTable
 from .metric import Metric
@@ -49,10 +48,10 @@ class ScoreAccumulator:
             self.digest.update(np.int64(mask.sum()).tobytes() + tokens[mask].astype("<i4").tobytes())
 
     def table(
-        self, model: Model, stack: str, about: Mapping[str, Any], *, level: float, seed: int, squeeze: bool
+        self, model: Identified, stack: str, about: Mapping[str, Any], *, level: float, seed: int, squeeze: bool
     ) -> HeadTable:
         """Return the table of all examples; `about` is added to its provenance."""
-        columns, extras = self._columns(level, about["of"] != "raw_norms")
+        columns, extras = self._columns(level, about["of"] in ("weights", "norms"))
         details = provenance(
             model,
             **about,

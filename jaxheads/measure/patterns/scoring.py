@@ -27,7 +27,7 @@ from ..example_chunks import choose_chunks, run_examples
 from ..streams import Batches, inputs_of, scored_pairs
 from .compiler_options import lean_options
 from .example import examples_of
-from .metric import Metric, check_metrics, fits
+from .metric import Metric, check_marks, check_metrics, fits
 from .registry import METRICS, resolve
 from .score_accumulator import ScoreAccumulator
 from .texts import scores_of_layer, separate, texts_of
@@ -91,7 +91,8 @@ def measure(
     label = f"measuring {stack.layers * stack.heads} heads of {model.name}"
     with show_progress(total, label, resources.progress) as advance:
         for current, scored in _checked(model, stack, edits, scored_pairs(batch, scored_as)):
-            _check_marks(stack, scored, chosen)
+            B, T = stack.queries.of(scored).shape
+            check_marks(chosen, scored.marks or {}, (B, T, stack.keys.count(scored)), stack.name)
             check_metrics(chosen, stack, scored)
 
             def add(examples: np.ndarray, scores_BLNC: np.ndarray, current: Batch = current) -> None:
@@ -228,20 +229,6 @@ def _checked(
         for edit in edits:
             check_edit(model, batch, edit)
         yield inputs_of(model, stack, batch), inputs_of(model, stack, scored)
-
-
-def _check_marks(stack: Stack, batch: Batch, metrics: tuple[Metric, ...]) -> None:
-    """Raise ValueError unless the batch has all marks that the metrics read, for each position of the stack."""
-    B, T = stack.queries.of(batch).shape
-    S = stack.keys.count(batch)
-    marks = batch.marks or {}
-    for name in dict.fromkeys(name for metric in metrics for name in metric.marks):
-        if name not in marks:
-            raise ValueError(f"the batch has no mark {name!r}; it has {sorted(marks) or 'none'}: Batch(…, marks={{…}})")
-        if marks[name].shape not in ((B, S), (B, T, S)):
-            raise ValueError(
-                f"the mark {name!r} must be {[B, S]} or {[B, T, S]} for the {stack.name}, got {marks[name].shape}"
-            )
 
 
 def _edit_words(edits: Sequence[SiteEdit]) -> list[str]:

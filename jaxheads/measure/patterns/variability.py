@@ -13,7 +13,7 @@ from jax import Array
 from ...arguments import at_least, checked
 from ...execution.cost import FLOAT, forward_bytes
 from ...execution.resources import Options, Resources, shares_options
-from ...models.inputs.batch import Batch
+from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Sites, take_rows
@@ -28,7 +28,7 @@ from ..streams import inputs_of
 @shares_options()
 @checked(positions=at_least(1))
 def variability(
-    model: Model, batch: Batch, positions: int = 10, exclude_first: bool = True, **options: Unpack[Options]
+    model: Model, batch: Batch | Texts, positions: int = 10, exclude_first: bool = True, **options: Unpack[Options]
 ) -> HeadTable:
     """Return Σ |α − ᾱ| / (2 Σ α) over examples and the first `positions` tokens, with ᾱ the mean over examples.
 

@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 from ...arguments import among, at_least, checked
 from ...checks import booleans, one_of
 from ...execution.resources import OPTIONS, Options, Resources, shares_options
-from ...models.inputs.batch import Batch
+from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
 from ...objectives import Objective
 from ...progress import progress
@@ -56,7 +56,8 @@ class Faithfulness:
     """Faithfulness of several methods, side by side.
 
     Attributes:
-        frame: one row a method; each measure with its interval (`_low`, `_high`), and the cost in `seconds`.
+        frame: one row a method; each measure with its interval (`_low`, `_high`), the cost in `seconds`,
+            and the model's name.
         per_example: by method and measure, `[E]`.
         curves: the objective's mean by method, curve ("deletion" or "insertion") and share of the tokens.
         provenance: plain JSON values.
@@ -72,7 +73,7 @@ class Faithfulness:
 @checked(points=at_least(1), methods=among((*METHODS, *CONTROLS)))
 def faithfulness(
     model: Model,
-    batch: Batch,
+    batch: Batch | Texts,
     objective: Objective,
     methods: Sequence[str] | None = None,
     *,
@@ -119,7 +120,7 @@ def faithfulness(
             advance()
     replacement = "zeros" if blank is None else blank if isinstance(blank, int) else "batch"
     about = {"objective": objective.name, "blank": replacement, "examples": len(batch), "level": level, "seed": seed}
-    frame = _frame(measures, seconds, clusters=batch.cluster_labels, level=level)
+    frame = _frame(measures, seconds, clusters=batch.cluster_labels, level=level).assign(model=model.name)
     return Faithfulness(frame, measures, pd.concat(curves, ignore_index=True), provenance(model, **about))
 
 

@@ -35,7 +35,7 @@ Dimension key: E examples, T positions, L layers, N heads, R rows read.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
@@ -46,7 +46,8 @@ from ...arguments import at_least, checked
 from ...checks import one_of
 from ...execution.cost import FLOAT, forward_bytes
 from ...execution.resources import OPTIONS, Options, Resources, shares_options
-from ...models.inputs.batch import Batch
+from ...models.inputs.answers import token_texts
+from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
 from ...models.stack import Stack
 from ...objectives import Objective, logit
@@ -99,6 +100,7 @@ class Relevance:
             sizes of `gap` and of the change that relevance should sum to, `completeness_gap` and `baseline_change`.
         gap: of "integrated-gradients", the sum of an example's relevance less the change of the objective from the
             baseline to the input, `[E]`; 0 if relevance is complete. More `steps` narrow it; None of other methods.
+        texts: by stream, the texts of its tokens, where the model has a tokenizer.
     """
 
     method: str
@@ -108,6 +110,7 @@ class Relevance:
     ids: Mapping[str, NDArray[np.int32]]
     provenance: Mapping[str, Any]
     gap: NDArray[np.float64] | None = None
+    texts: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def tokens(self) -> NDArray[np.float32]:
@@ -116,7 +119,7 @@ class Relevance:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row a real position, indexed by stream, example, position: its id (-1 without) and relevance."""
+        """One row a real position, indexed by stream, example, position: `id` (-1 without), `token`, `relevance`."""
         frames = []
         for stream, tokens_ET in self.streams.items():
             example, position = np.nonzero(~np.isnan(tokens_ET))
@@ -125,7 +128,9 @@ class Relevance:
                 [[stream] * len(example), example, position], names=["stream", "example", "position"]
             )
             columns = {"id": ids_ET[example, position], "relevance": tokens_ET[example, position]}
-            frames.append(pd.DataFrame(columns, index=index))
+            if stream in self.texts:
+                columns = {"token": self.texts[stream][example, position], **columns}
+            frames.append(pd.DataFrame(columns, index=index).assign(model=self.provenance.get("model", "")))
         return pd.concat(frames)
 
 
@@ -133,7 +138,7 @@ class Relevance:
 @checked(steps=at_least(1))
 def relevance(
     model: Model,
-    batch: Batch,
+    batch: Batch | Texts,
     objective: Objective | None = None,
     method: Method = "attnlrp",
     *,
@@ -304,13 +309,15 @@ def _result(
     stack: Stack | None,
     options: Options,
 ) -> Relevance:
-    streams, ids = {}, {}
+    streams, ids, texts = {}, {}, {}
     for stream in model.network.streams:
         positions = stream.queries.of(batch)
         tokens_ET = np.where(np.asarray(positions.mask), arrays[f"tokens-{stream.name}"], np.nan)
         streams[stream.name] = tokens_ET.astype(np.float32)
         if positions.ids is not None:
             ids[stream.name] = np.asarray(positions.ids)
+            if hasattr(model.tokenizer, "convert_ids_to_tokens"):
+                texts[stream.name] = token_texts(model.tokenizer, ids[stream.name])
     heads = None
     if "heads" in arrays and stack is not None:
         heads_ELN = _shares(arrays["heads"]) if about["method"].startswith("voita") else arrays["heads"]
@@ -322,7 +329,7 @@ def _result(
         sizes = {"completeness_gap": np.abs(gap).mean(), "baseline_change": np.abs(arrays["change"]).mean()}
         about = about | {name: float(size) for name, size in sizes.items()}
     whole = provenance(model, **about, level=level, seed=seed)
-    return Relevance(about["method"], streams, heads, arrays.get("value"), ids, whole, gap)
+    return Relevance(about["method"], streams, heads, arrays.get("value"), ids, whole, gap, texts)
 
 
 def _baseline_words(baseline: Baseline) -> str:

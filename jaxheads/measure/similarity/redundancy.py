@@ -79,7 +79,7 @@ class HeadPairs:
         frame = pd.DataFrame(np.concatenate([heads[first], heads[second]], axis=1), columns=columns)
         for suffix, numbers in (("", self.values), ("_low", self.low), ("_high", self.high), ("_n", self.n)):
             frame[f"{self.kind}{suffix}"] = numbers[first, second]
-        return frame
+        return frame.assign(model=self.provenance.get("model", ""))
 
     @property
     def similarity(self) -> Floats:

@@ -15,6 +15,7 @@ from jax import Array
 
 from ...arguments import checked
 from ...checks import one_of
+from ...models.inputs.answers import token_texts
 from ...models.model import Model
 from ...models.network import Network
 from ...models.norms import unit_stream
@@ -32,7 +33,7 @@ class TokenPairs:
 
     Attributes:
         frame: one row a pair: `end` ("top" or "bottom"), `rank` from 0, ids `first` and `second`, `value`; where the
-            model has a tokenizer the tokens as `first_text` and `second_text`.
+            model has a tokenizer the tokens as `first_text` and `second_text`; and the model's name.
         circuit: "ov" or "qk".
         layer, head: the head.
     """
@@ -94,8 +95,8 @@ def token_pairs(
     frame = pd.concat(ends, ignore_index=True)
     if model.tokenizer is not None:
         for side in ("first", "second"):
-            frame[f"{side}_text"] = [model.tokenizer.decode([token]) for token in frame[side].tolist()]
-    return TokenPairs(frame, circuit, layer, head)
+            frame[f"{side}_text"] = token_texts(model.tokenizer, frame[side].to_numpy())
+    return TokenPairs(frame.assign(model=model.name), circuit, layer, head)
 
 
 @partial(compiled, static_argnames=("stack", "circuit", "offset"))

@@ -31,6 +31,7 @@ class Composition:
         random: mean and standard deviation of the scores of random matrices of the same shapes.
         stack: the heads' stack.
         seed: of the random matrices.
+        model: the model's name.
     """
 
     values: Mapping[str, np.ndarray]
@@ -38,10 +39,11 @@ class Composition:
     random: tuple[float, float]
     stack: str
     seed: int
+    model: str = ""
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row a pair, the earlier head first; a column a kind, then `analytic`, `random` and `random_std`."""
+        """One row a pair, the earlier head first; a column a kind, then `analytic random random_std model`."""
         shape = next(iter(self.values.values())).shape
         heads = np.indices(shape).reshape(4, -1)
         is_earlier = heads[0] < heads[2]
@@ -49,7 +51,7 @@ class Composition:
         index = pd.MultiIndex.from_arrays([np.full(is_earlier.sum(), self.stack), *heads[:, is_earlier]], names=names)
         columns = {kind: values.reshape(-1)[is_earlier] for kind, values in self.values.items()}
         baselines = {"analytic": self.analytic, "random": self.random[0], "random_std": self.random[1]}
-        return pd.DataFrame({**columns, **baselines}, index=index)
+        return pd.DataFrame({**columns, **baselines, "model": self.model}, index=index)
 
 
 @checked()
@@ -101,7 +103,7 @@ def composition(
     scores = {kind: np.asarray(_scores(ov, readers[kind]), np.float64).reshape(*shape, *shape) for kind in asked}
     values = {kind: np.where(is_earlier, pairs, np.nan) for kind, pairs in scores.items()}
     random = random_composition(chosen.width, chosen.head_size, draws, seed)
-    return Composition(values, chosen.width**-0.5, random, chosen.name, seed)
+    return Composition(values, chosen.width**-0.5, random, chosen.name, seed, model.name)
 
 
 def random_composition(width: int, head_size: int, draws: int = 64, seed: int = 0) -> tuple[float, float]:

@@ -202,7 +202,7 @@ class Bart(_PostNorm):
         for side in ("encoder", "decoder"):
             embeddings.append(same(f"model.{side}.embed_positions.weight", f"embed_position_{side}.embedding"))
             embeddings += norm(f"model.{side}.layernorm_embedding", f"embed_norm_{side}")
-        return _table(config, embeddings, {})
+        return _table(config, embeddings, {r"model\.(encoder|decoder)\.version": "of the code that wrote an old file"})
 
 
 class Marian(_PostNorm):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -253,6 +253,14 @@ class Batch:
             if index.dtype.kind not in "iu" or (index.size and not 0 <= index.min() <= index.max() < count):
                 raise ValueError(f"examples must be whole numbers in 0..{count - 1}, got {shown(examples)}")
         return take_examples(self, index)
+
+
+if TYPE_CHECKING:
+    Texts = Any
+    """What `Model.encode` takes as texts, in place of a batch: `arguments.settled` makes a batch of it."""
+else:
+    # Of a function's argument only a batch is left when it is checked.
+    Texts = Batch
 
 
 @jax.tree_util.register_dataclass

@@ -9,7 +9,7 @@ import numpy as np
 from ...arguments import at_least, checked
 from ...checks import one_of
 from ...execution.resources import Options, Resources
-from ...models.inputs.batch import Batch
+from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
 from ...objectives import Objective
 from ...statistics import rank_correlation
@@ -29,8 +29,8 @@ RULES = {"left": 0.0, "midpoint": 0.5, "right": 1.0}
 @checked(steps=at_least(1))
 def edge_attribution(
     model: Model,
-    clean: Batch | Iterable[Pair],
-    corrupt: Batch | None = None,
+    clean: Batch | Iterable[Pair] | Texts,
+    corrupt: Batch | Texts | None = None,
     objective: Objective | None = None,
     *,
     method: Literal["eap", "eap-ig"] = "eap",
@@ -107,8 +107,8 @@ def edge_attribution(
 @question
 def patch_edges(
     model: Model,
-    clean: Batch | Iterable[Pair],
-    corrupt: Batch | None = None,
+    clean: Batch | Iterable[Pair] | Texts,
+    corrupt: Batch | Texts | None = None,
     objective: Objective | None = None,
     *,
     direction: Direction = "denoising",

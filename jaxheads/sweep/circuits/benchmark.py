@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from ...arguments import at_least, checked
 from ...execution.resources import Options, shares_options
-from ...models.inputs.batch import Batch
+from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
 from ...objectives import Objective
 from ...progress import progress as show_progress
@@ -55,7 +55,7 @@ class FaithfulnessCurve:
 @checked(donors=at_least(1))
 def faithfulness_curve(
     model: Model,
-    batch: Batch,
+    batch: Batch | Texts,
     objective: Objective,
     ranking: HeadTable,
     ablation: str = "patching",
@@ -63,7 +63,7 @@ def faithfulness_curve(
     column: str | None = None,
     order: str = "signed",
     shares: Sequence[float] = SHARES,
-    reference: Batch | None = None,
+    reference: Batch | Texts | None = None,
     per_position: bool | None = None,
     groups: ArrayLike | None = None,
     reference_groups: ArrayLike | None = None,

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from ...arguments import at_least, checked
 from ...execution.resources import Options, shares_options
-from ...models.inputs.batch import Batch
+from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
 from ...objectives import Objective
 from ...progress import Advance
@@ -31,12 +31,12 @@ from .kept_runs import Ablation
 @checked(donors=at_least(1))
 def circuit(
     model: Model,
-    batch: Batch,
+    batch: Batch | Texts,
     objective: Objective,
     kept: Chosen | Mapping[str, Chosen],
     ablation: str = "mean",
     *,
-    reference: Batch | None = None,
+    reference: Batch | Texts | None = None,
     per_position: bool | None = None,
     groups: ArrayLike | None = None,
     reference_groups: ArrayLike | None = None,

@@ -5,7 +5,7 @@ from typing import Literal, Unpack
 import numpy as np
 
 from ...execution.resources import Options, Resources, shares_options
-from ...models.inputs.batch import Batch
+from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
 from ...objectives import Objective
 from ...progress import progress as show_progress
@@ -15,8 +15,8 @@ from .kept_runs import EdgeRuns
 @shares_options(without=("level", "seed", "resume"))
 def keep_edges(
     model: Model,
-    clean: Batch,
-    corrupt: Batch | None,
+    clean: Batch | Texts,
+    corrupt: Batch | Texts | None,
     objective: Objective,
     kept: np.ndarray,
     *,

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from ...arguments import at_least, checked
 from ...checks import one_of
 from ...execution.resources import Options, shares_options
-from ...models.inputs.batch import Batch
+from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
 from ...objectives import Objective
 from ...progress import Advance
@@ -54,7 +54,7 @@ class FoundCircuits:
 @checked(donors=at_least(1))
 def search_circuits(
     model: Model,
-    batch: Batch,
+    batch: Batch | Texts,
     objective: Objective,
     thresholds: Sequence[float],
     parts: Kind = "edges",
@@ -63,7 +63,7 @@ def search_circuits(
     better: str = "higher",
     absolute: bool = False,
     backwards: bool = True,
-    reference: Batch | None = None,
+    reference: Batch | Texts | None = None,
     per_position: bool | None = None,
     groups: ArrayLike | None = None,
     reference_groups: ArrayLike | None = None,

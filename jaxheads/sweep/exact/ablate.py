@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from ...arguments import at_least, checked
 from ...checks import whole
 from ...execution.resources import Options, Resources
-from ...models.inputs.batch import Batch
+from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
 from ...objectives import Objective, effect_range
 from ...reads import reads_of
@@ -34,7 +34,7 @@ def ablate(
     *,
     by: Sequence[str] = ("layer", "head"),
     sets: Mapping[str, Heads] | None = None,
-    reference: Batch | None = None,
+    reference: Batch | Texts | None = None,
     per_position: bool | None = None,
     groups: ArrayLike | None = None,
     reference_groups: ArrayLike | None = None,
@@ -125,7 +125,7 @@ def cumulative(order: Heads) -> dict[str, list[tuple[int, int]]]:
 @checked()
 def interactions(
     model: Model,
-    batch: Batch,
+    batch: Batch | Texts,
     objective: Objective,
     heads: Heads,
     method: Literal["zero", "mean", "resample"] = "mean",

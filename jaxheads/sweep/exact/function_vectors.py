@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from ...arguments import checked
 from ...execution.batching import is_new
 from ...execution.resources import Options, Resources
-from ...models.inputs.batch import Batch
+from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Stack, take_rows
@@ -74,7 +74,7 @@ class FunctionVectors:
 
 @sweep(returns=FunctionVectors)
 def function_vectors(
-    model: Model, clean: Batch, shuffled: Batch, answers: ArrayLike, **options: Unpack[Options]
+    model: Model, clean: Batch | Texts, shuffled: Batch | Texts, answers: ArrayLike, **options: Unpack[Options]
 ) -> Iterator[Question]:
     """Measure each head's average indirect effect on prompts whose labels are shuffled.
 

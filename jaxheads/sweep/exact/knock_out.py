@@ -11,7 +11,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from ...execution.resources import Options, Resources
-from ...models.inputs.batch import Batch, Positions
+from ...models.inputs.batch import Batch, Positions, Texts
 from ...models.model import Model
 from ...models.stack import Stack
 from ...objectives import Objective
@@ -28,7 +28,7 @@ from .work import Chunk, exact
 @sweep
 def knock_out(
     model: Model,
-    batch: Batch,
+    batch: Batch | Texts,
     objective: Objective,
     queries: ArrayLike | None = None,
     keys: ArrayLike | None = None,

@@ -13,7 +13,7 @@ import jax
 from jax import Array
 
 from ...execution.resources import Options, Resources
-from ...models.inputs.batch import AttentionInputs, Batch
+from ...models.inputs.batch import AttentionInputs, Batch, Texts
 from ...models.model import Model
 from ...models.network import Network
 from ...models.stack import Stack, run_block, take_rows
@@ -32,8 +32,8 @@ from .work import Chunk, exact
 @sweep
 def patch(
     model: Model,
-    clean: Batch | Iterable[Pair],
-    corrupt: Batch | None = None,
+    clean: Batch | Iterable[Pair] | Texts,
+    corrupt: Batch | Texts | None = None,
     objective: Objective | None = None,
     site: str = "z",
     by: Sequence[str] = ("layer", "head"),

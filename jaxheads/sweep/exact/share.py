@@ -11,7 +11,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from ...execution.resources import Options, Resources
-from ...models.inputs.batch import Batch
+from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import Stack
@@ -27,7 +27,7 @@ from .work import Chunk, exact
 
 @sweep
 def share(
-    model: Model, batch: Batch, objective: Objective, partners: ArrayLike, **options: Unpack[Options]
+    model: Model, batch: Batch | Texts, objective: Objective, partners: ArrayLike, **options: Unpack[Options]
 ) -> Iterator[Question]:
     """Give each head, one at a time, the attention pattern of its partner, and return how the objective changes.
 

@@ -16,7 +16,7 @@ import numpy as np
 from ...arguments import at_least, checked
 from ...checks import one_of
 from ...execution.resources import Options, Resources, shares_options
-from ...models.inputs.batch import Batch
+from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
 from ...objectives import Objective
 from ...reads import needs_derivative, reads_of
@@ -39,8 +39,8 @@ METHODS = ("atp", "atp+qk", "atp+graddrop", "atp*", "ig")
 @checked(steps=at_least(1))
 def attribute(
     model: Model,
-    clean: Batch | Iterable[Pair],
-    corrupt: Batch | None = None,
+    clean: Batch | Iterable[Pair] | Texts,
+    corrupt: Batch | Texts | None = None,
     objective: Objective | None = None,
     method: Literal["atp", "atp+qk", "atp+graddrop", "atp*", "ig", "eap", "eap-ig"] = "atp",
     *,

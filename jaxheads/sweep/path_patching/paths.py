@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from ...checks import one_of
 from ...execution.resources import Options, Resources
-from ...models.inputs.batch import Batch
+from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
 from ...objectives import Objective
 from ..cached_run import end_of, stream_of
@@ -29,8 +29,8 @@ from .work import HeadPairWork, MLPMode, PathInputs, SenderWork, path_inputs, pa
 @question
 def paths(
     model: Model,
-    clean: Batch | Iterable[Pair],
-    corrupt: Batch | None = None,
+    clean: Batch | Iterable[Pair] | Texts,
+    corrupt: Batch | Texts | None = None,
     objective: Objective | None = None,
     receivers: Sequence[Receiver] | Literal["logits", "memory"] = "logits",
     *,
@@ -81,8 +81,8 @@ def paths(
 @question
 def all_paths(
     model: Model,
-    clean: Batch | Iterable[Pair],
-    corrupt: Batch | None = None,
+    clean: Batch | Iterable[Pair] | Texts,
+    corrupt: Batch | Texts | None = None,
     objective: Objective | None = None,
     kind: str = "q",
     *,

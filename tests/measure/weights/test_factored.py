@@ -158,7 +158,7 @@ def test_composition_is_that_of_matrices_multiplied_out(family: str, offset: int
             expected = norm(A @ B) / norm(A) / norm(B) if first < later else np.nan
             assert found.values[kind][first, head, later, other] == pytest.approx(expected, abs=1e-5, nan_ok=True)
     pairs = L * (L - 1) // 2 * N * N
-    assert found.frame.shape == (pairs, 6)
+    assert found.frame.shape == (pairs, 7)
     row = found.frame.loc[("decoder", 0, 1, 1, 3)]
     assert row["k"] == found.values["k"][0, 1, 1, 3]
     assert row["random"] == found.random[0]
