@@ -39,6 +39,8 @@ MEANS = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.25]}
         ("CLIP", {"size": {"shortest_edge": 21}, "crop_size": {"height": 20, "width": 20}, "resample": 2}),
         ("CLIP", {"do_resize": False, "crop_size": 55}),
         ("CLIP", {"do_center_crop": False, "size": 19}),
+        ("Siglip", {"size": {"height": 20, "width": 24}, **MEANS}),
+        ("Siglip", {"size": 18, "resample": 2}),
         ("Bit", {"size": {"shortest_edge": 33}, "crop_size": {"height": 28, "width": 28}, "do_pad": False}),
     ],
 )

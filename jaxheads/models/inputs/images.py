@@ -28,6 +28,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "ViT": {"size": 224, "resample": 2, "do_center_crop": False},
     "DeiT": {"size": 256, "resample": 3, "do_center_crop": True, "crop_size": 224},
     "CLIP": {"size": _SHORT, "resample": 3, "do_center_crop": True, "crop_size": 224},
+    "Siglip": {"size": 224, "resample": 3, "do_center_crop": False},
     "Bit": {"size": _SHORT, "resample": 3, "do_center_crop": True, "crop_size": 224},
 }
 """Defaults of fields that the file may leave out, by the processor's kind."""
