@@ -47,7 +47,8 @@ class LlavaConfig:
         text = inner_config(config, "text_config")
         family = text.get("model_type", "llama")
         reader: Any = _families()[family].config_type if family in _families() else None
-        if reader is None or not issubclass(reader, GatedConfig):
+        covered = bool(reader is not None and issubclass(reader, GatedConfig))
+        if not covered:
             raise ValueError(f"the language model of this {cls.model_type} is of the family {family!r}, not covered")
         tied = bool(config.get("tie_word_embeddings") or (cls.text_ties and text.get("tie_word_embeddings")))
         whole = completed_config(family, {**text, "tie_word_embeddings": tied})
