@@ -5,7 +5,7 @@ The network is that family's: it takes tokens and no pixels, and answers as the 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, cast, ClassVar
 
 from flax import nnx
 
@@ -47,12 +47,11 @@ class LlavaConfig:
         text = inner_config(config, "text_config")
         family = text.get("model_type", "llama")
         reader: Any = _families()[family].config_type if family in _families() else None
-        covered = bool(reader is not None and issubclass(reader, GatedConfig))
-        if not covered:
+        if reader is None or not issubclass(reader, GatedConfig):
             raise ValueError(f"the language model of this {cls.model_type} is of the family {family!r}, not covered")
         tied = bool(config.get("tie_word_embeddings") or (cls.text_ties and text.get("tie_word_embeddings")))
         whole = completed_config(family, {**text, "tie_word_embeddings": tied})
-        return replace(reader.from_hf({**whole, "architectures": None, "model_type": family}), head=head)
+        return replace(cast(Any, reader).from_hf({**whole, "architectures": None, "model_type": family}), head=head)
 
 
 class LlavaNextConfig(LlavaConfig):
