@@ -5,7 +5,7 @@ The network is that family's: it takes tokens and no pixels, and answers as the 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast, ClassVar
+from typing import Any, ClassVar, cast
 
 from flax import nnx
 
