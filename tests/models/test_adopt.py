@@ -1,5 +1,6 @@
 """Models of weights in memory: state dicts, pytrees of training loops with a table, and other weights of one model."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jaxheads.models.loading.weights import export
 from jaxheads.models.own_parameters import parameter_shapes
 
 from .huggingface import SMALL, build
+from .specs import SPECS
 
 CONFIG = {
     "model_type": "gpt2",
@@ -272,3 +274,12 @@ def test_models_without_a_checkpoint_s_names_take_their_own_paths(model: jh.Mode
     assert parameter_shapes(folded.with_parameters(folded.network).network) == parameter_shapes(folded.network)
     with pytest.raises(ValueError, match="none of the 1 arrays"):
         folded.with_parameters({"transformer.wte.weight": np.ones((37, 24))})
+
+
+@pytest.mark.parametrize("family", ["deit", "dinov2", "gpt_oss", "qwen3_moe", "vit"])
+def test_names_of_models_in_memory_are_known(family: str, tmp_path: Path):
+    """transformers holds some families' weights by other names than it writes them."""
+    theirs = SPECS[family].build()
+    theirs.save_pretrained(tmp_path)
+    adopted, loaded = jh.adopt(theirs.config, theirs.state_dict()), jh.load(tmp_path)
+    assert jax.tree.all(jax.tree.map(np.array_equal, nnx.state(adopted.network), nnx.state(loaded.network)))

@@ -21,6 +21,7 @@ from .bases.image_encoder import (
     attention_rules,
     embedding_rules,
     image_size_of,
+    live_names,
     patch_size_of,
 )
 from .bases.reading import head_of, refuse_unknown, required
@@ -221,7 +222,7 @@ def _table(config: Dinov2Config, prefix: str, registers: list[Rule]) -> Table:
         rules += class_rules("classifier", "classifier")
     else:
         passed_over[r"classifier\..*"] = "a bare encoder has no head"
-    return Table(tuple(rules), passed_over, ((r"^(embeddings|encoder|layernorm)\.", rf"{prefix}.\1."),))
+    return Table(tuple(rules), passed_over, live_names(prefix))
 
 
 def _stacked(name: str, first: str, second: str) -> Rule:

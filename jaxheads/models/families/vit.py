@@ -19,6 +19,7 @@ from .bases.image_encoder import (
     attention_rules,
     embedding_rules,
     image_size_of,
+    live_names,
     patch_size_of,
 )
 from .bases.reading import head_of, refuse_unknown, required
@@ -185,4 +186,4 @@ def _table(config: ViTConfig, prefix: str, distillation: list[Rule]) -> Table:
         rules += class_rules("classifier", "classifier")
     elif config.head == "none":
         passed_over[r"(cls_|distillation_)?classifier\..*"] = "a bare encoder has no head"
-    return Table(tuple(rules), passed_over, ((r"^(embeddings|encoder|layernorm|pooler)\.", rf"{prefix}.\1."),))
+    return Table(tuple(rules), passed_over, live_names(prefix, split_mlp=True))

@@ -140,6 +140,25 @@ def embedding_rules(prefix: str) -> list[Rule]:
     ]
 
 
+def live_names(prefix: str, *, split_mlp: bool = False) -> tuple[tuple[str, str], ...]:
+    """Return the patterns that bring the names of a model in memory (transformers 5) to those of its files.
+
+    Args:
+        split_mlp: whether the family's files have the MLP's matrices as "intermediate" and "output".
+    """
+    parts = {
+        "q_proj": "attention.query",
+        "k_proj": "attention.key",
+        "v_proj": "attention.value",
+        "o_proj": "output.dense",
+    }
+    renames = [(rf"\.attention\.{live}\.", f".attention.{filed}.") for live, filed in parts.items()]
+    if split_mlp:
+        renames += [(r"\.mlp\.fc1\.", ".intermediate.dense."), (r"\.mlp\.fc2\.", ".output.dense.")]
+    layers = (r"(^|\.)layers\.(\d+)\.", r"\1encoder.layer.\2.")
+    return (layers, *renames, (r"^(embeddings|encoder|layernorm|pooler)\.", rf"{prefix}.\1."))
+
+
 def attention_rules(config: Any, at: str) -> list[Rule]:
     """Return the rules of a layer's projections, with or without biases of queries, keys and values."""
     here = "encoder.blocks.attention"
