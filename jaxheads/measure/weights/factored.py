@@ -7,6 +7,7 @@ grouped-query model query head n uses key/value head `n // (N // K)`: factors ar
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from ...models.folding import fold_stack
 from ...models.model import Model
 from ...models.norms import centred, scale_and_bias, unit_stream
 from ...models.stack import HeadWeights, Stack
+from ...programs import compiled
 
 
 @jax.tree_util.register_dataclass
@@ -80,11 +82,7 @@ def qk_circuit(model: Model, *, offset: int = 0, norms: bool = True, stack: str 
     Raises:
         ValueError: for an unknown stack.
     """
-    chosen, _ = head_weights(model, stack, norms=norms)
-    blocks: Any = chosen.blocks
-    rotated = jax.vmap(lambda attention: _query_key_weights(attention, offset, norms))(blocks.attention)
-    W_Q, W_K = (jnp.moveaxis(_per_layer(chosen, weight), 2, 1) for weight in rotated)
-    return Factored(W_Q, jnp.swapaxes(_per_query_head(W_K, chosen.heads), -2, -1))
+    return _qk_circuit(model.stack(stack), offset, norms)
 
 
 @checked()
@@ -99,13 +97,26 @@ def ov_circuit(model: Model, *, norms: bool = True, stack: str | None = None) ->
     Raises:
         ValueError: for an unknown stack.
     """
-    chosen, weights = head_weights(model, stack, norms=norms)
+    return _ov_circuit(model.stack(stack), norms)
+
+
+@partial(compiled, static_argnames=("offset", "norms"))
+def _qk_circuit(stack: Stack, offset: int, norms: bool) -> Factored:
+    chosen, _ = _head_weights(stack, norms=norms)
+    blocks: Any = chosen.blocks
+    rotated = jax.vmap(lambda attention: _query_key_weights(attention, offset, norms))(blocks.attention)
+    W_Q, W_K = (jnp.moveaxis(_per_layer(chosen, weight), 2, 1) for weight in rotated)
+    return Factored(W_Q, jnp.swapaxes(_per_query_head(W_K, chosen.heads), -2, -1))
+
+
+@partial(compiled, static_argnames="norms")
+def _ov_circuit(stack: Stack, norms: bool) -> Factored:
+    chosen, weights = _head_weights(stack, norms=norms)
     return Factored(_per_query_head(weights.W_V, chosen.heads), weights.W_O)
 
 
-def head_weights(model: Model, stack: str | None, *, norms: bool) -> tuple[Stack, HeadWeights]:
+def _head_weights(chosen: Stack, *, norms: bool) -> tuple[Stack, HeadWeights]:
     """Return a stack and its heads' weights in float32; with `norms`, scaled as the layers' norms scale them."""
-    chosen = model.stack(stack)
     if norms and chosen.blocks.residual:
         chosen = nnx.clone(chosen)
         fold_stack(chosen)

@@ -5,6 +5,7 @@ Dimension key: P earlier heads, M later heads (both all L·N of a stack), D mode
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -97,10 +98,12 @@ def composition(
     if draws < 2:
         raise ValueError(f"a random baseline needs at least 2 draws, got {draws}")
     ov, qk = ov_circuit(model, norms=norms, stack=stack), qk_circuit(model, offset=offset, norms=norms, stack=stack)
-    readers = {"q": qk, "k": qk.transpose, "v": ov}
+    readers = {"q": qk, "k": qk, "v": ov}
     shape, layers = (chosen.layers, chosen.heads), np.arange(chosen.layers)
     is_earlier = layers[:, None, None, None] < layers[None, None, :, None]
-    scores = {kind: np.asarray(_scores(ov, readers[kind]), np.float64).reshape(*shape, *shape) for kind in asked}
+    scores = {
+        kind: np.asarray(_scores(ov, readers[kind], kind == "k"), np.float64).reshape(*shape, *shape) for kind in asked
+    }
     values = {kind: np.where(is_earlier, pairs, np.nan) for kind, pairs in scores.items()}
     random = random_composition(chosen.width, chosen.head_size, draws, seed)
     return Composition(values, chosen.width**-0.5, random, chosen.name, seed, model.name)
@@ -108,20 +111,29 @@ def composition(
 
 def random_composition(width: int, head_size: int, draws: int = 64, seed: int = 0) -> tuple[float, float]:
     """Return mean and standard deviation of the scores of pairs of heads whose four matrices are random normal."""
+    pairs = _random_pairs(np.uint32(seed), width, head_size, draws)
+    scores = np.linalg.norm(np.asarray(pairs, np.float64), axis=(-2, -1))
+    return float(scores.mean()), float(scores.std(ddof=1))
+
+
+@partial(compiled, static_argnames=("width", "head_size", "draws"))
+def _random_pairs(seed: Array, width: int, head_size: int, draws: int) -> Array:
     keys = iter(jax.random.split(jax.random.key(seed), 4))
 
     def random_circuits() -> Factored:
         shapes = (draws, width, head_size), (draws, head_size, width)
         return Factored(*(jax.random.normal(next(keys), shape) for shape in shapes))
 
-    pairs = _written(random_circuits()) @ _read(random_circuits())
-    scores = np.linalg.norm(np.asarray(pairs, np.float64), axis=(-2, -1))
-    return float(scores.mean()), float(scores.std(ddof=1))
+    return _written(random_circuits()) @ _read(random_circuits())
 
 
-@compiled
-def _scores(earlier: Factored, later: Factored) -> Array:
-    """Return the scores `[P,M]`, one earlier head at a time to bound memory."""
+@partial(compiled, static_argnames="from_right")
+def _scores(earlier: Factored, later: Factored, from_right: bool) -> Array:
+    """Return the scores `[P,M]` with the later circuits, or with them transposed; one earlier head at a time.
+
+    All at once would take more memory.
+    """
+    later = later.transpose if from_right else later
     written_PHD, read_MDH = (half.reshape(-1, *half.shape[-2:]) for half in (_written(earlier), _read(later)))
 
     def score_with_later_heads(written_HD: Array) -> Array:

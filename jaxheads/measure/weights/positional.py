@@ -61,7 +61,7 @@ def positional_kernel(
     """
     chosen = model.stack(stack)
     _check(model, chosen, offset, positions, content)
-    positions_TD, context = _position_vectors(model, chosen, positions)
+    positions_TD, context = _position_vectors(model.network, chosen.name, positions)
     has_vectors = bool(np.abs(np.asarray(positions_TD, np.float32)).max() > 0)
     content = content or ("none" if has_vectors else "mean")
     x_TD = positions_TD if content == "none" else positions_TD + _mean_embedding(model).astype(positions_TD.dtype)[None]
@@ -83,9 +83,10 @@ def _check(model: Model, stack: Stack, offset: int, positions: int, content: str
         raise ValueError(f"offset must lie in 0..{positions - 1}, within the positions; got {offset}")
 
 
-def _position_vectors(model: Model, stack: Stack, positions: int) -> tuple[Array, AttentionInputs]:
-    """Return each position's own vector in the stream, `[T,D]`, and the inputs of its attention layers."""
-    needed = {axis.kind for stack in model.network.stacks for axis in (stack.queries, stack.keys)}
+@partial(compiled, static_argnames=("name", "positions"))
+def _position_vectors(network: Network, name: str, positions: int) -> tuple[Array, AttentionInputs]:
+    """Return each position's own vector in the stream, `[T,D]`, and the inputs of the attention layers of a stack."""
+    needed = {axis.kind for stack in network.stacks for axis in (stack.queries, stack.keys)}
     tokens = np.zeros((1, positions), int)
     batch = Batch(tokens, targets=np.zeros((1, 1), int)) if "targets" in needed else Batch(tokens)
     inputs: dict[str, tuple[Array, AttentionInputs]] = {}
@@ -94,9 +95,9 @@ def _position_vectors(model: Model, stack: Stack, positions: int) -> tuple[Array
         inputs[stack.name] = x_BTD, context
         return x_BTD
 
-    model.network.hidden(batch, run_stack)
-    x_1TD, context = inputs[stack.name]
-    return x_1TD[0] - model.network.embed_tokens(batch.tokens)[0], context
+    network.hidden(batch, run_stack)
+    x_1TD, context = inputs[name]
+    return x_1TD[0] - network.embed_tokens(batch.tokens)[0], context
 
 
 def _mean_embedding(model: Model) -> Array:
