@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from ..arguments import at_least, checked
 from ..files import write_atomically
 from ..provenance import provenance
+from .described import run_words
 from .inputs.axes import TARGETS, TOKENS
 from .inputs.batch import Batch, Positions
 from .loading.safetensors_file import DTYPES
@@ -96,6 +97,8 @@ class Run:
     output: Array
     seen: dict[str, Array]
     source: RunSource | None = field(default=None, repr=False, compare=False)
+
+    __repr__ = run_words
 
     @property
     def tokens(self) -> list[list[str]]:

@@ -16,6 +16,7 @@ from ..checks import all_finite, nearest, one_of, shown
 from ..columns import listed
 from ..programs import compiled
 from .captures import Constant, Run, RunSource
+from .described import model_words
 from .given import as_batch
 from .inputs.audio import Audio
 from .inputs.batch import Batch, Positions, Texts
@@ -53,6 +54,8 @@ class Model:
     hf_config: Mapping[str, Any] | None = field(default=None, repr=False)
     preprocessor: Mapping[str, Any] | None = field(default=None, repr=False)
     _warned: set[str] = field(default_factory=set, init=False, repr=False)
+
+    __repr__ = model_words
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields for pickle: `identity` as the text that it returns, because functions can't be pickled."""

@@ -199,3 +199,15 @@ def test_padding_does_not_count_as_context(model: jh.Model):
 def test_token_types_that_the_model_lacks_are_refused():
     with pytest.raises(ValueError, match=r"token types of .* lie in 0\.\.1; got 2"):
         jh.run(small_model("bert"), jh.Batch([[1, 2]], None, [[0, 2]]))
+
+
+def test_models_and_runs_show_themselves_in_a_few_lines():
+    model = small_model("llama")
+    lines = repr(model).splitlines()
+    assert lines[0].startswith(f"Model {model.name}: Llama, ")
+    assert "logits of 37" in lines[0]
+    assert lines[1] == "  decoder: 2 layers × 4 heads (2 key/value heads) of 6, width 24"
+    assert lines[2] == f"  no tokenizer: {model.no_tokenizer}"
+    run = jh.run(model, jh.Batch(np.arange(8).reshape(2, 4)), capture="pattern")
+    assert repr(run) == f"Run of {model.name}: output [2, 4, 37], pattern [2, 2, 4, 4, 4]"
+    jax.jit(lambda run: repr(run) and run.output)(run)  # tracers have shapes, too
