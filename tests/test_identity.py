@@ -1,6 +1,7 @@
 """What a resume directory knows its questions by: code, closures, weights as they are, versions, settings."""
 
 import functools
+import importlib
 import os
 import subprocess
 import sys
@@ -245,3 +246,25 @@ def test_weights_changed_in_place_make_another_question(change: str, tmp_path: P
         W_O[...] = W_O[...] * 2
     after = numbers(ask(model, jh.loss(), resume=tmp_path))
     assert before != after == numbers(ask(model, jh.loss()))
+
+
+@pytest.mark.parametrize("where", ["other/site-packages", "other/dist-packages", "target"])
+def test_packages_of_other_environments_count_by_their_version(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Packages of a system, of a user or of `--target` are read by an environment, too: their locks are no content."""
+    name = f"package_in_{where.partition('/')[2].partition('-')[0] or where}"
+    folder = tmp_path / where
+    about = folder / f"{name}-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (about / "top_level.txt").write_text(name)
+    source = "import threading\nLOCK = threading.Lock()\ndef locked():\n    return LOCK\n"
+    (folder / f"{name}.py").write_text(source)
+    (tmp_path / f"own_{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(folder)
+    installed, own = importlib.import_module(name), importlib.import_module(f"own_{name}")
+    assert len(fingerprint(installed.locked)) == 16
+    with pytest.raises(TypeError, match="can't tell the content"):
+        fingerprint(own.locked)

@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Set
+from importlib import metadata
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -47,7 +48,7 @@ def fingerprint(*values: Any) -> str:
 
 
 _PLAIN = (str, int, float, complex, bytes, bool, type(None), type(...), type(NotImplemented), range)
-_INSTALLED = tuple(str(Path(sysconfig.get_path(name)).resolve()) for name in ("purelib", "platlib", "stdlib"))
+_STDLIB = Path(sysconfig.get_path("stdlib")).resolve()
 
 
 def content_sha256(name: str, *arrays: np.ndarray) -> str:
@@ -244,7 +245,16 @@ def _is_installed(module: str | None) -> bool:
     if name in sys.stdlib_module_names or name == "jaxheads":
         return name != "__main__"
     file = getattr(sys.modules.get(name), "__file__", None)
-    return file is not None and str(Path(file).resolve()).startswith(_INSTALLED)
+    if file is None:
+        return False
+    path = Path(file).resolve()
+    # Of any environment: one that shows the packages of another, a user's own folder, Debian's.
+    if path.is_relative_to(_STDLIB) or not {"site-packages", "dist-packages"}.isdisjoint(path.parts):
+        return True
+    # `pip install --target`. What is installed as editable lies elsewhere than its metadata.
+    owners = metadata.packages_distributions().get(name, ())
+    folders = (Path(str(metadata.distribution(owner).locate_file(""))) for owner in owners)
+    return any(path.is_relative_to(folder.resolve()) for folder in folders)
 
 
 @functools.cache
