@@ -261,7 +261,10 @@ def test_a_model_of_another_kind_than_the_task_is_refused():
     ("call", "hint"),
     [
         (lambda: jh.measure("gpt2", batch()), r"load it first: jh\.load\('gpt2'\)"),  # pyright: ignore
-        (lambda: jh.measure(model(), "a text"), "unnamed has no tokenizer: give token ids"),  # pyright: ignore
+        (
+            lambda: jh.measure(model(), "a text"),
+            r"unnamed has no tokenizer \(the model was built without one\); give token ids",
+        ),  # pyright: ignore
         (lambda: jh.measure(model(), np.ones((2, 3), int)), r"token ids: jh\.Batch\(tokens=…\)"),  # pyright: ignore
         (lambda: jh.ablate(model(), batch(), jh.loss), r"not called: jh\.loss\(…\)"),  # pyright: ignore
         (lambda: jh.ablate(model(), batch(), jh.loss(), sets=[(0, 0)]), "name each entry"),  # pyright: ignore

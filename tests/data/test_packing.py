@@ -77,7 +77,7 @@ def test_measure_scores_each_text_as_if_it_were_alone(family: str, tmp_path: Any
     assert one.frame.equals(again.frame)
     assert one.provenance["tokens"] == plain.provenance["tokens"]
     assert one.examples == plain.examples == 10
-    for column in plain.frame:
+    for column in plain.frame.columns.drop("model"):
         assert_close(np.nan_to_num(one.frame[column]), np.nan_to_num(plain.frame[column]))
 
 

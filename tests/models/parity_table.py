@@ -66,7 +66,7 @@ def our_run(model: jh.Model, batch: jh.Batch, example: int, dtype: Any) -> dict[
     assert not upcast, upcast
     output = np.asarray(run.output.astype(jnp.float32))[0]
     found = {}
-    if output.ndim > 1:
+    if output.ndim > 1 or model.network.classes_of == "token":
         output = output[np.asarray(model.network.streams[-1].queries.of(alone).mask)[0]]
     for name, stack in model.stacks.items():
         asks, seen = (np.asarray(axis.of(alone).mask)[0] for axis in (stack.queries, stack.keys))

@@ -114,6 +114,7 @@ def test_a_directory_of_every_family(name: str, given: dict[str, Path], tmp_path
 
 
 @pytest.mark.weights
+@pytest.mark.filterwarnings("ignore:mpnet-base has no tensor of the head")
 @pytest.mark.parametrize("name", ZOO)
 def test_every_model_of_the_zoo(name: str, given: dict[str, Path], tmp_path: Path, monkeypatch: Any):
     no_ablations(monkeypatch)

@@ -189,7 +189,7 @@ def test_wrong_arguments_of_copying_are_refused(sample: jh.Batch):
     with pytest.raises(ValueError, match="norm_of is a layer"):
         jh.name_copying(model, sample, 3, norm_of=1)
     both = small("vit")
-    with pytest.raises(ValueError, match="copying is of tokens"):
+    with pytest.raises(ValueError, match="needs logits over a vocabulary"):
         jh.name_copying(both.ours, SPECS["vit"].batch(both.theirs), 3)
     with pytest.raises(ValueError, match="norms the stream itself"):
         jh.logit_copying(small_model("bert"), random_batch((5, 3)))
