@@ -55,6 +55,13 @@ def _little_work(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("jaxheads.compile_cache.keep_compilations", lambda folder: None)
 
 
+@pytest.fixture(autouse=True)
+def _two_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw each null twice, not four times."""
+    for module in (atlas, inputs):
+        monkeypatch.setattr(module, "DRAWS", 2)
+
+
 def no_ablations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(atlas, "ablations", lambda *arguments, **options: ([], []))
 
@@ -122,11 +129,12 @@ def test_every_model_of_the_zoo(name: str, given: dict[str, Path], tmp_path: Pat
     model = jh.load(name)
     monkeypatch.setattr("jaxheads.models.load.load", lambda source: model)
     kinds = {stream.queries.kind for stream in model.network.streams}
+    # Whisper's encoder looks at 1,500 frames: minutes. A tiny one passes above.
+    asked = "cross" if "cross" in model.stacks else "all"
     # The inputs that come with the package fit images and audio; texts are short ones.
-    run(name, {} if kinds & {"patches", "frames"} else {"text": given["text"]}, tmp_path, "--stack", "all")
-    for stack_name, stack in model.stacks.items():
-        folder = tmp_path / stack_name if len(model.stacks) > 1 else tmp_path
-        assert jh.HeadTable.load(folder / "atlas").shape == (stack.layers, stack.heads)
+    run(name, {} if kinds & {"patches", "frames"} else {"text": given["text"]}, tmp_path, "--stack", asked)
+    stack = model.stack(asked if asked != "all" else None)
+    assert jh.HeadTable.load(tmp_path / "atlas").shape == (stack.layers, stack.heads)
 
 
 def test_inputs_that_a_model_does_not_read_are_refused_by_name(given: dict[str, Path], tmp_path: Path, capsys: Any):

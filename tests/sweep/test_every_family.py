@@ -22,8 +22,11 @@ WITHOUT_LOGITS = ("clip_text_model", "clip_vision_model", "siglip_text_model", "
 ELSEWHERE = ("llama", "gpt2", "bert", "t5", "bart", "vit", "deit", "dinov2_with_registers")
 """More is asked of them in this folder's other files."""
 
-SAME = ("marian", "camembert", "xlm_roberta", "gemma3", "dinov2", "llava", "llava_next")
-"""Their networks are built of another's classes."""
+SAME = frozenset(
+    "marian mt5 camembert xlm_roberta deberta gemma gemma3 dinov2 llava llava_next codegen mpt olmo3 phi phi3 smollm3 "
+    "stablelm starcoder2 mixtral qwen3_moe".split()
+)
+"""Their networks are built of another's classes, in an arrangement of blocks, positions and norms that another has."""
 
 families = pytest.mark.parametrize(
     "family", [name for name in SPECS if name not in {*WITHOUT_LOGITS, *ELSEWHERE, *SAME}]
