@@ -22,11 +22,7 @@ OUTPUT_NORMS = {"olmo2", "olmo3"}
 """Families whose heads and MLPs read the stream as it is."""
 
 
-SAME = {"mt5"}
-"""Families that are another's class by another name."""
-
-
-@pytest.mark.parametrize("family", sorted(set(SPECS) - POST_NORM - SAME))
+@pytest.mark.parametrize("family", sorted(set(SPECS) - POST_NORM))
 def test_the_output_and_the_patterns_stay(family: str):
     both = small(family)
     model, batch = both.ours, SPECS[family].batch(both.theirs)
