@@ -98,7 +98,8 @@ class Run:
     seen: dict[str, Array]
     source: RunSource | None = field(default=None, repr=False, compare=False)
 
-    __repr__ = run_words
+    def __repr__(self) -> str:
+        return run_words(self)
 
     @property
     def tokens(self) -> list[list[str]]:

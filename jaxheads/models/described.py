@@ -8,7 +8,7 @@ from flax import nnx
 from .stack import Stack
 
 
-def model_words(model: Any, /) -> str:
+def model_words(model: Any) -> str:
     """Describe a model: its name, family and size, each stack's heads, and its tokenizer or the lack of one."""
     arrays = jax.tree.leaves(nnx.state(model.network, nnx.Param))
     dtypes = ", ".join(sorted({str(array.dtype) for array in arrays}))
@@ -21,7 +21,7 @@ def model_words(model: Any, /) -> str:
     return "\n".join([*lines, f"  {'no ' if model.tokenizer is None else ''}tokenizer: {tokenizer}"])
 
 
-def run_words(run: Any, /) -> str:
+def run_words(run: Any) -> str:
     """Describe a run: its model, and the shape of the output and of each captured site."""
     shapes = {"output": run.output, **run.seen}
     of = "" if run.source is None else f" of {run.source.name}"

@@ -55,7 +55,8 @@ class Model:
     preprocessor: Mapping[str, Any] | None = field(default=None, repr=False)
     _warned: set[str] = field(default_factory=set, init=False, repr=False)
 
-    __repr__ = model_words
+    def __repr__(self) -> str:
+        return model_words(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields for pickle: `identity` as the text that it returns, because functions can't be pickled."""
