@@ -9,7 +9,6 @@ import hashlib
 import logging
 import os
 import secrets
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -30,18 +29,6 @@ SECONDS = 0.1
 logger = logging.getLogger(__name__)
 
 
-def keep_compilations(folder: Path) -> None:
-    """Keep compiled programs in a folder of mode 0700, which is made if necessary.
-
-    Where that is not safe or not possible, nothing is kept, and one line on standard error says why. A cache that the
-    user has chosen for JAX (JAX_COMPILATION_CACHE_DIR) stays in use.
-    """
-    try:
-        _keep(folder)
-    except (OSError, AttributeError) as error:
-        print(f"jaxheads: compiled programs are not kept: {error}", file=sys.stderr)
-
-
 @functools.cache
 def keep_by_default() -> None:
     """Keep compiled programs below the user's cache, once jaxheads first compiles; see `keep_compilations`.
@@ -49,13 +36,15 @@ def keep_by_default() -> None:
     What can't be kept is no more than a line for those who log: a home that can't be written ends no run.
     """
     try:
-        _keep(cache_directory() / "xla")
+        keep_compilations(cache_directory() / "xla")
     except (OSError, AttributeError, RuntimeError) as error:
         logger.info("compiled programs are not kept: %s", error)
 
 
-def _keep(folder: Path) -> None:
-    """Let JAX keep programs in a folder, unless its own settings name another one or no cache at all.
+def keep_compilations(folder: Path) -> None:
+    """Let JAX keep programs in a folder of mode 0700, made if necessary.
+
+    JAX's own settings come first, where they name another folder or no cache at all.
 
     Raises:
         OSError: for a folder that is not safe, or can't be made or written.

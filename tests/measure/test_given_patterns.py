@@ -87,6 +87,7 @@ def test_arrays_of_any_framework_and_layers_in_a_list():
         np.testing.assert_allclose(table.values, expected.values, rtol=0, atol=1e-6, err_msg=name)
     for half in (tensors.bfloat16(), jnp.asarray(patterns, jnp.bfloat16), patterns.astype(np.float16)):
         table = jh.measure_patterns(half, batch.mask, "entropy")
+        # Half precision itself: bfloat16 has 8 bits of a weight.
         np.testing.assert_allclose(table.values, expected.values, rtol=0, atol=0.02)
 
 

@@ -19,7 +19,7 @@ from ..network import RunStack
 from ..norms import with_frozen_statistics
 from ..stack import take_rows
 from ..unembedding import Unembedding
-from .bases.clip_towers import POSITION_IDS
+from .bases.clip_towers import POSITION_IDS, text_rules
 from .bases.reading import head_of, inner_config, refuse_unknown
 from .bases.siglip_towers import (
     OneTower,
@@ -30,7 +30,6 @@ from .bases.siglip_towers import (
     Tower,
     VisionTower,
     pooling_rules,
-    text_rules,
     vision_rules,
 )
 from .clip import Clip, Embedded

@@ -19,7 +19,7 @@ from ...norms import with_frozen_statistics
 from ...patches import Patches, patch_kernel
 from ...stack import Stack
 from ...unembedding import Unembedding
-from .clip_towers import POSITION_IDS, layer_rules, tower_stack
+from .clip_towers import POSITION_IDS, layer_rules, text_rules, tower_stack
 from .image_encoder import check_image, grid_of, image_size_of, patch_size_of
 from .reading import head_of, refuse_unknown
 
@@ -252,17 +252,6 @@ class SiglipVision(OneTower):
         passed_over = {**POSITION_IDS, r"vision_model\.head\..*": "a bare tower's output is the stream"}
         rename = ((r"^(embeddings|encoder|post_layernorm|head)\.", r"vision_model.\1."),)
         return Table(tuple(vision_rules("tower")), passed_over, rename)
-
-
-def text_rules(path: str) -> list[Rule]:
-    """Return the rules of the tower for texts, whose module is at `path`."""
-    at = "text_model.embeddings"
-    return [
-        same(f"{at}.token_embedding.weight", f"{path}.embed.embedding"),
-        same(f"{at}.position_embedding.weight", f"{path}.embed_position.embedding"),
-        *norm("text_model.final_layer_norm", f"{path}.norm"),
-        *layer_rules("text_model", path),
-    ]
 
 
 def vision_rules(path: str) -> list[Rule]:
