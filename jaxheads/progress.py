@@ -175,20 +175,27 @@ class _Lines:
     def __init__(self, total: int | None, label: str, unit: str):
         self.total, self.label, self.unit, self.status = total, label, unit, ""
         self.done, self.began, self.over = 0, time.monotonic(), threading.Event()
+        self.lock, self.shown = threading.Lock(), False
         self.thread = threading.Thread(target=self._each_minute, daemon=True)
 
     def start(self) -> None:
-        _write_somewhere()
-        LOGGER.info("%s: started", self.label)
-        self.thread.start()
+        # The timer's thread may start the lines while the work ends: both lines come, in their order, or neither.
+        with self.lock:
+            if self.over.is_set():
+                return
+            _write_somewhere()
+            LOGGER.info("%s: started", self.label)
+            self.shown = True
+            self.thread.start()
 
     def advance(self, n: int = 1, status: str = "", total: int | None = None) -> None:
         self.done, self.status = self.done + n, status or self.status
         self.total = self.total if total is None else total
 
     def stop(self, *, finished: bool) -> None:
-        self.over.set()
-        if self.thread.ident is not None:
+        with self.lock:
+            self.over.set()
+        if self.shown:
             LOGGER.info("%s: %s, %s", self.label, "finished" if finished else "stopped", self._words())
 
     def _each_minute(self) -> None:

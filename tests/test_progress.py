@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -88,6 +89,26 @@ def test_what_takes_longer_is_shown_unasked(caplog: pytest.LogCaptureFixture, mo
     with progress(3, "counting", None) as advance:
         while not caplog.messages:
             time.sleep(0.01)
+        advance(3)
+    assert [message.split(",")[0] for message in caplog.messages] == ["counting: started", "counting: finished"]
+
+
+def test_the_end_is_told_where_the_work_ends_while_the_first_line_is_written(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    caplog.set_level(logging.INFO, "jaxheads")
+    monkeypatch.setattr(module, "PATIENCE", 0.01)
+    begun, write = threading.Event(), module.LOGGER.info
+
+    def slowly(*words: object) -> None:
+        write(*words)
+        if not begun.is_set():
+            begun.set()
+            time.sleep(0.2)
+
+    monkeypatch.setattr(module.LOGGER, "info", slowly)
+    with progress(3, "counting", None) as advance:
+        begun.wait()
         advance(3)
     assert [message.split(",")[0] for message in caplog.messages] == ["counting: started", "counting: finished"]
 
