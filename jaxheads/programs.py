@@ -44,9 +44,9 @@ class Compiled(Generic[R]):
 
     def __init__(self, function: Callable[..., R], options: dict[str, Any]):
         functools.update_wrapper(self, function)
-        self.function, self.options = function, options
+        self.function, self.options = _entered(function), options
         # For calls within other programs, which have no program of their own, and to look at what is compiled.
-        self.inner = jax.jit(function, **options)
+        self.inner = jax.jit(self.function, **options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> R:
         leaves = jax.tree.leaves((args, kwargs))
@@ -108,6 +108,21 @@ def take_examples(tree: T, examples: ArrayLike) -> T:
         return array[indices] if known is None else to_device(known[indices])
 
     return jax.tree.map(taken, tree)
+
+
+def _entered(function: Callable[..., R]) -> Callable[..., R]:
+    """Return a function that takes each argument as a program uses it: networks have a method `within_program`."""
+
+    @functools.wraps(function)
+    def entered(*args: Any, **kwargs: Any) -> R:
+        return function(*map(_used, args), **{name: _used(value) for name, value in kwargs.items()})
+
+    return entered
+
+
+def _used(argument: Any) -> Any:
+    within = getattr(argument, "within_program", None)
+    return argument if within is None else within()
 
 
 def _kind(leaf: Any) -> Any:

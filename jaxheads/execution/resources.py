@@ -27,6 +27,7 @@ from .asked import asking, parts_of
 from .devices import Devices
 from .identity import fingerprint
 from .journal import Journal
+from .placement import Placement
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,7 +48,8 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
         jax.sharding.Mesh | None,
         None,
         'a mesh to spread the work over: examples over its axis "data", edited copies over "questions", weights over '
-        '"model" (see `jaxheads.shard`); JAX\'s default device when left out.',
+        '"model" (see `jaxheads.shard`); JAX\'s default device when left out. A model too large for one device rests '
+        "in shares on all of them, and each layer is gathered when it runs.",
     ),
     "progress": (
         bool | None,
@@ -109,8 +111,12 @@ class Resources:
     def network(self, model: Model) -> Network:
         """Return the model's network on the devices, put there once."""
         if id(model) not in self._networks:
-            self._networks[id(model)] = self.devices.network(model.network)
+            self._networks[id(model)] = self.devices.network(model.network, self.memory)
         return self._networks[id(model)]
+
+    def placement(self, model: Model) -> Placement:
+        """Return where the model's weights are while a question runs."""
+        return Placement.of(model.network, self.devices.mesh, self.memory)
 
     def journal(self, name: str, model: Model, *identity: Any) -> Journal:
         """Return the journal of one question: `identity` holds all that its answer depends on beside the model.

@@ -26,7 +26,7 @@ from .loading.weights import Table, fill
 from .model import Model
 from .recognition import Recognised, recognise, with_family
 from .removed_heads import HEADS, with_removed_heads
-from .sharding import Rules, arrange
+from .sharding import Arrangement, Rules
 
 
 @checked(head=among(("none",)))
@@ -54,13 +54,14 @@ def load(
         dtype: dtype in which weights are held and computed, whatever they are stored in: float32, bfloat16, float16,
             or float64 where `jax_enable_x64` is set.
         mesh: split the parameters over its axis "model" as they are read, so that no device ever holds the whole
-            model (and, for safetensors and GGUF, the host no more than a parameter); see `jaxheads.shard`.
+            model (and, for safetensors and GGUF, the host no more than a parameter). On a mesh without that axis they
+            rest in shares on all devices, and are gathered layer by layer; see `jaxheads.shard`.
         rules: rules for the mesh, tried before the default ones; see `jaxheads.shard`.
 
     Raises:
         ValueError: for a source, an architecture, a config field or a tensor that is not understood; for tensors that
             are missing or of a wrong shape (all in one message); for a file with a wrong hash or broken contents; for
-            a dtype that is not floating; for a mesh without that axis, or rules that don't fit.
+            a dtype that is not floating, or rules that don't fit the mesh.
         OSError: if a file can't be fetched, read or written.
     """
     dtype = floating("dtype", dtype)  # before anything is fetched
@@ -153,13 +154,15 @@ def build(
     _check_sizes(checkpoint)
     keep_by_default()
     tokenizer, no_tokenizer = checkpoint.tokenizer, checkpoint.no_tokenizer  # before the weights, which take long
-    placement = {} if mesh is None else {"arrange": arrange(mesh, rules)}
+    arrangement = None if mesh is None else Arrangement.of(mesh, rules)
+    placement = {} if arrangement is None else {"arrange": arrangement}
 
     def new() -> Any:
         return with_removed_heads(family(recognised.config, rngs=nnx.Rngs(0)), heads)
 
     with named(checkpoint.name):
         network = fill(new, recognised.table, checkpoint, dtype, **placement)
+    network = network if arrangement is None else arrangement.marked(network)
     removed = {HEADS: checkpoint.config[HEADS]} if HEADS in checkpoint.config else {}
     return Model(
         network,

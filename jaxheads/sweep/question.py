@@ -22,6 +22,7 @@ from ..execution.asked import asking
 from ..execution.batching import Chunks, detecting_out_of_memory, run_chunks
 from ..execution.cost import Cost
 from ..execution.journal import Journal
+from ..execution.placement import Placement
 from ..execution.resources import (
     OPTIONS,
     Resources,
@@ -77,6 +78,11 @@ class Plan(Protocol):
     @property
     def chunks(self) -> Chunks:
         """Examples and edited copies that run together."""
+        ...
+
+    @property
+    def placement(self) -> Placement:
+        """Where the weights are."""
         ...
 
     def cost(self) -> Cost:
