@@ -29,8 +29,8 @@ KINDS = _by_argument(
         "matched consistent doubly_stochastic adds third aligned exact pack packed sums_to_one",
         "text": "mark needle role null_kind label revision name title",
         "name": "kind metric column method ablation parts better granularity normalise embedding content solver needs "
-        "direction mlps rule arithmetic of site circuit measure side mlp_reads end linear norm softmax gate rescaled order "
-        "axis empty",
+        "direction mlps rule arithmetic of site circuit measure side mlp_reads end linear norm softmax gate rescaled "
+        "order axis empty",
         "names": "by axes kinds methods factors stacks",
         "path": "directory path cache source texts adapter",
         "directory": "resume",
