@@ -21,7 +21,7 @@ from .measure.direct.lens import logit_lens
 from .measure.direct.logit_copying import logit_copying, name_copying
 from .measure.direct.text_span import TextSpan, text_span
 from .measure.in_context_learning import ContextScore, icl_score
-from .measure.patterns import METRICS, Metric, head_detector, marked_share, register, retrieval, token_class
+from .measure.patterns import METRICS, ByRows, Metric, head_detector, marked_share, register, retrieval, token_class
 from .measure.patterns.alignment import alignment_error_rate
 from .measure.patterns.given_patterns import measure_patterns
 from .measure.patterns.scoring import measure
@@ -102,6 +102,7 @@ __all__ = [
     "ContextScore",
     "Specialisation",
     "TextSpan",
+    "ByRows",
     "Metric",
     "compare_heads",
     "head_detector",

@@ -23,6 +23,7 @@ from jax.core import Tracer
 from numpy.typing import ArrayLike
 
 from .compile_cache import keep_by_default
+from .precision import products
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -50,9 +51,10 @@ class Compiled(Generic[R]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> R:
         leaves = jax.tree.leaves((args, kwargs))
-        if any(isinstance(leaf, Tracer) for leaf in leaves):
-            return self.inner(*args, **kwargs)
-        return _PROGRAMS.of(self, tuple(map(_kind, leaves)))(*args, **kwargs)
+        with products():
+            if any(isinstance(leaf, Tracer) for leaf in leaves):
+                return self.inner(*args, **kwargs)
+            return _PROGRAMS.of(self, tuple(map(_kind, leaves)))(*args, **kwargs)
 
     def fresh(self) -> Any:
         """Return a copy that JAX compiles for itself: with its last reference its programs go."""
@@ -65,7 +67,8 @@ class Compiled(Generic[R]):
 
     def lower(self, *args: Any, **kwargs: Any) -> Any:
         """Return what would be compiled, as `jax.jit(function).lower` does."""
-        return self.inner.lower(*args, **kwargs)
+        with products():
+            return self.inner.lower(*args, **kwargs)
 
     def cache_size(self) -> int:
         """Return how many programs of this function are kept."""
@@ -74,6 +77,8 @@ class Compiled(Generic[R]):
 
 def compiled(function: Callable[..., R], **options: Any) -> Compiled[R]:
     """Compile a function for each shape of its arguments, as `jax.jit` does, and keep only the programs used last.
+
+    Its products of float32 are those of `precision.products`: full, unless the caller or the user says otherwise.
 
     Args:
         options: `jax.jit`'s, such as `static_argnames`.

@@ -22,6 +22,7 @@ from ..checks import nearest, seed
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.network import Network
+from ..precision import Arithmetic, products
 from ..statistics import check_level
 from .asked import asking, parts_of
 from .devices import Devices
@@ -51,6 +52,14 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
         '"model" (see `jaxheads.shard`); JAX\'s default device when left out. A model too large for one device rests '
         "in shares on all of them, and each layer is gathered when it runs.",
     ),
+    "arithmetic": (
+        Arithmetic | None,
+        None,
+        'of products of float32: "full" computes them in float32 on every platform; "fast" as JAX does by default, on '
+        'a TPU with factors rounded to bfloat16; "differences", for sweeps that run edited copies, the unedited run '
+        "in full and what edits change with bfloat16 factors, which is nearly as exact and nearly as fast. "
+        '"full" when left out, unless `jax_default_matmul_precision` is set.',
+    ),
     "progress": (
         bool | None,
         None,
@@ -77,6 +86,7 @@ class Options(TypedDict, total=False):
     seed: int
     memory: int
     devices: jax.sharding.Mesh | None
+    arithmetic: Arithmetic | None
     progress: bool | None
     resume: str | os.PathLike | None
 
@@ -150,7 +160,8 @@ def shares_options(*, without: Iterable[str] = ()) -> Callable[[F], F]:
         def sharing(*arguments: Any, **named: Any) -> Any:
             check_options(sharing, named)
             arguments, named = with_clusters(own, *settled(own, arguments, named))
-            with asking(own.__name__, bound_arguments(own, arguments, named)):
+            asked = asking(own.__name__, bound_arguments(own, arguments, named))
+            with asked, products(named.get("arithmetic")):
                 return own(*arguments, **named)
 
         document(sharing, names)

@@ -7,6 +7,7 @@ from flax import nnx
 from jax import Array
 
 from ..checks import one_of, shown
+from ..precision import products
 from .gathering import Gather, used
 from .inputs.batch import AttentionInputs, Batch
 from .sites import SiteEdit
@@ -17,6 +18,10 @@ RunStack = Callable[[Stack, Array, AttentionInputs], Array]
 """Function of a stack, its first stream and its attention inputs that returns the stream after the stack.
 
 A network calls it for each of its `streams`. Cross-attention runs within the stack that it belongs to."""
+
+
+_COMPUTES = {"hidden", "features", "pooled_features", "with_frozen_statistics", "output"}
+"""Methods of networks that compute products."""
 
 
 class Network(nnx.Module):
@@ -35,6 +40,12 @@ class Network(nnx.Module):
     def within_program(self) -> "Network":
         """Return this network as a compiled program uses it; layers gather their own weights when they run."""
         return used(self.gather, self)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # Programs of a user's own that call a network have full products of float32, too.
+        for name in _COMPUTES & vars(cls).keys():
+            setattr(cls, name, products()(vars(cls)[name]))
 
     @property
     def repeats_source(self) -> bool:

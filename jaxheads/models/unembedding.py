@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ..precision import products
+
 State = TypeVar("State")
 
 COLUMNS_AT_ONCE = 4096
@@ -98,12 +100,13 @@ class Unembedding(NamedTuple):
         bias_I = None if self.bias is None else self.bias[token_I]
         return self._finish(_product("id,id->i", x_ID, weight_ID), bias_I)
 
-    def _finish(self, products: Array, bias: Array | None) -> Array:
-        """Add the bias (of the products' rank) and apply the cap."""
-        logits = products if bias is None else products + bias.astype(products.dtype)
+    def _finish(self, product: Array, bias: Array | None) -> Array:
+        """Add the bias (of the product's rank) and apply the cap."""
+        logits = product if bias is None else product + bias.astype(product.dtype)
         return logits if self.cap is None else self.cap * jnp.tanh(logits / self.cap)
 
 
+@products()
 def _product(subscripts: str, x: Array, weight: Array) -> Array:
     """Return the product, accumulated and returned in float32 at least."""
     return jnp.einsum(subscripts, x, weight, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
