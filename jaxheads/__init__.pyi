@@ -14,6 +14,7 @@ from .evidence.nulls import shuffled_marks
 from .evidence.roles import Evidence, name_heads
 from .evidence.selection import held_out, with_intervals
 from .evidence.specialisation import Specialisation, specialisation
+from .execution.rehearsal import rehearse
 from .log_probabilities import answer_log_probability, kl_divergence
 from .measure import patterns, weights
 from .measure.direct.direct_effects import DirectParts, direct_effects, direct_parts
@@ -173,6 +174,7 @@ __all__ = [
     "patch",
     "plan",
     "probability_difference",
+    "rehearse",
     "share",
     # by which ways
     "Graph",

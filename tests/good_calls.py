@@ -48,7 +48,8 @@ RESULTS = {
 """Classes of answers, whose constructors users don't call."""
 
 INTERNAL = {
-    *("Network", "Objective", "Task", "Model", "SiteEdit", "Batch", "plan", "SiteEdit.apply", "Batch.tree_unflatten"),
+    *("Network", "Objective", "Task", "Model", "SiteEdit", "Batch", "plan", "rehearse", "SiteEdit.apply"),
+    "Batch.tree_unflatten",
     *(
         "Example.raw_mark",
         "Example.query_mark",

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from ..programs import platform
+
 T = TypeVar("T")
 
 Later = Callable[[], T]
@@ -176,7 +178,7 @@ def detecting_out_of_memory() -> Iterator[None]:
 
 def matmul_tokens() -> int:
     """Return how many tokens one matrix product should have on this device."""
-    return CPU_TOKENS if jax.default_backend() == "cpu" else ACCELERATOR_TOKENS
+    return CPU_TOKENS if platform() == "cpu" else ACCELERATOR_TOKENS
 
 
 def even_size(count: int, most: int) -> int:

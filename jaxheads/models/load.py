@@ -27,6 +27,7 @@ from .model import Model
 from .recognition import Recognised, recognise, with_family
 from .removed_heads import HEADS, with_removed_heads
 from .sharding import Arrangement, Rules
+from .unfilled import unfilled
 
 
 @checked(head=among(("none",)))
@@ -72,7 +73,14 @@ def load(
 
 
 @checked()
-def init(config: Mapping[str, Any], *, seed: int = 0, dtype: Any = jnp.float32, name: str = "unnamed") -> Model:
+def init(
+    config: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    dtype: Any = jnp.float32,
+    name: str = "unnamed",
+    shapes_only: bool = False,
+) -> Model:
     """Build a model with random weights, of the architecture that a Hugging Face config describes.
 
     Args:
@@ -80,6 +88,8 @@ def init(config: Mapping[str, Any], *, seed: int = 0, dtype: Any = jnp.float32, 
         seed: seed of the weights. Matrices are normal with standard deviation 0.02, norms and biases neutral.
         dtype: dtype in which weights are held and computed.
         name: the model's name in tables and messages.
+        shapes_only: whether parameters are shapes without values, which take no memory: for `jaxheads.plan` and
+            `jaxheads.rehearse`, of models that this machine could not hold.
 
     Raises:
         ValueError: for a family, a field or a value that is not understood, or a dtype that is not floating.
@@ -88,10 +98,15 @@ def init(config: Mapping[str, Any], *, seed: int = 0, dtype: Any = jnp.float32, 
     family = family_of(config, name)
     family_config = family.config_type.from_hf(config)
     keep_by_default()
-    network = jax.jit(lambda key: family(family_config, rngs=nnx.Rngs(key)))(jax.random.key(seed))
-    graph, parameters, rest = nnx.split(network, nnx.Param, ...)
-    network = nnx.merge(graph, jax.tree.map(lambda weight: weight.astype(dtype), parameters), rest)
-    return Model(network, name=name, identity=lambda: f"random, seed {seed}", hf_config=dict(config))
+
+    def new(key: jax.Array) -> Any:
+        graph, parameters, rest = nnx.split(family(family_config, rngs=nnx.Rngs(key)), nnx.Param, ...)
+        return nnx.merge(graph, jax.tree.map(lambda weight: weight.astype(dtype), parameters), rest)
+
+    key = jax.random.key(seed)
+    network = unfilled(jax.eval_shape(new, key)) if shapes_only else jax.jit(new)(key)
+    identity = "shapes without values" if shapes_only else f"random, seed {seed}"
+    return Model(network, name=name, identity=lambda: identity, hf_config=dict(config))
 
 
 def family_of(config: Mapping[str, Any], name: str) -> Any:

@@ -156,8 +156,11 @@ class Arrangement:
 def put(value: np.ndarray | Array, sharding: NamedSharding) -> Array:
     """Put a value, which every process has, on the devices, each of which receives its own shard only.
 
-    A NumPy array must not be changed afterwards: on CPU the devices may use its memory.
+    A NumPy array must not be changed afterwards: on CPU the devices may use its memory. A shape without values (see
+    `jaxheads.init`) stays one, and says where it would be.
     """
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return type(value)(value.shape, value.dtype, sharding=sharding)  # type: ignore[return-value]
     if isinstance(value, Array) and not value.is_fully_addressable:
         return jax.device_put(value, sharding)
     host = np.asarray(value)

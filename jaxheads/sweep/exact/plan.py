@@ -6,7 +6,6 @@ Dimension key: C cells, L layers, N heads (K at `k` and `v`), T query positions.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 
 from ...execution.batching import Chunks
@@ -16,6 +15,7 @@ from ...execution.resources import Resources
 from ...models.inputs.batch import Batch, Positions
 from ...models.sites import is_of_keys
 from ...models.stack import Stack
+from ...programs import platform
 from ..cached_run import start_column
 from ..grid import Grid, Heads, head_mask, heads_of_cells
 from ..question import CellGroup
@@ -122,7 +122,7 @@ class Plan:
 
     def cell_groups(self) -> Iterator[CellGroup]:
         """Yield the groups of copies, put together until they are worth a file of the journal."""
-        enough = FILE_FLOPS.get(jax.default_backend(), FILE_FLOPS_ELSEWHERE)
+        enough = FILE_FLOPS.get(platform(), FILE_FLOPS_ELSEWHERE)
         waiting: list[EditGroup] = []
         spent, number = 0.0, 0
         for group in self.groups:
@@ -145,7 +145,7 @@ def worthwhile_starts(
     together = tuple(map(_together, layers.values()))
     spare = sources * sum(group.flops(costs, examples) for group in together)
     spare -= sources * sum(group.flops(costs, examples) for group in groups)
-    compilation = COMPILATION_FLOPS.get(jax.default_backend(), COMPILATION_FLOPS_ELSEWHERE)
+    compilation = COMPILATION_FLOPS.get(platform(), COMPILATION_FLOPS_ELSEWHERE)
     starts = len({group.site for group in groups})
     return together if spare < compilation * (starts - 1) else tuple(groups)
 
