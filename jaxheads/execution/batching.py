@@ -32,11 +32,13 @@ class Chunks:
         examples: examples a chunk; each chunk has one unedited run.
         copies: edited copies of a chunk's examples that run together.
         multiples: what the two must be multiples of, so that they split evenly over devices.
+        step: what the numbers of copies are rounded up to a multiple of, so that few of them have programs.
     """
 
     examples: int
     copies: int = 1
     multiples: tuple[int, int] = (1, 1)
+    step: int = 1
 
     @classmethod
     def fitting(
@@ -74,7 +76,8 @@ class Chunks:
 
     def copy_chunks(self, count: int) -> Iterator[np.ndarray]:
         """Yield the numbers of the copies that run together; the last chunk repeats its last copy."""
-        return equal_chunks(count, round_up(even_size(count, self.copies), self.multiples[1]))
+        size = round_up(even_size(count, self.copies), self.step)
+        return equal_chunks(count, round_up(size, self.multiples[1]))
 
     def filled(self, examples: np.ndarray) -> np.ndarray:
         """Return these indices with the last repeated until they split evenly over devices."""

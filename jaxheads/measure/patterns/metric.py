@@ -97,11 +97,16 @@ def check_metrics(metrics: Sequence[Metric], stack: Stack, batch: Batch) -> None
     check_functions(metrics, (stack.queries.count(batch), stack.keys.count(batch)), example)
 
 
+def is_own(metric: Metric) -> bool:
+    """Whether a metric is one of jaxheads, not a user's."""
+    return getattr(metric.function, "__module__", "").startswith("jaxheads.")
+
+
 def check_functions(metrics: Sequence[Metric], size: tuple[int, int], example: Any) -> None:
     """Check a user's metrics on a pattern of this shape and an example of shapes alone; see `check_metrics`."""
     pattern_TS = jax.ShapeDtypeStruct(size, jnp.float32)
     for metric in metrics:
-        if getattr(metric.function, "__module__", "").startswith("jaxheads."):
+        if is_own(metric):
             continue
         shape = (len(metric.best_of),) if metric.best_of else ()
         about = (

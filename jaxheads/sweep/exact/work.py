@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ...execution.batching import OutOfMemory, detecting_out_of_memory
+from ...execution.batching import OutOfMemory, detecting_out_of_memory, is_new
 from ...execution.cost import CostModel
 from ...execution.devices import Devices
 from ...execution.resources import Resources
@@ -19,10 +19,12 @@ from ...models.network import Network
 from ...models.stack import Stack
 from ...objectives import Objective, Reads
 from ...programs import to_device
+from ..cached_run import rows_read, stream_of
 from ..grid import Grid
 from ..question import CellGroup, Question
 from .engine import EditedCopies, SiteValues, UneditedRun, edited, run_unedited
-from .plan import EditGroup, Plan, choose_chunks, worthwhile_starts
+from .plan import EditGroup, Plan, all_together, choose_chunks, worthwhile_starts
+from .upward import edited_upward, joins
 
 
 class Chunk(NamedTuple):
@@ -87,9 +89,11 @@ def exact(
     costs = CostModel.of(model, stack, batch, reads)
     groups = worthwhile_starts(groups, costs, len(batch), source.count)
     chunks = choose_chunks(costs, groups, len(batch), resources)
-    plan = Plan(tuple(groups), costs, len(batch), chunks, source.count, source.runs)
+    together = all_together(chunks, costs, groups, len(batch))
+    chunks, upward = (chunks, False) if together is None else (together, True)
+    plan = Plan(tuple(groups), costs, len(batch), chunks, source.count, source.runs, upward)
     # Memory that ended once would end in each later chunk again: the smaller number is kept for all of them.
-    fitting = _Fitting(chunks.copies)
+    fitting = _Fitting(chunks.copies, upward)
 
     def work(examples: np.ndarray) -> ExactWork:
         devices = resources.devices
@@ -118,9 +122,15 @@ def exact(
 
 @dataclass
 class _Fitting:
-    """The number of copies that fit the device's memory at once, as far as is known; shared by a question's chunks."""
+    """What fits the device's memory at once, as far as is known; shared by a question's chunks.
+
+    Attributes:
+        copies: of one group.
+        upward: whether the copies of all groups do.
+    """
 
     copies: int
+    upward: bool
 
 
 @dataclass(frozen=True)
@@ -141,8 +151,7 @@ class ExactWork:
     def effects(self, group: CellGroup) -> np.ndarray:
         """Return the effects `[B,cells]` of some groups of copies."""
         # In float64 the difference of two float32 objectives is exact.
-        edited_BC = np.concatenate([self._edited(copies) for copies in group.key], axis=1)
-        return edited_BC - self.baselines()[0][:, None]
+        return self._edited_groups(group.key) - self.baselines()[0][:, None]
 
     @cached_property
     def _unedited(self) -> UneditedRun:
@@ -158,12 +167,18 @@ class ExactWork:
     def _values(self) -> list[SiteValues]:
         return list(self.source.of(self.chunk._replace(z=self._unedited.z)))
 
+    def _edited_groups(self, groups: Sequence[EditGroup]) -> np.ndarray:
+        """Return the objective `[B,C]` of several groups' copies, averaged over the source's values."""
+        if self.fitting.upward:
+            try:
+                return np.mean([self._run_upward(groups, values) for values in self._values], axis=0)
+            except OutOfMemory:
+                self.fitting.upward = False
+        return np.concatenate([self._edited(group) for group in groups], axis=1)
+
     def _edited(self, group: EditGroup) -> np.ndarray:
         """Return the objective `[B,C]` of a group's copies, averaged over the source's values."""
-        sum_BC = np.zeros((len(self.chunk.batch), len(group)))
-        for values in self._values:
-            sum_BC += self._edited_with(group, values)
-        return sum_BC / len(self._values)
+        return np.mean([self._edited_with(group, values) for values in self._values], axis=0)
 
     def _edited_with(self, group: EditGroup, values: SiteValues) -> np.ndarray:
         """Return the objective `[B,C]` of a group's copies; where memory runs out, fewer run together from then on."""
@@ -179,6 +194,32 @@ class ExactWork:
                     # One copy of these examples does not fit: `run_chunks` halves the examples.
                     raise
                 self.fitting.copies = fewer
+
+    def _run_upward(self, groups: Sequence[EditGroup], values: SiteValues) -> np.ndarray:
+        """Return the objective `[B,C]` of several groups' copies, in one pass through all layers."""
+        chunk, site = self.chunk, groups[0].site
+        numbers = [next(self.plan.chunks.copy_chunks(len(group))) for group in groups]
+        filled = list(zip(groups, numbers, strict=True))
+        heads_CLN = np.concatenate([group.heads[copies] for group, copies in filled])
+        position_C = np.concatenate([group.position[copies] for group, copies in filled])
+        starts = np.repeat([group.layer for group in groups], list(map(len, numbers)))
+        # Where the objective reads rows, the last layer runs at these alone, apart from the others.
+        apart = rows_read(chunk.network, stream_of(chunk.network, site.stack), chunk.reads) is not None
+        with detecting_out_of_memory():
+            values_CB = edited_upward(
+                chunk.network,
+                chunk.batch,
+                chunk.reads,
+                self._unedited,
+                values,
+                EditedCopies(to_device(heads_CLN), to_device(position_C)),
+                to_device(starts, np.int32),
+                site=site,
+                joins=joins(starts, chunk.stack.layers - apart),
+                value=chunk.objective.value,
+            )
+            values_BC = chunk.devices.fetch(values_CB).astype(np.float64).T
+        return values_BC[:, np.concatenate(list(map(is_new, numbers)))]
 
     def _run_copies(self, group: EditGroup, values: SiteValues, copies: np.ndarray) -> np.ndarray:
         """Return the objective `[G,B]` of some copies, run together."""
