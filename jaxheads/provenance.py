@@ -15,13 +15,18 @@ from typing import Any, Protocol
 
 import jax
 
+from .precision import arithmetic_used, precision_used
 from .source_state import source_state, version
 
 PACKAGES = ("jaxheads", "jax", "jaxlib", "flax", "numpy", "transformers")
 NUMERIC_PACKAGES = ("jaxheads", "jax", "jaxlib", "flax", "numpy", "optax")
 """Packages whose version decides the numbers of a result."""
 
-OF_THE_RUN = ("versions", "python", "platform", "device", "matmul_precision", "x64", "command", "git", "time_utc")
+OF_THE_RUN = (
+    *("versions", "python", "platform", "device"),
+    *("arithmetic", "matmul_precision", "x64"),
+    *("command", "git", "time_utc"),
+)
 """Keys of `environment`: when, where and by what a result was computed, beside what was asked."""
 
 _EDGE = r"""=:,;'"\[\](){}<>"""
@@ -35,9 +40,9 @@ def environment() -> dict[str, Any]:
     """Describe everything but its inputs that a result depends on, as plain JSON values.
 
     Keys: `versions` (by package, None if not installed; read without importing), `python`, `platform`, `device`
-    (`platform`, `kind`, `count`), `matmul_precision` (None: JAX's default), `x64`, `command` (list), `git`
-    (`revision`, `dirty`, of the checkout, or of what a wheel was built from; None if neither is known) and `time_utc`
-    (ISO 8601). The call starts JAX's backend.
+    (`platform`, `kind`, `count`), `arithmetic` and `matmul_precision` (of products of float32), `x64`, `command`
+    (list), `git` (`revision`, `dirty`, of the checkout, or of what a wheel was built from; None if neither is known)
+    and `time_utc` (ISO 8601). The call starts JAX's backend.
     """
     devices = jax.devices()
     config: Any = jax.config  # its attributes are dynamic: a type checker can't see them
@@ -50,7 +55,8 @@ def environment() -> dict[str, Any]:
             "kind": devices[0].device_kind,
             "count": len(devices),
         },
-        "matmul_precision": config.jax_default_matmul_precision,
+        "arithmetic": arithmetic_used(),
+        "matmul_precision": precision_used(),
         "x64": bool(config.jax_enable_x64),
         "command": [without_directories(os.path.basename(sys.argv[0])), *map(without_directories, sys.argv[1:])],
         "git": code(),
@@ -70,7 +76,7 @@ def numerics() -> dict[str, Any]:
         **{name: version(name) for name in NUMERIC_PACKAGES},
         "platform": jax.default_backend(),
         "x64": bool(config.jax_enable_x64),
-        "matmul_precision": config.jax_default_matmul_precision,
+        "matmul_precision": precision_used(),
         "prng": [config.jax_default_prng_impl, bool(config.jax_threefry_partitionable)],
     }
 

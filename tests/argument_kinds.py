@@ -29,8 +29,8 @@ KINDS = _by_argument(
         "matched consistent doubly_stochastic adds third aligned exact pack packed sums_to_one",
         "text": "mark needle role null_kind label revision name title",
         "name": "kind metric column method ablation parts better granularity normalise embedding content solver needs "
-        "direction mlps rule of site circuit measure side mlp_reads end linear norm softmax gate rescaled order axis "
-        "empty",
+        "direction mlps rule arithmetic of site circuit measure side mlp_reads end linear norm softmax gate rescaled "
+        "order axis empty",
         "names": "by axes kinds methods factors stacks",
         "path": "directory path cache source texts adapter",
         "directory": "resume",
@@ -46,7 +46,7 @@ KINDS = _by_argument(
         "sets": "sets",
         "heads": "kept known",
         "class labels": "labels",
-        "function": "function statistic network_of optimizer penalty monitor",
+        "function": "function statistic network_of optimizer penalty monitor finish",
         "metrics": "metrics",
         "numbers": "thresholds shares strengths",
         "wholes": "seeds checkpoints avoid",
@@ -82,6 +82,7 @@ KINDS_OF = {
     "evaluate.examples": "any",
     "by_hand.layers": "any",
     "by_hand.activation": "function",
+    "ByRows.rows": "function",
     "adopt.table": "mapping",
     "adopt.name": "text",
     "Model.with_parameters.table": "mapping",

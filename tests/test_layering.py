@@ -29,7 +29,7 @@ LAYERS = (
     ("provenance", "files", "progress", "arguments", "programs"),
     ("kinds", "interrupts", "compile_cache"),
     ("cache",),
-    ("checks", "columns", "extras", "source_state"),
+    ("checks", "columns", "extras", "precision", "source_state"),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 

@@ -48,7 +48,7 @@ def test_environment_says_versions_device_flags_and_time():
     }
     with jax.default_matmul_precision("bfloat16"), jax.enable_x64(True):
         changed = provenance.environment()
-    assert (changed["matmul_precision"], changed["x64"]) == ("bfloat16", True)
+    assert (changed["arithmetic"], changed["matmul_precision"], changed["x64"]) == ("bfloat16", "bfloat16", True)
     assert state["x64"] is False
     age = datetime.now(UTC) - datetime.fromisoformat(state["time_utc"])
     assert timedelta(0) <= age < timedelta(minutes=2)

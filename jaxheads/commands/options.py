@@ -50,6 +50,10 @@ class OnData:
     memory: int = 1 << 30
     """Bytes for the activations of a chunk of work, on each device."""
 
+    arithmetic: Literal["full", "differences", "fast"] | None = None
+    """Arithmetic of products of float32: full is the default on every device; differences makes sweeps faster where
+    bfloat16 is; fast is what the device does by itself."""
+
     columns: ClassVar[tuple[str, ...]] = ("clusters",)
     """The options that name a column."""
 

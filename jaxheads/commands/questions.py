@@ -49,7 +49,7 @@ def ask(options: OnData, command: str) -> None:
     model = load(options.model)
     unfinished = out / ".unfinished"
     devices = Mesh(np.array(jax.devices()), ("data",)) if jax.device_count() > 1 else None
-    shared = {"stack": options.stack, "level": options.level, "seed": options.seed, "memory": options.memory}
+    shared = {name: getattr(options, name) for name in ("stack", "level", "seed", "memory", "arithmetic")}
     table = _answer(options, model, columns, **shared, devices=devices, progress=True, resume=unfinished)
     # Equal examples make two runs paired, whatever the models and their tokens.
     digest = hashlib.sha256(json.dumps([columns[name] for name in names], default=str).encode()).hexdigest()

@@ -15,7 +15,7 @@ import numpy as np
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..objectives import Objective
-from ..programs import on_host, to_device
+from ..programs import on_host, platform, to_device
 from ..reads import Reads
 from .batching import rounded_size
 from .cost import forward_flops, pattern_entries
@@ -112,7 +112,7 @@ class Lengths:
 
     @staticmethod
     def _budget() -> float:
-        return COMPILATION_FLOPS.get(jax.default_backend(), COMPILATION_FLOPS_ELSEWHERE)
+        return COMPILATION_FLOPS.get(platform(), COMPILATION_FLOPS_ELSEWHERE)
 
 
 def sweep_runs(cells: int) -> float:

@@ -22,11 +22,13 @@ from ..checks import nearest, seed
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.network import Network
+from ..precision import Arithmetic, products
 from ..statistics import check_level
 from .asked import asking, parts_of
 from .devices import Devices
 from .identity import fingerprint
 from .journal import Journal
+from .placement import Placement
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,7 +49,16 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
         jax.sharding.Mesh | None,
         None,
         'a mesh to spread the work over: examples over its axis "data", edited copies over "questions", weights over '
-        '"model" (see `jaxheads.shard`); JAX\'s default device when left out.',
+        '"model" (see `jaxheads.shard`); JAX\'s default device when left out. A model too large for one device rests '
+        "in shares on all of them, and each layer is gathered when it runs.",
+    ),
+    "arithmetic": (
+        Arithmetic | None,
+        None,
+        'of products of float32: "full" computes them in float32 on every platform; "fast" as JAX does by default, on '
+        'a TPU with factors rounded to bfloat16; "differences", for sweeps that run edited copies, the unedited run '
+        "in full and what edits change with bfloat16 factors, which is nearly as exact and nearly as fast. "
+        '"full" when left out, unless `jax_default_matmul_precision` is set.',
     ),
     "progress": (
         bool | None,
@@ -75,6 +86,7 @@ class Options(TypedDict, total=False):
     seed: int
     memory: int
     devices: jax.sharding.Mesh | None
+    arithmetic: Arithmetic | None
     progress: bool | None
     resume: str | os.PathLike | None
 
@@ -109,8 +121,12 @@ class Resources:
     def network(self, model: Model) -> Network:
         """Return the model's network on the devices, put there once."""
         if id(model) not in self._networks:
-            self._networks[id(model)] = self.devices.network(model.network)
+            self._networks[id(model)] = self.devices.network(model.network, self.memory)
         return self._networks[id(model)]
+
+    def placement(self, model: Model) -> Placement:
+        """Return where the model's weights are while a question runs."""
+        return Placement.of(model.network, self.devices.mesh, self.memory)
 
     def journal(self, name: str, model: Model, *identity: Any) -> Journal:
         """Return the journal of one question: `identity` holds all that its answer depends on beside the model.
@@ -144,7 +160,8 @@ def shares_options(*, without: Iterable[str] = ()) -> Callable[[F], F]:
         def sharing(*arguments: Any, **named: Any) -> Any:
             check_options(sharing, named)
             arguments, named = with_clusters(own, *settled(own, arguments, named))
-            with asking(own.__name__, bound_arguments(own, arguments, named)):
+            asked = asking(own.__name__, bound_arguments(own, arguments, named))
+            with asked, products(named.get("arithmetic")):
                 return own(*arguments, **named)
 
         document(sharing, names)

@@ -22,6 +22,7 @@ from ..execution.asked import asking
 from ..execution.batching import Chunks, detecting_out_of_memory, run_chunks
 from ..execution.cost import Cost
 from ..execution.journal import Journal
+from ..execution.placement import Placement
 from ..execution.resources import (
     OPTIONS,
     Resources,
@@ -34,6 +35,7 @@ from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.stack import Stack
 from ..objectives import Objective, Reads, effect_range
+from ..precision import products
 from ..progress import Advance
 from ..progress import progress as show_progress
 from ..tables import HeadTable
@@ -77,6 +79,11 @@ class Plan(Protocol):
     @property
     def chunks(self) -> Chunks:
         """Examples and edited copies that run together."""
+        ...
+
+    @property
+    def placement(self) -> Placement:
+        """Where the weights are."""
         ...
 
     def cost(self) -> Cost:
@@ -157,7 +164,8 @@ def sweep(generator: Callable[..., Any] | None = None, *, returns: type[Any] = H
     @functools.wraps(generator)
     def planning(*arguments: Any, **named: Any) -> Plan:
         check_options(answering, named)
-        first = next(iter(generator(*arguments, **named)), None)
+        with products(named.get("arithmetic")):
+            first = next(iter(generator(*arguments, **named)), None)
         if first is None:
             raise _empty_stream()
         assert first.plan is not None, "a sweep's questions have plans"
@@ -255,7 +263,8 @@ def _answering(generator: Callable[..., Iterator[Question]], returns: type[Any])
         # The second argument holds the inputs: one batch, or a stream of batches or of pairs.
         bound = inspect.signature(generator).bind(*arguments, **named)
         stream = not isinstance(list(bound.arguments.values())[1], Batch)
-        with asking(generator.__name__, bound_arguments(generator, arguments, named)):
+        asked = asking(generator.__name__, bound_arguments(generator, arguments, named))
+        with asked, products(named.get("arithmetic")):
             return _answer(generator.__name__, questions, stream=stream, level=level, seed=seed)
 
     document(answering, returns=returns)

@@ -91,7 +91,8 @@ def exact(
     chunks = choose_chunks(costs, groups, len(batch), resources)
     together = all_together(chunks, costs, groups, len(batch))
     chunks, upward = (chunks, False) if together is None else (together, True)
-    plan = Plan(tuple(groups), costs, len(batch), chunks, source.count, source.runs, upward)
+    placement = resources.placement(model)
+    plan = Plan(tuple(groups), costs, len(batch), chunks, placement, source.count, source.runs, upward)
     # Memory that ended once would end in each later chunk again: the smaller number is kept for all of them.
     fitting = _Fitting(chunks.copies, upward)
 
