@@ -133,7 +133,7 @@ def edited(
         def stream(stack: Stack, _: Array, context: AttentionInputs) -> Array | None:
             if stack.name not in unedited.resid_pre:
                 return unedited.done.get(stack.name)
-            run = _CopyRun(stack, batch, context, unedited, values, copy, site)
+            run = CopyRun(stack, batch, context, unedited, values, copy, site)
             return run.stream(start, rows_read(network, stack, reads))
 
         return objective_values(network, batch, reads, stream, value)
@@ -143,7 +143,7 @@ def edited(
     return jax.vmap(run_copy)(copies)
 
 
-class _CopyRun(NamedTuple):
+class CopyRun(NamedTuple):
     """One edited copy of a stream's run, with its cross-attention; `copy` has no leading axis."""
 
     stack: Stack
@@ -192,6 +192,10 @@ class _CopyRun(NamedTuple):
             return self._layer(x, layer, self._later_edit(layer))
 
         return jax.lax.fori_loop(start + 1, stop, step, x_BtD)
+
+    def edited_layer(self, x_BtD: Array, layer: int | Array, rows_BR: Array | None = None) -> Array:
+        """Run one layer, whichever it is, with what this copy edits in it."""
+        return self._layer(x_BtD, layer, self._edit(layer, rows_BR), rows_BR)
 
     def _layer(
         self, x_BtD: Array, layer: int | Array, edit: Edit, rows_BR: Array | None = None, *, cross_only: bool = False
