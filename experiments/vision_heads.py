@@ -34,14 +34,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jax import Array
 
 import jaxheads as jh
 from jaxheads.data.tasks import Corners, Digits, Sample
-from jaxheads.measure.patterns import Example, Scored
+from jaxheads.measure.patterns import ByRows, Example, Quotient, mean_sums
 from jaxheads.tables import marked_count
 from jaxheads.train import Network, Trace, Trained, ablation_losses, evolution, grid, head_scores, scores, trace, train
 
@@ -60,9 +59,9 @@ MEAN_SHARE = (0.0, float(np.nextafter(1, 2)))
 """Range of a share that was itself counted over many examples: one that is 0 or 1 is no single yes or no."""
 
 
-def attention_from_cls(pattern_TS: Array, example: Example, mark: str) -> Scored:
+def attention_from_cls(pattern_TS: Array, example: Example, mark: str) -> Quotient:
     """Return the attention of CLS to marked patches."""
-    return (pattern_TS[0] * example.mark(mark)[0]).sum(), jnp.bool_(True)
+    return mean_sums((pattern_TS * example.mark(mark)).sum(axis=1), example.rows == 0)
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Condition:
 
 FAR = (
     along("opposite"),
-    jh.Metric("cls_to_corner", attention_from_cls, (("mark", "corner"),), marks=("corner",)),
+    jh.Metric("cls_to_corner", ByRows(attention_from_cls), (("mark", "corner"),), marks=("corner",)),
 )
 CONDITIONS = (
     Condition("digits", Digits(), 1.0),

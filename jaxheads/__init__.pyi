@@ -14,6 +14,7 @@ from .evidence.nulls import shuffled_marks
 from .evidence.roles import Evidence, name_heads
 from .evidence.selection import held_out, with_intervals
 from .evidence.specialisation import Specialisation, specialisation
+from .execution.rehearsal import rehearse
 from .log_probabilities import answer_log_probability, kl_divergence
 from .measure import patterns, weights
 from .measure.direct.direct_effects import DirectParts, direct_effects, direct_parts
@@ -21,7 +22,7 @@ from .measure.direct.lens import logit_lens
 from .measure.direct.logit_copying import logit_copying, name_copying
 from .measure.direct.text_span import TextSpan, text_span
 from .measure.in_context_learning import ContextScore, icl_score
-from .measure.patterns import METRICS, Metric, head_detector, marked_share, register, retrieval, token_class
+from .measure.patterns import METRICS, ByRows, Metric, head_detector, marked_share, register, retrieval, token_class
 from .measure.patterns.alignment import alignment_error_rate
 from .measure.patterns.given_patterns import measure_patterns
 from .measure.patterns.scoring import measure
@@ -102,6 +103,7 @@ __all__ = [
     "ContextScore",
     "Specialisation",
     "TextSpan",
+    "ByRows",
     "Metric",
     "compare_heads",
     "head_detector",
@@ -172,6 +174,7 @@ __all__ = [
     "patch",
     "plan",
     "probability_difference",
+    "rehearse",
     "share",
     # by which ways
     "Graph",

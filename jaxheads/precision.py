@@ -5,7 +5,6 @@ difference between two runs, of which that leaves one or two digits. So jaxheads
 """
 
 import functools
-import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,20 +49,21 @@ def products(arithmetic: Arithmetic | None = None) -> Iterator[None]:
         _ASKED.reset(token)
 
 
-def available(arithmetic: Arithmetic | None, *, copies: bool = True) -> Arithmetic | None:
+def available(arithmetic: Arithmetic | None, platform: str, *, copies: bool = True) -> Arithmetic | None:
     """Return the arithmetic that a question is computed with.
 
     Differences are full where the question runs no edited copies, and on a CPU that does not multiply bfloat16 itself,
     where they would be slower; a warning says so, once.
 
     Args:
+        platform: that programs are made for.
         copies: whether the question runs edited copies.
     """
     if arithmetic not in DIFFERENCE_TERMS:
         return arithmetic
     if not copies:
         return "full"
-    if jax.default_backend() == "cpu" and not _multiplies_bfloat16():
+    if platform == "cpu" and not _multiplies_bfloat16():
         _warn_of_slow_bfloat16(arithmetic)
         return "full"
     return arithmetic
@@ -72,7 +72,7 @@ def available(arithmetic: Arithmetic | None, *, copies: bool = True) -> Arithmet
 @functools.cache
 def _warn_of_slow_bfloat16(arithmetic: str) -> None:
     warnings.warn(
-        f"arithmetic={arithmetic!r} is computed as 'full': this CPU ({platform.machine()}) has no instructions that "
+        f"arithmetic={arithmetic!r} is computed as 'full': this CPU has no instructions that "
         "multiply bfloat16 (AMX or AVX512-BF16), without which differences are slower than float32",
         stacklevel=3,
     )

@@ -13,6 +13,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -40,20 +41,43 @@ MAPPINGS_AFTER = 32
 
 logger = logging.getLogger(__name__)
 
+REHEARSAL: ContextVar[Callable[["Compiled", tuple[Any, ...], dict[str, Any]], Any] | None]
+REHEARSAL = ContextVar("rehearsal", default=None)
+"""What is called in place of every program, by function, arguments and keywords; None where programs run."""
+
+PLATFORM: ContextVar[str | None] = ContextVar("platform", default=None)
+"""The platform that a rehearsal is for; None where programs run."""
+
+
+_NO_VALUES = (
+    "expected parameters with values, got shapes alone (jh.init(…, shapes_only=True)), which nothing can be computed "
+    "with; plan the question (jh.plan) or rehearse it (jh.rehearse)"
+)
+
+
+def platform() -> str:
+    """Return the platform that programs are made for: JAX's default one, or that of a rehearsal."""
+    return PLATFORM.get() or jax.default_backend()
+
 
 class Compiled(Generic[R]):
     """A function that compiles for each shape of its arguments; see `compiled`."""
 
     def __init__(self, function: Callable[..., R], options: dict[str, Any]):
         functools.update_wrapper(self, function)
-        self.function, self.options = function, options
+        self.function, self.options = _entered(function), options
         self._inner: dict[str, Any] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> R:
         leaves = jax.tree.leaves((args, kwargs))
+        rehearse = REHEARSAL.get()
         with products():
+            if rehearse is not None and not any(isinstance(leaf, Tracer) for leaf in leaves):
+                return rehearse(self, args, kwargs)
             if any(isinstance(leaf, Tracer) for leaf in leaves):
                 return self.inner(*args, **kwargs)
+            if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
+                raise ValueError(_NO_VALUES)
             return _PROGRAMS.of(self, (arithmetic_used(), *map(_kind, leaves)))(*args, **kwargs)
 
     @property
@@ -124,6 +148,21 @@ def take_examples(tree: T, examples: ArrayLike) -> T:
         return array[indices] if known is None else to_device(known[indices])
 
     return jax.tree.map(taken, tree)
+
+
+def _entered(function: Callable[..., R]) -> Callable[..., R]:
+    """Return a function that takes each argument as a program uses it: networks have a method `within_program`."""
+
+    @functools.wraps(function)
+    def entered(*args: Any, **kwargs: Any) -> R:
+        return function(*map(_used, args), **{name: _used(value) for name, value in kwargs.items()})
+
+    return entered
+
+
+def _used(argument: Any) -> Any:
+    within = getattr(argument, "within_program", None)
+    return argument if within is None else within()
 
 
 def _kind(leaf: Any) -> Any:

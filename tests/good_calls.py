@@ -48,11 +48,14 @@ RESULTS = {
 """Classes of answers, whose constructors users don't call."""
 
 INTERNAL = {
-    *("Network", "Objective", "Task", "Model", "SiteEdit", "Batch", "plan", "SiteEdit.apply", "Batch.tree_unflatten"),
+    *("Network", "Objective", "Task", "Model", "SiteEdit", "Batch", "plan", "rehearse", "SiteEdit.apply"),
+    "Batch.tree_unflatten",
     *(
         "Example.raw_mark",
+        "Example.query_mark",
         "Example.mark",
         "Example.neighbours",
+        "Example.key_neighbours",
         "Example.to_sink",
         "Panel.set",
         "Picture.set",
@@ -151,6 +154,7 @@ CALLS: dict[str, dict[str, Any]] = {
     # patterns and roles
     "Evidence": {"role": "a", "scores": scores, "null": scores, "null_kind": "random"},
     "Evidence.from_tables": {"scores": table, "null": table, "null_kind": "random"},
+    "ByRows": {"rows": lambda pattern_TS, example: (pattern_TS.sum(), example.mask.sum(dtype=jnp.float32))},
     "Metric": {"name": "own", "function": lambda pattern_TS, example: (pattern_TS[0, 0], True)},
     "Metric.variant": {"self": lambda: jh.METRICS["induction"], "name": "other"},
     "compare_heads": {"model": model, "batch": batch},
@@ -180,6 +184,8 @@ CALLS: dict[str, dict[str, Any]] = {
         "sure": np.eye(2)[None],
     },
     "attention_to": {"pattern_TS": np.eye(3), "target_TS": np.eye(3, dtype=bool)},
+    "attention_sums": {"pattern_TS": np.eye(3), "target_TS": np.eye(3, dtype=bool)},
+    "mean_sums": {"values_T": np.ones(3), "counts_T": np.ones(3, bool)},
     "mean": {"values_T": np.ones(3), "counts_T": np.ones(3, bool)},
     "evaluate": {
         "metrics": lambda: [jh.METRICS["induction"]],

@@ -112,6 +112,35 @@ def test_git_state_is_dirty_when_code_differs(repository, changed):
     assert state["dirty"] is True
 
 
+def test_git_is_asked_again_only_after_a_change(repository, monkeypatch):
+    package, asked = repository / "package", []
+    own = source_state._git
+    monkeypatch.setattr(source_state, "_git", lambda *arguments: asked.append(arguments) or own(*arguments))
+    state = source_state.git_state(package)
+    assert asked
+    asked.clear()
+    assert source_state.git_state(package) == state
+    assert not asked, "nothing has changed, and processes were started"
+
+
+@pytest.mark.parametrize("changed", ["package/code.py", "package/new.py", "elsewhere/new.py", "notes/new.py"])
+def test_git_state_follows_the_code_within_a_process(repository, changed):
+    (repository / "notes").mkdir()
+    (repository / "notes" / "text.md").write_text("no code")
+    clean = source_state.git_state(repository / "package")
+    assert clean is not None
+    assert not clean["dirty"]
+    (repository / changed).parent.mkdir(exist_ok=True)
+    (repository / changed).write_text("y = 2\n")
+    assert source_state.git_state(repository / "package") == clean | {"dirty": True}
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "second")
+    later = source_state.git_state(repository / "package")
+    assert later == {"revision": git(repository, "rev-parse", "HEAD"), "dirty": False}
+    git(repository, "checkout", "-q", "--detach", clean["revision"])
+    assert source_state.git_state(repository / "package") == clean
+
+
 def test_a_wheel_reads_its_commit_from_a_file(repository):
     assert source_state.source_state(repository / "package") == source_state.git_state(repository / "package")
     state = {"revision": "0" * 40, "dirty": False}

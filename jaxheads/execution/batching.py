@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from ..programs import platform
+
 CPU_TOKENS = 1536
 """Tokens a matrix product on CPU: XLA's products are fastest near a thousand and slower for very large ones."""
 
@@ -129,7 +131,7 @@ def detecting_out_of_memory() -> Iterator[None]:
 
 def matmul_tokens() -> int:
     """Return how many tokens one matrix product should have on this device."""
-    return CPU_TOKENS if jax.default_backend() == "cpu" else ACCELERATOR_TOKENS
+    return CPU_TOKENS if platform() == "cpu" else ACCELERATOR_TOKENS
 
 
 def even_size(count: int, most: int) -> int:

@@ -27,7 +27,8 @@ class Cost:
 
     Attributes:
         flops: floating point operations of matrix products (a multiply and an add are two).
-        bytes: memory at the peak: weights, the unedited run's cache, and the activations of one chunk of work.
+        bytes: memory at the peak, of each device: weights, the unedited run's cache, and the activations of one chunk
+            of work.
         whole: operations of as many whole forward passes with all logits: what a loop over edited copies would cost.
     """
 
@@ -59,7 +60,6 @@ class CostModel:
         rows: positions that the objective reads.
         columns: operations to read one of them.
         vocabulary: operations to read all logits of a position.
-        weights: bytes of all parameters.
         cached: bytes of the unedited run's cache, of one example.
         copied: bytes of the activations of one edited copy of one example.
     """
@@ -79,7 +79,6 @@ class CostModel:
     rows: int
     columns: int
     vocabulary: int
-    weights: int
     cached: int
     copied: int
 
@@ -113,7 +112,6 @@ class CostModel:
             rows=reads.rows.shape[1],
             columns=2 * width * columns,
             vocabulary=2 * width * vocabulary,
-            weights=sum(leaf.nbytes for leaf in jax.tree.leaves(network)),
             cached=FLOAT * stack.layers * T * (len(stream.members) * stack.width + stack.heads * stack.head_size),
             copied=copy_bytes(streams[index:], batch, reads, vocabulary),
         )

@@ -14,7 +14,9 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ..models.gathering import marked, resting
 from ..models.sharding import automatic, fetch, put
+from .placement import Placement
 
 AXES = ("data", "questions", "model")
 
@@ -63,8 +65,11 @@ class Devices:
         """Put arrays whole on every device."""
         return tree if self.mesh is None else self._put(tree, P())
 
-    def network(self, network: Any) -> Any:
-        """Return a network as `jaxheads.shard` split it over this very mesh, else put whole on every device.
+    def network(self, network: Any, activations: int = 0) -> Any:
+        """Return a network as `jaxheads.shard` split it over this very mesh, else placed as the sizes have it.
+
+        Args:
+            activations: bytes that a chunk of work takes on each device; see `Placement`.
 
         Raises:
             ValueError: for one that is split over another mesh.
@@ -72,6 +77,9 @@ class Devices:
         if self.mesh is None:
             return network
         meshes = {leaf.sharding.mesh for leaf in jax.tree.leaves(network) if isinstance(leaf.sharding, NamedSharding)}
+        if not meshes and Placement.of(network, self.mesh, activations).kind == "gathered":
+            network = jax.tree.map(put, network, resting(network, self.mesh))
+            return marked(network, self.mesh, self.mesh.axis_names)
         if not meshes:
             return self.everywhere(network)
         if meshes != {self.mesh}:

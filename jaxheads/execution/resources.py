@@ -24,11 +24,13 @@ from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.network import Network
 from ..precision import DIFFERENCE_TERMS, Arithmetic, arithmetic_used, available, products
+from ..programs import platform
 from ..statistics import check_level
 from .asked import asking, parts_of
 from .devices import Devices
 from .identity import fingerprint
 from .journal import Journal
+from .placement import Placement
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,7 +51,8 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
         jax.sharding.Mesh | None,
         None,
         'a mesh to spread the work over: examples over its axis "data", edited copies over "questions", weights over '
-        '"model" (see `jaxheads.shard`); JAX\'s default device when left out.',
+        '"model" (see `jaxheads.shard`); JAX\'s default device when left out. A model too large for one device rests '
+        "in shares on all of them, and each layer is gathered when it runs.",
     ),
     "arithmetic": (
         Arithmetic | None,
@@ -123,10 +126,14 @@ class Resources:
     def network(self, model: Model) -> Network:
         """Return the model's network on the devices, put there once; for differences in float32."""
         if id(model) not in self._networks:
-            network = self.devices.network(model.network)
+            network = self.devices.network(model.network, self.memory)
             # All but the products of differences is computed in float32, whatever the weights are stored in.
             self._networks[id(model)] = _widened(network) if arithmetic_used() in DIFFERENCE_TERMS else network
         return self._networks[id(model)]
+
+    def placement(self, model: Model) -> Placement:
+        """Return where the model's weights are while a question runs."""
+        return Placement.of(model.network, self.devices.mesh, self.memory)
 
     def journal(self, name: str, model: Model, *identity: Any) -> Journal:
         """Return the journal of one question: `identity` holds all that its answer depends on beside the model.
@@ -162,7 +169,7 @@ def shares_options(*, without: Iterable[str] = (), copies: bool = False) -> Call
             check_options(sharing, named)
             arguments, named = with_clusters(own, *settled(own, arguments, named))
             asked = asking(own.__name__, bound_arguments(own, arguments, named))
-            with asked, products(available(named.get("arithmetic"), copies=copies)):
+            with asked, products(available(named.get("arithmetic"), platform(), copies=copies)):
                 return own(*arguments, **named)
 
         document(sharing, names)
@@ -190,8 +197,14 @@ def check_options(function: Any, named: Mapping[str, Any]) -> None:
 
 def _widened(network: Network) -> Network:
     """Return a network whose weights of 16 bits are float32."""
-    half = (jnp.bfloat16, jnp.float16)
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if leaf.dtype in half else leaf, network)
+
+    def wide(leaf: Any) -> Any:
+        if leaf.dtype not in (jnp.bfloat16, jnp.float16):
+            return leaf
+        # A rehearsal has shapes in place of arrays.
+        return leaf.astype(jnp.float32) if isinstance(leaf, jax.Array) else leaf.update(dtype=jnp.float32)
+
+    return jax.tree.map(wide, network)
 
 
 def _check_memory(memory: int) -> None:

@@ -26,7 +26,8 @@ from .loading.weights import Table, fill
 from .model import Model
 from .recognition import Recognised, recognise, with_family
 from .removed_heads import HEADS, with_removed_heads
-from .sharding import Rules, arrange
+from .sharding import Arrangement, Rules
+from .unfilled import unfilled
 
 
 @checked(head=among(("none",)))
@@ -54,13 +55,14 @@ def load(
         dtype: dtype in which weights are held and computed, whatever they are stored in: float32, bfloat16, float16,
             or float64 where `jax_enable_x64` is set.
         mesh: split the parameters over its axis "model" as they are read, so that no device ever holds the whole
-            model (and, for safetensors and GGUF, the host no more than a parameter); see `jaxheads.shard`.
+            model (and, for safetensors and GGUF, the host no more than a parameter). On a mesh without that axis they
+            rest in shares on all devices, and are gathered layer by layer; see `jaxheads.shard`.
         rules: rules for the mesh, tried before the default ones; see `jaxheads.shard`.
 
     Raises:
         ValueError: for a source, an architecture, a config field or a tensor that is not understood; for tensors that
             are missing or of a wrong shape (all in one message); for a file with a wrong hash or broken contents; for
-            a dtype that is not floating; for a mesh without that axis, or rules that don't fit.
+            a dtype that is not floating, or rules that don't fit the mesh.
         OSError: if a file can't be fetched, read or written.
     """
     dtype = floating("dtype", dtype)  # before anything is fetched
@@ -71,7 +73,14 @@ def load(
 
 
 @checked()
-def init(config: Mapping[str, Any], *, seed: int = 0, dtype: Any = jnp.float32, name: str = "unnamed") -> Model:
+def init(
+    config: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    dtype: Any = jnp.float32,
+    name: str = "unnamed",
+    shapes_only: bool = False,
+) -> Model:
     """Build a model with random weights, of the architecture that a Hugging Face config describes.
 
     Args:
@@ -79,6 +88,8 @@ def init(config: Mapping[str, Any], *, seed: int = 0, dtype: Any = jnp.float32, 
         seed: seed of the weights. Matrices are normal with standard deviation 0.02, norms and biases neutral.
         dtype: dtype in which weights are held and computed.
         name: the model's name in tables and messages.
+        shapes_only: whether parameters are shapes without values, which take no memory: for `jaxheads.plan` and
+            `jaxheads.rehearse`, of models that this machine could not hold.
 
     Raises:
         ValueError: for a family, a field or a value that is not understood, or a dtype that is not floating.
@@ -87,10 +98,15 @@ def init(config: Mapping[str, Any], *, seed: int = 0, dtype: Any = jnp.float32, 
     family = family_of(config, name)
     family_config = family.config_type.from_hf(config)
     keep_by_default()
-    network = jax.jit(lambda key: family(family_config, rngs=nnx.Rngs(key)))(jax.random.key(seed))
-    graph, parameters, rest = nnx.split(network, nnx.Param, ...)
-    network = nnx.merge(graph, jax.tree.map(lambda weight: weight.astype(dtype), parameters), rest)
-    return Model(network, name=name, identity=lambda: f"random, seed {seed}", hf_config=dict(config))
+
+    def new(key: jax.Array) -> Any:
+        graph, parameters, rest = nnx.split(family(family_config, rngs=nnx.Rngs(key)), nnx.Param, ...)
+        return nnx.merge(graph, jax.tree.map(lambda weight: weight.astype(dtype), parameters), rest)
+
+    key = jax.random.key(seed)
+    network = unfilled(jax.eval_shape(new, key)) if shapes_only else jax.jit(new)(key)
+    identity = "shapes without values" if shapes_only else f"random, seed {seed}"
+    return Model(network, name=name, identity=lambda: identity, hf_config=dict(config))
 
 
 def family_of(config: Mapping[str, Any], name: str) -> Any:
@@ -153,13 +169,15 @@ def build(
     _check_sizes(checkpoint)
     keep_by_default()
     tokenizer, no_tokenizer = checkpoint.tokenizer, checkpoint.no_tokenizer  # before the weights, which take long
-    placement = {} if mesh is None else {"arrange": arrange(mesh, rules)}
+    arrangement = None if mesh is None else Arrangement.of(mesh, rules)
+    placement = {} if arrangement is None else {"arrange": arrangement}
 
     def new() -> Any:
         return with_removed_heads(family(recognised.config, rngs=nnx.Rngs(0)), heads)
 
     with named(checkpoint.name):
         network = fill(new, recognised.table, checkpoint, dtype, **placement)
+    network = network if arrangement is None else arrangement.marked(network)
     removed = {HEADS: checkpoint.config[HEADS]} if HEADS in checkpoint.config else {}
     return Model(
         network,

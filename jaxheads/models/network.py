@@ -8,6 +8,7 @@ from jax import Array
 
 from ..checks import one_of, shown
 from ..precision import products
+from .gathering import Gather, used
 from .inputs.batch import AttentionInputs, Batch
 from .sites import SiteEdit
 from .stack import Reader, Stack, take_rows
@@ -27,12 +28,18 @@ class Network(nnx.Module):
     """Base of every family's module: residual streams, run one after the other, and a head on the last of them."""
 
     config: Any
+    gather: Gather | None = None
+    """The place in use of weights outside of layers, where they rest in shares on a mesh; see `gathering`."""
     apart: ClassVar[bool] = False
     """Whether no stream reads another, so that a batch may have inputs for only one of them."""
     text_length: int | None = None
     """Length to which texts are padded with tokens that the model reads (SigLIP); None where padding is not read."""
     without_logits: ClassVar[str] = "has no such head"
     """End of the error message for an objective that needs logits, of a network without them."""
+
+    def within_program(self) -> "Network":
+        """Return this network as a compiled program uses it; layers gather their own weights when they run."""
+        return used(self.gather, self)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -5,9 +5,10 @@ section 3); small parameters are on every device. The forward pass is unchanged:
 shardings. A device receives only its own shards.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ..arguments import checked
+from .gathering import gathering_axes, marked, resting_spec
 from .model import Model
 
 Rules = Sequence[tuple[str, P]]
@@ -57,14 +59,16 @@ def default_rules(axis: str = "model") -> Rules:
 
 
 @checked()
-def shard(model: Model, mesh: Mesh, rules: Rules = (), *, axis: str = "model") -> Model:
+def shard(model: Model, mesh: Mesh, rules: Rules = (), *, axis: str = "model", gather: bool | None = None) -> Model:
     """Split a model's parameters over a mesh and return the new model; `placement` shows the result.
 
     Args:
         rules: tried before `default_rules(axis)`. A parameter is split by the first rule that matches its path and
             divides its axes evenly; without one, every device holds it whole. Specs leave out the layer axis of
             stacked parameters, which is never split.
-        axis: the mesh's axis for the default rules.
+        axis: the mesh's axis for the default rules, over which heads are split.
+        gather: whether parameters rest in shares over the mesh's other axes, too, and each layer's are gathered when
+            it runs (FSDP). When left out, so it is on a mesh without `axis`.
 
     Raises:
         ValueError: for a parameter that no rule matches, one of `rules` that matches no parameter, a spec with more
@@ -72,9 +76,10 @@ def shard(model: Model, mesh: Mesh, rules: Rules = (), *, axis: str = "model") -
     """
     graph, state, settings = nnx.split(model.network, nnx.Param, ...)
     flat = {".".join(map(str, path)): (path, variable) for path, variable in nnx.to_flat_state(state)}
-    place = arrange(mesh, rules, axis=axis)({name: variable.shape for name, (_, variable) in flat.items()})
+    arrangement = Arrangement.of(mesh, rules, axis=axis, gather=gather)
+    place = arrangement({name: variable.shape for name, (_, variable) in flat.items()})
     placed = [(path, variable.replace(place(name, variable[...]))) for name, (path, variable) in flat.items()]
-    return replace(model, network=nnx.merge(graph, nnx.from_flat_state(placed), settings))
+    return replace(model, network=arrangement.marked(nnx.merge(graph, nnx.from_flat_state(placed), settings)))
 
 
 @checked()
@@ -94,36 +99,68 @@ def placement(model: Model) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("parameter")
 
 
-def arrange(
-    mesh: Mesh, rules: Rules = (), *, axis: str = "model"
-) -> Callable[[Shapes], Callable[[str, np.ndarray | Array], Array]]:
-    """Return a function of all parameters' shapes that returns a function to put one parameter on the mesh.
+@dataclass(frozen=True)
+class Arrangement:
+    """An arrangement of parameters on a mesh: called with all their shapes, it returns the function that puts one.
 
-    Both rules and shapes are checked before anything is put; raises as `shard` does.
+    Attributes:
+        rules: for all parameters, each its spec in use.
+        own: the number of rules that are the user's.
+        gathered: the axes over which parameters rest in shares beside; none where they are used as they rest.
     """
-    mesh = automatic(mesh)
-    if axis not in mesh.axis_names:
-        raise ValueError(f"weights are split over the axis {axis!r}; the mesh has {', '.join(mesh.axis_names)}")
-    all_rules = (*rules, *default_rules(axis))
 
-    def of_shapes(shapes: Shapes) -> Callable[[str, np.ndarray | Array], Array]:
-        if unknown := [name for name in shapes if not any(re.fullmatch(pattern, name) for pattern, _ in all_rules)]:
+    mesh: Mesh
+    rules: Rules
+    own: int
+    gathered: tuple[str, ...]
+
+    @classmethod
+    def of(cls, mesh: Mesh, rules: Rules = (), *, axis: str = "model", gather: bool | None = None) -> "Arrangement":
+        """Check a user's mesh and rules; raises as `shard` does."""
+        mesh = automatic(mesh)
+        whole = axis not in mesh.axis_names
+        if whole and (axis != "model" or gather is False):
+            raise ValueError(f"weights are split over the axis {axis!r}; the mesh has {', '.join(mesh.axis_names)}")
+        # Without an axis for heads, the default rules have nothing to split: each parameter is used whole.
+        every = (*rules, *([(".*", P())] if whole else default_rules(axis)))
+        return cls(mesh, every, len(rules), gathering_axes(mesh, axis) if gather or whole else ())
+
+    def __call__(self, shapes: Shapes) -> Callable[[str, np.ndarray | Array], Array]:
+        """Return the function that puts one parameter on the mesh; shapes are checked before anything is put."""
+        if unknown := [name for name in shapes if not any(re.fullmatch(pattern, name) for pattern, _ in self.rules)]:
             raise ValueError(f"no rule says how to split {', '.join(unknown)}; give rules=((pattern, spec), …)")
-        if idle := [pattern for pattern, _ in rules if not any(re.fullmatch(pattern, name) for name in shapes)]:
+        own = self.rules[: self.own]
+        if idle := [pattern for pattern, _ in own if not any(re.fullmatch(pattern, name) for name in shapes)]:
             raise ValueError(
                 f"the rules {idle} match no parameter's whole name; the parameters are {', '.join(shapes)}"
             )
-        shardings = {name: NamedSharding(mesh, _spec(name, shape, all_rules, mesh)) for name, shape in shapes.items()}
+        largest = max(math.prod(_layer_shape(name, shape)) for name, shape in shapes.items())
+        shardings = {name: NamedSharding(self.mesh, self._spec(name, shape, largest)) for name, shape in shapes.items()}
         return lambda name, value: put(value, shardings[name])
 
-    return of_shapes
+    def marked(self, network: Any) -> Any:
+        """Return a network whose parameters were put so, with what its programs gather."""
+        return marked(network, self.mesh, self.gathered) if self.gathered else network
+
+    def _spec(self, name: str, shape: tuple[int, ...], largest: int) -> P:
+        """Return the spec of the first rule that matches and divides evenly, with None for a layer axis."""
+        layer_shape, spec = _layer_shape(name, shape), P()
+        for pattern, rule in self.rules:
+            if re.fullmatch(pattern, name) and _divides(name, layer_shape, rule, self.mesh):
+                spec = rule
+                break
+        spec = resting_spec(layer_shape, spec, self.mesh, self.gathered, largest)
+        return P(None, *spec) if _is_stacked(name) else spec
 
 
 def put(value: np.ndarray | Array, sharding: NamedSharding) -> Array:
     """Put a value, which every process has, on the devices, each of which receives its own shard only.
 
-    A NumPy array must not be changed afterwards: on CPU the devices may use its memory.
+    A NumPy array must not be changed afterwards: on CPU the devices may use its memory. A shape without values (see
+    `jaxheads.init`) stays one, and says where it would be.
     """
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return type(value)(value.shape, value.dtype, sharding=sharding)  # type: ignore[return-value]
     if isinstance(value, Array) and not value.is_fully_addressable:
         return jax.device_put(value, sharding)
     host = np.asarray(value)
@@ -142,14 +179,12 @@ def automatic(mesh: Mesh) -> Mesh:
     return Mesh(mesh.devices, mesh.axis_names)
 
 
-def _spec(name: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) -> P:
-    """Return the spec of the first rule that matches and divides evenly, with None for a layer axis."""
-    stacked = "blocks" in name.split(".")
-    layer_shape = shape[1:] if stacked else shape
-    for pattern, spec in rules:
-        if re.fullmatch(pattern, name) and _divides(name, layer_shape, spec, mesh):
-            return P(None, *spec) if stacked else spec
-    return P()
+def _is_stacked(name: str) -> bool:
+    return "blocks" in name.split(".")
+
+
+def _layer_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[1:] if _is_stacked(name) else shape
 
 
 def _divides(name: str, shape: tuple[int, ...], spec: P, mesh: Mesh) -> bool:

@@ -19,6 +19,7 @@ from jax import Array
 
 from .attention import Edit, unchanged
 from .blocks import Block
+from .gathering import Gather, used
 from .inputs.axes import TOKENS, Axis
 from .inputs.batch import AttentionInputs, Batch, Positions
 from .sites import SITES, SiteEdit, editor, has_heads, is_of_keys
@@ -68,9 +69,13 @@ class Stack(nnx.Module):
         sharing: for each layer the number of the block whose weights it uses, where layers share weights (ALBERT).
         cross: the stack of the cross-attention that follows each layer.
 
+    `gather` is the place of a layer's weights while the layer runs, where they rest in shares on a mesh; else None.
+
     Raises:
         ValueError: for less than one layer, or a `cross` with another number of layers.
     """
+
+    gather: Gather | None = None
 
     def __init__(
         self,
@@ -195,11 +200,25 @@ class Stack(nnx.Module):
         """Return one layer's block; `layer` may be traced."""
         if self.sharing is not None:
             layer = jnp.asarray(self.sharing)[layer]
-        return jax.tree.map(lambda weight: weight[layer], self.blocks)
+        return used(self.gather, jax.tree.map(lambda weight: weight[layer], self.blocks))
 
     def layer(self, layer: int | Array) -> Layer:
         """Return one layer's block with that of its cross-attention; `layer` may be traced."""
         return Layer(self.block(layer), None if self.cross is None else self.cross.block(layer))
+
+    @property
+    def scanned(self) -> Layer | None:
+        """All layers' weights, to scan over, each as `scanned_layer` takes it; None where layers share weights."""
+        if self.sharing is not None:
+            return None
+        return Layer(self.blocks, None if self.cross is None else self.cross.blocks)
+
+    def scanned_layer(self, number: Array, scanned: Layer | None) -> Layer:
+        """Return the layer of one step of a scan over `scanned`."""
+        if scanned is None:
+            return self.layer(number)
+        cross = None if self.cross is None else used(self.cross.gather, scanned.cross)
+        return Layer(used(self.gather, scanned.own), cross)
 
     def run(
         self,
@@ -226,14 +245,12 @@ class Stack(nnx.Module):
 
         def step(x: Array, numbered: tuple[Array, Layer | None]) -> tuple[Array, dict[str, Any]]:
             number, scanned = numbered
-            layer = self.layer(number) if scanned is None else scanned
+            layer = self.scanned_layer(number, scanned)
             edit_of = {stack.name: editor(edits, stack.name, number) for stack in self.members}
             x, seen = self.run_layer(layer, x, context, edit_of)
             return x, {name: reader({**seen[name], "layer": number}) for name, reader in readers.items()}
 
-        # Where layers share weights there are fewer blocks than layers: `step` indexes them instead.
-        blocks = Layer(self.blocks, None if self.cross is None else self.cross.blocks)
-        return jax.lax.scan(wrap(step), x_BTD, (jnp.arange(self.layers), blocks if self.sharing is None else None))
+        return jax.lax.scan(wrap(step), x_BTD, (jnp.arange(self.layers), self.scanned))
 
     def run_layer(
         self,

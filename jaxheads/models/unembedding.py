@@ -11,11 +11,21 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..precision import products
+from .row_chunks import in_row_chunks
 
 State = TypeVar("State")
 
 COLUMNS_AT_ONCE = 4096
 """Columns of the vocabulary whose logits are held at a time, at most."""
+
+
+ROWS_AT_ONCE = 8192
+"""Rows (positions of all examples) whose logits are held at a time, at most."""
+
+
+def rows_at_once(examples: int) -> int:
+    """Return how many positions of each example make at most `ROWS_AT_ONCE` rows."""
+    return max(1, ROWS_AT_ONCE // examples)
 
 
 class Unembedding(NamedTuple):
@@ -45,6 +55,9 @@ class Unembedding(NamedTuple):
 
         The vocabulary is scanned in slices, so that no `[B,T,V]` is ever held; on CPU that is also faster.
         """
+        return in_row_chunks(self._log_probability, rows_at_once(len(x_BTD)), x_BTD, target_BT)
+
+    def _log_probability(self, x_BTD: Array, target_BT: Array) -> Array:
         B, T, D = x_BTD.shape
         x_ID, target_I = x_BTD.reshape(B * T, D), target_BT.reshape(-1)
         target_logit_I = self._token_logits(x_ID, self.weight[target_I], target_I)
@@ -61,6 +74,9 @@ class Unembedding(NamedTuple):
 
         Columns equal to the token's up to rounding are not larger. The vocabulary is scanned in slices.
         """
+        return in_row_chunks(self._rank, rows_at_once(len(x_BTD)), x_BTD, target_BT)
+
+    def _rank(self, x_BTD: Array, target_BT: Array) -> Array:
         B, T, D = x_BTD.shape
         x_ID, target_I = x_BTD.reshape(B * T, D), target_BT.reshape(-1)
         target_logit_I1 = self._token_logits(x_ID, self.weight[target_I], target_I)[:, None]

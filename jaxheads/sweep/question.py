@@ -22,6 +22,7 @@ from ..execution.asked import asking
 from ..execution.batching import Chunks, detecting_out_of_memory, run_chunks
 from ..execution.cost import Cost
 from ..execution.journal import Journal
+from ..execution.placement import Placement
 from ..execution.resources import (
     OPTIONS,
     Resources,
@@ -35,6 +36,7 @@ from ..models.model import Model
 from ..models.stack import Stack
 from ..objectives import Objective, Reads, effect_range
 from ..precision import DIFFERENCE_TERMS, arithmetic_used, available, products
+from ..programs import platform
 from ..progress import Advance
 from ..progress import progress as show_progress
 from ..tables import HeadTable
@@ -78,6 +80,11 @@ class Plan(Protocol):
     @property
     def chunks(self) -> Chunks:
         """Examples and edited copies that run together."""
+        ...
+
+    @property
+    def placement(self) -> Placement:
+        """Where the weights are."""
         ...
 
     def cost(self) -> Cost:
@@ -160,7 +167,7 @@ def sweep(generator: Callable[..., Any] | None = None, *, returns: type[Any] = H
     @functools.wraps(generator)
     def planning(*arguments: Any, **named: Any) -> Plan:
         check_options(answering, named)
-        with products(available(named.get("arithmetic"))):
+        with products(available(named.get("arithmetic"), platform())):
             first = next(iter(generator(*arguments, **named)), None)
         if first is None:
             raise _empty_stream()
@@ -260,7 +267,7 @@ def _answering(generator: Callable[..., Iterator[Question]], returns: type[Any])
         bound = inspect.signature(generator).bind(*arguments, **named)
         stream = not isinstance(list(bound.arguments.values())[1], Batch)
         asked = asking(generator.__name__, bound_arguments(generator, arguments, named))
-        with asked, products(available(named.get("arithmetic"))):
+        with asked, products(available(named.get("arithmetic"), platform())):
             # The first question is asked for before the bar is shown: its checks come before any long work.
             first = next(questions, None)
             if first is None:

@@ -17,12 +17,12 @@ BATCH = batch_of((8, 6, 7, 8, 5))
 
 
 @pytest.mark.parametrize(
-    ("family", "axes", "of"),
-    [("gpt2", {"data": 8}, "weights"), ("llama", {"data": 2, "questions": 2, "model": 2}, "norms")],
+    ("family", "axes", "gather", "of"),
+    [("gpt2", {"data": 8}, True, "weights"), ("llama", {"data": 2, "questions": 2, "model": 2}, False, "norms")],
 )
-def test_measures_on_eight_devices_are_those_of_one(family: str, axes: dict[str, int], of: Any):
+def test_measures_on_eight_devices_are_those_of_one(family: str, axes: dict[str, int], gather: bool, of: Any):
     model, mesh = random_model(family), jax.make_mesh(tuple(axes.values()), tuple(axes))
-    split = shard(model, mesh) if "model" in axes else model
+    split = shard(model, mesh, gather=gather)
     edit = jh.mix(model, "z", np.zeros((5, 1, 1, 1)), layers=0, examples=[0, 3], batch=BATCH)
     ask = partial(jh.measure, batch=BATCH, of=of, edits=[edit, jh.zero_heads(model, [(0, 1)])])
     table, expected = ask(split, devices=mesh), ask(model)

@@ -20,7 +20,7 @@ def counts(pattern: np.ndarray, sure: np.ndarray, possible: np.ndarray, skip: np
     marks = {SURE: jnp.asarray(sure), POSSIBLE: jnp.asarray(possible), SKIPPED: jnp.asarray(skip)}
     example = Example(None, jnp.ones(T, bool), jnp.ones(S, bool), marks=marks)
     given = jnp.asarray(pattern, jnp.float32), example
-    return tuple(float(part[0]) for part in (_links(*given), _hits(*given, of=POSSIBLE), _hits(*given, of=SURE)))
+    return tuple(float(part) for part in (_links(*given), _hits(*given, of=POSSIBLE), _hits(*given, of=SURE)))
 
 
 def aer(pattern: np.ndarray, sure: np.ndarray, possible: np.ndarray | None = None, skip: Any = None) -> float:

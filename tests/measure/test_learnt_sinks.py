@@ -11,7 +11,7 @@ import pytest
 
 import jaxheads as jh
 from jaxheads.measure.patterns import METRICS, VARIANTS, Example, Metric, examples_of
-from jaxheads.measure.patterns.value_norms import pattern_read
+from jaxheads.measure.patterns.value_norms import pattern_read, value_norms
 from jaxheads.measure.relevance import rolled_out, with_residual
 from jaxheads.measure.similarity.comparisons import COMPARISONS
 from jaxheads.models.attention import attend
@@ -125,10 +125,9 @@ def test_divergences_take_the_sink_as_one_more_key(kind: str):
 
 def test_norms_keep_the_sums_of_rows():
     pattern = jnp.asarray(rows()[None, None, :, :-1])
-    sites = {"pattern": pattern, "v": jnp.ones((1, T, 1, H)), "layer": 0}
-    gram = jnp.eye(H)[None, None]
-    assert_close(pattern_read("norms", sites, gram, sinks=True), pattern)
-    assert_close(pattern_read("norms", sites, gram).sum(axis=-1), np.ones((1, 1, T)))
+    norms = value_norms(jnp.ones((1, T, 1, H)), jnp.eye(H)[None])
+    assert_close(pattern_read("norms", pattern, norms, sinks=True), pattern)
+    assert_close(pattern_read("norms", pattern, norms).sum(axis=-1), np.ones((1, 1, T)))
 
 
 def test_rollout_keeps_its_sum_and_what_rests_at_the_sink_stays():

@@ -10,7 +10,7 @@ from flax import nnx
 
 import jaxheads as jh
 from jaxheads.execution.batching import Chunks
-from jaxheads.measure.patterns import METRICS, OFFSETS, VARIANTS, scoring, texts
+from jaxheads.measure.patterns import METRICS, OFFSETS, VARIANTS, row_scores, scoring
 from jaxheads.measure.patterns.scoring import measure
 from jaxheads.models.inputs.batch import Batch
 from jaxheads.models.model import Model
@@ -110,8 +110,8 @@ def test_streaming_in_different_cuts_gives_the_same_table(model: Model, monkeypa
 
 def test_a_stream_traces_once_for_a_shape(decoder: Model, monkeypatch: pytest.MonkeyPatch):
     traced = []
-    real = texts.evaluate
-    monkeypatch.setattr(texts, "evaluate", lambda *given: traced.append(1) or real(*given))
+    real = row_scores.packed
+    monkeypatch.setattr(row_scores, "packed", lambda *given: traced.append(1) or real(*given))
     jax.clear_caches()
     monkeypatch.setattr(scoring, "choose_chunks", lambda *_, **__: Chunks(2))  # the last chunk is filled up
     measure(decoder, (random_batch(5, 10, seed) for seed in range(4)), ("entropy", "induction"))

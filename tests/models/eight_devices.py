@@ -1,5 +1,7 @@
 """Weights split over eight devices. `test_sharding` runs this file in a process that has them."""
 
+import copy
+import pickle
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +19,7 @@ from jaxheads.models.load import load
 from jaxheads.models.model import _run
 from jaxheads.models.sharding import placement, shard
 
+from ..good_values import bart
 from .networks import CONFIGS, assert_same, batch_of, random_model, saved
 
 MESH = jax.make_mesh((8,), ("model",))
@@ -51,6 +54,47 @@ def test_a_split_model_gives_what_the_whole_one_gives(family: str, config: dict[
     text = str(compiled.as_text())
     assert text.count(" all-reduce(") >= 2  # what heads and MLPs write is added up
     assert " all-gather(" not in text  # no device is sent another's weights
+
+
+SHARED = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 8}
+SHARED |= {"num_hidden_layers": 3, "max_position_embeddings": 64}
+KINDS: dict[str, dict[str, Any]] = {
+    "one block for all layers": {"model_type": "albert", "architectures": ["AlbertForMaskedLM"], "embedding_size": 16},
+    "experts": {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "num_local_experts": 4},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_of_other_kinds_are_gathered(kind: str):
+    whole = jh.init({**SHARED, **KINDS[kind]}, seed=1)
+    split = shard(whole, jax.make_mesh((4, 2), ("data", "questions")))
+    assert sum(placement(split)["bytes_per_device"]) < 0.2 * bytes_of(whole)
+    assert_same(jh.run(split, BATCH, ("pattern", "z")), jh.run(whole, BATCH, ("pattern", "z")))
+
+
+def test_both_stacks_of_a_stream_are_gathered():
+    whole = bart()
+    batch = jh.Batch(BATCH.tokens[:, :4], BATCH.mask[:, :4], targets=BATCH.tokens[:, 1:5])
+    split = shard(whole, jax.make_mesh((8,), ("data",)))
+    sites = ("cross.z", "decoder.z", "encoder.z")
+    assert_same(jh.run(split, batch, sites), jh.run(whole, batch, sites))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_weights_in_shares_are_copied(copied: Any):
+    whole = random_model("llama")
+    model = copied(shard(whole, jax.make_mesh((8,), ("data",))))
+    assert_same(jh.run(model, BATCH, "z"), jh.run(whole, BATCH, "z"))
+
+
+def test_small_parameters_and_those_that_do_not_divide_rest_whole():
+    model = random_model("gpt2", n_embd=64, n_head=4, n_inner=9)
+    table = placement(shard(model, jax.make_mesh((2, 4), ("data", "questions"))))["spec"].to_dict()
+    assert table["decoder.blocks.attention.W_Q"] == (None, ("data", "questions"), None, None)
+    assert table["decoder.blocks.mlp.up.kernel"] == (None, ("data", "questions"), None)
+    assert table["embed.embedding"] == (None, ("data", "questions"))  # 65 rows
+    assert table["decoder.blocks.mlp.down.bias"] == (None, ("data", "questions"))
+    assert table["decoder.blocks.mlp.up.bias"] == (None,)
 
 
 def test_measures_and_ablations_are_the_same():
@@ -115,13 +159,15 @@ def test_own_rules_come_first_and_meshes_may_have_more_axes():
     assert_same(again.network, whole.network)
 
 
-def test_loading_puts_on_no_device_more_than_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("mesh", [MESH, jax.make_mesh((4, 2), ("data", "questions"))], ids=["heads", "shares"])
+def test_loading_puts_on_no_device_more_than_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mesh: Any):
     wide = {"hidden_size": 64, "intermediate_size": 512, "num_hidden_layers": 4, "vocab_size": 512}
     whole = saved(tmp_path, "llama", **wide)
     small = sum(leaf.nbytes for leaf in jax.tree.leaves(whole.network) if leaf.ndim <= 2 and leaf.size < 512)
     limit = bytes_of(whole) / 8 + small
     assert limit < 0.2 * bytes_of(whole)
-    there, peak = {id(array) for array in jax.live_arrays()}, Counter()
+    before, peak = jax.live_arrays(), Counter()  # kept: a new array must not get the address of one that is gone
+    there = {id(array) for array in before}
     original = jax.make_array_from_callback
 
     def watched(shape: Any, sharding: Any, callback: Any) -> jax.Array:
@@ -131,7 +177,7 @@ def test_loading_puts_on_no_device_more_than_its_share(tmp_path: Path, monkeypat
         return array
 
     monkeypatch.setattr(jax, "make_array_from_callback", watched)
-    split = load(tmp_path, mesh=MESH)
+    split = load(tmp_path, mesh=mesh)
     assert len(peak) == 8
     assert max(peak.values()) <= limit
     shards = [shard.data for leaf in jax.tree.leaves(split.network) for shard in leaf.addressable_shards]

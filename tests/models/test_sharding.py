@@ -19,7 +19,7 @@ from jaxheads.models.families import FAMILIES
 from jaxheads.models.load import build
 from jaxheads.models.loading.sources import open_checkpoint
 from jaxheads.models.loading.weights import fill
-from jaxheads.models.sharding import arrange, placement, shard
+from jaxheads.models.sharding import Arrangement, placement, shard
 
 from .huggingface import SMALL, small_model
 from .networks import random_model, saved
@@ -68,7 +68,7 @@ def test_rules_that_fit_nothing_are_refused(arguments: dict[str, Any], message: 
 
 def test_a_parameter_without_a_rule_is_refused_before_anything_is_read(tmp_path: Path):
     with pytest.raises(ValueError, match=r"no rule says how to split router\.kernel, encoder\.blocks\.gate\.scale;"):
-        arrange(MESH)({"router.kernel": (4, 4), "final_norm.scale": (4,), "encoder.blocks.gate.scale": (2, 4)})
+        Arrangement.of(MESH)({"router.kernel": (4, 4), "final_norm.scale": (4,), "encoder.blocks.gate.scale": (2, 4)})
     saved(tmp_path, "llama")
     opened = open_checkpoint(tmp_path)
     unread = {name: replace(tensor, read=None) for name, tensor in opened.tensors.items()}  # type: ignore[arg-type]

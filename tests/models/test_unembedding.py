@@ -42,3 +42,34 @@ def test_a_cap_bounds_logits_whichever_are_asked_for():
     expected = 2 * np.tanh(np.array([1.5, -100.0, 0.5]) / 2)
     assert_close(head.logits(jnp.ones((1, 1, 1)))[0, 0], expected)
     assert_close(head.logits(jnp.ones((1, 1, 1)), jnp.array([[2, 0]]))[0, 0], expected[[2, 0]])
+
+
+def test_many_rows_are_read_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x_BTD, weight_VD = jax.random.normal(keys[0], (2, 7, 4)), jax.random.normal(keys[1], (11, 4))
+    target_BT = jax.random.randint(keys[2], (2, 7), 0, 11)
+
+    def asked(x_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
+        head = Unembedding(weight_VD)
+        return head.log_probability(x_BTD, target_BT), head.rank(x_BTD, target_BT)
+
+    def gradient(x_BTD: jax.Array) -> jax.Array:
+        return jax.grad(lambda x_BTD: (asked(x_BTD)[0] ** 2).sum())(x_BTD)
+
+    whole, slope = asked(x_BTD), gradient(x_BTD)
+    monkeypatch.setattr(unembedding, "ROWS_AT_ONCE", 6)  # three of each example
+    assert_close(asked(x_BTD)[0], whole[0])
+    np.testing.assert_array_equal(asked(x_BTD)[1], whole[1])
+    assert_close(gradient(x_BTD), slope)
+
+
+def test_logits_of_long_texts_and_their_derivatives_take_memory_for_a_few_rows(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(unembedding, "ROWS_AT_ONCE", 64)
+    weight_VD, T = jnp.ones((512, 8)), 1024
+
+    def total(x_BTD: jax.Array) -> jax.Array:
+        return Unembedding(weight_VD).log_probability(x_BTD, jnp.zeros((1, T), int)).sum()
+
+    memory = jax.jit(jax.grad(total)).lower(jnp.ones((1, T, 8))).compile().memory_analysis()
+    assert memory is not None
+    assert memory.temp_size_in_bytes < 4 * T * 512 / 2

@@ -12,7 +12,9 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 import jaxheads as jh
+from jaxheads.execution import placement
 from jaxheads.execution.devices import Devices
+from jaxheads.models.sharding import placement as placement_of
 from jaxheads.models.sharding import shard
 from jaxheads.sweep.exact import work as execute
 
@@ -31,12 +33,18 @@ def mesh_of(**axes: int) -> Mesh:
 
 
 @pytest.mark.parametrize(
-    ("family", "axes"), [("gpt2", {"data": 8}), ("llama", {"data": 2, "questions": 2, "model": 2})]
+    ("family", "axes", "gather"),
+    [
+        ("gpt2", {"data": 8}, None),
+        ("llama", {"data": 2, "questions": 2, "model": 2}, True),
+    ],
 )
-def test_an_ablation_on_eight_devices_gives_what_it_gives_on_one(family: str, axes: dict[str, int]):
+def test_an_ablation_on_eight_devices_gives_what_it_gives_on_one(
+    family: str, axes: dict[str, int], gather: bool | None
+):
     model, mesh = random_model(family), mesh_of(**axes)
     expected = jh.ablate(model, BATCH, jh.loss())
-    there = shard(model, mesh) if "model" in axes else model
+    there = model if gather is None else shard(model, mesh, gather=gather)
     table = jh.ablate(there, BATCH, jh.loss(), devices=mesh)
     assert np.abs(expected.values).max() > 0.05
     assert_same((table.per_example, table.values), (expected.per_example, expected.values))
@@ -58,7 +66,8 @@ def test_gradients_paths_and_edges_on_eight_devices_give_what_they_give_on_one(a
     axes = {"data": 4, "questions": 2} if asked != "importance" else {"data": 2, "questions": 2, "model": 2}
     model, mesh = random_model("llama"), mesh_of(**axes)
     expected = ASKED[asked](model)
-    table = ASKED[asked](shard(model, mesh) if "model" in axes else model, devices=mesh)
+    # Without the axis "model" the weights rest in shares on all devices, and each layer's are gathered.
+    table = ASKED[asked](shard(model, mesh), devices=mesh)
     assert np.nanmax(np.abs(expected.values)) > 0.01
     assert_same(examples_of(table), examples_of(expected))
 
@@ -71,21 +80,65 @@ def test_circuits_of_edges_on_eight_devices():
         assert_same(ask(devices=mesh).faithfulness.per_example, ask().faithfulness.per_example)
 
 
-def test_examples_and_questions_need_no_word_between_devices(monkeypatch: pytest.MonkeyPatch):
+def collectives(program: str) -> set[str]:
+    """Kinds of messages between devices."""
+    return set(
+        re.findall(r" (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(", program)
+    )
+
+
+def watch_programs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The text of the programs of edited copies, as they compile."""
     programs: list[str] = []
     original = execute.edited
 
     def watched(*arguments: Any, **static: Any) -> jax.Array:
-        if not programs:
-            programs.append(str(original.lower(*arguments, **static).compile().as_text()))
+        programs.append(str(original.lower(*arguments, **static).compile().as_text()))
         return original(*arguments, **static)
 
-    ask = partial(jh.ablate, random_model("bert"), BATCH, jh.logit_difference(3, 7))
-    expected = ask()
     monkeypatch.setattr(execute, "edited", watched)
+    return programs
+
+
+def test_examples_and_questions_need_no_word_between_devices(monkeypatch: pytest.MonkeyPatch):
+    ask = partial(jh.ablate, random_model("bert"), BATCH, jh.logit_difference(3, 7))
+    expected, programs = ask(), watch_programs(monkeypatch)
     assert_same(ask(devices=mesh_of(data=4, questions=2)).per_example, expected.per_example)
     assert "num_partitions=8" in programs[0]
-    assert not re.findall(r" (?:all-gather|all-reduce|all-to-all|collective-permute)\(", programs[0])
+    assert collectives(programs[0]) == set()
+
+
+def test_a_model_too_large_for_a_device_rests_in_shares(monkeypatch: pytest.MonkeyPatch):
+    model, mesh = random_model("llama"), mesh_of(data=4, questions=2)
+    ask = partial(jh.ablate, model, BATCH, jh.logit_difference(3, 7))
+    expected, programs = ask(), watch_programs(monkeypatch)
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model.network))
+    options: Any = {"devices": mesh, "memory": 1 << 20}
+    # all weights would just not fit beside the activations
+    monkeypatch.setattr(placement, "device_bytes", lambda device: (weights + (1 << 20)) / 0.9 - 1)
+    plan = jh.plan(jh.ablate, model, BATCH, jh.logit_difference(3, 7), **options)
+    assert plan.placement.kind == "gathered"
+    assert "kB are gathered when it runs" in str(plan)
+    assert plan.cost().bytes < jh.plan(jh.ablate, model, BATCH, jh.logit_difference(3, 7)).cost().bytes
+    assert_same(ask(**options).per_example, expected.per_example)
+    # Weights are gathered; no product of a layer is added up over devices.
+    assert collectives(programs[0]) == {"all-gather"}
+    monkeypatch.setattr(placement, "device_bytes", lambda device: 2 * (weights + (1 << 20)))
+    assert jh.plan(jh.ablate, model, BATCH, jh.loss(), **options).placement.kind == "whole"
+
+
+def test_heads_that_are_split_add_up_what_they_write(monkeypatch: pytest.MonkeyPatch):
+    model, mesh = random_model("llama"), mesh_of(data=2, model=4)
+    programs = watch_programs(monkeypatch)
+    for gather, kind in ((False, "split"), (True, "split and gathered")):
+        split = shard(model, mesh, gather=gather)
+        plan = jh.plan(jh.ablate, split, BATCH, jh.loss(), devices=mesh)
+        assert plan.placement.kind == kind
+        assert plan.placement.resting == sum(placement_of(split)["bytes_per_device"])
+        jh.ablate(split, BATCH, jh.loss(), devices=mesh)
+        assert "all-reduce" in collectives(programs[-1])
+    sizes = [sum(placement_of(shard(model, mesh, gather=gather))["bytes_per_device"]) for gather in (True, False)]
+    assert sizes[0] < 0.6 * sizes[1]
 
 
 def test_work_is_split_over_examples_and_questions():

@@ -233,7 +233,7 @@ def test_a_plan_says_what_a_sweep_costs():
     assert plan.cost().flops == 3 * (5 * 2 * layer + two + 4 * (first + last))
     assert plan.cost().whole == 3 * 5 * (2 * layer + logits) * 9
     assert jh.plan(jh.ablate, model, BATCH, OBJECTIVE).cost().flops == plan.cost().flops + 3 * (5 * 2 * layer + two)
-    assert plan.cost().bytes > plan.costs.weights
+    assert plan.cost().bytes > plan.placement.bytes
     assert plan.cost().seconds(1e9) == plan.cost().flops / 1e9
     assert jh.plan(jh.ablate, model, BATCH, OBJECTIVE, "zero", sets={"a": [(0, 1), (1, 2)]}).cost().flops > 0
 

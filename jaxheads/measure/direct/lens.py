@@ -20,7 +20,9 @@ from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
 from ...models.network import Network, forward
+from ...models.row_chunks import in_row_chunks
 from ...models.stack import Stack, take_rows
+from ...models.unembedding import COLUMNS_AT_ONCE, ROWS_AT_ONCE, rows_at_once
 from ...objectives import Reads, loss
 from ...programs import compiled
 from ...tables import HeadTable
@@ -79,9 +81,11 @@ def logit_lens(
         chunk, chunk_reads = resources.devices.examples((batch.take(examples), reads.take(examples)))
         return run(resources.network(model), chunk, chunk_reads)
 
-    # ranks look at 4,096 columns of the vocabulary at a time
-    row_numbers = 2 * stream.width * (stream.layers + stream.heads) + 4096 * stream.heads
-    size = forward_bytes(stream, batch) + FLOAT * reads.rows.shape[1] * row_numbers
+    rows = reads.rows.shape[1]
+    # Beside the stream of all layers, or all heads' z: some rows' features, and their logits of a few columns.
+    row_numbers = rows * stream.layers * max(2 * stream.width, stream.heads * stream.head_size)
+    at_once = min(rows * stream.heads, ROWS_AT_ONCE) * (2 * stream.width + COLUMNS_AT_ONCE)
+    size = forward_bytes(stream, batch) + FLOAT * (row_numbers + at_once)
     values = per_example(
         "logit_lens", names, compute, model, batch, resources, example_bytes=size, identity=(reads, repr(axes), name)
     )
@@ -156,18 +160,24 @@ def _layer_by_head(
 ) -> dict[str, Array]:
     """Return one layer's two columns, `[B,N]` each."""
     number, z_BRNH = layer
-    assert network.unembedding is not None
     assert reads.target is not None
     assert reads.weight is not None
-    block: Any = stack.block(number)
+    read, rows = partial(_rows_by_head, network, stack.block(number)), rows_at_once(len(z_BRNH) * stack.heads)
+    # Each head has a row of its own for each position.
+    columns = in_row_chunks(read, rows, z_BRNH, x_BRD, reads.target)
+    return {key: (values_BRN * reads.weight[:, :, None]).sum(axis=1) for key, values_BRN in columns.items()}
+
+
+def _rows_by_head(network: Network, block: Any, z_BRNH: Array, x_BRD: Array, target_BR: Array) -> dict[str, Array]:
+    """Return the two columns of some rows, `[B,R,N]` each."""
+    assert network.unembedding is not None
     added_NBRD = block.head_contribution(block.attention.per_head_output(z_BRNH), block.attention.output(z_BRNH)[None])
     features_NBRF = jax.vmap(lambda added: network.with_frozen_statistics(added, x_BRD))(added_NBRD)
     N, B, R, F = features_NBRF.shape
     features_BIF = jnp.moveaxis(features_NBRF, 0, 1).reshape(B, N * R, F)
-    target_BI = jnp.tile(reads.target, (1, N))
+    target_BI = jnp.tile(target_BR, (1, N))
     bare = network.unembedding._replace(bias=None, cap=None)
     logit_BI = jnp.einsum("bif,bif->bi", features_BIF, bare.weight[target_BI], preferred_element_type=jnp.float32)
     mean_BI = jnp.einsum("bif,f->bi", features_BIF, bare.weight.mean(axis=0), preferred_element_type=jnp.float32)
     columns = {"logit": logit_BI - mean_BI, "rank": bare.rank(features_BIF, target_BI).astype(jnp.float32)}
-    weight_B1R = reads.weight[:, None]
-    return {key: (values.reshape(B, N, R) * weight_B1R).sum(axis=2) for key, values in columns.items()}
+    return {key: jnp.moveaxis(values.reshape(B, N, R), 1, 2) for key, values in columns.items()}

@@ -5,6 +5,10 @@ mean over the queries that count; `counts` is whether any does, and where none d
 NaN. Only real queries and real keys count. Positions are those of the model, counted over real tokens: "the previous
 token" is the previous real one, also where padding lies between, and left padding equals no padding.
 
+All metrics here are `ByRows`: they read a pattern some query rows at a time, of which only sums are kept. Memory then
+grows with the length of a text and not with its square. A metric of one's own may be so, too; a plain function needs
+the whole pattern.
+
 A metric `needs` certain properties of the positions, and is not computed for a stack that lacks them: in
 cross-attention queries and keys are different sequences, patches of an image have distances but no order, and only
 tokens have ids.
@@ -24,7 +28,18 @@ from .alignment import alignment_error_rate
 from .detector import head_detector
 from .example import Example, examples_of
 from .given_patterns import measure_patterns
-from .metric import Metric, Scored, attention_to, evaluate, fits, mean
+from .metric import (
+    ByRows,
+    Metric,
+    Quotient,
+    Scored,
+    attention_sums,
+    attention_to,
+    evaluate,
+    fits,
+    mean,
+    mean_sums,
+)
 from .pattern_class import CLASSES
 from .positions import OFFSETS
 from .registry import METRICS, VARIANTS, register, resolve
@@ -38,11 +53,14 @@ __all__ = [
     "METRICS",
     "OFFSETS",
     "VARIANTS",
+    "ByRows",
     "Example",
     "Metric",
+    "Quotient",
     "Scored",
     "WordPattern",
     "alignment_error_rate",
+    "attention_sums",
     "attention_to",
     "evaluate",
     "examples_of",
@@ -50,6 +68,7 @@ __all__ = [
     "head_detector",
     "marked_share",
     "mean",
+    "mean_sums",
     "measure",
     "measure_patterns",
     "pool_words",

@@ -17,7 +17,7 @@ from ...models.model import Model
 from ...statistics import check_level, mean_interval
 from ...tables import Column, HeadTable
 from .example import Example
-from .metric import Metric
+from .metric import ByRows, Metric
 from .scoring import measure
 from .value_norms import Of
 
@@ -69,8 +69,10 @@ def alignment_error_rate(
     """
     check_level(level)
     marked = batch.marked(_marks(model, batch, stack, sure, possible, skip))
-    hits = (Metric(name, _hits, (("of", mark),)) for name, mark in (("possible", POSSIBLE), ("sure", SURE)))
-    counts = (Metric("links", _links), *hits)
+    hits = (
+        Metric(name, ByRows(_hits, _total), (("of", mark),)) for name, mark in (("possible", POSSIBLE), ("sure", SURE))
+    )
+    counts = (Metric("links", ByRows(_links, _total)), *hits)
     starts = range(0, len(batch), MOST_EXAMPLES)
     blocks = [marked.take(np.arange(start, min(start + MOST_EXAMPLES, len(batch)))) for start in starts]
     tables = [measure(model, block, counts, of=of, stack=stack, **options) for block in blocks]
@@ -128,11 +130,16 @@ def _head_links(pattern_TS: Array, example: Example) -> tuple[Array, Array]:
     return words_T & ~example.raw_mark(SKIPPED).astype(bool)[source_T], source_T
 
 
-def _links(pattern_TS: Array, example: Example) -> tuple[Array, bool]:
-    return _head_links(pattern_TS, example)[0].sum(dtype=jnp.float32), True
+def _links(pattern_TS: Array, example: Example) -> Array:
+    return _head_links(pattern_TS, example)[0].sum(dtype=jnp.float32)
 
 
-def _hits(pattern_TS: Array, example: Example, of: str) -> tuple[Array, bool]:
+def _hits(pattern_TS: Array, example: Example, of: str) -> Array:
     links_T, source_T = _head_links(pattern_TS, example)
     gold_T = jnp.take_along_axis(example.mark(of), source_T[:, None], axis=1)[:, 0] > 0
-    return (links_T & gold_T).sum(dtype=jnp.float32), True
+    return (links_T & gold_T).sum(dtype=jnp.float32)
+
+
+def _total(sums: Array, example: Example, **options: Any) -> tuple[Array, bool]:
+    del example, options
+    return sums, True

@@ -8,13 +8,14 @@ Dimension key: T query positions, S key positions.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
 from ...arguments import checked
 from .example import Example
-from .metric import Metric, Scored
+from .metric import ByRows, Metric, Quotient, Scored, quotient
 
 
 def _previous(example: Example) -> Array:
@@ -23,15 +24,15 @@ def _previous(example: Example) -> Array:
 
 def _duplicate(example: Example) -> Array:
     assert example.tokens is not None
-    return (example.tokens[:, None] == example.tokens[None, :]) & (example.offsets < 0)
+    return (example.tokens[:, None] == example.key_tokens[None, :]) & (example.offsets < 0)
 
 
 def _induction(example: Example) -> Array:
     """Return the keys after an earlier copy: the duplicates' matrix moved right by one, still below the diagonal."""
     assert example.tokens is not None
-    before_T, exists_T = example.neighbours(-1)
+    before_S, exists_S = example.key_neighbours(-1)
     earlier = example.offsets - 1 < 0  # the copy is before the query
-    same_TS = (example.tokens[:, None] == before_T[None, :]) & exists_T[None, :]
+    same_TS = (example.tokens[:, None] == before_S[None, :]) & exists_S[None, :]
     return same_TS & earlier & (example.offsets <= 0)
 
 
@@ -45,7 +46,7 @@ ROLES: dict[str, Callable[[Example], Array]] = {
 
 def _detect(
     pattern_TS: Array, example: Example, role: str, measure: str, exclude_bos: bool, exclude_current_token: bool
-) -> Scored:
+) -> Quotient:
     counted_TS = example.pairs
     if exclude_bos:
         counted_TS = counted_TS & (example.key_positions > 0)[None, :]
@@ -54,12 +55,15 @@ def _detect(
     detection_TS = ROLES[role](example).astype(jnp.float32)
     if measure == "mul":
         A_TS = jnp.where(counted_TS, pattern_TS, 0.0)
-        total = A_TS.sum()
-        return (A_TS * detection_TS).sum() / jnp.where(total > 0, total, 1.0), total > 0
+        return (A_TS * detection_TS).sum(), A_TS.sum()
     # Excluded pairs leave the difference, not the pattern: else the role's own excluded keys would count as missed.
     difference_TS = jnp.where(counted_TS, jnp.abs(pattern_TS - detection_TS), 0.0)
-    length = jnp.maximum(example.mask.sum(dtype=jnp.float32), 1.0)
-    return 1 - difference_TS.sum() / length, example.mask.any()
+    return difference_TS.sum(), example.mask.sum(dtype=jnp.float32)
+
+
+def _detected(sums: Quotient, example: Example, measure: str, **options: Any) -> Scored:
+    value, counts = quotient(sums, example, **options)
+    return value if measure == "mul" else jnp.where(counts, 1 - value, 0.0), counts
 
 
 @checked()
@@ -84,4 +88,6 @@ def head_detector(
     name = "_".join(["tl", role.removesuffix("_head"), measure, *[flag for flag, on in flags.items() if on]])
     options = (("role", role), ("measure", measure), *flags.items())
     needs = "order" if role == "previous_token_head" else "ids"
-    return Metric(name, _detect, options, needs=needs, range=(0.0 if measure == "mul" else -math.inf, 1.0))
+    return Metric(
+        name, ByRows(_detect, _detected), options, needs=needs, range=(0.0 if measure == "mul" else -math.inf, 1.0)
+    )

@@ -1,11 +1,11 @@
 """Metrics: named functions of one head's pattern, vmapped once over heads and examples.
 
-Dimension key: B batch, T query positions, S key positions, N query heads, P = B N patterns, O entries of a vector
-metric, C entries of all metrics, one metric after the other.
+Dimension key: B batch, T query positions, t query positions of some rows, S key positions, N query heads, P = B N
+patterns, O entries of a vector metric, C entries of all metrics, one metric after the other.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -17,10 +17,44 @@ from ...arguments import among, checked
 from ...checks import shown
 from ...models.inputs.batch import Batch
 from ...models.stack import Stack
-from .example import NEEDS, Example, examples_of
+from .example import NEEDS, Example, counted, examples_of, rows_of
 
 Scored = tuple[Array, Array]
 """A metric's value for one head and one example, and whether it counts."""
+
+Quotient = tuple[Array, Array]
+"""Two sums over query rows, of which a metric's value is the first divided by the second."""
+
+
+def quotient(sums: Quotient, example: Example, **options: Any) -> Scored:
+    """Return the first sum divided by the second, and whether the second is above 0."""
+    del example, options
+    total, weight = sums
+    return total / jnp.where(weight > 0, weight, 1.0), weight > 0
+
+
+@checked()
+@dataclass(frozen=True)
+class ByRows:
+    """A metric's function that reads a pattern some query rows at a time, so that long patterns are never whole.
+
+        ByRows(lambda A_tS, example: mean_sums(A_tS[:, 0], example.mask))
+
+    Called with a whole pattern, it returns the value and counts of a single block of rows.
+
+    Attributes:
+        rows: `(pattern_tS, example, **options)` to sums over these rows, a pytree of arrays whose shapes do not depend
+            on t. Sums of all blocks of rows are added. `example` is that of the rows (see `Example`); filler rows are
+            masked there, as padding is.
+        finish: `(sums, example, **options)` of the whole example to value and counts; when left out, the first of two
+            sums divided by the second.
+    """
+
+    rows: Callable[..., Any]
+    finish: Callable[..., tuple[Any, Any]] = field(default_factory=lambda: quotient)
+
+    def __call__(self, pattern_TS: Array, example: Example, **options: Any) -> tuple[Any, Any]:
+        return self.finish(self.rows(pattern_TS, example, **options), example, **options)
 
 
 def _is_range(name: str, value: tuple[float, float] | None) -> None:
@@ -36,7 +70,8 @@ class Metric:
     Attributes:
         name: the column of the table.
         needs: one of NEEDS.
-        function: `(pattern_TS, example, **options)` to value and counts, scalars, or `[O]` with `best_of`.
+        function: `(pattern_TS, example, **options)` to value and counts, scalars, or `[O]` with `best_of`. A plain
+            function reads the whole pattern, whose memory grows with the square of the length; a `ByRows` does not.
         options: of the function, as (name, value) pairs.
         marks: names of the batch's marks that it reads.
         range: the least and largest value, which no interval leaves; not known when left out. A share of attention has
@@ -56,15 +91,34 @@ class Metric:
     range: tuple[float, float] | None = None
     unit: str = ""
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether the function reads some query rows at a time, so that it never needs the whole pattern."""
+        return isinstance(self.function, ByRows)
+
     def __call__(self, pattern_TS: Array, example: Example) -> Scored:
-        value, counts = self.function(pattern_TS.astype(jnp.float32), example, **dict(self.options))
-        return jnp.asarray(value, jnp.float32), jnp.asarray(counts, bool)
+        return score(self, row_sums(self, pattern_TS, example), example)
 
     @checked()
     def variant(self, name: str, **options: Any) -> "Metric":
         """Return this metric with other options, under another name."""
         merged = {**dict(self.options), **options}
         return replace(self, name=name, options=tuple(sorted(merged.items())))
+
+
+def row_sums(metric: Metric, pattern_tS: Array, example: Example) -> Any:
+    """Return a metric's sums over some query rows; the pattern itself for one that is not `by_rows`."""
+    pattern_tS = pattern_tS.astype(jnp.float32)
+    if not isinstance(metric.function, ByRows):
+        return pattern_tS
+    return metric.function.rows(pattern_tS, example, **dict(metric.options))
+
+
+def score(metric: Metric, sums: Any, example: Example) -> Scored:
+    """Return a metric's value and counts of its sums over all rows; `example` is the whole one."""
+    finish = metric.function.finish if isinstance(metric.function, ByRows) else metric.function
+    value, counts = finish(sums, example, **dict(metric.options))
+    return jnp.asarray(value, jnp.float32), jnp.asarray(counts, bool)
 
 
 @checked()
@@ -74,17 +128,34 @@ def evaluate(metrics: Sequence[Metric], pattern_BNTS: Array, examples: Example) 
     Args:
         examples: with a leading axis of the batch.
     """
+    sums = {metric.name: head_sums(metric, pattern_BNTS, counted(examples)) for metric in metrics}
+    heads = pattern_BNTS.shape[1]
+    return {metric.name: head_scores(metric, sums[metric.name], examples, heads) for metric in metrics}
 
+
+def head_sums(metric: Metric, pattern_BNtS: Array, examples: Example) -> Any:
+    """Return a metric's sums over some query rows of one layer's heads, each with a leading axis P = B N.
+
+    Args:
+        examples: of these rows, as `rows_of` gives them.
+    """
     # Heads of all examples on one axis: on CPU an axis of one example makes some reductions 40 times slower.
-    B, N = pattern_BNTS.shape[:2]
-    pattern_PTS = pattern_BNTS.reshape(B * N, *pattern_BNTS.shape[2:])
-    examples_P = jax.tree.map(lambda field: jnp.repeat(field, N, axis=0), examples)
+    B, N = pattern_BNtS.shape[:2]
+    return jax.vmap(partial(row_sums, metric))(
+        pattern_BNtS.reshape(B * N, *pattern_BNtS.shape[2:]), _repeated(examples, N)
+    )
 
-    def score(metric: Metric) -> Scored:
-        value, counts = jax.vmap(metric)(pattern_PTS, examples_P)
-        return value.reshape(B, N, *value.shape[1:]), counts.reshape(B, N, *counts.shape[1:])
 
-    return {metric.name: score(metric) for metric in metrics}
+def head_scores(metric: Metric, sums_P: Any, examples: Example, heads: int) -> Scored:
+    """Return a metric's value and counts, `[B,N]` or `[B,N,O]`, of `head_sums` of all rows."""
+    # What only a function of whole patterns reads is computed as it always was, of the example alone.
+    examples = counted(examples) if metric.by_rows else examples._replace(whole=None)
+    value, counts = jax.vmap(partial(score, metric))(sums_P, _repeated(examples, heads))
+    return value.reshape(-1, heads, *value.shape[1:]), counts.reshape(-1, heads, *counts.shape[1:])
+
+
+def _repeated(examples: Example, heads: int) -> Example:
+    return jax.tree.map(lambda field: jnp.repeat(field, heads, axis=0), examples)
 
 
 def check_metrics(metrics: Sequence[Metric], stack: Stack, batch: Batch) -> None:
@@ -99,9 +170,9 @@ def check_metrics(metrics: Sequence[Metric], stack: Stack, batch: Batch) -> None
 
 def check_functions(metrics: Sequence[Metric], size: tuple[int, int], example: Any) -> None:
     """Check a user's metrics on a pattern of this shape and an example of shapes alone; see `check_metrics`."""
-    pattern_TS = jax.ShapeDtypeStruct(size, jnp.float32)
     for metric in metrics:
-        if getattr(metric.function, "__module__", "").startswith("jaxheads."):
+        function = metric.function.rows if isinstance(metric.function, ByRows) else metric.function
+        if getattr(function, "__module__", "").startswith("jaxheads."):
             continue
         shape = (len(metric.best_of),) if metric.best_of else ()
         about = (
@@ -109,6 +180,9 @@ def check_functions(metrics: Sequence[Metric], size: tuple[int, int], example: A
             "whether it counts, a boolean of that shape"
         )
         try:
+            if metric.by_rows:
+                _check_rows(metric, size[1], example)
+            pattern_TS = jax.ShapeDtypeStruct(size, jnp.float32)
             result = jax.eval_shape(partial(metric.function, **dict(metric.options)), pattern_TS, example)
         except Exception as error:  # whatever a user's function raises
             raise ValueError(f"{about}; on a pattern it raised {type(error).__name__}: {error}") from error
@@ -117,6 +191,24 @@ def check_functions(metrics: Sequence[Metric], size: tuple[int, int], example: A
             parts[0].dtype.kind in "biuf" and parts[1].dtype.kind in "biu"
         ):
             raise ValueError(f"{about}; it returned {' and '.join(map(shown, parts))}")
+
+
+def _check_rows(metric: Metric, S: int, example: Any) -> None:
+    """Raise ValueError unless a metric's sums over few rows and over more rows have the same shapes."""
+
+    def sums(count: int) -> Any:
+        def of_rows(pattern_tS: Array, example: Example) -> Any:
+            rows = rows_of(counted(jax.tree.map(lambda field: field[None], example)), 0, count)
+            return row_sums(metric, pattern_tS, jax.tree.map(lambda field: field[0], rows))
+
+        try:
+            return jax.eval_shape(of_rows, jax.ShapeDtypeStruct((count, S), jnp.float32), example)
+        except Exception as error:
+            raise ValueError(f"with {count} rows of {len(example.mask)}: {error}") from error
+
+    few, more = sums(2), sums(3)
+    if few != more:
+        raise ValueError(f"its sums must have one shape for any number of rows; of 2 and 3 rows they are {few}, {more}")
 
 
 def check_marks(metrics: Sequence[Metric], marks: Mapping[str, Array], shape: tuple[int, int, int], where: str) -> None:
@@ -153,10 +245,22 @@ def fits_positions(metric: Metric, kind: str, *, cross: bool) -> bool:
 
 
 @checked()
+def mean_sums(values_T: Array, counts_T: Array) -> Quotient:
+    """Return the sum of the values that count, and their number: over all queries the two sums of a mean."""
+    return jnp.where(counts_T, values_T, 0.0).sum(), counts_T.sum(dtype=jnp.float32)
+
+
+@checked()
+def attention_sums(pattern_TS: Array, target_TS: Array) -> Quotient:
+    """Return the sum of attention to the targets and the number of queries that have one, the two sums of a mean."""
+    return mean_sums(jnp.where(target_TS, pattern_TS, 0.0).sum(axis=1), target_TS.any(axis=1))
+
+
+@checked()
 def mean(values_T: Array, counts_T: Array) -> Scored:
     """Return the mean of the values that count, and whether any does."""
-    number = counts_T.sum(dtype=jnp.float32)
-    return jnp.where(counts_T, values_T, 0.0).sum() / jnp.maximum(number, 1.0), number > 0
+    total, number = mean_sums(values_T, counts_T)
+    return total / jnp.maximum(number, 1.0), number > 0
 
 
 @checked()

@@ -2,8 +2,10 @@
 
 They had 400 maps labelled by hand and trained a network on them; the rules here were fixed on maps made for each kind.
 
-Dimension key: T positions, F first positions of a second block.
+Dimension key: T query positions, S key positions, the same as the queries.
 """
+
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -21,7 +23,21 @@ EXPLAINED, PART, WITHIN = 0.4, 0.15, 0.85
 """Least shares of all attention: of band and columns together, of either to be seen, and of two blocks."""
 
 
-def pattern_class(pattern_TS: Array, example: Example) -> Scored:
+class MapSums(NamedTuple):
+    """Sums of attention over query rows, `[S]` each: shares of the attention that a query gives to keys.
+
+    Attributes:
+        near, far: of each key, within the band about the diagonal and outside of it.
+        by_later, by_earlier: of the pairs whose later, or earlier, position is this one.
+    """
+
+    near: Array
+    far: Array
+    by_later: Array
+    by_earlier: Array
+
+
+def pattern_class(pattern_TS: Array, example: Example) -> MapSums:
     """Membership of a map in each of CLASSES, 0 or 1, `[5]`.
 
     The three fullest columns and the band of ±1 about the diagonal hold at least 0.4 of all attention beyond what
@@ -30,29 +46,42 @@ def pattern_class(pattern_TS: Array, example: Example) -> Scored:
     head's most frequent class, as an index into CLASSES, and the share of examples in that class. Where heads have
     learnt sinks, each query's attention to keys counts as 1.
     """
-    A_TT = jnp.where(example.pairs, pattern_TS, 0.0)
+    A_TS = jnp.where(example.pairs, pattern_TS, 0.0)
+    A_TS = A_TS / jnp.maximum(1 - example.to_sink(A_TS), TINY)[:, None]
+    near_TS, ahead_TS = jnp.abs(example.offsets) <= BAND, example.offsets > 0
+
+    def of_keys(chosen_TS: Array) -> Array:
+        return jnp.where(chosen_TS, A_TS, 0.0).sum(axis=0)
+
+    def of_queries(chosen_TS: Array) -> Array:
+        sums_T = jnp.where(chosen_TS, A_TS, 0.0).sum(axis=1)
+        return jnp.zeros(A_TS.shape[1]).at[example.rows].add(sums_T, mode="drop")
+
+    by_later_S = of_keys(ahead_TS) + of_queries(~ahead_TS)
+    by_earlier_S = of_keys(~ahead_TS) + of_queries(ahead_TS)
+    return MapSums(of_keys(near_TS), of_keys(~near_TS), by_later_S, by_earlier_S)
+
+
+def class_of(sums: MapSums, example: Example) -> Scored:
+    """Return a map's membership in each of CLASSES, 0 or 1, `[5]`, and whether there is any query."""
     n = jnp.maximum(example.mask.sum(dtype=jnp.float32), 1.0)
-    # Shares are of the attention that keys get: a learnt sink's is left out.
-    A_TT = A_TT / jnp.maximum(1 - example.to_sink(A_TT), TINY)[:, None]
-    near_TT = jnp.abs(example.offsets) <= BAND
-    column_T = jnp.where(near_TT, 0.0, A_TT).sum(axis=0) / n
-    fullest_T = column_T >= jnp.sort(column_T)[-COLUMNS:][0]
-    vertical = jnp.where(fullest_T[None, :], A_TT, 0.0).sum() / n - COLUMNS / n
-    diagonal = jnp.where(near_TT & ~fullest_T[None, :], A_TT, 0.0).sum() / n - (2 * BAND + 1) / n
+    column_S = sums.far / n
+    fullest_S = column_S >= jnp.sort(column_S)[-COLUMNS:][0]
+    vertical = jnp.where(fullest_S, sums.near + sums.far, 0.0).sum() / n - COLUMNS / n
+    diagonal = jnp.where(fullest_S, 0.0, sums.near).sum() / n - (2 * BAND + 1) / n
     explained = vertical + diagonal >= EXPLAINED
     both = (vertical >= PART) & (diagonal >= PART)
-    block = _block_share(A_TT, example, n) >= WITHIN
+    block = _block_share(sums, example, n) >= WITHIN
     index = jnp.where(explained, jnp.where(both, 2, jnp.where(vertical >= diagonal, 0, 1)), jnp.where(block, 3, 4))
     return (jnp.arange(5) == index).astype(jnp.float32), jnp.full(5, example.mask.any())
 
 
-def _block_share(A_TT: Array, example: Example, n: Array) -> Array:
+def _block_share(sums: MapSums, example: Example, n: Array) -> Array:
     """Return the largest share of all attention that two blocks along the diagonal can hold."""
-    # Row f: which positions are in the first block, where the second begins at f.
-    first_FT = example.positions[None, :] < jnp.arange(A_TT.shape[0])[:, None]
-    start_F = jnp.arange(A_TT.shape[0]).astype(jnp.float32)
-    from_first_FT = first_FT.astype(jnp.float32) @ A_TT
-    within_F = jnp.where(first_FT, from_first_FT, 0.0).sum(axis=1)
-    from_second_FT = (~first_FT & example.mask[None, :]).astype(jnp.float32) @ A_TT
-    within_F = within_F + jnp.where(first_FT, 0.0, from_second_FT).sum(axis=1)
-    return jnp.where((start_F >= n / 4) & (start_F <= 3 * n / 4), within_F, 0.0).max() / n
+    # Entry s: the second block begins at s. A pair is within the first where its later position is before s, and
+    # within the second where its earlier position is not.
+    within_first_S = jnp.cumsum(sums.by_later) - sums.by_later
+    within_second_S = sums.by_earlier.sum() - (jnp.cumsum(sums.by_earlier) - sums.by_earlier)
+    start_S = example.positions.astype(jnp.float32)
+    chosen_S = example.mask & (start_S >= n / 4) & (start_S <= 3 * n / 4)
+    return jnp.where(chosen_S, within_first_S + within_second_S, 0.0).max() / n

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from ...arguments import checked
 from ...checks import Named, nearest
 from .detector import ROLES, head_detector
-from .metric import Metric
-from .pattern_class import CLASSES, pattern_class
+from .metric import ByRows, Metric
+from .pattern_class import CLASSES, class_of, pattern_class
 from .positions import (
     OFFSETS,
     confidence,
     distance,
     entropy,
     first_token,
+    is_above,
     learnt_sink,
     next_token,
     positional_share,
@@ -29,7 +30,7 @@ SHARE, MAGNITUDE = (0.0, 1.0), (0.0, math.inf)
 METRICS: dict[str, Metric] = Named(
     "metrics",
     {
-        function.__name__: Metric(function.__name__, function, needs=needs, range=values, unit=unit)
+        function.__name__: Metric(function.__name__, ByRows(function), needs=needs, range=values, unit=unit)
         for function, needs, values, unit in (
             (entropy, "any", MAGNITUDE, "nats"),
             (confidence, "any", SHARE, ""),
@@ -44,7 +45,7 @@ METRICS: dict[str, Metric] = Named(
     }
     | {
         "positional_share": Metric(
-            "positional_share", positional_share, (), OFFSETS, "positional_offset", "order", range=SHARE
+            "positional_share", ByRows(positional_share), (), OFFSETS, "positional_offset", "order", range=SHARE
         )
     },
 )
@@ -59,11 +60,11 @@ VARIANTS: dict[str, Metric] = Named(
             METRICS["confidence"].variant("confidence_without_last", without_last=True),
             METRICS["distance"].variant("distance_without_first", without_first=True),
             METRICS["induction"].variant("induction_literal", after=-1),
-            Metric("sink", sink, range=SHARE),
-            Metric("learnt_sink", learnt_sink, range=SHARE),
+            Metric("sink", ByRows(sink, is_above), range=SHARE),
+            Metric("learnt_sink", ByRows(learnt_sink), range=SHARE),
             Metric(
                 "pattern_class",
-                pattern_class,
+                ByRows(pattern_class, class_of),
                 (),
                 tuple(range(len(CLASSES))),
                 "pattern_class_index",
@@ -88,7 +89,11 @@ def register(metric: Metric) -> Metric:
 
         jh.register(jh.Metric("second_token", lambda A, example: (A[:, 1].mean(), True), needs="order"))
 
-    Its function is written for one head of one example (see `Metric`) and vmapped over the rest.
+    Its function is written for one head of one example (see `Metric`) and vmapped over the rest. By rows it takes
+    memory in proportion to the length of a text, not to its square:
+
+        second = jh.ByRows(lambda A, example: jh.patterns.mean_sums(A[:, 1], example.mask))
+        jh.register(jh.Metric("second_token", second, needs="order"))
 
     Raises:
         ValueError: for a name that another metric has.

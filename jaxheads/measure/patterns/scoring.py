@@ -18,6 +18,7 @@ from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model, check_edit
 from ...models.network import Network, forward
+from ...models.row_reader import RowReader
 from ...models.sites import SiteEdit
 from ...models.stack import Stack
 from ...programs import compiled
@@ -26,12 +27,13 @@ from ...tables import HeadTable
 from ..example_chunks import choose_chunks, run_examples
 from ..streams import Batches, inputs_of, scored_pairs
 from .compiler_options import lean_options
-from .example import examples_of
+from .example import counted, examples_of
 from .metric import Metric, check_marks, check_metrics, fits
 from .registry import METRICS, resolve
+from .row_scores import RowScores
 from .score_accumulator import ScoreAccumulator
-from .texts import scores_of_layer, separate, texts_of
-from .value_norms import Of, check_of, gram, pattern_read
+from .texts import TextScores, separate, texts_of
+from .value_norms import Of, OfNorms, check_of, gram
 
 Inputs = tuple[Batch, Batch, tuple[SiteEdit, ...]]
 """A batch, the batch that it is scored by, and the edits."""
@@ -172,15 +174,27 @@ def _scores(
 
     The unembedding is not computed.
     """
-    measured = network.stack(stack)
-    examples = examples_of(measured, scored)
-    grams, sinks = None if of == "weights" else gram(measured), measured.sinks is not None
+    reader = _reader(network.stack(stack), batch, scored, texts_BK, metrics, of)
 
     def read(sites: Mapping[str, Array]) -> Array:
-        pattern_BNTS = pattern_read(of, sites, grams, sinks=sinks)
-        return scores_of_layer(metrics, pattern_BNTS, examples, batch.segments, texts_BK)
+        return reader.finish(reader.add(reader.start(), sites, 0))
 
     return forward(network, batch, edits, {stack: read})[1][stack].swapaxes(0, 1)
+
+
+def _reader(
+    stack: Stack, batch: Batch, scored: Batch, texts_BK: Array | None, metrics: tuple[Metric, ...], of: Of
+) -> RowReader:
+    """Return the reader of each layer's scores."""
+    examples, heads = counted(examples_of(stack, scored)), stack.heads
+    if texts_BK is None or batch.segments is None:
+        reader = RowScores(metrics, examples, heads)
+    else:
+        reader = TextScores(metrics, examples, heads, batch.segments, texts_BK)
+    if of == "weights":
+        return reader
+    (B, S), sinks = examples.keys.shape, stack.sinks is not None
+    return OfNorms(reader, of, (B, heads, S), gram(stack), sinks)
 
 
 def _chosen(metrics: str | Metric | Sequence[str | Metric] | None, stack: Stack, model: str) -> tuple[Metric, ...]:

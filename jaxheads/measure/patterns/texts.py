@@ -1,9 +1,11 @@
 """The texts of packed examples: each is scored by itself, as if it were an example of its own.
 
-Dimension key: B examples, K texts of an example, E texts of all examples, T positions, L layers, N heads, C entries.
+Dimension key: B examples, K texts of an example, E texts of all examples, T positions, t query
+positions of a block, S key positions, L layers, N heads, C entries.
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +13,8 @@ import numpy as np
 from jax import Array
 
 from ...models.inputs.batch import Batch, Positions
-from .example import Example
-from .metric import Metric, evaluate, packed
+from .example import Example, counted, rows_of
+from .row_scores import RowScores, Sums
 
 NONE = -(2**31)
 """Number in place of a text, where an example has fewer texts than others."""
@@ -29,19 +31,49 @@ def texts_of(batch: Batch) -> np.ndarray | None:
     return np.array([row + [NONE] * (most - len(row)) for row in rows], np.int32)
 
 
-def scores_of_layer(
-    metrics: Sequence[Metric], pattern_BNTS: Array, examples: Example, segments_BT: Array | None, texts_BK: Array | None
-) -> Array:
-    """Return the scores of one layer as `packed` has them, `[B,N,C]`, or of each text `[B,K,N,C]`."""
-    if texts_BK is None:
-        return packed(evaluate(metrics, pattern_BNTS, examples))
+@dataclass(frozen=True)
+class TextScores(RowScores):
+    """A `RowReader` that returns the scores of each text of packed examples, `[B,K,N,C]`.
 
-    # A text's own pattern is the whole one where query and key are its: elsewhere the masks leave nothing.
-    def of_text(text_B: Array) -> Array:
-        own = examples._replace(mask=examples.mask & (segments_BT == text_B[:, None]))
-        return packed(evaluate(metrics, pattern_BNTS, own))
+    A text's own pattern is the whole one where query and key are its: elsewhere the masks leave nothing.
 
-    return jnp.moveaxis(jax.lax.map(of_text, texts_BK.T), 0, 1)
+    Attributes:
+        segments_BT: the number of the text that each position belongs to.
+        texts_BK: as `texts_of` gives them.
+    """
+
+    segments_BT: Array
+    texts_BK: Array
+
+    def more(self, pattern_BNtS: Array, first: Array | int) -> dict[str, Any]:
+        """Return by name each text's sums over the rows from `first` on, with a leading axis K."""
+        t = pattern_BNtS.shape[2]
+        rows_t = jnp.minimum(first + jnp.arange(t), self.segments_BT.shape[1] - 1)
+        segments_Bt = self.segments_BT[:, rows_t]
+
+        def sums(text_B: Array) -> dict[str, Any]:
+            return self.row_sums(pattern_BNtS, rows_of(self._own(text_B), first, t))
+
+        nothing = jax.tree.map(lambda sum: jnp.zeros(sum.shape, sum.dtype), jax.eval_shape(sums, self.texts_BK[:, 0]))
+
+        # Of many texts few are within a block of rows: the others are passed over.
+        def own_sums(text_B: Array) -> dict[str, Any]:
+            return jax.lax.cond((segments_Bt == text_B[:, None]).any(), sums, lambda _: nothing, text_B)
+
+        return jax.lax.map(own_sums, self.texts_BK.T)
+
+    def finish(self, sums: Sums) -> Array:
+        """Return the scores of the sums over all rows."""
+
+        def own_scores(text: tuple[Array, dict[str, Any]]) -> Array:
+            text_B, own = text
+            return self.scores(Sums(own, sums.pattern), self._own(text_B))
+
+        return jnp.moveaxis(jax.lax.map(own_scores, (self.texts_BK.T, sums.metrics)), 0, 1)
+
+    def _own(self, text_B: Array) -> Example:
+        own_BT = self.segments_BT == text_B[:, None]
+        return counted(self.examples._replace(mask=self.examples.mask & own_BT, whole=None))
 
 
 def separate(

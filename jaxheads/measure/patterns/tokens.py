@@ -8,17 +8,17 @@ from jax import Array
 
 from ...arguments import checked
 from .example import Example
-from .metric import Metric, Scored, attention_to, mean
+from .metric import ByRows, Metric, Quotient, Scored, attention_sums, mean_sums
 
 
-def duplicate_token(pattern_TS: Array, example: Example) -> Scored:
+def duplicate_token(pattern_TS: Array, example: Example) -> Quotient:
     """Mean of Σ A[q, j] over the j < q with the token of q, over queries that repeat a token (Wang et al. 2022)."""
     assert example.tokens is not None
-    same_TS = example.tokens[:, None] == example.tokens[None, :]
-    return attention_to(pattern_TS, example.pairs & same_TS & (example.offsets < 0))
+    same_TS = example.tokens[:, None] == example.key_tokens[None, :]
+    return attention_sums(pattern_TS, example.pairs & same_TS & (example.offsets < 0))
 
 
-def induction(pattern_TS: Array, example: Example, after: int = 1) -> Scored:
+def induction(pattern_TS: Array, example: Example, after: int = 1) -> Quotient:
     """Prefix matching: attention to the token after an earlier copy of the query's token (Olsson et al. 2022).
 
     Mean of Σ A[q, j + 1] over all j < q with the token of q and j + 1 < q, over the queries q that have such a j.
@@ -27,15 +27,15 @@ def induction(pattern_TS: Array, example: Example, after: int = 1) -> Scored:
     the period.
     """
     assert example.tokens is not None
-    token_T, exists_T = example.neighbours(-after)
+    token_S, exists_S = example.key_neighbours(-after)
     copy_offsets_TS = example.offsets - after  # from the query to the earlier copy
-    match_TS = (example.tokens[:, None] == token_T[None, :]) & exists_T[None, :]
-    return attention_to(pattern_TS, example.pairs & match_TS & (example.offsets < 0) & (copy_offsets_TS < 0))
+    match_TS = (example.tokens[:, None] == token_S[None, :]) & exists_S[None, :]
+    return attention_sums(pattern_TS, example.pairs & match_TS & (example.offsets < 0) & (copy_offsets_TS < 0))
 
 
-def _class_attention(pattern_TS: Array, example: Example, mark: str, queries: str | None) -> Scored:
-    counted_T = example.mask if queries is None else example.mask & (example.raw_mark(queries).astype(bool))
-    return mean((pattern_TS * example.mark(mark)).sum(axis=1), counted_T)
+def _class_attention(pattern_TS: Array, example: Example, mark: str, queries: str | None) -> Quotient:
+    counted_T = example.mask if queries is None else example.mask & example.query_mark(queries)
+    return mean_sums((pattern_TS * example.mark(mark)).sum(axis=1), counted_T)
 
 
 @checked()
@@ -51,14 +51,13 @@ def token_class(mark: str, queries: str | None = None) -> Metric:
     """
     name = f"token_class_{mark}" if queries is None else f"token_class_{queries}_to_{mark}"
     marks = (mark,) if queries is None else (mark, queries)
-    return Metric(name, _class_attention, (("mark", mark), ("queries", queries)), marks=marks, range=(0.0, 1.0))
+    return Metric(name, ByRows(_class_attention), (("mark", mark), ("queries", queries)), marks=marks, range=(0.0, 1.0))
 
 
-def _marked_share(pattern_TS: Array, example: Example, mark: str, with_first: bool) -> Scored:
+def _marked_share(pattern_TS: Array, example: Example, mark: str, with_first: bool) -> Quotient:
     counted_TS = example.pairs if with_first else example.pairs & (example.key_positions > 0)[None, :]
     A_TS = jnp.where(counted_TS, pattern_TS, 0.0)
-    total = A_TS.sum()
-    return (A_TS * example.mark(mark)).sum() / jnp.where(total > 0, total, 1.0), total > 0
+    return (A_TS * example.mark(mark)).sum(), A_TS.sum()
 
 
 @checked()
@@ -70,25 +69,37 @@ def marked_share(mark: str, with_first: bool = False) -> Metric:
     `with_first` counts it. An example without any attention left does not count.
     """
     name = f"marked_share_{mark}" + ("_with_first" if with_first else "")
-    return Metric(name, _marked_share, (("mark", mark), ("with_first", with_first)), marks=(mark,), range=(0.0, 1.0))
+    return Metric(
+        name, ByRows(_marked_share), (("mark", mark), ("with_first", with_first)), marks=(mark,), range=(0.0, 1.0)
+    )
 
 
-def _retrieval(pattern_TS: Array, example: Example, needle: str, answer: str, repeats: bool) -> Scored:
-    assert example.tokens is not None
+def _copies(pattern_TS: Array, example: Example, needle: str, answer: str, repeats: bool) -> tuple[Array, Array]:
+    """Return how many steps copy, and how many of them each key is copied by, `[S]`."""
+    del repeats
     needle_S = (example.raw_mark(needle).astype(bool)) & example.keys
     written_T, exists_T = example.neighbours(1)  # the token that each step writes
-    steps_T = exists_T & (example.raw_mark(answer).astype(bool))
+    steps_T = exists_T & example.query_mark(answer)
     largest_T = jnp.argmax(jnp.where(example.keys[None, :], pattern_TS, -1.0), axis=1)
-    copies_T = steps_T & needle_S[largest_T] & (example.tokens[largest_T] == written_T)
-    same_SS = (example.tokens[:, None] == example.tokens[None, :]) & needle_S[:, None] & needle_S[None, :]
-    # A token that the needle holds twice counts once: half at each of its positions.
-    weight_S = jnp.where(needle_S, 1 / jnp.maximum(same_SS.sum(axis=1, dtype=jnp.float32), 1.0), 0.0)
-    distinct_tokens = weight_S.sum()
-    if repeats:
-        return copies_T.sum(dtype=jnp.float32) / jnp.maximum(distinct_tokens, 1.0), distinct_tokens > 0
-    is_source_S = (copies_T[:, None] & (largest_T[:, None] == jnp.arange(len(needle_S))[None, :])).any(axis=0)
-    copied_S = (same_SS & is_source_S[None, :]).any(axis=1)
-    return jnp.where(copied_S, weight_S, 0.0).sum() / jnp.maximum(distinct_tokens, 1.0), distinct_tokens > 0
+    copies_T = steps_T & needle_S[largest_T] & (example.key_tokens[largest_T] == written_T)
+    steps_of_S = jnp.zeros(len(needle_S)).at[largest_T].add(copies_T.astype(jnp.float32))
+    return copies_T.sum(dtype=jnp.float32), steps_of_S
+
+
+def _copied_share(sums: tuple[Array, Array], example: Example, needle: str, answer: str, repeats: bool) -> Scored:
+    del answer
+    copies, steps_of_S = sums
+    needle_S = (example.raw_mark(needle).astype(bool)) & example.keys
+    # Each token's first column in the sorted text: a comparison of all pairs of tokens would be [S,S].
+    number_S = jnp.searchsorted(jnp.sort(example.key_tokens), example.key_tokens)
+
+    def is_token_of(those_S: Array) -> Array:
+        return jnp.zeros_like(those_S).at[number_S].max(those_S)
+
+    # A token that the needle holds twice counts once.
+    distinct_tokens = is_token_of(needle_S).sum(dtype=jnp.float32)
+    copied = copies if repeats else is_token_of(needle_S & (steps_of_S > 0)).sum(dtype=jnp.float32)
+    return copied / jnp.maximum(distinct_tokens, 1.0), distinct_tokens > 0
 
 
 @checked()
@@ -106,4 +117,4 @@ def retrieval(needle: str, answer: str, repeats: bool = False) -> Metric:
     """
     name = f"retrieval_{needle}" + ("_repeats" if repeats else "")
     options = (("needle", needle), ("answer", answer), ("repeats", repeats))
-    return Metric(name, _retrieval, options, needs="ids", marks=(needle, answer), range=(0.0, 1.0))
+    return Metric(name, ByRows(_copies, _copied_share), options, needs="ids", marks=(needle, answer), range=(0.0, 1.0))

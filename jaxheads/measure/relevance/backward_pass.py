@@ -23,7 +23,7 @@ from ...models.attention import Edit
 from ...models.inputs.batch import AttentionInputs, Batch
 from ...models.network import Network
 from ...models.sites import mixed
-from ...models.stack import Layer, Stack, take_rows
+from ...models.stack import Stack, take_rows
 from ...objectives import Reads, read_out
 from ...programs import compiled
 from .rules import RuledEdit, Rules, from_one, identity_rule, ruled_affine, with_rules
@@ -175,13 +175,11 @@ def _run_layers(
     @partial(jax.checkpoint, prevent_cse=False)
     def step(x: Array, inputs: tuple[Array, Any, Any]) -> tuple[Array, None]:
         number, blocks, layer_slots = inputs
-        layer = blocks if stack.sharing is None else stack.layer(number)
+        layer = stack.scanned_layer(number, blocks)
         edits = {member.name: _edit(member.name, rules, watch, layer_slots) for member in stack.members}
         return stack.run_layer(layer, x, context, edits)[0], None
 
-    stacked = Layer(stack.blocks, None if stack.cross is None else stack.cross.blocks)
-    blocks = stacked if stack.sharing is None else None
-    return jax.lax.scan(step, x_BTD, (jnp.arange(stack.layers), blocks, stack_slots))[0]
+    return jax.lax.scan(step, x_BTD, (jnp.arange(stack.layers), stack.scanned, stack_slots))[0]
 
 
 def _edit(stack: str, rules: Rules | None, watch: tuple[Watch, ...], slots: Mapping[int, Any]) -> Edit:

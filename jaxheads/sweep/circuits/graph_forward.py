@@ -96,9 +96,8 @@ class GraphForward:
             weight: how much of each sender's change a receiver reads, `[V,U]`; `[V,B,U]` for gradients.
         """
         stack, graph, weight = self.stack, self._graph, weight.astype(x_BTD.dtype)
-        blocks = Layer(stack.blocks, None if stack.cross is None else stack.cross.blocks)
         weight_LR = weight[:-1].reshape(stack.layers, graph.receivers_a_layer, *weight.shape[1:])
-        inputs = jnp.arange(stack.layers), blocks, weight_LR
+        inputs = jnp.arange(stack.layers), stack.scanned, weight_LR
         # What all receivers of a layer read is R streams. A backward pass that kept them for all layers would need
         # R * L, so it computes a layer's again. `scan` already keeps the two computations apart: no CSE barrier.
         step = jax.checkpoint(self._layer, prevent_cse=False)
@@ -110,10 +109,11 @@ class GraphForward:
         return Graph.of(self.stack)
 
     def _layer(
-        self, carry: tuple[Array, State], inputs: tuple[Array, Layer, Array]
+        self, carry: tuple[Array, State], inputs: tuple[Array, Layer | None, Array]
     ) -> tuple[tuple[Array, State], None]:
         """Run one layer; `carry` is the stream and the state of the edges."""
-        (x, state), (layer, blocks, weight_R) = carry, inputs
+        (x, state), (layer, scanned, weight_R) = carry, inputs
+        blocks = self.stack.scanned_layer(layer, scanned)
         graph, edges, block = self._graph, self.edges, additive(blocks.own)
         N, own = graph.heads, graph.inputs_a_layer
         own_R, cross_R, mlp_R = jnp.split(weight_R, (own, own + graph.cross_heads))

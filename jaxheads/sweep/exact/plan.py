@@ -6,15 +6,16 @@ Dimension key: C cells, L layers, N heads (K at `k` and `v`), T query positions.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 
 from ...execution.batching import Chunks
 from ...execution.cost import Cost, CostModel
+from ...execution.placement import Placement
 from ...execution.resources import Resources
 from ...models.inputs.batch import Batch, Positions
 from ...models.sites import is_of_keys
 from ...models.stack import Stack
+from ...programs import platform
 from ..cached_run import start_column
 from ..grid import Grid, Heads, head_mask, heads_of_cells
 from ..question import CellGroup
@@ -75,6 +76,7 @@ class Plan:
         costs: of the model and the batch.
         examples: of the batch.
         chunks: examples and edited copies that run together.
+        placement: where the weights are.
         sources: how many values each copy gets, one after the other.
         runs: forward passes of the batch that these values cost, beside the unedited run.
     """
@@ -83,22 +85,44 @@ class Plan:
     costs: CostModel
     examples: int
     chunks: Chunks
+    placement: Placement
     sources: int = 1
     runs: int = 0
 
+    def __str__(self) -> str:
+        cost, (examples, copies) = self.cost(), self._on_a_device
+        together = f"{self.chunks.examples} × {self._together} at a time"
+        lines = [
+            f"{sum(map(len, self.groups)):,} edited copies of {self.examples:,} examples, {together}",
+            f"{cost.flops:.3g} operations, {cost.whole:.3g} in whole forward passes",
+            f"{cost.bytes / 1e9:.3g} GB on each device at the peak",
+            self.placement.words(examples * copies * self.costs.positions),
+        ]
+        return "\n".join(lines)
+
+    @property
+    def _together(self) -> int:
+        return min(self.chunks.copies, max(map(len, self.groups)))
+
+    @property
+    def _on_a_device(self) -> tuple[int, int]:
+        """The numbers of examples and of their copies that run together on each device."""
+        data, questions = self.chunks.multiples
+        return -(-self.chunks.examples // data), -(-self._together // questions)
+
     def cost(self) -> Cost:
-        """Return operations and peak memory, with the unedited run and the runs that give values."""
+        """Return operations, and each device's peak memory, with the unedited run and the runs that give values."""
         unedited = (1 + self.runs) * self.costs.unedited(self.examples)
         flops = unedited + self.sources * sum(group.flops(self.costs, self.examples) for group in self.groups)
-        copies = self.chunks.examples * min(self.chunks.copies, max(map(len, self.groups)))
+        examples, copies = self._on_a_device
         # The cache is held twice: as the unedited run's result, and as the edited runs' argument.
-        memory = self.costs.weights + 2 * self.chunks.examples * self.costs.cached + copies * self.costs.copied
+        memory = self.placement.bytes + 2 * examples * self.costs.cached + examples * copies * self.costs.copied
         whole = self.costs.forward(self.examples) * (1 + self.sources * sum(map(len, self.groups)))
         return Cost(float(flops), int(memory), float(whole))
 
     def cell_groups(self) -> Iterator[CellGroup]:
         """Yield the groups of copies, put together until they are worth a file of the journal."""
-        enough = FILE_FLOPS.get(jax.default_backend(), FILE_FLOPS_ELSEWHERE)
+        enough = FILE_FLOPS.get(platform(), FILE_FLOPS_ELSEWHERE)
         waiting: list[EditGroup] = []
         spent, number = 0.0, 0
         for group in self.groups:
@@ -121,7 +145,7 @@ def worthwhile_starts(
     together = tuple(map(_together, layers.values()))
     spare = sources * sum(group.flops(costs, examples) for group in together)
     spare -= sources * sum(group.flops(costs, examples) for group in groups)
-    compilation = COMPILATION_FLOPS.get(jax.default_backend(), COMPILATION_FLOPS_ELSEWHERE)
+    compilation = COMPILATION_FLOPS.get(platform(), COMPILATION_FLOPS_ELSEWHERE)
     starts = len({group.site for group in groups})
     return together if spare < compilation * (starts - 1) else tuple(groups)
 

@@ -87,7 +87,7 @@ def exact(
     costs = CostModel.of(model, stack, batch, reads)
     groups = worthwhile_starts(groups, costs, len(batch), source.count)
     chunks = choose_chunks(costs, groups, len(batch), resources)
-    plan = Plan(tuple(groups), costs, len(batch), chunks, source.count, source.runs)
+    plan = Plan(tuple(groups), costs, len(batch), chunks, resources.placement(model), source.count, source.runs)
     # Memory that ended once would end in each later chunk again: the smaller number is kept for all of them.
     fitting = _Fitting(chunks.copies)
 

@@ -1,12 +1,14 @@
 """The logit lens against whole logits, and copying as logits show it."""
 
 import itertools
+from collections import OrderedDict
 
 import jax
 import numpy as np
 import pytest
 
 import jaxheads as jh
+from jaxheads.models import unembedding
 from jaxheads.models.norms import unit_stream
 
 from ...models.huggingface import assert_close, random_batch, small_model
@@ -38,6 +40,16 @@ def test_each_layer_is_read_by_the_models_own_head(family: str):
             assert_close(table.per_example[:2, example, layer], expected)
     loss = jh.ablate(model, batch, jh.loss()).provenance["unedited"]
     assert table.grid("log_probability")[-1] == pytest.approx(-loss, abs=1e-5)
+
+
+@pytest.mark.parametrize("by", [("layer",), ("layer", "head")])
+def test_rows_of_a_long_text_are_read_a_few_at_a_time(by: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
+    model, batch = small_model("gpt2"), random_batch((7, 5))
+    whole = jh.logit_lens(model, batch, by=by).per_example
+    monkeypatch.setattr(unembedding, "ROWS_AT_ONCE", 8)
+    jax.clear_caches()
+    monkeypatch.setattr("jaxheads.programs._PROGRAMS.kept", OrderedDict())
+    assert_close(jh.logit_lens(model, batch, by=by).per_example, whole)
 
 
 @pytest.mark.parametrize("family", ["bert", "t5", "deit"])
