@@ -109,6 +109,7 @@ def edge_question(
         resources,
         identity=(other, repr(about)),
         about=about,
+        copies=exact,
         columns=columns,
         extras={"sender_node": sender_UV, "receiver_node": receiver_UV},
         finish=finish,

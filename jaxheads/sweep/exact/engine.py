@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ...differences import as_differences
 from ...models.inputs.attention_inputs import AttentionInputs
 from ...models.inputs.batch import Batch
 from ...models.inputs.query_rows import Take, rows_from, rows_of_examples, taken
@@ -140,7 +141,9 @@ def edited(
 
     # The maths is written for one copy. `vmap` batches only what depends on `copies`: the cached streams, keys and
     # values before the first edit, and the values put in place have no axis G and are computed once for all copies.
-    return jax.vmap(run_copy)(copies)
+    # A copy that edits no head is the unedited run.
+    nothing = EditedCopies(jnp.zeros(copies.heads.shape[1:], bool), jnp.full((), -1, copies.position.dtype))
+    return jax.vmap(as_differences(run_copy, nothing))(copies)
 
 
 class CopyRun(NamedTuple):

@@ -96,6 +96,7 @@ def importance(
             identity=(granularity,),
             about={"granularity": granularity, "normalise": normalise},
             columns=("importance",),
+            copies=False,
             finish=_normalise_layers if normalise == "layer" else lambda table: table,
         )
 
