@@ -156,6 +156,17 @@ class CostModel:
         return self.earlier + self.positions * self.layers * self.layer_of_one + self.beyond
 
 
+def forward_flops(streams: Sequence[Stack], batch: Batch) -> int:
+    """Return the operations of one example's forward pass through these streams, without what is read of its end."""
+    return sum(_stream_flops(stream, batch) for stream in streams)
+
+
+def pattern_entries(streams: Sequence[Stack], batch: Batch) -> int:
+    """Return how many entries all patterns of one example have in these streams."""
+    stacks = [stack for stream in streams for stack in stream.members]
+    return sum(stack.layers * stack.heads * stack.queries.count(batch) * stack.keys.count(batch) for stack in stacks)
+
+
 def forward_bytes(stack: Stack, batch: Batch) -> int:
     """Return the activations of one example's forward pass at the widest point of a layer, in bytes."""
     return FLOAT * _layer_floats(stack, batch, max(axis.count(batch) for axis in {stack.queries, stack.keys}))

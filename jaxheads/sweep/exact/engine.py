@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ...differences import as_differences
 from ...models.inputs.attention_inputs import AttentionInputs
 from ...models.inputs.batch import Batch
 from ...models.inputs.query_rows import Take, rows_from, rows_of_examples, taken
@@ -133,17 +134,19 @@ def edited(
         def stream(stack: Stack, _: Array, context: AttentionInputs) -> Array | None:
             if stack.name not in unedited.resid_pre:
                 return unedited.done.get(stack.name)
-            run = _CopyRun(stack, batch, context, unedited, values, copy, site)
+            run = CopyRun(stack, batch, context, unedited, values, copy, site)
             return run.stream(start, rows_read(network, stack, reads))
 
         return objective_values(network, batch, reads, stream, value)
 
     # The maths is written for one copy. `vmap` batches only what depends on `copies`: the cached streams, keys and
     # values before the first edit, and the values put in place have no axis G and are computed once for all copies.
-    return jax.vmap(run_copy)(copies)
+    # A copy that edits no head is the unedited run.
+    nothing = EditedCopies(jnp.zeros(copies.heads.shape[1:], bool), jnp.full((), -1, copies.position.dtype))
+    return jax.vmap(as_differences(run_copy, nothing))(copies)
 
 
-class _CopyRun(NamedTuple):
+class CopyRun(NamedTuple):
     """One edited copy of a stream's run, with its cross-attention; `copy` has no leading axis."""
 
     stack: Stack
@@ -192,6 +195,10 @@ class _CopyRun(NamedTuple):
             return self._layer(x, layer, self._later_edit(layer))
 
         return jax.lax.fori_loop(start + 1, stop, step, x_BtD)
+
+    def edited_layer(self, x_BtD: Array, layer: int | Array, rows_BR: Array | None = None) -> Array:
+        """Run one layer, whichever it is, with what this copy edits in it."""
+        return self._layer(x_BtD, layer, self._edit(layer, rows_BR), rows_BR)
 
     def _layer(
         self, x_BtD: Array, layer: int | Array, edit: Edit, rows_BR: Array | None = None, *, cross_only: bool = False

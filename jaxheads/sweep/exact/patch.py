@@ -12,6 +12,7 @@ from typing import Unpack
 import jax
 from jax import Array
 
+from ...execution.lengths import Lengths, sweep_runs
 from ...execution.resources import Options, Resources
 from ...models.inputs.attention_inputs import AttentionInputs
 from ...models.inputs.batch import Batch, Texts
@@ -74,13 +75,14 @@ def patch(
     name, site = model.site(site if stack_name is None or "." in site else f"{stack_name}.{site}")
     # "decoder.z" names its stack; a bare "z" is of the stack that was asked for, or of the only one.
     stack, by = model.stack(name), check_by(site, by)
-    about = {"site": site, "by": list(by), "direction": direction}
+    about, lengths = {"site": site, "by": list(by), "direction": direction}, Lengths(model)
     for clean_batch, corrupt_batch, own_objective in pairs(clean, corrupt, objective):
         base, other = base_and_other(direction, clean_batch, corrupt_batch)
         check_pair(model, clean_batch, corrupt_batch)
         reads, grid = reads_of(own_objective, model, base), site_grid(stack, site, base, by)
+        reads, base, other = lengths.read(own_objective, reads, base, other, runs=sweep_runs(grid.size))
         # Prompts of a pair share their beginning: in a causal stack nothing before the first difference changes.
-        groups = edit_groups(stack, site, base, grid, first_change(stack, clean_batch, corrupt_batch))
+        groups = edit_groups(stack, site, base, grid, first_change(stack, base, other))
         yield exact(
             model,
             stack,
