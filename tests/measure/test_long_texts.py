@@ -8,9 +8,11 @@ import pytest
 
 import jaxheads as jh
 from jaxheads import programs
-from jaxheads.measure.direct import logit_copying
+from jaxheads.measure.direct import lens, logit_copying
 from jaxheads.measure.patterns import METRICS, VARIANTS, scoring
 from jaxheads.measure.relevance import rollout
+from jaxheads.measure.relevance.backward_pass import backward
+from jaxheads.measure.relevance.rules import ATTNLRP
 from jaxheads.models.inputs import query_rows
 
 from ..models.huggingface import random_batch, small_model
@@ -81,6 +83,12 @@ PROGRAMS: dict[str, Callable[[Any, jh.Batch], int]] = {
     "copying": lambda network, batch: temporary(logit_copying._raised, network, batch, stack="decoder"),
     "rollout": lambda network, batch: temporary(
         rollout.rollout_relevance, network, batch, np.zeros(batch.tokens.shape, np.float32), "decoder"
+    ),
+    "attnlrp": lambda network, batch: temporary(
+        backward, network, batch, jh.loss().reads(jh.Model(network), batch), {}, value=jh.loss().value, rules=ATTNLRP
+    ),
+    "lens": lambda network, batch: temporary(
+        lens._by_head, network, batch, jh.loss().reads(jh.Model(network), batch), stack="decoder"
     ),
 }
 

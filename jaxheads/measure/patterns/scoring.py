@@ -55,7 +55,8 @@ def measure(
     """Measure the attention pattern of every head: one row a head, one column a metric.
 
     Each number is computed inside its layer: patterns are never kept, and memory grows neither with the layers nor with
-    the number of examples, which run in chunks.
+    the number of examples, which run in chunks. Of a long text's patterns only some query rows are there at a time, so
+    that memory grows with its length; a metric that is not `by_rows` needs the whole pattern.
 
     Args:
         batch: one batch or any iterable of batches, which is read once; those of one shape compile once.
