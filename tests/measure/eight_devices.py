@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
+from jaxheads import programs
+from jaxheads.models.inputs import query_rows
 from jaxheads.models.sharding import shard
 
 from ..models.networks import assert_same, batch_of, random_model
@@ -28,6 +30,15 @@ def test_measures_on_eight_devices_are_those_of_one(family: str, axes: dict[str,
     table, expected = ask(split, devices=mesh), ask(model)
     assert_same_table(table, expected)
     assert table.provenance["tokens_sha256"] == expected.provenance["tokens_sha256"]
+
+
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_measures_in_blocks_of_rows_on_eight_devices_are_those_of_one(family: str, monkeypatch: pytest.MonkeyPatch):
+    model, mesh = random_model(family), jax.make_mesh((4, 2), ("data", "model"))
+    expected = jh.measure(model, BATCH)
+    monkeypatch.setattr(query_rows, "BLOCK_BYTES", 4 * 8 * 4 * 8 * 3)
+    monkeypatch.setattr(programs, "_PROGRAMS", programs._Programs())
+    assert_same_table(jh.measure(shard(model, mesh), BATCH, devices=mesh), expected)
 
 
 @pytest.mark.parametrize("by", ["js", "values", "cka"])
