@@ -40,11 +40,13 @@ class Chunks:
         examples: examples a chunk; each chunk has one unedited run.
         copies: edited copies of a chunk's examples that run together.
         multiples: what the two must be multiples of, so that they split evenly over devices.
+        step: what the numbers of copies are rounded up to a multiple of, so that few of them have programs.
     """
 
     examples: int
     copies: int = 1
     multiples: tuple[int, int] = (1, 1)
+    step: int = 1
 
     @classmethod
     def fitting(
@@ -86,7 +88,10 @@ class Chunks:
 
     def copies_together(self, count: int, most: int) -> int:
         """Return the size of equal chunks of `count` copies, at most `most` of them and split evenly over devices."""
-        return round_up(even_size(count, most), self.multiples[1])
+        size = even_size(count, most)
+        # Where memory has ended at a step, sizes below it are their own.
+        size = round_up(size, self.step) if most >= self.copies else size
+        return round_up(size, self.multiples[1])
 
     def filled(self, examples: np.ndarray) -> np.ndarray:
         """Return these indices with the last repeated until they split evenly over devices."""

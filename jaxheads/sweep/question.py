@@ -36,7 +36,8 @@ from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.stack import Stack
 from ..objectives import Objective, Reads, effect_range
-from ..precision import products
+from ..precision import DIFFERENCE_TERMS, arithmetic_used, available, products
+from ..programs import platform
 from ..progress import Advance
 from ..progress import progress as show_progress
 from ..tables import HeadTable
@@ -107,6 +108,7 @@ class Question:
         about: words for the table's provenance; of a stream, those of the last batch.
         unsigned: whether effects have no sign: the total then counts without its sign, too.
         extras: columns without an interval.
+        copies: whether edited copies are run, which alone can be computed as differences.
         plan: what the question will do, where that is known beforehand.
         finish: makes the answer of the table, where a table is not the whole answer.
     """
@@ -126,6 +128,7 @@ class Question:
     columns: tuple[str, ...] = ("effect",)
     unsigned: bool = False
     extras: Mapping[str, ArrayLike] | None = None
+    copies: bool = True
     plan: Plan | None = None
     finish: Callable[[HeadTable], Any] = lambda table: table
 
@@ -168,7 +171,7 @@ def sweep(generator: Callable[..., Any] | None = None, *, returns: type[Any] = H
     @functools.wraps(generator)
     def planning(*arguments: Any, **named: Any) -> Plan:
         check_options(answering, named)
-        with products(named.get("arithmetic")):
+        with products(available(named.get("arithmetic"), platform())):
             first = next(iter(generator(*arguments, **named)), None)
         if first is None:
             raise _empty_stream()
@@ -291,19 +294,20 @@ def _answering(generator: Callable[..., Iterator[Question]], returns: type[Any])
         bound = inspect.signature(generator).bind(*arguments, **named)
         stream = not isinstance(list(bound.arguments.values())[1], Batch)
         asked = asking(generator.__name__, bound_arguments(generator, arguments, named))
-        with asked, products(named.get("arithmetic")):
-            return _answer(generator.__name__, questions, stream=stream, level=level, seed=seed)
+        with asked, products(available(named.get("arithmetic"), platform())):
+            # The first question is asked for before the bar is shown: its checks come before any long work.
+            first = next(questions, None)
+            if first is None:
+                raise _empty_stream()
+            with products("full" if arithmetic_used() in DIFFERENCE_TERMS and not first.copies else None):
+                return _answer(generator.__name__, first, questions, stream=stream, level=level, seed=seed)
 
     document(answering, returns=returns)
     return answering
 
 
-def _answer(name: str, questions: Iterator[Question], *, stream: bool, level: float, seed: int) -> Any:
-    """Answer each question, and return what the first one's `finish` makes of the table of all."""
-    # The first question is asked for before the bar is shown: its checks come before any long work.
-    first = next(questions, None)
-    if first is None:
-        raise _empty_stream()
+def _answer(name: str, first: Question, questions: Iterator[Question], *, stream: bool, level: float, seed: int) -> Any:
+    """Answer the first and each further question, and return what `finish` makes of the table of all."""
     grid, E, resources = first.grid, len(first.batch), first.resources
     # One batch keeps all its examples; a stream keeps some thousand rows, however long it is.
     span = (0.0, np.inf) if first.unsigned else effect_range(first.objective)

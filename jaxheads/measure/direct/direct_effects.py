@@ -20,6 +20,7 @@ from jax import Array
 
 from ...checks import one_of
 from ...execution.cost import FLOAT, forward_bytes
+from ...execution.lengths import Lengths
 from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
@@ -157,6 +158,7 @@ def _split(
             f"{objective.name} reads log-probabilities, which are not linear in logits: no parts add up to it. "
             "Use jh.logit_difference"
         )
+    asked, (reads, batch) = batch, Lengths(model).read(objective, reads, batch)
     members = direct_stacks(model)
     by_layer = [f"{kind}-{stack.name}" for stack in members for kind in ("heads", "biases")]
     by_layer += [f"mlps-{stack.name}" for stack in members if "mlp_out" in stack.sites]
@@ -177,7 +179,8 @@ def _split(
         for kind in ("heads", "biases", "mlps")
     )
     parts = DirectParts(heads, biases, mlps, arrays["embedding"], arrays["constant"], arrays["value"])
-    return parts, arrays.get("sources")
+    # Padding that only filled up the batch's length is left out.
+    return parts, None if sources is None else arrays["sources"][..., : model.stack(sources).keys.count(asked)]
 
 
 def _example_bytes(stack: Stack, batch: Batch, rows: int, sources: bool) -> int:

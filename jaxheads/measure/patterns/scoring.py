@@ -14,6 +14,7 @@ from jax import Array
 
 from ...execution.cost import FLOAT
 from ...execution.devices import Devices
+from ...execution.lengths import Lengths
 from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model, check_edit
@@ -28,7 +29,7 @@ from ..example_chunks import choose_chunks, run_examples
 from ..streams import Batches, inputs_of, scored_pairs
 from .compiler_options import lean_options
 from .example import counted, examples_of
-from .metric import Metric, check_marks, check_metrics, fits
+from .metric import Metric, check_marks, check_metrics, fits, is_own
 from .registry import METRICS, resolve
 from .row_scores import RowScores
 from .score_accumulator import ScoreAccumulator
@@ -88,7 +89,7 @@ def measure(
     chosen = _chosen(metrics, stack, model.name)
     check_of(of)
     edits = (edits,) if isinstance(edits, SiteEdit) else tuple(edits)
-    scores = ScoreAccumulator(chosen)
+    scores, lengths = ScoreAccumulator(chosen), Lengths(model)
     total = len(inputs_of(model, stack, batch)) if isinstance(batch, Batch) else None
     label = f"measuring {stack.layers * stack.heads} heads of {model.name}"
     with show_progress(total, label, resources.progress) as advance:
@@ -96,6 +97,9 @@ def measure(
             B, T = stack.queries.of(scored).shape
             check_marks(chosen, scored.marks or {}, (B, T, stack.keys.count(scored)), stack.name)
             check_metrics(chosen, stack, scored)
+            if not edits and all(map(is_own, chosen)):
+                # A user's metric may read the shape of a pattern, and edits may have an axis of positions.
+                current, scored = lengths.alike(current, scored, patterns=True)
 
             def add(examples: np.ndarray, scores_BLNC: np.ndarray, current: Batch = current) -> None:
                 taken = current.take(examples)

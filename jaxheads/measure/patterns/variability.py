@@ -12,6 +12,7 @@ from jax import Array
 
 from ...arguments import at_least, checked
 from ...execution.cost import FLOAT, forward_bytes
+from ...execution.lengths import Lengths
 from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
@@ -59,7 +60,8 @@ def variability(
     if exclude_first and positions == 1:
         raise ValueError("expected at least 2 positions without the first token, got 1")
     long_enough = _long_enough(np.asarray(stack.queries.of(batch).lengths), positions)
-    network, compared = resources.network(model), inputs_of(model, stack, batch).take(long_enough)
+    network, [compared] = resources.network(model), Lengths(model).alike(inputs_of(model, stack, batch))
+    compared = compared.take(long_enough)
 
     def compute(examples: np.ndarray) -> dict[str, Array]:
         chunk = resources.devices.examples(compared.take(examples))

@@ -45,6 +45,7 @@ from numpy.typing import NDArray
 from ...arguments import at_least, checked
 from ...checks import one_of
 from ...execution.cost import FLOAT, forward_bytes
+from ...execution.lengths import Lengths
 from ...execution.resources import OPTIONS, Options, Resources, shares_options
 from ...models.inputs.answers import token_texts
 from ...models.inputs.batch import Batch, Texts
@@ -171,18 +172,15 @@ def relevance(
             the model can't give; for rules where the method has none; for "rollout" and "flow" of an encoder–decoder,
             whose source is in another stream.
     """
-    _check(method, rules)
+    objective = _checked(method, rules, objective)
     baseline = "mean" if baseline is None else baseline
-    if objective is None and method.startswith("voita"):
-        objective = logit()
-    if objective is None and method not in OF_ATTENTION:
-        raise ValueError(f"{method} needs an objective, such as jh.logit() or jh.logit_difference(right, wrong)")
     model.check(batch)
     if method in OF_ATTENTION:
         _check_one_stream(model, method)
     resources, stack = Resources.of(options), options.get("stack")
     chosen = model.stack(stack) if stack is not None or len(model.stacks) == 1 else None
     explained = None if objective is None else BatchObjective.of(model, batch, objective, resources)
+    asked, (batch, explained) = batch, _padded(model, batch, explained, baseline)
     rows_ET = _row_weights(model, batch, explained)
     base: dict[str, np.ndarray] = {}
     if explained is None or method in OF_ATTENTION:
@@ -215,14 +213,32 @@ def relevance(
         example_bytes=example_bytes,
         identity=(repr(about), chosen.name if chosen else "", objective, reads, base),
     )
-    return _result(model, batch, arrays, about, chosen, options)
+    return _result(model, asked, arrays, about, chosen, options)
 
 
-def _check(method: str, rules: Rules | None) -> None:
+def _checked(method: str, rules: Rules | None, objective: Objective | None) -> Objective | None:
+    """Return the objective, or Voita's own; raises ValueError for what a method does not take, or needs."""
     one_of("method", method, METHODS)
     if rules is not None and RULES.get(method) is None:
         with_rules = [name for name, default in RULES.items() if default is not None]
         raise ValueError(f"{method} has no rules to choose; {', '.join(with_rules)} have")
+    if objective is None and method.startswith("voita"):
+        return logit()
+    if objective is None and method not in OF_ATTENTION:
+        raise ValueError(f"{method} needs an objective, such as jh.logit() or jh.logit_difference(right, wrong)")
+    return objective
+
+
+def _padded(
+    model: Model, batch: Batch, explained: BatchObjective | None, baseline: Baseline
+) -> tuple[Batch, BatchObjective | None]:
+    """Return batch and objective at a common length (see `Lengths`); as they are beside a baseline of their shape."""
+    if isinstance(baseline, Batch):
+        return batch, explained
+    if explained is None:
+        return Lengths(model).alike(batch)[0], None
+    explained = explained.padded()
+    return explained.batch, explained
 
 
 def _check_one_stream(model: Model, method: str) -> None:
@@ -312,7 +328,9 @@ def _result(
     streams, ids, texts = {}, {}, {}
     for stream in model.network.streams:
         positions = stream.queries.of(batch)
-        tokens_ET = np.where(np.asarray(positions.mask), arrays[f"tokens-{stream.name}"], np.nan)
+        # Padding that only filled up the batch's length is left out.
+        tokens_ET = arrays[f"tokens-{stream.name}"][:, : positions.shape[1]]
+        tokens_ET = np.where(np.asarray(positions.mask), tokens_ET, np.nan)
         streams[stream.name] = tokens_ET.astype(np.float32)
         if positions.ids is not None:
             ids[stream.name] = np.asarray(positions.ids)

@@ -15,6 +15,7 @@ import numpy as np
 from ...execution.batching import Chunks, Later, equal_chunks, in_turn
 from ...execution.cost import edge_bytes
 from ...execution.devices import Devices
+from ...execution.lengths import GRADIENT_RUNS, Lengths, sweep_runs
 from ...execution.resources import Resources
 from ...models.inputs.batch import Batch
 from ...models.model import Model
@@ -66,6 +67,8 @@ def edge_question(
     """
     base, other = runs
     reads, estimated = reads_of(objective, model, base), len(fractions) > 0
+    runs_each = GRADIENT_RUNS * len(fractions) + sweep_runs(graph.exists.sum() if exact else 0)
+    reads, base, other = Lengths(model).read(objective, reads, base, other, runs=runs_each)
     if estimated:
         needs_derivative(objective)
     # Cells count through all columns: exact effects come second beside estimates, and first alone.
@@ -106,6 +109,7 @@ def edge_question(
         resources,
         identity=(other, repr(about)),
         about=about,
+        copies=exact,
         columns=columns,
         extras={"sender_node": sender_UV, "receiver_node": receiver_UV},
         finish=finish,

@@ -1,6 +1,6 @@
 """The work of an exact sweep on one chunk of examples: edited copies, as many at a time as memory takes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ...execution.batching import Later, OutOfMemory, detecting_out_of_memory, in_turn
+from ...execution.batching import Later, OutOfMemory, detecting_out_of_memory, in_turn, is_new
 from ...execution.cost import CostModel
 from ...execution.devices import Devices
 from ...execution.resources import Resources
@@ -19,10 +19,12 @@ from ...models.network import Network
 from ...models.stack import Stack
 from ...objectives import Objective, Reads
 from ...programs import to_device
+from ..cached_run import rows_read, stream_of
 from ..grid import Grid
 from ..question import CellGroup, Question
 from .engine import EditedCopies, SiteValues, UneditedRun, edited, run_unedited
-from .plan import EditGroup, Plan, choose_chunks, worthwhile_starts
+from .plan import EditGroup, Plan, all_together, choose_chunks, worthwhile_starts
+from .upward import edited_upward, joins
 
 
 class Chunk(NamedTuple):
@@ -87,9 +89,12 @@ def exact(
     costs = CostModel.of(model, stack, batch, reads)
     groups = worthwhile_starts(groups, costs, len(batch), source.count)
     chunks = choose_chunks(costs, groups, len(batch), resources)
-    plan = Plan(tuple(groups), costs, len(batch), chunks, resources.placement(model), source.count, source.runs)
+    together = all_together(chunks, costs, groups, len(batch))
+    chunks, upward = (chunks, False) if together is None else (together, True)
+    placement = resources.placement(model)
+    plan = Plan(tuple(groups), costs, len(batch), chunks, placement, source.count, source.runs, upward)
     # Memory that ended once would end in each later chunk again: the smaller number is kept for all of them.
-    fitting = _Fitting(chunks.copies)
+    fitting = _Fitting(chunks.copies, upward)
 
     def work(examples: np.ndarray) -> ExactWork:
         devices = resources.devices
@@ -118,9 +123,15 @@ def exact(
 
 @dataclass
 class _Fitting:
-    """The number of copies that fit the device's memory at once, as far as is known; shared by a question's chunks."""
+    """What fits the device's memory at once, as far as is known; shared by a question's chunks.
+
+    Attributes:
+        copies: of one group.
+        upward: whether the copies of all groups do.
+    """
 
     copies: int
+    upward: bool
 
 
 @dataclass(frozen=True)
@@ -168,12 +179,22 @@ class ExactWork:
         return list(self.source.of(self.chunk._replace(z=self._unedited.z)))
 
     def _steps(self, groups: Sequence[EditGroup], edited_BC: np.ndarray) -> Iterator[Later[None]]:
-        """Send all copies, as many at a time as fit; each step adds their objective to their cells of `edited_BC`."""
+        """Send all copies; each step adds their objective to their cells of `edited_BC`."""
+        if not self.fitting.upward:
+            yield from self._group_steps(groups, self._values, edited_BC)
+            return
+        for values in self._values:
+            yield self._sent_upward(groups, values, edited_BC)
+
+    def _group_steps(
+        self, groups: Sequence[EditGroup], sources: Sequence[SiteValues], edited_BC: np.ndarray
+    ) -> Iterator[Later[None]]:
+        """Send the copies group by group, as many at a time as fit, with each of some sources' values."""
         column = 0
         for group in groups:
             own_BC = edited_BC[:, column : column + len(group)]
             column += len(group)
-            for values in self._values:
+            for values in sources:
                 first = 0
                 while first < len(group):
                     # Memory that ended in the step before leaves fewer copies for this one.
@@ -181,6 +202,27 @@ class ExactWork:
                     copies = np.arange(first, min(first + size, len(group)))
                     yield self._sent(group, values, copies, size, own_BC)
                     first += size
+
+    def _sent_upward(self, groups: Sequence[EditGroup], values: SiteValues, edited_BC: np.ndarray) -> Later[None]:
+        """Send the copies of all groups in one pass; where they don't fit, go group by group from then on."""
+        sent = _sending(lambda: self._run_upward(groups, values))
+        new_C = np.concatenate([is_new(copies) for copies in self._filled(groups)])
+
+        def add() -> None:
+            try:
+                with detecting_out_of_memory():
+                    values_CB = self.chunk.devices.fetch(sent())
+            except OutOfMemory:
+                self.fitting.upward = False
+                in_turn(self._group_steps(groups, [values], edited_BC))()
+            else:
+                edited_BC[:] += values_CB[new_C].T
+
+        return add
+
+    def _filled(self, groups: Sequence[EditGroup]) -> list[np.ndarray]:
+        """Return the numbers of each group's copies, filled up to one size."""
+        return [next(self.plan.chunks.copy_chunks(len(group))) for group in groups]
 
     def _sent(
         self, group: EditGroup, values: SiteValues, copies: np.ndarray, size: int, edited_BC: np.ndarray
@@ -198,14 +240,7 @@ class ExactWork:
 
         # Every run has the shape of the others, which compiled once.
         filled = copies[np.minimum(np.arange(size), len(copies) - 1)]
-        try:
-            with detecting_out_of_memory():
-                values_GB = self._run_copies(group, values, filled)
-        except OutOfMemory as error:
-            # Mended when its turn comes: the run before it still holds memory.
-            sent = partial(_raise, error)
-        else:
-            sent = lambda: values_GB  # noqa: E731
+        sent = _sending(lambda: self._run_copies(group, values, filled))
         return add
 
     def _send_fewer(
@@ -227,6 +262,28 @@ class ExactWork:
         for part in np.split(copies, range(fewer, len(copies), fewer)):
             self._sent(group, values, part, fewer, edited_BC)()
 
+    def _run_upward(self, groups: Sequence[EditGroup], values: SiteValues) -> jax.Array:
+        """Send several groups' copies, filled up, in one pass through all layers: their objective `[C,B]`."""
+        chunk, site, numbers = self.chunk, groups[0].site, self._filled(groups)
+        filled = list(zip(groups, numbers, strict=True))
+        heads_CLN = np.concatenate([group.heads[copies] for group, copies in filled])
+        position_C = np.concatenate([group.position[copies] for group, copies in filled])
+        starts = np.repeat([group.layer for group in groups], list(map(len, numbers)))
+        # Where the objective reads rows, the last layer runs at these alone, apart from the others.
+        apart = rows_read(chunk.network, stream_of(chunk.network, site.stack), chunk.reads) is not None
+        return edited_upward(
+            chunk.network,
+            chunk.batch,
+            chunk.reads,
+            self._unedited,
+            values,
+            EditedCopies(to_device(heads_CLN), to_device(position_C)),
+            to_device(starts, np.int32),
+            site=site,
+            joins=joins(starts, chunk.stack.layers - apart),
+            value=chunk.objective.value,
+        )
+
     def _run_copies(self, group: EditGroup, values: SiteValues, copies: np.ndarray) -> jax.Array:
         """Send some copies, run together: their objective `[G,B]`."""
         chunk = self.chunk
@@ -242,6 +299,17 @@ class ExactWork:
             site=group.site,
             value=chunk.objective.value,
         )
+
+
+def _sending(send: Callable[[], jax.Array]) -> Callable[[], jax.Array]:
+    """Send work to the devices; return the function that gives its result, or raises that it did not fit."""
+    try:
+        with detecting_out_of_memory():
+            sent = send()
+    except OutOfMemory as error:
+        # Mended when its turn comes: the run before it still holds memory.
+        return partial(_raise, error)
+    return lambda: sent
 
 
 def _raise(error: Exception) -> jax.Array:

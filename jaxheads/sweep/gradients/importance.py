@@ -13,6 +13,7 @@ import numpy as np
 
 from ...checks import one_of
 from ...execution.batching import Later
+from ...execution.lengths import GRADIENT_RUNS, Lengths
 from ...execution.resources import Options, Resources
 from ...models.inputs.batch import Batch
 from ...models.model import Model
@@ -72,10 +73,12 @@ def importance(
     if normalise not in (None, "layer"):
         raise ValueError(f"normalise must be 'layer' or None; got {normalise!r}")
     resources, stack = Resources.of(options), model.stack(options.get("stack"))
+    lengths = Lengths(model)
     for current, own_objective in inputs(batch, objective):
         model.check(current, packed=True)
         needs_derivative(own_objective)
         reads, grid = reads_of(own_objective, model, current), site_grid(stack, "z", current, ("layer", "head"))
+        reads, current = lengths.read(own_objective, reads, current, runs=GRADIENT_RUNS)
         chunks, remat = gradient_chunks(model.network, stack, current, reads, resources)
         by_token = granularity == "token"
         yield Question(
@@ -93,6 +96,7 @@ def importance(
             identity=(granularity,),
             about={"granularity": granularity, "normalise": normalise},
             columns=("importance",),
+            copies=False,
             finish=_normalise_layers if normalise == "layer" else lambda table: table,
         )
 

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from ...checks import one_of
 from ...execution.batching import Chunks, Later, in_turn
 from ...execution.cost import CostModel
+from ...execution.lengths import Lengths, longer, sweep_runs
 from ...execution.resources import Resources
 from ...models.inputs.batch import Batch
 from ...models.model import Model
@@ -140,13 +141,17 @@ def path_inputs(
             f"paths end where one stream is read; {model.name} compares the ends of several. Fix the others with "
             "jh.zero_shot, and ask about its model"
         )
+    lengths = Lengths(model)
     for clean, corrupt, objective in batches:
         base, other = base_and_other(direction, clean, corrupt)
         check_pair(model, clean, corrupt)
         chosen_ET = chosen_positions(positions, senders.queries.of(base))
-        difference = first_difference(senders, clean, corrupt)
+        reads, runs = reads_of(objective, model, base), sweep_runs(senders.layers * senders.heads)
+        reads, base, other = lengths.read(objective, reads, base, other, runs=2 * runs)
+        chosen_ET = longer(chosen_ET, senders.queries.count(base))
+        difference = first_difference(senders, base, other)
         changing, first = changing_positions(chosen_ET, difference, causal=senders.causal)
-        spec, reads = PathSpec(senders.name, first, mlps == "frozen"), reads_of(objective, model, base)
+        spec = PathSpec(senders.name, first, mlps == "frozen")
         yield PathInputs(model, senders, base, other, objective, reads, chosen_ET, changing, spec, resources)
 
 
