@@ -45,8 +45,8 @@ REHEARSAL: ContextVar[Callable[["Compiled", tuple[Any, ...], dict[str, Any]], An
 REHEARSAL = ContextVar("rehearsal", default=None)
 """What is called in place of every program, by function, arguments and keywords; None where programs run."""
 
-PLATFORM: ContextVar[str | None] = ContextVar("platform", default=None)
-"""The platform that a rehearsal is for; None where programs run."""
+DEVICE: ContextVar[Any] = ContextVar("device", default=None)
+"""The first of the devices that a rehearsal is for; None where programs run."""
 
 
 _NO_VALUES = (
@@ -57,7 +57,7 @@ _NO_VALUES = (
 
 def platform() -> str:
     """Return the platform that programs are made for: JAX's default one, or that of a rehearsal."""
-    return PLATFORM.get() or jax.default_backend()
+    return jax.default_backend() if DEVICE.get() is None else DEVICE.get().platform
 
 
 class Compiled(Generic[R]):
