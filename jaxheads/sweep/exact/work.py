@@ -199,6 +199,7 @@ class ExactWork:
     def _run_upward(self, groups: Sequence[EditGroup], values: SiteValues) -> np.ndarray:
         """Return the objective `[B,C]` of several groups' copies, in one pass through all layers."""
         chunk, site = self.chunk, groups[0].site
+        # Each group is filled up by itself: the joins must not depend on how many positions the longest text has.
         numbers = [next(self.plan.chunks.copy_chunks(len(group))) for group in groups]
         filled = list(zip(groups, numbers, strict=True))
         heads_CLN = np.concatenate([group.heads[copies] for group, copies in filled])
