@@ -33,7 +33,7 @@ def attend_by_tile(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, scoring: Scoring
     """
     B, T, N, H = q_BTNH.shape
     dtype, p = q_BTNH.dtype, heads_of_tile(N, k_BSKH.shape[2], H)
-    keys_BSkl, values_BSkl = (_key_tiles(of_keys, N, p) for of_keys in (k_BSKH, v_BSKH))
+    keys_BSkl, values_BSkl = (x.reshape(*x.shape[:2], -1, p * H) for x in (k_BSKH, v_BSKH))
     own_pl = (jnp.arange(p * H)[None] // H == jnp.arange(p)[:, None]).astype(dtype)
     own_111pl = own_pl.reshape(1, 1, 1, 1, p, p * H)
     q_BTkgl = q_BTNH.reshape(B, T, keys_BSkl.shape[2], -1, p * H)
@@ -50,14 +50,7 @@ def attend_by_tile(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, scoring: Scoring
 
 
 def heads_of_tile(N: int, K: int, H: int) -> int:
-    """Return how many heads fill a tile; 1 for heads as wide as one, and where those of a tile read different keys."""
+    """Return how many heads fill a tile; 1 for heads as wide as one, and where query heads share keys."""
     p = max(1, LANES // H)
-    return p if LANES % H == 0 and ((N // K) % p == 0 or (N == K and K % p == 0)) else 1
-
-
-def _key_tiles(k_BSKH: Array, N: int, p: int) -> Array:
-    """Return keys or values as tiles `[B,S,k,l]`: neighbours together or, where query heads share one, it repeated."""
-    B, S, K, H = k_BSKH.shape
-    if N == K:
-        return k_BSKH.reshape(B, S, K // p, p * H)
-    return jnp.concatenate([k_BSKH] * p, axis=-1)
+    # Shared keys would be repeated in each tile: by XLA's estimate that takes longer than half-empty tiles do.
+    return p if LANES % H == 0 and N == K and K % p == 0 else 1
