@@ -24,7 +24,8 @@ from jax.core import Tracer
 from numpy.typing import ArrayLike
 
 from .compile_cache import keep_by_default
-from .precision import products
+from .differences import RoundedProduct, with_product
+from .precision import EMULATED_BITS, arithmetic_used, products
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -65,8 +66,7 @@ class Compiled(Generic[R]):
     def __init__(self, function: Callable[..., R], options: dict[str, Any]):
         functools.update_wrapper(self, function)
         self.function, self.options = _entered(function), options
-        # For calls within other programs, which have no program of their own, and to look at what is compiled.
-        self.inner = jax.jit(self.function, **options)
+        self._inner: dict[str, Any] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> R:
         leaves = jax.tree.leaves((args, kwargs))
@@ -78,14 +78,25 @@ class Compiled(Generic[R]):
                 return self.inner(*args, **kwargs)
             if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
                 raise ValueError(_NO_VALUES)
-            return _PROGRAMS.of(self, tuple(map(_kind, leaves)))(*args, **kwargs)
+            return _PROGRAMS.of(self, (arithmetic_used(), *map(_kind, leaves)))(*args, **kwargs)
+
+    @property
+    def inner(self) -> Any:
+        """The function for calls within other programs, which have no program of their own; one for each arithmetic."""
+        # JAX keeps what it has traced by the precision that it knows, not by the arithmetic.
+        arithmetic = arithmetic_used()
+        if arithmetic not in self._inner:
+            self._inner[arithmetic] = self.fresh()
+        return self._inner[arithmetic]
 
     def fresh(self) -> Any:
         """Return a copy that JAX compiles for itself: with its last reference its programs go."""
 
         @functools.wraps(self.function)
         def copy(*args: Any, **kwargs: Any) -> Any:
-            return self.function(*args, **kwargs)
+            bits = EMULATED_BITS.get(arithmetic_used())
+            function = self.function if bits is None else with_product(self.function, RoundedProduct(bits))
+            return function(*args, **kwargs)
 
         return jax.jit(copy, **self.options)
 

@@ -76,6 +76,7 @@ def numerics() -> dict[str, Any]:
         **{name: version(name) for name in NUMERIC_PACKAGES},
         "platform": jax.default_backend(),
         "x64": bool(config.jax_enable_x64),
+        "arithmetic": arithmetic_used(),
         "matmul_precision": precision_used(),
         "prng": [config.jax_default_prng_impl, bool(config.jax_threefry_partitionable)],
     }

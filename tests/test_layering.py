@@ -27,7 +27,7 @@ LAYERS = (
     ("tables", "statistics"),
     ("plots",),
     ("provenance", "files", "progress", "arguments", "programs"),
-    ("kinds", "interrupts", "compile_cache"),
+    ("kinds", "interrupts", "compile_cache", "differences"),
     ("cache",),
     ("checks", "columns", "extras", "precision", "source_state"),
 )

@@ -138,5 +138,5 @@ def test_every_question_takes_the_option_and_tells_it(ask: Any):
     assert table.provenance["arithmetic"] == "full"
     assert fast.provenance["arithmetic"] == "fast"
     np.testing.assert_allclose(table.values, fast.values, atol=1e-5)  # a CPU multiplies float32 as such
-    with pytest.raises(ValueError, match="arithmetic must be one of full, differences, fast"):
+    with pytest.raises(ValueError, match="arithmetic must be one of full, differences, fine differences, fast"):
         ask(*inputs, arithmetic="exact")

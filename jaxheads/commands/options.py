@@ -10,6 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import tyro
 
+from ..precision import Arithmetic
+
 
 @dataclass(frozen=True)
 class OnData:
@@ -50,9 +52,10 @@ class OnData:
     memory: int = 1 << 30
     """Bytes for the activations of a chunk of work, on each device."""
 
-    arithmetic: Literal["full", "differences", "fast"] | None = None
+    arithmetic: Arithmetic | None = None
     """Arithmetic of products of float32: full is the default on every device; differences makes sweeps faster where
-    bfloat16 is; fast is what the device does by itself."""
+    bfloat16 is, and fine differences nearly so, with smaller errors; fast is what the device does by itself, emulated
+    bfloat16 and emulated tf32 what a TPU and a GPU do."""
 
     columns: ClassVar[tuple[str, ...]] = ("clusters",)
     """The options that name a column."""

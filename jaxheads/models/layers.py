@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from .attention import Edit, attend
-from .inputs.batch import AttentionInputs
+from .attention import attend
+from .inputs.attention_inputs import AttentionInputs
 from .positions import Rotary
+from .row_edits import Edit
 
 
 # Functions of this module, not JAX's own: these are compiled ones, which pickle refuses.
@@ -195,12 +196,10 @@ class Attention(nnx.Module):
 
     def attend(self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, context: AttentionInputs, edit: Edit):
         """Call `attend` with this layer's scale, cap, sinks and window."""
-        mask_BTS = context.mask
-        if self.window is not None:
-            window = self.window if isinstance(self.window, int) else self.window[...]
-            mask_BTS = mask_BTS & (jnp.abs(context.queries[:, :, None] - context.keys[:, None, :]) < window)
+        window = self.window if self.window is None or isinstance(self.window, int) else self.window[...]
+        mask = context.mask if window is None else context.mask.within(context.queries, context.keys, window)
         settings = {"scale": self.scale, "cap": self.cap, "sinks": None if self.sinks is None else self.sinks[...]}
-        return attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, bias=context.bias, edit=edit, **settings)
+        return attend(q_BTNH, k_BSKH, v_BSKH, mask, bias=context.bias, edit=edit, **settings)
 
     def output(self, z_BTNH: Array) -> Array:
         """Return the heads' output `[B,T,D]`, the sum over heads of `z_h @ W_O[h]`, plus b_O."""

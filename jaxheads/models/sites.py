@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .attention import Edit
+from .inputs.query_rows import Take, taken
+from .row_edits import BY_QUERIES, RowEdit
+from .row_reader import RowReader
 
 SITES: Mapping[str, str] = MappingProxyType(
     {
@@ -69,13 +71,20 @@ class SiteEdit:
     stack: str = field(metadata={"static": True})
     operation: Literal["mix", "add"] = field(default="mix", metadata={"static": True})
 
-    def apply(self, x: Array, layer: Array) -> Array:
-        """Return the site's value in `layer`, changed if that is one of the edit's layers."""
+    def apply(self, x: Array, layer: Array, take: Take | None = None) -> Array:
+        """Return the site's value in `layer`, changed if that is one of the edit's layers.
+
+        Args:
+            take: the choice of query rows that `x` has, at a site with rows of queries; None for all.
+        """
         listed_E = self.layers == layer
         index = jnp.argmax(listed_E)
         # The layer is traced, so a layer that is not listed gets weight 0 instead of a branch.
-        weight = jnp.where(listed_E.any(), self.weight[index], jnp.zeros_like(self.weight[index])).astype(x.dtype)
-        source = self.source[index].astype(x.dtype)
+        weight, source = self.weight[index], self.source[index]
+        if take is not None and self.site in BY_QUERIES:
+            weight, source = taken(weight, take, 2), taken(source, take, 2)
+        weight = jnp.where(listed_E.any(), weight, jnp.zeros_like(weight)).astype(x.dtype)
+        source = source.astype(x.dtype)
         return mixed(x, source, weight) if self.operation == "mix" else x + weight * _unless(weight == 0, source)
 
 
@@ -93,13 +102,16 @@ def _unless(excluded: Array, x: Array) -> Array:
     return jnp.where(excluded & ~jnp.isfinite(x), jnp.zeros_like(x), x)
 
 
-def editor(edits: Sequence[SiteEdit], stack: str, layer: Array) -> Edit:
-    """Return a function that applies, in order, the edits at one site of this stack and layer."""
+def editor(
+    edits: Sequence[SiteEdit], stack: str, layer: Array, readers: Mapping[str, RowReader] | None = None
+) -> RowEdit:
+    """Return the edit that applies, in order, the edits at one site of this stack and layer."""
+    own = [edit for edit in edits if edit.stack == stack]
 
-    def apply(site: str, value: Array) -> Array:
-        for edit in edits:
-            if edit.stack == stack and edit.site == site:
-                value = edit.apply(value, layer)
+    def apply(site: str, value: Array, take: Take | None) -> Array:
+        for edit in own:
+            if edit.site == site:
+                value = edit.apply(value, layer, take)
         return value
 
-    return apply
+    return RowEdit(apply, frozenset(edit.site for edit in own), readers or {})

@@ -11,6 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, overload
 
@@ -19,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from ..arguments import checked, settled
 from ..execution.asked import asking
-from ..execution.batching import Chunks, detecting_out_of_memory, run_chunks
+from ..execution.batching import Chunks, Later, detecting_out_of_memory, run_chunks
 from ..execution.cost import Cost
 from ..execution.journal import Journal
 from ..execution.placement import Placement
@@ -35,7 +36,8 @@ from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.stack import Stack
 from ..objectives import Objective, Reads, effect_range
-from ..precision import products
+from ..precision import DIFFERENCE_TERMS, arithmetic_used, available, products
+from ..programs import platform
 from ..progress import Advance
 from ..progress import progress as show_progress
 from ..tables import HeadTable
@@ -62,14 +64,17 @@ class CellGroup(NamedTuple):
 
 
 class Work(Protocol):
-    """Results of one chunk of examples. What its groups of cells share is computed when first needed."""
+    """Results of one chunk of examples. What its groups of cells share is computed when first needed.
 
-    def baselines(self) -> np.ndarray:
-        """Return the objective of the unedited run and, if there is one, of the other run, `[1 or 2,B]`."""
+    Both methods send work to the devices and return a function that waits for it.
+    """
+
+    def baselines(self) -> Later[np.ndarray]:
+        """Send the unedited run: its objective and, if there is one, that of the other run, `[1 or 2,B]`."""
         ...
 
-    def effects(self, group: CellGroup) -> np.ndarray:
-        """Return the effects of the group's cells, `[B,cells]`."""
+    def effects(self, group: CellGroup) -> Later[np.ndarray]:
+        """Send the runs of the group's cells: their effects, `[B,cells]`."""
         ...
 
 
@@ -103,6 +108,7 @@ class Question:
         about: words for the table's provenance; of a stream, those of the last batch.
         unsigned: whether effects have no sign: the total then counts without its sign, too.
         extras: columns without an interval.
+        copies: whether edited copies are run, which alone can be computed as differences.
         plan: what the question will do, where that is known beforehand.
         finish: makes the answer of the table, where a table is not the whole answer.
     """
@@ -122,6 +128,7 @@ class Question:
     columns: tuple[str, ...] = ("effect",)
     unsigned: bool = False
     extras: Mapping[str, ArrayLike] | None = None
+    copies: bool = True
     plan: Plan | None = None
     finish: Callable[[HeadTable], Any] = lambda table: table
 
@@ -164,7 +171,7 @@ def sweep(generator: Callable[..., Any] | None = None, *, returns: type[Any] = H
     @functools.wraps(generator)
     def planning(*arguments: Any, **named: Any) -> Plan:
         check_options(answering, named)
-        with products(named.get("arithmetic")):
+        with products(available(named.get("arithmetic"), platform())):
             first = next(iter(generator(*arguments, **named)), None)
         if first is None:
             raise _empty_stream()
@@ -214,32 +221,44 @@ def run_question(
     baselines: list[np.ndarray] = [np.empty(0)] * E
     effects_EC = np.full((E, len(question.columns) * size), np.nan)
 
-    def run(examples: np.ndarray) -> None:
+    def run(examples: np.ndarray) -> Iterator[Later[None]]:
         real = np.unique(examples)
         work, count = question.work(examples), len(real)
         # Halved chunks must not find the parts of whole ones: a part's name says how many examples ran together.
         name, numbers_B1 = f"{len(examples)}-from-{first + real[0]}", first + real[:, None]
+
+        def own(effects_BC: np.ndarray) -> np.ndarray:
+            return effects_BC[:count]
+
+        def keep_baselines(baselines_2B: np.ndarray) -> None:
+            for position, example in enumerate(real):
+                baselines[example] = baselines_2B[:, position]
+
+        def keep_effects(cells: np.ndarray, effects_BC: np.ndarray) -> None:
+            effects_EC[np.ix_(real, cells)] = effects_BC
+            advance(effects_BC.size)
+
         with detecting_out_of_memory():
-            baselines_2B = journal.part(
+            baselines_2B = journal.later(
                 f"{name}-baselines",
-                lambda: work.baselines()[:, :count],
+                lambda: _then(work.baselines(), lambda baselines_2B: baselines_2B[:, :count]),
                 lambda shape: {"run": np.arange(shape[0])[:, None], "example": first + real[None]},
                 kind="baselines",
             )
-            for group in question.groups:
-                cells = {axis: index[group.cells % size][None] for axis, index in coordinates.items()}
-                if len(question.columns) > 1:
-                    cells["column"] = np.array(question.columns)[group.cells // size][None]
-                effects_BC = journal.part(
+        # Each part is a step: the runs of the next one are sent before this one's results are fetched and written.
+        yield _then(baselines_2B, keep_baselines)
+        for group in question.groups:
+            cells = {axis: index[group.cells % size][None] for axis, index in coordinates.items()}
+            if len(question.columns) > 1:
+                cells["column"] = np.array(question.columns)[group.cells // size][None]
+            with detecting_out_of_memory():
+                effects_BC = journal.later(
                     f"{name}-{group.name}",
-                    lambda group=group: work.effects(group)[:count],
+                    lambda group=group: _then(work.effects(group), own),
                     {"example": numbers_B1, **cells},
                     kind="effects",
                 )
-                effects_EC[np.ix_(real, group.cells)] = effects_BC
-                advance(effects_BC.size)
-        for position, example in enumerate(real):
-            baselines[example] = baselines_2B[:, position]
+            yield _then(effects_BC, partial(keep_effects, group.cells))
 
     run_chunks(question.chunks, E, run)
     # With a second baseline, the distance between the two runs is the effect that counts as 1.
@@ -249,6 +268,17 @@ def run_question(
     if question.unsigned and total_E is not None:
         total_E = np.abs(total_E)
     return Effects(baseline_E, effects_EC, total_E, clusters)
+
+
+def _then(result: Later[np.ndarray], use: Callable[[np.ndarray], R]) -> Later[R]:
+    """Return a function that waits for a result and returns what `use` makes of it."""
+
+    def later() -> R:
+        with detecting_out_of_memory():
+            array = result()
+        return use(array)
+
+    return later
 
 
 def _answering(generator: Callable[..., Iterator[Question]], returns: type[Any]) -> Any:
@@ -264,19 +294,20 @@ def _answering(generator: Callable[..., Iterator[Question]], returns: type[Any])
         bound = inspect.signature(generator).bind(*arguments, **named)
         stream = not isinstance(list(bound.arguments.values())[1], Batch)
         asked = asking(generator.__name__, bound_arguments(generator, arguments, named))
-        with asked, products(named.get("arithmetic")):
-            return _answer(generator.__name__, questions, stream=stream, level=level, seed=seed)
+        with asked, products(available(named.get("arithmetic"), platform())):
+            # The first question is asked for before the bar is shown: its checks come before any long work.
+            first = next(questions, None)
+            if first is None:
+                raise _empty_stream()
+            with products("full" if arithmetic_used() in DIFFERENCE_TERMS and not first.copies else None):
+                return _answer(generator.__name__, first, questions, stream=stream, level=level, seed=seed)
 
     document(answering, returns=returns)
     return answering
 
 
-def _answer(name: str, questions: Iterator[Question], *, stream: bool, level: float, seed: int) -> Any:
-    """Answer each question, and return what the first one's `finish` makes of the table of all."""
-    # The first question is asked for before the bar is shown: its checks come before any long work.
-    first = next(questions, None)
-    if first is None:
-        raise _empty_stream()
+def _answer(name: str, first: Question, questions: Iterator[Question], *, stream: bool, level: float, seed: int) -> Any:
+    """Answer the first and each further question, and return what `finish` makes of the table of all."""
     grid, E, resources = first.grid, len(first.batch), first.resources
     # One batch keeps all its examples; a stream keeps some thousand rows, however long it is.
     span = (0.0, np.inf) if first.unsigned else effect_range(first.objective)

@@ -7,7 +7,7 @@ entries of all metrics.
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from ...arguments import at_least, checked
 from ...checks import as_array, booleans, shown
-from ...execution.batching import Chunks, detecting_out_of_memory, run_chunks
+from ...execution.batching import Chunks, Later, detecting_out_of_memory, run_chunks
 from ...execution.cost import FLOAT
 from ...execution.resources import DEFAULT_MEMORY
 from ...models.inputs.batch import Batch, Positions
@@ -327,13 +327,22 @@ def _scores(given: _Given, metrics: tuple[Metric, ...], memory: int) -> list[tup
     chunks = Chunks.fitting(E, tokens=T, copy_bytes=PATTERNS_HELD * FLOAT * N * T * S, memory=memory)
     results = []
 
-    def run(examples: np.ndarray) -> None:
+    def run(examples: np.ndarray) -> Iterator[Later[None]]:
         new, own, pairs_B1TS = np.unique(examples), given.examples(examples), given.pairs[examples][:, None]
-        with detecting_out_of_memory():
+        scores: list[np.ndarray] = []
+
+        def add(layer: int, scores_BNC: Array) -> None:
+            with detecting_out_of_memory():
+                scores.append(np.asarray(scores_BNC, np.float64))
+            if layer == len(given.layers) - 1:
+                results.append((new, np.stack(scores, axis=1)[: len(new)]))
+
+        for number, layer in enumerate(given.layers):
             # Nothing counts at padding, where other frameworks leave NaN.
-            layers = [np.where(pairs_B1TS, layer[examples].astype(np.float32), 0) for layer in given.layers]
-            scores = [np.asarray(_program()(layer, own, metrics), np.float64) for layer in layers]
-        results.append((new, np.stack(scores, axis=1)[: len(new)]))
+            pattern_BNTS = np.where(pairs_B1TS, layer[examples].astype(np.float32), 0)
+            with detecting_out_of_memory():
+                scores_BNC = _program()(pattern_BNTS, own, metrics)
+            yield partial(add, number, scores_BNC)
 
     run_chunks(chunks, E, run)
     return results

@@ -51,7 +51,7 @@ class FaithfulnessCurve:
         return f"<FaithfulnessCurve {areas}>\n{self.table.frame.to_string()}"
 
 
-@shares_options()
+@shares_options(copies=True)
 @checked(donors=at_least(1))
 def faithfulness_curve(
     model: Model,

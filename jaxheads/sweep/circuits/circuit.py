@@ -27,7 +27,7 @@ from .evaluate import CHUNK_SIZES, CircuitEvaluator
 from .kept_runs import Ablation
 
 
-@shares_options()
+@shares_options(copies=True)
 @checked(donors=at_least(1))
 def circuit(
     model: Model,

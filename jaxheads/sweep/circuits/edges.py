@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ...models.attention import Edit
-from ...models.inputs.batch import AttentionInputs, Batch
+from ...differences import as_differences
+from ...models.inputs.attention_inputs import AttentionInputs
+from ...models.inputs.batch import Batch
 from ...models.network import Network
+from ...models.row_edits import Edit, at_sites
 from ...models.stack import Stack, take_rows
 from ...objectives import Reads
 from ...programs import compiled
@@ -105,7 +107,7 @@ def run_circuits(
 
         return objective_values(network, batch, reads, _only(stack, graph_stream), value)
 
-    return jax.vmap(run_circuit)(cut_GVU)
+    return jax.vmap(as_differences(run_circuit, jnp.zeros(cut_GVU.shape[1:], cut_GVU.dtype)))(cut_GVU)
 
 
 @partial(compiled, static_argnames=("stack", "value"))
@@ -181,18 +183,23 @@ def patch_each_edge(
 
     # The sender writes as in the unedited run, and so do all nodes before the receiver: the run starts from the cached
     # stream at the receiver's layer, and the change is in what the receiver reads, not in the stream.
-    def patch_edge(sender: Array, receiver: Array) -> Array:
+    def patch_edge(edge: tuple[Array, Array]) -> Array:
+        sender, receiver = edge
+        change_BTD = jnp.where(sender < 0, 0, change_UBTD[sender])
+
         def stream(current: Stack, _: Array, context: AttentionInputs) -> Array | None:
             if current.name != stack:
                 return run.done.get(current.name)
             if kind == "end":
-                return _end(network, stack, run.resid_post + change_UBTD[sender], reads)
-            edge = _PatchedEdge(current, context, run, change_UBTD[sender], layer, receiver, kind)
-            return edge.run(rows_read(network, current, reads))
+                return _end(network, stack, run.resid_post + change_BTD, reads)
+            patched = _PatchedEdge(current, context, run, change_BTD, layer, receiver, kind)
+            return patched.run(rows_read(network, current, reads))
 
         return objective_values(network, batch, reads, stream, value)
 
-    return jax.vmap(patch_edge)(senders_C, receivers_C)
+    # An edge without a sender carries no change: it leaves the unedited run.
+    unedited = jnp.full_like(senders_C[0], -1), jnp.zeros_like(receivers_C[0])
+    return jax.vmap(as_differences(patch_edge, unedited))((senders_C, receivers_C))
 
 
 @dataclass(frozen=True)
@@ -258,7 +265,7 @@ class _PatchedEdge:
             values, numbers = changed[site]
             return jnp.where((numbers == self.receiver)[None, None, :, None], values, unedited)
 
-        return edit
+        return at_sites(edit, changed)
 
 
 def _only(

@@ -12,7 +12,7 @@ from ...progress import progress as show_progress
 from .kept_runs import EdgeRuns
 
 
-@shares_options(without=("level", "seed", "resume"))
+@shares_options(without=("level", "seed", "resume"), copies=True)
 def keep_edges(
     model: Model,
     clean: Batch | Texts,

@@ -50,7 +50,7 @@ class FoundCircuits:
         return f"<FoundCircuits>\n{self.table.frame.to_string()}"
 
 
-@shares_options()
+@shares_options(copies=True)
 @checked(donors=at_least(1))
 def search_circuits(
     model: Model,

@@ -8,6 +8,7 @@ Dimension key: G edited copies, B examples of a chunk, T query positions, t posi
 positions, R rows that the objective reads, L layers, N heads (K at `k` and `v`), H head dimension, D model dimension.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -16,9 +17,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ...models.attention import Edit, unchanged
-from ...models.inputs.batch import AttentionInputs, Batch
+from ...differences import as_differences
+from ...models.inputs.attention_inputs import AttentionInputs
+from ...models.inputs.batch import Batch
+from ...models.inputs.query_rows import Take, rows_from, rows_of_examples, taken
 from ...models.network import Network
+from ...models.row_edits import BY_QUERIES, Edit, RowEdit, unchanged
 from ...models.sites import SITES, has_heads, is_of_keys
 from ...models.stack import Stack, take_rows
 from ...objectives import Reads, read_out
@@ -83,8 +87,11 @@ class SiteValues(Protocol):
         """Bool with the site's axes: where values are replaced at all; None for everywhere."""
         ...
 
-    def at(self, stack: Stack, site: str, layer: Array) -> Array:
-        """Return the values in one layer, with the site's axes (1 where they broadcast)."""
+    def at(self, stack: Stack, site: str, layer: Array) -> Array | Callable[[Take], Array]:
+        """Return the values in one layer, with the site's axes (1 where they broadcast).
+
+        Of scores and patterns it may be a function that makes the chosen query rows, `[B,N,t,S]`.
+        """
         ...
 
 
@@ -134,7 +141,9 @@ def edited(
 
     # The maths is written for one copy. `vmap` batches only what depends on `copies`: the cached streams, keys and
     # values before the first edit, and the values put in place have no axis G and are computed once for all copies.
-    return jax.vmap(run_copy)(copies)
+    # A copy that edits no head is the unedited run.
+    nothing = EditedCopies(jnp.zeros(copies.heads.shape[1:], bool), jnp.full((), -1, copies.position.dtype))
+    return jax.vmap(as_differences(run_copy, nothing))(copies)
 
 
 class CopyRun(NamedTuple):
@@ -212,16 +221,25 @@ class CopyRun(NamedTuple):
     def _edit(self, layer: int | Array, rows_BR: Array | None, known: Array | None = None) -> Edit:
         """Return the edit of one layer; `known` is the site's unedited value, where it need not be computed."""
 
-        def slice_own(x: Array) -> Array:
-            return slice_site(x, self.site, rows_BR)
+        # Outside of the blocks that attention may run in: what all of them need is computed once.
+        values, mask = self.values.at(self._edited_stack, self.site.site, jnp.asarray(layer)), self._mask(layer)
 
-        def edit(name: str, x: Array) -> Array:
-            if name != self.site.site:
-                return x
-            new = slice_own(self.values.at(self._edited_stack, name, jnp.asarray(layer)).astype(x.dtype))
-            return jnp.where(slice_own(self._mask(layer)), new, x if known is None else slice_own(known))
+        def edit(site: str, x: Array, take: Take | None) -> Array:
+            if site in BY_QUERIES:
+                own = partial(self._own_rows, rows_BR, take)
+                new = values(own) if callable(values) else taken(values, own, 2)
+                return jnp.where(taken(mask, own, 2), new.astype(x.dtype), x)
+            assert not callable(values), "functions are of scores and patterns"
+            new, chosen = (slice_site(array, self.site, rows_BR) for array in (values.astype(x.dtype), mask))
+            return jnp.where(chosen, new, x if known is None else slice_site(known, self.site, rows_BR))
 
-        return edit
+        return RowEdit(edit, (self.site.site,))
+
+    def _own_rows(self, rows_BR: Array | None, take: Take | None, x: Array, axis: int) -> Array:
+        """Return the query rows that this run computes: from the first, of these those read, of these a block's."""
+        x = rows_from(self.site.first)(x, axis)
+        x = x if rows_BR is None else rows_of_examples(rows_BR)(x, axis)
+        return x if take is None else take(x, axis)
 
     @property
     def _edited_stack(self) -> Stack:

@@ -15,6 +15,7 @@ from ...execution.resources import Resources
 from ...models.inputs.batch import Batch, Positions
 from ...models.sites import is_of_keys
 from ...models.stack import Stack
+from ...precision import DIFFERENCE_TERMS, arithmetic_used
 from ...programs import platform
 from ..cached_run import start_column
 from ..grid import Grid, Heads, head_mask, heads_of_cells
@@ -202,7 +203,9 @@ def all_together(chunks: Chunks, costs: CostModel, groups: Sequence[EditGroup], 
     copies = sum(map(len, groups))
     tokens = chunks.examples * (costs.positions - groups[0].site.first)
     alike = len({group.site for group in groups}) == 1 < len(groups)
-    if not alike or chunks.multiples != (1, 1) or chunks.examples < examples:
+    # Differences are taken group by group, whose copies all start at one layer of the unedited run.
+    apart = arithmetic_used() in DIFFERENCE_TERMS or chunks.multiples != (1, 1)
+    if not alike or apart or chunks.examples < examples:
         return None
     return replace(chunks, copies=copies) if copies * tokens <= UPWARD * matmul_tokens() else None
 

@@ -36,7 +36,7 @@ from .work import AttributionWork, NodeMethod
 METHODS = ("atp", "atp+qk", "atp+graddrop", "atp*", "ig")
 
 
-@shares_options()
+@shares_options(copies=True)
 @checked(steps=at_least(1))
 def attribute(
     model: Model,
@@ -159,6 +159,7 @@ def node_attribution(
             resources,
             identity=(other, repr(about)),
             about=about,
+            copies=False,
             unsigned=node_method.drops_layers,
             finish=finish,
         )
@@ -175,6 +176,8 @@ def _beside_exact(table: HeadTable, patched: HeadTable, *, unsigned: bool, level
     estimate = Column(table.grid("effect"))
     about = {"spearman": rank_correlation(table.grid("effect"), np.asarray(exact.mean))}
     about |= missed_words(table, exact, estimate)
+    # Gradients are always full: the exact effects may have been computed as differences.
+    about |= {"exact_arithmetic": patched.provenance["arithmetic"]}
     frame = table.frame.assign(exact=np.asarray(exact.mean).ravel())
     return replace(table, frame=frame, provenance=table.provenance | about)
 

@@ -9,8 +9,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from ...differences import as_differences
 from ...models.inputs.batch import Batch
 from ...models.network import Network
 from ...models.stack import take_rows
@@ -19,6 +21,9 @@ from ...programs import compiled
 from ..cached_run import Value, objective_values, rows_read, run_cached, stream_of
 from .receivers import ReceiverMasks, ReceiverPositions, layers_to
 from .streams import BothRuns, PathSpec, Sender, Streams
+
+NO_HEAD = np.int32(-1)
+"""A sender that is no head: the base run."""
 
 
 @jax.tree_util.register_dataclass
@@ -85,7 +90,7 @@ def send_to_end(chunk: PathChunk, layer: int | Array, heads_G: Array, *, spec: P
         x = streams.direct(columns_BR, Sender(layer, head), streams.stack.layers)
         return chunk.objective(jnp.where(chosen_BR[..., None], x, chunk.runs.end), spec, value)
 
-    return jax.vmap(send)(heads_G)
+    return jax.vmap(as_differences(send, NO_HEAD))(heads_G)
 
 
 @partial(compiled, static_argnames=("spec", "value"))
@@ -118,7 +123,7 @@ def send_to_receivers(
         x_BtD = streams.receive(x_BPD, sender, receivers, start, span[1] + 1)
         return chunk.objective(streams.end_after(x_BtD, span[1], chunk.rows(spec)), spec, value)
 
-    return jax.vmap(send)(heads_G)
+    return jax.vmap(as_differences(send, NO_HEAD))(heads_G)
 
 
 @partial(compiled, static_argnames="spec")
@@ -138,11 +143,14 @@ def advance_direct(
     """
     streams, columns_BP = chunk.streams(spec), chunk.positions.columns
 
-    def advance(x_BPD: Array | None, head: Array) -> Array:
-        x_BPD = streams.before_sender(columns_BP, layer) if x_BPD is None else x_BPD
-        return streams.direct_layer(x_BPD, columns_BP, layer, Sender(sender, head))
+    base_BPD = streams.before_sender(columns_BP, layer)
 
-    return jax.vmap(advance)(direct_GBPD, heads_G)
+    def advance(copy: tuple[Array | None, Array]) -> Array:
+        x_BPD, head = copy
+        return streams.direct_layer(base_BPD if x_BPD is None else x_BPD, columns_BP, layer, Sender(sender, head))
+
+    unedited = None if direct_GBPD is None else base_BPD, NO_HEAD
+    return jax.vmap(as_differences(advance, unedited))((direct_GBPD, heads_G))
 
 
 @partial(compiled, static_argnames=("to", "together", "spec", "value"))
@@ -169,8 +177,10 @@ def send_to_each_head(
     stack = chunk.network.stack(name)
     receivers = stack.heads_at(site)
 
-    def send(x_BPD: Array | None, head: Array) -> Array:
-        x_BPD = streams.before_sender(columns_BP, layer) if x_BPD is None else x_BPD
+    base_BPD = streams.before_sender(columns_BP, layer)
+
+    def send(copy: tuple[Array | None, Array]) -> Array:
+        x_BPD, head = base_BPD if copy[0] is None else copy[0], copy[1]
         x_BPD = streams.direct_layer(x_BPD, columns_BP, layer, Sender(sender, head), until=name)
         outputs_BtNH = streams.reader_outputs(stack, x_BPD, layer, site)
 
@@ -182,4 +192,5 @@ def send_to_each_head(
 
         return jax.lax.map(receive, jnp.arange(receivers), batch_size=together)
 
-    return jax.vmap(send)(direct_GBPD, heads_G)
+    unedited = None if direct_GBPD is None else base_BPD, NO_HEAD
+    return jax.vmap(as_differences(send, unedited))((direct_GBPD, heads_G))
