@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -62,3 +63,12 @@ def test_what_the_kernel_lacks_is_left_to_blocks():
     )
     for more in others:
         assert not can_fuse(scoring(**more)), more
+
+
+def test_the_kernels_products_have_the_precision_that_is_set():
+    q = jnp.zeros((1, 512, N, H))
+    inputs = AttentionInputs.within(Positions(jnp.ones((1, 512), bool)), causal=True)
+    with jax.default_matmul_precision("highest"):
+        slope = jax.grad(lambda q: fused(q, q, q, scoring(inputs)).sum())
+        program = str(jax.make_jaxpr(slope)(q))
+    assert program.count("dot_general[") == program.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") > 2

@@ -8,9 +8,9 @@ Dimension key: G edited copies, B examples of a chunk, T query positions, t posi
 positions, R rows that the objective reads, L layers, N heads (K at `k` and `v`), H head dimension, D model dimension.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import NamedTuple, Protocol
 
 import jax
@@ -222,15 +222,17 @@ class CopyRun(NamedTuple):
         """Return the edit of one layer; `known` is the site's unedited value, where it need not be computed."""
 
         # Outside of the blocks that attention may run in: what all of them need is computed once.
-        values, mask = self.values.at(self._edited_stack, self.site.site, jnp.asarray(layer)), self._mask(layer)
+        values, where = self.values.at(self._edited_stack, self.site.site, jnp.asarray(layer)), self.values.where
+        masks = [self._mask(layer), *([] if where is None else [where])]
 
         def edit(site: str, x: Array, take: Take | None) -> Array:
             if site in BY_QUERIES:
                 own = partial(self._own_rows, rows_BR, take)
                 new = values(own) if callable(values) else taken(values, own, 2)
-                return jnp.where(taken(mask, own, 2), new.astype(x.dtype), x)
+                # Masks are joined here, of few rows: together they have as many entries as the pattern.
+                return jnp.where(_all(taken(mask, own, 2) for mask in masks), new.astype(x.dtype), x)
             assert not callable(values), "functions are of scores and patterns"
-            new, chosen = (slice_site(array, self.site, rows_BR) for array in (values.astype(x.dtype), mask))
+            new, chosen = (slice_site(array, self.site, rows_BR) for array in (values.astype(x.dtype), _all(masks)))
             return jnp.where(chosen, new, x if known is None else slice_site(known, self.site, rows_BR))
 
         return RowEdit(edit, (self.site.site,))
@@ -246,17 +248,20 @@ class CopyRun(NamedTuple):
         return next(stack for stack in self.stack.members if stack.name == self.site.stack)
 
     def _mask(self, layer: int | Array) -> Array:
-        """Return where this copy is edited, bool with the site's axes."""
+        """Return which heads and positions this copy edits, bool with the site's axes."""
         site, heads_N = self.site.site, self.copy.heads[layer]
         positions = self._edited_stack.positions_at(site, self.batch)
         chosen_BT = (self.copy.position < 0) | (positions.mask & (positions.positions == self.copy.position))
         if SITES[site] == "BNTS":
-            mask = chosen_BT[:, None, :, None] & heads_N[None, :, None, None]
-        elif has_heads(site):
-            mask = chosen_BT[:, :, None, None] & heads_N[None, None, :, None]
-        else:
-            mask = chosen_BT[:, :, None] & heads_N[None, None, :]
-        return mask if self.values.where is None else mask & self.values.where
+            return chosen_BT[:, None, :, None] & heads_N[None, :, None, None]
+        if has_heads(site):
+            return chosen_BT[:, :, None, None] & heads_N[None, None, :, None]
+        return chosen_BT[:, :, None] & heads_N[None, None, :]
+
+
+def _all(masks: Iterable[Array]) -> Array:
+    """Return where all masks are true."""
+    return reduce(jnp.logical_and, masks)
 
 
 def slice_site(x: Array, site: Site, rows_BR: Array | None) -> Array:
