@@ -10,7 +10,7 @@ PYTHON ?= python3
 ATLAS ?=
 PYTEST ?= -q -n 2
 EXPERIMENTS := agreement_flow attribution_agreement coverage factors head_measures induction_phase_change ioi \
-	markov_phases pruned_speed specialisation_power speed_profile translation_heads vision_heads whisper_alignment
+	markov_phases precision pruned_speed specialisation_power speed_profile translation_heads vision_heads whisper_alignment
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet

@@ -44,16 +44,30 @@ REPEATS = 3
 
 
 class Library(NamedTuple):
-    """A side: the path of its class, and the package that it needs."""
+    """A side: the path of its class, and the package that it needs.
+
+    Attributes:
+        tolerance: the largest difference of its tables. Above TOLERANCE it is relative to the table's largest value,
+            however small that is, and the side takes part in sweeps alone.
+    """
 
     path: str
     package: str
+    tolerance: float = TOLERANCE
+
+    def takes(self, work: str) -> bool:
+        """Return whether the side takes part in a work."""
+        return self.tolerance == TOLERANCE or WORKS[work].kind in ("ablate", "patch")
 
 
 SIDES = {
     "jaxheads": Library(f"{__package__}.support.speed_jaxheads:JaxHeads", "jaxheads"),
+    "jaxheads_differences": Library(f"{__package__}.support.speed_jaxheads:JaxHeadsByDifferences", "jaxheads", 0.01),
     "pytorch": Library(f"{__package__}.support.speed_peers:PyTorch", "torch"),
     "transformer_lens": Library(f"{__package__}.support.speed_peers:TransformerLens", "transformer_lens"),
+    "transformer_lens_bfloat16": Library(
+        f"{__package__}.support.speed_peers:TransformerLensInBfloat16", "transformer_lens", 1.0
+    ),
     "nnsight": Library(f"{__package__}.support.speed_peers:NNsight", "nnsight"),
 }
 ON_DEVICES = f"{__package__}.support.speed_jaxheads:JaxHeadsOnDevices"
@@ -74,7 +88,8 @@ class Options(lab.Options):
     """Options. A quick run takes a tiny model and one repeat.
 
     Attributes:
-        sides: the sides that take part: jaxheads, pytorch, transformer_lens, nnsight.
+        sides: the sides that take part: jaxheads, pytorch, transformer_lens, nnsight; in sweeps also
+            jaxheads_differences, with arithmetic="differences", and transformer_lens_bfloat16.
         works: the works: ablate, patch_z, patch_z_shared_prefix, patch_resid_pre, importance, forward, measure,
             forward_long, measure_long.
         repeats: counted repeats of each work by each side, after a first call; 3 when left out, 1 with --quick.
@@ -156,7 +171,7 @@ def measure_work(work: str, sides: Sequence[str], options: Options, journal: Jou
         return rounds
     weights = save_weights(options.sizes, options.seed, scratch)
     inputs = save_inputs(options.sizes, options.seed, scratch)[WORKS[work].inputs]
-    sides = [side for side in sides if side not in WORKS[work].without]
+    sides = [side for side in sides if side not in WORKS[work].without and SIDES[side].takes(work)]
     with ExitStack() as stack:
         workers = {side: stack.enter_context(closing(Worker(SIDES[side].path))) for side in sides}
         loaded = {side: worker.load(weights, work, inputs) for side, worker in workers.items()}
@@ -191,20 +206,21 @@ def one_round(work: str, workers: Mapping[str, Worker], ways: Mapping[str, Seque
 def differences(work: str, tables: Mapping[tuple[str, str], np.ndarray]) -> dict[tuple[str, str], float]:
     """Return each table's largest difference from the plain loop's, relative to the largest value if that exceeds 1.
 
-    Where the plain loop takes no part, the first table is the reference.
+    Where the plain loop takes no part, jaxheads' table is the reference; where it takes none either, the first table.
 
     Raises:
-        ValueError: for a table of another shape, or tables that differ by TOLERANCE or more; all of them are named.
+        ValueError: for a table of another shape, or tables that differ by a side's tolerance; all of them are named.
     """
-    reference = next((key for key in tables if key[0] == PLAIN), next(iter(tables)))
+    reference = next((key for side in (PLAIN, OURS) for key in tables if key[0] == side), next(iter(tables)))
     expected, largest, wrong = tables[reference], {}, []
-    scale = max(1.0, float(np.abs(expected).max()))
+    size = float(np.abs(expected).max())
     for (side, way), table in tables.items():
         if table.shape != expected.shape:
             raise ValueError(f"{work}: {side} ({way}) gives {table.shape}, {reference[0]} gives {expected.shape}")
-        difference = np.abs(table - expected) / scale
+        tolerance = SIDES[side].tolerance if side in SIDES else TOLERANCE
+        difference = np.abs(table - expected) / (max(1.0, size) if tolerance == TOLERANCE else size)
         largest[side, way] = float(difference.max())
-        if not largest[side, way] < TOLERANCE:  # NaN is wrong too
+        if not largest[side, way] < tolerance:  # NaN is wrong too
             at = tuple(map(int, np.unravel_index(np.argmax(difference), difference.shape)))
             wrong.append(f"{side} ({way}) gives {table[at]:.6g} for {expected[at]:.6g} at {at}")
     if wrong:
@@ -259,7 +275,7 @@ def about_run(options: Options, sides: Sequence[str]) -> dict[str, Any]:
         "curves": asdict(options.curve_sizes),
         "repeats": options.count,
         "seed": options.seed,
-        "tolerance": TOLERANCE,
+        "tolerance": {side: SIDES[side].tolerance for side in sides},
         "processor": processor(),
         "cores": os.cpu_count(),
         "peers": {name: _version(name) for name in PACKAGES},

@@ -1,6 +1,7 @@
 """Texts are padded to few lengths inside questions: no answer shows it, and texts of other lengths share programs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import jaxheads as jh
 from jaxheads import programs
 from jaxheads.execution import lengths
 from jaxheads.execution.lengths import Lengths, lengthened
+from jaxheads.sweep.exact import plan
 
 from .good_values import CONFIG
 from .models.huggingface import assert_close
@@ -85,21 +87,50 @@ def test_families_answer_alike(family: str, monkeypatch: pytest.MonkeyPatch):
     assert_close(padded.values, plain.values, 1e-5)
 
 
-def test_twelve_lengths_compile_at_most_twelve_programs(model: jh.Model):
-    event, compiled = "/jax/core/compile/backend_compile_duration", []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda name, duration_secs, **kwargs: compiled.append(duration_secs) if name == event else None
-    )
+EVENT = "/jax/core/compile/backend_compile_duration"
+COMPILED: list[float] = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda name, duration_secs, **kwargs: COMPILED.append(duration_secs) if name == EVENT else None
+)
+
+
+def programs_of(questions: Iterable[Callable[[], Any]]) -> list[int]:
+    """The number of programs that each question compiles, from none."""
     jax.clear_caches()
     programs._PROGRAMS.kept.clear()
     counts = []
-    for length in range(9, 21):
-        compiled.clear()
-        jh.ablate(model, batch(length, length), jh.logit_difference(1, 2))
-        counts.append(len(compiled))
+    for question in questions:
+        COMPILED.clear()
+        question()
+        counts.append(len(COMPILED))
+    return counts
+
+
+def test_twelve_lengths_compile_at_most_twelve_programs(model: jh.Model):
+    answer = jh.logit_difference(1, 2)
+    counts = programs_of([partial(jh.ablate, model, batch(length, length), answer) for length in range(9, 21)])
     assert 0 < counts[0] <= 6
     assert sum(counts) <= 12
     assert max(counts[1:8]) == 0, "these lengths are padded to that of the first"
+
+
+NEXT: dict[str, Callable[[jh.Model, int], Any]] = {
+    "patch": lambda model, length: jh.patch(
+        model, batch(1, length), batch(2, length), jh.logit(1), "resid_pre", ("layer", "position")
+    ),
+    "measure": lambda model, length: jh.measure(model, batch(1, length)),
+    "importance": lambda model, length: jh.importance(model, batch(1, length), jh.loss()),
+    "circuit": lambda model, length: jh.circuit(model, batch(1, length), jh.loss(), [(0, 0)], "zero"),
+    "relevance": lambda model, length: jh.relevance(model, batch(1, length), jh.loss()),
+}
+
+
+@pytest.mark.parametrize("name", NEXT)
+def test_the_next_length_compiles_at_most_one_program(name: str, model: jh.Model, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(plan.COMPILATION_FLOPS, "cpu", 5e10)  # as users have it
+    first, *later = programs_of([partial(NEXT[name], model, length) for length in (11, 12, 14)])
+    assert 0 < first <= 6
+    assert max(later) <= 1
 
 
 def test_a_large_question_is_not_padded(model: jh.Model, monkeypatch: pytest.MonkeyPatch):

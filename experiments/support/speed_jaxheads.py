@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ class JaxHeads:
     """A side whose works are one call each."""
 
     devices: jax.sharding.Mesh | None = None
+    arithmetic: Literal["differences"] | None = None
 
     def __init__(self, weights: Path):
         self.model = jh.load(str(weights))
@@ -60,11 +61,13 @@ class JaxHeads:
     def _call(self, work: Work, inputs: Inputs) -> "partial[jh.HeadTable]":
         """Return the call of a sweep; for other works, that of an ablation."""
         batch, objective = jh.Batch(inputs.tokens), jh.logit_difference(inputs.right, inputs.wrong)
+        options: Any = {"devices": self.devices, "arithmetic": self.arithmetic}
         if work.kind != "patch":
-            return partial(jh.ablate, self.model, batch, objective, "zero", devices=self.devices)
+            return partial(jh.ablate, self.model, batch, objective, "zero", **options)
         assert inputs.source is not None
         by = ("layer", work.by)
-        return partial(jh.patch, self.model, jh.Batch(inputs.source), batch, objective, site=work.site, by=by)
+        pair = self.model, jh.Batch(inputs.source), batch
+        return partial(jh.patch, *pair, objective, site=work.site, by=by, arithmetic=self.arithmetic)
 
     def _sweep(self, work: Work, inputs: Inputs) -> np.ndarray:
         table = self._call(work, inputs)()
@@ -99,6 +102,12 @@ class JaxHeads:
         del work
         logits = jh.run(self.model, jh.Batch(inputs.tokens)).output.block_until_ready()
         return np.asarray(logits[:, :, ::COLUMNS_COMPARED])
+
+
+class JaxHeadsByDifferences(JaxHeads):
+    """jaxheads with what edits change computed of bfloat16 factors."""
+
+    arithmetic = "differences"
 
 
 class JaxHeadsOnDevices(JaxHeads):

@@ -120,7 +120,7 @@ class TorchSide:
 def _numpy(way: Callable[[], Tensor], *, gradient: bool) -> Way:
     def run() -> np.ndarray:
         with torch.set_grad_enabled(gradient):
-            return way().detach().numpy()
+            return way().detach().float().numpy()
 
     return run
 
@@ -186,12 +186,14 @@ class PyTorch(TorchSide):
 class TransformerLens(TorchSide):
     """TransformerLens: `TransformerBridge`, its hooks, and its own patching functions."""
 
+    dtype = torch.float32
+
     def __init__(self, weights: Path):
         super().__init__(weights)
         bridge = import_module("transformer_lens.model_bridge").TransformerBridge
         self.patching = import_module("transformer_lens.patching")
         self.attribution = import_module("transformer_lens.tools.analysis.attribution_patching")
-        self.model = bridge.boot_transformers(str(weights), device="cpu")
+        self.model = bridge.boot_transformers(str(weights), device="cpu", dtype=self.dtype)
 
     def sweeps(self, work: Work) -> Mapping[str, Callable[[], Tensor]]:
         documented = self._ablate if work.kind == "ablate" else self._patch
@@ -299,6 +301,12 @@ class TransformerLens(TorchSide):
         """Return the hook's name in each layer."""
         hook = "attn.hook_z" if site == "z" else "hook_resid_pre"
         return [f"blocks.{layer}.{hook}" for layer in range(self.layers)]
+
+
+class TransformerLensInBfloat16(TransformerLens):
+    """TransformerLens with weights and activations in bfloat16."""
+
+    dtype = torch.bfloat16
 
 
 class NNsight(TorchSide):

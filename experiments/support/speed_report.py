@@ -130,7 +130,7 @@ Random weights of GPT-2's form ({sizes["layers"]} layers, {sizes["heads"]} heads
 pass: {sizes["prompts"]} prompts × {sizes["length"]} tokens; patching: {sizes["pairs"]} pairs × {sizes["pair_length"]}
 tokens, with a shared prefix of {sizes["prefix"]} in the work of that name. The objective is a logit difference at the
 last position. Sides take turns, {repeats} times each after a first call. Every table of every call agreed with the
-others within {about["tolerance"]:g} of the largest value (of 1 if that is less).
+others within {about["tolerance"][OURS]:g} of the largest value (of 1 if that is less){_rounded_sides(about)}.
 
 {markdown(frames["times"])}
 
@@ -198,3 +198,10 @@ def draw_curves(curves: pd.DataFrame) -> "jh.plots.Picture":
         axes.set_xticks(list(curve.index))
         axes.set_xlabel(name)
     return figure
+
+
+def _rounded_sides(about: Mapping[str, Any]) -> str:
+    """Return in words how near the tables of the sides come that round factors of products."""
+    exact = about["tolerance"][OURS]
+    rounded = [f"{side} within {own:g}" for side, own in about["tolerance"].items() if own != exact]
+    return f"; of the largest value itself {', '.join(rounded)}" if rounded else ""

@@ -24,8 +24,8 @@ Later = Callable[[], T]
 CPU_TOKENS = 1536
 """Tokens a matrix product on CPU: XLA's products are fastest near a thousand and slower for very large ones."""
 
-ACCELERATOR_TOKENS = 65_536
-"""Tokens a matrix product on a GPU or TPU."""
+ACCELERATOR_TOKENS = 8192
+"""Tokens a matrix product on a GPU or TPU: its matrix units are full, and more would not fit its memory on the chip."""
 
 
 class OutOfMemory(Exception):

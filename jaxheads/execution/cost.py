@@ -15,7 +15,7 @@ from ..models.inputs.query_rows import block_rows
 from ..models.model import Model
 from ..models.network import Network
 from ..models.stack import Stack
-from ..models.unembedding import COLUMNS_AT_ONCE
+from ..models.unembedding import COLUMNS_AT_ONCE, ROWS_AT_ONCE
 from ..objectives import Reads
 
 FLOAT = 4
@@ -199,7 +199,8 @@ def gradient_bytes(network: Network, batch: Batch, reads: Reads, *, remat: bool)
         stored += stack.layers * T * (width + (0 if remat else products))
         widest = max(widest, T * (6 * width + 3 * products) + 4 * _scores(stack, batch))
     columns = unembedding.weight.shape[0] if reads.columns is None else reads.columns.shape[1]
-    return FLOAT * (stored + max(widest, 6 * reads.rows.shape[1] * columns))
+    rows = reads.rows.shape[1] if reads.target is None else min(reads.rows.shape[1], ROWS_AT_ONCE)
+    return FLOAT * (stored + max(widest, 6 * rows * columns))
 
 
 def edge_bytes(stack: Stack, batch: Batch, *, copy_streams: int, example_streams: int) -> tuple[int, int]:

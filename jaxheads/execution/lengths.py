@@ -115,6 +115,32 @@ class Lengths:
         return COMPILATION_FLOPS.get(platform(), COMPILATION_FLOPS_ELSEWHERE)
 
 
+@dataclass(frozen=True, eq=False)
+class Known:
+    """An objective whose reads are those of one padded batch, which it can't make of that batch itself.
+
+    Attributes:
+        objective: as a user gave it, for whose own batch it was made.
+        known: the reads.
+        name, value: the objective's own.
+    """
+
+    objective: Objective
+    known: Reads
+    name: str
+    value: Any
+
+    @classmethod
+    def of(cls, objective: Objective, reads: Reads) -> "Known":
+        """Return an objective with what it reads."""
+        return cls(objective, reads, objective.name, objective.value)
+
+    def reads(self, model: Model, batch: Batch) -> Reads:
+        """Return the reads of the padded batch."""
+        del model, batch
+        return self.known
+
+
 def sweep_runs(cells: int) -> float:
     """Return about how many forward passes an example costs in a sweep over cells: a copy runs half of the layers."""
     return 1 + cells / 2

@@ -7,6 +7,8 @@ K key/value heads, G = N // K query heads a key/value head, H head dimension, D 
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jax import Array
 
 from .inputs.attention_inputs import RowBias
@@ -16,6 +18,7 @@ from .lazy_sites import LazySites
 from .row_blocks import attend_in_blocks
 from .row_edits import Edit, RowEdit, unchanged
 from .scoring import Bias, Scoring, readable, weighted_sum
+from .tiled_attention import attend_by_tile, can_tile
 
 
 def attend(
@@ -61,7 +64,23 @@ def attend(
     else:
         scores_BNTS = scoring.scores(q_BTNH, k_BSKH)
         pattern_BNTS = scoring.pattern(scores_BNTS)
-        z_BTNH = weighted_sum(pattern_BNTS, readable(v_BSKH))
+        z_BTNH = _summed(q_BTNH, k_BSKH, v_BSKH, pattern_BNTS, scoring)
         sites = LazySites({"scores": scores_BNTS, "pattern": pattern_BNTS})
     z_BTNH = edit("z", z_BTNH)
     return z_BTNH, sites.beside({**seen, "z": z_BTNH})
+
+
+def _summed(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, pattern_BNTS: Array, scoring: Scoring) -> Array:
+    """Return z `[B,T,N,H]` before its edit."""
+
+    def by_tile(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, _: Array) -> Array:
+        return attend_by_tile(q_BTNH, k_BSKH, v_BSKH, scoring)
+
+    def by_head(_q: Array, _k: Array, v_BSKH: Array, pattern_BNTS: Array) -> Array:
+        return weighted_sum(pattern_BNTS, readable(v_BSKH))
+
+    arrays = q_BTNH, k_BSKH, v_BSKH, pattern_BNTS
+    # A float16 overflows in networks that are sound, and then has to reach only those queries that see it.
+    if q_BTNH.dtype == jnp.float16 or not can_tile(scoring):
+        return by_head(*arrays)
+    return jax.lax.platform_dependent(*arrays, tpu=by_tile, default=by_head)

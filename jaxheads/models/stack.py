@@ -35,7 +35,7 @@ Sites = Mapping[str, Array]
 _READ = "read by rows"
 """Name under which a layer's sites hold what a `RowReader` returned."""
 
-Reader = Callable[[Sites], Any] | RowReader
+Reader = Callable[[LazySites], Any] | RowReader
 """What reads one layer's sites, with its number as "layer", and returns what to keep, any pytree of arrays.
 
 A function of the sites, or a `RowReader` of the pattern: scores and patterns that a function reads are whole."""

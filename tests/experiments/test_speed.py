@@ -43,6 +43,15 @@ def test_from_the_command_to_the_files(tmp_path: Path, capsys):
     assert not [path.name for path in written if str(tmp_path) in path.read_text(encoding="utf-8")]
 
 
+def test_differences_beside_full_products(tmp_path: Path):
+    sides = ["--sides", "jaxheads", "jaxheads_differences", "--works", "ablate", "measure"]
+    speed.main(["--quick", *sides, "--no-curves", "--out", str(tmp_path)])
+    calls = pd.read_csv(tmp_path / "calls.csv").set_index(["work", "side"])["difference"]
+    assert set(calls.index) == {("ablate", sides[1]), ("ablate", sides[2]), ("measure", sides[1])}
+    assert 0 < calls["ablate", "jaxheads_differences"].max() < 0.01
+    assert "jaxheads_differences within 0.01" in (tmp_path / "summary.md").read_text()
+
+
 def test_a_point_on_two_devices(tmp_path: Path):
     options, journal = speed.Options(quick=True), speed.Journal(tmp_path, "a measurement")
     point = speed.measure_point("devices", 2, options, journal, tmp_path)

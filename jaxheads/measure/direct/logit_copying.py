@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from ...arguments import at_least, checked
 from ...checks import one_of
 from ...execution.cost import FLOAT, forward_bytes
+from ...execution.lengths import Lengths
 from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch, Texts
 from ...models.inputs.query_rows import block_rows
@@ -67,6 +68,7 @@ def logit_copying(
     one_of("rescaled", rescaled, RESCALED)
     resources, chosen = Resources.of(options), direct_stack(model, options.get("stack"), direct_stacks(model))
     _check_tokens(model, batch, chosen)
+    [batch] = Lengths(model).alike(batch)
     T = chosen.queries.count(batch)
     at_once = 4 * T * block_rows(1, chosen.heads, T, T)
     size = forward_bytes(chosen, batch) + FLOAT * chosen.heads * (at_once + T * chosen.layers * chosen.head_size)
@@ -127,6 +129,7 @@ def name_copying(
     """
     resources, chosen = Resources.of(options), stack_of_last_stream(model, options.get("stack"))
     _check_tokens(model, batch, chosen)
+    [batch] = Lengths(model).alike(batch)
     if norm_of is not None and not 0 <= norm_of < chosen.layers:
         raise ValueError(f"norm_of is a layer, 0..{chosen.layers - 1}, or None; got {norm_of}")
     rows_BP, is_name_BP = _name_positions(chosen, batch, names)

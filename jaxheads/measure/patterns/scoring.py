@@ -4,7 +4,7 @@ Dimension key: E examples, B examples of a chunk, T query positions, S key posit
 entries of all metrics.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, Unpack
@@ -12,7 +12,6 @@ from typing import Any, Unpack
 import numpy as np
 from jax import Array
 
-from ...execution.cost import FLOAT
 from ...execution.devices import Devices
 from ...execution.lengths import Lengths
 from ...execution.resources import Options, Resources, shares_options
@@ -31,7 +30,7 @@ from .compiler_options import lean_options
 from .example import counted, examples_of
 from .metric import Metric, check_marks, check_metrics, fits, is_own
 from .registry import METRICS, resolve
-from .row_scores import RowScores
+from .row_scores import RowScores, score_bytes
 from .score_accumulator import ScoreAccumulator
 from .texts import TextScores, separate, texts_of
 from .value_norms import Of, OfNorms, check_of, gram
@@ -41,9 +40,6 @@ Inputs = tuple[Batch, Batch, tuple[SiteEdit, ...]]
 
 Add = Callable[[np.ndarray, np.ndarray], None]
 """Takes the indices of a chunk's examples, and their scores `[B,L,N,C]`."""
-
-PATTERNS_HELD = 8
-"""Arrays of a pattern's size that the compiled metrics hold at once, at most."""
 
 
 @shares_options()
@@ -60,7 +56,8 @@ def measure(
     """Measure the attention pattern of every head: one row a head, one column a metric.
 
     Each number is computed inside its layer: patterns are never kept, and memory grows neither with the layers nor with
-    the number of examples, which run in chunks.
+    the number of examples, which run in chunks. Of a long text's patterns only some query rows are there at a time, so
+    that memory grows with its length; a metric that is not `by_rows` needs the whole pattern.
 
     Args:
         batch: one batch or any iterable of batches, which is read once; those of one shape compile once.
@@ -146,7 +143,7 @@ def _score(
         coordinates = {name: np.expand_dims(index, 2) for name, index in coordinates.items()}
         coordinates["text"] = np.arange(texts_EK.shape[1])[None, None, :, None, None]
     run_examples(
-        choose_chunks(resources, model, stack, batch, example_bytes=PATTERNS_HELD * FLOAT * stack.heads * T * S),
+        choose_chunks(resources, model, stack, batch, example_bytes=score_bytes(metrics, stack.heads, T, S)),
         E,
         compute,
         add,
@@ -179,11 +176,7 @@ def _scores(
     The unembedding is not computed.
     """
     reader = _reader(network.stack(stack), batch, scored, texts_BK, metrics, of)
-
-    def read(sites: Mapping[str, Array]) -> Array:
-        return reader.finish(reader.add(reader.start(), sites, 0))
-
-    return forward(network, batch, edits, {stack: read})[1][stack].swapaxes(0, 1)
+    return forward(network, batch, edits, {stack: reader})[1][stack].swapaxes(0, 1)
 
 
 def _reader(

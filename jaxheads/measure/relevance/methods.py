@@ -31,6 +31,9 @@ normalised inputs that may be near 0. That amplifies rounding: in float32 it was
 models. Their pass by rules is computed in float64 from the weights as they are stored. Such relevance still reacts to
 small changes of the weights (of their precision, too) by as much.
 
+On long texts memory grows with their length alone, but for "flow", "chefer" and "chefer-lrp": their products are of
+whole maps `[T,T]` of every layer.
+
 Dimension key: E examples, T positions, L layers, N heads, R rows read.
 """
 
@@ -52,6 +55,7 @@ from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
 from ...models.stack import Stack
 from ...objectives import Objective, logit
+from ...programs import to_device
 from ...provenance import provenance
 from ...tables import HeadTable
 from ..per_example import mean_table, per_example
@@ -185,8 +189,7 @@ def relevance(
     base: dict[str, np.ndarray] = {}
     if explained is None or method in OF_ATTENTION:
         compute = _attention_method(model, batch, explained, resources, rows_ET, method, solver)
-        stream, T = model.network.streams[-1], rows_ET.shape[1]
-        example_bytes = forward_bytes(stream, batch) + FLOAT * stream.layers * T * T
+        example_bytes = _attention_bytes(model.network.streams[-1], batch, method)
     else:
         if method == "integrated-gradients":
             base = baseline_entries(explained, baseline)
@@ -265,6 +268,12 @@ def _row_weights(model: Model, batch: Batch, explained: BatchObjective | None) -
     return rows_ET
 
 
+def _attention_bytes(stream: Stack, batch: Batch, method: str) -> int:
+    """Return the bytes that rollout, of each layer's input, or flow, of each layer's pattern, needs of one example."""
+    T = stream.queries.count(batch)
+    return forward_bytes(stream, batch) + FLOAT * stream.layers * T * (stream.width if method == "rollout" else T)
+
+
 def _attention_method(
     model: Model,
     batch: Batch,
@@ -278,11 +287,12 @@ def _attention_method(
     [stream] = model.network.streams
 
     def compute(examples: np.ndarray) -> Attributions:
-        chunk = resources.devices.examples(batch.take(examples))
-        attention_ELTT = resources.devices.fetch(mean_attention(resources.network(model), chunk, stream.name))
+        network, chunk = resources.network(model), resources.devices.examples(batch.take(examples))
         if method == "rollout":
-            tokens_ET = rollout_relevance(attention_ELTT, rows_ET[examples])
+            rows = resources.devices.examples(to_device(rows_ET[examples], np.float32))
+            tokens_ET = resources.devices.fetch(rollout_relevance(network, chunk, rows, stream.name))
         else:
+            attention_ELTT = resources.devices.fetch(mean_attention(network, chunk, stream.name))
             tokens_ET = flow_relevance(attention_ELTT, rows_ET[examples], solver)
         value = None if explained is None else explained.take(examples).value()
         return Attributions(value, {stream.name: tokens_ET}, None)

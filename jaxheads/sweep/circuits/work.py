@@ -65,10 +65,9 @@ def edge_question(
         fractions: of the way from the base run's embeddings to the other's: the runs whose gradients are averaged.
         exact: whether each edge is patched.
     """
-    base, other = runs
-    reads, estimated = reads_of(objective, model, base), len(fractions) > 0
-    runs_each = GRADIENT_RUNS * len(fractions) + sweep_runs(graph.exists.sum() if exact else 0)
-    reads, base, other = Lengths(model).read(objective, reads, base, other, runs=runs_each)
+    reads, estimated = reads_of(objective, model, runs[0]), len(fractions) > 0
+    runs_of_one = GRADIENT_RUNS * len(fractions) + exact * sweep_runs(graph.exists.sum())
+    reads, base, other = Lengths(model).read(objective, reads, *runs, runs=runs_of_one)
     if estimated:
         needs_derivative(objective)
     # Cells count through all columns: exact effects come second beside estimates, and first alone.
@@ -81,7 +80,8 @@ def edge_question(
     def work(examples: np.ndarray) -> EdgeWork:
         devices, static = resources.devices, (objective, tuple(fractions), chunks.copies)
         chunk = base.model_inputs.take(examples), other.model_inputs.take(examples), reads.take(examples)
-        return EdgeWork(resources.network(model), stack, graph, *devices.examples(chunk), *static, devices)
+        clean, corrupt, own_reads = devices.examples(chunk)
+        return EdgeWork(resources.network(model), stack, graph, clean, corrupt, own_reads, *static, devices)
 
     sender_UV, receiver_UV = np.meshgrid(graph.senders, graph.receivers, indexing="ij")
     return Question(

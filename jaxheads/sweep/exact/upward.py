@@ -106,6 +106,7 @@ def _upward(
         own = run(copy=copy)
 
         def step(layer: Array, x: Array) -> Array:
+            # A copy takes the cached stream where it joins: what it ran before is the same but for rounding.
             return own.edited_layer(jnp.where(start == layer, entry(layer), x), layer)
 
         return jax.lax.fori_loop(*layers, step, x_BtD)
@@ -118,6 +119,7 @@ def _upward(
         x_CBtD = jax.vmap(partial(rise, join.layers))(joined, own_starts, x_CBtD)
     if rows_BR is None:
         return x_CBtD
+    # The last layer runs at the rows that are read and no others, which is another shape than the loops carry.
     last, own_BR = whole.stack.layers - 1, jnp.maximum(rows_BR - first, 0)
     new = jnp.broadcast_to(entry(last), (len(starts) - len(x_CBtD), *x_CBtD.shape[1:]))
 

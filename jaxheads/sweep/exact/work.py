@@ -221,7 +221,8 @@ class ExactWork:
         return add
 
     def _filled(self, groups: Sequence[EditGroup]) -> list[np.ndarray]:
-        """Return the numbers of each group's copies, filled up to one size."""
+        """Return the numbers of each group's copies, filled up."""
+        # Each group by itself: where copies join must not depend on how many positions the longest text has.
         return [next(self.plan.chunks.copy_chunks(len(group))) for group in groups]
 
     def _sent(
