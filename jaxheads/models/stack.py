@@ -27,6 +27,7 @@ from .row_blocks import read_whole
 from .row_edits import Edit, unchanged
 from .row_reader import RowReader
 from .sites import SITES, SiteEdit, editor, has_heads, is_of_keys
+from .spreading import gathered, spread
 
 Sites = Mapping[str, Array]
 """Values at one layer's sites, by name."""
@@ -317,8 +318,9 @@ def run_block(
         rows_BR: positions of `x` to return, `[B,R,D]`. Keys and values still come from all positions; the edit gets
             the queries' sites at these positions only.
     """
-    x_BTD = edit("resid_pre", x_BTD)
+    x_BTD = edit("resid_pre", spread(x_BTD, 1))
     k, v = block.keys_values(x_BTD if context.memory is None else context.memory, context.own_keys)
+    k, v = gathered(k, 1), gathered(v, 1)
     if before is not None:
         k, v = (jnp.concatenate([earlier, own], axis=1) for earlier, own in zip(before, (k, v), strict=True))
     x, context = (x_BTD, context) if rows_BR is None else (take_rows(x_BTD, rows_BR), context.rows(rows_BR))

@@ -216,58 +216,73 @@ def run_question(
     Raises:
         MemoryError: if not even one example fits the device.
     """
-    journal = Journal(None) if journal is None else journal
-    E, coordinates, size = len(question.batch), question.grid.coordinates, question.grid.size
-    baselines: list[np.ndarray] = [np.empty(0)] * E
-    effects_EC = np.full((E, len(question.columns) * size), np.nan)
-
-    def run(examples: np.ndarray) -> Iterator[Later[None]]:
-        real = np.unique(examples)
-        work, count = question.work(examples), len(real)
-        # Halved chunks must not find the parts of whole ones: a part's name says how many examples ran together.
-        name, numbers_B1 = f"{len(examples)}-from-{first + real[0]}", first + real[:, None]
-
-        def own(effects_BC: np.ndarray) -> np.ndarray:
-            return effects_BC[:count]
-
-        def keep_baselines(baselines_2B: np.ndarray) -> None:
-            for position, example in enumerate(real):
-                baselines[example] = baselines_2B[:, position]
-
-        def keep_effects(cells: np.ndarray, effects_BC: np.ndarray) -> None:
-            effects_EC[np.ix_(real, cells)] = effects_BC
-            advance(effects_BC.size)
-
-        with detecting_out_of_memory():
-            baselines_2B = journal.later(
-                f"{name}-baselines",
-                lambda: _then(work.baselines(), lambda baselines_2B: baselines_2B[:, :count]),
-                lambda shape: {"run": np.arange(shape[0])[:, None], "example": first + real[None]},
-                kind="baselines",
-            )
-        # Each part is a step: the runs of the next one are sent before this one's results are fetched and written.
-        yield _then(baselines_2B, keep_baselines)
-        for group in question.groups:
-            cells = {axis: index[group.cells % size][None] for axis, index in coordinates.items()}
-            if len(question.columns) > 1:
-                cells["column"] = np.array(question.columns)[group.cells // size][None]
-            with detecting_out_of_memory():
-                effects_BC = journal.later(
-                    f"{name}-{group.name}",
-                    lambda group=group: _then(work.effects(group), own),
-                    {"example": numbers_B1, **cells},
-                    kind="effects",
-                )
-            yield _then(effects_BC, partial(keep_effects, group.cells))
-
-    run_chunks(question.chunks, E, run)
+    E, columns = len(question.batch), len(question.columns) * question.grid.size
+    answer = _Answer(
+        question,
+        Journal(None) if journal is None else journal,
+        advance,
+        first,
+        [np.empty(0)] * E,
+        np.full((E, columns), np.nan),
+    )
+    run_chunks(question.chunks, E, answer.steps)
     # With a second baseline, the distance between the two runs is the effect that counts as 1.
-    baseline_E, *other = np.stack(baselines, axis=1)
+    baseline_E, *other = np.stack(answer.baselines, axis=1)
     total_E = other[0] - baseline_E if other else None
     clusters = question.batch.cluster_labels
     if question.unsigned and total_E is not None:
         total_E = np.abs(total_E)
-    return Effects(baseline_E, effects_EC, total_E, clusters)
+    return Effects(baseline_E, answer.effects_EC, total_E, clusters)
+
+
+class _Answer(NamedTuple):
+    """A question that is being answered; its last two fields are filled chunk by chunk."""
+
+    question: Question
+    journal: Journal
+    advance: Advance
+    first: int
+    baselines: list[np.ndarray]
+    effects_EC: np.ndarray
+
+    def steps(self, examples: np.ndarray) -> Iterator[Later[None]]:
+        """Send the parts of one chunk of examples; each step fetches, keeps and writes one."""
+        question, real = self.question, np.unique(examples)
+        work, count, size = question.work(examples), len(real), question.grid.size
+        # Halved chunks must not find the parts of whole ones: a part's name says how many examples ran together.
+        name, numbers_B1 = f"{len(examples)}-from-{self.first + real[0]}", self.first + real[:, None]
+        with detecting_out_of_memory():
+            baselines_2B = self.journal.later(
+                f"{name}-baselines",
+                lambda: _then(work.baselines(), lambda baselines_2B: baselines_2B[:, :count]),
+                lambda shape: {"run": np.arange(shape[0])[:, None], "example": self.first + real[None]},
+                kind="baselines",
+            )
+        # Each part is a step: the runs of the next one are sent before this one's results are fetched and written.
+        yield _then(baselines_2B, partial(self._keep_baselines, real))
+        for group in question.groups:
+            cells = {axis: index[group.cells % size][None] for axis, index in question.grid.coordinates.items()}
+            if len(question.columns) > 1:
+                cells["column"] = np.array(question.columns)[group.cells // size][None]
+            send = partial(_first_examples, count, work, group)
+            with detecting_out_of_memory():
+                effects_BC = self.journal.later(
+                    f"{name}-{group.name}", send, {"example": numbers_B1, **cells}, kind="effects"
+                )
+            yield _then(effects_BC, partial(self._keep_effects, real, group.cells))
+
+    def _keep_baselines(self, examples: np.ndarray, baselines_2B: np.ndarray) -> None:
+        for position, example in enumerate(examples):
+            self.baselines[example] = baselines_2B[:, position]
+
+    def _keep_effects(self, examples: np.ndarray, cells: np.ndarray, effects_BC: np.ndarray) -> None:
+        self.effects_EC[np.ix_(examples, cells)] = effects_BC
+        self.advance(effects_BC.size)
+
+
+def _first_examples(count: int, work: Work, group: CellGroup) -> Later[np.ndarray]:
+    """Send the runs of a group: their effects, without those of examples that fill up the chunk."""
+    return _then(work.effects(group), lambda effects_BC: effects_BC[:count])
 
 
 def _then(result: Later[np.ndarray], use: Callable[[np.ndarray], R]) -> Later[R]:

@@ -36,6 +36,7 @@ def mesh_of(**axes: int) -> Mesh:
     ("family", "axes", "gather"),
     [
         ("gpt2", {"data": 8}, None),
+        ("gpt2", {"data": 2, "questions": 2, "context": 2}, None),
         ("llama", {"data": 2, "questions": 2, "model": 2}, True),
     ],
 )

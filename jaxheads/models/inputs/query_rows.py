@@ -28,6 +28,11 @@ def block_rows(examples: int, heads: int, queries: int, keys: int) -> int:
     return queries // even[0] if even else -(-queries // least)
 
 
+def even_block(most: int, rows: int) -> int:
+    """Return the largest size of blocks, at most `most`, that leaves none of the rows over."""
+    return next(size for size in range(min(most, rows), 0, -1) if rows % size == 0)
+
+
 @dataclass(frozen=True)
 class QueryBlock:
     """Consecutive query rows, `first` to `first + size`, of `count`; where they run beyond, the last one fills up."""

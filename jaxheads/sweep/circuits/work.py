@@ -78,21 +78,10 @@ def edge_question(
     chunks = _chunks(stack, graph, base, resources, estimated=estimated, exact=exact)
 
     def work(examples: np.ndarray) -> EdgeWork:
-        network, devices = resources.network(model), resources.devices
+        devices, static = resources.devices, (objective, tuple(fractions), chunks.copies)
         chunk = base.model_inputs.take(examples), other.model_inputs.take(examples), reads.take(examples)
-        own_base, own_other, own_reads = devices.examples(chunk)
-        return EdgeWork(
-            network,
-            stack,
-            graph,
-            own_base,
-            own_other,
-            own_reads,
-            objective,
-            tuple(fractions),
-            chunks.copies,
-            devices,
-        )
+        clean, corrupt, own_reads = devices.examples(chunk)
+        return EdgeWork(resources.network(model), stack, graph, clean, corrupt, own_reads, *static, devices)
 
     sender_UV, receiver_UV = np.meshgrid(graph.senders, graph.receivers, indexing="ij")
     return Question(
