@@ -303,7 +303,12 @@ def _branches(equation: JaxprEqn, args: list[Value], product: Product) -> list[V
     # A result that an edit reaches in one branch is a pair in all of them.
     shared = [next((x for x in results if isinstance(x, Pair)), results[0]) for results in zip(*shapes, strict=True)]
     alike = [lambda operands, own=own: _alike(own(operands), shared) for own in branches]
-    return jax.lax.switch(index, alike, operands)
+    platforms = equation.params.get("branches_platforms")
+    if platforms is None:
+        return jax.lax.switch(index, alike, operands)
+    # Of a platform's own branches only that one is compiled: another platform may have no compiler for it.
+    of = {platform: own for names, own in zip(platforms, alike, strict=True) for platform in names or ("default",)}
+    return jax.lax.platform_dependent(operands, **of)
 
 
 _CONTROL: dict[str, Callable[[JaxprEqn, list[Value], Product], list[Value] | None]] = {

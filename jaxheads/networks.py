@@ -23,7 +23,7 @@ value passes through `edit(site, value)`, by which runs are read and changed; `n
 A network must compute the same for an example alone and in a batch, padded or not, and must draw no random numbers.
 """
 
-from .models.attention import Edit, attend, unchanged
+from .models.attention import attend
 from .models.blocks import (
     AdditiveBlock,
     AttentionBlock,
@@ -34,13 +34,15 @@ from .models.blocks import (
     PreNormBlock,
     SandwichBlock,
 )
+from .models.inputs.attention_inputs import AttentionInputs
 from .models.inputs.axes import TOKENS
-from .models.inputs.batch import AttentionInputs, Batch
+from .models.inputs.batch import Batch
 from .models.layers import Attention, Embed, GatedMLP, PlainMLP, layer_norm, rms_norm
 from .models.network import Network, RunStack
 from .models.norms import with_frozen_statistics
 from .models.own_network import attention_of, stack_of
 from .models.positions import Rotary
+from .models.row_edits import Edit, unchanged
 from .models.sites import ATTENTION_SITES, SITES
 from .models.stack import Stack
 from .models.unembedding import Unembedding

@@ -12,7 +12,8 @@ import gc
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -21,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import AbstractMesh, NamedSharding
 from numpy.typing import ArrayLike
 
 from .compile_cache import keep_by_default
@@ -45,8 +47,8 @@ REHEARSAL: ContextVar[Callable[["Compiled", tuple[Any, ...], dict[str, Any]], An
 REHEARSAL = ContextVar("rehearsal", default=None)
 """What is called in place of every program, by function, arguments and keywords; None where programs run."""
 
-PLATFORM: ContextVar[str | None] = ContextVar("platform", default=None)
-"""The platform that a rehearsal is for; None where programs run."""
+DEVICE: ContextVar[Any] = ContextVar("device", default=None)
+"""The first of the devices that a rehearsal is for; None where programs run."""
 
 
 _NO_VALUES = (
@@ -57,7 +59,7 @@ _NO_VALUES = (
 
 def platform() -> str:
     """Return the platform that programs are made for: JAX's default one, or that of a rehearsal."""
-    return PLATFORM.get() or jax.default_backend()
+    return jax.default_backend() if DEVICE.get() is None else DEVICE.get().platform
 
 
 class Compiled(Generic[R]):
@@ -71,7 +73,7 @@ class Compiled(Generic[R]):
     def __call__(self, *args: Any, **kwargs: Any) -> R:
         leaves = jax.tree.leaves((args, kwargs))
         rehearse = REHEARSAL.get()
-        with products():
+        with products(), on_mesh(leaves):
             if rehearse is not None and not any(isinstance(leaf, Tracer) for leaf in leaves):
                 return rehearse(self, args, kwargs)
             if any(isinstance(leaf, Tracer) for leaf in leaves):
@@ -148,6 +150,22 @@ def take_examples(tree: T, examples: ArrayLike) -> T:
         return array[indices] if known is None else to_device(known[indices])
 
     return jax.tree.map(taken, tree)
+
+
+@contextmanager
+def on_mesh(leaves: Iterable[Any]) -> Iterator[None]:
+    """Trace and run a program on the mesh of its arguments, whose axes it may then name."""
+    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)]
+    # A program within another runs on the mesh of the outer one.
+    placed = [] if any(isinstance(leaf, Tracer) for leaf in leaves) else [leaf.sharding for leaf in arrays]
+    meshes = (sharding.mesh for sharding in placed if isinstance(sharding, NamedSharding))
+    mesh = next((mesh for mesh in meshes if mesh.size > 1), None)
+    if mesh is None:
+        yield
+        return
+    # Without a kind of device: a rehearsal puts others in place of these.
+    with jax.sharding.use_abstract_mesh(AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=mesh.axis_types)):
+        yield
 
 
 def _entered(function: Callable[..., R]) -> Callable[..., R]:

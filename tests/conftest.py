@@ -49,6 +49,10 @@ programs.KEPT = programs.CLEARED_AFTER = 10**9
 # Models of tests are so small that no start column of their own would be worth its program: laws are of these, too.
 plan.COMPILATION_FLOPS["cpu"] = 0.0
 
+# And so small that all their copies would go up in one pass: the engine's laws are of its groups, and
+# `sweep/test_upward.py` has the pass equal to them.
+plan.UPWARD = 0
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -51,6 +51,7 @@ def model() -> jh.Model:
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_a_first_question_compiles_at_most_six_programs(name: str, model: jh.Model, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(plan.COMPILATION_FLOPS, "cpu", 5e10)  # as users have it
+    monkeypatch.setattr(plan, "UPWARD", 1)
     batches = {"batch": batch(0), "clean": batch(0), "corrupt": batch(1), "shuffled": batch(1), "reference": batch(1)}
     call = {key: good_calls.made(value) for key, value in (good_calls.CALLS[name] | OWN.get(name, {})).items()}
     call = {key: batches.get(key, value) for key, value in call.items()} | {"model": model}

@@ -6,20 +6,26 @@ copies of its last index.
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from ..programs import platform
 
+T = TypeVar("T")
+
+Later = Callable[[], T]
+"""Function that waits for work that was sent to the devices, and returns its result."""
+
 CPU_TOKENS = 1536
 """Tokens a matrix product on CPU: XLA's products are fastest near a thousand and slower for very large ones."""
 
-ACCELERATOR_TOKENS = 65_536
-"""Tokens a matrix product on a GPU or TPU."""
+ACCELERATOR_TOKENS = 8192
+"""Tokens a matrix product on a GPU or TPU: its matrix units are full, and more would not fit its memory on the chip."""
 
 
 class OutOfMemory(Exception):
@@ -34,11 +40,13 @@ class Chunks:
         examples: examples a chunk; each chunk has one unedited run.
         copies: edited copies of a chunk's examples that run together.
         multiples: what the two must be multiples of, so that they split evenly over devices.
+        step: what the numbers of copies are rounded up to a multiple of, so that few of them have programs.
     """
 
     examples: int
     copies: int = 1
     multiples: tuple[int, int] = (1, 1)
+    step: int = 1
 
     @classmethod
     def fitting(
@@ -76,7 +84,14 @@ class Chunks:
 
     def copy_chunks(self, count: int) -> Iterator[np.ndarray]:
         """Yield the numbers of the copies that run together; the last chunk repeats its last copy."""
-        return equal_chunks(count, round_up(even_size(count, self.copies), self.multiples[1]))
+        return equal_chunks(count, self.copies_together(count, self.copies))
+
+    def copies_together(self, count: int, most: int) -> int:
+        """Return the size of equal chunks of `count` copies, at most `most` of them and split evenly over devices."""
+        size = even_size(count, most)
+        # Where memory has ended at a step, sizes below it are their own.
+        size = round_up(size, self.step) if most >= self.copies else size
+        return round_up(size, self.multiples[1])
 
     def filled(self, examples: np.ndarray) -> np.ndarray:
         """Return these indices with the last repeated until they split evenly over devices."""
@@ -99,22 +114,59 @@ def is_new(chunk: np.ndarray) -> np.ndarray:
     return np.diff(chunk, prepend=-1) > 0
 
 
-def run_chunks(chunks: Chunks, count: int, run: Callable[[np.ndarray], None]) -> None:
-    """Call `run` with the indices of one chunk after the other; chunks that raise `OutOfMemory` are halved.
+def run_chunks(chunks: Chunks, count: int, run: Callable[[np.ndarray], Iterable[Later[Any]]]) -> None:
+    """Run one chunk after the other, one step behind the devices; chunks that raise `OutOfMemory` are halved.
+
+    Args:
+        run: from the indices of a chunk's examples to steps. Each step has sent work to the devices when it is yielded.
+            It is called, in order, after the next one has been sent: the host prepares, and uses results, while devices
+            compute.
 
     Raises:
         MemoryError: if not even one example fits the device.
     """
-    waiting = deque(chunks.example_chunks(count))
-    while waiting:
-        examples = waiting.popleft()
+    waiting: deque[np.ndarray] = deque(chunks.example_chunks(count))
+    late: tuple[np.ndarray, Later[Any]] | None = None
+    while waiting or late is not None:
+        examples = failed = waiting.popleft() if waiting else None
         try:
-            run(examples)
+            for step in [None] if examples is None else run(examples):
+                if late is not None:
+                    (failed, finish), late = late, None
+                    finish()
+                failed, late = examples, None if examples is None or step is None else (examples, step)
         except OutOfMemory as error:
-            real = np.unique(examples)
-            if len(real) == 1:
-                raise MemoryError("the work on one example does not fit the device's memory") from error
-            waiting.extendleft(reversed([chunks.filled(half) for half in np.array_split(real, 2)]))
+            # What was sent after the chunk that failed is sent again, after its halves.
+            if examples is not None and failed is not examples:
+                waiting.appendleft(examples)
+            late = None if late is None or late[0] is failed else late
+            waiting.extendleft(reversed(_halves(chunks, failed, error)))
+        except KeyboardInterrupt:
+            if late is not None:
+                late[1]()  # sent before the stop, so that it counts as done
+            raise
+
+
+def in_turn(steps: Iterable[Later[Any]]) -> Later[None]:
+    """Call each step after the next one was sent; return a function that calls the last."""
+    late = None
+    for step in steps:
+        if late is not None:
+            late()
+        late = step
+
+    def last() -> None:
+        if late is not None:
+            late()
+
+    return last
+
+
+def _halves(chunks: Chunks, examples: np.ndarray | None, error: OutOfMemory) -> list[np.ndarray]:
+    real = np.unique([] if examples is None else examples)
+    if len(real) == 1:
+        raise MemoryError("the work on one example does not fit the device's memory") from error
+    return [chunks.filled(half) for half in np.array_split(real, 2)]
 
 
 @contextmanager

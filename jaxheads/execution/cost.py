@@ -11,10 +11,11 @@ from typing import Any
 import jax
 
 from ..models.inputs.batch import Batch
+from ..models.inputs.query_rows import block_rows
 from ..models.model import Model
 from ..models.network import Network
 from ..models.stack import Stack
-from ..models.unembedding import COLUMNS_AT_ONCE
+from ..models.unembedding import COLUMNS_AT_ONCE, ROWS_AT_ONCE
 from ..objectives import Reads
 
 FLOAT = 4
@@ -155,15 +156,25 @@ class CostModel:
         return self.earlier + self.positions * self.layers * self.layer_of_one + self.beyond
 
 
+def forward_flops(streams: Sequence[Stack], batch: Batch) -> int:
+    """Return the operations of one example's forward pass through these streams, without what is read of its end."""
+    return sum(_stream_flops(stream, batch) for stream in streams)
+
+
+def pattern_entries(streams: Sequence[Stack], batch: Batch) -> int:
+    """Return how many entries all patterns of one example have in these streams."""
+    stacks = [stack for stream in streams for stack in stream.members]
+    return sum(stack.layers * stack.heads * stack.queries.count(batch) * stack.keys.count(batch) for stack in stacks)
+
+
 def forward_bytes(stack: Stack, batch: Batch) -> int:
     """Return the activations of one example's forward pass at the widest point of a layer, in bytes."""
-    T = max(axis.count(batch) for axis in {stack.queries, stack.keys})
-    return FLOAT * T * _layer_floats(stack, batch)
+    return FLOAT * _layer_floats(stack, batch, max(axis.count(batch) for axis in {stack.queries, stack.keys}))
 
 
 def copy_bytes(streams: Iterable[Stack], batch: Batch, reads: Reads, vocabulary: int) -> int:
     """Return the activations of one edited copy of one example, in bytes: of its streams, or of reading the output."""
-    widest = max(stream.queries.count(batch) * _layer_floats(stream, batch) for stream in streams)
+    widest = max(_layer_floats(stream, batch, stream.queries.count(batch)) for stream in streams)
     if reads.target is not None:
         columns = min(COLUMNS_AT_ONCE, vocabulary)
     else:
@@ -181,14 +192,15 @@ def gradient_bytes(network: Network, batch: Batch, reads: Reads, *, remat: bool)
     assert unembedding is not None, "objectives check for logits when they say what they read"
     stored, widest = 0, 0
     for stack in network.stacks:
-        T, S, width = stack.queries.count(batch), stack.keys.count(batch), stack.width
+        T, width = stack.queries.count(batch), stack.width
         products = width + (stack.heads + 2 * stack.kv_heads) * stack.head_size
         # Of experts one at a time is computed, and computed again on the way back.
         products += sum(leaf.shape[-1] for name, leaf in _kernels(stack) if not name.startswith("attention."))
         stored += stack.layers * T * (width + (0 if remat else products))
-        widest = max(widest, T * (6 * width + 3 * products + 4 * stack.heads * S))
+        widest = max(widest, T * (6 * width + 3 * products) + 4 * _scores(stack, batch))
     columns = unembedding.weight.shape[0] if reads.columns is None else reads.columns.shape[1]
-    return FLOAT * (stored + max(widest, 6 * reads.rows.shape[1] * columns))
+    rows = reads.rows.shape[1] if reads.target is None else min(reads.rows.shape[1], ROWS_AT_ONCE)
+    return FLOAT * (stored + max(widest, 6 * rows * columns))
 
 
 def edge_bytes(stack: Stack, batch: Batch, *, copy_streams: int, example_streams: int) -> tuple[int, int]:
@@ -199,8 +211,8 @@ def edge_bytes(stack: Stack, batch: Batch, *, copy_streams: int, example_streams
     """
     T, D = stack.queries.count(batch), stack.width
     widest = max(leaf.shape[-1] for leaf in jax.tree.leaves(stack.blocks))
-    layer = 6 * D + 3 * widest + 3 * stack.heads * (T + stack.head_size)
-    return FLOAT * T * example_streams * D, FLOAT * T * (copy_streams * D + layer)
+    token = copy_streams * D + 6 * D + 3 * widest + 3 * stack.heads * stack.head_size
+    return FLOAT * T * example_streams * D, FLOAT * (T * token + 3 * _scores(stack, batch))
 
 
 def _layer_flops(stack: Stack, batch: Batch) -> tuple[int, int, int, int, int]:
@@ -234,9 +246,15 @@ def _path_words(path: Sequence[Any]) -> list[str]:
     return [word for word in words if word not in ("", "value")]
 
 
-def _layer_floats(stack: Stack, batch: Batch) -> int:
-    """Return the activations that a token needs at the widest point of a layer."""
+def _layer_floats(stack: Stack, batch: Batch, positions: int) -> int:
+    """Return the activations that an example needs at the widest point of a layer."""
     width = stack.width
     widest = max((leaf.shape[-1] for leaf in jax.tree.leaves(stack.blocks)), default=width)
-    keys = max(member.keys.count(batch) for member in stack.members)
-    return 4 * width + 3 * widest + 3 * stack.heads * (keys + stack.head_size)
+    scores = max(_scores(member, batch) for member in stack.members)
+    return positions * (4 * width + 3 * widest + 3 * stack.heads * stack.head_size) + 3 * scores
+
+
+def _scores(stack: Stack, batch: Batch) -> int:
+    """Return how many scores of an example attention computes together: all, or those of a block of query rows."""
+    T, S = stack.queries.count(batch), stack.keys.count(batch)
+    return stack.heads * block_rows(1, stack.heads, T, S) * S

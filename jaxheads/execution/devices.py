@@ -1,8 +1,8 @@
 """Devices: which arrays of a question are split over which axis of a mesh.
 
 The program stays the one that runs on a single device. Its inputs are put in place, and XLA splits the work to match:
-examples over the mesh's axis "data", edited copies over "questions". Each process of a distributed run makes the same
-calls with the same inputs, and every process can read every answer.
+examples over the mesh's axis "data", edited copies over "questions", positions over "context" (see `models.spreading`).
+Each process of a distributed run makes the same calls with the same inputs, and every process can read every answer.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from ..models.gathering import marked, resting
 from ..models.sharding import automatic, fetch, put
 from .placement import Placement
 
-AXES = ("data", "questions", "model")
+AXES = ("data", "questions", "context", "model")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Devices:
 
     @classmethod
     def of(cls, mesh: Mesh | None) -> "Devices":
-        """Check a user's mesh; any of the axes "data", "questions" and "model" (see `jaxheads.shard`) may be missing.
+        """Check a user's mesh; any of the axes "data", "questions", "context" and "model" may be missing.
 
         Raises:
             ValueError: for another axis, or devices that are not of JAX's default backend.

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all
 
+from .batching import Later
 from .parts import Parts
 
 Coordinates = Mapping[str, np.ndarray] | Callable[[tuple[int, ...]], Mapping[str, np.ndarray]]
@@ -37,12 +38,32 @@ class Journal:
             coordinates: columns of its table beside `value`; the indices along each axis when left out.
             kind: the folder of the parts that have the same columns.
         """
+        return self.later(name, lambda: compute, coordinates, kind=kind)()
+
+    def later(
+        self,
+        name: str,
+        send: Callable[[], Later[np.ndarray]],
+        coordinates: Coordinates | None = None,
+        *,
+        kind: str = "values",
+    ) -> Later[np.ndarray]:
+        """Send the work on a part to the devices, if it is not there, and return the function that `part` is.
+
+        Args:
+            send: sends the work, and returns the function that waits for its result.
+            coordinates, kind: as in `part`.
+        """
         if self.parts is None:
-            return compute()
+            return send()
         key = f"{self.question}/{name}"
         if (known := _from_first_process(self.parts.read(kind, key))) is not None:
-            return known
-        value = np.asarray(compute(), np.float64)
+            return lambda: known
+        result = send()
+        return lambda: self._kept(kind, key, np.asarray(result(), np.float64), coordinates)
+
+    def _kept(self, kind: str, key: str, value: np.ndarray, coordinates: Coordinates | None) -> np.ndarray:
+        assert self.parts is not None
         if jax.process_index() > 0:
             return value
         if callable(coordinates):

@@ -16,6 +16,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 
 from ..models.gathering import bytes_in_use, bytes_of
+from ..programs import DEVICE
 
 USABLE = 0.9
 """The share of a device's memory that weights and activations may fill: the rest is the runtime's."""
@@ -66,7 +67,11 @@ class Placement:
         if any(isinstance(leaf.sharding, NamedSharding) and not leaf.sharding.is_fully_replicated for leaf in leaves):
             resting = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
             return cls(_kind(network), leaves[0].sharding.num_devices, resting, **about)
-        if mesh is None or count == 1 or weights + activations <= USABLE * device_bytes(mesh.devices.flat[0]):
+        if (
+            mesh is None
+            or count == 1
+            or weights + activations <= USABLE * device_bytes(DEVICE.get() or mesh.devices.flat[0])
+        ):
             return cls("whole", count, weights, **about)
         return cls("gathered", count, -(-weights // count), **about)
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 
-from ..programs import PLATFORM, REHEARSAL, Compiled
+from ..programs import DEVICE, REHEARSAL, Compiled
 
 LARGEST_ZEROS = 1 << 26
 """Bytes up to which a program's result is made up of zeros, for the host to read; larger ones stay shapes."""
@@ -82,12 +82,12 @@ class _Stage:
     @contextmanager
     def set(self) -> Iterator[None]:
         """Have every program of this block compiled and not run."""
-        tokens = REHEARSAL.set(self.call), PLATFORM.set(self.devices[0].platform)
+        tokens = REHEARSAL.set(self.call), DEVICE.set(self.devices[0])
         try:
             yield
         finally:
             REHEARSAL.reset(tokens[0])
-            PLATFORM.reset(tokens[1])
+            DEVICE.reset(tokens[1])
 
     def call(self, function: Compiled, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """Compile a function for shapes and places of these arguments, once, and return zeros or shapes."""

@@ -50,9 +50,9 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "devices": (
         jax.sharding.Mesh | None,
         None,
-        'a mesh to spread the work over: examples over its axis "data", edited copies over "questions", weights over '
-        '"model" (see `jaxheads.shard`); JAX\'s default device when left out. A model too large for one device rests '
-        "in shares on all of them, and each layer is gathered when it runs.",
+        'a mesh to spread the work over: examples over its axis "data", edited copies over "questions", positions of '
+        'long texts over "context", weights over "model" (see `jaxheads.shard`); JAX\'s default device when left out. '
+        "A model too large for one device rests in shares on all of them, and each layer is gathered when it runs.",
     ),
     "arithmetic": (
         Arithmetic | None,

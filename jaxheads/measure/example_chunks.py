@@ -4,13 +4,14 @@ Dimension key: B examples of a chunk.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
-from ..execution.batching import Chunks, detecting_out_of_memory, run_chunks
+from ..execution.batching import Chunks, Later, detecting_out_of_memory, run_chunks
 from ..execution.cost import forward_bytes
 from ..execution.journal import Journal
 from ..execution.resources import Resources
@@ -94,21 +95,31 @@ def run_arrays(
         axes = max(index.ndim for index in coordinates.values())
         return {"example": (first + examples).reshape(-1, *[1] * (axes - 1)), **coordinates}
 
-    def run(examples: np.ndarray) -> None:
+    def run(examples: np.ndarray) -> Iterator[Later[None]]:
         new = np.unique(examples)
         # All arrays of a chunk come from one computation, which is left out where the journal has them.
         results = functools.cache(lambda: compute(examples))
         # Halved chunks must not find the parts of whole ones: a part's name says how many examples ran together.
-        prefix, arrays = f"{len(examples)}-from-{first + new[0]}", {}
+        prefix = f"{len(examples)}-from-{first + new[0]}"
+
+        def send(name: str) -> Later[np.ndarray]:
+            array = results()[name]
+            return lambda: _fetch(resources, array)[: len(new)]
+
         with detecting_out_of_memory():
-            for name in names:
-                arrays[name] = journal.part(
-                    f"{prefix}-{name}" if name else prefix,
-                    lambda name=name: _fetch(resources, results()[name])[: len(new)],
-                    columns(new),
-                    kind=name or "values",
+            parts = {
+                name: journal.later(
+                    f"{prefix}-{name}" if name else prefix, partial(send, name), columns(new), kind=name or "values"
                 )
-        add(new, arrays)
+                for name in names
+            }
+
+        def finish() -> None:
+            with detecting_out_of_memory():
+                arrays = {name: part() for name, part in parts.items()}
+            add(new, arrays)
+
+        yield finish
 
     run_chunks(chunks, count, run)
 

@@ -11,6 +11,7 @@ from jax import Array
 
 from ..arguments import at_least, checked
 from ..execution.cost import FLOAT, forward_bytes
+from ..execution.lengths import Lengths
 from ..execution.resources import Options, Resources, shares_options
 from ..models.inputs.batch import Batch, Texts
 from ..models.model import Model
@@ -62,7 +63,7 @@ def icl_score(
     shortest = int(np.asarray(positions.lengths).min())
     if not 2 <= early < late <= shortest:
         raise ValueError(f"expected 2 <= early < late <= {shortest}, the shortest example; got {early} and {late}")
-    network, T = resources.network(model), positions.shape[1]
+    [batch], network, T = Lengths(model).alike(batch), resources.network(model), positions.shape[1]
 
     def compute(examples: np.ndarray) -> dict[str, Array]:
         return {"nats": _losses(network, resources.devices.examples(batch.take(examples)))}
@@ -70,7 +71,7 @@ def icl_score(
     logits_bytes = 2 * FLOAT * T * min(COLUMNS_AT_ONCE, model.network.unembedding.weight.shape[0])
     example_bytes = forward_bytes(stack, batch) + logits_bytes
     nats = per_example("icl_score", ("nats",), compute, model, batch, resources, example_bytes=example_bytes)["nats"]
-    mask = np.asarray(positions.mask)
+    mask, nats = np.asarray(positions.mask), nats[:, : T - 1]
     predicted = mask[:, 1:] & mask[:, :-1]
     losses = np.full(predicted.shape, np.nan)
     for example, row in enumerate(predicted):

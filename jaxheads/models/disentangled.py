@@ -4,9 +4,8 @@ Dimension key: B batch, T query positions, S key positions, N heads, H head dime
 embedding of relative positions.
 """
 
-from collections.abc import Collection, Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +13,11 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from .attention import Edit, attend
-from .inputs.batch import AttentionInputs, RelativePositions
+from .attention import attend
+from .inputs.attention_inputs import AttentionInputs, RelativePositions
+from .inputs.query_rows import Take
 from .layers import Attention, affine
+from .row_edits import Edit
 
 CONTENT_TO_POSITION, POSITION_TO_CONTENT = "c2p", "p2c"
 
@@ -64,18 +65,18 @@ class DisentangledAttention(Attention):
         bias = None
         if self.kinds:
             assert context.relative is not None, "a network with these layers gives them relative positions"
-            bias = partial(self._position_terms, context.relative)
+            bias = PositionTerms(self._position_terms, context.relative)
         return attend(q_BTNH, k_BSKH, v_BSKH, context.mask, scale=self.scale, bias=bias, edit=edit)
 
     def _position_terms(self, relative: RelativePositions, q_BTNH: Array, k_BSNH: Array) -> Array:
         """Return the scaled sum of the position terms, `[B,N,T,S]`."""
-        terms = []
+        terms, index_BTS = [], relative.index
         if CONTENT_TO_POSITION in self.kinds:
             terms_BNTR = jnp.einsum("btnh,rnh->bntr", q_BTNH, self._projected(relative.embedding, "K"))
-            terms.append(jnp.take_along_axis(terms_BNTR, relative.index[:, None], axis=3))
+            terms.append(jnp.take_along_axis(terms_BNTR, index_BTS[:, None], axis=3))
         if POSITION_TO_CONTENT in self.kinds:
             terms_BNSR = jnp.einsum("bsnh,rnh->bnsr", k_BSNH, self._projected(relative.embedding, "Q"))
-            terms_BNST = jnp.take_along_axis(terms_BNSR, relative.index.swapaxes(1, 2)[:, None], axis=3)
+            terms_BNST = jnp.take_along_axis(terms_BNSR, index_BTS.swapaxes(1, 2)[:, None], axis=3)
             terms.append(terms_BNST.swapaxes(2, 3))
         return sum(terms[1:], terms[0]) * jnp.asarray(self.scale, q_BTNH.dtype)
 
@@ -90,6 +91,25 @@ class DisentangledAttention(Attention):
         if letter == "Q":
             return weight, bias
         return self.by_reader(weight, 1), None if bias is None else self.by_reader(bias[...], 0)
+
+
+class PositionTerms(NamedTuple):
+    """The position terms of the scores as a bias, of any query rows.
+
+    Attributes:
+        terms: function of relative positions, queries and keys.
+    """
+
+    terms: Callable[[RelativePositions, Array, Array], Array]
+    relative: RelativePositions
+
+    def __call__(self, q_BTNH: Array, k_BSNH: Array) -> Array:
+        """Return the terms of these queries and all keys, `[B,N,T,S]`."""
+        return self.terms(self.relative, q_BTNH, k_BSNH)
+
+    def rows(self, take: Take) -> "PositionTerms":
+        """Return the terms of the chosen query rows."""
+        return self._replace(relative=self.relative.rows(take))
 
 
 def distances(count: int, buckets: int, furthest: int) -> np.ndarray:
@@ -107,17 +127,3 @@ def distances(count: int, buckets: int, furthest: int) -> np.ndarray:
     share = np.log(far) / np.log(np.float32((furthest - 1) / middle))
     shared = np.ceil(share * np.float32(middle - 1)) + middle
     return np.where(away <= middle, away, shared).astype(np.int32)
-
-
-def relative_positions(embedding_RD: Array, positions_BT: Array, rows_of_distances: np.ndarray) -> RelativePositions:
-    """Return the relative positions of a sequence's tokens.
-
-    Args:
-        embedding_RD: embedding, whose middle row is that of distance 0, and whose later rows are of earlier keys.
-        rows_of_distances: the rows of `distances`.
-    """
-    offsets_BTT = positions_BT[:, :, None] - positions_BT[:, None, :]
-    away_BTT = jnp.minimum(jnp.abs(offsets_BTT), len(rows_of_distances) - 1)
-    rows_BTT = jnp.sign(offsets_BTT) * jnp.asarray(rows_of_distances)[away_BTT]
-    last = embedding_RD.shape[0] - 1
-    return RelativePositions(embedding_RD, jnp.clip(rows_BTT + (last + 1) // 2, 0, last))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 SMALL = 256
@@ -24,11 +24,12 @@ class Gather:
     """The place of each parameter while it is used.
 
     Attributes:
-        mesh: whose devices hold shares of the parameters.
+        mesh: the axes of the mesh whose devices hold shares of the parameters. Which devices these are, the arrays say:
+            a rehearsal puts others in their place.
         specs: the spec of each leaf of a tree in use, in the order of `jax.tree.leaves`; None leaves it as it rests.
     """
 
-    mesh: Mesh
+    mesh: AbstractMesh
     specs: tuple[P | None, ...]
 
     def __reduce__(self) -> Any:
@@ -108,11 +109,15 @@ def resting(network: Any, mesh: Mesh) -> Any:
 def marked(network: Any, mesh: Mesh, axes: Iterable[str]) -> Any:
     """Return a network whose programs gather what its leaves' shardings split over these axes, layer by layer."""
     network, axes = jax.tree.map(lambda leaf: leaf, network), set(axes)
+    # Without a kind of device: a rehearsal is for another one.
+    abstract = AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=mesh.axis_types)
     blocks = _of_blocks(network)
     for stack in network.stacks:
-        stack.gather = Gather(mesh, tuple(_spec_in_use(leaf, axes, 1) for leaf in jax.tree.leaves(stack.blocks)))
+        stack.gather = Gather(abstract, tuple(_spec_in_use(leaf, axes, 1) for leaf in jax.tree.leaves(stack.blocks)))
     leaves = jax.tree.leaves(network)
-    network.gather = Gather(mesh, tuple(None if id(leaf) in blocks else _spec_in_use(leaf, axes, 0) for leaf in leaves))
+    network.gather = Gather(
+        abstract, tuple(None if id(leaf) in blocks else _spec_in_use(leaf, axes, 0) for leaf in leaves)
+    )
     return network
 
 

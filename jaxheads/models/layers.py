@@ -8,9 +8,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from .attention import Edit, attend
-from .inputs.batch import AttentionInputs
+from .affine import affine
+from .attention import attend
+from .inputs.attention_inputs import AttentionInputs
+from .layer_norm import LayerNorm, standardised
 from .positions import Rotary
+from .row_edits import Edit
 
 
 # Functions of this module, not JAX's own: these are compiled ones, which pickle refuses.
@@ -77,12 +80,6 @@ def activation(name: str) -> Callable[[Array], Array]:
     if name not in ACTIVATIONS:
         raise ValueError(f"activation {name!r} is not known; known are {', '.join(sorted(ACTIVATIONS))}")
     return ACTIVATIONS[name]
-
-
-def affine(subscripts: str, x: Array, weight: Array, bias: Array | None) -> Array:
-    """Return the product (einsum) of `x` and a weight, plus a bias of the product's last axes."""
-    y = jnp.einsum(subscripts, x, weight)
-    return y if bias is None else y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
 
 
 class Setting(nnx.Variable):
@@ -195,12 +192,10 @@ class Attention(nnx.Module):
 
     def attend(self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, context: AttentionInputs, edit: Edit):
         """Call `attend` with this layer's scale, cap, sinks and window."""
-        mask_BTS = context.mask
-        if self.window is not None:
-            window = self.window if isinstance(self.window, int) else self.window[...]
-            mask_BTS = mask_BTS & (jnp.abs(context.queries[:, :, None] - context.keys[:, None, :]) < window)
+        window = self.window if self.window is None or isinstance(self.window, int) else self.window[...]
+        mask = context.mask if window is None else context.mask.within(context.queries, context.keys, window)
         settings = {"scale": self.scale, "cap": self.cap, "sinks": None if self.sinks is None else self.sinks[...]}
-        return attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS, bias=context.bias, edit=edit, **settings)
+        return attend(q_BTNH, k_BSKH, v_BSKH, mask, bias=context.bias, edit=edit, **settings)
 
     def output(self, z_BTNH: Array) -> Array:
         """Return the heads' output `[B,T,D]`, the sum over heads of `z_h @ W_O[h]`, plus b_O."""
@@ -313,9 +308,8 @@ def _scaled(x: Array, gain_D: nnx.Param | Setting | None) -> Array:
 
 
 def layer_norm(model: int, epsilon: float, rngs: nnx.Rngs, *, bias: bool = True) -> nnx.LayerNorm:
-    """Return a LayerNorm with two-pass variance."""
-    # The one-pass form (nnx's default) loses digits where the mean is large.
-    return nnx.LayerNorm(model, epsilon=epsilon, use_bias=bias, use_fast_variance=False, rngs=rngs)
+    """Return a LayerNorm with a learnt scale and, with `bias`, a learnt bias."""
+    return LayerNorm(model, epsilon, rngs, bias=bias)
 
 
 class FixedLayerNorm(nnx.LayerNorm):
@@ -328,7 +322,7 @@ class FixedLayerNorm(nnx.LayerNorm):
 
     def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
         del mask
-        return _standardised(x, self.epsilon).astype(x.dtype)
+        return standardised(x, self.epsilon).astype(x.dtype)
 
 
 class PerHeadLayerNorm(nnx.LayerNorm):
@@ -340,17 +334,10 @@ class PerHeadLayerNorm(nnx.LayerNorm):
 
     def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
         del mask
-        wide = _standardised(x, self.epsilon)
+        wide = standardised(x, self.epsilon)
         own: Any = self
         scale_NH = own.scale[...].astype(wide.dtype)
         return (wide * scale_NH.reshape((1,) * (x.ndim - 2) + scale_NH.shape)).astype(x.dtype)
-
-
-def _standardised(x: Array, epsilon: float) -> Array:
-    """Return `x` of mean 0 and variance 1 on its last axis, in float32 at least."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    wide = wide - wide.mean(axis=-1, keepdims=True)
-    return wide * jax.lax.rsqrt(jnp.square(wide).mean(axis=-1, keepdims=True) + epsilon)
 
 
 class JointRMSNorm(nnx.Module):

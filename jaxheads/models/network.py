@@ -9,7 +9,8 @@ from jax import Array
 from ..checks import one_of, shown
 from ..precision import products
 from .gathering import Gather, used
-from .inputs.batch import AttentionInputs, Batch
+from .inputs.attention_inputs import AttentionInputs
+from .inputs.batch import Batch
 from .sites import SiteEdit
 from .stack import Reader, Stack, take_rows
 from .unembedding import Unembedding

@@ -1,7 +1,7 @@
 """Position embeddings: rotary ones, sinusoids, and biases of the scores by distance."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+
+from .inputs.query_rows import Take, block_rows
 
 
 @dataclass(frozen=True)
@@ -194,10 +196,44 @@ class RelativeBias(nnx.Module):
         self.embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (buckets, heads)))
         self.buckets, self.furthest, self.both_ways = buckets, furthest, both_ways
 
-    def __call__(self, positions_BT: Array) -> Array:
-        """Return the bias `[B,N,T,T]`."""
-        offsets_BTS = positions_BT[:, None, :] - positions_BT[:, :, None]
+    def __call__(self, positions_BT: Array) -> "Array | BucketBias":
+        """Return the bias `[B,N,T,T]`; of long inputs as a function of query rows."""
+        embedding, (B, T) = self.embedding[...], positions_BT.shape
+        bias = BucketBias(embedding, positions_BT, positions_BT, self.buckets, self.furthest, self.both_ways)
+        # One array serves all layers, where attention runs whole.
+        return bias if block_rows(B, embedding.shape[1], T, T) < T else bias.array()
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class BucketBias:
+    """The bias of the scores by head and bucket of distances, for any query rows.
+
+    Attributes:
+        embedding: `[buckets,N]`.
+        queries, keys: positions, `[B,T]` and `[B,S]`.
+    """
+
+    embedding: Array
+    queries: Array
+    keys: Array
+    buckets: int = field(metadata={"static": True})
+    furthest: int = field(metadata={"static": True})
+    both_ways: bool = field(metadata={"static": True})
+
+    def __call__(self, q_BTNH: Array, k_BSKH: Array) -> Array:
+        """Return the bias `[B,N,T,S]`, whatever the queries and keys are."""
+        del q_BTNH, k_BSKH
+        return self.array()
+
+    def array(self) -> Array:
+        """Return the bias `[B,N,T,S]`."""
+        offsets_BTS = self.keys[:, None, :] - self.queries[:, :, None]
         bucket_BTS = relative_buckets(
             offsets_BTS, buckets=self.buckets, furthest=self.furthest, both_ways=self.both_ways
         )
-        return jnp.moveaxis(jnp.take(self.embedding[...], bucket_BTS, axis=0), 3, 1)
+        return jnp.moveaxis(jnp.take(self.embedding, bucket_BTS, axis=0), 3, 1)
+
+    def rows(self, take: Take) -> "BucketBias":
+        """Return the bias of the chosen query rows."""
+        return replace(self, queries=take(self.queries, 1))

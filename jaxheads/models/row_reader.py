@@ -1,11 +1,12 @@
 """Reading of patterns block by block of queries, within attention, so that no pattern is ever whole."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jax import Array
 
 
+@runtime_checkable
 class RowReader(Protocol):
     """Reader of one layer's patterns that gets some query rows at a time, and keeps running sums.
 

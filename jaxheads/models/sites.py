@@ -3,13 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .attention import Edit
+from .inputs.query_rows import Take, taken
+from .row_edits import BY_QUERIES, RowEdit
+from .row_reader import RowReader
 
 SITES: Mapping[str, str] = MappingProxyType(
     {
@@ -69,13 +71,33 @@ class SiteEdit:
     stack: str = field(metadata={"static": True})
     operation: Literal["mix", "add"] = field(default="mix", metadata={"static": True})
 
-    def apply(self, x: Array, layer: Array) -> Array:
-        """Return the site's value in `layer`, changed if that is one of the edit's layers."""
+    def within(self, layer: Array) -> "LayerEdit":
+        """Return the edit in `layer`; one that changes nothing if that is none of the edit's layers."""
         listed_E = self.layers == layer
         index = jnp.argmax(listed_E)
         # The layer is traced, so a layer that is not listed gets weight 0 instead of a branch.
-        weight = jnp.where(listed_E.any(), self.weight[index], jnp.zeros_like(self.weight[index])).astype(x.dtype)
-        source = self.source[index].astype(x.dtype)
+        weight = jnp.where(listed_E.any(), self.weight[index], jnp.zeros_like(self.weight[index]))
+        return LayerEdit(weight, self.source[index], self.site, self.operation)
+
+
+class LayerEdit(NamedTuple):
+    """A `SiteEdit` in one layer; weight and source have the site's axes, size 1 where they broadcast."""
+
+    weight: Array
+    source: Array
+    site: str
+    operation: str
+
+    def apply(self, x: Array, take: Take | None) -> Array:
+        """Return the site's value, changed.
+
+        Args:
+            take: the choice of query rows that `x` has, at a site of `BY_QUERIES`; None for all.
+        """
+        weight, source = self.weight, self.source
+        if take is not None and self.site in BY_QUERIES:
+            weight, source = taken(weight, take, 2), taken(source, take, 2)
+        weight, source = weight.astype(x.dtype), source.astype(x.dtype)
         return mixed(x, source, weight) if self.operation == "mix" else x + weight * _unless(weight == 0, source)
 
 
@@ -93,13 +115,17 @@ def _unless(excluded: Array, x: Array) -> Array:
     return jnp.where(excluded & ~jnp.isfinite(x), jnp.zeros_like(x), x)
 
 
-def editor(edits: Sequence[SiteEdit], stack: str, layer: Array) -> Edit:
-    """Return a function that applies, in order, the edits at one site of this stack and layer."""
+def editor(
+    edits: Sequence[SiteEdit], stack: str, layer: Array, readers: Mapping[str, RowReader] | None = None
+) -> RowEdit:
+    """Return the edit that applies, in order, the edits at one site of this stack and layer."""
+    # Outside of the blocks that attention may run in: a layer's values are found once, not once a block.
+    own = [edit.within(layer) for edit in edits if edit.stack == stack]
 
-    def apply(site: str, value: Array) -> Array:
-        for edit in edits:
-            if edit.stack == stack and edit.site == site:
-                value = edit.apply(value, layer)
+    def apply(site: str, value: Array, take: Take | None) -> Array:
+        for edit in own:
+            if edit.site == site:
+                value = edit.apply(value, take)
         return value
 
-    return apply
+    return RowEdit(apply, frozenset(edit.site for edit in own), readers or {})

@@ -17,18 +17,28 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from .attention import Edit, unchanged
 from .blocks import Block
 from .gathering import Gather, used
+from .inputs.attention_inputs import AttentionInputs
 from .inputs.axes import TOKENS, Axis
-from .inputs.batch import AttentionInputs, Batch, Positions
+from .inputs.batch import Batch, Positions
+from .lazy_sites import LazySites
+from .row_blocks import read_whole
+from .row_edits import Edit, unchanged
+from .row_reader import RowReader
 from .sites import SITES, SiteEdit, editor, has_heads, is_of_keys
+from .spreading import gathered, spread
 
 Sites = Mapping[str, Array]
 """Values at one layer's sites, by name."""
 
-Reader = Callable[[Sites], Any]
-"""Function of one layer's sites (and its number as "layer") that returns what to keep, any pytree of arrays."""
+_READ = "read by rows"
+"""Name under which a layer's sites hold what a `RowReader` returned."""
+
+Reader = Callable[[LazySites], Any] | RowReader
+"""What reads one layer's sites, with its number as "layer", and returns what to keep, any pytree of arrays.
+
+A function of the sites, or a `RowReader` of the pattern: scores and patterns that a function reads are whole."""
 
 
 @dataclass(frozen=True)
@@ -243,12 +253,14 @@ class Stack(nnx.Module):
         """
         readers = {stack.name: (read or {})[stack.name] for stack in self.members if stack.name in (read or {})}
 
+        names = [stack.name for stack in self.members]
+
         def step(x: Array, numbered: tuple[Array, Layer | None]) -> tuple[Array, dict[str, Any]]:
             number, scanned = numbered
             layer = self.scanned_layer(number, scanned)
-            edit_of = {stack.name: editor(edits, stack.name, number) for stack in self.members}
+            edit_of = {name: editor(edits, name, number, _by_rows(readers.get(name), number)) for name in names}
             x, seen = self.run_layer(layer, x, context, edit_of)
-            return x, {name: reader({**seen[name], "layer": number}) for name, reader in readers.items()}
+            return x, {name: _read(reader, seen[name], number) for name, reader in readers.items()}
 
         return jax.lax.scan(wrap(step), x_BTD, (jnp.arange(self.layers), self.scanned))
 
@@ -262,7 +274,7 @@ class Stack(nnx.Module):
         before: tuple[Array, Array] | None = None,
         rows_BR: Array | None = None,
         cross_only: bool = False,
-    ) -> tuple[Array, dict[str, Sites]]:
+    ) -> tuple[Array, dict[str, LazySites]]:
         """Run one layer and its cross-attention.
 
         Args:
@@ -273,7 +285,7 @@ class Stack(nnx.Module):
         Returns:
             The stream after the layer, and by stack's name every site as it was used.
         """
-        edit_of, seen = edit_of or {}, {}
+        edit_of, seen = edit_of or {}, dict[str, LazySites]()
         if not cross_only:
             x_BTD, seen[self.name] = run_block(
                 layer.own, x_BTD, context, edit_of.get(self.name, unchanged), before=before, rows_BR=rows_BR
@@ -297,7 +309,7 @@ def run_block(
     *,
     before: tuple[Array, Array] | None = None,
     rows_BR: Array | None = None,
-) -> tuple[Array, Sites]:
+) -> tuple[Array, LazySites]:
     """Run one block: return the residual stream after it, and every site as it was used.
 
     Args:
@@ -306,15 +318,48 @@ def run_block(
         rows_BR: positions of `x` to return, `[B,R,D]`. Keys and values still come from all positions; the edit gets
             the queries' sites at these positions only.
     """
-    x_BTD = edit("resid_pre", x_BTD)
+    x_BTD = edit("resid_pre", spread(x_BTD, 1))
     k, v = block.keys_values(x_BTD if context.memory is None else context.memory, context.own_keys)
+    k, v = gathered(k, 1), gathered(v, 1)
     if before is not None:
         k, v = (jnp.concatenate([earlier, own], axis=1) for earlier, own in zip(before, (k, v), strict=True))
     x, context = (x_BTD, context) if rows_BR is None else (take_rows(x_BTD, rows_BR), context.rows(rows_BR))
     q = block.queries(x, context.queries)
     z, attended = block.attention.attend(q, k, v, context, edit)
     post, written = block.write(x, z, edit)
-    return post, {"resid_pre": x_BTD, **attended, **written}
+    sites = attended if isinstance(attended, LazySites) else LazySites(attended)
+    # Blocks have been read within attention; a whole pattern is read here, that of a user's own attention too.
+    unread = {name: reader for name, reader in getattr(edit, "readers", {}).items() if name not in sites}
+    return post, sites.beside({"resid_pre": x_BTD, **written, **read_whole(unread, sites)})
+
+
+class _InLayer(NamedTuple):
+    """A reader of rows in one layer, whose number is among the sites that it gets."""
+
+    reader: RowReader
+    layer: Array
+
+    def start(self) -> Any:
+        return self.reader.start()
+
+    def add(self, sums: Any, sites: Sites, first: Array | int) -> Any:
+        names = "q", "k", "v", "pattern"
+        return self.reader.add(sums, {name: sites[name] for name in names} | {"layer": self.layer}, first)
+
+    def finish(self, sums: Any) -> Any:
+        return self.reader.finish(sums)
+
+
+def _by_rows(reader: Reader | None, layer: Array) -> dict[str, RowReader]:
+    """Return what reads the pattern within attention, by its name among the sites."""
+    return {_READ: _InLayer(reader, layer)} if isinstance(reader, RowReader) else {}
+
+
+def _read(reader: Reader, seen: LazySites, layer: Array) -> Any:
+    """Return what a reader keeps of one layer."""
+    if isinstance(reader, RowReader):
+        return seen[_READ]
+    return reader(seen.beside({"layer": layer}))
 
 
 def take_rows(x_BTD: Array, rows_BR: Array) -> Array:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jax import Array
 
-from ..models.inputs.batch import AttentionInputs, Batch
+from ..models.inputs.attention_inputs import AttentionInputs
+from ..models.inputs.batch import Batch
 from ..models.network import Network
 from ..models.stack import Sites, Stack, take_rows
 from ..objectives import Reads, read_out

@@ -11,6 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, overload
 
@@ -19,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from ..arguments import checked, settled
 from ..execution.asked import asking
-from ..execution.batching import Chunks, detecting_out_of_memory, run_chunks
+from ..execution.batching import Chunks, Later, detecting_out_of_memory, run_chunks
 from ..execution.cost import Cost
 from ..execution.journal import Journal
 from ..execution.placement import Placement
@@ -63,14 +64,17 @@ class CellGroup(NamedTuple):
 
 
 class Work(Protocol):
-    """Results of one chunk of examples. What its groups of cells share is computed when first needed."""
+    """Results of one chunk of examples. What its groups of cells share is computed when first needed.
 
-    def baselines(self) -> np.ndarray:
-        """Return the objective of the unedited run and, if there is one, of the other run, `[1 or 2,B]`."""
+    Both methods send work to the devices and return a function that waits for it.
+    """
+
+    def baselines(self) -> Later[np.ndarray]:
+        """Send the unedited run: its objective and, if there is one, that of the other run, `[1 or 2,B]`."""
         ...
 
-    def effects(self, group: CellGroup) -> np.ndarray:
-        """Return the effects of the group's cells, `[B,cells]`."""
+    def effects(self, group: CellGroup) -> Later[np.ndarray]:
+        """Send the runs of the group's cells: their effects, `[B,cells]`."""
         ...
 
 
@@ -212,46 +216,84 @@ def run_question(
     Raises:
         MemoryError: if not even one example fits the device.
     """
-    journal = Journal(None) if journal is None else journal
-    E, coordinates, size = len(question.batch), question.grid.coordinates, question.grid.size
-    baselines: list[np.ndarray] = [np.empty(0)] * E
-    effects_EC = np.full((E, len(question.columns) * size), np.nan)
-
-    def run(examples: np.ndarray) -> None:
-        real = np.unique(examples)
-        work, count = question.work(examples), len(real)
-        # Halved chunks must not find the parts of whole ones: a part's name says how many examples ran together.
-        name, numbers_B1 = f"{len(examples)}-from-{first + real[0]}", first + real[:, None]
-        with detecting_out_of_memory():
-            baselines_2B = journal.part(
-                f"{name}-baselines",
-                lambda: work.baselines()[:, :count],
-                lambda shape: {"run": np.arange(shape[0])[:, None], "example": first + real[None]},
-                kind="baselines",
-            )
-            for group in question.groups:
-                cells = {axis: index[group.cells % size][None] for axis, index in coordinates.items()}
-                if len(question.columns) > 1:
-                    cells["column"] = np.array(question.columns)[group.cells // size][None]
-                effects_BC = journal.part(
-                    f"{name}-{group.name}",
-                    lambda group=group: work.effects(group)[:count],
-                    {"example": numbers_B1, **cells},
-                    kind="effects",
-                )
-                effects_EC[np.ix_(real, group.cells)] = effects_BC
-                advance(effects_BC.size)
-        for position, example in enumerate(real):
-            baselines[example] = baselines_2B[:, position]
-
-    run_chunks(question.chunks, E, run)
+    E, columns = len(question.batch), len(question.columns) * question.grid.size
+    answer = _Answer(
+        question,
+        Journal(None) if journal is None else journal,
+        advance,
+        first,
+        [np.empty(0)] * E,
+        np.full((E, columns), np.nan),
+    )
+    run_chunks(question.chunks, E, answer.steps)
     # With a second baseline, the distance between the two runs is the effect that counts as 1.
-    baseline_E, *other = np.stack(baselines, axis=1)
+    baseline_E, *other = np.stack(answer.baselines, axis=1)
     total_E = other[0] - baseline_E if other else None
     clusters = question.batch.cluster_labels
     if question.unsigned and total_E is not None:
         total_E = np.abs(total_E)
-    return Effects(baseline_E, effects_EC, total_E, clusters)
+    return Effects(baseline_E, answer.effects_EC, total_E, clusters)
+
+
+class _Answer(NamedTuple):
+    """A question that is being answered; its last two fields are filled chunk by chunk."""
+
+    question: Question
+    journal: Journal
+    advance: Advance
+    first: int
+    baselines: list[np.ndarray]
+    effects_EC: np.ndarray
+
+    def steps(self, examples: np.ndarray) -> Iterator[Later[None]]:
+        """Send the parts of one chunk of examples; each step fetches, keeps and writes one."""
+        question, real = self.question, np.unique(examples)
+        work, count, size = question.work(examples), len(real), question.grid.size
+        # Halved chunks must not find the parts of whole ones: a part's name says how many examples ran together.
+        name, numbers_B1 = f"{len(examples)}-from-{self.first + real[0]}", self.first + real[:, None]
+        with detecting_out_of_memory():
+            baselines_2B = self.journal.later(
+                f"{name}-baselines",
+                lambda: _then(work.baselines(), lambda baselines_2B: baselines_2B[:, :count]),
+                lambda shape: {"run": np.arange(shape[0])[:, None], "example": self.first + real[None]},
+                kind="baselines",
+            )
+        # Each part is a step: the runs of the next one are sent before this one's results are fetched and written.
+        yield _then(baselines_2B, partial(self._keep_baselines, real))
+        for group in question.groups:
+            cells = {axis: index[group.cells % size][None] for axis, index in question.grid.coordinates.items()}
+            if len(question.columns) > 1:
+                cells["column"] = np.array(question.columns)[group.cells // size][None]
+            send = partial(_first_examples, count, work, group)
+            with detecting_out_of_memory():
+                effects_BC = self.journal.later(
+                    f"{name}-{group.name}", send, {"example": numbers_B1, **cells}, kind="effects"
+                )
+            yield _then(effects_BC, partial(self._keep_effects, real, group.cells))
+
+    def _keep_baselines(self, examples: np.ndarray, baselines_2B: np.ndarray) -> None:
+        for position, example in enumerate(examples):
+            self.baselines[example] = baselines_2B[:, position]
+
+    def _keep_effects(self, examples: np.ndarray, cells: np.ndarray, effects_BC: np.ndarray) -> None:
+        self.effects_EC[np.ix_(examples, cells)] = effects_BC
+        self.advance(effects_BC.size)
+
+
+def _first_examples(count: int, work: Work, group: CellGroup) -> Later[np.ndarray]:
+    """Send the runs of a group: their effects, without those of examples that fill up the chunk."""
+    return _then(work.effects(group), lambda effects_BC: effects_BC[:count])
+
+
+def _then(result: Later[np.ndarray], use: Callable[[np.ndarray], R]) -> Later[R]:
+    """Return a function that waits for a result and returns what `use` makes of it."""
+
+    def later() -> R:
+        with detecting_out_of_memory():
+            array = result()
+        return use(array)
+
+    return later
 
 
 def _answering(generator: Callable[..., Iterator[Question]], returns: type[Any]) -> Any:

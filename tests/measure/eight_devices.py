@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
+from jaxheads import programs
+from jaxheads.models.inputs import query_rows
 from jaxheads.models.sharding import shard
 
 from ..models.networks import assert_same, batch_of, random_model
@@ -28,6 +30,34 @@ def test_measures_on_eight_devices_are_those_of_one(family: str, axes: dict[str,
     table, expected = ask(split, devices=mesh), ask(model)
     assert_same_table(table, expected)
     assert table.provenance["tokens_sha256"] == expected.provenance["tokens_sha256"]
+
+
+LONG = batch_of((32, 20, 32))
+
+
+@pytest.mark.parametrize("block_bytes", [100, 1 << 30], ids=["in blocks", "whole"])
+@pytest.mark.parametrize("axes", [{"context": 8}, {"data": 2, "context": 4}])
+def test_positions_spread_over_devices(monkeypatch: pytest.MonkeyPatch, axes: dict[str, int], block_bytes: int):
+    monkeypatch.setattr(query_rows, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(programs, "_PROGRAMS", programs._Programs())
+    model, mesh = random_model("gpt2"), jax.make_mesh(tuple(axes.values()), tuple(axes))
+    assert_same_table(jh.measure(model, LONG, devices=mesh), jh.measure(model, LONG))
+    [program] = jh.rehearse(jh.measure, model, LONG, on=jax.devices(), devices=mesh)
+    text = program.executable.as_text()
+    # Each device has its own rows of the stream; keys and values alone are gathered in a layer.
+    own_rows = 32 // axes["context"]
+    examples = -(-3 // axes.get("data", 1))
+    assert f"f32[{examples},{own_rows},32]" in text
+    assert "all-gather" in text
+
+
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_measures_in_blocks_of_rows_on_eight_devices_are_those_of_one(family: str, monkeypatch: pytest.MonkeyPatch):
+    model, mesh = random_model(family), jax.make_mesh((4, 2), ("data", "model"))
+    expected = jh.measure(model, BATCH)
+    monkeypatch.setattr(query_rows, "BLOCK_BYTES", 4 * 8 * 4 * 8 * 3)
+    monkeypatch.setattr(programs, "_PROGRAMS", programs._Programs())
+    assert_same_table(jh.measure(shard(model, mesh), BATCH, devices=mesh), expected)
 
 
 @pytest.mark.parametrize("by", ["js", "values", "cka"])

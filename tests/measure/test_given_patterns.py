@@ -1,8 +1,10 @@
 """Patterns that are given as arrays have the numbers of the model that they come from."""
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 from flax import nnx
 
 import jaxheads as jh
+from jaxheads.models.inputs import query_rows
 
 from ..models.huggingface import random_batch, small_model
 
@@ -146,6 +149,22 @@ def test_a_stream_in_chunks_is_the_whole():
         jh.measure_patterns(iter([patterns]))
     with pytest.raises(ValueError, match="the iterable gave none"):
         jh.measure_patterns(iter([]))
+
+
+def test_long_patterns_are_read_and_checked_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    rng = np.random.default_rng(0)
+    patterns = rng.dirichlet(np.ones(11), (2, 3, 2, 11)).astype(np.float32)
+    given = {"mask": np.arange(11) < [[11], [8], [11]], "tokens": rng.integers(0, 5, (3, 11)), "sums_to_one": False}
+    whole = jh.measure_patterns(patterns, **given)
+    jax.clear_caches()
+    monkeypatch.setattr("jaxheads.programs._PROGRAMS.kept", OrderedDict())
+    monkeypatch.setattr(query_rows, "BLOCK_BYTES", 4 * 2 * 11 * 4)  # four rows
+    blocks = jh.measure_patterns(patterns, **given)
+    assert blocks.per_example is not None
+    np.testing.assert_allclose(blocks.per_example, whole.per_example, rtol=1e-6, atol=1e-6)  # type: ignore
+    patterns[1, 2, 1, 9, 3] = np.nan
+    with pytest.raises(ValueError, match="layer 1, example 2, head 1, query 9 has NaN or infinity"):
+        jh.measure_patterns(patterns, **given)
 
 
 UNIFORM = np.full((2, 3, 2, 4, 4), 0.25, np.float32)

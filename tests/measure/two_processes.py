@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import Mesh
 
 import jaxheads as jh
+from jaxheads.models.sharding import shard
 
 from ..models.networks import assert_same, batch_of, random_model
 from .same_table import assert_same_table
@@ -41,6 +42,19 @@ def check_shares() -> None:
     assert np.concatenate([np.asarray(batch.cluster_labels) for batch in joint]).tolist() == [0, 2, 1, 3, 4]
     mesh = Mesh(np.array(jax.devices()).reshape(4), ("data",))
     assert_same(jh.measure(model, joint, devices=mesh).values, jh.measure(model, whole).values)
+    # A stream of pairs, and a model that is gathered from both processes.
+    other = np.roll(tokens, 1, axis=1)
+    both = ((jh.Batch(tokens[own][[e]], mask[own][[e]]), jh.Batch(other[own][[e]], mask[own][[e]])) for e in range(2))
+    pairs = list(jh.data.process_share(both))
+    assert [(len(clean), len(corrupt)) for clean, corrupt in pairs] == [(2, 2), (2, 2)]
+    np.testing.assert_array_equal(np.concatenate([corrupt.tokens for _, corrupt in pairs]), other[[0, 1, 2, 3]])
+    objective, first = jh.logit_difference(3, 7), slice(0, 4)
+    whole_pair = jh.Batch(tokens[first], mask[first]), jh.Batch(other[first], mask[first])
+    expected = jh.patch(model, *whole_pair, objective)
+    split = shard(model, mesh)
+    assert not jax.tree.leaves(split.network)[0].is_fully_addressable
+    table = jh.patch(split, pairs, None, objective, devices=mesh)
+    assert_same(table.values, expected.values)
     with pytest.raises(ValueError, match="batches of one length"):
         list(jh.data.process_share([jh.Batch(tokens[:1, : 5 + jax.process_index()])]))
 

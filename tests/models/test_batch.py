@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
-from jaxheads.models.inputs.batch import AttentionInputs
+from jaxheads.models.inputs.attention_inputs import AttentionInputs
 
 MASK = [[1, 1, 1, 0], [0, 0, 1, 1], [0, 1, 0, 1]]
 BATCH = jh.Batch(np.arange(12).reshape(3, 4), MASK)
@@ -79,7 +79,7 @@ def test_a_batch_can_be_made_while_tracing():
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_a_context_shows_real_keys_that_are_not_later(causal: bool):
-    mask = np.asarray(AttentionInputs.over(BATCH, causal=causal).mask)
+    mask = np.asarray(AttentionInputs.over(BATCH, causal=causal).visible)
     for b in range(3):
         for t in range(4):
             assert mask[b, t].tolist() == [bool(MASK[b][s]) and (s <= t or not causal) for s in range(4)]
@@ -88,7 +88,8 @@ def test_a_context_shows_real_keys_that_are_not_later(causal: bool):
 def test_a_context_can_be_narrowed_to_rows():
     context = AttentionInputs.over(BATCH, causal=True)
     rows = context.rows(jnp.array([[2], [3], [1]]))
-    assert rows.mask.tolist() == [context.mask[b, t][None].tolist() for b, t in enumerate((2, 3, 1))]
+    whole = context.visible
+    assert rows.visible.tolist() == [whole[b, t][None].tolist() for b, t in enumerate((2, 3, 1))]
     assert rows.queries.tolist() == [[2], [1], [0]]
     assert np.array_equal(rows.keys, context.keys)
 
@@ -97,5 +98,5 @@ def test_one_row_of_biases_serves_whatever_queries_are_left():
     bias = jnp.arange(12.0).reshape(3, 1, 1, 4)
     context = AttentionInputs.over(BATCH, causal=True, bias=bias)
     for narrowed in (context.after(2), context.rows(jnp.array([[2], [3], [1]]))):
-        assert narrowed.bias is not None
+        assert isinstance(narrowed.bias, jax.Array)
         assert np.array_equal(narrowed.bias, bias)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
-from jaxheads.models.inputs.batch import AttentionInputs
+from jaxheads.models.inputs.attention_inputs import AttentionInputs
 from jaxheads.models.network import forward
 from jaxheads.models.stack import run_block, take_rows
 
@@ -65,7 +65,7 @@ def test_rows_of_patterns_sum_to_1_and_nothing_is_infinite(model: jh.Model, batc
 def test_masked_entries_stay_exactly_0_even_if_scores_are_edited(model: jh.Model, batch: jh.Batch):
     edit = jh.mix(model, "scores", 1e6 * jnp.arange(5.0)[None, None, None], layers=0)
     pattern = np.asarray(jh.run(model, batch, SITES, edit).seen["pattern"])
-    visible = np.asarray(AttentionInputs.over(batch, causal=model.causal).mask)
+    visible = np.asarray(AttentionInputs.over(batch, causal=model.causal).visible)
     real = np.asarray(batch.mask)
     for layer in pattern:
         rows_BTNS = layer.swapaxes(1, 2)

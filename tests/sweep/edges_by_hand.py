@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxheads as jh
-from jaxheads.models.inputs.batch import AttentionInputs
+from jaxheads.models.inputs.attention_inputs import AttentionInputs
 from jaxheads.models.norms import scale_and_bias
 
 from ..models.huggingface import VOCABULARY
@@ -119,7 +119,7 @@ class Slow:
             if attention.cap is not None:
                 scores = attention.cap * np.tanh(scores / attention.cap)
             near = np.asarray(context.queries)[:, :, None] - np.asarray(context.keys)[:, None] < window
-            scores = np.where(np.asarray(context.mask) & near, scores, -1e30)
+            scores = np.where(np.asarray(context.visible) & near, scores, -1e30)
             raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
             pattern = raised / raised.sum(axis=-1, keepdims=True)
             now[f"{prefix}head {layer}.{head}"] = pattern @ shared["v", key] @ weights["W_O"][layer, head]

@@ -18,7 +18,7 @@ from jaxheads.models.sharding import placement as placement_of
 from jaxheads.models.sharding import shard
 from jaxheads.sweep.exact import work as execute
 
-from ..models.networks import assert_same, batch_of, random_model
+from ..models.networks import CONFIGS, assert_same, batch_of, random_model
 
 BATCH, OTHER = batch_of((6, 4, 5, 6, 3)), batch_of((6, 4, 5, 6, 3), seed=1)
 
@@ -36,6 +36,7 @@ def mesh_of(**axes: int) -> Mesh:
     ("family", "axes", "gather"),
     [
         ("gpt2", {"data": 8}, None),
+        ("gpt2", {"data": 2, "questions": 2, "context": 2}, None),
         ("llama", {"data": 2, "questions": 2, "model": 2}, True),
     ],
 )
@@ -125,6 +126,19 @@ def test_a_model_too_large_for_a_device_rests_in_shares(monkeypatch: pytest.Monk
     assert collectives(programs[0]) == {"all-gather"}
     monkeypatch.setattr(placement, "device_bytes", lambda device: 2 * (weights + (1 << 20)))
     assert jh.plan(jh.ablate, model, BATCH, jh.loss(), **options).placement.kind == "whole"
+
+
+def test_a_rehearsal_places_weights_as_the_devices_that_it_is_for_have_room(monkeypatch: pytest.MonkeyPatch):
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **CONFIGS["llama"]}
+    model, mesh = jh.init(config, shapes_only=True), mesh_of(data=8)
+    asked: list[Any] = []
+    monkeypatch.setattr(placement, "device_bytes", lambda device: asked.append(device) or 1)
+    on = jax.devices()[::-1]
+    programs = jh.rehearse(jh.ablate, model, BATCH, jh.logit_difference(3, 7), "zero", on=on, devices=mesh)
+    assert set(asked) == {on[0]}
+    for program in programs:
+        assert collectives(program.executable.as_text()) == {"all-gather"}
+        assert set(jax.tree.leaves(program.executable.input_shardings)[0].device_set) == set(on)
 
 
 def test_heads_that_are_split_add_up_what_they_write(monkeypatch: pytest.MonkeyPatch):

@@ -72,7 +72,7 @@ class _Elsewhere:
     ("mesh", "message"),
     [
         (lambda: jax.devices(), "devices must be a jax.sharding.Mesh or None, got"),
-        (lambda: jax.make_mesh((1, 1), ("batch", "data")), "axes may be data, questions, model; got batch"),
+        (lambda: jax.make_mesh((1, 1), ("batch", "data")), "axes may be data, questions, context, model; got batch"),
         (lambda: Mesh(np.array([_Elsewhere()]), ("data",)), "made of tpu devices, but JAX computes on cpu"),
     ],
 )

@@ -20,11 +20,14 @@ from jax import Array
 
 from ...checks import one_of
 from ...execution.cost import FLOAT, forward_bytes
+from ...execution.lengths import Lengths
 from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch, Texts
+from ...models.inputs.query_rows import rows_of_examples
+from ...models.lazy_sites import LazySites
 from ...models.model import Model
 from ...models.network import Network, forward
-from ...models.stack import Sites, Stack, take_rows
+from ...models.stack import Stack, take_rows
 from ...objectives import Objective, Reads
 from ...programs import compiled
 from ...reads import reads_of
@@ -157,6 +160,7 @@ def _split(
             f"{objective.name} reads log-probabilities, which are not linear in logits: no parts add up to it. "
             "Use jh.logit_difference"
         )
+    asked, (reads, batch) = batch, Lengths(model).read(objective, reads, batch)
     members = direct_stacks(model)
     by_layer = [f"{kind}-{stack.name}" for stack in members for kind in ("heads", "biases")]
     by_layer += [f"mlps-{stack.name}" for stack in members if "mlp_out" in stack.sites]
@@ -177,7 +181,8 @@ def _split(
         for kind in ("heads", "biases", "mlps")
     )
     parts = DirectParts(heads, biases, mlps, arrays["embedding"], arrays["constant"], arrays["value"])
-    return parts, arrays.get("sources")
+    # Padding that only filled up the batch's length is left out.
+    return parts, None if sources is None else arrays["sources"][..., : model.stack(sources).keys.count(asked)]
 
 
 def _example_bytes(stack: Stack, batch: Batch, rows: int, sources: bool) -> int:
@@ -215,11 +220,11 @@ def _parts(
     return parts
 
 
-def _at_rows(rows_BR: Array, sources: bool, seen: Sites) -> dict[str, Array]:
+def _at_rows(rows_BR: Array, sources: bool, seen: LazySites) -> dict[str, Array]:
     """Select the rows of a layer's sites that are read."""
     kept = {site: take_rows(seen[site], rows_BR) for site in ("resid_pre", "z", "attn_out", "mlp_out") if site in seen}
     if sources:
-        kept["pattern"] = jnp.take_along_axis(seen["pattern"], rows_BR[:, None, :, None], axis=2)
+        kept["pattern"] = seen.of_queries("pattern")(rows_of_examples(rows_BR))
         kept["v"] = seen["v"]
     return kept
 

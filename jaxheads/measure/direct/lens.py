@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from ...checks import one_of
 from ...execution.cost import FLOAT, forward_bytes
+from ...execution.lengths import Lengths
 from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
@@ -67,7 +68,7 @@ def logit_lens(
     axes = tuple(by)
     one_of("by", axes, BY)
     model.check(batch)
-    reads = _reads(model, batch, answers)
+    reads, batch = Lengths(model).read(None, _reads(model, batch, answers), batch)
     resources, stack, stream = Resources.of(options), options.get("stack"), model.network.streams[-1]
     if axes == ("layer",):
         if stack is not None:

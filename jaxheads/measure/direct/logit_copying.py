@@ -4,6 +4,7 @@ Dimension key: B examples of a chunk, T query positions, S source positions, P p
 heads, K key/value heads, H head dimension, D model dimension, F features that the unembedding reads.
 """
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Unpack
 
@@ -16,11 +17,14 @@ from numpy.typing import ArrayLike
 from ...arguments import at_least, checked
 from ...checks import one_of
 from ...execution.cost import FLOAT, forward_bytes
+from ...execution.lengths import Lengths
 from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch, Texts
+from ...models.inputs.query_rows import block_rows
 from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.norms import unit_stream
+from ...models.row_chunks import in_row_chunks
 from ...models.stack import Sites, Stack, take_rows
 from ...programs import compiled, to_device
 from ...tables import HeadTable
@@ -64,8 +68,10 @@ def logit_copying(
     one_of("rescaled", rescaled, RESCALED)
     resources, chosen = Resources.of(options), direct_stack(model, options.get("stack"), direct_stacks(model))
     _check_tokens(model, batch, chosen)
+    [batch] = Lengths(model).alike(batch)
     T = chosen.queries.count(batch)
-    size = forward_bytes(chosen, batch) + FLOAT * chosen.heads * T * (4 * T + chosen.layers * chosen.head_size)
+    at_once = 4 * T * block_rows(1, chosen.heads, T, T)
+    size = forward_bytes(chosen, batch) + FLOAT * chosen.heads * (at_once + T * chosen.layers * chosen.head_size)
 
     def compute(examples: np.ndarray) -> dict[str, Array]:
         return _raised(resources.network(model), resources.devices.examples(batch.take(examples)), stack=chosen.name)
@@ -123,6 +129,7 @@ def name_copying(
     """
     resources, chosen = Resources.of(options), stack_of_last_stream(model, options.get("stack"))
     _check_tokens(model, batch, chosen)
+    [batch] = Lengths(model).alike(batch)
     if norm_of is not None and not 0 <= norm_of < chosen.layers:
         raise ValueError(f"norm_of is a layer, 0..{chosen.layers - 1}, or None; got {norm_of}")
     rows_BP, is_name_BP = _name_positions(chosen, batch, names)
@@ -185,28 +192,59 @@ def _raised(network: Network, batch: Batch, *, stack: str) -> dict[str, Array]:
     assert network.unembedding is not None
     rows_BTF = network.unembedding.weight[ids_BT] - network.unembedding.weight.mean(axis=0)[None, None]
 
-    def read(seen: Sites) -> tuple[Array, Array]:
-        attention_BNS = jnp.where(real_BT[:, None, :, None], seen["pattern"], 0).sum(axis=2)
-        return attention_BNS.astype(jnp.float32), seen["v"]
-
-    x_BTD, kept = forward(network, batch, read={stack: read})
+    x_BTD, kept = forward(network, batch, read={stack: _Received(real_BT, chosen)})
     direction_BTD = logit_directions(network, rows_BTF.reshape(-1, rows_BTF.shape[-1]), x_BTD).reshape(x_BTD.shape)
-    equal_BTT = (ids_BT[:, :, None] == ids_BT[:, None, :]) & real_BT[:, None, :]
-    first_BT = real_BT & (jnp.argmax(equal_BTT, axis=2) == jnp.arange(ids_BT.shape[1])[None])
+    direction_BTD, first_BT = direction_BTD.astype(jnp.float32), jax.vmap(_is_first)(ids_BT, real_BT)
+    rows = block_rows(len(batch), chosen.heads, *[ids_BT.shape[1]] * 2)
 
     def layer(inputs: tuple[Array, tuple[Array, Array]]) -> tuple[Array, Array]:
         number, (attention_BNS, v_BSKH) = inputs
         W_O = chosen.weights.W_O[number]
         output_NHD = chosen.block(number).head_contribution(W_O, unit_stream(W_O)).astype(jnp.float32)
-        v_BSNH = jnp.repeat(v_BSKH.astype(jnp.float32), chosen.heads // chosen.kv_heads, axis=2)
-        logit_BNHT = jnp.einsum("nhd,btd->bnht", output_NHD, direction_BTD.astype(jnp.float32))
-        raised_BNST = jax.nn.relu(jnp.einsum("bsnh,bnht->bnst", v_BSNH, logit_BNHT))
-        attended_BNS = jnp.diagonal(raised_BNST, axis1=2, axis2=3)
-        all_BNS = jnp.where(first_BT[:, None, None], raised_BNST, 0).sum(axis=3)
-        return (attention_BNS * attended_BNS).sum(axis=2), (attention_BNS * all_BNS).sum(axis=2)
+        v_BSNH = jnp.repeat(v_BSKH, chosen.heads // chosen.kv_heads, axis=2)
+        logit_BTNH = jnp.einsum("nhd,btd->btnh", output_NHD, direction_BTD)
+        attended_BSN = jax.nn.relu(jnp.einsum("bsnh,bsnh->bsn", v_BSNH, logit_BTNH))
+
+        def all_raised(v_BsNH: Array) -> Array:
+            raised_BNsT = jax.nn.relu(jnp.einsum("bsnh,btnh->bnst", v_BsNH, logit_BTNH))
+            return jnp.moveaxis(jnp.where(first_BT[:, None, None], raised_BNsT, 0).sum(axis=3), 1, 2)
+
+        all_BSN, attention_BSN = in_row_chunks(all_raised, rows, v_BSNH), jnp.moveaxis(attention_BNS, 1, 2)
+        return (attention_BSN * attended_BSN).sum(axis=1), (attention_BSN * all_BSN).sum(axis=1)
 
     attended_LBN, all_LBN = jax.lax.map(layer, (jnp.arange(chosen.layers), kept[stack]))
     return {"attended": jnp.moveaxis(attended_LBN, 0, 1), "all": jnp.moveaxis(all_LBN, 0, 1)}
+
+
+@dataclass(frozen=True)
+class _Received:
+    """A `RowReader` that returns the attention each key gets from real queries, `[B,N,S]`, and the keys' values."""
+
+    real_BT: Array
+    stack: Stack
+
+    def start(self) -> tuple[Array, Array]:
+        (B, T), stack = self.real_BT.shape, self.stack
+        return jnp.zeros((B, stack.heads, T)), jnp.zeros((B, T, stack.kv_heads, stack.head_size))
+
+    def add(self, sums: tuple[Array, Array], sites: Sites, first: Array | int) -> tuple[Array, Array]:
+        pattern_BNtS, T = sites["pattern"].astype(jnp.float32), self.real_BT.shape[1]
+        rows_t = first + jnp.arange(pattern_BNtS.shape[2])
+        real_Bt = self.real_BT[:, jnp.minimum(rows_t, T - 1)] & (rows_t < T)[None]
+        received_BNS = jnp.where(real_Bt[:, None, :, None], pattern_BNtS, 0).sum(axis=2)
+        return sums[0] + received_BNS, sites["v"].astype(jnp.float32)
+
+    def finish(self, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+        return sums
+
+
+def _is_first(ids_T: Array, real_T: Array) -> Array:
+    """Return which positions are the first real one with their token, bool `[T]`."""
+    T = len(ids_T)
+    # Each token's first column in the sorted text: a comparison of all pairs of tokens would be [T,T].
+    number_T = jnp.searchsorted(jnp.sort(ids_T), ids_T)
+    first_T = jnp.full(T, T).at[number_T].min(jnp.where(real_T, jnp.arange(T), T))
+    return real_T & (first_T[number_T] == jnp.arange(T))
 
 
 @partial(compiled, static_argnames=("stack", "top", "sign", "norm_of"))

@@ -7,7 +7,8 @@ entries of all metrics.
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
+from itertools import product
 from typing import Any
 
 import jax
@@ -18,19 +19,20 @@ from numpy.typing import ArrayLike
 
 from ...arguments import at_least, checked
 from ...checks import as_array, booleans, shown
-from ...execution.batching import Chunks, detecting_out_of_memory, run_chunks
+from ...execution.batching import Chunks, Later, detecting_out_of_memory, run_chunks
 from ...execution.cost import FLOAT
 from ...execution.resources import DEFAULT_MEMORY
 from ...models.inputs.batch import Batch, Positions
+from ...models.inputs.query_rows import block_rows
 from ...programs import compiled
 from ...progress import progress as show_progress
 from ...tables import HeadTable
 from .compiler_options import lean_options
-from .example import Example
-from .metric import Metric, check_functions, check_marks, evaluate, fits_positions, packed
+from .example import Example, counted
+from .metric import Metric, check_functions, check_marks, fits_positions
 from .registry import METRICS, resolve
+from .row_scores import RowScores, read_in_blocks, score_bytes
 from .score_accumulator import ScoreAccumulator
-from .scoring import PATTERNS_HELD
 
 Patterns = ArrayLike | Sequence[Any] | Iterable[Mapping[str, Any]]
 
@@ -111,7 +113,7 @@ def measure_patterns(
                 )
                 advance(len(examples))
             for layer in given.layers:
-                digest.update(np.ascontiguousarray(layer).tobytes())
+                digest.update(np.ascontiguousarray(layer).reshape(-1).view(np.uint8).data)
             given = next(inputs, None)
     about = {"of": "weights" if sums_to_one else "given numbers", "rows_sum_to_one": sums_to_one, "causal": causal}
     source = _Source(name, f"patterns sha256 {digest.hexdigest()}")
@@ -159,11 +161,9 @@ class _Given:
         return "patches" if self.pixels is not None else "tokens" if self.has_ids else "frames"
 
     @property
-    def pairs(self) -> np.ndarray:
-        """Which pairs of query and key are real, bool `[E,T,S]`."""
-        mask_ET = np.asarray(self.batch.mask)
-        keys_ES = mask_ET if self.key_mask is None else self.key_mask
-        return mask_ET[:, :, None] & keys_ES[:, None]
+    def keys(self) -> np.ndarray:
+        """Which keys are real, bool `[E,S]`."""
+        return np.asarray(self.batch.mask) if self.key_mask is None else self.key_mask
 
     def examples(self, index: np.ndarray) -> Example:
         """Return these examples as metrics see them."""
@@ -178,40 +178,48 @@ class _Given:
 
     def check(self, metrics: tuple[Metric, ...], *, causal: bool, sums_to_one: bool) -> None:
         """Raise ValueError for numbers that are no attention, or a metric that these positions do not suit."""
-        E, _, T, S = self.layers[0].shape
+        E, N, T, S = self.layers[0].shape
         check_marks(metrics, self.marks, (E, T, S), "patterns")
         own = jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0], self.examples(np.arange(1))))
         check_functions(metrics, (T, S), own)
-        pairs_EN = self.pairs[:, None]
-        later_TS = ~np.tri(T, S, dtype=bool)
-        for number, layer in enumerate(self.layers):
-            real_ENTS = np.where(pairs_EN, layer.astype(np.float64), 0)
-            _refuse(number, ~np.isfinite(real_ENTS), "NaN or infinity at a real query and key")
-            if sums_to_one:
-                _refuse(
-                    number, real_ENTS < -_tolerance(layer), "a negative weight (sums_to_one=False takes any numbers)"
-                )
-                sums_ENT1 = real_ENTS.sum(axis=-1, keepdims=True)
-                far = (np.abs(sums_ENT1 - 1) > _tolerance(layer)) & np.asarray(self.batch.mask)[:, None, :, None]
-                words = "weights on real keys that do not sum to 1 (sums_to_one=False takes them)"
-                _refuse(number, far, words, sums_ENT1)
-            if causal:
-                _refuse(
-                    number, (real_ENTS > _tolerance(layer)) & later_TS, "attention to a later key, in spite of causal"
-                )
+        for number in range(len(self.layers)):
+            for examples, rows in _blocks(E, N, T, S):
+                self._check_block(number, examples, rows, causal=causal, sums_to_one=sums_to_one)
+
+    def _check_block(self, number: int, examples: slice, rows: slice, *, causal: bool, sums_to_one: bool) -> None:
+        """Raise ValueError for numbers of some examples and query rows of one layer that are no attention."""
+        layer, real_Et = self.layers[number][examples, :, rows], np.asarray(self.batch.mask)[examples, rows]
+        pairs_E1tS = (real_Et[:, :, None] & self.keys[examples][:, None])[:, None]
+        real_ENtS = np.where(pairs_E1tS, layer.astype(np.float64), 0)
+
+        def refuse(wrong: np.ndarray, words: str, values: np.ndarray | None = None) -> None:
+            if wrong.any():
+                example, head, row = map(int, np.argwhere(wrong)[0][:3])
+                value = "" if values is None else f": {values[example, head, row, 0]:.4g}"
+                where = f"example {examples.start + example}, head {head}, query {rows.start + row}"
+                raise ValueError(f"patterns: layer {number}, {where} has {words}{value}")
+
+        refuse(~np.isfinite(real_ENtS), "NaN or infinity at a real query and key")
+        if sums_to_one:
+            refuse(real_ENtS < -_tolerance(layer), "a negative weight (sums_to_one=False takes any numbers)")
+            sums_ENt1 = real_ENtS.sum(axis=-1, keepdims=True)
+            far = (np.abs(sums_ENt1 - 1) > _tolerance(layer)) & real_Et[:, None, :, None]
+            refuse(far, "weights on real keys that do not sum to 1 (sums_to_one=False takes them)", sums_ENt1)
+        if causal:
+            later_tS = np.arange(layer.shape[3])[None] > np.arange(layer.shape[2])[:, None] + rows.start
+            refuse((real_ENtS > _tolerance(layer)) & later_tS, "attention to a later key, in spite of causal")
+
+
+def _blocks(E: int, N: int, T: int, S: int) -> Iterator[tuple[slice, slice]]:
+    """Yield the examples and query rows that are checked together: long patterns are copied a few rows at a time."""
+    count, rows = block_rows(1, N, E, T * S), block_rows(1, N, T, S)
+    for first, row in product(range(0, E, count), range(0, T, rows)):
+        yield slice(first, first + count), slice(row, min(row + rows, T))
 
 
 def _tolerance(layer: np.ndarray) -> float:
     """Return how far a row's sum may be from 1: by rounding, in bfloat16 up to 1/512 of each weight."""
     return 1e-3 if layer.dtype.itemsize >= 4 else 4e-3
-
-
-def _refuse(layer: int, wrong: np.ndarray, words: str, values: np.ndarray | None = None) -> None:
-    if not wrong.any():
-        return
-    example, head, query = map(int, np.argwhere(wrong)[0][:3])
-    value = "" if values is None else f": {values[example, head, query, 0]:.4g}"
-    raise ValueError(f"patterns: layer {layer}, example {example}, head {head}, query {query} has {words}{value}")
 
 
 def _inputs(single: dict[str, Any]) -> Iterator[_Given]:
@@ -324,16 +332,23 @@ def _chosen(metrics: str | Metric | Sequence[str | Metric] | None, given: _Given
 def _scores(given: _Given, metrics: tuple[Metric, ...], memory: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return chunk by chunk the indices of its examples, and their scores `[B,L,N,C]`."""
     E, N, T, S = given.layers[0].shape
-    chunks = Chunks.fitting(E, tokens=T, copy_bytes=PATTERNS_HELD * FLOAT * N * T * S, memory=memory)
+    chunks = Chunks.fitting(E, tokens=T, copy_bytes=FLOAT * N * T * S + score_bytes(metrics, N, T, S), memory=memory)
     results = []
 
-    def run(examples: np.ndarray) -> None:
-        new, own, pairs_B1TS = np.unique(examples), given.examples(examples), given.pairs[examples][:, None]
-        with detecting_out_of_memory():
-            # Nothing counts at padding, where other frameworks leave NaN.
-            layers = [np.where(pairs_B1TS, layer[examples].astype(np.float32), 0) for layer in given.layers]
-            scores = [np.asarray(_program()(layer, own, metrics), np.float64) for layer in layers]
-        results.append((new, np.stack(scores, axis=1)[: len(new)]))
+    def run(examples: np.ndarray) -> Iterator[Later[None]]:
+        new, own = np.unique(examples), given.examples(examples)
+        scores: list[np.ndarray] = []
+
+        def add(layer: int, scores_BNC: Array) -> None:
+            with detecting_out_of_memory():
+                scores.append(np.asarray(scores_BNC, np.float64))
+            if layer == len(given.layers) - 1:
+                results.append((new, np.stack(scores, axis=1)[: len(new)]))
+
+        for number, layer in enumerate(given.layers):
+            with detecting_out_of_memory():
+                scores_BNC = _program()(layer[examples].astype(np.float32), own, metrics)
+            yield partial(add, number, scores_BNC)
 
     run_chunks(chunks, E, run)
     return results
@@ -345,4 +360,8 @@ def _program() -> Any:
 
 
 def _layer_scores(pattern_BNTS: Array, examples: Example, metrics: tuple[Metric, ...]) -> Array:
-    return packed(evaluate(metrics, pattern_BNTS, examples))
+    # Nothing counts at padding, where other frameworks leave NaN.
+    pairs_B1TS = (examples.mask[:, :, None] & examples.keys[:, None])[:, None]
+    pattern_BNTS = jnp.where(pairs_B1TS, pattern_BNTS, 0.0)
+    reader = RowScores(metrics, counted(examples), pattern_BNTS.shape[1])
+    return read_in_blocks(reader, {"pattern": pattern_BNTS}, block_rows(*pattern_BNTS.shape))

@@ -168,11 +168,16 @@ def check_metrics(metrics: Sequence[Metric], stack: Stack, batch: Batch) -> None
     check_functions(metrics, (stack.queries.count(batch), stack.keys.count(batch)), example)
 
 
+def is_own(metric: Metric) -> bool:
+    """Whether a metric is one of jaxheads, not a user's."""
+    function = metric.function.rows if isinstance(metric.function, ByRows) else metric.function
+    return getattr(function, "__module__", "").startswith("jaxheads.")
+
+
 def check_functions(metrics: Sequence[Metric], size: tuple[int, int], example: Any) -> None:
     """Check a user's metrics on a pattern of this shape and an example of shapes alone; see `check_metrics`."""
     for metric in metrics:
-        function = metric.function.rows if isinstance(metric.function, ByRows) else metric.function
-        if getattr(function, "__module__", "").startswith("jaxheads."):
+        if is_own(metric):
             continue
         shape = (len(metric.best_of),) if metric.best_of else ()
         about = (

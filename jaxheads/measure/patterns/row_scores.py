@@ -4,7 +4,7 @@ Dimension key: B batch, T query positions, t query positions of a block, S key p
 all metrics, K texts of an example.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,9 +12,20 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ...execution.cost import FLOAT
+from ...models.inputs.query_rows import block_rows
 from ...models.row_reader import RowReader
 from .example import Example, counted, rows_of
 from .metric import Metric, head_scores, head_sums, packed
+
+ROWS_HELD = 8
+"""Arrays of the size of a block of rows that the compiled metrics hold at once, at most."""
+
+
+def score_bytes(metrics: Sequence[Metric], heads: int, queries: int, keys: int) -> int:
+    """Return the bytes that the scores of one example's layer take beside the patterns' own."""
+    whole = 0 if all(metric.by_rows for metric in metrics) else queries
+    return FLOAT * heads * keys * (ROWS_HELD * block_rows(1, heads, queries, keys) + whole)
 
 
 class Sums(NamedTuple):

@@ -4,7 +4,7 @@ Dimension key: E examples, B examples of a chunk, T query positions, S key posit
 entries of all metrics.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, Unpack
@@ -12,8 +12,8 @@ from typing import Any, Unpack
 import numpy as np
 from jax import Array
 
-from ...execution.cost import FLOAT
 from ...execution.devices import Devices
+from ...execution.lengths import Lengths
 from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch
 from ...models.model import Model, check_edit
@@ -28,9 +28,9 @@ from ..example_chunks import choose_chunks, run_examples
 from ..streams import Batches, inputs_of, scored_pairs
 from .compiler_options import lean_options
 from .example import counted, examples_of
-from .metric import Metric, check_marks, check_metrics, fits
+from .metric import Metric, check_marks, check_metrics, fits, is_own
 from .registry import METRICS, resolve
-from .row_scores import RowScores
+from .row_scores import RowScores, score_bytes
 from .score_accumulator import ScoreAccumulator
 from .texts import TextScores, separate, texts_of
 from .value_norms import Of, OfNorms, check_of, gram
@@ -40,9 +40,6 @@ Inputs = tuple[Batch, Batch, tuple[SiteEdit, ...]]
 
 Add = Callable[[np.ndarray, np.ndarray], None]
 """Takes the indices of a chunk's examples, and their scores `[B,L,N,C]`."""
-
-PATTERNS_HELD = 8
-"""Arrays of a pattern's size that the compiled metrics hold at once, at most."""
 
 
 @shares_options()
@@ -59,7 +56,8 @@ def measure(
     """Measure the attention pattern of every head: one row a head, one column a metric.
 
     Each number is computed inside its layer: patterns are never kept, and memory grows neither with the layers nor with
-    the number of examples, which run in chunks.
+    the number of examples, which run in chunks. Of a long text's patterns only some query rows are there at a time, so
+    that memory grows with its length; a metric that is not `by_rows` needs the whole pattern.
 
     Args:
         batch: one batch or any iterable of batches, which is read once; those of one shape compile once.
@@ -88,7 +86,7 @@ def measure(
     chosen = _chosen(metrics, stack, model.name)
     check_of(of)
     edits = (edits,) if isinstance(edits, SiteEdit) else tuple(edits)
-    scores = ScoreAccumulator(chosen)
+    scores, lengths = ScoreAccumulator(chosen), Lengths(model)
     total = len(inputs_of(model, stack, batch)) if isinstance(batch, Batch) else None
     label = f"measuring {stack.layers * stack.heads} heads of {model.name}"
     with show_progress(total, label, resources.progress) as advance:
@@ -96,6 +94,9 @@ def measure(
             B, T = stack.queries.of(scored).shape
             check_marks(chosen, scored.marks or {}, (B, T, stack.keys.count(scored)), stack.name)
             check_metrics(chosen, stack, scored)
+            if not edits and all(map(is_own, chosen)):
+                # A user's metric may read the shape of a pattern, and edits may have an axis of positions.
+                current, scored = lengths.alike(current, scored, patterns=True)
 
             def add(examples: np.ndarray, scores_BLNC: np.ndarray, current: Batch = current) -> None:
                 taken = current.take(examples)
@@ -142,7 +143,7 @@ def _score(
         coordinates = {name: np.expand_dims(index, 2) for name, index in coordinates.items()}
         coordinates["text"] = np.arange(texts_EK.shape[1])[None, None, :, None, None]
     run_examples(
-        choose_chunks(resources, model, stack, batch, example_bytes=PATTERNS_HELD * FLOAT * stack.heads * T * S),
+        choose_chunks(resources, model, stack, batch, example_bytes=score_bytes(metrics, stack.heads, T, S)),
         E,
         compute,
         add,
@@ -175,11 +176,7 @@ def _scores(
     The unembedding is not computed.
     """
     reader = _reader(network.stack(stack), batch, scored, texts_BK, metrics, of)
-
-    def read(sites: Mapping[str, Array]) -> Array:
-        return reader.finish(reader.add(reader.start(), sites, 0))
-
-    return forward(network, batch, edits, {stack: read})[1][stack].swapaxes(0, 1)
+    return forward(network, batch, edits, {stack: reader})[1][stack].swapaxes(0, 1)
 
 
 def _reader(

@@ -12,11 +12,14 @@ from jax import Array
 
 from ...arguments import at_least, checked
 from ...execution.cost import FLOAT, forward_bytes
+from ...execution.lengths import Lengths
 from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch, Texts
+from ...models.inputs.query_rows import rows_of_examples
+from ...models.lazy_sites import LazySites
 from ...models.model import Model
 from ...models.network import Network, forward
-from ...models.stack import Sites, take_rows
+from ...models.stack import take_rows
 from ...programs import compiled
 from ...provenance import provenance
 from ...statistics import mean_interval
@@ -59,7 +62,8 @@ def variability(
     if exclude_first and positions == 1:
         raise ValueError("expected at least 2 positions without the first token, got 1")
     long_enough = _long_enough(np.asarray(stack.queries.of(batch).lengths), positions)
-    network, compared = resources.network(model), inputs_of(model, stack, batch).take(long_enough)
+    network, [compared] = resources.network(model), Lengths(model).alike(inputs_of(model, stack, batch))
+    compared = compared.take(long_enough)
 
     def compute(examples: np.ndarray) -> dict[str, Array]:
         chunk = resources.devices.examples(compared.take(examples))
@@ -110,9 +114,9 @@ def _corners(network: Network, batch: Batch, stack: str, positions: int) -> Arra
     mask_BT = network.stack(stack).queries.of(batch).mask
     columns_BP = jnp.argsort(~mask_BT, axis=1, stable=True)[:, :positions]
 
-    def read(sites: Sites) -> Array:
-        rows_BPNS = take_rows(jnp.swapaxes(sites["pattern"], 1, 2), columns_BP)
-        return jnp.moveaxis(take_rows(jnp.moveaxis(rows_BPNS, 3, 1), columns_BP), 1, 3)
+    def read(sites: LazySites) -> Array:
+        rows_BNPS = sites.of_queries("pattern")(rows_of_examples(columns_BP))
+        return jnp.moveaxis(take_rows(jnp.moveaxis(rows_BNPS, 3, 1), columns_BP), 1, 3)
 
-    corners_LBPNP = forward(network, batch, read={stack: read})[1][stack]
-    return corners_LBPNP.transpose(1, 0, 3, 2, 4)
+    corners_LBNPP = forward(network, batch, read={stack: read})[1][stack]
+    return jnp.swapaxes(corners_LBNPP, 0, 1)

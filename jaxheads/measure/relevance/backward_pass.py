@@ -19,10 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ...models.attention import Edit
-from ...models.inputs.batch import AttentionInputs, Batch
+from ...models.inputs.attention_inputs import AttentionInputs
+from ...models.inputs.batch import Batch
+from ...models.inputs.query_rows import Take
 from ...models.network import Network
-from ...models.sites import mixed
+from ...models.row_edits import BY_QUERIES, Edit, RowEdit
+from ...models.sites import ATTENTION_SITES, mixed
 from ...models.stack import Stack, take_rows
 from ...objectives import Reads, read_out
 from ...programs import compiled
@@ -185,8 +187,9 @@ def _run_layers(
 def _edit(stack: str, rules: Rules | None, watch: tuple[Watch, ...], slots: Mapping[int, Any]) -> Edit:
     """Return the edit that applies the rules and watches of one layer of one stack."""
     ruled = RuledEdit(rules)
+    watched_sites = {watched.site for watched in watch if watched.stack == stack}
 
-    def edit(site: str, value: Array) -> Array:
+    def edit(site: str, value: Array, _: Take | None = None) -> Array:
         # a site is watched between its producer's rule and its consumer's: the cotangent there is the site's own
         value = ruled.after_producer(site, value)
         for number, watched in enumerate(watch):
@@ -194,7 +197,10 @@ def _edit(stack: str, rules: Rules | None, watch: tuple[Watch, ...], slots: Mapp
                 value = _watched(watched.read, value, slots[number])
         return ruled.before_consumer(site, value)
 
-    return edit
+    # A watch reads a whole value: where it is of scores or patterns, attention must not run in blocks.
+    if not BY_QUERIES.isdisjoint(watched_sites):
+        return edit
+    return RowEdit(edit, watched_sites if rules is None else {*ATTENTION_SITES, *watched_sites})
 
 
 def _widened(weight: Array) -> Array:

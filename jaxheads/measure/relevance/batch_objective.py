@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ...execution.cost import FLOAT, gradient_bytes
+from ...execution.lengths import GRADIENT_RUNS, Lengths
 from ...execution.resources import Resources
 from ...models.inputs.batch import Batch
 from ...models.model import Model
@@ -67,6 +68,11 @@ class BatchObjective:
         model.check(batch)
         needs_derivative(objective)
         return cls(model, batch, objective, reads_of(objective, model, batch), resources)
+
+    def padded(self) -> "BatchObjective":
+        """Return the objective on a batch of a common length; see `Lengths`."""
+        reads, batch = Lengths(self.model).read(self.objective, self.reads, self.batch, runs=GRADIENT_RUNS)
+        return replace(self, batch=batch, reads=reads)
 
     def take(self, examples: ArrayLike) -> "BatchObjective":
         """Return the objective on these examples of the batch."""

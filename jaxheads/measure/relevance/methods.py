@@ -31,6 +31,9 @@ normalised inputs that may be near 0. That amplifies rounding: in float32 it was
 models. Their pass by rules is computed in float64 from the weights as they are stored. Such relevance still reacts to
 small changes of the weights (of their precision, too) by as much.
 
+On long texts memory grows with their length alone, but for "flow", "chefer" and "chefer-lrp": their products are of
+whole maps `[T,T]` of every layer.
+
 Dimension key: E examples, T positions, L layers, N heads, R rows read.
 """
 
@@ -45,12 +48,14 @@ from numpy.typing import NDArray
 from ...arguments import at_least, checked
 from ...checks import one_of
 from ...execution.cost import FLOAT, forward_bytes
+from ...execution.lengths import Lengths
 from ...execution.resources import OPTIONS, Options, Resources, shares_options
 from ...models.inputs.answers import token_texts
 from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
 from ...models.stack import Stack
 from ...objectives import Objective, logit
+from ...programs import to_device
 from ...provenance import provenance
 from ...tables import HeadTable
 from ..per_example import mean_table, per_example
@@ -171,24 +176,20 @@ def relevance(
             the model can't give; for rules where the method has none; for "rollout" and "flow" of an encoder–decoder,
             whose source is in another stream.
     """
-    _check(method, rules)
+    objective = _checked(method, rules, objective)
     baseline = "mean" if baseline is None else baseline
-    if objective is None and method.startswith("voita"):
-        objective = logit()
-    if objective is None and method not in OF_ATTENTION:
-        raise ValueError(f"{method} needs an objective, such as jh.logit() or jh.logit_difference(right, wrong)")
     model.check(batch)
     if method in OF_ATTENTION:
         _check_one_stream(model, method)
     resources, stack = Resources.of(options), options.get("stack")
     chosen = model.stack(stack) if stack is not None or len(model.stacks) == 1 else None
     explained = None if objective is None else BatchObjective.of(model, batch, objective, resources)
+    asked, (batch, explained) = batch, _padded(model, batch, explained, baseline)
     rows_ET = _row_weights(model, batch, explained)
     base: dict[str, np.ndarray] = {}
     if explained is None or method in OF_ATTENTION:
         compute = _attention_method(model, batch, explained, resources, rows_ET, method, solver)
-        stream, T = model.network.streams[-1], rows_ET.shape[1]
-        example_bytes = forward_bytes(stream, batch) + FLOAT * stream.layers * T * T
+        example_bytes = _attention_bytes(model.network.streams[-1], batch, method)
     else:
         if method == "integrated-gradients":
             base = baseline_entries(explained, baseline)
@@ -215,14 +216,32 @@ def relevance(
         example_bytes=example_bytes,
         identity=(repr(about), chosen.name if chosen else "", objective, reads, base),
     )
-    return _result(model, batch, arrays, about, chosen, options)
+    return _result(model, asked, arrays, about, chosen, options)
 
 
-def _check(method: str, rules: Rules | None) -> None:
+def _checked(method: str, rules: Rules | None, objective: Objective | None) -> Objective | None:
+    """Return the objective, or Voita's own; raises ValueError for what a method does not take, or needs."""
     one_of("method", method, METHODS)
     if rules is not None and RULES.get(method) is None:
         with_rules = [name for name, default in RULES.items() if default is not None]
         raise ValueError(f"{method} has no rules to choose; {', '.join(with_rules)} have")
+    if objective is None and method.startswith("voita"):
+        return logit()
+    if objective is None and method not in OF_ATTENTION:
+        raise ValueError(f"{method} needs an objective, such as jh.logit() or jh.logit_difference(right, wrong)")
+    return objective
+
+
+def _padded(
+    model: Model, batch: Batch, explained: BatchObjective | None, baseline: Baseline
+) -> tuple[Batch, BatchObjective | None]:
+    """Return batch and objective at a common length (see `Lengths`); as they are beside a baseline of their shape."""
+    if isinstance(baseline, Batch):
+        return batch, explained
+    if explained is None:
+        return Lengths(model).alike(batch)[0], None
+    explained = explained.padded()
+    return explained.batch, explained
 
 
 def _check_one_stream(model: Model, method: str) -> None:
@@ -249,6 +268,12 @@ def _row_weights(model: Model, batch: Batch, explained: BatchObjective | None) -
     return rows_ET
 
 
+def _attention_bytes(stream: Stack, batch: Batch, method: str) -> int:
+    """Return the bytes that rollout, of each layer's input, or flow, of each layer's pattern, needs of one example."""
+    T = stream.queries.count(batch)
+    return forward_bytes(stream, batch) + FLOAT * stream.layers * T * (stream.width if method == "rollout" else T)
+
+
 def _attention_method(
     model: Model,
     batch: Batch,
@@ -262,11 +287,12 @@ def _attention_method(
     [stream] = model.network.streams
 
     def compute(examples: np.ndarray) -> Attributions:
-        chunk = resources.devices.examples(batch.take(examples))
-        attention_ELTT = resources.devices.fetch(mean_attention(resources.network(model), chunk, stream.name))
+        network, chunk = resources.network(model), resources.devices.examples(batch.take(examples))
         if method == "rollout":
-            tokens_ET = rollout_relevance(attention_ELTT, rows_ET[examples])
+            rows = resources.devices.examples(to_device(rows_ET[examples], np.float32))
+            tokens_ET = resources.devices.fetch(rollout_relevance(network, chunk, rows, stream.name))
         else:
+            attention_ELTT = resources.devices.fetch(mean_attention(network, chunk, stream.name))
             tokens_ET = flow_relevance(attention_ELTT, rows_ET[examples], solver)
         value = None if explained is None else explained.take(examples).value()
         return Attributions(value, {stream.name: tokens_ET}, None)
@@ -312,7 +338,9 @@ def _result(
     streams, ids, texts = {}, {}, {}
     for stream in model.network.streams:
         positions = stream.queries.of(batch)
-        tokens_ET = np.where(np.asarray(positions.mask), arrays[f"tokens-{stream.name}"], np.nan)
+        # Padding that only filled up the batch's length is left out.
+        tokens_ET = arrays[f"tokens-{stream.name}"][:, : positions.shape[1]]
+        tokens_ET = np.where(np.asarray(positions.mask), tokens_ET, np.nan)
         streams[stream.name] = tokens_ET.astype(np.float32)
         if positions.ids is not None:
             ids[stream.name] = np.asarray(positions.ids)

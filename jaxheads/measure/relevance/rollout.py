@@ -4,15 +4,18 @@ Written for one example: `attention_LTT`, each layer's mean over heads, and weig
 usually a single 1 at the position that is read.
 """
 
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
+from ...models.inputs.attention_inputs import AttentionInputs
 from ...models.inputs.batch import Batch
 from ...models.network import Network, forward
+from ...models.row_edits import unchanged
+from ...models.stack import Sites, Stack
 from ...programs import compiled
 
 
@@ -38,9 +41,55 @@ def rolled_out(attention_LTT: Array, row_T: Array) -> Array:
     return jax.lax.scan(step, row_T, with_residual(attention_LTT), reverse=True)[0]
 
 
-def rollout_relevance(attention_ELTT: np.ndarray, rows_ET: np.ndarray) -> np.ndarray:
-    """Return the rollout of each example's row of weights, `[E,T]`."""
-    return np.asarray(_rolled_out(attention_ELTT, jnp.asarray(rows_ET, jnp.float32)))
+@partial(compiled, static_argnames="stack")
+def rollout_relevance(network: Network, batch: Batch, rows_BT: Array, stack: str) -> Array:
+    """Return the rollout of each example's row of weights, `[B,T]` float32.
+
+    Layers run twice, up for their inputs and down for the row, so that no layer's pattern is kept or even whole.
+    """
+    results = {}
+
+    def run_stack(stack: Stack, x_BTD: Array, context: AttentionInputs) -> Array:
+        x_BTD, kept = stack.run(x_BTD, context, read={stack.name: lambda seen: seen["resid_pre"]})
+
+        def step(rows_BT: Array, numbered: tuple[Array, Array]) -> tuple[Array, None]:
+            number, x_BTD = numbered
+            edit = replace(unchanged, readers={ROW: _RowThroughLayer(rows_BT)})
+            seen = stack.run_layer(stack.layer(number), x_BTD, context, {stack.name: edit})[1]
+            return seen[stack.name][ROW], None
+
+        start = rows_BT.astype(jnp.float32)
+        layers = jnp.arange(stack.layers), kept[stack.name]
+        results[stack.name] = jax.lax.scan(step, start, layers, reverse=True)[0]
+        return x_BTD
+
+    network.hidden(batch, run_stack)
+    return results[stack]
+
+
+ROW = "row"
+"""Name of the row among a layer's sites."""
+
+
+@dataclass(frozen=True)
+class _RowThroughLayer:
+    """A `RowReader` that returns `row Ā`, `[B,T]`: the row of weights before the layer, by that after it."""
+
+    rows_BT: Array
+
+    def start(self) -> Array:
+        return jnp.zeros_like(self.rows_BT)
+
+    def add(self, sums: Array, sites: Sites, first: Array | int) -> Array:
+        mean_BtT = sites["pattern"].astype(jnp.float32).mean(axis=1)
+        t, T = mean_BtT.shape[1:]
+        rows_t = first + jnp.arange(t)
+        weights_Bt = jnp.where((rows_t < T)[None], self.rows_BT[:, jnp.minimum(rows_t, T - 1)], 0.0)
+        kept_Bt = weights_Bt / (1 + mean_BtT.sum(axis=-1))
+        return sums.at[:, rows_t].add(kept_Bt, mode="drop") + jnp.einsum("bt,bts->bs", kept_Bt, mean_BtT)
+
+    def finish(self, sums: Array) -> Array:
+        return sums
 
 
 @partial(compiled, static_argnames="stack")
@@ -48,6 +97,3 @@ def mean_attention(network: Network, batch: Batch, stack: str) -> Array:
     """Return each layer's pattern, the mean over heads, `[E,L,T,S]` float32."""
     readers = {stack: lambda seen: seen["pattern"].astype(jnp.float32).mean(axis=1)}
     return jnp.moveaxis(forward(network, batch, read=readers)[1][stack], 1, 0)
-
-
-_rolled_out = compiled(jax.vmap(rolled_out))

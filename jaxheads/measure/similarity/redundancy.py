@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ...arguments import at_least, checked
 from ...execution.cost import FLOAT
+from ...execution.lengths import Lengths
 from ...execution.resources import Options, Resources, shares_options
 from ...extras import extra
 from ...models.inputs.batch import Batch
@@ -187,7 +188,7 @@ def compare_heads(model: Model, batch: Batches, by: str = "js", **options: Unpac
         raise ValueError(f"heads are compared by one of {', '.join(COMPARISONS)}; got {by!r}")
     resources, stack, comparison = Resources.of(options), model.stack(options.get("stack")), COMPARISONS[by]
     level, seed = options.get("level", 0.95), options.get("seed", 0)
-    rows = GroupedRows(limit=ROWS)
+    rows, lengths = GroupedRows(limit=ROWS), Lengths(model)
     total = len(inputs_of(model, stack, batch)) if isinstance(batch, Batch) else None
     label = f"comparing {stack.layers * stack.heads} heads of {model.name}"
     with show_progress(total, label, resources.progress) as advance:
@@ -198,11 +199,12 @@ def compare_heads(model: Model, batch: Batches, by: str = "js", **options: Unpac
 
         for current in each_batch(batch, "batch"):
             _check(model, stack, current, comparison)
+            [padded] = lengths.alike(inputs_of(model, stack, current), patterns=True)
             _compare(
                 resources,
                 model,
                 stack,
-                inputs_of(model, stack, current),
+                padded,
                 by,
                 rows.examples,
                 partial(add, current=current),

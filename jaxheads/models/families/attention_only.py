@@ -10,7 +10,8 @@ from jax import Array
 
 from ...checks import one_of
 from ..blocks import AttentionBlock, ParallelBlock, PreNormBlock
-from ..inputs.batch import AttentionInputs, Batch
+from ..inputs.attention_inputs import AttentionInputs
+from ..inputs.batch import Batch
 from ..layers import Attention, Embed, GatedMLP, PlainMLP, Setting, activation, layer_norm, rms_norm
 from ..loading.weights import Rule, Table, heads_bias, heads_in, heads_out, linear, norm, same
 from ..network import RunStack

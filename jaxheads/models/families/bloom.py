@@ -7,15 +7,16 @@ from typing import Any, ClassVar
 from flax import nnx
 from jax import Array
 
-from ..attention import Edit
 from ..blocks import InputNorm, PreNormBlock
-from ..inputs.batch import AttentionInputs, Batch
+from ..inputs.attention_inputs import AttentionInputs
+from ..inputs.batch import Batch
 from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.config_fields import check_fields
 from ..loading.head_order import grouped_heads
 from ..loading.weights import Rule, Table, dense, heads_out, norm, same
 from ..network import RunStack
 from ..positions import alibi_bias
+from ..row_edits import Edit
 from ..stack import Stack
 from .bases.class_heads import OF_OLDER_DECODERS, ClassFields, ClassNames, decoder_head, head_rules, unused_class_heads
 from .bases.decoder import Decoder, unused_head

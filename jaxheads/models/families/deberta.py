@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
 from ...checks import shown
 from ..blocks import PostNormBlock
-from ..disentangled import DisentangledAttention, distances, relative_positions
-from ..inputs.batch import AttentionInputs, Batch
+from ..disentangled import DisentangledAttention, distances
+from ..inputs.attention_inputs import AttentionInputs, RelativePositions
+from ..inputs.batch import Batch
 from ..layers import Embed, PlainMLP, layer_norm
 from ..loading.head_order import grouped_heads
 from ..loading.weights import (
@@ -191,7 +193,7 @@ class Deberta(MaskedLM):
         if self.relative_norm is not None:
             embedding_RD = self.relative_norm(embedding_RD)
         rows = distances(batch.mask.shape[1], c.position_buckets, c.max_relative_positions)
-        relative = relative_positions(embedding_RD, batch.positions, rows)
+        relative = RelativePositions(embedding_RD, jnp.asarray(rows), batch.positions, batch.positions)
         return AttentionInputs.over(batch, causal=False, relative=relative)
 
     @staticmethod

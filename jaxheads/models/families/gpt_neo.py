@@ -9,7 +9,8 @@ from jax import Array
 
 from ...checks import shown
 from ..blocks import PreNormBlock
-from ..inputs.batch import AttentionInputs, Batch
+from ..inputs.attention_inputs import AttentionInputs
+from ..inputs.batch import Batch
 from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.config_fields import is_whole
 from ..loading.weights import Rule, Table, dense, norm, projections, same

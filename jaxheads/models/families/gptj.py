@@ -8,7 +8,8 @@ from flax import nnx
 from jax import Array
 
 from ..blocks import ParallelBlock
-from ..inputs.batch import AttentionInputs, Batch
+from ..inputs.attention_inputs import AttentionInputs
+from ..inputs.batch import Batch
 from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.head_order import in_pairs
 from ..loading.weights import Rule, Table, dense, heads_in, heads_out, norm, same

@@ -11,7 +11,8 @@ from jax import Array
 
 from ...checks import shown
 from ..blocks import PreNormBlock
-from ..inputs.batch import AttentionInputs, Batch
+from ..inputs.attention_inputs import AttentionInputs
+from ..inputs.batch import Batch
 from ..layers import Attention, Embed, GatedMLP, SkippedNorm, layer_norm
 from ..loading.weights import Rule, Table, dense, fused_bias, fused_linear, heads_out, norm, same
 from ..network import RunStack

@@ -8,7 +8,8 @@ from flax import nnx
 from jax import Array
 
 from ..blocks import PostNormBlock
-from ..inputs.batch import AttentionInputs, Batch
+from ..inputs.attention_inputs import AttentionInputs
+from ..inputs.batch import Batch
 from ..layers import Embed, layer_norm
 from ..loading.weights import Table, same
 from ..network import RunStack

@@ -8,7 +8,8 @@ from flax import nnx
 from jax import Array
 
 from ..blocks import PreNormBlock
-from ..inputs.batch import AttentionInputs, Batch
+from ..inputs.attention_inputs import AttentionInputs
+from ..inputs.batch import Batch
 from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.config_fields import check_fields
 from ..loading.weights import Rule, Table, dense, fused_linear, heads_out, norm, same

@@ -8,7 +8,8 @@ from flax import nnx
 from jax import Array
 
 from ..blocks import PostNormBlock, PreNormBlock
-from ..inputs.batch import AttentionInputs, Batch
+from ..inputs.attention_inputs import AttentionInputs
+from ..inputs.batch import Batch
 from ..layers import Attention, Embed, PlainMLP, layer_norm
 from ..loading.weights import Rule, Table, dense, norm, projections, same
 from ..network import RunStack

@@ -9,6 +9,7 @@ from flax import nnx
 from jax import Array
 
 from ..blocks import AttentionBlock, PreNormBlock, PreNormCrossBlock
+from ..inputs.attention_inputs import RowBias
 from ..inputs.axes import TARGETS, TOKENS
 from ..inputs.batch import Batch
 from ..layers import Attention, Embed, GatedMLP, PlainMLP, rms_norm
@@ -164,7 +165,7 @@ class T5(EncoderDecoder):
     def memory(self, x_BSD: Array) -> Array:
         return self.encoder_norm(x_BSD)
 
-    def biases(self, batch: Batch) -> tuple[Array, Array]:
+    def biases(self, batch: Batch) -> tuple[Array | RowBias, Array | RowBias]:
         return self.encoder_bias(TOKENS.of(batch).positions), self.decoder_bias(TARGETS.of(batch).positions)
 
     def features(self, x_BTD: Array) -> Array:

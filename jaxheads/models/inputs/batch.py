@@ -1,7 +1,7 @@
-"""Batches of examples, their positions, and the masks and positions that attention reads of them."""
+"""Batches of examples, and their positions."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import jax
@@ -261,105 +261,3 @@ if TYPE_CHECKING:
 else:
     # Of a function's argument only a batch is left when it is checked.
     Texts = Batch
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class RelativePositions:
-    """Embeddings of relative positions, which each layer projects, for the position terms of its scores (DeBERTa).
-
-    Attributes:
-        embedding: `[R,D]`.
-        index: row of the embedding for each query and key, `[B,T,S]`.
-    """
-
-    embedding: Array
-    index: Array
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class AttentionInputs:
-    """Inputs of attention beside the stream, shared by all layers of a stack.
-
-    Attributes:
-        mask: `[B,T,S]`, True where a query may attend to a key.
-        queries: positions of the queries, `[B,T]`.
-        keys: positions of all keys, `[B,S]`.
-        own_keys: positions of the keys that the layer computes from its stream (or memory). All keys, except after
-            `after`, where the earlier ones come from a cache.
-        bias: bias of the scores, `[B|1,N,T|1,S]`, for relative positions and ALiBi; or None.
-        memory: the encoder's output `[B,S,D]`, from which cross-attention reads keys and values; else None.
-        cross: inputs of the cross-attention that follows in every layer, or None.
-        relative: relative positions that the scores compare with queries and keys, or None.
-    """
-
-    mask: Array
-    queries: Array
-    keys: Array
-    own_keys: Array
-    bias: Array | None = None
-    memory: Array | None = None
-    cross: "AttentionInputs | None" = None
-    relative: RelativePositions | None = None
-
-    @staticmethod
-    def within(
-        positions: Positions, *, causal: bool, bias: Array | None = None, cross: "AttentionInputs | None" = None
-    ) -> "AttentionInputs":
-        """Return the inputs of self-attention over real keys; with `causal`, over no later ones."""
-        B, T = positions.shape
-        mask_BTS = jnp.broadcast_to(positions.mask[:, None, :], (B, T, T))
-        if causal:
-            mask_BTS = mask_BTS & jnp.tril(jnp.ones((T, T), bool))[None]
-        if positions.segments is not None:
-            mask_BTS = mask_BTS & (positions.segments[:, :, None] == positions.segments[:, None, :])
-        positions_BT = positions.positions
-        return AttentionInputs(mask_BTS, positions_BT, positions_BT, positions_BT, bias, cross=cross)
-
-    @staticmethod
-    def over(
-        batch: Batch, *, causal: bool, bias: Array | None = None, relative: RelativePositions | None = None
-    ) -> "AttentionInputs":
-        """Return the inputs of self-attention over a batch's tokens."""
-        positions = Positions(batch.mask, segments=batch.segments)
-        return replace(AttentionInputs.within(positions, causal=causal, bias=bias), relative=relative)
-
-    @staticmethod
-    def between(queries: Positions, keys: Positions, memory_BSD: Array) -> "AttentionInputs":
-        """Return the inputs of cross-attention, in which every query sees every real key."""
-        mask_BTS = jnp.broadcast_to(keys.mask[:, None, :], (*queries.shape, keys.shape[1]))
-        return AttentionInputs(mask_BTS, queries.positions, keys.positions, keys.positions, memory=memory_BSD)
-
-    def after(self, position: int) -> "AttentionInputs":
-        """Restrict the queries to positions ≥ `position`. They still see all keys, but compute only their own."""
-        bias = self.bias
-        if bias is not None and bias.shape[2] > 1:
-            bias = bias[:, :, position:]
-        cross = None if self.cross is None else self.cross.after(position)
-        own_keys = self.own_keys[:, position:] if self.memory is None else self.own_keys
-        return replace(
-            self,
-            mask=self.mask[:, position:],
-            queries=self.queries[:, position:],
-            own_keys=own_keys,
-            bias=bias,
-            cross=cross,
-            relative=self._indexed(lambda index_BTS: index_BTS[:, position:]),
-        )
-
-    def _indexed(self, choose: Callable[[Array], Array]) -> RelativePositions | None:
-        """Return the relative positions of some queries, chosen from the index `[B,T,S]`."""
-        return None if self.relative is None else replace(self.relative, index=choose(self.relative.index))
-
-    def rows(self, rows_BR: Array) -> "AttentionInputs":
-        """Restrict the queries to these positions `[B,R]` of each example; keys stay."""
-        mask_BRS = jnp.take_along_axis(self.mask, rows_BR[:, :, None], axis=1)
-        queries_BR = jnp.take_along_axis(self.queries, rows_BR, axis=1)
-        bias = self.bias
-        if bias is not None and bias.shape[2] > 1:
-            bias = jnp.broadcast_to(bias, (rows_BR.shape[0], *bias.shape[1:]))
-            bias = jnp.take_along_axis(bias, rows_BR[:, None, :, None], axis=2)
-        cross = None if self.cross is None else self.cross.rows(rows_BR)
-        relative = self._indexed(lambda index_BTS: jnp.take_along_axis(index_BTS, rows_BR[:, :, None], axis=1))
-        return replace(self, mask=mask_BRS, queries=queries_BR, bias=bias, cross=cross, relative=relative)

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from ...differences import as_differences
-from ...models.attention import Edit
-from ...models.inputs.batch import AttentionInputs, Batch
+from ...models.inputs.attention_inputs import AttentionInputs
+from ...models.inputs.batch import Batch
 from ...models.network import Network
+from ...models.row_edits import Edit, at_sites
 from ...models.stack import Stack, take_rows
 from ...objectives import Reads
 from ...programs import compiled
@@ -264,7 +265,7 @@ class _PatchedEdge:
             values, numbers = changed[site]
             return jnp.where((numbers == self.receiver)[None, None, :, None], values, unedited)
 
-        return edit
+        return at_sites(edit, changed)
 
 
 def _only(

@@ -5,7 +5,7 @@ Dimension key: E examples of the batch, P components (heads or edges), G circuit
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ...execution.journal import Journal
+from ...execution.lengths import Known, Lengths, sweep_runs
 from ...execution.resources import Options, Resources
 from ...models.inputs.batch import Batch
 from ...models.model import Model
@@ -22,6 +23,7 @@ from ...reads import reads_of
 from ...statistics import split_halves
 from ...tables import HeadTable
 from ..effects import effect_provenance, effect_table, magnitude
+from ..pairs import check_pair
 from .components import Components
 from .derived_tables import columns_of
 from .kept_runs import Ablation, KeptRuns
@@ -31,6 +33,25 @@ CHUNK_SIZES = (1, 4, 16, 64)
 
 MOST_KNOWN = 4096
 """Circuits whose objective is remembered; beyond it all are forgotten."""
+
+
+def _padded(model: Model, batch: Batch, objective: Known, ablation: Ablation) -> tuple[Batch, Known, Ablation]:
+    """Return a batch with its objective and the ablation's reference, padded to a common length; see `Lengths`."""
+    reference, lengths = ablation.reference, Lengths(model)
+    if reference is None:
+        others: tuple[Batch, ...] = ()
+    elif ablation.method == "patching":
+        check_pair(model, batch, reference)  # before one is padded as the other is
+        others = (reference,)
+    else:
+        model.check(reference, packed=True)
+        others = ()
+        ablation = replace(ablation, reference=Lengths(model).alike(reference)[0])
+    # A search runs some hundred circuits.
+    reads, batch, *padded = lengths.read(objective.objective, objective.known, batch, *others, runs=sweep_runs(100))
+    if padded:
+        ablation = replace(ablation, reference=padded[0])
+    return batch, replace(objective, known=reads), ablation
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +94,11 @@ class CircuitEvaluator:
             raise ValueError(f"circuits are asked of one batch, got a {type(batch).__name__}")
         model.check(batch)
         reads = reads_of(objective, model, batch)
-        runs = ablation.runs(model, components, batch, objective, resources)
+        batch, asked, ablation = _padded(model, batch, Known.of(objective, reads), ablation)
+        runs = ablation.runs(model, components, batch, asked, resources)
         # The objective itself, not its name, which others may share.
         words = (objective, components.stack.name, components.kind, repr(runs.about))
-        journal = resources.journal("circuits", model, batch, reads, runs.identity, words)
+        journal = resources.journal("circuits", model, batch, asked.known, runs.identity, words)
         level, progress = options.get("level", 0.95), resources.progress
         clusters = batch.cluster_labels
         return cls(model, components, objective, runs, journal, level, ablation.seed, progress, clusters)

@@ -4,8 +4,9 @@ Dimension key: E examples of a batch, G circuits, L layers, N heads, U senders, 
 dimension.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from ...checks import nearest, one_of
-from ...execution.batching import Chunks, detecting_out_of_memory, equal_chunks, is_new, run_chunks
+from ...execution.batching import Chunks, Later, detecting_out_of_memory, equal_chunks, is_new, run_chunks
 from ...execution.resources import Resources
 from ...models.inputs.batch import Batch
 from ...models.model import Model
@@ -251,17 +252,23 @@ class EdgeRuns:
         stack, value = self.stack.name, self.objective.value
         values_GE = np.empty((len(kept_GUV), len(self.clean)))
 
-        def run(examples: np.ndarray) -> None:
+        def run(examples: np.ndarray) -> Iterator[Later[None]]:
             batch, own_reads = devices.examples((self.clean.take(examples), reads.take(examples)))
             with detecting_out_of_memory():
                 # The other run is the same for all circuits of a chunk of examples.
                 other_UBTD = self._carried(examples)
-                for circuits in equal_chunks(len(kept_GUV), chunks.copies):
-                    cut_GVU = np.swapaxes(~kept_GUV[circuits] & self.graph.exists, 1, 2).astype(np.float32)
-                    cut_GVU = devices.copies(cut_GVU)
-                    values = run_circuits(network, batch, own_reads, cut_GVU, other_UBTD, stack=stack, value=value)
+
+            def put(circuits: np.ndarray, values: Array) -> None:
+                with detecting_out_of_memory():
                     values_GE[np.ix_(circuits, examples)] = devices.fetch(values)
-                    advance(len(np.unique(circuits)) * len(np.unique(examples)))
+                advance(len(np.unique(circuits)) * len(np.unique(examples)))
+
+            for circuits in equal_chunks(len(kept_GUV), chunks.copies):
+                cut_GVU = np.swapaxes(~kept_GUV[circuits] & self.graph.exists, 1, 2).astype(np.float32)
+                cut_GVU = devices.copies(cut_GVU)
+                with detecting_out_of_memory():
+                    values = run_circuits(network, batch, own_reads, cut_GVU, other_UBTD, stack=stack, value=value)
+                yield partial(put, circuits, values)
 
         run_chunks(chunks, len(self.clean), run)
         return values_GE

@@ -4,16 +4,18 @@ Dimension key: B examples of a chunk, T positions, D model dimension, U senders,
 L layers, C edges.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from ...execution.batching import Chunks, equal_chunks
+from ...execution.batching import Chunks, Later, equal_chunks, in_turn
 from ...execution.cost import edge_bytes
 from ...execution.devices import Devices
+from ...execution.lengths import GRADIENT_RUNS, Lengths, sweep_runs
 from ...execution.resources import Resources
 from ...models.inputs.batch import Batch
 from ...models.model import Model
@@ -63,8 +65,9 @@ def edge_question(
         fractions: of the way from the base run's embeddings to the other's: the runs whose gradients are averaged.
         exact: whether each edge is patched.
     """
-    base, other = runs
-    reads, estimated = reads_of(objective, model, base), len(fractions) > 0
+    reads, estimated = reads_of(objective, model, runs[0]), len(fractions) > 0
+    runs_of_one = GRADIENT_RUNS * len(fractions) + exact * sweep_runs(graph.exists.sum())
+    reads, base, other = Lengths(model).read(objective, reads, *runs, runs=runs_of_one)
     if estimated:
         needs_derivative(objective)
     # Cells count through all columns: exact effects come second beside estimates, and first alone.
@@ -75,21 +78,10 @@ def edge_question(
     chunks = _chunks(stack, graph, base, resources, estimated=estimated, exact=exact)
 
     def work(examples: np.ndarray) -> EdgeWork:
-        network, devices = resources.network(model), resources.devices
+        devices, static = resources.devices, (objective, tuple(fractions), chunks.copies)
         chunk = base.model_inputs.take(examples), other.model_inputs.take(examples), reads.take(examples)
-        own_base, own_other, own_reads = devices.examples(chunk)
-        return EdgeWork(
-            network,
-            stack,
-            graph,
-            own_base,
-            own_other,
-            own_reads,
-            objective,
-            tuple(fractions),
-            chunks.copies,
-            devices,
-        )
+        clean, corrupt, own_reads = devices.examples(chunk)
+        return EdgeWork(resources.network(model), stack, graph, clean, corrupt, own_reads, *static, devices)
 
     sender_UV, receiver_UV = np.meshgrid(graph.senders, graph.receivers, indexing="ij")
     return Question(
@@ -134,12 +126,13 @@ class EdgeWork:
     copies: int
     devices: Devices
 
-    def baselines(self) -> np.ndarray:
-        """Return the objective of both runs, `[2,B]`."""
-        return self._baselines
+    def baselines(self) -> Later[np.ndarray]:
+        """Send both runs: their objective, `[2,B]`."""
+        sent = self._baselines
+        return lambda: np.stack([self.devices.fetch(value_B).astype(np.float64) for value_B in sent])
 
-    def effects(self, group: CellGroup) -> np.ndarray:
-        """Return estimates of all edges `[B,C]`, or the exact effects of a group of edges."""
+    def effects(self, group: CellGroup) -> Later[np.ndarray]:
+        """Send the gradients or the runs of a group: estimates of all edges `[B,C]`, or the group's exact effects."""
         return self._estimates() if group.key is None else self._exact(group.key)
 
     @cached_property
@@ -149,16 +142,29 @@ class EdgeWork:
         return base, other
 
     @cached_property
-    def _baselines(self) -> np.ndarray:
+    def _baselines(self) -> list[jax.Array]:
         # The other run is read as the base run is, at the base batch's rows and columns: their difference is the total.
         both = zip((self.base, self.other), self._runs, strict=True)
-        values = [unedited_value(self.network, batch, self.reads, run, **self._static) for batch, run in both]
-        return np.stack([self.devices.fetch(value_B).astype(np.float64) for value_B in values])
+        return [unedited_value(self.network, batch, self.reads, run, **self._static) for batch, run in both]
 
-    def _estimates(self) -> np.ndarray:
-        """Return the estimate of each edge, `[B,C]`, averaged over the fractions."""
-        base, other = self._runs
+    def _estimates(self) -> Later[np.ndarray]:
+        """Send the gradients: the estimate of each edge, `[B,C]`, averaged over the fractions."""
         sum_BVU = np.zeros((len(self.base), *self.graph.exists.T.shape))
+        last = in_turn(self._gradients(sum_BVU))
+
+        def estimates_BC() -> np.ndarray:
+            last()
+            return np.swapaxes(sum_BVU, 1, 2)[:, self.graph.exists] / len(self.fractions)
+
+        return estimates_BC
+
+    def _gradients(self, sum_BVU: np.ndarray) -> Iterator[Later[None]]:
+        """Send the gradient at each fraction; each step adds it to the sum."""
+        base, other = self._runs
+
+        def add(gradient_BVU: jax.Array) -> None:
+            sum_BVU[...] += self.devices.fetch(gradient_BVU)
+
         for fraction in self.fractions:
             gradient_BVU = edge_gradients(
                 self.network,
@@ -169,12 +175,26 @@ class EdgeWork:
                 fraction,
                 **self._static,
             )
-            sum_BVU += self.devices.fetch(gradient_BVU)
-        return np.swapaxes(sum_BVU, 1, 2)[:, self.graph.exists] / len(self.fractions)
+            yield partial(add, gradient_BVU)
 
-    def _exact(self, group: EdgeGroup) -> np.ndarray:
-        """Return the effect of each edge patched by itself, `[B,C]`."""
+    def _exact(self, group: EdgeGroup) -> Later[np.ndarray]:
+        """Send the runs in which each edge is patched by itself: its effect, `[B,C]`."""
         values_BC = np.empty((len(self.base), len(group.senders)))
+        # All is sent here, nothing in the function that waits: what it would send would come after the next group's.
+        last, unedited_B = in_turn(self._patched(group, values_BC)), self._baselines[0]
+
+        def effects_BC() -> np.ndarray:
+            last()
+            return values_BC - self.devices.fetch(unedited_B).astype(np.float64)[:, None]
+
+        return effects_BC
+
+    def _patched(self, group: EdgeGroup, values_BC: np.ndarray) -> Iterator[Later[None]]:
+        """Send the patched runs, some at a time; each step puts their objective into its columns."""
+
+        def put(edges: np.ndarray, values_CB: jax.Array) -> None:
+            values_BC[:, edges] = self.devices.fetch(values_CB).T
+
         # All chunks have one size, those of small groups too: another would be a compilation more.
         for edges in equal_chunks(len(group.senders), self.copies):
             numbers = group.senders[edges].astype(np.int32), group.receivers[edges].astype(np.int32)
@@ -189,8 +209,7 @@ class EdgeWork:
                 kind=group.kind,
                 **self._static,
             )
-            values_BC[:, edges] = self.devices.fetch(values_CB).T
-        return values_BC - self._baselines[0][:, None]
+            yield partial(put, edges, values_CB)
 
     @property
     def _static(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from ...arguments import at_least, checked
 from ...checks import whole
+from ...execution.lengths import Lengths, sweep_runs
 from ...execution.resources import Options, Resources
 from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
@@ -79,6 +80,9 @@ def ablate(
     """
     resources, stack = Resources.of(options), model.stack(options.get("stack"))
     labels, seed = read_labels(groups, reference_groups), options.get("seed", 0)
+    if reference is not None:
+        model.check(reference, packed=True)
+        [reference] = Lengths(model).alike(reference)
     replacement = Replacement(model, stack, resources, method, reference, per_position, labels, donors, seed)
     if not isinstance(batch, Batch):
         # A batch may serve as its own reference; a stream's later batches are not there yet when the first is asked.
@@ -86,18 +90,22 @@ def ablate(
     asked = {"by": None if sets else list(by), "sets": None if sets is None else list(sets)}
     counted: dict[str, int] = {}
     first = 0
+    lengths = Lengths(model)
     for current, own_objective in inputs(batch, objective):
         # Everything that can be wrong is checked before the first `yield`: nothing has run by then.
+        reads = reads_of(own_objective, model, current)
+        if sets is None:
+            _check_by(by)
+        count = len(sets) if sets is not None else site_grid(stack, "z", current, by).size
+        reads, current = lengths.read(own_objective, reads, current, runs=sweep_runs(count))
         replacement = replacement.settled(current)
         source, counted = replacement.of(current, first), replacement.counted(current, counted)
         # Donors go by the example's number: batches must not draw the same ones again.
         first += len(current)
         about = {**replacement.about, **asked}
-        reads = reads_of(own_objective, model, current)
         if sets is not None:
             cells = set_groups(stack, "z", sets)
         else:
-            _check_by(by)
             grid = site_grid(stack, "z", current, by)
             cells = grid, edit_groups(stack, "z", current, grid)
         yield exact(

@@ -8,8 +8,9 @@ Dimension key: G edited copies, B examples of a chunk, T query positions, t posi
 positions, R rows that the objective reads, L layers, N heads (K at `k` and `v`), H head dimension, D model dimension.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import NamedTuple, Protocol
 
 import jax
@@ -17,9 +18,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from ...differences import as_differences
-from ...models.attention import Edit, unchanged
-from ...models.inputs.batch import AttentionInputs, Batch
+from ...models.inputs.attention_inputs import AttentionInputs
+from ...models.inputs.batch import Batch
+from ...models.inputs.query_rows import Take, rows_from, rows_of_examples, taken
 from ...models.network import Network
+from ...models.row_edits import BY_QUERIES, Edit, RowEdit, unchanged
 from ...models.sites import SITES, has_heads, is_of_keys
 from ...models.stack import Stack, take_rows
 from ...objectives import Reads, read_out
@@ -84,8 +87,11 @@ class SiteValues(Protocol):
         """Bool with the site's axes: where values are replaced at all; None for everywhere."""
         ...
 
-    def at(self, stack: Stack, site: str, layer: Array) -> Array:
-        """Return the values in one layer, with the site's axes (1 where they broadcast)."""
+    def at(self, stack: Stack, site: str, layer: Array) -> Array | Callable[[Take], Array]:
+        """Return the values in one layer, with the site's axes (1 where they broadcast).
+
+        Of scores and patterns it may be a function that makes the chosen query rows, `[B,N,t,S]`.
+        """
         ...
 
 
@@ -128,7 +134,7 @@ def edited(
         def stream(stack: Stack, _: Array, context: AttentionInputs) -> Array | None:
             if stack.name not in unedited.resid_pre:
                 return unedited.done.get(stack.name)
-            run = _CopyRun(stack, batch, context, unedited, values, copy, site)
+            run = CopyRun(stack, batch, context, unedited, values, copy, site)
             return run.stream(start, rows_read(network, stack, reads))
 
         return objective_values(network, batch, reads, stream, value)
@@ -140,7 +146,7 @@ def edited(
     return jax.vmap(as_differences(run_copy, nothing))(copies)
 
 
-class _CopyRun(NamedTuple):
+class CopyRun(NamedTuple):
     """One edited copy of a stream's run, with its cross-attention; `copy` has no leading axis."""
 
     stack: Stack
@@ -190,6 +196,10 @@ class _CopyRun(NamedTuple):
 
         return jax.lax.fori_loop(start + 1, stop, step, x_BtD)
 
+    def edited_layer(self, x_BtD: Array, layer: int | Array, rows_BR: Array | None = None) -> Array:
+        """Run one layer, whichever it is, with what this copy edits in it."""
+        return self._layer(x_BtD, layer, self._edit(layer, rows_BR), rows_BR)
+
     def _layer(
         self, x_BtD: Array, layer: int | Array, edit: Edit, rows_BR: Array | None = None, *, cross_only: bool = False
     ) -> Array:
@@ -211,33 +221,47 @@ class _CopyRun(NamedTuple):
     def _edit(self, layer: int | Array, rows_BR: Array | None, known: Array | None = None) -> Edit:
         """Return the edit of one layer; `known` is the site's unedited value, where it need not be computed."""
 
-        def slice_own(x: Array) -> Array:
-            return slice_site(x, self.site, rows_BR)
+        # Outside of the blocks that attention may run in: what all of them need is computed once.
+        values, where = self.values.at(self._edited_stack, self.site.site, jnp.asarray(layer)), self.values.where
+        masks = [self._mask(layer), *([] if where is None else [where])]
 
-        def edit(name: str, x: Array) -> Array:
-            if name != self.site.site:
-                return x
-            new = slice_own(self.values.at(self._edited_stack, name, jnp.asarray(layer)).astype(x.dtype))
-            return jnp.where(slice_own(self._mask(layer)), new, x if known is None else slice_own(known))
+        def edit(site: str, x: Array, take: Take | None) -> Array:
+            if site in BY_QUERIES:
+                own = partial(self._own_rows, rows_BR, take)
+                new = values(own) if callable(values) else taken(values, own, 2)
+                # Masks are joined here, of few rows: together they have as many entries as the pattern.
+                return jnp.where(_all(taken(mask, own, 2) for mask in masks), new.astype(x.dtype), x)
+            assert not callable(values), "functions are of scores and patterns"
+            new, chosen = (slice_site(array, self.site, rows_BR) for array in (values.astype(x.dtype), _all(masks)))
+            return jnp.where(chosen, new, x if known is None else slice_site(known, self.site, rows_BR))
 
-        return edit
+        return RowEdit(edit, (self.site.site,))
+
+    def _own_rows(self, rows_BR: Array | None, take: Take | None, x: Array, axis: int) -> Array:
+        """Return the query rows that this run computes: from the first, of these those read, of these a block's."""
+        x = rows_from(self.site.first)(x, axis)
+        x = x if rows_BR is None else rows_of_examples(rows_BR)(x, axis)
+        return x if take is None else take(x, axis)
 
     @property
     def _edited_stack(self) -> Stack:
         return next(stack for stack in self.stack.members if stack.name == self.site.stack)
 
     def _mask(self, layer: int | Array) -> Array:
-        """Return where this copy is edited, bool with the site's axes."""
+        """Return which heads and positions this copy edits, bool with the site's axes."""
         site, heads_N = self.site.site, self.copy.heads[layer]
         positions = self._edited_stack.positions_at(site, self.batch)
         chosen_BT = (self.copy.position < 0) | (positions.mask & (positions.positions == self.copy.position))
         if SITES[site] == "BNTS":
-            mask = chosen_BT[:, None, :, None] & heads_N[None, :, None, None]
-        elif has_heads(site):
-            mask = chosen_BT[:, :, None, None] & heads_N[None, None, :, None]
-        else:
-            mask = chosen_BT[:, :, None] & heads_N[None, None, :]
-        return mask if self.values.where is None else mask & self.values.where
+            return chosen_BT[:, None, :, None] & heads_N[None, :, None, None]
+        if has_heads(site):
+            return chosen_BT[:, :, None, None] & heads_N[None, None, :, None]
+        return chosen_BT[:, :, None] & heads_N[None, None, :]
+
+
+def _all(masks: Iterable[Array]) -> Array:
+    """Return where all masks are true."""
+    return reduce(jnp.logical_and, masks)
 
 
 def slice_site(x: Array, site: Site, rows_BR: Array | None) -> Array:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from ...arguments import checked
 from ...execution.batching import is_new
+from ...execution.lengths import Lengths, sweep_runs
 from ...execution.resources import Options, Resources
 from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
@@ -100,10 +101,11 @@ def function_vectors(
         )
     objective = _Probability(np.atleast_1d(np.asarray(answers)))
     model.check(shuffled)
-    reads, T = reads_of(objective, model, shuffled), stack.queries.count(shuffled)
+    reads, grid = reads_of(objective, model, shuffled), site_grid(stack, "z", shuffled, ("layer", "head"))
+    reads, shuffled = Lengths(model).read(objective, reads, shuffled, runs=sweep_runs(grid.size))
+    [clean], T = Lengths(model).alike(clean), stack.queries.count(shuffled)
     # Only the last token of each prompt is edited: in a causal stack nothing before the earliest of them changes.
     first = int(start_column(int(np.asarray(reads.rows).min()), T)) if stack.causal else 0
-    grid = site_grid(stack, "z", shuffled, ("layer", "head"))
     means = _MeanOutputs(model, stack, clean, resources, np.asarray(reads.rows)[:, 0], T)
 
     # The means are those that the sweep put in place; where it went on from finished parts they are computed here.

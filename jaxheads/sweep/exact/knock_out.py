@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
+from ...execution.lengths import Lengths, longer, sweep_runs
 from ...execution.resources import Options, Resources
 from ...models.inputs.batch import Batch, Positions, Texts
 from ...models.model import Model
@@ -70,6 +71,11 @@ def knock_out(
         raise ValueError(f"positions of a knock-out are in queries and keys; by is by head or layer, got {tuple(by)}")
     own, seen = stack.queries.of(batch), stack.keys.of(batch)
     edges_BTS = _visible(stack, own, seen, _chosen(own, seen, queries, keys, edges))
+    count = len(sets) if sets is not None else site_grid(stack, "scores", batch, by).size
+    reads, lengths = reads_of(objective, model, batch), Lengths(model)
+    reads, batch = lengths.read(objective, reads, batch, runs=sweep_runs(count))
+    own, seen = stack.queries.of(batch), stack.keys.of(batch)
+    edges_BTS = longer(longer(edges_BTS, own.shape[1], 1), seen.shape[1], 2)
     if sets is None:
         # In a causal stack nothing changes before the first query that loses a key.
         first = int(start_column(int(edges_BTS.any(axis=(0, 2)).argmax()), own.shape[1])) if stack.causal else 0
@@ -82,7 +88,7 @@ def knock_out(
         stack,
         batch,
         objective,
-        reads_of(objective, model, batch),
+        reads,
         cells,
         ForbiddenEdges(edges_BTS),
         resources,

@@ -73,7 +73,8 @@ class MeanGroups:
         cls, reference: Positions, labels: np.ndarray | None, layout: str, *, needed: int, own: bool
     ) -> "MeanGroups":
         """Group the tokens of a reference whose examples have these labels `[R]`; None for one label."""
-        width = {BY_POSITION: int(np.asarray(reference.lengths).max()), FIRST_APART: 2, POOLED: 1}[layout]
+        # As many as columns, not as the longest example has positions: a shape should not depend on what is padding.
+        width = {BY_POSITION: reference.shape[1], FIRST_APART: 2, POOLED: 1}[layout]
         known, label_R = np.unique(_labels_or_zeros(labels, reference), return_inverse=True)
         groups_RS = _group_positions(reference, layout) + width * label_R[:, None]
         real_RS, size = np.asarray(reference.mask), width * len(known)

@@ -4,7 +4,7 @@ Zhang & Nanda 2024 (arXiv 2309.16042) say how to read it: three runs (clean, cor
 equal length, a logit difference, and the effect as a share of the whole difference.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Unpack
@@ -12,10 +12,14 @@ from typing import Unpack
 import jax
 from jax import Array
 
+from ...execution.lengths import Lengths, sweep_runs
 from ...execution.resources import Options, Resources
-from ...models.inputs.batch import AttentionInputs, Batch, Texts
+from ...models.inputs.attention_inputs import AttentionInputs
+from ...models.inputs.batch import Batch, Texts
+from ...models.inputs.query_rows import Take
 from ...models.model import Model
 from ...models.network import Network
+from ...models.row_edits import BY_QUERIES
 from ...models.stack import Stack, run_block, take_rows
 from ...objectives import Objective, Reads, read_out
 from ...programs import compiled
@@ -71,13 +75,14 @@ def patch(
     name, site = model.site(site if stack_name is None or "." in site else f"{stack_name}.{site}")
     # "decoder.z" names its stack; a bare "z" is of the stack that was asked for, or of the only one.
     stack, by = model.stack(name), check_by(site, by)
-    about = {"site": site, "by": list(by), "direction": direction}
+    about, lengths = {"site": site, "by": list(by), "direction": direction}, Lengths(model)
     for clean_batch, corrupt_batch, own_objective in pairs(clean, corrupt, objective):
         base, other = base_and_other(direction, clean_batch, corrupt_batch)
         check_pair(model, clean_batch, corrupt_batch)
         reads, grid = reads_of(own_objective, model, base), site_grid(stack, site, base, by)
+        reads, base, other = lengths.read(own_objective, reads, base, other, runs=sweep_runs(grid.size))
         # Prompts of a pair share their beginning: in a causal stack nothing before the first difference changes.
-        groups = edit_groups(stack, site, base, grid, first_change(stack, clean_batch, corrupt_batch))
+        groups = edit_groups(stack, site, base, grid, first_change(stack, base, other))
         yield exact(
             model,
             stack,
@@ -108,9 +113,10 @@ class OtherRun:
     context: AttentionInputs
     where: None = None
 
-    def at(self, stack: Stack, site: str, layer: Array) -> Array:
-        """Return the site's values in one layer."""
-        return run_block(stack.block(layer), self.resid_pre[layer], self.context)[1][site]
+    def at(self, stack: Stack, site: str, layer: Array) -> Array | Callable[[Take], Array]:
+        """Return the site's values in one layer; scores and patterns as a function of query rows."""
+        sites = run_block(stack.block(layer), self.resid_pre[layer], self.context)[1]
+        return sites.of_queries(site) if site in BY_QUERIES else sites[site]
 
 
 class OtherRuns:

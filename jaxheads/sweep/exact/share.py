@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
+from ...execution.lengths import Lengths, sweep_runs
 from ...execution.resources import Options, Resources
 from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
@@ -49,12 +50,14 @@ def share(
     partners_LN2 = _checked(stack, partners)
     model.check(batch)
     grid = site_grid(stack, "z", batch, ("layer", "head"))
+    reads, lengths = reads_of(objective, model, batch), Lengths(model)
+    reads, batch = lengths.read(objective, reads, batch, runs=sweep_runs(grid.size))
     yield exact(
         model,
         stack,
         batch,
         objective,
-        reads_of(objective, model, batch),
+        reads,
         (grid, edit_groups(stack, "z", batch, grid)),
         PartnerPatterns(partners_LN2),
         resources,

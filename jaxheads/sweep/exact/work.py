@@ -1,15 +1,15 @@
 """The work of an exact sweep on one chunk of examples: edited copies, as many at a time as memory takes."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ...execution.batching import OutOfMemory, detecting_out_of_memory
+from ...execution.batching import Later, OutOfMemory, detecting_out_of_memory, in_turn, is_new
 from ...execution.cost import CostModel
 from ...execution.devices import Devices
 from ...execution.resources import Resources
@@ -19,10 +19,12 @@ from ...models.network import Network
 from ...models.stack import Stack
 from ...objectives import Objective, Reads
 from ...programs import to_device
+from ..cached_run import rows_read, stream_of
 from ..grid import Grid
 from ..question import CellGroup, Question
 from .engine import EditedCopies, SiteValues, UneditedRun, edited, run_unedited
-from .plan import EditGroup, Plan, choose_chunks, worthwhile_starts
+from .plan import EditGroup, Plan, all_together, choose_chunks, worthwhile_starts
+from .upward import edited_upward, joins
 
 
 class Chunk(NamedTuple):
@@ -87,9 +89,12 @@ def exact(
     costs = CostModel.of(model, stack, batch, reads)
     groups = worthwhile_starts(groups, costs, len(batch), source.count)
     chunks = choose_chunks(costs, groups, len(batch), resources)
-    plan = Plan(tuple(groups), costs, len(batch), chunks, resources.placement(model), source.count, source.runs)
+    together = all_together(chunks, costs, groups, len(batch))
+    chunks, upward = (chunks, False) if together is None else (together, True)
+    placement = resources.placement(model)
+    plan = Plan(tuple(groups), costs, len(batch), chunks, placement, source.count, source.runs, upward)
     # Memory that ended once would end in each later chunk again: the smaller number is kept for all of them.
-    fitting = _Fitting(chunks.copies)
+    fitting = _Fitting(chunks.copies, upward)
 
     def work(examples: np.ndarray) -> ExactWork:
         devices = resources.devices
@@ -118,9 +123,15 @@ def exact(
 
 @dataclass
 class _Fitting:
-    """The number of copies that fit the device's memory at once, as far as is known; shared by a question's chunks."""
+    """What fits the device's memory at once, as far as is known; shared by a question's chunks.
+
+    Attributes:
+        copies: of one group.
+        upward: whether the copies of all groups do.
+    """
 
     copies: int
+    upward: bool
 
 
 @dataclass(frozen=True)
@@ -132,68 +143,175 @@ class ExactWork:
     source: ValueSource
     fitting: _Fitting
 
-    def baselines(self) -> np.ndarray:
-        """Return the objective of the unedited run and, if there is one, of the run that values come from."""
-        other = self.source.baseline(self.chunk, self._values)
-        values = [self._unedited.value] if other is None else [self._unedited.value, other]
-        return np.stack([self.chunk.devices.fetch(value_B).astype(np.float64) for value_B in values])
+    def baselines(self) -> Later[np.ndarray]:
+        """Send the unedited run, and the run that values come from if there is one: their objective."""
+        sent = self._baselines
+        return lambda: np.stack([self.chunk.devices.fetch(value_B).astype(np.float64) for value_B in sent])
 
-    def effects(self, group: CellGroup) -> np.ndarray:
-        """Return the effects `[B,cells]` of some groups of copies."""
-        # In float64 the difference of two float32 objectives is exact.
-        edited_BC = np.concatenate([self._edited(copies) for copies in group.key], axis=1)
-        return edited_BC - self.baselines()[0][:, None]
+    def effects(self, group: CellGroup) -> Later[np.ndarray]:
+        """Send some groups of copies: their effects `[B,cells]`."""
+        edited_BC = np.zeros((len(self.chunk.batch), len(group.cells)))
+        # One run waits for its turn and no more: results that wait hold memory, and errors that come late, too.
+        last, unedited_B = in_turn(self._steps(group.key, edited_BC)), self._baselines[0]
+
+        def effects_BC() -> np.ndarray:
+            last()
+            # In float64 the difference of two float32 objectives is exact.
+            return edited_BC / len(self._values) - self.chunk.devices.fetch(unedited_B).astype(np.float64)[:, None]
+
+        return effects_BC
+
+    @cached_property
+    def _baselines(self) -> list[jax.Array]:
+        other = self.source.baseline(self.chunk, self._values)
+        return [self._unedited.value] if other is None else [self._unedited.value, other]
 
     @cached_property
     def _unedited(self) -> UneditedRun:
         chunk = self.chunk
         # Cached from the first column, whatever the groups' own starts: one compilation and one run for all of them.
         site, value = self.plan.groups[0].site._replace(first=0), chunk.objective.value
-        # JAX computes asynchronously: without waiting, the want of memory would surface somewhere else.
         with detecting_out_of_memory():
-            run = run_unedited(chunk.network, chunk.batch, chunk.reads, site=site, value=value)
-            return jax.block_until_ready(run)
+            return run_unedited(chunk.network, chunk.batch, chunk.reads, site=site, value=value)
 
     @cached_property
     def _values(self) -> list[SiteValues]:
         return list(self.source.of(self.chunk._replace(z=self._unedited.z)))
 
-    def _edited(self, group: EditGroup) -> np.ndarray:
-        """Return the objective `[B,C]` of a group's copies, averaged over the source's values."""
-        sum_BC = np.zeros((len(self.chunk.batch), len(group)))
+    def _steps(self, groups: Sequence[EditGroup], edited_BC: np.ndarray) -> Iterator[Later[None]]:
+        """Send all copies; each step adds their objective to their cells of `edited_BC`."""
+        if not self.fitting.upward:
+            yield from self._group_steps(groups, self._values, edited_BC)
+            return
         for values in self._values:
-            sum_BC += self._edited_with(group, values)
-        return sum_BC / len(self._values)
+            yield self._sent_upward(groups, values, edited_BC)
 
-    def _edited_with(self, group: EditGroup, values: SiteValues) -> np.ndarray:
-        """Return the objective `[B,C]` of a group's copies; where memory runs out, fewer run together from then on."""
-        chunks, edited_BC = self.plan.chunks, np.empty((len(self.chunk.batch), len(group)))
-        while True:
+    def _group_steps(
+        self, groups: Sequence[EditGroup], sources: Sequence[SiteValues], edited_BC: np.ndarray
+    ) -> Iterator[Later[None]]:
+        """Send the copies group by group, as many at a time as fit, with each of some sources' values."""
+        column = 0
+        for group in groups:
+            own_BC = edited_BC[:, column : column + len(group)]
+            column += len(group)
+            for values in sources:
+                first = 0
+                while first < len(group):
+                    # Memory that ended in the step before leaves fewer copies for this one.
+                    size = self.plan.chunks.copies_together(len(group), self.fitting.copies)
+                    copies = np.arange(first, min(first + size, len(group)))
+                    yield self._sent(group, values, copies, size, own_BC)
+                    first += size
+
+    def _sent_upward(self, groups: Sequence[EditGroup], values: SiteValues, edited_BC: np.ndarray) -> Later[None]:
+        """Send the copies of all groups in one pass; where they don't fit, go group by group from then on."""
+        sent = _sending(lambda: self._run_upward(groups, values))
+        new_C = np.concatenate([is_new(copies) for copies in self._filled(groups)])
+
+        def add() -> None:
             try:
-                for copies in replace(chunks, copies=self.fitting.copies).copy_chunks(len(group)):
-                    edited_BC[:, copies] = self._run_copies(group, values, copies).T
-                return edited_BC
+                with detecting_out_of_memory():
+                    values_CB = self.chunk.devices.fetch(sent())
             except OutOfMemory:
-                fewer = chunks.fewer(self.fitting.copies)
-                if fewer == self.fitting.copies:
-                    # One copy of these examples does not fit: `run_chunks` halves the examples.
-                    raise
-                self.fitting.copies = fewer
+                self.fitting.upward = False
+                in_turn(self._group_steps(groups, [values], edited_BC))()
+            else:
+                edited_BC[:] += values_CB[new_C].T
 
-    def _run_copies(self, group: EditGroup, values: SiteValues, copies: np.ndarray) -> np.ndarray:
-        """Return the objective `[G,B]` of some copies, run together."""
+        return add
+
+    def _filled(self, groups: Sequence[EditGroup]) -> list[np.ndarray]:
+        """Return the numbers of each group's copies, filled up."""
+        # Each group by itself: where copies join must not depend on how many positions the longest text has.
+        return [next(self.plan.chunks.copy_chunks(len(group))) for group in groups]
+
+    def _sent(
+        self, group: EditGroup, values: SiteValues, copies: np.ndarray, size: int, edited_BC: np.ndarray
+    ) -> Later[None]:
+        """Send copies, filled up to `size` with the last; the function that waits adds their objective to the cells."""
+
+        def add() -> None:
+            try:
+                with detecting_out_of_memory():
+                    values_GB = self.chunk.devices.fetch(sent())
+            except OutOfMemory:
+                self._send_fewer(group, values, copies, size, edited_BC)
+            else:
+                edited_BC[:, copies] += values_GB[: len(copies)].T
+
+        # Every run has the shape of the others, which compiled once.
+        filled = copies[np.minimum(np.arange(size), len(copies) - 1)]
+        sent = _sending(lambda: self._run_copies(group, values, filled))
+        return add
+
+    def _send_fewer(
+        self, group: EditGroup, values: SiteValues, copies: np.ndarray, size: int, edited_BC: np.ndarray
+    ) -> None:
+        """Run copies again, fewer of them together, now and from then on.
+
+        Raises:
+            OutOfMemory: where one copy of these examples does not fit: `run_chunks` halves the examples.
+        """
+        with detecting_out_of_memory():
+            # JAX computes asynchronously: it may have been the unedited run that did not fit.
+            jax.block_until_ready((self._unedited, self._values))
+        chunks = self.plan.chunks
+        fewer = chunks.fewer(size)
+        if fewer == size:
+            raise OutOfMemory
+        self.fitting.copies = min(self.fitting.copies, fewer)
+        for part in np.split(copies, range(fewer, len(copies), fewer)):
+            self._sent(group, values, part, fewer, edited_BC)()
+
+    def _run_upward(self, groups: Sequence[EditGroup], values: SiteValues) -> jax.Array:
+        """Send several groups' copies, filled up, in one pass through all layers: their objective `[C,B]`."""
+        chunk, site, numbers = self.chunk, groups[0].site, self._filled(groups)
+        filled = list(zip(groups, numbers, strict=True))
+        heads_CLN = np.concatenate([group.heads[copies] for group, copies in filled])
+        position_C = np.concatenate([group.position[copies] for group, copies in filled])
+        starts = np.repeat([group.layer for group in groups], list(map(len, numbers)))
+        # Where the objective reads rows, the last layer runs at these alone, apart from the others.
+        apart = rows_read(chunk.network, stream_of(chunk.network, site.stack), chunk.reads) is not None
+        return edited_upward(
+            chunk.network,
+            chunk.batch,
+            chunk.reads,
+            self._unedited,
+            values,
+            EditedCopies(to_device(heads_CLN), to_device(position_C)),
+            to_device(starts, np.int32),
+            site=site,
+            joins=joins(starts, chunk.stack.layers - apart),
+            value=chunk.objective.value,
+        )
+
+    def _run_copies(self, group: EditGroup, values: SiteValues, copies: np.ndarray) -> jax.Array:
+        """Send some copies, run together: their objective `[G,B]`."""
         chunk = self.chunk
         edits = EditedCopies(to_device(group.heads[copies]), to_device(group.position[copies]))
+        return edited(
+            chunk.network,
+            chunk.batch,
+            chunk.reads,
+            self._unedited,
+            values,
+            chunk.devices.copies(edits),
+            group.layer,
+            site=group.site,
+            value=chunk.objective.value,
+        )
+
+
+def _sending(send: Callable[[], jax.Array]) -> Callable[[], jax.Array]:
+    """Send work to the devices; return the function that gives its result, or raises that it did not fit."""
+    try:
         with detecting_out_of_memory():
-            values_GB = edited(
-                chunk.network,
-                chunk.batch,
-                chunk.reads,
-                self._unedited,
-                values,
-                chunk.devices.copies(edits),
-                group.layer,
-                site=group.site,
-                value=chunk.objective.value,
-            )
-            return chunk.devices.fetch(values_GB).astype(np.float64)
+            sent = send()
+    except OutOfMemory as error:
+        # Mended when its turn comes: the run before it still holds memory.
+        return partial(_raise, error)
+    return lambda: sent
+
+
+def _raise(error: Exception) -> jax.Array:
+    raise error

@@ -15,6 +15,7 @@ import numpy as np
 
 from ...arguments import at_least, checked
 from ...checks import one_of
+from ...execution.lengths import GRADIENT_RUNS, Lengths
 from ...execution.resources import Options, Resources, shares_options
 from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
@@ -133,11 +134,13 @@ def node_attribution(
         patched = patch(model, clean, corrupt, objective, f"{name}.{site}", by, direction=direction, **options)
         return _beside_exact(table, patched, unsigned=node_method.drops_layers, level=table.provenance["level"])
 
+    lengths = Lengths(model)
     for clean_batch, corrupt_batch, own_objective in pairs(clean, corrupt, objective):
         base, other = base_and_other(direction, clean_batch, corrupt_batch)
         check_pair(model, clean_batch, corrupt_batch)
         needs_derivative(own_objective)
         reads, grid = reads_of(own_objective, model, base), site_grid(stack, site, base, by)
+        reads, base, other = lengths.read(own_objective, reads, base, other, runs=GRADIENT_RUNS)
         more_bytes = node_method.extra_bytes(stack, base)
         chunks, remat = gradient_chunks(model.network, stack, base, reads, resources, more_bytes)
         yield Question(

@@ -14,7 +14,8 @@ from jax import Array
 from ...execution.batching import Chunks
 from ...execution.cost import gradient_bytes
 from ...execution.resources import Resources
-from ...models.inputs.batch import AttentionInputs, Batch
+from ...models.inputs.attention_inputs import AttentionInputs
+from ...models.inputs.batch import Batch
 from ...models.network import Network, forward
 from ...models.sharding import fetch
 from ...models.sites import SITES, SiteEdit, has_heads

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal, Unpack
 
+import jax
 import numpy as np
 
 from ...checks import one_of
+from ...execution.batching import Later
+from ...execution.lengths import GRADIENT_RUNS, Lengths
 from ...execution.resources import Options, Resources
 from ...models.inputs.batch import Batch
 from ...models.model import Model
@@ -70,10 +73,12 @@ def importance(
     if normalise not in (None, "layer"):
         raise ValueError(f"normalise must be 'layer' or None; got {normalise!r}")
     resources, stack = Resources.of(options), model.stack(options.get("stack"))
+    lengths = Lengths(model)
     for current, own_objective in inputs(batch, objective):
         model.check(current, packed=True)
         needs_derivative(own_objective)
         reads, grid = reads_of(own_objective, model, current), site_grid(stack, "z", current, ("layer", "head"))
+        reads, current = lengths.read(own_objective, reads, current, runs=GRADIENT_RUNS)
         chunks, remat = gradient_chunks(model.network, stack, current, reads, resources)
         by_token = granularity == "token"
         yield Question(
@@ -116,22 +121,28 @@ class ImportanceWork:
     by_token: bool
     examples: np.ndarray
 
-    def baselines(self) -> np.ndarray:
-        """Return the objective, `[1,B]`."""
-        return self._values_and_slopes[0][None]
+    def baselines(self) -> Later[np.ndarray]:
+        """Send the pass forward and back: the objective, `[1,B]`."""
+        value_B = self._values_and_slopes[0]
+        return lambda: self.resources.devices.fetch(value_B).astype(np.float64)[None]
 
-    def effects(self, group: CellGroup) -> np.ndarray:
-        """Return the importance of every head, `[B,L*N]`."""
+    def effects(self, group: CellGroup) -> Later[np.ndarray]:
+        """Send the pass forward and back: the importance of every head, `[B,L*N]`."""
         del group
+        slopes = self._values_and_slopes[1]
+        return lambda: self._importance(slopes)
+
+    def _importance(self, slopes: jax.Array) -> np.ndarray:
+        mask_BT = np.asarray(self.stack.queries.of(self.batch).mask)[self.examples]
+        slope_BLTN = np.where(mask_BT[:, None, :, None], slopes_by_position("z", slopes), 0.0)
         # Sizes are taken before the mean over examples: derivatives of either sign do not cancel there. Over an
         # example's tokens they do, unless each token has a gate of its own.
-        slope_BLTN = self._values_and_slopes[1]
         importance_BLN = np.abs(slope_BLTN).sum(axis=2) if self.by_token else np.abs(slope_BLTN.sum(axis=2))
         return importance_BLN.reshape(len(importance_BLN), -1)
 
     @cached_property
-    def _values_and_slopes(self) -> tuple[np.ndarray, np.ndarray]:
-        """The objective `[B]`, and its derivative by each token's gate on each head, but for the sign: `[B,L,T,N]`."""
+    def _values_and_slopes(self) -> tuple[jax.Array, jax.Array]:
+        """The objective `[B]`, and its derivative by each token's gate on each head, but for the sign."""
         devices, stack, batch = self.resources.devices, self.stack, self.batch.take(self.examples)
         # A gate g is the edit `(1 - w) * z + w * 0` with w = 1 - g: at w = 0 it is open, and d/dw = -d/dg.
         weights: Any = devices.examples(edit_weights(stack, "z", batch), axis=1)
@@ -139,12 +150,9 @@ class ImportanceWork:
         layers: Any = np.arange(stack.layers, dtype=np.int32)
         gates = SiteEdit(layers, weights, zeros, "z", stack.name)
         chunk, reads = devices.examples((batch, self.reads.take(self.examples)))
-        value_B, slopes = weight_gradient(
+        return weight_gradient(
             self.resources.network(self.model), chunk, reads, gates, value=self.objective.value, remat=self.remat
         )
-        mask_BT = np.asarray(stack.queries.of(batch).mask)
-        slope_BLTN = np.where(mask_BT[:, None, :, None], slopes_by_position("z", slopes), 0.0)
-        return devices.fetch(value_B).astype(np.float64), slope_BLTN
 
 
 def _normalise_layers(table: HeadTable) -> HeadTable:

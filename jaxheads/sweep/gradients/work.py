@@ -11,6 +11,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from ...checks import one_of
+from ...execution.batching import Later
 from ...execution.cost import FLOAT
 from ...execution.resources import Resources
 from ...models.inputs.batch import Batch
@@ -121,14 +122,15 @@ class AttributionWork:
     remat: bool
     examples: np.ndarray
 
-    def baselines(self) -> np.ndarray:
-        """Return the objective of both runs, `[2,B]`."""
-        return self._estimator.objectives
+    def baselines(self) -> Later[np.ndarray]:
+        """Return the function that computes the objective of both runs, `[2,B]`."""
+        return lambda: self._estimator.objectives
 
-    def effects(self, group: CellGroup) -> np.ndarray:
-        """Return the estimate of every cell, `[B,C]`."""
+    def effects(self, group: CellGroup) -> Later[np.ndarray]:
+        """Return the function that computes the estimate of every cell, `[B,C]`."""
         del group
-        return self._cells().reshape(len(self.examples), -1)
+        # An estimate goes to the host and back several times: there is nothing to send ahead.
+        return lambda: self._cells().reshape(len(self.examples), -1)
 
     def _cells(self) -> np.ndarray:
         """Return the estimate of every cell, `[B, *by]`."""

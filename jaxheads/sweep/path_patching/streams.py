@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ...models.attention import Edit, unchanged
-from ...models.inputs.batch import AttentionInputs, Batch
+from ...models.inputs.attention_inputs import AttentionInputs
+from ...models.inputs.batch import Batch
 from ...models.network import Network
+from ...models.row_edits import Edit, at_sites, unchanged
 from ...models.stack import Stack, run_block, take_rows
 from ..cached_run import stream_of
 from .receivers import ReceiverMasks, ReceiverPositions
@@ -189,9 +190,9 @@ class Streams(NamedTuple):
         values |= {site: self._read(member, x_BPD, layer, site) for site in masks if site != "mlp_out"}
 
         def edit(site: str, value: Array) -> Array:
-            return self._put(value, values[site], masks[site][layer]) if site in masks else value
+            return self._put(value, values[site], masks[site][layer])
 
-        return edit
+        return at_sites(edit, masks)
 
     def _read(self, member: Stack, x_BPD: Array, layer: int | Array, site: str) -> Array:
         """Return queries, keys or values of the direct stream, `[B,P,X,H]`."""

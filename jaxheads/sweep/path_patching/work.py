@@ -5,7 +5,7 @@ Dimension key: E examples of a batch, B examples of the chunk, T positions, L la
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -13,8 +13,9 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from ...checks import one_of
-from ...execution.batching import Chunks
+from ...execution.batching import Chunks, Later, in_turn
 from ...execution.cost import CostModel
+from ...execution.lengths import Lengths, longer, sweep_runs
 from ...execution.resources import Resources
 from ...models.inputs.batch import Batch
 from ...models.model import Model
@@ -140,13 +141,17 @@ def path_inputs(
             f"paths end where one stream is read; {model.name} compares the ends of several. Fix the others with "
             "jh.zero_shot, and ask about its model"
         )
+    lengths = Lengths(model)
     for clean, corrupt, objective in batches:
         base, other = base_and_other(direction, clean, corrupt)
         check_pair(model, clean, corrupt)
         chosen_ET = chosen_positions(positions, senders.queries.of(base))
-        difference = first_difference(senders, clean, corrupt)
+        reads, runs = reads_of(objective, model, base), sweep_runs(senders.layers * senders.heads)
+        reads, base, other = lengths.read(objective, reads, base, other, runs=2 * runs)
+        chosen_ET = longer(chosen_ET, senders.queries.count(base))
+        difference = first_difference(senders, base, other)
         changing, first = changing_positions(chosen_ET, difference, causal=senders.causal)
-        spec, reads = PathSpec(senders.name, first, mlps == "frozen"), reads_of(objective, model, base)
+        spec = PathSpec(senders.name, first, mlps == "frozen")
         yield PathInputs(model, senders, base, other, objective, reads, chosen_ET, changing, spec, resources)
 
 
@@ -195,18 +200,28 @@ class PathWork:
     chunks: Chunks
     examples: np.ndarray
 
-    def baselines(self) -> np.ndarray:
-        """Return the objective of both runs, `[2,B]`."""
+    def baselines(self) -> Later[np.ndarray]:
+        """Send both runs: their objective, `[2,B]`."""
         fetch, runs = self.inputs.resources.devices.fetch, self._chunk.runs
-        return np.stack([fetch(value_B).astype(np.float64) for value_B in (runs.value, runs.other_value)])
+        return lambda: np.stack([fetch(value_B).astype(np.float64) for value_B in (runs.value, runs.other_value)])
 
-    def effects(self, group: CellGroup) -> np.ndarray:
-        """Return the effects `[B,cells]` of the senders in one layer."""
-        values = self.objectives(group.key).reshape(len(self.examples), -1)
-        return values - self.baselines()[0][:, None]
+    def effects(self, group: CellGroup) -> Later[np.ndarray]:
+        """Send the copies whose sender is in one layer: their effects `[B,cells]`."""
+        values = np.full(self.shape(), np.nan)
+        last, baselines = in_turn(self.steps(group.key, values)), self.baselines()
 
-    def objectives(self, layer: int) -> np.ndarray:
-        """Return the objective of each copy whose sender is in this layer, `[B,N,…]`."""
+        def effects_BC() -> np.ndarray:
+            last()
+            return values.reshape(len(self.examples), -1) - baselines()[0][:, None]
+
+        return effects_BC
+
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of the objectives of one layer's senders, `[B,N,…]`."""
+        raise NotImplementedError
+
+    def steps(self, layer: int, values: np.ndarray) -> Iterator[Later[None]]:
+        """Send the copies whose sender is in this layer; each step puts some of their objectives into `values`."""
         raise NotImplementedError
 
     @cached_property
@@ -224,14 +239,19 @@ class SenderWork(PathWork):
 
     engine: Callable[..., Array]
 
-    def objectives(self, layer: int) -> np.ndarray:
-        """Return the objective of each copy, `[B,N]`."""
-        devices, N = self.inputs.resources.devices, self.inputs.senders.heads
-        values_BN = np.empty((len(self.examples), N))
-        for heads in self.chunks.copy_chunks(N):
-            values_GB = self.engine(self._chunk, layer=layer, heads_G=devices.copies(heads))
-            values_BN[:, heads] = devices.fetch(values_GB).T
-        return values_BN
+    def shape(self) -> tuple[int, ...]:
+        """Return `[B,N]`."""
+        return len(self.examples), self.inputs.senders.heads
+
+    def steps(self, layer: int, values: np.ndarray) -> Iterator[Later[None]]:
+        """Send some heads at a time; `values` is `[B,N]`."""
+        devices = self.inputs.resources.devices
+
+        def put(heads: np.ndarray, values_GB: Array) -> None:
+            values[:, heads] = devices.fetch(values_GB).T
+
+        for heads in self.chunks.copy_chunks(self.inputs.senders.heads):
+            yield partial(put, heads, self.engine(self._chunk, layer=layer, heads_G=devices.copies(heads)))
 
 
 @dataclass(frozen=True)
@@ -244,13 +264,20 @@ class HeadPairWork(PathWork):
 
     to: tuple[str, str]
 
-    def objectives(self, layer: int) -> np.ndarray:
-        """Return the objective of each copy, `[B,N,L,R]`; NaN where there is no path."""
+    def shape(self) -> tuple[int, ...]:
+        """Return `[B,N,L,R]`."""
+        senders = self.inputs.senders
+        return len(self.examples), senders.heads, senders.layers, self._receivers
+
+    def steps(self, layer: int, values: np.ndarray) -> Iterator[Later[None]]:
+        """Send some heads at a time, to one layer after the other; `values` is `[B,N,L,R]`, NaN without a path."""
         inputs, devices, static = self.inputs, self.inputs.resources.devices, self.inputs.static
-        L, N, R = inputs.senders.layers, inputs.senders.heads, self._receivers
-        distance, together = inputs.layers_to(*self.to), self._receivers_together
-        values_BNLR = np.full((len(self.examples), N, L, R), np.nan)
-        for heads in self.chunks.copy_chunks(N):
+        L, distance, together = inputs.senders.layers, inputs.layers_to(*self.to), self._receivers_together
+
+        def put(heads: np.ndarray, receiver: int, values_GRB: Array) -> None:
+            values[:, heads, receiver] = np.moveaxis(devices.fetch(values_GRB), 2, 0)
+
+        for heads in self.chunks.copy_chunks(inputs.senders.heads):
             # The direct streams of these senders go on from layer to layer, whatever receives on the way: each layer of
             # them is computed once for all receivers.
             direct, heads_G = None, devices.copies(heads)
@@ -258,10 +285,9 @@ class HeadPairWork(PathWork):
                 senders = self._chunk, direct, layer, heads_G, receiver
                 if receiver >= layer + distance:
                     values_GRB = send_to_each_head(*senders, to=self.to, together=together, **static)
-                    values_BNLR[:, heads, receiver] = np.moveaxis(devices.fetch(values_GRB), 2, 0)
+                    yield partial(put, heads, receiver, values_GRB)
                 if receiver + 1 < L:
                     direct = advance_direct(*senders, spec=inputs.spec)
-        return values_BNLR
 
     @property
     def _receivers(self) -> int:

@@ -11,8 +11,9 @@ from flax import nnx
 from jax import Array
 
 from ...blocks import PreNormBlock
+from ...inputs.attention_inputs import AttentionInputs
 from ...inputs.axes import TOKENS, Axis
-from ...inputs.batch import AttentionInputs, Batch
+from ...inputs.batch import Batch
 from ...layers import Attention, Embed, PlainMLP, layer_norm
 from ...loading.config_fields import is_whole
 from ...loading.weights import Rule, Table, dense, linear, norm, projections, same

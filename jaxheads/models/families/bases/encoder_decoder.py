@@ -8,8 +8,9 @@ from flax import nnx
 from jax import Array
 
 from ...blocks import AttentionBlock, PreNormBlock, PreNormCrossBlock
+from ...inputs.attention_inputs import AttentionInputs, RowBias
 from ...inputs.axes import TARGETS, TOKENS, Axis
-from ...inputs.batch import AttentionInputs, Batch
+from ...inputs.batch import Batch
 from ...layers import Attention, PlainMLP, layer_norm
 from ...loading.weights import Rule, dense, norm, projections
 from ...network import RunStack
@@ -75,7 +76,7 @@ class EncoderDecoder(Classifies):
         """Return what cross-attention reads: the encoder's last stream, normed in families that do so."""
         return x_BSD
 
-    def biases(self, batch: Batch) -> tuple[Array | None, Array | None]:
+    def biases(self, batch: Batch) -> tuple[Array | RowBias | None, Array | RowBias | None]:
         """Return the biases of the encoder's and of the decoder's self-attention scores; None for no bias."""
         del batch
         return None, None

@@ -11,7 +11,8 @@ from jax import Array
 
 from ....checks import shown
 from ...blocks import Block, ParallelBlock, PreNormBlock
-from ...inputs.batch import AttentionInputs, Batch
+from ...inputs.attention_inputs import AttentionInputs
+from ...inputs.batch import Batch
 from ...layers import Attention, Embed, GatedMLP, rms_norm
 from ...loading.config_fields import FLAG, SHARE, is_positive
 from ...loading.weights import Rule, Table, dense, norm, projections, same

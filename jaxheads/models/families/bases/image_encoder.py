@@ -9,8 +9,9 @@ from flax import nnx
 from jax import Array
 
 from ....checks import shown
+from ...inputs.attention_inputs import AttentionInputs
 from ...inputs.axes import Axis
-from ...inputs.batch import AttentionInputs, Batch
+from ...inputs.batch import Batch
 from ...layers import layer_norm
 from ...loading.config_fields import is_whole
 from ...loading.weights import Rule, norm, projections, same

@@ -10,8 +10,9 @@ from flax import nnx
 from jax import Array
 
 from ...attention import attend
+from ...inputs.attention_inputs import AttentionInputs
 from ...inputs.axes import TOKENS, Axis
-from ...inputs.batch import AttentionInputs, Batch
+from ...inputs.batch import Batch
 from ...layers import Attention, Embed, PlainMLP, layer_norm
 from ...loading.weights import Rule, Table, dense, fused_bias, fused_linear, heads_out, norm, same
 from ...network import Network, RunStack

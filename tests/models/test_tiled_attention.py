@@ -1,0 +1,97 @@
+"""Attention by tiles, the way of a TPU, is attention head by head."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxheads.models.affine import affine
+from jaxheads.models.attention import attend
+from jaxheads.models.inputs.masks import Mask
+from jaxheads.models.layer_norm import LayerNorm, standardised
+from jaxheads.models.row_edits import RowEdit, unchanged
+from jaxheads.models.scoring import Scoring
+from jaxheads.models.tiled_attention import attend_by_tile, can_tile, heads_of_tile
+
+B, T = 2, 5
+
+
+def inputs(N: int, K: int, H: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.normal(size=(B, T, heads, H)), jnp.float32) for heads in (N, K, K))
+    return q, k, v, jnp.asarray(np.tril(np.ones((T, T), bool)) & (rng.random((B, T, T)) < 0.8) | np.eye(T, dtype=bool))
+
+
+@pytest.mark.parametrize(
+    ("N", "K", "H", "heads"),
+    [(4, 4, 64, 2), (8, 2, 64, 1), (4, 4, 32, 4), (9, 3, 64, 1), (6, 6, 80, 1), (3, 3, 64, 1), (4, 2, 128, 1)],
+)
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_tiles_are_heads_side_by_side(N: int, K: int, H: int, heads: int, cap: float | None):
+    q, k, v, mask = inputs(N, K, H)
+    assert heads_of_tile(N, K, H) == heads
+    expected, _ = attend(q, k, v, mask, scale=0.3, cap=cap)
+    scoring = Scoring(Mask.of(mask), 0.3, None, cap, None, unchanged)
+    assert jnp.allclose(attend_by_tile(q, k, v, scoring), expected, atol=1e-6)
+
+
+def test_a_tpu_attends_by_tile_and_a_cpu_by_head():
+    q, k, v, mask = inputs(4, 4, 64)
+
+    def z(edit, *arrays):
+        return attend(*arrays, scale=0.3, edit=edit)[0]
+
+    def texts(edit) -> list[str]:
+        traced = jax.jit(partial(z, edit)).trace(q, k, v, mask)
+        return [traced.lower(lowering_platforms=(platform,)).as_text() for platform in ("cpu", "tpu")]
+
+    tiles = f"{B}x{T}x2x1x2x128x"  # of queries: 2 tiles of 2 heads
+    assert [tiles in text for text in texts(unchanged)] == [False, True]
+    edited = RowEdit(lambda site, value, rows: value * 2, ("pattern",))
+    assert [tiles in text for text in texts(edited)] == [False, False]
+
+
+def test_what_reads_or_edits_scores_and_patterns_has_no_tiles():
+    mask = Mask.of(inputs(4, 4, 64)[3])
+    plain = Scoring(mask, 1.0, None, None, None, unchanged)
+    assert can_tile(plain)
+    assert not can_tile(plain._replace(bias=jnp.zeros((1, 4, 1, T))))
+    assert not can_tile(plain._replace(sinks=jnp.zeros(4)))
+    assert not can_tile(plain._replace(edit=lambda site, value: value))
+    assert not can_tile(plain._replace(edit=RowEdit(lambda site, value, rows: value, ("scores",))))
+
+
+@pytest.mark.parametrize(("N", "H"), [(4, 64), (3, 5), (2, 48)])
+def test_projections_in_tiles_are_those_of_heads(N: int, H: int):
+    rng = np.random.default_rng(1)
+    x, z, W, b = (
+        jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((B, T, 7), (B, T, N, H), (7, N, H), (N, H))
+    )
+    expected = jnp.einsum("btd,dnh->btnh", x, W) + b[None, None]
+    assert jnp.allclose(affine("btd,dnh->btnh", x, W, b), expected, atol=1e-5)
+    out = jnp.moveaxis(W, 0, 2)
+    assert jnp.allclose(affine("btnh,nhd->btd", z, out, None), jnp.einsum("btnh,nhd->btd", z, out), atol=1e-4)
+
+
+@pytest.mark.parametrize("mean", [0.0, 3.0, 100.0])
+def test_one_pass_over_bfloat16_is_as_good_as_two(mean: float):
+    x = jnp.asarray(mean + np.random.default_rng(2).normal(size=(64, 512)), jnp.bfloat16)
+    exact = np.asarray(x, np.float64)
+    exact = (exact - exact.mean(axis=1, keepdims=True)) / exact.std(axis=1, keepdims=True)
+    with jax.numpy_dtype_promotion("standard"):
+        error = np.abs(np.asarray(standardised(x, 0.0), np.float64) - exact).max()
+    assert error < 2**-8 * np.abs(exact).max()  # half a digit of bfloat16, in which the result is kept
+
+
+def test_a_layer_norm_of_float32_is_two_passes():
+    from flax import nnx
+
+    norm = LayerNorm(16, 1e-5, nnx.Rngs(0))
+    x = jnp.asarray(1e4 + np.random.default_rng(3).normal(size=(8, 16)), jnp.float32)
+    exact = np.asarray(x, np.float64)
+    exact = (exact - exact.mean(axis=1, keepdims=True)) / np.sqrt(exact.var(axis=1, keepdims=True) + 1e-5)
+    assert np.abs(np.asarray(norm(x)) - exact).max() < 1e-2
+    with jax.numpy_dtype_promotion("standard"):
+        assert norm(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
