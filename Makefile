@@ -39,6 +39,8 @@ results: .venv/.peers
 	$(BIN)/python -m experiments.speed --works forward measure forward_long measure_long --no-curves \
 	  --out results/speed-measures
 	$(BIN)/python -m tests.models.parity_table
+	$(PIP) --no-deps --target .venv/libtpu libtpu==0.0.42
+	PYTHONPATH=.venv/libtpu $(BIN)/python -m experiments.accelerators
 
 check-results: export JAX_PLATFORMS := cpu
 check-results: .venv/.all

@@ -1,0 +1,147 @@
+"""One machine's programs, compiled in a process of its own: libtpu reads its environment once."""
+
+import inspect
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxheads as jh
+
+from .accelerators_cycles import Program, ideal_cycles, ideal_step
+from .accelerators_machines import MACHINES, MODELS, TINY, Machine, environment
+
+WORKS = ("ablate z", "patch z", "patch resid", "knock out", "measure", "relevance")
+"""Works, by the name in tables."""
+
+CHIPS = 8
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is compiled: names of machine, models and works, sizes of the inputs, dtype and arithmetic."""
+
+    machine: str
+    models: tuple[str, ...]
+    works: tuple[str, ...]
+    examples: int
+    tokens: int
+    memory: int
+    dtype: str
+    arithmetic: str | None
+    tiny: bool
+
+
+def compiled_rows(asked: Asked) -> Iterator[dict[str, Any]]:
+    """Yield a row for each model and work, as another process compiles them.
+
+    Raises:
+        ValueError: if that process fails, such as one without libtpu.
+    """
+    call = [sys.executable, "-m", __name__, json.dumps(asdict(asked))]
+    with subprocess.Popen(call, env=environment(CHIPS), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("{"):
+                yield json.loads(line)
+    if process.returncode:
+        raise ValueError(
+            f"nothing was compiled for {asked.machine} (words of the process are above). Is libtpu there? It belongs "
+            "into a folder of its own: pip install --no-deps --target tpu libtpu, then PYTHONPATH=tpu"
+        )
+
+
+def question(work: str, model: jh.Model, asked: Asked) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """Return a work's question, its arguments and its options."""
+    shape = asked.examples, asked.tokens
+    ids = np.arange(np.prod(shape)).reshape(shape) % 500
+    batch, other = jh.Batch(ids), jh.Batch((ids + 7) % 500)
+    objective = jh.logit_difference(right=np.full(asked.examples, 1), wrong=np.full(asked.examples, 2))
+    by_position = {"site": "resid_pre", "by": ("layer", "position")}
+    return {
+        "ablate z": (jh.ablate, (model, batch, objective), {"method": "zero"}),
+        "patch z": (jh.patch, (model, batch, other, objective), {}),
+        "patch resid": (jh.patch, (model, batch, other, objective), by_position),
+        "knock out": (jh.knock_out, (model, batch, objective), {"queries": asked.tokens - 1, "keys": 0}),
+        "measure": (jh.measure, (model, batch), {}),
+        "relevance": (jh.relevance, (model, batch, objective), {}),
+    }[work]
+
+
+def rows(asked: Asked) -> Iterator[dict[str, Any]]:
+    """Yield a row for each model and work."""
+    from jax.experimental import topologies
+
+    machine = MACHINES[asked.machine]
+    chips = topologies.get_topology_desc(machine.topology, platform="tpu").devices
+    for title in asked.models:
+        for work in asked.works:
+            start = time.perf_counter()
+            row: dict[str, Any] = {"machine": asked.machine, "model": title, "work": work}
+            try:
+                row |= _row(machine, chips, title, work, asked)
+            except jax.errors.JaxRuntimeError as error:  # what does not fit a machine is a finding
+                row["failed"] = str(error).splitlines()[0][:120]
+            yield {**row, "compile_seconds": time.perf_counter() - start}
+
+
+def _row(machine: Machine, chips: Sequence[Any], title: str, work: str, asked: Asked) -> dict[str, Any]:
+    model = jh.init(TINY if asked.tiny else MODELS[title], dtype=asked.dtype, shapes_only=True)
+    ask, arguments, options = question(work, model, asked)
+    options |= {"memory": asked.memory, "progress": False}
+    if asked.arithmetic is not None:
+        options["arithmetic"] = asked.arithmetic
+    used = 1
+    if "devices" in inspect.signature(ask).parameters:
+        # Weights that a chip can't hold rest in shares on all of them, and are gathered layer by layer.
+        axis = "data" if work in ("measure", "relevance") else "questions"
+        options["devices"], used = jax.sharding.Mesh(np.array(jax.devices()[:CHIPS]), (axis,)), CHIPS
+    programs = jh.rehearse(ask, *arguments, on=chips, **options)
+    layers = model.network.streams[-1].layers
+    return {"chips": used, **_numbers(programs, machine, layers, used)}
+
+
+def _numbers(programs: Sequence[Any], machine: Machine, layers: int, chips: int) -> Mapping[str, Any]:
+    """Return memory, cycles and collectives of a question's programs, all of one chip."""
+    # A sweep loops over the layers between the first edited one and the last: half of all on average.
+    steps = max(1.0, (layers - 2) / 2)
+    texts = [Program(program.executable.as_text()) for program in programs]
+    jaxprs = [program.traced.jaxpr.jaxpr for program in programs]
+    totals = [text.cycles(text.entry, steps) for text in texts]
+    ideals = [ideal_cycles(jaxpr, machine.products, steps) / chips for jaxpr in jaxprs]
+    loop, ideal_loop = max(
+        (text.layer_loop(), ideal_step(jaxpr, machine.products) / chips)
+        for text, jaxpr in zip(texts, jaxprs, strict=True)
+    )
+    memory = [program.executable.memory_analysis() for program in programs]
+    collectives = sum((text.collectives() for text in texts), Counter())
+    calls = [program.calls for program in programs]
+    return {
+        "programs": len(programs),
+        "gigabytes": max(use.argument_size_in_bytes + use.temp_size_in_bytes for use in memory) / 1e9,
+        "loop_cycles": loop,
+        "loop_share": ideal_loop / loop if loop else float("nan"),
+        "share": float(np.dot(calls, ideals) / max(np.dot(calls, totals), 1)),
+        "seconds": float(np.dot(calls, totals)) / machine.clock,
+        "collectives": ", ".join(f"{count} {kind}" for kind, count in sorted(collectives.items())),
+    }
+
+
+def main(words: str) -> None:
+    """Print each row as a line of JSON."""
+    told: dict[str, Any] = json.loads(words)
+    lists: dict[str, Any] = {name: tuple(told[name]) for name in ("models", "works")}
+    asked = Asked(**{**told, **lists})
+    for row in rows(asked):
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
