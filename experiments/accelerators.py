@@ -149,7 +149,8 @@ def page(table: pd.DataFrame, share: float | None, options: Options) -> str:
 
 Questions of {options.examples} examples × {options.tokens} tokens, weights in {options.dtype}, arithmetic
 {options.arithmetic or "of the question"}, compiled by XLA for eight chips of each kind. Edited copies are split over
-the chips, examples of measures; weights that a chip can't hold are gathered layer by layer. All numbers are XLA's estimates for one chip.
+the chips, examples of measures; weights that a chip can't hold are gathered layer by layer. All numbers are XLA's
+estimates for one chip.
 
 Loop: one layer of a sweep's edited copies; its share of the ideal is that of the peak of matrix products.{beside}
 Share: of the whole question. GB: arguments and temporary memory of the largest program. Seconds a million: of a million
