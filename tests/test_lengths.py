@@ -90,7 +90,7 @@ def test_families_answer_alike(family: str, monkeypatch: pytest.MonkeyPatch):
 EVENT = "/jax/core/compile/backend_compile_duration"
 COMPILED: list[float] = []
 jax.monitoring.register_event_duration_secs_listener(
-    lambda name, duration_secs, **kwargs: COMPILED.append(duration_secs) if name == EVENT else None
+    lambda event, duration_secs, **kwargs: COMPILED.append(duration_secs) if event == EVENT else None
 )
 
 

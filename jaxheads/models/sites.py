@@ -79,6 +79,10 @@ class SiteEdit:
         weight = jnp.where(listed_E.any(), self.weight[index], jnp.zeros_like(self.weight[index]))
         return LayerEdit(weight, self.source[index], self.site, self.operation)
 
+    def apply(self, x: Array, layer: Array) -> Array:
+        """Return the site's whole value in `layer`, changed if that is one of the edit's layers."""
+        return self.within(layer).apply(x, None)
+
 
 class LayerEdit(NamedTuple):
     """A `SiteEdit` in one layer; weight and source have the site's axes, size 1 where they broadcast."""

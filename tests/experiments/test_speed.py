@@ -17,6 +17,7 @@ from experiments.support.speed_machine import peak_memory
 from experiments.support.speed_peers import PyTorch
 from experiments.support.speed_worker import Worker, WorkerError
 from experiments.support.speed_works import WORKS, Inputs, save_inputs, save_weights
+from jaxheads.precision import _multiplies_bfloat16
 
 SMALL = ["--quick", "--sides", "jaxheads", "pytorch"]
 
@@ -46,9 +47,11 @@ def test_from_the_command_to_the_files(tmp_path: Path, capsys):
 def test_differences_beside_full_products(tmp_path: Path):
     sides = ["--sides", "jaxheads", "jaxheads_differences", "--works", "ablate", "measure"]
     speed.main(["--quick", *sides, "--no-curves", "--out", str(tmp_path)])
-    calls = pd.read_csv(tmp_path / "calls.csv").set_index(["work", "side"])["difference"]
+    calls: Any = pd.read_csv(tmp_path / "calls.csv").set_index(["work", "side"])["difference"]
     assert set(calls.index) == {("ablate", sides[1]), ("ablate", sides[2]), ("measure", sides[1])}
-    assert 0 < calls["ablate", "jaxheads_differences"].max() < 0.01
+    differences = calls["ablate", "jaxheads_differences"].max()
+    assert differences < 0.01
+    assert differences > 0 or not _multiplies_bfloat16()  # a CPU without bfloat16 computes all in full
     assert "jaxheads_differences within 0.01" in (tmp_path / "summary.md").read_text()
 
 

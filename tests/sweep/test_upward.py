@@ -1,6 +1,7 @@
 """One pass for the copies of all layers gives what their groups give, one after the other."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -71,6 +72,7 @@ QUESTIONS: dict[str, Callable[[jh.Model], jh.HeadTable]] = {
 def test_one_pass_equals_the_groups(name: str, model: jh.Model, monkeypatch: pytest.MonkeyPatch):
     together, groups = both_ways(lambda: QUESTIONS[name](model), monkeypatch)
     assert together.per_example is not None
+    assert groups.per_example is not None
     assert np.isnan(together.per_example).tolist() == np.isnan(groups.per_example).tolist()
     assert_close(np.nan_to_num(together.grid("effect")), np.nan_to_num(groups.grid("effect")))
 
@@ -87,11 +89,11 @@ def test_the_plan_shows_the_pass_and_large_questions_go_group_by_group(
     model: jh.Model, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(plan, "UPWARD", 1)
-    small_plan = jh.plan(jh.ablate, model, batch(), OBJECTIVE)
+    small_plan: Any = jh.plan(jh.ablate, model, batch(), OBJECTIVE)
     assert small_plan.upward
     assert small_plan.chunks.copies == 12
-    many = jh.Batch(np.zeros((64, T), int))
-    assert not jh.plan(jh.ablate, model, many, OBJECTIVE).upward
+    large_plan: Any = jh.plan(jh.ablate, model, jh.Batch(np.zeros((64, T), int)), OBJECTIVE)
+    assert not large_plan.upward
 
 
 def test_groups_go_on_where_one_pass_does_not_fit(model: jh.Model, monkeypatch: pytest.MonkeyPatch):
