@@ -23,7 +23,8 @@ value passes through `edit(site, value)`, by which runs are read and changed; `n
 A network must compute the same for an example alone and in a batch, padded or not, and must draw no random numbers.
 """
 
-from .models.attention import attend
+from .models.attention.attend import attend
+from .models.attention.row_edits import Edit, unchanged
 from .models.blocks import (
     AdditiveBlock,
     AttentionBlock,
@@ -42,7 +43,6 @@ from .models.network import Network, RunStack
 from .models.norms import with_frozen_statistics
 from .models.own_network import attention_of, stack_of
 from .models.positions import Rotary
-from .models.row_edits import Edit, unchanged
 from .models.sites import ATTENTION_SITES, SITES
 from .models.stack import Stack
 from .models.unembedding import Unembedding

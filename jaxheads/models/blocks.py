@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from .attention.row_edits import Edit
 from .layers import Attention
 from .norms import with_frozen_statistics
-from .row_edits import Edit
 from .sites import ATTENTION_SITES
 
 

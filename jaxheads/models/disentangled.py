@@ -13,11 +13,11 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from .attention import attend
+from .attention.attend import attend
+from .attention.row_edits import Edit
 from .inputs.attention_inputs import AttentionInputs, RelativePositions
 from .inputs.query_rows import Take
 from .layers import Attention, affine
-from .row_edits import Edit
 
 CONTENT_TO_POSITION, POSITION_TO_CONTENT = "c2p", "p2c"
 

@@ -9,11 +9,11 @@ from flax import nnx
 from jax import Array
 
 from .affine import affine
-from .attention import attend
+from .attention.attend import attend
+from .attention.row_edits import Edit
 from .inputs.attention_inputs import AttentionInputs
 from .layer_norm import LayerNorm, standardised
 from .positions import Rotary
-from .row_edits import Edit
 
 
 # Functions of this module, not JAX's own: these are compiled ones, which pickle refuses.

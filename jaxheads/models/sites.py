@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from .attention.row_edits import BY_QUERIES, RowEdit
+from .attention.row_reader import RowReader
 from .inputs.query_rows import Take, taken
-from .row_edits import BY_QUERIES, RowEdit
-from .row_reader import RowReader
 
 SITES: Mapping[str, str] = MappingProxyType(
     {
@@ -28,7 +28,7 @@ SITES: Mapping[str, str] = MappingProxyType(
         "resid_post": "BTD",
     }
 )
-"""Axes of each site in one layer, in the order of the forward pass; letters as in `attention`.
+"""Axes of each site in one layer, in the order of the forward pass; letters as in `attention.attend`.
 
 A family may lack sites, see `Stack.sites`."""
 

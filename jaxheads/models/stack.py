@@ -17,15 +17,15 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from .attention.lazy_sites import LazySites
+from .attention.row_blocks import read_whole
+from .attention.row_edits import Edit, unchanged
+from .attention.row_reader import RowReader
 from .blocks import Block
 from .gathering import Gather, used
 from .inputs.attention_inputs import AttentionInputs
 from .inputs.axes import TOKENS, Axis
 from .inputs.batch import Batch, Positions
-from .lazy_sites import LazySites
-from .row_blocks import read_whole
-from .row_edits import Edit, unchanged
-from .row_reader import RowReader
 from .sites import SITES, SiteEdit, editor, has_heads, is_of_keys
 from .spreading import gathered, spread
 

@@ -14,7 +14,7 @@ from jaxheads.measure.patterns import METRICS, VARIANTS, Example, Metric, exampl
 from jaxheads.measure.patterns.value_norms import pattern_read, value_norms
 from jaxheads.measure.relevance import rolled_out, with_residual
 from jaxheads.measure.similarity.comparisons import COMPARISONS
-from jaxheads.models.attention import attend
+from jaxheads.models.attention.attend import attend
 from jaxheads.sweep.gradients.qk_fix import key_effects
 from jaxheads.train.llc import head_only
 from jaxheads.train.prune import merge_kv_heads, remove_heads

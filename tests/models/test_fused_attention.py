@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxheads.models import fused_attention
-from jaxheads.models.attention import attend
-from jaxheads.models.fused_attention import can_fuse, fused
+from jaxheads.models.attention import fused as fused_attention
+from jaxheads.models.attention.attend import attend
+from jaxheads.models.attention.fused import can_fuse, fused
+from jaxheads.models.attention.row_edits import RowEdit, at_sites, unchanged
+from jaxheads.models.attention.scoring import Scoring
 from jaxheads.models.inputs.attention_inputs import AttentionInputs
 from jaxheads.models.inputs.batch import Positions
-from jaxheads.models.row_edits import RowEdit, at_sites, unchanged
-from jaxheads.models.scoring import Scoring
 
 from .huggingface import assert_close
 

@@ -12,13 +12,13 @@ from jax import Array
 import jaxheads as jh
 from jaxheads import programs
 from jaxheads.execution.cost import forward_bytes
-from jaxheads.models.attention import attend
+from jaxheads.models.attention.attend import attend
+from jaxheads.models.attention.row_edits import RowEdit
 from jaxheads.models.inputs import query_rows
 from jaxheads.models.inputs.attention_inputs import AttentionInputs
 from jaxheads.models.inputs.batch import Positions
 from jaxheads.models.inputs.masks import Mask
 from jaxheads.models.network import forward
-from jaxheads.models.row_edits import RowEdit
 from jaxheads.models.sites import editor
 
 from .huggingface import assert_close

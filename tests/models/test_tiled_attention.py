@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from jaxheads.models.affine import affine
-from jaxheads.models.attention import attend
+from jaxheads.models.attention.attend import attend
+from jaxheads.models.attention.row_edits import RowEdit, unchanged
+from jaxheads.models.attention.scoring import Scoring
+from jaxheads.models.attention.tiled import attend_by_tile, can_tile, heads_of_tile
 from jaxheads.models.inputs.masks import Mask
 from jaxheads.models.layer_norm import LayerNorm, standardised
-from jaxheads.models.row_edits import RowEdit, unchanged
-from jaxheads.models.scoring import Scoring
-from jaxheads.models.tiled_attention import attend_by_tile, can_tile, heads_of_tile
 
 B, T = 2, 5
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from ...execution.cost import FLOAT
+from ...models.attention.row_reader import RowReader
 from ...models.inputs.query_rows import block_rows
-from ...models.row_reader import RowReader
 from .example import Example, counted, rows_of
 from .metric import Metric, head_scores, head_sums, packed
 

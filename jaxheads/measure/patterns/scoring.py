@@ -15,10 +15,10 @@ from jax import Array
 from ...execution.devices import Devices
 from ...execution.lengths import Lengths
 from ...execution.resources import Options, Resources, shares_options
+from ...models.attention.row_reader import RowReader
 from ...models.inputs.batch import Batch
 from ...models.model import Model, check_edit
 from ...models.network import Network, forward
-from ...models.row_reader import RowReader
 from ...models.sites import SiteEdit
 from ...models.stack import Stack
 from ...programs import compiled

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ...checks import one_of
-from ...models.row_reader import RowReader
+from ...models.attention.row_reader import RowReader
 from ...models.stack import Stack
 
 Of = Literal["weights", "norms", "raw_norms"]

@@ -14,9 +14,9 @@ from ...arguments import at_least, checked
 from ...execution.cost import FLOAT, forward_bytes
 from ...execution.lengths import Lengths
 from ...execution.resources import Options, Resources, shares_options
+from ...models.attention.lazy_sites import LazySites
 from ...models.inputs.batch import Batch, Texts
 from ...models.inputs.query_rows import rows_of_examples
-from ...models.lazy_sites import LazySites
 from ...models.model import Model
 from ...models.network import Network, forward
 from ...models.stack import take_rows

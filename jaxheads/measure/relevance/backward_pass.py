@@ -5,7 +5,7 @@ Sites are measured inside the backward pass: a watched site has beside it a slot
 stream's first layer, its entry, can be mixed with a baseline: that blanks out a token, and is a step of integrated
 gradients.
 
-Dimension key: as in `models.attention`; R rows read.
+Dimension key: as in `models.attention.attend`; R rows read.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ...models.attention.row_edits import BY_QUERIES, Edit, RowEdit
 from ...models.inputs.attention_inputs import AttentionInputs
 from ...models.inputs.batch import Batch
 from ...models.inputs.query_rows import Take
 from ...models.network import Network
-from ...models.row_edits import BY_QUERIES, Edit, RowEdit
 from ...models.sites import ATTENTION_SITES, mixed
 from ...models.stack import Stack, take_rows
 from ...objectives import Reads, read_out

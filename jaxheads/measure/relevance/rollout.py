@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ...models.attention.row_edits import unchanged
 from ...models.inputs.attention_inputs import AttentionInputs
 from ...models.inputs.batch import Batch
 from ...models.network import Network, forward
-from ...models.row_edits import unchanged
 from ...models.stack import Sites, Stack
 from ...programs import compiled
 

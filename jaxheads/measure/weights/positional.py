@@ -13,11 +13,11 @@ from jax import Array
 
 from ...arguments import checked
 from ...checks import one_of
+from ...models.attention.row_edits import unchanged
 from ...models.inputs.attention_inputs import AttentionInputs
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.network import Network
-from ...models.row_edits import unchanged
 from ...models.stack import Stack
 from ...programs import compiled
 from ...provenance import provenance

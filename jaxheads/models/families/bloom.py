@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from flax import nnx
 from jax import Array
 
+from ..attention.row_edits import Edit
 from ..blocks import InputNorm, PreNormBlock
 from ..inputs.attention_inputs import AttentionInputs
 from ..inputs.batch import Batch
@@ -16,7 +17,6 @@ from ..loading.head_order import grouped_heads
 from ..loading.weights import Rule, Table, dense, heads_out, norm, same
 from ..network import RunStack
 from ..positions import alibi_bias
-from ..row_edits import Edit
 from ..stack import Stack
 from .bases.class_heads import OF_OLDER_DECODERS, ClassFields, ClassNames, decoder_head, head_rules, unused_class_heads
 from .bases.decoder import Decoder, unused_head

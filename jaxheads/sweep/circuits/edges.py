@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from ...differences import as_differences
+from ...models.attention.row_edits import Edit, at_sites
 from ...models.inputs.attention_inputs import AttentionInputs
 from ...models.inputs.batch import Batch
 from ...models.network import Network
-from ...models.row_edits import Edit, at_sites
 from ...models.stack import Stack, take_rows
 from ...objectives import Reads
 from ...programs import compiled

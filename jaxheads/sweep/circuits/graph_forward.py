@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ...models.attention.row_edits import unchanged
 from ...models.blocks import AdditiveBlock
 from ...models.inputs.attention_inputs import AttentionInputs
-from ...models.row_edits import unchanged
 from ...models.stack import Layer, Stack
 from .graph import Graph
 

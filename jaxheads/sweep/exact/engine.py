@@ -18,11 +18,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from ...differences import as_differences
+from ...models.attention.row_edits import BY_QUERIES, Edit, RowEdit, unchanged
 from ...models.inputs.attention_inputs import AttentionInputs
 from ...models.inputs.batch import Batch
 from ...models.inputs.query_rows import Take, rows_from, rows_of_examples, taken
 from ...models.network import Network
-from ...models.row_edits import BY_QUERIES, Edit, RowEdit, unchanged
 from ...models.sites import SITES, has_heads, is_of_keys
 from ...models.stack import Stack, take_rows
 from ...objectives import Reads, read_out

@@ -14,12 +14,12 @@ from jax import Array
 
 from ...execution.lengths import Lengths, sweep_runs
 from ...execution.resources import Options, Resources
+from ...models.attention.row_edits import BY_QUERIES
 from ...models.inputs.attention_inputs import AttentionInputs
 from ...models.inputs.batch import Batch, Texts
 from ...models.inputs.query_rows import Take
 from ...models.model import Model
 from ...models.network import Network
-from ...models.row_edits import BY_QUERIES
 from ...models.stack import Stack, run_block, take_rows
 from ...objectives import Objective, Reads, read_out
 from ...programs import compiled

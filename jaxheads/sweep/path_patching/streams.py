@@ -21,10 +21,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ...models.attention.row_edits import Edit, at_sites, unchanged
 from ...models.inputs.attention_inputs import AttentionInputs
 from ...models.inputs.batch import Batch
 from ...models.network import Network
-from ...models.row_edits import Edit, at_sites, unchanged
 from ...models.stack import Stack, run_block, take_rows
 from ..cached_run import stream_of
 from .receivers import ReceiverMasks, ReceiverPositions

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from ...attention import attend
+from ...attention.attend import attend
 from ...inputs.attention_inputs import AttentionInputs
 from ...inputs.axes import TOKENS, Axis
 from ...inputs.batch import Batch

@@ -5,7 +5,7 @@ from typing import Any
 
 from jax import Array
 
-from .inputs.query_rows import Take, taken
+from ..inputs.query_rows import Take, taken
 from .row_edits import BY_QUERIES
 
 Rows = Callable[[Take], Mapping[str, Array]]

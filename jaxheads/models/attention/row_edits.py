@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from jax import Array
 
-from .inputs.query_rows import Take
+from ..inputs.query_rows import Take
 from .row_reader import RowReader
 
 Edit = Callable[[str, Array], Array]

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .fused_attention import can_fuse, fused
-from .inputs.attention_inputs import RowBias
-from .inputs.query_rows import QueryBlock, Take, even_block
+from ..inputs.attention_inputs import RowBias
+from ..inputs.query_rows import QueryBlock, Take, even_block
+from ..spreading import AXIS, is_spread_over_devices, spread, stripes
+from .fused import can_fuse, fused
 from .lazy_sites import LazySites
 from .row_edits import RowEdit
 from .scoring import Scoring, readable, weighted_sum
-from .spreading import AXIS, is_spread_over_devices, spread, stripes
 
 SPANS = 4
 """Numbers of keys that blocks of causal attention are computed with: each is a loop of its own to compile."""

@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .inputs.attention_inputs import RowBias
-from .inputs.masks import Mask
-from .inputs.query_rows import block_rows
+from ..inputs.attention_inputs import RowBias
+from ..inputs.masks import Mask
+from ..inputs.query_rows import block_rows
 from .lazy_sites import LazySites
 from .row_blocks import attend_in_blocks
 from .row_edits import Edit, RowEdit, unchanged
 from .scoring import Bias, Scoring, readable, weighted_sum
-from .tiled_attention import attend_by_tile, can_tile
+from .tiled import attend_by_tile, can_tile
 
 
 def attend(

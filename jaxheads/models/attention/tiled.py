@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .affine import LANES
+from ..affine import LANES
 from .row_edits import RowEdit
 from .scoring import Scoring
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .inputs.attention_inputs import RowBias, bias_rows
-from .inputs.masks import Mask
-from .inputs.query_rows import Take, taken
+from ..inputs.attention_inputs import RowBias, bias_rows
+from ..inputs.masks import Mask
+from ..inputs.query_rows import Take, taken
 from .row_edits import Edit, RowEdit
 
 Bias = Array | RowBias | Callable[[Array, Array], Array]
