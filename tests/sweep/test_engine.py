@@ -222,17 +222,20 @@ def test_other_errors_of_the_device_are_not_taken_for_want_of_memory(monkeypatch
 
 
 def test_a_plan_says_what_a_sweep_costs():
-    """The small Llama: 2 layers, width 24, 4 heads of 6 (2 key/value heads), MLP 40, 37 tokens; T = 5, 3 examples."""
-    model = small_model("llama")
+    """The small Llama: 2 layers, width 24, 4 heads of 6 (2 key/value heads), MLP 40, 37 tokens; 3 examples.
+
+    Their 5 tokens are padded to T = 16.
+    """
+    model, T = small_model("llama"), 16
     plan: Any = jh.plan(jh.ablate, model, BATCH, OBJECTIVE, "zero")
-    queries, keys_values, attention, output, mlp = 2 * 24 * 24, 2 * 24 * 24, 4 * 24 * 5, 2 * 24 * 24, 6 * 24 * 40
+    queries, keys_values, attention, output, mlp = 2 * 24 * 24, 2 * 24 * 24, 4 * 24 * T, 2 * 24 * 24, 6 * 24 * 40
     layer, logits = queries + keys_values + attention + output + mlp, 2 * 24 * 37
     write, two = output + mlp, 2 * 24 * 2
-    first = 5 * write + 5 * keys_values + (layer - keys_values) + two  # layer 0: later keys, one row of the last layer
+    first = T * write + T * keys_values + (layer - keys_values) + two  # layer 0: later keys, one row of the last layer
     last = write + two
-    assert plan.cost().flops == 3 * (5 * 2 * layer + two + 4 * (first + last))
-    assert plan.cost().whole == 3 * 5 * (2 * layer + logits) * 9
-    assert jh.plan(jh.ablate, model, BATCH, OBJECTIVE).cost().flops == plan.cost().flops + 3 * (5 * 2 * layer + two)
+    assert plan.cost().flops == 3 * (T * 2 * layer + two + 4 * (first + last))
+    assert plan.cost().whole == 3 * T * (2 * layer + logits) * 9
+    assert jh.plan(jh.ablate, model, BATCH, OBJECTIVE).cost().flops == plan.cost().flops + 3 * (T * 2 * layer + two)
     assert plan.cost().bytes > plan.placement.bytes
     assert plan.cost().seconds(1e9) == plan.cost().flops / 1e9
     assert jh.plan(jh.ablate, model, BATCH, OBJECTIVE, "zero", sets={"a": [(0, 1), (1, 2)]}).cost().flops > 0

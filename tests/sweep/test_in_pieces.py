@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import jaxheads as jh
+from jaxheads.execution import batching
 from jaxheads.sweep.circuits import work as edge_pieces
 from jaxheads.sweep.gradients import estimators, importance
 from jaxheads.sweep.path_patching import paths
@@ -108,6 +109,7 @@ def test_a_stopped_run_goes_on(name: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 @questions
 def test_where_memory_runs_out_pieces_are_halved(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(batching, "CPU_TOKENS", 10**6)  # all examples run together
     ask, module, work = QUESTIONS[name]
     model, real = small_model("llama"), getattr(module, work)
     whole, sizes = ask(model, (CLEAN, CORRUPT)), list[int]()
