@@ -2,6 +2,8 @@
 
 By default a TPU multiplies float32 with factors rounded to bfloat16, and some GPUs with TF32. An effect is a small
 difference between two runs, of which that leaves one or two digits. So jaxheads itself asks for full precision.
+
+The command line reads the names of arithmetics here, so JAX is imported by the functions that use it.
 """
 
 import functools
@@ -11,8 +13,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
-
-import jax
 
 Arithmetic = Literal["full", "differences", "fine differences", "fast", "emulated bfloat16", "emulated tf32"]
 """What products of float32 are computed with; see `products`."""
@@ -40,6 +40,8 @@ def products(arithmetic: Arithmetic | None = None) -> Iterator[None]:
             the user has set `jax_default_matmul_precision`. "fine differences" have two numbers of bfloat16 a factor.
             "emulated bfloat16" and "emulated tf32" round all factors on a platform that would not.
     """
+    import jax
+
     arithmetic = arithmetic or _ASKED.get() or (None if _set_by_user() else "full")
     token = _ASKED.set(arithmetic)
     try:
@@ -101,5 +103,7 @@ def precision_used() -> str:
 
 
 def _set_by_user() -> str | None:
+    import jax
+
     config: Any = jax.config  # its attributes are dynamic: a type checker can't see them
     return config.jax_default_matmul_precision

@@ -278,7 +278,7 @@ def test_layers_before_the_sender_and_attention_before_the_receivers_are_not_run
     assert np.isfinite(sound).all()
 
 
-@pytest.mark.parametrize(("shared", "positions", "first"), [(0, None, 0), (5, None, 4), (0, 6, 4), (8, None, 4)])
+@pytest.mark.parametrize(("shared", "positions", "first"), [(0, None, 0), (5, None, 4), (0, 6, 4), (8, None, 12)])
 def test_positions_that_cannot_change_are_not_run(shared: int, positions: Any, first: int):
     batch = random_batch((8, 8))
     for family, expected in (("gpt2", first), ("bert", 0)):
