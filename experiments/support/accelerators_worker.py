@@ -87,7 +87,7 @@ def rows(asked: Asked) -> Iterator[dict[str, Any]]:
             row: dict[str, Any] = {"machine": asked.machine, "model": title, "work": work}
             try:
                 row |= _row(machine, chips, title, work, asked)
-            except jax.errors.JaxRuntimeError as error:  # what does not fit a machine is a finding
+            except (jax.errors.JaxRuntimeError, MemoryError) as error:  # what does not fit a machine is a finding
                 row["failed"] = str(error).splitlines()[0][:120]
             yield {**row, "compile_seconds": time.perf_counter() - start}
 
@@ -105,13 +105,17 @@ def _row(machine: Machine, chips: Sequence[Any], title: str, work: str, asked: A
         options["devices"], used = jax.sharding.Mesh(np.array(jax.devices()[:CHIPS]), (axis,)), CHIPS
     programs = jh.rehearse(ask, *arguments, on=chips, **options)
     layers = model.network.streams[-1].layers
-    return {"chips": used, **_numbers(programs, machine, layers, used)}
+    # A sweep loops over the layers between the first edited one and the last, half of all on average; others over all.
+    steps = float(layers) if work in ("measure", "relevance") else max(1.0, (layers - 2) / 2)
+    return {"chips": used, **_numbers(programs, machine, steps, used)}
 
 
-def _numbers(programs: Sequence[Any], machine: Machine, layers: int, chips: int) -> Mapping[str, Any]:
-    """Return memory, cycles and collectives of a question's programs, all of one chip."""
-    # A sweep loops over the layers between the first edited one and the last: half of all on average.
-    steps = max(1.0, (layers - 2) / 2)
+def _numbers(programs: Sequence[Any], machine: Machine, steps: float, chips: int) -> Mapping[str, Any]:
+    """Return memory, cycles and collectives of a question's programs, all of one chip.
+
+    Args:
+        steps: of loops whose number of steps the compiler does not know.
+    """
     texts = [Program(program.executable.as_text()) for program in programs]
     jaxprs = [program.traced.jaxpr.jaxpr for program in programs]
     totals = [text.cycles(text.entry, steps) for text in texts]
