@@ -71,7 +71,7 @@ class SiteEdit:
     stack: str = field(metadata={"static": True})
     operation: Literal["mix", "add"] = field(default="mix", metadata={"static": True})
 
-    def within(self, layer: Array) -> "LayerEdit":
+    def _within(self, layer: Array) -> "LayerEdit":
         """Return the edit in `layer`; one that changes nothing if that is none of the edit's layers."""
         listed_E = self.layers == layer
         index = jnp.argmax(listed_E)
@@ -81,7 +81,7 @@ class SiteEdit:
 
     def apply(self, x: Array, layer: Array) -> Array:
         """Return the site's whole value in `layer`, changed if that is one of the edit's layers."""
-        return self.within(layer).apply(x, None)
+        return self._within(layer).apply(x, None)
 
 
 class LayerEdit(NamedTuple):
@@ -124,7 +124,7 @@ def editor(
 ) -> RowEdit:
     """Return the edit that applies, in order, the edits at one site of this stack and layer."""
     # Outside of the blocks that attention may run in: a layer's values are found once, not once a block.
-    own = [edit.within(layer) for edit in edits if edit.stack == stack]
+    own = [edit._within(layer) for edit in edits if edit.stack == stack]
 
     def apply(site: str, value: Array, take: Take | None) -> Array:
         for edit in own:
