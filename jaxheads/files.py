@@ -271,7 +271,12 @@ def _wait_for_lock(descriptor: int) -> None:
 def _discard(path: Path) -> None:
     """Remove a file or folder as far as possible: what goes wrong here must not hide an earlier error."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+        # Threads of a library whose write has failed (orbax) may still write there for a moment.
+        for _ in range(100):
+            shutil.rmtree(path, ignore_errors=True)
+            if not path.exists():
+                return
+            time.sleep(0.01)
     else:
         with suppress(OSError):
             path.unlink(missing_ok=True)

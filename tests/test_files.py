@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -195,3 +196,18 @@ def test_a_lock_that_is_never_given_back_is_not_waited_for_for_ever(tmp_path: Pa
     with temporary_directory(tmp_path) as folder:
         monkeypatch.setattr(files, "_wait_for_lock", lambda descriptor: pytest.fail("waits for itself"))
         write_atomically(folder / "x", b"")
+
+
+def test_a_folder_that_something_still_writes_to_is_discarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder, remove, times = tmp_path / "unfinished", shutil.rmtree, []
+    folder.mkdir()
+
+    def removed(path: Path, *, ignore_errors: bool) -> None:
+        remove(path, ignore_errors=ignore_errors)
+        times.append(path)
+        if len(times) == 1:
+            (path / "late").mkdir(parents=True)
+
+    monkeypatch.setattr(shutil, "rmtree", removed)
+    files._discard(folder)
+    assert not folder.exists()

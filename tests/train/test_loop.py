@@ -159,7 +159,8 @@ def test_runs_split_over_devices_are_those_of_one(tmp_path: Path):
         "of = [train(CONFIG, Counting(), 5, runs=runs, batch=4, devices=d) for d in (None, mesh, both)]\n"
         "for a, b, c in zip(*(jax.tree.leaves(one.last) for one in of)):\n"
         "    assert len(b.sharding.device_set) == 2, b.sharding\n"
-        "    np.testing.assert_allclose(a, b, atol=1e-6)\n"
+        # Adam divides by a gradient's size: the rounding of a small one shows.
+        "    np.testing.assert_allclose(a, b, atol=1e-5)\n"
         "    np.testing.assert_allclose(a, c, atol=1e-5)\n"
         "try:\n    train(CONFIG, Counting(), 5, runs=runs[:3], batch=4, devices=mesh)\n"
         "except ValueError as error:\n    assert 'divides 3 runs' in str(error)\n"
