@@ -40,7 +40,8 @@ results: .venv/.peers
 	  --out results/speed-measures
 	$(BIN)/python -m tests.models.parity_table
 	$(PIP) --no-deps --target .venv/libtpu libtpu==0.0.42
-	PYTHONPATH=.venv/libtpu $(BIN)/python -m experiments.accelerators
+	PYTHONPATH=.venv/libtpu $(BIN)/python -m experiments.accelerators --machines v5e-8 \
+	  --works "ablate z" "patch resid" measure relevance
 
 check-results: export JAX_PLATFORMS := cpu
 check-results: .venv/.all

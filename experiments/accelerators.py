@@ -12,7 +12,9 @@ is installed JAX greets users of a CPU with errors: pip install --no-deps --targ
 With `--device` the questions run, twice, on the accelerators that are there, and the second time stands beside what is
 predicted.
 
-Found (results/accelerators): see the page. Cost: half a minute a program on one core.
+Found (results/accelerators): on a v5e, in bfloat16, a layer of an ablation runs at 47 % of the ideal for GPT-2 small's
+shape, 32 % for SmolLM2's, 61 % for a Llama of 1.1B, 69 % for one of 8B, whose weights are gathered. Measures, of one run,
+reach 9 to 56 %. 70B fits no eight chips of a v5e. Cost: half a minute a program on one core.
 """
 
 import time
@@ -144,19 +146,23 @@ def cpu_share(options: Options) -> float:
 
 def page(table: pd.DataFrame, share: float | None, options: Options) -> str:
     """Return the page for readers."""
-    beside = "" if share is None else f" On this CPU ({processor()}) it is {100 * share:.0f} %, measured, in float32."
+    beside = (
+        ""
+        if share is None
+        else f" On this CPU\n({processor()}) a whole sweep runs at {100 * share:.0f} %, measured, in float32."
+    )
+    arithmetic = f"arithmetic {options.arithmetic or 'left out'}"
     return f"""# Accelerators: compiled, not run
 
-Questions of {options.examples} examples × {options.tokens} tokens, weights in {options.dtype}, arithmetic
-{options.arithmetic or "of the question"}, compiled by XLA for eight chips of each kind. Edited copies are split over
-the chips, examples of measures; weights that a chip can't hold are gathered layer by layer. All numbers are XLA's
-estimates for one chip.
+Questions of {options.examples} examples × {options.tokens} tokens, weights in {options.dtype}, {arithmetic}, compiled
+by XLA for eight chips of each kind. Edited copies are split over the chips, examples of measures; weights that a chip
+can't hold are gathered layer by layer. All numbers are XLA's estimates for one chip.
 
 Loop: one layer of a sweep's edited copies; its share of the ideal is that of the peak of matrix products.{beside}
 Share: of the whole question. GB: arguments and temporary memory of the largest program. Seconds a million: of a million
 effects, one head (or stream and position) of one example each, without waits for memory and collectives.
 
-{lab.markdown(table)}
+{lab.markdown(table.astype(object).where(table.notna(), ""))}
 """
 
 
