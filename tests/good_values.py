@@ -1,7 +1,8 @@
 """Small values of every kind, for the good calls of `tests/good_calls.py`; each is made once, when it is needed."""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
 
 import jax
 import numpy as np
@@ -11,36 +12,48 @@ from jaxheads.data import tasks
 
 CONFIG = {"model_type": "gpt2", "vocab_size": 37, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}
 E, T = 4, 6
+Arguments = ParamSpec("Arguments")
+Value = TypeVar("Value")
 
 
-@functools.cache
+def made_once(make: Callable[Arguments, Value]) -> Callable[Arguments, Value]:
+    """Return `make` with its values kept: arrays, even where a test asks for them first while it traces."""
+
+    def made(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Value:
+        with jax.ensure_compile_time_eval():
+            return make(*args, **kwargs)
+
+    return cast(Callable[Arguments, Value], functools.cache(functools.wraps(make)(made)))
+
+
+@made_once
 def model() -> jh.Model:
     return jh.init(CONFIG)
 
 
-@functools.cache
+@made_once
 def bart() -> jh.Model:
     return jh.init(tasks.Translation(shortest=2, longest=3).model_config(d_model=8))
 
 
-@functools.cache
+@made_once
 def clip() -> jh.Model:
     return jh.init(tasks.Captions().model_config())
 
 
-@functools.cache
+@made_once
 def batch() -> jh.Batch:
     rng = np.random.default_rng(0)
     marks = {"noun": rng.random((E, T)) < 0.5}
     return jh.Batch(rng.integers(0, 37, (E, T)), words=np.tile(np.arange(T), (E, 1)), marks=marks)
 
 
-@functools.cache
+@made_once
 def other() -> jh.Batch:
     return jh.Batch(np.random.default_rng(1).integers(0, 37, (E, T)))
 
 
-@functools.cache
+@made_once
 def table(name: str = "effect", metric: str = "score") -> jh.HeadTable:
     values = np.random.default_rng(0).random((8, 2, 2))
     interval = jh.statistics.mean_interval(values)
@@ -48,12 +61,12 @@ def table(name: str = "effect", metric: str = "score") -> jh.HeadTable:
     return jh.HeadTable.from_columns(name, "decoder", {metric: column}, squeeze=True)
 
 
-@functools.cache
+@made_once
 def task() -> tasks.Induction:
     return tasks.Induction(tokens=8, shortest=2, longest=3, length=8)
 
 
-@functools.cache
+@made_once
 def sample() -> tasks.Sample:
     return task().sample(jax.random.key(0), 2)
 
@@ -62,17 +75,17 @@ def small_network() -> Any:
     return jh.init(task().model_config(d_model=8, n_heads=2)).network
 
 
-@functools.cache
+@made_once
 def circuit() -> jh.circuits.Circuit:
     return jh.circuit(model(), batch(), jh.loss(), [(0, 0)], "zero")
 
 
-@functools.cache
+@made_once
 def training() -> jh.train.Trained:
     return jh.train.train(task().model_config(d_model=8, n_heads=2), task(), 2, batch=2)
 
 
-@functools.cache
+@made_once
 def repeated() -> jh.data.RepeatedTokens:
     return jh.data.repeated_tokens(37, examples=2, shortest=2, longest=3, seed=0)
 

@@ -17,6 +17,7 @@ from jaxheads.models.stack import Stack
 from jaxheads.objectives import Reads
 
 from .good_calls import CONFIG, E, T, batch, edges, model, other, task
+from .good_values import made_once
 
 NAN, INF = float("nan"), float("inf")
 
@@ -178,6 +179,12 @@ def test_columns_numpys_integers_and_masks_of_0_and_1_are_taken():
 def test_examples_are_taken_by_an_index_that_there_is(examples: list[Any]):
     with pytest.raises(ValueError, match=r"examples must be whole numbers in 0\.\.3"):
         batch().take(examples)
+
+
+def test_a_value_that_is_first_made_while_a_test_traces_serves_all_others():
+    mean = made_once(lambda: jnp.arange(3.0).mean())
+    assert jax.jit(lambda: mean() + 1)() == 2
+    assert float(mean()) == 1
 
 
 def test_the_fields_of_traced_batches_are_checked_by_type():
