@@ -1,5 +1,6 @@
 """Inputs of models: prose, streams of batches, repeated random tokens, indirect-object prompts, speech."""
 
+from ..models.inputs.sentences import Link, Sentence, Sentences
 from . import tasks
 from .process_share import process_share
 from .prompts import IOIPrompts, ioi_prompts
@@ -10,7 +11,10 @@ from .synthetic import RepeatedTokens, repeated_tokens
 
 __all__ = [
     "IOIPrompts",
+    "Link",
     "RepeatedTokens",
+    "Sentence",
+    "Sentences",
     "Spoken",
     "array_batches",
     "ioi_prompts",
