@@ -35,8 +35,8 @@ def process_share(batches: Iterable[Batch] | Iterable[tuple[Batch, Batch]]) -> I
     A stream of pairs, clean and corrupt, gives pairs. With one process, batches come as they are.
 
     Raises:
-        ValueError: in every process, for batches of different shapes or fields, with marks, or for a process without a
-            batch.
+        ValueError: in every process, for batches of different shapes or fields, with marks or labels, or for a process
+            without a batch.
     """
     stream = iter(batches)
     return stream if jax.process_count() == 1 else _joint(stream)
@@ -57,7 +57,7 @@ def _joint(entries: Iterator[Entry]) -> Iterator[Entry]:
         if every[:, 1].any() or (every[:, 2:] != every[:1, 2:]).any():
             raise ValueError(
                 "process_share: all processes must give batches of one length with the same of "
-                f"{', '.join((*FIELDS, *FLOATS))}, none without a batch, and no marks; the lengths are "
+                f"{', '.join((*FIELDS, *FLOATS))}, none without a batch, and no marks or labels; the lengths are "
                 f"{every[:, 2].tolist()}"
             )
         nothing: dict[str, np.ndarray] = {}
@@ -68,7 +68,7 @@ def _joint(entries: Iterator[Entry]) -> Iterator[Entry]:
 def _about(members: Sequence[Batch], known: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
     """Return the number of examples, whether there is what can't be exchanged, and the shapes of all fields."""
     rows = len(members[0]) if members else 0
-    others = any(member.marks is not None or len(member) != rows for member in members)
+    others = any(member.marks is not None or member.labels is not None or len(member) != rows for member in members)
     shapes = np.full((MEMBERS, len(FIELDS) + len(FLOATS), 3), -1, np.int32)
     for number, fields in enumerate(known):
         for field, name in enumerate((*FIELDS, *FLOATS)):

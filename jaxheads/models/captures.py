@@ -256,7 +256,9 @@ def _source(values: Mapping[str, jax.Array], stored: Mapping[str, Any]) -> RunSo
 
 
 def _batch_arrays(batch: Batch) -> dict[str, Any]:
-    fields = {name: value for name, value in vars(batch).items() if value is not None and name != "marks"}
+    # Labels are what a reader knows of a text, no input of the run.
+    others = ("marks", "labels")
+    fields = {name: value for name, value in vars(batch).items() if value is not None and name not in others}
     marks = {_MARKS + name: mark for name, mark in (batch.marks or {}).items()}
     return {_BATCH + name: value for name, value in fields.items()} | marks
 

@@ -34,6 +34,7 @@ from .row_scores import RowScores, score_bytes
 from .score_accumulator import ScoreAccumulator
 from .texts import TextScores, separate, texts_of
 from .value_norms import Of, OfNorms, check_of, gram
+from .word_pooling import Over, OverWords, Words, check_over
 
 Inputs = tuple[Batch, Batch, tuple[SiteEdit, ...]]
 """A batch, the batch that it is scored by, and the edits."""
@@ -51,6 +52,7 @@ def measure(
     of: Of = "weights",
     edits: Sequence[SiteEdit] | SiteEdit = (),
     scored_as: Batches | None = None,
+    over: Over = "tokens",
     **options: Unpack[Options],
 ) -> HeadTable:
     """Measure the attention pattern of every head: one row a head, one column a metric.
@@ -68,6 +70,9 @@ def measure(
         edits: measure the edited model. An edit with an axis of examples needs a single batch.
         scored_as: batches whose tokens metrics read in place of those that the model reads, with the same masks. This
             is how shuffled text makes a null for `induction`: its own tokens hold no repeat to count.
+        over: "words" measures the pattern between words: attention to a word is the sum over its pieces, from a word
+            the mean (Clark et al. 2019, section 4.1). A mark of a word is one that any of its pieces has, and equal
+            words are those of equal pieces. A special token is a word by itself.
         options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Returns:
@@ -80,25 +85,32 @@ def measure(
     Raises:
         ValueError: for an unknown metric, none, one twice, or one that needs an order or ids that the positions lack
             (the previous token of cross-attention, or of an image); for no batch; for a batch, stack or edit that
-            does not fit the model, or lacks a mark that a metric reads; for `scored_as` that does not fit the batches.
+            does not fit the model, or lacks a mark that a metric reads; for `scored_as` that does not fit the batches;
+            for words of a batch that does not say them, or of a stack whose positions are not tokens.
     """
     resources, stack = Resources.of(options), model.stack(options.get("stack"))
     chosen = _chosen(metrics, stack, model.name)
     check_of(of)
+    check_over(over, stack, model.name)
     edits = (edits,) if isinstance(edits, SiteEdit) else tuple(edits)
     scores, lengths = ScoreAccumulator(chosen), Lengths(model)
     total = len(inputs_of(model, stack, batch)) if isinstance(batch, Batch) else None
     label = f"measuring {stack.layers * stack.heads} heads of {model.name}"
     with show_progress(total, label, resources.progress) as advance:
         for current, scored in _checked(model, stack, edits, scored_pairs(batch, scored_as)):
+            words = Words.of(current) if over == "words" else None
+            if words is not None:
+                scored = words.batch(scored)
             B, T = stack.queries.of(scored).shape
             check_marks(chosen, scored.marks or {}, (B, T, stack.keys.count(scored)), stack.name)
             check_metrics(chosen, stack, scored)
-            if not edits and all(map(is_own, chosen)):
+            if words is None and not edits and all(map(is_own, chosen)):
                 # A user's metric may read the shape of a pattern, and edits may have an axis of positions.
                 current, scored = lengths.alike(current, scored, patterns=True)
 
-            def add(examples: np.ndarray, scores_BLNC: np.ndarray, current: Batch = current) -> None:
+            def add(
+                examples: np.ndarray, scores_BLNC: np.ndarray, current: Batch = scored if words else current
+            ) -> None:
                 taken = current.take(examples)
                 positions, clusters = stack.queries.of(taken), taken.cluster_labels
                 if taken.segments is not None:
@@ -106,8 +118,8 @@ def measure(
                 scores.add(positions, scores_BLNC, clusters)
                 advance(len(examples))
 
-            _score(resources, model, stack, (current, scored, edits), chosen, of, scores.examples, add)
-    about = {"of": of, "edits": _edit_words(edits), "scored_as_other_tokens": scored_as is not None}
+            _score(resources, model, stack, (current, scored, edits), words, chosen, of, scores.examples, add)
+    about = {"of": of, "over": over, "edits": _edit_words(edits), "scored_as_other_tokens": scored_as is not None}
     level, seed, squeeze = options.get("level", 0.95), options.get("seed", 0), isinstance(metrics, str | Metric)
     return scores.table(model, stack.name, about, level=level, seed=seed, squeeze=squeeze)
 
@@ -117,6 +129,7 @@ def _score(
     model: Model,
     stack: Stack,
     inputs: Inputs,
+    words: Words | None,
     metrics: tuple[Metric, ...],
     of: Of,
     first: int,
@@ -124,13 +137,16 @@ def _score(
 ) -> None:
     """Score all examples of one batch, and add the scores of each chunk; `first` is its first example's number."""
     batch, scored, edits = inputs
-    E, T, S = len(batch), stack.queries.count(batch), stack.keys.count(batch)
+    E, T, S, heads = len(batch), stack.queries.count(batch), stack.keys.count(batch), stack.heads
     network, every, texts_EK = resources.network(model), np.arange(E), texts_of(batch)
+    words_ET, bytes_of_words = (None, 0) if words is None else (words.of_tokens, words.pattern_bytes(stack.heads))
 
     def compute(examples: np.ndarray) -> Array:
         taken = inputs if np.array_equal(examples, every) else _take(examples, inputs)
-        texts_BK = None if texts_EK is None else resources.devices.examples(texts_EK[examples])
-        return program()(network, *_placed(resources.devices, taken), texts_BK, stack.name, metrics, of)
+        given = (None if rows is None else resources.devices.examples(rows[examples]) for rows in (texts_EK, words_ET))
+        # Two batches of equal shapes share a program, whatever is known of their words.
+        taken = (taken[0].model_inputs, taken[1].without("words", "clusters", "labels"), taken[2])
+        return program()(network, *_placed(resources.devices, taken), *given, stack.name, metrics, of)
 
     entries = [(metric.name, entry) for metric in metrics for entry in metric.best_of or (0,)]
     coordinates = {
@@ -143,12 +159,14 @@ def _score(
         coordinates = {name: np.expand_dims(index, 2) for name, index in coordinates.items()}
         coordinates["text"] = np.arange(texts_EK.shape[1])[None, None, :, None, None]
     run_examples(
-        choose_chunks(resources, model, stack, batch, example_bytes=score_bytes(metrics, stack.heads, T, S)),
+        choose_chunks(
+            resources, model, stack, batch, example_bytes=example_bytes + score_bytes(metrics, stack.heads, T, S)
+        ),
         E,
         compute,
         add,
         resources=resources,
-        journal=resources.journal("measure", model, batch, scored, edits, stack.name, of, metrics, first),
+        journal=resources.journal("measure", model, batch, scored, edits, stack.name, of, metrics, first, words_ET),
         coordinates=coordinates,
         first=first,
     )
@@ -167,6 +185,7 @@ def _scores(
     scored: Batch,
     edits: tuple[SiteEdit, ...],
     texts_BK: Array | None,
+    words_BT: Array | None,
     stack: str,
     metrics: tuple[Metric, ...],
     of: Of,
@@ -175,12 +194,18 @@ def _scores(
 
     The unembedding is not computed.
     """
-    reader = _reader(network.stack(stack), batch, scored, texts_BK, metrics, of)
+    reader = _reader(network.stack(stack), batch, scored, texts_BK, words_BT, metrics, of)
     return forward(network, batch, edits, {stack: reader})[1][stack].swapaxes(0, 1)
 
 
 def _reader(
-    stack: Stack, batch: Batch, scored: Batch, texts_BK: Array | None, metrics: tuple[Metric, ...], of: Of
+    stack: Stack,
+    batch: Batch,
+    scored: Batch,
+    texts_BK: Array | None,
+    words_BT: Array | None,
+    metrics: tuple[Metric, ...],
+    of: Of,
 ) -> RowReader:
     """Return the reader of each layer's scores."""
     examples, heads = counted(examples_of(stack, scored)), stack.heads
@@ -188,9 +213,11 @@ def _reader(
         reader = RowScores(metrics, examples, heads)
     else:
         reader = TextScores(metrics, examples, heads, batch.segments, texts_BK)
+    if words_BT is not None:
+        reader = OverWords(reader, words_BT, (len(words_BT), heads, examples.mask.shape[1]))
     if of == "weights":
         return reader
-    (B, S), sinks = examples.keys.shape, stack.sinks is not None
+    (B, _), S, sinks = examples.keys.shape, stack.keys.count(batch), stack.sinks is not None
     return OfNorms(reader, of, (B, heads, S), gram(stack), sinks)
 
 

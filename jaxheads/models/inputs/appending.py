@@ -45,8 +45,9 @@ def appended(batch: Batch, kind: str, rows: Sequence[Sequence[int]], *, mark: st
         for axis in range(1, values.ndim):
             if values.shape[axis] == ids_BT.shape[1]:
                 marks[name] = _moved(marks[name], column_BU, axis=axis, fill=0)
-    names = ("tokens", "mask", "token_types", "words", "targets", "target_mask", "pixels", "features", "clusters")
-    return Batch(**{name: getattr(batch, name) for name in names} | fields, marks=marks | {mark: answer_BU})
+    names = ("tokens", "mask", "token_types", "words", "targets", "target_mask", "pixels", "features")
+    known: dict[str, Any] = {"clusters": batch.clusters, "labels": batch.labels}
+    return Batch(**{name: getattr(batch, name) for name in names} | fields, **known, marks=marks | {mark: answer_BU})
 
 
 def _columns(

@@ -15,7 +15,16 @@ from ...arguments import checked
 from ...checks import one_of, shown
 from ...programs import on_host, take_examples, to_device
 from ...statistics.rows import cluster_codes
-from .batch_fields import labels_field, marks_field, numbers_field, segments_field, sequence_fields, words_field
+from .batch_fields import (
+    clusters_field,
+    labels_of_examples,
+    marks_field,
+    numbers_field,
+    segments_field,
+    sequence_fields,
+    words_field,
+)
+from .labels import Labels
 
 _FIELDS = (
     "tokens",
@@ -28,6 +37,7 @@ _FIELDS = (
     "pixels",
     "features",
     "clusters",
+    "labels",
     "marks",
 )
 
@@ -112,6 +122,8 @@ class Batch:
         features: log-mel spectrograms, `[B,mels,frames]`.
         clusters: labels `[B]`, integers, of examples that depend on each other: one document, one template. Intervals
             and splits treat a cluster as one; labels mean the same in all batches of a stream. No model reads them.
+        labels: what is known of the sentences' words, as `Model.encode` makes it of `jaxheads.data.Sentences`; no
+            model reads it.
         marks: by name, labels of positions `[B,S]` (a class of tokens: "noun") or of pairs of query and key `[B,T,S]`
             (a relation: "head"), numbers or booleans. Measures read them, models do not.
 
@@ -130,6 +142,7 @@ class Batch:
     pixels: Array | None
     features: Array | None
     clusters: Array | None
+    labels: Labels | None
     marks: dict[str, Array] | None
 
     def __init__(
@@ -145,6 +158,7 @@ class Batch:
         pixels: ArrayLike | None = None,
         features: ArrayLike | None = None,
         clusters: ArrayLike | None = None,
+        labels: Labels | None = None,
         marks: Mapping[str, ArrayLike] | None = None,
     ):
         arrays = {
@@ -154,15 +168,16 @@ class Batch:
             "words": words_field(words, tokens),
             "pixels": numbers_field("pixels", pixels, "[examples, height, width, channels]"),
             "features": numbers_field("features", features, "[examples, mels, frames]"),
-            "clusters": labels_field(clusters),
+            "clusters": clusters_field(clusters),
         }
         counts = {name: len(array) for name, array in arrays.items() if array is not None}
         if not counts.keys() - {"clusters"}:
             raise ValueError("a batch needs tokens, pixels or features; got none")
         if len({count for name, count in counts.items() if name != "pixels"}) > 1:
             raise ValueError(f"all arrays of a batch must have the same number of examples, got {counts}")
-        for name in _FIELDS[:-1]:
+        for name in _FIELDS[:-2]:
             object.__setattr__(self, name, arrays.get(name))
+        object.__setattr__(self, "labels", labels_of_examples(labels, set(counts.values())))
         object.__setattr__(self, "marks", marks_field(marks, set(counts.values())))
 
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Array | None], ...], None]:
@@ -179,7 +194,7 @@ class Batch:
         return batch
 
     def __len__(self) -> int:
-        counts = {len(field) for name in _FIELDS[:-1] if (field := getattr(self, name)) is not None}
+        counts = {len(field) for name in _FIELDS[:-2] if (field := getattr(self, name)) is not None}
         if len(counts) > 1:
             assert self.pixels is not None, "the constructor lets only images differ in number"
             [texts] = counts - {len(self.pixels)}
@@ -212,15 +227,21 @@ class Batch:
     @property
     def model_inputs(self) -> "Batch":
         """The batch with what models read alone: of equal shapes, two batches share a program, labelled or not."""
-        labels = ("words", "clusters", "marks")
-        return self.tree_unflatten(None, (None if name in labels else getattr(self, name) for name in _FIELDS))
+        return self.without("words", "clusters", "labels", "marks")
+
+    @checked()
+    def without(self, *names: str) -> "Batch":
+        """Return the batch without some of its fields; raises ValueError for a field that there is not."""
+        for name in names:
+            one_of("the field", name, _FIELDS)
+        return self.tree_unflatten(None, (None if name in names else getattr(self, name) for name in _FIELDS))
 
     @checked()
     def only(self, kind: str) -> "Batch":
         """Return a batch with the fields of one kind of positions ("patches": the images) and all marks."""
         fields = {"tokens": _FIELDS[:5], "targets": _FIELDS[5:7], "patches": ("pixels",), "frames": ("features",)}
         one_of("kind", kind, fields)
-        names = (*fields[kind], "clusters", "marks")
+        names = (*fields[kind], "clusters", "labels", "marks")
         return self.tree_unflatten(None, (getattr(self, name) if name in names else None for name in _FIELDS))
 
     @checked()

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from ...checks import as_array, booleans, fitting_32_bits, shown, whole_numbers
 from ...programs import to_device
+from .labels import Labels
 
 _EXACT = 2**24
 """Whole numbers up to here are exact in float32."""
@@ -126,7 +127,18 @@ def words_field(words: ArrayLike | None, tokens: ArrayLike | None) -> Array | No
     return to_device(fitting_32_bits("words", numbers))
 
 
-def labels_field(clusters: ArrayLike | None) -> Array | None:
+def labels_of_examples(labels: Labels | None, counts: set[int]) -> Labels | None:
+    """Return labels of sentences, which must be of as many examples as the batch has."""
+    if labels is None:
+        return None
+    if not isinstance(labels, Labels):
+        raise ValueError(f"labels must be those of a batch that model.encode made of sentences; got {shown(labels)}")
+    if wrong := {name: len(array) for name, array in labels.items() if len(array) not in counts}:
+        raise ValueError(f"labels must be of {' or '.join(map(str, sorted(counts)))} examples, got {wrong}")
+    return labels
+
+
+def clusters_field(clusters: ArrayLike | None) -> Array | None:
     """Return labels of clusters, integers `[B]`."""
     if clusters is None or isinstance(clusters, Tracer):
         return None if clusters is None else jnp.asarray(clusters)

@@ -1,5 +1,6 @@
 """Encoding of texts, pairs of texts, words and audio as batches, with the input of an encoder–decoder's decoder."""
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,10 +12,13 @@ from ...checks import one_of
 from ...columns import listed
 from .audio import Audio, audio_features
 from .batch import Batch
+from .labels import labels_of
+from .sentences import Sentence, Sentences, label_names
+from .token_words import words_of_tokens
 from .vocabulary import TOKENIZING, special_tokens
 
-Text = str | tuple[str, str] | Sequence[str]
-"""A text; two texts that belong together, as a tuple; or a list of words."""
+Text = str | tuple[str, str] | Sequence[str] | Sentence
+"""A text; two texts that belong together, as a tuple; a list of words; or a sentence with labels."""
 
 
 class _Token(NamedTuple):
@@ -63,16 +67,37 @@ def encode(
     ids, mask = _pad([[token.id for token in row] for row in tokens], pad, side)
     types, _ = _pad([[token.type for token in row] for row in tokens], 0, side)
     words, _ = _pad([[token.word for token in row] for row in tokens], -1, side)
-    has_words = any(isinstance(text, list) for text in examples)
+    known = _known(texts, examples, words)
     if start is None:
         _refuse_targets(targets)
-        return Batch(ids, mask, types, words=words if has_words else None)
+        return Batch(ids, mask, types, **known)
     if repeats and targets is None:
         read = [[start, *(token.id for token in row[:-1])] for row in tokens]
     else:
         read = _target_ids(tokenizer, targets, len(examples), start, max_length)
     target_ids, target_mask = _pad(read, pad, side)
-    return Batch(ids, mask, types, words=words if has_words else None, targets=target_ids, target_mask=target_mask)
+    return Batch(ids, mask, types, **known, targets=target_ids, target_mask=target_mask)
+
+
+def _known(texts: Any, examples: Sequence[Any], words_BT: np.ndarray) -> dict[str, Any]:
+    """Return the fields of a batch that say what is known of its texts: their words, labels and documents.
+
+    Raises:
+        ValueError: for sentences beside other texts.
+    """
+    labelled = [text for text in examples if isinstance(text, Sentence)]
+    if not labelled:
+        return {"words": words_BT if any(isinstance(text, list) for text in examples) else None}
+    if len(labelled) < len(examples):
+        raise ValueError("sentences and other texts are no batch together: give one or the other")
+    names = texts.label_names if isinstance(texts, Sentences) else label_names(labelled)
+    labels = labels_of(labelled, names)
+    if all(text.document is None for text in labelled):
+        return {"words": words_BT, "labels": labels}
+    # One number a document in all batches. A sentence without a document depends on those of equal words alone.
+    documents = [text.text if text.document is None else f"document {text.document}" for text in labelled]
+    numbers = [zlib.crc32(document.encode()) & 0x7FFFFFFF for document in documents]
+    return {"words": words_BT, "labels": labels, "clusters": numbers}
 
 
 def encode_audio(
@@ -131,11 +156,13 @@ def _as_list(texts: Any) -> list[Any]:
         ValueError: for no example, or one of another kind.
     """
     texts = listed(() if texts is None else texts)
-    examples = [texts] if isinstance(texts, str) or _is_pair(texts) else list(texts)
+    examples = [texts] if isinstance(texts, str | Sentence) or _is_pair(texts) else list(texts)
     if not examples:
         raise ValueError("there is no text to encode: give at least one string")
     examples = [listed(text) for text in examples]
     for text in examples:
+        if isinstance(text, Sentence):
+            continue
         strings = [text] if isinstance(text, str) else list(text) if isinstance(text, tuple | list) else None
         if strings is None or not all(isinstance(string, str) for string in strings):
             other = text if strings is None else next(string for string in strings if not isinstance(string, str))
@@ -161,7 +188,7 @@ class _Rows:
 
     def is_empty(self, text: Any, whole: list[_Token]) -> bool:
         """Whether a text, one of a pair, or a word has no token of its own."""
-        if isinstance(text, str):
+        if isinstance(text, str | Sentence):
             return len(whole) <= sum(map(len, self._special))
         if isinstance(text, tuple):
             return any(self.is_empty(string, self.whole(string)) for string in text)
@@ -196,9 +223,13 @@ class _Rows:
         """Return the tokens that the tokenizer gives, all of them or cut."""
         options = {} if cut_to is None else {"truncation": True, "max_length": cut_to}
         with TOKENIZING:
-            if isinstance(text, list):
-                if not getattr(self.tokenizer, "is_fast", False):
-                    raise ValueError("words can be told apart by a fast tokenizer only; join them with spaces instead")
+            if isinstance(text, list | Sentence) and not getattr(self.tokenizer, "is_fast", False):
+                raise ValueError("words can be told apart by a fast tokenizer only; join them with spaces instead")
+            if isinstance(text, Sentence):
+                reads = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
+                encoded = self.tokenizer(text.text, verbose=False, **reads, **options)
+                words = words_of_tokens(text, encoded["offset_mapping"], encoded["special_tokens_mask"])
+            elif isinstance(text, list):
                 encoded = self.tokenizer(text, is_split_into_words=True, verbose=False, **options)
                 words = [-1 if word is None else word for word in encoded.word_ids()]
             else:

@@ -4,11 +4,12 @@ Readers make them from files (`jaxheads.data.conllu` and others), `Model.encode`
 plain Python on the host, and knows no tokenizer and no model.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple, overload
 
-from ...checks import shown
+from ...checks import one_of, shown
 
 
 class Link(NamedTuple):
@@ -86,10 +87,12 @@ class Sentences(Sequence[Sentence]):
     Attributes:
         sentences: the sentences.
         files: by file's name, the sha256 of what was read; for provenance.
+        known: the names of labels, where they are those of a larger collection that these were taken from.
     """
 
     sentences: tuple[Sentence, ...]
     files: Mapping[str, str] = field(default_factory=dict)
+    known: Mapping[str, tuple[str, ...]] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.sentences)
@@ -102,17 +105,52 @@ class Sentences(Sequence[Sentence]):
 
     def __getitem__(self, index: int | slice) -> "Sentence | Sentences":
         chosen = self.sentences[index]
-        return chosen if isinstance(chosen, Sentence) else Sentences(chosen, self.files)
+        return chosen if isinstance(chosen, Sentence) else self._part(chosen)
+
+    @cached_property
+    def label_names(self) -> Mapping[str, tuple[str, ...]]:
+        """By name of labels, links or properties, the labels that occur, in alphabetical order.
+
+        Sentences that were taken from others have the names of all, so that a label's number is one number.
+
+        Raises:
+            ValueError: for a name that labels of words share with links or properties.
+        """
+        return label_names(self.sentences) if self.known is None else self.known
+
+    def names(self, label: str) -> tuple[str, ...]:
+        """Return the labels of this name; raises ValueError for one that there is not."""
+        one_of("the name of labels", label, self.label_names)
+        return self.label_names[label]
 
     def where(self, keep: Callable[[Sentence], bool]) -> "Sentences":
         """Return the sentences for which `keep` is true."""
-        return Sentences(tuple(filter(keep, self.sentences)), self.files)
+        return self._part(tuple(filter(keep, self.sentences)))
 
-    def names(self, label: str) -> tuple[str, ...]:
-        """Return the names that a label of words, a kind of links or a property has, in alphabetical order."""
-        found: set[str | None] = set()
-        for one in self.sentences:
-            found.update(one.labels.get(label, ()))
-            found.update(link.label for link in one.links.get(label, ()))
-            found.add(one.properties.get(label))
-        return tuple(sorted(name for name in found if name is not None))
+    def take(self, indices: Iterable[int]) -> "Sentences":
+        """Return the sentences with these indices, in their order."""
+        return self._part(tuple(self.sentences[index] for index in indices))
+
+    def _part(self, chosen: tuple[Sentence, ...]) -> "Sentences":
+        return Sentences(chosen, self.files, self.label_names)
+
+
+def label_names(sentences: Iterable[Sentence]) -> dict[str, tuple[str, ...]]:
+    """Return by name the labels of words, links and properties that occur, each in alphabetical order.
+
+    Raises:
+        ValueError: for a name that labels of words share with links or properties.
+    """
+    found: dict[str, set[str | None]] = {}
+    kinds: dict[str, str] = {}
+    for one in sentences:
+        entries = (
+            *(("words", name, labels) for name, labels in one.labels.items()),
+            *(("links", name, (link.label for link in links)) for name, links in one.links.items()),
+            *(("properties", name, (value,)) for name, value in one.properties.items()),
+        )
+        for kind, name, values in entries:
+            if kinds.setdefault(name, kind) != kind:
+                raise ValueError(f"{one.source}: {name!r} names both {kinds[name]} and {kind}: give one another name")
+            found.setdefault(name, set()).update(values)
+    return {name: tuple(sorted(value for value in values if value is not None)) for name, values in found.items()}
