@@ -129,7 +129,7 @@ def test_memory_does_not_grow_with_layers(make_gpt2):
 
     def temporary(layers: int) -> int:
         network = make_gpt2(layers)
-        compiled = scoring.program().lower(network, batch, batch, (), None, "decoder", metrics, "weights").compile()
+        compiled = scoring.program().lower(network, batch, batch, (), None, None, "decoder", metrics, "weights").compile()
         memory: Any = compiled.memory_analysis()
         return memory.temp_size_in_bytes
 
@@ -140,7 +140,7 @@ def test_memory_does_not_grow_with_layers(make_gpt2):
 
 def test_ten_metrics_together_hold_a_few_patterns(make_gpt2):
     network, batch, metrics = make_gpt2(2), random_batch(1, 256), tuple(METRICS.values())
-    compiled = scoring.program().lower(network, batch, batch, (), None, "decoder", metrics, "weights").compile()
+    compiled = scoring.program().lower(network, batch, batch, (), None, None, "decoder", metrics, "weights").compile()
     memory: Any = compiled.memory_analysis()
     one_pattern = 4 * network.stacks[0].heads * 256 * 256
     assert memory.temp_size_in_bytes < 8 * one_pattern, memory.temp_size_in_bytes / one_pattern

@@ -137,9 +137,11 @@ def _score(
 ) -> None:
     """Score all examples of one batch, and add the scores of each chunk; `first` is its first example's number."""
     batch, scored, edits = inputs
-    E, T, S, heads = len(batch), stack.queries.count(batch), stack.keys.count(batch), stack.heads
+    E, T, S = len(batch), stack.queries.count(batch), stack.keys.count(batch)
     network, every, texts_EK = resources.network(model), np.arange(E), texts_of(batch)
-    words_ET, bytes_of_words = (None, 0) if words is None else (words.of_tokens, words.pattern_bytes(stack.heads))
+    words_ET, example_bytes = None, score_bytes(metrics, stack.heads, T, S)
+    if words is not None:
+        words_ET, example_bytes = words.of_tokens, example_bytes + words.pattern_bytes(stack.heads)
 
     def compute(examples: np.ndarray) -> Array:
         taken = inputs if np.array_equal(examples, every) else _take(examples, inputs)
@@ -159,9 +161,7 @@ def _score(
         coordinates = {name: np.expand_dims(index, 2) for name, index in coordinates.items()}
         coordinates["text"] = np.arange(texts_EK.shape[1])[None, None, :, None, None]
     run_examples(
-        choose_chunks(
-            resources, model, stack, batch, example_bytes=example_bytes + score_bytes(metrics, stack.heads, T, S)
-        ),
+        choose_chunks(resources, model, stack, batch, example_bytes=example_bytes),
         E,
         compute,
         add,
