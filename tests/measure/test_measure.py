@@ -129,7 +129,9 @@ def test_memory_does_not_grow_with_layers(make_gpt2):
 
     def temporary(layers: int) -> int:
         network = make_gpt2(layers)
-        compiled = scoring.program().lower(network, batch, batch, (), None, None, "decoder", metrics, "weights").compile()
+        compiled = (
+            scoring.program().lower(network, batch, batch, (), None, None, "decoder", metrics, "weights").compile()
+        )
         memory: Any = compiled.memory_analysis()
         return memory.temp_size_in_bytes
 

@@ -60,7 +60,7 @@ class Labels(Mapping[str, Array]):
 def labels_of(sentences: Sequence[Sentence], names: Mapping[str, Sequence[str]]) -> Labels:
     """Return the labels of sentences as arrays, numbered as `names` lists them; labels beyond those are left out."""
     numbers = {name: {value: number for number, value in enumerate(values)} for name, values in names.items()}
-    B, W = len(sentences), max(len(one.words) for one in sentences)
+    B, W = len(sentences), _rounded(max(len(one.words) for one in sentences))
 
     def of(kind: str) -> list[str]:
         return [name for name in names if any(name in getattr(one, kind) for one in sentences)]
@@ -77,7 +77,7 @@ def labels_of(sentences: Sequence[Sentence], names: Mapping[str, Sequence[str]])
             ]
             for one in sentences
         ]
-        links[name] = np.full((B, max(1, *map(len, rows)), 3), FILLER, np.int32)
+        links[name] = np.full((B, _rounded(max(map(len, rows))), 3), FILLER, np.int32)
         for row, own in zip(links[name], rows, strict=True):
             row[: len(own)] = np.array(own, np.int32).reshape(-1, 3)
     for index, one in enumerate(sentences):
@@ -90,6 +90,11 @@ def labels_of(sentences: Sequence[Sentence], names: Mapping[str, Sequence[str]])
             array[index] = numbers[name].get(one.properties.get(name, ""), NOTHING)
     known = tuple((name, tuple(values)) for name, values in names.items())
     return Labels(_placed(words), _placed(examples), _placed(links), known)
+
+
+def _rounded(count: int) -> int:
+    """Return a number of words or links that is one of few: each would be a program of its own."""
+    return -(-max(count, 1) // 8) * 8
 
 
 def _placed(arrays: Mapping[str, np.ndarray]) -> dict[str, Array]:
