@@ -37,6 +37,7 @@ from .measure.weights.extreme_pairs import TokenPairs, token_pairs
 from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
+from .measure.words.relations import relations
 from .models.adopting import adopt
 from .models.by_hand import by_hand
 from .models.families.clip import zero_shot
@@ -116,6 +117,7 @@ __all__ = [
     "pool_words",
     "random_weights",
     "register",
+    "relations",
     "retrieval",
     "shuffled_marks",
     "specialisation",

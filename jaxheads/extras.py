@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-EXTRAS = {"networkx": "networkx", "onnx": "onnx", "sklearn": "scikit-learn"}
+EXTRAS = {"conllu": "conllu", "networkx": "networkx", "onnx": "onnx", "sklearn": "scikit-learn", "wordfreq": "wordfreq"}
 """Packages by the name they are imported by, and the extra that installs each, which has the package's own name."""
 
 

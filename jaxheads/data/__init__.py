@@ -5,6 +5,7 @@ from . import tasks
 from .process_share import process_share
 from .prompts import IOIPrompts, ioi_prompts
 from .prose import passages
+from .readers.conllu import conllu
 from .speech import Spoken, two_cities
 from .streams import array_batches, ordinary_tokens, text_batches
 from .synthetic import RepeatedTokens, repeated_tokens
@@ -17,6 +18,7 @@ __all__ = [
     "Sentences",
     "Spoken",
     "array_batches",
+    "conllu",
     "ioi_prompts",
     "ordinary_tokens",
     "passages",

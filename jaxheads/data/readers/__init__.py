@@ -1,0 +1,1 @@
+"""Readers of labelled text: treebanks, tagged words, bracketed trees, minimal pairs, tables."""

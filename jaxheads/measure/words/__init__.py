@@ -1,0 +1,1 @@
+"""Heads beside what is known of words: relations, trees, mentions."""
