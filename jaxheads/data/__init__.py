@@ -5,21 +5,30 @@ from . import tasks
 from .process_share import process_share
 from .prompts import IOIPrompts, ioi_prompts
 from .prose import passages
+from .readers.brackets import brackets
+from .readers.columns import columns
 from .readers.conllu import conllu
+from .readers.iob import iob
+from .readers.minimal_pairs import MinimalPairs, pairs
 from .speech import Spoken, two_cities
 from .streams import array_batches, ordinary_tokens, text_batches
 from .synthetic import RepeatedTokens, repeated_tokens
 
 __all__ = [
     "IOIPrompts",
+    "MinimalPairs",
     "Link",
     "RepeatedTokens",
     "Sentence",
     "Sentences",
     "Spoken",
     "array_batches",
+    "brackets",
+    "columns",
     "conllu",
+    "iob",
     "ioi_prompts",
+    "pairs",
     "ordinary_tokens",
     "passages",
     "process_share",
