@@ -39,6 +39,7 @@ from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
 from .measure.words.relations import relations
+from .minimal_pairs import minimal_pair
 from .models.adopting import adopt
 from .models.by_hand import by_hand
 from .models.families.clip import zero_shot
@@ -173,6 +174,7 @@ __all__ = [
     "logit",
     "logit_difference",
     "loss",
+    "minimal_pair",
     "objectives",
     "plots",
     "patch",

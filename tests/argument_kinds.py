@@ -100,6 +100,8 @@ KINDS_OF = {
     "freeze.layers": "wholes",
     **{f"{name}.heads": "heads" for name in ("interactions", "patch_heads", "replace_heads", "zero_heads")},
     "FunctionVectors.vector.heads": "any",
+    "minimal_pair.bad": "any",
+    "minimal_pair.accuracy": "flag",
     "probe.sentences": "labelled",
     "probe.labels": "name",
     "probe.control": "name",

@@ -239,6 +239,7 @@ CALLS: dict[str, dict[str, Any]] = {
     **{name: {"labels": 1} for name in ("class_accuracy", "class_loss", "class_probability")},
     **{name: {} for name in ("class_logit", "kl_divergence", "logit", "loss")},
     "logit_difference": {"right": 1, "wrong": 2},
+    "minimal_pair": {"bad": ["a b"]},
     "probability_difference": {"tokens": [1, 2], "signs": [1, -1]},
     # pictures
     "Panel.save": {"self": lambda: table().plot(), "path": "heads.png"},
