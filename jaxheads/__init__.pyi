@@ -10,7 +10,7 @@ from .class_objectives import (
     class_probability,
 )
 from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
-from .evidence.nulls import shuffled_marks
+from .evidence.nulls import shuffled_links, shuffled_marks
 from .evidence.roles import Evidence, name_heads
 from .evidence.selection import held_out, with_intervals
 from .evidence.specialisation import Specialisation, specialisation
@@ -37,6 +37,7 @@ from .measure.weights.extreme_pairs import TokenPairs, token_pairs
 from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
+from .measure.words.parse import Parse, parse
 from .measure.words.relations import relations
 from .models.adopting import adopt
 from .models.by_hand import by_hand
@@ -117,8 +118,11 @@ __all__ = [
     "pool_words",
     "random_weights",
     "register",
+    "Parse",
+    "parse",
     "relations",
     "retrieval",
+    "shuffled_links",
     "shuffled_marks",
     "specialisation",
     "text_span",
