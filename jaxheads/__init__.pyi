@@ -28,6 +28,7 @@ from .measure.patterns.given_patterns import measure_patterns
 from .measure.patterns.scoring import measure
 from .measure.patterns.variability import variability
 from .measure.patterns.word_pooling import pool_words
+from .measure.probing.probe import probe
 from .measure.relevance.faithfulness import Faithfulness, faithfulness
 from .measure.relevance.methods import Relevance, relevance
 from .measure.relevance.rules import Rules
@@ -116,6 +117,7 @@ __all__ = [
     "measure_patterns",
     "name_heads",
     "pool_words",
+    "probe",
     "random_weights",
     "register",
     "Parse",

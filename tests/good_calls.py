@@ -27,6 +27,7 @@ from .good_values import (
     clip,
     edges,
     grouped,
+    labelled_sentences,
     model,
     moments,
     other,
@@ -39,6 +40,7 @@ from .good_values import (
     table,
     task,
     training,
+    word_model,
 )
 
 RESULTS = {
@@ -179,6 +181,7 @@ CALLS: dict[str, dict[str, Any]] = {
         "scores": lambda: {"a": scores(), "b": scores(1)},
         "nulls": lambda: {"a": [scores(2), scores(3)], "b": [scores(4), scores(5)]},
     },
+    "probe": {"model": word_model, "sentences": labelled_sentences, "labels": "class"},
     "text_span": {"outputs": np.eye(4), "texts": np.eye(4), "count": 2},
     "token_class": {"mark": "noun"},
     "variability": {"model": model, "batch": batch},
