@@ -10,7 +10,7 @@ from .class_objectives import (
     class_probability,
 )
 from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
-from .evidence.nulls import shuffled_marks
+from .evidence.nulls import shuffled_links, shuffled_marks
 from .evidence.roles import Evidence, name_heads
 from .evidence.selection import held_out, with_intervals
 from .evidence.specialisation import Specialisation, specialisation
@@ -38,6 +38,7 @@ from .measure.weights.extreme_pairs import TokenPairs, token_pairs
 from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
+from .measure.words.parse import Parse, parse
 from .measure.words.relations import relations
 from .minimal_pairs import minimal_pair
 from .models.adopting import adopt
@@ -120,8 +121,11 @@ __all__ = [
     "probe",
     "random_weights",
     "register",
+    "Parse",
+    "parse",
     "relations",
     "retrieval",
+    "shuffled_links",
     "shuffled_marks",
     "specialisation",
     "text_span",

@@ -31,9 +31,11 @@ from .good_values import (
     model,
     moments,
     other,
+    planted_model,
     repeated,
     sample,
     scores,
+    sentences,
     small_network,
     table,
     task,
@@ -43,7 +45,7 @@ from .good_values import (
 
 RESULTS = {
     *("Circuit", "Composition", "ContextScore", "DirectParts", "Factored", "Faithfulness", "FaithfulnessCurve"),
-    *("FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Relevance"),
+    *("FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Parse", "Relevance"),
     *("RepeatedTokens", "Rows", "Run", "Sample", "SeedEffect", "Specialisation", "Spoken", "TextSpan", "TokenPairs"),
     *("Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Picture"),
 }
@@ -167,10 +169,13 @@ CALLS: dict[str, dict[str, Any]] = {
     "measure": {"model": model, "batch": batch},
     "measure_patterns": {"patterns": np.full((2, E, 2, T, T), 1 / T)},
     "name_heads": {"evidence": lambda: [jh.Evidence("a", scores(), scores(1), "random")]},
+    "parse": {"model": planted_model, "sentences": sentences, "head": (0, 0)},
     "pool_words": {"pattern_LBNTS": np.full((2, E, 2, T, T), 1 / T), "batch": batch},
+    "relations": {"model": planted_model, "sentences": sentences},
     "register": {"metric": lambda: jh.METRICS["induction"].variant("registered")},
     "resolve": {"metrics": "induction"},
     "retrieval": {"needle": "noun", "answer": "noun"},
+    "shuffled_links": {"sentences": sentences, "seed": 0},
     "shuffled_marks": {"batch": batch, "seed": 0},
     "specialisation": {
         "scores": lambda: {"a": scores(), "b": scores(1)},

@@ -10,6 +10,7 @@ import numpy as np
 import jaxheads as jh
 from jaxheads.data import tasks
 
+from .measure import planted
 from .measure.probing import planted as whole_words
 
 CONFIG = {"model_type": "gpt2", "vocab_size": 37, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}
@@ -133,3 +134,13 @@ def moments() -> jh.statistics.Moments:
     rows = jh.statistics.Moments()
     rows.add(np.arange(8.0))
     return rows
+
+
+@made_once
+def planted_model() -> jh.Model:
+    return planted.model()
+
+
+@made_once
+def sentences() -> jh.data.Sentences:
+    return planted.sentences()

@@ -214,8 +214,8 @@ def test_a_test_of_its_own_has_its_own_documents():
     ],
 )
 def test_what_can_not_be_probed_is_refused(more: dict[str, Any], message: str):
+    options: Any = {"labels": "class"} | more
     with pytest.raises((ValueError, TypeError), match=message):
-        options: Any = {"labels": "class"} | more
         jh.probe(gpt2(), random_sentences(), **options)
 
 
