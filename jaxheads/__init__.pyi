@@ -28,6 +28,7 @@ from .measure.patterns.given_patterns import measure_patterns
 from .measure.patterns.scoring import measure
 from .measure.patterns.variability import variability
 from .measure.patterns.word_pooling import pool_words
+from .measure.probing.contrast import contrast
 from .measure.probing.probe import probe
 from .measure.relevance.faithfulness import Faithfulness, faithfulness
 from .measure.relevance.methods import Relevance, relevance
@@ -110,6 +111,7 @@ __all__ = [
     "ByRows",
     "Metric",
     "compare_heads",
+    "contrast",
     "head_detector",
     "held_out",
     "icl_score",

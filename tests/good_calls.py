@@ -181,6 +181,7 @@ CALLS: dict[str, dict[str, Any]] = {
         "scores": lambda: {"a": scores(), "b": scores(1)},
         "nulls": lambda: {"a": [scores(2), scores(3)], "b": [scores(4), scores(5)]},
     },
+    "contrast": {"model": word_model, "sentences": labelled_sentences, "changed": labelled_sentences},
     "probe": {"model": word_model, "sentences": labelled_sentences, "labels": "class"},
     "text_span": {"outputs": np.eye(4), "texts": np.eye(4), "count": 2},
     "token_class": {"mark": "noun"},
