@@ -41,7 +41,7 @@ from .good_values import (
 
 RESULTS = {
     *("Circuit", "Composition", "ContextScore", "DirectParts", "Factored", "Faithfulness", "FaithfulnessCurve"),
-    *("FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Relevance"),
+    *("FewShot", "FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Relevance"),
     *("RepeatedTokens", "Rows", "Run", "Sample", "SeedEffect", "Specialisation", "Spoken", "TextSpan", "TokenPairs"),
     *("Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Picture"),
 }
@@ -274,6 +274,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "IOIPrompts.corrupted": {"self": lambda: jh.data.IOIPrompts(*PROMPTS), "seed": 0},
     "RepeatedTokens.shuffled": {"self": repeated, "seed": 0},
     "array_batches": {"tokens": np.ones((4, 3), int), "examples": 2},
+    "few_shot": {"pairs": [("hot", "cold"), ("big", "small"), ("in", "out")], "prompts": 2, "shots": 1},
     "ioi_prompts": {"tokenizer": Words, "examples": 2, "seed": 0, "bos": False},
     "passages": {},
     "two_cities": {},
