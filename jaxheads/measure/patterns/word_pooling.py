@@ -187,7 +187,7 @@ class OverWords:
             count_W = jax.ops.segment_sum(jnp.ones_like(word_S, jnp.float32), word_S, W)
             to_words_WNt = jax.ops.segment_sum(jnp.moveaxis(pattern_NtS, 2, 0), word_S, W)
             from_words = jax.ops.segment_sum(jnp.moveaxis(to_words_WNt, 2, 0), word_t, W)  # [W queries, W keys, N]
-            return jnp.moveaxis(from_words, 2, 0) / jnp.maximum(count_W, 1.0)[:, None]
+            return jnp.moveaxis(from_words, 2, 0) / jnp.maximum(count_W, 1.0)[None, :, None]
 
         return sums + jax.vmap(pool)(pattern_BNtS, word_Bt, self.word_BT)
 

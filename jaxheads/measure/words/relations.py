@@ -57,15 +57,15 @@ class PairReader:
         """Return the sums with those of the query rows from `first` on."""
         pattern_BNtW = sites["pattern"]
         B, N, t, W = pattern_BNtW.shape
-        own_tW = (first + jnp.arange(t))[:, None] == jnp.arange(W)
-        others_BtW = self.words_BW[:, None] & ~own_tW
+        own_tW = (first + jnp.arange(t))[:, None] == jnp.arange(W)[None]
+        others_BtW = self.words_BW[:, None] & ~own_tW[None]
         # Attention to a word itself and to special tokens is out (Clark et al. 2019, section 4.2).
-        choice_BNt = jnp.where(others_BtW[:, None], pattern_BNtW, -1.0).argmax(axis=-1)
+        choice_BNt = jnp.where(others_BtW[:, None], pattern_BNtW, -1.0).argmax(axis=-1).astype(jnp.int32)
         query, key, label = self.pairs
         row = query - first
         inside = (query >= 0) & (row >= 0) & (row < t)
         row, key = jnp.clip(row, 0, t - 1), jnp.maximum(key, 0)
-        b, n = jnp.arange(B)[:, None, None, None], jnp.arange(N)[:, None, None]
+        b, n = jnp.arange(B)[:, None, None, None], jnp.arange(N)[None, :, None, None]
         row_B12P, key_B12P = row[:, None], key[:, None]
         hit = choice_BNt[b, n, row_B12P] == key_B12P
         read = jnp.stack([hit.astype(jnp.float32), pattern_BNtW[b, n, row_B12P, key_B12P]], axis=-1)
