@@ -46,6 +46,7 @@ from .good_values import (
 RESULTS = {
     *("Circuit", "Composition", "ContextScore", "DirectParts", "Factored", "Faithfulness", "FaithfulnessCurve"),
     *("FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Parse", "Relevance"),
+    *("FewShot", "FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Relevance"),
     *("RepeatedTokens", "Rows", "Run", "Sample", "SeedEffect", "Specialisation", "Spoken", "TextSpan", "TokenPairs"),
     *("Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Picture"),
 }
@@ -282,6 +283,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "IOIPrompts.corrupted": {"self": lambda: jh.data.IOIPrompts(*PROMPTS), "seed": 0},
     "RepeatedTokens.shuffled": {"self": repeated, "seed": 0},
     "array_batches": {"tokens": np.ones((4, 3), int), "examples": 2},
+    "few_shot": {"pairs": [("hot", "cold"), ("big", "small"), ("in", "out")], "prompts": 2, "shots": 1},
     "ioi_prompts": {"tokenizer": Words, "examples": 2, "seed": 0, "bos": False},
     "passages": {},
     "two_cities": {},
