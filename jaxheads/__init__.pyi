@@ -37,7 +37,9 @@ from .measure.weights.extreme_pairs import TokenPairs, token_pairs
 from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
+from .measure.words.edges import relation_edges
 from .measure.words.parse import Parse, parse
+from .measure.words.parsing_probe import parsing_probe
 from .measure.words.relations import relations
 from .models.adopting import adopt
 from .models.by_hand import by_hand
@@ -120,6 +122,8 @@ __all__ = [
     "register",
     "Parse",
     "parse",
+    "parsing_probe",
+    "relation_edges",
     "relations",
     "retrieval",
     "shuffled_links",
