@@ -1,9 +1,14 @@
 """Patterns of pieces pooled to words."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxheads as jh
+from jaxheads.measure.patterns.row_scores import read_in_blocks
+from jaxheads.measure.patterns.word_pooling import OverWords, Words
+from tests import good_values, language
 
 WORDS = np.array([[-1, 0, 0, 1, 2, 2, 2, -1], [-1, 0, 1, -1, -1, -1, -1, -1]])
 """[CLS], a word of two pieces, one of one, one of three, [SEP]; and a shorter one, padded."""
@@ -73,3 +78,74 @@ def test_what_can_not_be_pooled_is_refused():
         jh.pool_words(patterns()[..., :7], BATCH)
     with pytest.raises(ValueError, match="words must have the shape of tokens"):
         jh.Batch(np.zeros((2, 8), int), words=WORDS[:, :7])
+
+
+NAMES = tuple(jh.METRICS)
+
+
+@pytest.mark.parametrize("kind", language.KINDS)
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_every_metric_over_words_is_that_of_the_pooled_patterns(kind: str, side: str):
+    model = language.model(kind)
+    batch = model.encode(language.drawn(), side=side)
+    table = jh.measure(model, batch, NAMES, over="words")
+    pooled = jh.pool_words(jh.run(model, batch, capture="pattern").seen["pattern"], batch)
+    words = Words.of(batch).batch(batch)
+    (B, W), (L, N) = words.tokens.shape, pooled[0].pattern.shape[:2]
+    whole = np.zeros((L, B, N, W, W))
+    for example, own in enumerate(pooled):
+        size = own.pattern.shape[-1]
+        whole[:, example, :, :size, :size] = own.pattern
+    slow = jh.measure_patterns(whole, np.asarray(words.mask), metrics=NAMES, tokens=np.asarray(words.tokens))
+    np.testing.assert_allclose(table.values, slow.values, atol=2e-6)
+    assert table.per_example is not None
+    assert slow.per_example is not None
+    np.testing.assert_allclose(table.per_example, slow.per_example, atol=2e-6)
+    assert table.provenance["over"] == "words"
+
+
+def test_blocks_of_rows_pool_as_the_whole_pattern():
+    pattern = patterns()[0]
+    words = Words.of(BATCH)
+
+    class Pattern:
+        """Return the rows, one after the other."""
+
+        def start(self):
+            return jnp.zeros((2, 4, *[words.numbers.shape[1]] * 2))
+
+        def add(self, sums, sites, first):
+            rows = sites["pattern"]
+            return jax.lax.dynamic_update_slice(sums, rows, (0, 0, first, 0))
+
+        def finish(self, sums):
+            return sums
+
+    reader = OverWords(Pattern(), jnp.asarray(words.of_tokens), (2, 4, words.numbers.shape[1]))
+    whole, blocks = (read_in_blocks(reader, {"pattern": jnp.asarray(pattern, jnp.float32)}, size) for size in (8, 3))
+    np.testing.assert_allclose(whole, blocks, atol=1e-6)
+    slow = jh.pool_words(patterns(), BATCH)[0].pattern[0]
+    np.testing.assert_allclose(whole[0, :, : slow.shape[1], : slow.shape[1]], slow, atol=1e-6)
+
+
+def test_a_mark_of_a_word_is_one_that_any_of_its_pieces_has():
+    mark = np.zeros((2, 8), bool)
+    mark[0, 2] = True  # the second piece of the first word
+    pair = np.zeros((2, 8, 8))
+    pair[0, 2, 5] = 1
+    words = Words.of(BATCH)
+    marks = words.batch(BATCH.marked({"noun": mark, "head": pair})).marks
+    assert marks is not None
+    assert np.flatnonzero(np.asarray(marks["noun"])[0]).tolist() == [1]
+    assert np.argwhere(np.asarray(marks["head"])[0]).tolist() == [[1, 3]]
+
+
+def test_words_are_refused_where_positions_are_none():
+    model = language.model("bert")
+    with pytest.raises(ValueError, match="encode lists of words, or"):
+        jh.measure(model, model.encode("the dog"), over="words")
+    with pytest.raises(ValueError, match="over"):
+        jh.measure(model, model.encode("the dog"), over="pieces")  # pyright: ignore[reportArgumentType]
+    vision = good_values.clip()
+    with pytest.raises(ValueError, match="words are of tokens that look at each other"):
+        jh.measure(vision, good_values.batch(), stack="vision", over="words")
