@@ -63,6 +63,7 @@ from .sweep.circuits.search import search_circuits
 from .sweep.estimates import compare_estimates
 from .sweep.exact.ablate import ablate, cumulative, interactions
 from .sweep.exact.function_vectors import FunctionVectors, function_vectors
+from .sweep.exact.head_proof import head_proof
 from .sweep.exact.knock_out import knock_out
 from .sweep.exact.patch import patch
 from .sweep.exact.share import share
@@ -169,6 +170,7 @@ __all__ = [
     "importance",
     "interactions",
     "kl_divergence",
+    "head_proof",
     "knock_out",
     "answer_logit",
     "answer_loss",

@@ -236,6 +236,13 @@ CALLS: dict[str, dict[str, Any]] = {
     },
     "importance": ASKED,
     "interactions": ASKED | {"heads": HEADS},
+    "head_proof": {
+        "model": planted_model,
+        "sentences": sentences,
+        "head": (0, 0),
+        "relation": "nsubj",
+        "objective": lambda: jh.logit(1),
+    },
     "knock_out": ASKED | {"queries": T - 1, "keys": 0},
     "share": ASKED | {"partners": [(0, 0), (0, 1)]},
     "answer_log_probability": {"answer": "a text"},
