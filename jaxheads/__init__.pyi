@@ -28,6 +28,7 @@ from .measure.patterns.given_patterns import measure_patterns
 from .measure.patterns.scoring import measure
 from .measure.patterns.variability import variability
 from .measure.patterns.word_pooling import pool_words
+from .measure.probing.contrast import contrast
 from .measure.probing.probe import probe
 from .measure.relevance.faithfulness import Faithfulness, faithfulness
 from .measure.relevance.methods import Relevance, relevance
@@ -42,6 +43,7 @@ from .measure.words.edges import relation_edges
 from .measure.words.parse import Parse, parse
 from .measure.words.parsing_probe import parsing_probe
 from .measure.words.relations import relations
+from .minimal_pairs import minimal_pair
 from .models.adopting import adopt
 from .models.by_hand import by_hand
 from .models.families.clip import zero_shot
@@ -112,6 +114,7 @@ __all__ = [
     "ByRows",
     "Metric",
     "compare_heads",
+    "contrast",
     "head_detector",
     "held_out",
     "icl_score",
@@ -183,6 +186,7 @@ __all__ = [
     "logit",
     "logit_difference",
     "loss",
+    "minimal_pair",
     "objectives",
     "plots",
     "patch",

@@ -184,6 +184,7 @@ CALLS: dict[str, dict[str, Any]] = {
         "scores": lambda: {"a": scores(), "b": scores(1)},
         "nulls": lambda: {"a": [scores(2), scores(3)], "b": [scores(4), scores(5)]},
     },
+    "contrast": {"model": word_model, "sentences": labelled_sentences, "changed": labelled_sentences},
     "probe": {"model": word_model, "sentences": labelled_sentences, "labels": "class"},
     "text_span": {"outputs": np.eye(4), "texts": np.eye(4), "count": 2},
     "token_class": {"mark": "noun"},
@@ -254,6 +255,7 @@ CALLS: dict[str, dict[str, Any]] = {
     **{name: {"labels": 1} for name in ("class_accuracy", "class_loss", "class_probability")},
     **{name: {} for name in ("class_logit", "kl_divergence", "logit", "loss")},
     "logit_difference": {"right": 1, "wrong": 2},
+    "minimal_pair": {"bad": ["a b"]},
     "probability_difference": {"tokens": [1, 2], "signs": [1, -1]},
     # pictures
     "Panel.save": {"self": lambda: table().plot(), "path": "heads.png"},

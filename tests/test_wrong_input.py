@@ -75,7 +75,6 @@ WRONG: dict[str, list[Any]] = {
     "stack": ["nonesuch", 3, ["decoder"], True],
     "dtype": ["float31", int, bool, 3, np.complex64],
     "tokenizer": [3, "gpt2"],
-    "labelled": ["a text", ["a text"], 3, [["a", "b"]]],
     "key": [3, "key"],
     "any": [],
 }

@@ -17,7 +17,8 @@ from ...models.stack import Stack
 from ...progress import progress as show_progress
 from ...provenance import provenance
 from ...tables import HeadTable
-from ..words.relations import GROUPS, share
+from ..words.documents import GROUPS
+from ..words.relations import share
 from .features import Of, Probe
 from .passes import Reading, centred_moments
 from .solving import Ascent
