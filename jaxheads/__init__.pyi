@@ -39,7 +39,9 @@ from .measure.weights.extreme_pairs import TokenPairs, token_pairs
 from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
+from .measure.words.edges import relation_edges
 from .measure.words.parse import Parse, parse
+from .measure.words.parsing_probe import parsing_probe
 from .measure.words.relations import relations
 from .minimal_pairs import minimal_pair
 from .models.adopting import adopt
@@ -65,6 +67,7 @@ from .sweep.circuits.search import search_circuits
 from .sweep.estimates import compare_estimates
 from .sweep.exact.ablate import ablate, cumulative, interactions
 from .sweep.exact.function_vectors import FunctionVectors, function_vectors
+from .sweep.exact.head_proof import head_proof
 from .sweep.exact.knock_out import knock_out
 from .sweep.exact.patch import patch
 from .sweep.exact.share import share
@@ -126,6 +129,8 @@ __all__ = [
     "register",
     "Parse",
     "parse",
+    "parsing_probe",
+    "relation_edges",
     "relations",
     "retrieval",
     "shuffled_links",
@@ -171,6 +176,7 @@ __all__ = [
     "importance",
     "interactions",
     "kl_divergence",
+    "head_proof",
     "knock_out",
     "answer_logit",
     "answer_loss",

@@ -312,7 +312,7 @@ class Model:
             raise ValueError(f"the batch has no {field}: the {stack.name} of {self.name} does not run")
 
     def _check_ids(self, kind: str, positions: Positions) -> None:
-        tokens, mask = np.asarray(positions.ids), np.asarray(positions.mask)
+        tokens = np.asarray(positions.ids)
         vocabulary, context = self.config.vocab_size, self.config.max_position_embeddings
         outside = (tokens < 0) | (tokens >= vocabulary)
         if outside.any():
