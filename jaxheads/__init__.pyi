@@ -37,6 +37,7 @@ from .measure.weights.extreme_pairs import TokenPairs, token_pairs
 from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
+from .measure.words.documents import half_of
 from .measure.words.edges import relation_edges
 from .measure.words.parse import Parse, parse
 from .measure.words.parsing_probe import parsing_probe
@@ -112,6 +113,7 @@ __all__ = [
     "Metric",
     "compare_heads",
     "head_detector",
+    "half_of",
     "held_out",
     "icl_score",
     "marked_share",
