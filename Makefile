@@ -35,6 +35,8 @@ results: .venv/.peers
 	$(BIN)/jaxheads atlas smollm2-135m --out results/atlas-smollm2-135m
 	$(BIN)/jaxheads atlas minilm-l6 --out results/atlas-minilm-l6
 	set -e; for name in $(EXPERIMENTS); do $(BIN)/python -m experiments.$$name; done
+	$(BIN)/python -m experiments.head_probes --treebank data/en_ewt-ud-dev.conllu --entities data/en_gum-ud-dev.conllu \
+	  --sentences 600
 	$(BIN)/python -m experiments.speed --prompts 4 --pairs 2 --repeats 1
 	$(BIN)/python -m experiments.speed --works forward measure forward_long measure_long --no-curves \
 	  --out results/speed-measures
