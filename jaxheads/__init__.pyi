@@ -10,7 +10,7 @@ from .class_objectives import (
     class_probability,
 )
 from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
-from .evidence.nulls import shuffled_marks
+from .evidence.nulls import shuffled_links, shuffled_marks
 from .evidence.roles import Evidence, name_heads
 from .evidence.selection import held_out, with_intervals
 from .evidence.specialisation import Specialisation, specialisation
@@ -28,6 +28,8 @@ from .measure.patterns.given_patterns import measure_patterns
 from .measure.patterns.scoring import measure
 from .measure.patterns.variability import variability
 from .measure.patterns.word_pooling import pool_words
+from .measure.probing.contrast import contrast
+from .measure.probing.probe import probe
 from .measure.relevance.faithfulness import Faithfulness, faithfulness
 from .measure.relevance.methods import Relevance, relevance
 from .measure.relevance.rules import Rules
@@ -37,7 +39,11 @@ from .measure.weights.extreme_pairs import TokenPairs, token_pairs
 from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
+from .measure.words.edges import relation_edges
+from .measure.words.parse import Parse, parse
+from .measure.words.parsing_probe import parsing_probe
 from .measure.words.relations import relations
+from .minimal_pairs import minimal_pair
 from .models.adopting import adopt
 from .models.by_hand import by_hand
 from .models.families.clip import zero_shot
@@ -60,6 +66,7 @@ from .sweep.circuits.search import search_circuits
 from .sweep.estimates import compare_estimates
 from .sweep.exact.ablate import ablate, cumulative, interactions
 from .sweep.exact.function_vectors import FunctionVectors, function_vectors
+from .sweep.exact.head_proof import head_proof
 from .sweep.exact.knock_out import knock_out
 from .sweep.exact.patch import patch
 from .sweep.exact.share import share
@@ -107,6 +114,7 @@ __all__ = [
     "ByRows",
     "Metric",
     "compare_heads",
+    "contrast",
     "head_detector",
     "held_out",
     "icl_score",
@@ -115,10 +123,16 @@ __all__ = [
     "measure_patterns",
     "name_heads",
     "pool_words",
+    "probe",
     "random_weights",
     "register",
+    "Parse",
+    "parse",
+    "parsing_probe",
+    "relation_edges",
     "relations",
     "retrieval",
+    "shuffled_links",
     "shuffled_marks",
     "specialisation",
     "text_span",
@@ -161,6 +175,7 @@ __all__ = [
     "importance",
     "interactions",
     "kl_divergence",
+    "head_proof",
     "knock_out",
     "answer_logit",
     "answer_loss",
@@ -171,6 +186,7 @@ __all__ = [
     "logit",
     "logit_difference",
     "loss",
+    "minimal_pair",
     "objectives",
     "plots",
     "patch",

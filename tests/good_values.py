@@ -10,6 +10,9 @@ import numpy as np
 import jaxheads as jh
 from jaxheads.data import tasks
 
+from .measure import planted
+from .measure.probing import planted as whole_words
+
 CONFIG = {"model_type": "gpt2", "vocab_size": 37, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}
 E, T = 4, 6
 Arguments = ParamSpec("Arguments")
@@ -29,6 +32,17 @@ def made_once(make: Callable[Arguments, Value]) -> Callable[Arguments, Value]:
 @made_once
 def model() -> jh.Model:
     return jh.init(CONFIG)
+
+
+@made_once
+def word_model() -> jh.Model:
+    """A model with a tokenizer of whole words, w0, w1, …"""
+    return jh.Model(model().network, whole_words.tokenizer(35), name="words")
+
+
+@made_once
+def labelled_sentences() -> jh.data.Sentences:
+    return whole_words.sentences(np.arange(32).reshape(8, 4), "ab" * 16)
 
 
 @made_once
@@ -120,3 +134,13 @@ def moments() -> jh.statistics.Moments:
     rows = jh.statistics.Moments()
     rows.add(np.arange(8.0))
     return rows
+
+
+@made_once
+def planted_model() -> jh.Model:
+    return planted.model()
+
+
+@made_once
+def sentences() -> jh.data.Sentences:
+    return planted.sentences()

@@ -20,7 +20,7 @@ LAYERS = (
     ("evidence",),
     ("measure", "data"),
     ("execution",),
-    ("edits", "objectives", "class_objectives", "log_probabilities", "networks"),
+    ("edits", "objectives", "class_objectives", "log_probabilities", "minimal_pairs", "networks"),
     ("class_reads",),
     ("reads",),
     ("models",),

@@ -1,9 +1,13 @@
 """Nulls made of data: labels that are right for no token. `random_weights` makes those of models."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from ..arguments import at_least, checked
+from ..checks import one_of
 from ..models.inputs.batch import Batch
+from ..models.inputs.sentences import Sentences
 
 
 @checked(first=at_least(0))
@@ -34,3 +38,36 @@ def shuffled_marks(batch: Batch, seed: int, *, first: int = 0) -> Batch:
         index = order_BS if mark.ndim == 2 else order_BS[:, None, :]
         shuffled[name] = np.take_along_axis(np.asarray(mark), index, axis=-1)
     return batch.marked(shuffled)
+
+
+@checked()
+def shuffled_links(sentences: Sentences, seed: int, links: str = "deprel") -> Sentences:
+    """Return the sentences with another's links each, of a sentence with as many words: the null of `jh.relations`.
+
+    Lengths of dependencies, their directions and the words' places stay; which word depends on which is no longer so.
+    Trees go around within each length, so that none stays where it was. Labels of words stay, too. A sentence whose
+    length no other has is left out.
+
+    Args:
+        links: the name of the links.
+
+    Raises:
+        ValueError: for links that no sentence has, or without two sentences of one length.
+    """
+    one_of("links", links, dict.fromkeys(name for one in sentences for name in one.links))
+    lengths: dict[int, list[int]] = {}
+    for index, one in enumerate(sentences):
+        if links in one.links:
+            lengths.setdefault(len(one.words), []).append(index)
+    rng, donors = np.random.default_rng(seed), {}
+    for _, alike in sorted(lengths.items()):
+        order = rng.permutation(alike).tolist()
+        if len(order) > 1:
+            donors |= dict(zip(order, [*order[1:], order[0]], strict=True))
+    if not donors:
+        raise ValueError("there are no two sentences of one length, whose links could change places: give more")
+    made = [
+        replace(sentences[own], links={**sentences[own].links, links: sentences[donors[own]].links[links]})
+        for own in sorted(donors)
+    ]
+    return Sentences(tuple(made), sentences.files, sentences.label_names)

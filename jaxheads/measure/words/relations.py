@@ -4,7 +4,6 @@ Dimension key: B examples, E sentences, G groups of documents, L layers, N heads
 t query words of a block, P pairs, R relations.
 """
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -28,10 +27,8 @@ from ...statistics import mean_interval
 from ...tables import Column, HeadTable
 from ..example_chunks import choose_chunks, run_examples
 from ..patterns.word_pooling import OverWords, Words, check_over
+from .documents import Documents
 from .gold import Pairs, Relation, best_offsets, column_names
-
-GROUPS = 2048
-"""Documents (or sentences) beyond this number share their sums with others, so that memory does not grow."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +57,18 @@ class PairReader:
         own_tW = (first + jnp.arange(t))[:, None] == jnp.arange(W)[None]
         others_BtW = self.words_BW[:, None] & ~own_tW[None]
         # Attention to a word itself and to special tokens is out (Clark et al. 2019, section 4.2).
-        choice_BNt = jnp.where(others_BtW[:, None], pattern_BNtW, -1.0).argmax(axis=-1).astype(jnp.int32)
+        others_BNtW = jnp.where(others_BtW[:, None], pattern_BNtW, 0.0)
+        # A word that looks at no other word has no arg-max: nothing is right, and not the first word either.
+        choice_BNt = jnp.where(others_BNtW.max(axis=-1) > 0, others_BNtW.argmax(axis=-1), -1)
         query, key, label = self.pairs
         row = query - first
         inside = (query >= 0) & (row >= 0) & (row < t)
         row, key = jnp.clip(row, 0, t - 1), jnp.maximum(key, 0)
-        b, n = jnp.arange(B)[:, None, None, None], jnp.arange(N)[None, :, None, None]
+        b, n = jnp.arange(B).reshape(B, 1, 1, 1), jnp.arange(N).reshape(1, N, 1, 1)
         row_B12P, key_B12P = row[:, None], key[:, None]
         hit = choice_BNt[b, n, row_B12P] == key_B12P
         read = jnp.stack([hit.astype(jnp.float32), pattern_BNtW[b, n, row_B12P, key_B12P]], axis=-1)
-        member = (jax.nn.one_hot(label, self.relations) * inside[..., None])[:, None]
+        member = jnp.where(inside[..., None], jax.nn.one_hot(label, self.relations), 0.0)[:, None]
         return sums + jnp.einsum("bndpc,bmdpr->bndrc", read, member)
 
     def finish(self, sums: Array) -> Array:
@@ -116,8 +115,10 @@ def relations(
     """
     resources, stack = Resources.of(options), model.stack(options.get("stack"))
     check_over("words", stack, model.name)
+    if least < 0:
+        raise ValueError(f"least must be a number of words, 0 or more, got {least}")
     relation, batches = Relation.of(sentences, labels), SentenceBatches(model, sentences)
-    sums = RelationSums(sentences, options.get("seed", 0))
+    sums = RelationSums(Documents.of(sentences, options.get("seed", 0)))
     label = f"relations of {stack.layers * stack.heads} heads of {model.name}"
     with show_progress(len(batches.kept), label, resources.progress) as advance:
         for indices, batch in batches:
@@ -192,28 +193,16 @@ class RelationSums:
     """Sums of hits, mass and words by group of documents, in bounded memory.
 
     Attributes:
-        group_E: the group of each sentence.
-        half_G: the half that each group belongs to.
+        documents: the groups, and their halves.
     """
 
-    sentences: Sentences
-    seed: int
-    group_E: np.ndarray = field(init=False)
-    half_G: np.ndarray = field(init=False)
+    documents: Documents
     _sums: tuple[np.ndarray, np.ndarray, np.ndarray] | None = field(default=None, init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        names = [one.document if one.document is not None else f"{number}" for number, one in enumerate(self.sentences)]
-        order = {name: number for number, name in enumerate(dict.fromkeys(names))}
-        if len(order) < 4:
-            raise ValueError(f"sentences of at least 4 documents are needed, two for each half; got {len(order)}")
-        count = min(len(order), GROUPS)
-        self.group_E = np.array([order[name] % count for name in names])
-        # By their names: the halves of two questions about one corpus are the same.
-        first = {group: name for name, group in reversed(list(order.items())) if group < count}
-        keys = [zlib.crc32(f"{self.seed} {first[group]}".encode()) for group in range(count)]
-        self.half_G = np.zeros(count, int)
-        self.half_G[np.argsort(keys, kind="stable")[: count // 2]] = 1
+    @property
+    def half_G(self) -> np.ndarray:
+        """The half that each group belongs to."""
+        return self.documents.half_G
 
     def add(self, indices: np.ndarray, read: np.ndarray, counts: np.ndarray, offsets: np.ndarray) -> None:
         """Add some sentences: their indices, hits and mass `[B,L,N,2,R,2]`, queries `[B,2,R]` and `[B,2,R,O]`."""
@@ -222,7 +211,7 @@ class RelationSums:
             room = [np.zeros((len(self.half_G), *part.shape[1:]), np.float32) for part in parts]
             self._sums = (room[0], room[1], room[2])
         for whole, part in zip(self._sums, parts, strict=True):
-            np.add.at(whole, self.group_E[indices], part)
+            np.add.at(whole, self.documents.group_E[indices], part)
 
     def table(
         self,
