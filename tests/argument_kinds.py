@@ -74,6 +74,8 @@ KINDS_OF = {
     "Run.top.positions": "any",
     "Run.top.tokenizer": "any",
     "run.capture": "any",
+    "FewExamples.noise": "fraction",
+    "FewExamples.size": "count",
     "few_shot.pairs": "any",
     "few_shot.prompts": "count",
     "few_shot.question": "text",
