@@ -90,6 +90,8 @@ KINDS_OF = {
     "relations.least": "size",
     "shuffled_links.links": "name",
     "run.capture": "any",
+    "FewExamples.noise": "fraction",
+    "FewExamples.size": "count",
     "few_shot.pairs": "any",
     "few_shot.prompts": "count",
     "few_shot.question": "text",

@@ -72,6 +72,10 @@ INTERNAL = {
 """Protocols, what only metrics and networks call, and the constructors that have tests of their own."""
 
 
+def few() -> tasks.FewExamples:
+    return tasks.FewExamples(tasks.Agreement(), 4)
+
+
 def is_internal(name: str) -> bool:
     """Whether a test of its own, or none, is due to a public name that takes arguments."""
     own, _, method = name.partition(".")
@@ -365,6 +369,12 @@ CALLS: dict[str, dict[str, Any]] = {
     "train": {"config": lambda: task().model_config(), "task": task, "steps": 2},
     # tasks
     **{type(own).__name__: {} for own in tasks.TASKS.values()},
+    "Examples": {"examples": lambda: sample()},
+    "Examples.sample": {"self": lambda: tasks.Examples(sample()), "key": jax.random.key(0), "examples": 2},
+    "FewExamples": {"task": lambda: tasks.Agreement(), "size": 4},
+    "FewExamples.of_run": {"self": lambda: few(), "key": jax.random.key(0)},
+    "FewExamples.sample": {"self": lambda: few(), "key": jax.random.key(0), "examples": 2},
+    "FewExamples.training_set": {"self": lambda: few(), "seed": 0},
     "Captions.sample": {"self": tasks.Captions, "key": jax.random.key(0), "examples": 2},
     "Markov.bayes": {"self": tasks.Markov, "tokens": np.ones((2, 10), int)},
     "bigram": {"tokens": np.ones((2, 10), int), "states": 3},
