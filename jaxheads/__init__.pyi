@@ -39,6 +39,7 @@ from .measure.weights.extreme_pairs import TokenPairs, token_pairs
 from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
+from .measure.words.documents import half_of
 from .measure.words.edges import relation_edges
 from .measure.words.parse import Parse, parse
 from .measure.words.parsing_probe import parsing_probe
@@ -116,6 +117,7 @@ __all__ = [
     "compare_heads",
     "contrast",
     "head_detector",
+    "half_of",
     "held_out",
     "icl_score",
     "marked_share",

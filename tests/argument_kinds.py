@@ -78,6 +78,7 @@ KINDS_OF = {
     "head_proof.controls": "count",
     "head_proof.head": "head",
     "head_proof.objective": "any",
+    "half_of.half": "any",
     "parse.head": "head",
     "parse.half": "any",
     "parsing_probe.half": "any",

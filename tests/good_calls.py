@@ -168,6 +168,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "Metric.variant": {"self": lambda: jh.METRICS["induction"], "name": "other"},
     "compare_heads": {"model": model, "batch": batch},
     "head_detector": {"role": "duplicate_token_head"},
+    "half_of": {"sentences": sentences, "half": 0},
     "held_out": {"table": table},
     "icl_score": {"model": model, "batch": batch, "early": 1, "late": 3},
     "marked_share": {"mark": "noun"},
