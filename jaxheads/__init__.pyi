@@ -57,6 +57,7 @@ from .models.saving import to_hf, to_orbax
 from .models.sharding import placement, shard
 from .models.sites import SiteEdit
 from .objectives import Objective, logit, logit_difference, loss, probability_difference
+from .steering import Steering, steer_heads
 from .sweep import circuits
 from .sweep.circuits.attribution import patch_edges
 from .sweep.circuits.benchmark import auroc, faithfulness_curve
@@ -196,6 +197,8 @@ __all__ = [
     "probability_difference",
     "rehearse",
     "share",
+    "Steering",
+    "steer_heads",
     # by which ways
     "Graph",
     "all_paths",

@@ -36,7 +36,9 @@ from .good_values import (
     sample,
     scores,
     sentences,
+    sided_sentences,
     small_network,
+    steering,
     table,
     task,
     training,
@@ -48,7 +50,7 @@ RESULTS = {
     *("FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Parse", "Relevance"),
     *("FewShot", "FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Relevance"),
     *("RepeatedTokens", "Rows", "Run", "Sample", "SeedEffect", "Specialisation", "Spoken", "TextSpan", "TokenPairs"),
-    *("Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Picture"),
+    *("Steering", "Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Picture"),
 }
 """Classes of answers, whose constructors users don't call."""
 
@@ -190,6 +192,15 @@ CALLS: dict[str, dict[str, Any]] = {
         "nulls": lambda: {"a": [scores(2), scores(3)], "b": [scores(4), scores(5)]},
     },
     "contrast": {"model": word_model, "sentences": labelled_sentences, "changed": labelled_sentences},
+    "steer_heads": {
+        "model": word_model,
+        "sentences": sided_sentences,
+        "labels": "side",
+        "toward": "good",
+        "objective": lambda: jh.logit_difference(1, 2),
+        "count": 1,
+    },
+    "Steering.edit": {"self": steering},
     "probe": {"model": word_model, "sentences": labelled_sentences, "labels": "class"},
     "text_span": {"outputs": np.eye(4), "texts": np.eye(4), "count": 2},
     "token_class": {"mark": "noun"},
