@@ -28,6 +28,8 @@ from .measure.patterns.given_patterns import measure_patterns
 from .measure.patterns.scoring import measure
 from .measure.patterns.variability import variability
 from .measure.patterns.word_pooling import pool_words
+from .measure.people.human import human
+from .measure.people.surprisal import surprisal
 from .measure.relevance.faithfulness import Faithfulness, faithfulness
 from .measure.relevance.methods import Relevance, relevance
 from .measure.relevance.rules import Rules
@@ -63,6 +65,7 @@ from .sweep.exact.ablate import ablate, cumulative, interactions
 from .sweep.exact.function_vectors import FunctionVectors, function_vectors
 from .sweep.exact.knock_out import knock_out
 from .sweep.exact.patch import patch
+from .sweep.exact.reading_times import reading_times
 from .sweep.exact.share import share
 from .sweep.gradients.attribute import attribute
 from .sweep.gradients.importance import importance
@@ -129,6 +132,10 @@ __all__ = [
     "token_class",
     "variability",
     "with_intervals",
+    # beside people
+    "human",
+    "reading_times",
+    "surprisal",
     # what an answer rests on
     "Faithfulness",
     "Relevance",
