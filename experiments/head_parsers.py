@@ -112,9 +112,7 @@ def run(options: Options) -> lab.Results:
         for each in parsers(jh.random_weights(model, options.seed), sentences, "random", options)
         if each[0]["method"] == "max"
     ]
-    shuffled = jh.parsing_probe(
-        model, jh.shuffled_links(sentences, options.seed), "max", half=1, seed=options.seed
-    )
+    shuffled = jh.parsing_probe(model, jh.shuffled_links(sentences, options.seed), "max", half=1, seed=options.seed)
     said = {"weights": "trained", "parser": "all heads, other trees", "method": "max", "head": ""}
     found.append(rows_of(said, shuffled))
     probe = jh.parsing_probe(model, sentences, "max", half=1, seed=options.seed)

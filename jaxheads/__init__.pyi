@@ -28,6 +28,8 @@ from .measure.patterns.given_patterns import measure_patterns
 from .measure.patterns.scoring import measure
 from .measure.patterns.variability import variability
 from .measure.patterns.word_pooling import pool_words
+from .measure.people.human import human
+from .measure.people.surprisal import surprisal
 from .measure.probing.contrast import contrast
 from .measure.probing.probe import probe
 from .measure.relevance.faithfulness import Faithfulness, faithfulness
@@ -71,6 +73,7 @@ from .sweep.exact.function_vectors import FunctionVectors, function_vectors
 from .sweep.exact.head_proof import head_proof
 from .sweep.exact.knock_out import knock_out
 from .sweep.exact.patch import patch
+from .sweep.exact.reading_times import reading_times
 from .sweep.exact.share import share
 from .sweep.gradients.attribute import attribute
 from .sweep.gradients.importance import importance
@@ -142,6 +145,10 @@ __all__ = [
     "token_class",
     "variability",
     "with_intervals",
+    # beside people
+    "human",
+    "reading_times",
+    "surprisal",
     # what an answer rests on
     "Faithfulness",
     "Relevance",

@@ -32,6 +32,8 @@ from .good_values import (
     moments,
     other,
     planted_model,
+    read_sentences,
+    reader,
     repeated,
     sample,
     scores,
@@ -43,6 +45,7 @@ from .good_values import (
     task,
     training,
     word_model,
+    word_numbers,
 )
 
 RESULTS = {
@@ -172,6 +175,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "head_detector": {"role": "duplicate_token_head"},
     "half_of": {"sentences": sentences, "half": 0},
     "held_out": {"table": table},
+    "human": {"model": planted_model, "words": sentences, "values": word_numbers},
     "icl_score": {"model": model, "batch": batch, "early": 1, "late": 3},
     "marked_share": {"mark": "noun"},
     "measure": {"model": model, "batch": batch},
@@ -182,6 +186,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "pool_words": {"pattern_LBNTS": np.full((2, E, 2, T, T), 1 / T), "batch": batch},
     "relation_edges": {"batch": lambda: planted_model().encode(sentences())},
     "relations": {"model": planted_model, "sentences": sentences},
+    "reading_times": {"model": reader, "words": read_sentences, "times": lambda: word_numbers(read_sentences())},
+    "surprisal": {"model": reader, "words": read_sentences},
     "register": {"metric": lambda: jh.METRICS["induction"].variant("registered")},
     "resolve": {"metrics": "induction"},
     "retrieval": {"needle": "noun", "answer": "noun"},
@@ -335,6 +341,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "mean_interval": {"values": np.arange(4.0)},
     "mean_p_values": {"values": np.arange(4.0)},
     "paired_p_values": {"scores": np.arange(4.0), "null": np.ones(4)},
+    "partial_rank_correlation": {"first": np.arange(4.0), "second": np.arange(4.0)},
     "rank_correlation": {"first": np.arange(4.0), "second": np.arange(4.0)},
     "ratio_interval": {"values": np.arange(4.0), "whole": np.arange(1.0, 5)},
     "rows_of": {"values": np.arange(4.0)},

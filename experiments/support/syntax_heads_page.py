@@ -118,7 +118,9 @@ def published(heads: pd.DataFrame) -> pd.DataFrame:
                         "direction": entry["direction"],
                         "ours": span(entry, "share"),
                         "offset": entry["base"],
-                        "Clark et al.": "" if clark is None else f"{clark[0]} {clark[1] / 100:.2f} ({clark[2] / 100:.2f})",
+                        "Clark et al.": ""
+                        if clark is None
+                        else f"{clark[0]} {clark[1] / 100:.2f} ({clark[2] / 100:.2f})",
                         "Voita et al.": "" if voita is None else f"{voita[0] / 100:.2f} ({voita[1] / 100:.2f})",
                     }
                 )
