@@ -89,6 +89,8 @@ KINDS_OF = {
     "relations.labels": "name",
     "relations.least": "size",
     "shuffled_links.links": "name",
+    "structure.language": "text",
+    "structure.tags": "name",
     "run.capture": "any",
     "few_shot.pairs": "any",
     "few_shot.prompts": "count",
