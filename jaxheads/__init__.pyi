@@ -39,6 +39,7 @@ from .measure.weights.extreme_pairs import TokenPairs, token_pairs
 from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
+from .measure.words.documents import half_of
 from .measure.words.edges import relation_edges
 from .measure.words.parse import Parse, parse
 from .measure.words.parsing_probe import parsing_probe
@@ -57,6 +58,7 @@ from .models.saving import to_hf, to_orbax
 from .models.sharding import placement, shard
 from .models.sites import SiteEdit
 from .objectives import Objective, logit, logit_difference, loss, probability_difference
+from .steering import Steering, steer_heads
 from .sweep import circuits
 from .sweep.circuits.attribution import patch_edges
 from .sweep.circuits.benchmark import auroc, faithfulness_curve
@@ -117,6 +119,7 @@ __all__ = [
     "compare_heads",
     "contrast",
     "head_detector",
+    "half_of",
     "held_out",
     "icl_score",
     "marked_share",
@@ -196,6 +199,8 @@ __all__ = [
     "probability_difference",
     "rehearse",
     "share",
+    "Steering",
+    "steer_heads",
     # by which ways
     "Graph",
     "all_paths",

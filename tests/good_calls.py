@@ -36,7 +36,9 @@ from .good_values import (
     sample,
     scores,
     sentences,
+    sided_sentences,
     small_network,
+    steering,
     table,
     task,
     training,
@@ -48,7 +50,7 @@ RESULTS = {
     *("FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Parse", "Relevance"),
     *("FewShot", "FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Relevance"),
     *("RepeatedTokens", "Rows", "Run", "Sample", "SeedEffect", "Specialisation", "Spoken", "TextSpan", "TokenPairs"),
-    *("Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Picture"),
+    *("Steering", "Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Picture"),
 }
 """Classes of answers, whose constructors users don't call."""
 
@@ -70,6 +72,10 @@ INTERNAL = {
     ),
 }
 """Protocols, what only metrics and networks call, and the constructors that have tests of their own."""
+
+
+def few() -> tasks.FewExamples:
+    return tasks.FewExamples(tasks.Agreement(), 4)
 
 
 def is_internal(name: str) -> bool:
@@ -164,6 +170,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "Metric.variant": {"self": lambda: jh.METRICS["induction"], "name": "other"},
     "compare_heads": {"model": model, "batch": batch},
     "head_detector": {"role": "duplicate_token_head"},
+    "half_of": {"sentences": sentences, "half": 0},
     "held_out": {"table": table},
     "icl_score": {"model": model, "batch": batch, "early": 1, "late": 3},
     "marked_share": {"mark": "noun"},
@@ -186,6 +193,15 @@ CALLS: dict[str, dict[str, Any]] = {
         "nulls": lambda: {"a": [scores(2), scores(3)], "b": [scores(4), scores(5)]},
     },
     "contrast": {"model": word_model, "sentences": labelled_sentences, "changed": labelled_sentences},
+    "steer_heads": {
+        "model": word_model,
+        "sentences": sided_sentences,
+        "labels": "side",
+        "toward": "good",
+        "objective": lambda: jh.logit_difference(1, 2),
+        "count": 1,
+    },
+    "Steering.edit": {"self": steering},
     "probe": {"model": word_model, "sentences": labelled_sentences, "labels": "class"},
     "text_span": {"outputs": np.eye(4), "texts": np.eye(4), "count": 2},
     "token_class": {"mark": "noun"},
@@ -366,6 +382,12 @@ CALLS: dict[str, dict[str, Any]] = {
     "train": {"config": lambda: task().model_config(), "task": task, "steps": 2},
     # tasks
     **{type(own).__name__: {} for own in tasks.TASKS.values()},
+    "Examples": {"examples": lambda: sample()},
+    "Examples.sample": {"self": lambda: tasks.Examples(sample()), "key": jax.random.key(0), "examples": 2},
+    "FewExamples": {"task": lambda: tasks.Agreement(), "size": 4},
+    "FewExamples.of_run": {"self": lambda: few(), "key": jax.random.key(0)},
+    "FewExamples.sample": {"self": lambda: few(), "key": jax.random.key(0), "examples": 2},
+    "FewExamples.training_set": {"self": lambda: few(), "seed": 0},
     "Captions.sample": {"self": tasks.Captions, "key": jax.random.key(0), "examples": 2},
     "Markov.bayes": {"self": tasks.Markov, "tokens": np.ones((2, 10), int)},
     "bigram": {"tokens": np.ones((2, 10), int), "states": 3},

@@ -46,6 +46,19 @@ def labelled_sentences() -> jh.data.Sentences:
 
 
 @made_once
+def sided_sentences() -> jh.data.Sentences:
+    rows = [
+        whole_words.sentences(np.array([[n, n + 1]]), properties={"side": ("good", "bad")[n % 2]}) for n in range(24)
+    ]
+    return jh.data.Sentences(tuple(jh.data.Sentence(own[0].words, properties=own[0].properties) for own in rows))
+
+
+@made_once
+def steering() -> jh.Steering:
+    return jh.steer_heads(word_model(), sided_sentences(), "side", "good", jh.logit_difference(1, 2), count=1)
+
+
+@made_once
 def bart() -> jh.Model:
     return jh.init(tasks.Translation(shortest=2, longest=3).model_config(d_model=8))
 

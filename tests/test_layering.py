@@ -15,7 +15,7 @@ LAYERS = (
     ("commands",),
     ("jaxheads",),
     ("report",),
-    ("train", "probe"),
+    ("train", "steering"),
     ("sweep",),
     ("evidence",),
     ("measure", "data"),

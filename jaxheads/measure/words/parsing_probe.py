@@ -106,7 +106,6 @@ def parsing_probe(
         "method": method,
         "half": half,
         "penalty": penalty,
-        "steps": int(fitted.nit),
         "sentences": len(parsed),
     }
     details |= {"files": dict(sentences.files), "seed": options.get("seed", 0), "level": options.get("level", 0.95)}
