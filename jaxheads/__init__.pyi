@@ -46,6 +46,7 @@ from .measure.words.edges import relation_edges
 from .measure.words.parse import Parse, parse
 from .measure.words.parsing_probe import parsing_probe
 from .measure.words.relations import relations
+from .measure.words.structure import structure
 from .minimal_pairs import minimal_pair
 from .models.adopting import adopt
 from .models.by_hand import by_hand
@@ -137,6 +138,7 @@ __all__ = [
     "parsing_probe",
     "relation_edges",
     "relations",
+    "structure",
     "retrieval",
     "shuffled_links",
     "shuffled_marks",

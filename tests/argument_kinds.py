@@ -110,6 +110,8 @@ KINDS_OF = {
     "relations.labels": "name",
     "relations.least": "size",
     "shuffled_links.links": "name",
+    "structure.language": "text",
+    "structure.tags": "name",
     "run.capture": "any",
     "FewExamples.noise": "fraction",
     "FewExamples.size": "count",

@@ -193,6 +193,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "retrieval": {"needle": "noun", "answer": "noun"},
     "shuffled_links": {"sentences": sentences, "seed": 0},
     "shuffled_marks": {"batch": batch, "seed": 0},
+    "structure": {"model": planted_model, "sentences": sentences},
     "specialisation": {
         "scores": lambda: {"a": scores(), "b": scores(1)},
         "nulls": lambda: {"a": [scores(2), scores(3)], "b": [scores(4), scores(5)]},
