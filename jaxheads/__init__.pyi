@@ -28,6 +28,10 @@ from .measure.patterns.given_patterns import measure_patterns
 from .measure.patterns.scoring import measure
 from .measure.patterns.variability import variability
 from .measure.patterns.word_pooling import pool_words
+from .measure.people.human import human
+from .measure.people.surprisal import surprisal
+from .measure.probing.contrast import contrast
+from .measure.probing.probe import probe
 from .measure.relevance.faithfulness import Faithfulness, faithfulness
 from .measure.relevance.methods import Relevance, relevance
 from .measure.relevance.rules import Rules
@@ -42,6 +46,8 @@ from .measure.words.edges import relation_edges
 from .measure.words.parse import Parse, parse
 from .measure.words.parsing_probe import parsing_probe
 from .measure.words.relations import relations
+from .measure.words.structure import structure
+from .minimal_pairs import minimal_pair
 from .models.adopting import adopt
 from .models.by_hand import by_hand
 from .models.families.clip import zero_shot
@@ -54,6 +60,7 @@ from .models.saving import to_hf, to_orbax
 from .models.sharding import placement, shard
 from .models.sites import SiteEdit
 from .objectives import Objective, logit, logit_difference, loss, probability_difference
+from .steering import Steering, steer_heads
 from .sweep import circuits
 from .sweep.circuits.attribution import patch_edges
 from .sweep.circuits.benchmark import auroc, faithfulness_curve
@@ -67,6 +74,7 @@ from .sweep.exact.function_vectors import FunctionVectors, function_vectors
 from .sweep.exact.head_proof import head_proof
 from .sweep.exact.knock_out import knock_out
 from .sweep.exact.patch import patch
+from .sweep.exact.reading_times import reading_times
 from .sweep.exact.share import share
 from .sweep.gradients.attribute import attribute
 from .sweep.gradients.importance import importance
@@ -112,6 +120,7 @@ __all__ = [
     "ByRows",
     "Metric",
     "compare_heads",
+    "contrast",
     "head_detector",
     "half_of",
     "held_out",
@@ -121,6 +130,7 @@ __all__ = [
     "measure_patterns",
     "name_heads",
     "pool_words",
+    "probe",
     "random_weights",
     "register",
     "Parse",
@@ -128,6 +138,7 @@ __all__ = [
     "parsing_probe",
     "relation_edges",
     "relations",
+    "structure",
     "retrieval",
     "shuffled_links",
     "shuffled_marks",
@@ -136,6 +147,10 @@ __all__ = [
     "token_class",
     "variability",
     "with_intervals",
+    # beside people
+    "human",
+    "reading_times",
+    "surprisal",
     # what an answer rests on
     "Faithfulness",
     "Relevance",
@@ -183,6 +198,7 @@ __all__ = [
     "logit",
     "logit_difference",
     "loss",
+    "minimal_pair",
     "objectives",
     "plots",
     "patch",
@@ -190,6 +206,8 @@ __all__ = [
     "probability_difference",
     "rehearse",
     "share",
+    "Steering",
+    "steer_heads",
     # by which ways
     "Graph",
     "all_paths",
