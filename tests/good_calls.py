@@ -126,6 +126,7 @@ def names_of(function: Any) -> list[str]:
 
 
 ASKED = {"model": model, "batch": batch, "objective": jh.loss}
+PLANTED = {"model": planted_model, "sentences": sentences}
 PAIR = {"model": model, "clean": batch, "corrupt": other, "objective": jh.loss}
 HEADS = [(0, 0), (1, 1)]
 STEPS, CURVE = np.arange(8), np.linspace(0, 1, 8)
@@ -181,11 +182,11 @@ CALLS: dict[str, dict[str, Any]] = {
     "measure": {"model": model, "batch": batch},
     "measure_patterns": {"patterns": np.full((2, E, 2, T, T), 1 / T)},
     "name_heads": {"evidence": lambda: [jh.Evidence("a", scores(), scores(1), "random")]},
-    "parse": {"model": planted_model, "sentences": sentences, "head": (0, 0)},
-    "parsing_probe": {"model": planted_model, "sentences": sentences},
+    "parse": PLANTED | {"head": (0, 0)},
+    "parsing_probe": PLANTED,
     "pool_words": {"pattern_LBNTS": np.full((2, E, 2, T, T), 1 / T), "batch": batch},
     "relation_edges": {"batch": lambda: planted_model().encode(sentences())},
-    "relations": {"model": planted_model, "sentences": sentences},
+    "relations": PLANTED,
     "reading_times": {"model": reader, "words": read_sentences, "times": lambda: word_numbers(read_sentences())},
     "surprisal": {"model": reader, "words": read_sentences},
     "register": {"metric": lambda: jh.METRICS["induction"].variant("registered")},
@@ -264,13 +265,7 @@ CALLS: dict[str, dict[str, Any]] = {
     },
     "importance": ASKED,
     "interactions": ASKED | {"heads": HEADS},
-    "head_proof": {
-        "model": planted_model,
-        "sentences": sentences,
-        "head": (0, 0),
-        "relation": "nsubj",
-        "objective": lambda: jh.logit(1),
-    },
+    "head_proof": PLANTED | {"head": (0, 0), "relation": "nsubj", "objective": lambda: jh.logit(1)},
     "knock_out": ASKED | {"queries": T - 1, "keys": 0},
     "share": ASKED | {"partners": [(0, 0), (0, 1)]},
     "answer_log_probability": {"answer": "a text"},
