@@ -9,6 +9,8 @@
 PYTHON ?= python3
 ATLAS ?=
 PYTEST ?= -q -n 2
+# A treebank in CoNLL-U: experiments/structure.py says where to get it.
+TREEBANK ?= data/en_ewt-ud-dev.conllu
 EXPERIMENTS := agreement_flow attribution_agreement coverage factors head_measures induction_phase_change ioi \
 	markov_phases precision pruned_speed specialisation_power speed_profile translation_heads vision_heads whisper_alignment
 
@@ -35,6 +37,7 @@ results: .venv/.peers
 	$(BIN)/jaxheads atlas smollm2-135m --out results/atlas-smollm2-135m
 	$(BIN)/jaxheads atlas minilm-l6 --out results/atlas-minilm-l6
 	set -e; for name in $(EXPERIMENTS); do $(BIN)/python -m experiments.$$name; done
+	$(BIN)/python -m experiments.structure --treebank $(TREEBANK)
 	$(BIN)/python -m experiments.speed --prompts 4 --pairs 2 --repeats 1
 	$(BIN)/python -m experiments.speed --works forward measure forward_long measure_long --no-curves \
 	  --out results/speed-measures
