@@ -12,6 +12,8 @@ ATLAS ?=
 PYTEST ?= -q -n 2
 TREEBANK ?= data/en_ewt-ud-dev.conllu
 COREFERENCE ?= data/en_gum-ud-dev.conllu
+# A treebank in CoNLL-U: experiments/structure.py says where to get it.
+TREEBANK ?= data/en_ewt-ud-dev.conllu
 EXPERIMENTS := agreement_flow attribution_agreement coverage factors head_measures induction_phase_change ioi \
 	markov_phases precision pruned_speed specialisation_power speed_profile translation_heads vision_heads whisper_alignment
 
@@ -42,6 +44,7 @@ results: .venv/.peers
 	$(BIN)/python -m experiments.syntax_heads --treebank $(TREEBANK) --model smollm2-135m --sentences 400 \
 	  --fewest 20 --out results/syntax-heads-smollm2-135m
 	$(BIN)/python -m experiments.entity_heads --treebank $(COREFERENCE)
+	$(BIN)/python -m experiments.structure --treebank $(TREEBANK)
 	$(BIN)/python -m experiments.speed --prompts 4 --pairs 2 --repeats 1
 	$(BIN)/python -m experiments.speed --works forward measure forward_long measure_long --no-curves \
 	  --out results/speed-measures

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
-from jaxheads.data import Sentence, Sentences
+from jaxheads.data import Link, Sentence, Sentences
 from tests import language
 
 from . import planted
@@ -96,6 +96,17 @@ def test_a_rare_word_head_looks_at_the_least_frequent_word_of_sentences_that_hav
         A[..., np.arange(len(words)), np.arange(len(words))] = -1
         hits = np.delete(A.argmax(axis=-1) == index, index, axis=-1)
         np.testing.assert_allclose(rows[example], hits.mean(axis=-1), atol=1e-6)
+
+
+def test_a_word_without_a_piece_of_its_own_keeps_its_place_in_the_tree():
+    model = language.model("gpt2")
+    links = {"deprel": (Link(0, 1, "det"), Link(1, -1, "root"), Link(2, 1, "mod"))}
+    joined = Sentence(("the", "dog", "s"), (True, False, False), {"upos": ("D", "N", "X")}, links)
+    words = np.asarray(model.encode([joined]).words)
+    assert 2 not in words, "the tokenizer has a piece for both"
+    table = jh.structure(model, Sentences((joined, *language.drawn(3))))
+    assert table.per_example is not None
+    assert table.per_example.shape[1] == 4
 
 
 def test_sentences_without_the_tags_are_refused():

@@ -197,7 +197,9 @@ class _Marked:
         if self.tags in labels:
             tag_BT = np.where(is_word_BT, np.take_along_axis(np.asarray(labels[self.tags]), at_BT, axis=1), -1)
         marks |= {_mark(tag): tag_BT == number for number, tag in enumerate(self.names)}
-        linked_BWW = np.zeros((len(batch), at_BT.max() + 1, at_BT.max() + 1), bool)
+        # A word that shares all its pieces with another has none, and still a place in the tree.
+        W = max(len(self.batches.sentences[index].words) for index in indices.tolist())
+        linked_BWW = np.zeros((len(batch), W, W), bool)
         for example, links in enumerate(np.asarray(labels["deprel"]) if "deprel" in labels else ()):
             low, high = links[links[:, 1] >= 0, :2].T
             linked_BWW[example, low, high] = linked_BWW[example, high, low] = True
