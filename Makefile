@@ -10,7 +10,11 @@ PYTHON ?= python3
 ATLAS ?=
 PYTEST ?= -q -n 2
 EXPERIMENTS := agreement_flow attribution_agreement coverage factors head_measures induction_phase_change ioi \
-	markov_phases precision pruned_speed specialisation_power speed_profile translation_heads vision_heads whisper_alignment
+	markov_phases overfitting_heads precision pruned_speed specialisation_power speed_profile translation_heads vision_heads \
+	whisper_alignment
+# Data that is not committed; the docstrings of the experiments say where it comes from.
+FUNCTION_VECTORS ?= data/function_vectors
+SENTENCE_POLARITY ?= data/sentence_polarity
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
@@ -35,6 +39,9 @@ results: .venv/.peers
 	$(BIN)/jaxheads atlas smollm2-135m --out results/atlas-smollm2-135m
 	$(BIN)/jaxheads atlas minilm-l6 --out results/atlas-minilm-l6
 	set -e; for name in $(EXPERIMENTS); do $(BIN)/python -m experiments.$$name; done
+	$(BIN)/python -m experiments.function_vectors --tasks $(FUNCTION_VECTORS)
+	$(BIN)/python -m experiments.fine_tuning --positive $(SENTENCE_POLARITY)/rt-polarity.pos \
+	  --negative $(SENTENCE_POLARITY)/rt-polarity.neg
 	$(BIN)/python -m experiments.speed --prompts 4 --pairs 2 --repeats 1
 	$(BIN)/python -m experiments.speed --works forward measure forward_long measure_long --no-curves \
 	  --out results/speed-measures
