@@ -15,7 +15,11 @@ COREFERENCE ?= data/en_gum-ud-dev.conllu
 # A treebank in CoNLL-U: experiments/structure.py says where to get it.
 TREEBANK ?= data/en_ewt-ud-dev.conllu
 EXPERIMENTS := agreement_flow attribution_agreement coverage factors head_measures induction_phase_change ioi \
-	markov_phases precision pruned_speed specialisation_power speed_profile translation_heads vision_heads whisper_alignment
+	markov_phases overfitting_heads precision pruned_speed specialisation_power speed_profile translation_heads vision_heads \
+	whisper_alignment
+# Data that is not committed; the docstrings of the experiments say where it comes from.
+FUNCTION_VECTORS ?= data/function_vectors
+SENTENCE_POLARITY ?= data/sentence_polarity
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
@@ -45,6 +49,9 @@ results: .venv/.peers
 	  --fewest 20 --out results/syntax-heads-smollm2-135m
 	$(BIN)/python -m experiments.entity_heads --treebank $(COREFERENCE)
 	$(BIN)/python -m experiments.structure --treebank $(TREEBANK)
+	$(BIN)/python -m experiments.function_vectors --tasks $(FUNCTION_VECTORS)
+	$(BIN)/python -m experiments.fine_tuning --positive $(SENTENCE_POLARITY)/rt-polarity.pos \
+	  --negative $(SENTENCE_POLARITY)/rt-polarity.neg
 	$(BIN)/python -m experiments.speed --prompts 4 --pairs 2 --repeats 1
 	$(BIN)/python -m experiments.speed --works forward measure forward_long measure_long --no-curves \
 	  --out results/speed-measures
