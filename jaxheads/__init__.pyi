@@ -28,6 +28,8 @@ from .measure.patterns.given_patterns import measure_patterns
 from .measure.patterns.scoring import measure
 from .measure.patterns.variability import variability
 from .measure.patterns.word_pooling import pool_words
+from .measure.people.human import human
+from .measure.people.surprisal import surprisal
 from .measure.probing.contrast import contrast
 from .measure.probing.probe import probe
 from .measure.relevance.faithfulness import Faithfulness, faithfulness
@@ -44,6 +46,7 @@ from .measure.words.edges import relation_edges
 from .measure.words.parse import Parse, parse
 from .measure.words.parsing_probe import parsing_probe
 from .measure.words.relations import relations
+from .measure.words.structure import structure
 from .minimal_pairs import minimal_pair
 from .models.adopting import adopt
 from .models.by_hand import by_hand
@@ -71,6 +74,7 @@ from .sweep.exact.function_vectors import FunctionVectors, function_vectors
 from .sweep.exact.head_proof import head_proof
 from .sweep.exact.knock_out import knock_out
 from .sweep.exact.patch import patch
+from .sweep.exact.reading_times import reading_times
 from .sweep.exact.share import share
 from .sweep.gradients.attribute import attribute
 from .sweep.gradients.importance import importance
@@ -134,6 +138,7 @@ __all__ = [
     "parsing_probe",
     "relation_edges",
     "relations",
+    "structure",
     "retrieval",
     "shuffled_links",
     "shuffled_marks",
@@ -142,6 +147,10 @@ __all__ = [
     "token_class",
     "variability",
     "with_intervals",
+    # beside people
+    "human",
+    "reading_times",
+    "surprisal",
     # what an answer rests on
     "Faithfulness",
     "Relevance",

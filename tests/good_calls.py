@@ -32,6 +32,8 @@ from .good_values import (
     moments,
     other,
     planted_model,
+    read_sentences,
+    reader,
     repeated,
     sample,
     scores,
@@ -43,6 +45,7 @@ from .good_values import (
     task,
     training,
     word_model,
+    word_numbers,
 )
 
 RESULTS = {
@@ -72,6 +75,10 @@ INTERNAL = {
     ),
 }
 """Protocols, what only metrics and networks call, and the constructors that have tests of their own."""
+
+
+def few() -> tasks.FewExamples:
+    return tasks.FewExamples(tasks.Agreement(), 4)
 
 
 def is_internal(name: str) -> bool:
@@ -119,6 +126,7 @@ def names_of(function: Any) -> list[str]:
 
 
 ASKED = {"model": model, "batch": batch, "objective": jh.loss}
+PLANTED = {"model": planted_model, "sentences": sentences}
 PAIR = {"model": model, "clean": batch, "corrupt": other, "objective": jh.loss}
 HEADS = [(0, 0), (1, 1)]
 STEPS, CURVE = np.arange(8), np.linspace(0, 1, 8)
@@ -168,21 +176,25 @@ CALLS: dict[str, dict[str, Any]] = {
     "head_detector": {"role": "duplicate_token_head"},
     "half_of": {"sentences": sentences, "half": 0},
     "held_out": {"table": table},
+    "human": {"model": planted_model, "words": sentences, "values": word_numbers},
     "icl_score": {"model": model, "batch": batch, "early": 1, "late": 3},
     "marked_share": {"mark": "noun"},
     "measure": {"model": model, "batch": batch},
     "measure_patterns": {"patterns": np.full((2, E, 2, T, T), 1 / T)},
     "name_heads": {"evidence": lambda: [jh.Evidence("a", scores(), scores(1), "random")]},
-    "parse": {"model": planted_model, "sentences": sentences, "head": (0, 0)},
-    "parsing_probe": {"model": planted_model, "sentences": sentences},
+    "parse": PLANTED | {"head": (0, 0)},
+    "parsing_probe": PLANTED,
     "pool_words": {"pattern_LBNTS": np.full((2, E, 2, T, T), 1 / T), "batch": batch},
     "relation_edges": {"batch": lambda: planted_model().encode(sentences())},
-    "relations": {"model": planted_model, "sentences": sentences},
+    "relations": PLANTED,
+    "reading_times": {"model": reader, "words": read_sentences, "times": lambda: word_numbers(read_sentences())},
+    "surprisal": {"model": reader, "words": read_sentences},
     "register": {"metric": lambda: jh.METRICS["induction"].variant("registered")},
     "resolve": {"metrics": "induction"},
     "retrieval": {"needle": "noun", "answer": "noun"},
     "shuffled_links": {"sentences": sentences, "seed": 0},
     "shuffled_marks": {"batch": batch, "seed": 0},
+    "structure": {"model": planted_model, "sentences": sentences},
     "specialisation": {
         "scores": lambda: {"a": scores(), "b": scores(1)},
         "nulls": lambda: {"a": [scores(2), scores(3)], "b": [scores(4), scores(5)]},
@@ -253,13 +265,7 @@ CALLS: dict[str, dict[str, Any]] = {
     },
     "importance": ASKED,
     "interactions": ASKED | {"heads": HEADS},
-    "head_proof": {
-        "model": planted_model,
-        "sentences": sentences,
-        "head": (0, 0),
-        "relation": "nsubj",
-        "objective": lambda: jh.logit(1),
-    },
+    "head_proof": PLANTED | {"head": (0, 0), "relation": "nsubj", "objective": lambda: jh.logit(1)},
     "knock_out": ASKED | {"queries": T - 1, "keys": 0},
     "share": ASKED | {"partners": [(0, 0), (0, 1)]},
     "answer_log_probability": {"answer": "a text"},
@@ -331,6 +337,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "mean_interval": {"values": np.arange(4.0)},
     "mean_p_values": {"values": np.arange(4.0)},
     "paired_p_values": {"scores": np.arange(4.0), "null": np.ones(4)},
+    "partial_rank_correlation": {"first": np.arange(4.0), "second": np.arange(4.0)},
     "rank_correlation": {"first": np.arange(4.0), "second": np.arange(4.0)},
     "ratio_interval": {"values": np.arange(4.0), "whole": np.arange(1.0, 5)},
     "rows_of": {"values": np.arange(4.0)},
@@ -377,6 +384,12 @@ CALLS: dict[str, dict[str, Any]] = {
     "train": {"config": lambda: task().model_config(), "task": task, "steps": 2},
     # tasks
     **{type(own).__name__: {} for own in tasks.TASKS.values()},
+    "Examples": {"examples": lambda: sample()},
+    "Examples.sample": {"self": lambda: tasks.Examples(sample()), "key": jax.random.key(0), "examples": 2},
+    "FewExamples": {"task": lambda: tasks.Agreement(), "size": 4},
+    "FewExamples.of_run": {"self": lambda: few(), "key": jax.random.key(0)},
+    "FewExamples.sample": {"self": lambda: few(), "key": jax.random.key(0), "examples": 2},
+    "FewExamples.training_set": {"self": lambda: few(), "seed": 0},
     "Captions.sample": {"self": tasks.Captions, "key": jax.random.key(0), "examples": 2},
     "Markov.bayes": {"self": tasks.Markov, "tokens": np.ones((2, 10), int)},
     "bigram": {"tokens": np.ones((2, 10), int), "states": 3},

@@ -10,6 +10,7 @@ import numpy as np
 import jaxheads as jh
 from jaxheads.data import tasks
 
+from . import language
 from .measure import planted
 from .measure.probing import planted as whole_words
 
@@ -157,3 +158,19 @@ def planted_model() -> jh.Model:
 @made_once
 def sentences() -> jh.data.Sentences:
     return planted.sentences()
+
+
+@made_once
+def reader() -> jh.Model:
+    return language.model("gpt2")
+
+
+@made_once
+def read_sentences() -> jh.data.Sentences:
+    return language.drawn(60, longest=9)
+
+
+def word_numbers(given: jh.data.Sentences | None = None) -> list[np.ndarray]:
+    """Drawn numbers, one for each word of each sentence."""
+    rng = np.random.default_rng(0)
+    return [rng.random(len(one.words)) for one in given or sentences()]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 import jaxheads as jh
@@ -59,7 +60,7 @@ def chosen(model: jh.Model, sentences: Sentences, asked: Asked) -> pd.DataFrame:
 def row(choosing: jh.HeadTable, reporting: jh.HeadTable, name: str) -> dict[str, Any]:
     """Return one relation's row."""
     best: Any = choosing.frame[name].idxmax()
-    own = reporting.frame.loc[best]
+    own: Any = reporting.frame.loc[best]
     relation, _, direction = name.rpartition("_to_")
     found = {"relation": relation, "direction": f"to {direction}", "layer": best[1], "head": best[2]}
     for ours, theirs in {"share": name, "gain": f"{name}_gain", "mass": f"{name}_mass"}.items():
@@ -76,15 +77,16 @@ def row(choosing: jh.HeadTable, reporting: jh.HeadTable, name: str) -> dict[str,
 def beside_nulls(own: pd.DataFrame, nulls: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return the rows with the share and the gain of the head that each null would have chosen."""
     key = ["relation", "direction"]
-    for name, null in nulls.items():
+    theirs: Any
+    for name, theirs in nulls.items():
         renamed = {"share": f"share_{name}", "gain": f"gain_{name}", "gain_high": f"gain_high_{name}"}
-        own = own.merge(null[[*key, *renamed]].rename(columns=renamed), on=key, how="left")
+        own = own.merge(theirs[[*key, *renamed]].rename(columns=renamed), on=key, how="left")
     return own
 
 
 def above(frame: pd.DataFrame, points: float) -> int:
     """Return in how many directions the gain's interval lies above some points (0.1 are ten)."""
-    return int((frame["gain_low"] > points).sum())
+    return int(np.count_nonzero(frame["gain_low"].to_numpy() > points))
 
 
 def span(row: Mapping[str, Any], name: str) -> str:
@@ -97,4 +99,5 @@ def spanned(frame: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
     cells = {name: [span(row, name) for row in frame.to_dict("records")] for name in names}
     rest = [name for name in frame if not any(name == f"{own}{end}" for own in names for end in ENDS)]
     order = [name for name in frame if name in rest or name in names]
-    return frame[rest].assign(**cells)[order].reset_index(drop=True)
+    table: Any = frame.assign(**cells)
+    return table[order].reset_index(drop=True)

@@ -25,7 +25,7 @@ CLARK = {
     "mark": ("mark", 50.7, 14.5),
     "compound:prt": ("prt", 99.1, 91.4),
 }
-"""By relation: Stanford's name, accuracy of BERT-base's best head, and of the best offset: Clark et al. 2019, table 1."""
+"""By relation: Stanford's name, accuracy of BERT-base's best head, of the best offset (Clark et al. 2019, table 1)."""
 
 VOITA = {
     ("nsubj", "to dependent"): (45, 35),
@@ -63,7 +63,7 @@ than ten points over the best fixed offset on the other half, by the lower end o
 {above(heads, 0)} it gains anything. With random weights these numbers are {above(nulls["random"], TEN)} and
 {above(nulls["random"], 0)}, with the trees of other sentences of the same length {above(nulls["shuffled"], TEN)} and
 {above(nulls["shuffled"], 0)}. The largest gain: {best["relation"]} {best["direction"]}, head
-{best["layer"]}.{best["head"]}, {span(best, "share")} against {best["base"]:.2f}, gain {span(best, "gain")}
+L{best["layer"]}H{best["head"]}, {span(best, "share")} against {best["base"]:.2f}, gain {span(best, "gain")}
 (n = {best["words"]} words of {best["n"]} documents).
 
 Of {len(heads)} intervals some 2.5 % lie above 0 by chance alone. {len(sentences)} sentences of {documents} documents
@@ -84,8 +84,8 @@ the best offset, which the other half chose. The last columns are the gains of t
 Clark et al. 2019, table 1 [P]: BERT-base, Wall Street Journal with Stanford Dependencies, the better of the two
 directions, head and offset chosen on the sentences that it reports. Voita et al. 2019, table 1 [S]: encoder of a
 translator, WMT, relations by CoreNLP. Other models, other text and other schemes: that a number here is lower or higher
-says nothing about either model. Clark et al.'s row for passive auxiliaries is left out: it differs between the paper and
-its code. Of an object "to head" is object → verb, "to dependent" verb → object.
+says nothing about either model. Clark et al.'s row for passive auxiliaries is left out: it differs between the paper
+and its code. Of an object "to head" is object → verb, "to dependent" verb → object.
 
 ## What is not shown
 
@@ -96,10 +96,11 @@ scheme of several, and words that one relation always joins at one distance can'
 
 def shown(heads: pd.DataFrame) -> pd.DataFrame:
     """Return the rows for the page."""
-    names = heads["layer"].astype(str) + "." + heads["head"].astype(str)
+    names = "L" + heads["layer"].astype(str) + "H" + heads["head"].astype(str)
     columns = ["relation", "direction", "share", "share_low", "share_high", "base", "offset", "gain", "gain_low"]
     columns += ["gain_high", "mass", "words", "n", "gain_random", "gain_shuffled"]
-    table = spanned(heads[columns], ("share", "gain"))
+    chosen: Any = heads[columns]
+    table = spanned(chosen, ("share", "gain"))
     table.insert(2, "head", names.to_list())
     return table.rename(columns={"n": "documents"})
 
@@ -112,13 +113,14 @@ def published(heads: pd.DataFrame) -> pd.DataFrame:
             better, name = entry["share"] == own["share"].max(), str(relation)
             clark, voita = CLARK.get(name) if better else None, VOITA.get((name, str(entry["direction"])))
             if clark or voita:
+                theirs = "" if clark is None else f"{clark[0]} {clark[1] / 100:.2f} ({clark[2] / 100:.2f})"
                 rows.append(
                     {
                         "relation": relation,
                         "direction": entry["direction"],
                         "ours": span(entry, "share"),
                         "offset": entry["base"],
-                        "Clark et al.": "" if clark is None else f"{clark[0]} {clark[1] / 100:.2f} ({clark[2] / 100:.2f})",
+                        "Clark et al.": theirs,
                         "Voita et al.": "" if voita is None else f"{voita[0] / 100:.2f} ({voita[1] / 100:.2f})",
                     }
                 )
@@ -133,14 +135,17 @@ No causal effect is reported: the model has no language-model head, and so no be
 serves.
 """
     rows, table = [], []
-    for (relation, direction), own in proved.groupby(["relation", "direction"], sort=False):
+    groups: Any = proved.groupby(["relation", "direction"], sort=False)
+    for (relation, direction), own in groups:
         head, gap = (own[own["head"] == own["head"].iloc[at]].iloc[0].to_dict() for at in (0, -1))
         for name in ("ablated", "edge", "other_edge"):
             if np.sign(gap[f"{name}_low"]) == np.sign(gap[f"{name}_high"]) != 0:
                 rows.append(f"{relation} {direction}, {name}: {span4(gap, name)} more than its controls")
         for entry in (head, *own.iloc[1:].to_dict("records")):
             cells = {name: span4(entry, name) for name in ("ablated", "edge", "other_edge")}
-            table.append({"relation": f"{relation} {direction}", "head": entry["head"], **cells, "n": entry["edge_n"]})
+            where = str(entry["head"])
+            name = where if where == "difference" else f"L{where.replace('.', 'H')}"
+            table.append({"relation": f"{relation} {direction}", "head": name, **cells, "n": entry["edge_n"]})
     words = "; ".join(rows) or "none of them differs from its controls"
     return f"""
 ## Put to the proof

@@ -9,6 +9,7 @@ from .analytic import Moments, t_mean, wilson
 from .base import Interval
 from .grouped_rows import GroupedRows
 from .means import jackknife_interval, mean_interval, ratio_interval
+from .partial import partial_rank_correlation
 from .rows import Rows, rows_of
 from .seeds import SeedEffect, seed_effect
 from .testing import false_discovery, mean_p_values, paired_p_values, rank_correlation, split_halves
@@ -27,6 +28,7 @@ __all__ = [
     "mean_interval",
     "mean_p_values",
     "paired_p_values",
+    "partial_rank_correlation",
     "rank_correlation",
     "ratio_interval",
     "rows_of",

@@ -70,6 +70,7 @@ def head_proof(
     if objective is None and not stack.causal:
         raise ValueError("objective: the loss of the next token is of causal models; give what the head serves")
     batches = SentenceBatches(model, sentences)
+    # One reference for all batches: a small last batch would have next to no mean of its own.
     inner = {**options, "progress": False}
     reference = model.encode(sentences.take(batches.kept[:REFERENCE].tolist()))
     effects: dict[str, list[np.ndarray]] = {name: [] for name in EDITS}
@@ -125,11 +126,13 @@ def _edges(
     if stack.causal:
         possible_BTT &= np.tri(T, dtype=bool)
     gold_BTT = gold_BTT & possible_BTT
+    # As many other edges for each query: with fewer, the control would take less of the pattern away.
     count_BT = gold_BTT.sum(axis=2)
     free_BTT = possible_BTT & ~gold_BTT
     drawn_BTT = np.where(free_BTT, np.random.default_rng(seed).random(free_BTT.shape), 2.0)
     rank_BTT = drawn_BTT.argsort(axis=2).argsort(axis=2)
     others_BTT = free_BTT & (rank_BTT < count_BT[:, :, None])
+    # A query without another edge has no control, so that its own edge is left out as well.
     gold_BTT = gold_BTT & others_BTT.any(axis=2, keepdims=True)
     querying_BT = gold_BTT.any(axis=2)
     # A word of several pieces predicts what follows it from its last one.
@@ -151,6 +154,7 @@ def _frame(
     for name, effect_ES in effects.items():
         own_ES = effect_ES.astype(np.float64)
         rows_ES = np.concatenate([own_ES, own_ES[:, :1] - own_ES[:, 1:].mean(axis=1, keepdims=True)], axis=1)
+        # Effects of exactly 0 or 1 are no shares, which would have another interval.
         interval = mean_interval(rows_ES, clusters=np.array(documents), level=level, within=(-np.inf, np.inf))
         columns |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
         columns[f"{name}_n"] = interval.n

@@ -149,10 +149,11 @@ class ExactWork:
         return lambda: np.stack([self.chunk.devices.fetch(value_B).astype(np.float64) for value_B in sent])
 
     def effects(self, group: CellGroup) -> Later[np.ndarray]:
-        """Send some groups of copies: their effects `[B,cells]`."""
-        edited_BC = np.zeros((len(self.chunk.batch), len(group.cells)))
+        """Send some groups of copies: their effects `[B,cells]`; `[B,cells,…]` of an objective with values `[B,…]`."""
+        unedited_B = self._baselines[0]
+        edited_BC = np.zeros((len(self.chunk.batch), len(group.cells), *unedited_B.shape[1:]))
         # One run waits for its turn and no more: results that wait hold memory, and errors that come late, too.
-        last, unedited_B = in_turn(self._steps(group.key, edited_BC)), self._baselines[0]
+        last = in_turn(self._steps(group.key, edited_BC))
 
         def effects_BC() -> np.ndarray:
             last()
@@ -216,7 +217,7 @@ class ExactWork:
                 self.fitting.upward = False
                 in_turn(self._group_steps(groups, [values], edited_BC))()
             else:
-                edited_BC[:] += values_CB[new_C].T
+                edited_BC[:] += values_CB[new_C].swapaxes(0, 1)
 
         return add
 
@@ -237,7 +238,7 @@ class ExactWork:
             except OutOfMemory:
                 self._send_fewer(group, values, copies, size, edited_BC)
             else:
-                edited_BC[:, copies] += values_GB[: len(copies)].T
+                edited_BC[:, copies] += values_GB[: len(copies)].swapaxes(0, 1)
 
         # Every run has the shape of the others, which compiled once.
         filled = copies[np.minimum(np.arange(size), len(copies) - 1)]
