@@ -158,6 +158,16 @@ def random_sets(heads: Heads, taken: set[tuple[int, int]], width: int, seed: int
     return sets
 
 
+def sets_of(vectors: Heads, inductive: Heads, width: int, seed: int) -> dict[str, Heads]:
+    """Return the sets that are removed: each kind, each without what it shares with the other, random heads."""
+    sets = {"function-vector heads": vectors, "induction heads": inductive}
+    for name, own, other in (("function-vector", vectors, inductive), ("induction", inductive, vectors)):
+        if left := [head for head in own if head not in other]:
+            sets[f"{name} heads alone"] = left
+    randoms = random_sets(vectors, {*vectors, *inductive}, width, seed)
+    return sets | {f"random heads {number}": own for number, own in enumerate(randoms)}
+
+
 def removed(
     model: jh.Model, asked: Mapping[str, Asked], sets: Mapping[str, Heads], resume: Path
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -247,17 +257,13 @@ def run(options: Options) -> lab.Results:
     first, second = split_halves(len(scores), options.seed)
     vectors = best(examples_of(list(choosing.values())).mean(axis=0), top)
     inductive = best(scores[first].mean(axis=0), top)
-    taken = {*vectors, *inductive}
-    width = model.stack().heads
-    randoms = random_sets(vectors, taken, width, options.seed)
-    sets = {"function-vector heads": vectors, "induction heads": inductive}
-    alone = {"function-vector heads alone": vectors, "induction heads alone": inductive}
-    other = {"function-vector heads alone": inductive, "induction heads alone": vectors}
-    sets |= {name: left for name, own in alone.items() if (left := [h for h in own if h not in other[name]])}
-    sets |= {f"random heads {number}": own for number, own in enumerate(randoms)}
+    sets = sets_of(vectors, inductive, model.stack().heads, options.seed)
     before, changes = removed(model, asked, sets, resume)
     steered = added(
-        model, asked, choosing, {"function-vector heads": vectors, "induction heads": inductive, "random": randoms[0]}
+        model,
+        asked,
+        choosing,
+        {"function-vector heads": vectors, "induction heads": inductive, "random": sets["random heads 0"]},
     )
     found = function_vectors_page.Findings(
         table=table,
