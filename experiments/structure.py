@@ -40,6 +40,8 @@ PUBLISHED = {
 }
 """Values of the best head in the papers, which chose and reported on the same sentences."""
 
+NULLS = ("random weights", "other labels")
+
 MOST = 2048
 """Sentences whose numbers tables keep one by one."""
 
@@ -115,7 +117,8 @@ def best_heads(table: jh.HeadTable, nulls: dict[str, jh.HeadTable], seed: int, l
         row |= {"n": best[f"{name}_n"], "even": base, "mean of heads": mean}
         for kind, null in nulls.items():
             if kind == "random weights" or name not in (POSITIONAL, RARE):
-                row[kind] = jh.held_out(null, name, 1, seed=seed)[name].iloc[0]
+                own = jh.held_out(null, name, 1, seed=seed).iloc[0]
+                row |= {kind: own[name], f"{kind} high": own[f"{name}_high"]}
         rows.append({**row, "published": PUBLISHED.get(name, "")})
     return pd.DataFrame(rows)
 
@@ -161,8 +164,8 @@ def page(table: jh.HeadTable, best: pd.DataFrame, related: dict[str, float], lay
     trees: Any = {row["measure"]: row for row in best.to_dict("records")}[DEPENDENCIES]
     source = ", ".join(table.provenance["files"]) or "the package's own, by templates: no finding"
     positional: Any = (table.frame[f"{POSITIONAL}_low"] > 0.9).sum()
-    clear: Any = (best["value_low"] > best[["random weights", "other labels"]].max(axis=1)).sum()
-    beyond = "more than" if trees["value_low"] > trees["other labels"] else "not clearly more than"
+    clear: Any = (best["value_low"] > best[["random weights high", "other labels high"]].max(axis=1)).sum()
+    beyond = "more than" if trees["value_low"] > trees["other labels high"] else "not clearly more than"
     sees = "earlier words alone" if table.provenance["causal"] else "all words"
     return f"""# What the heads of {model} look at between words
 
@@ -172,7 +175,7 @@ has with trees of other sentences of the same length, {trees["other labels"]:.2f
 what they are. Even attention has {trees["even"]:.2f}, the best head of random weights {trees["random weights"]:.2f}.
 
 {nouns_in_words(best)}
-In {clear} of {len(best)} measures the chosen head's interval lies above the best heads of the nulls. {positional} of
+In {clear} of {len(best)} measures the chosen head's interval lies above those of the nulls' heads. {positional} of
 {len(table.frame)} heads are positional (share of one offset above 0.9, by the lower end of its interval).
 
 Over heads, alignment with dependencies goes with distance by r = {span(related, "r")} (documents resampled; the heads
@@ -189,7 +192,7 @@ the same way; what depends on no label has nothing to shuffle, and its null is r
 more pieces, whose attention is summed: random weights look at them, too. Published values are of other models, and of
 heads chosen and reported on the same sentences.
 
-{lab.markdown(spanned(best, ("value",)), ".2f")}
+{lab.markdown(spanned(best.drop(columns=[f"{kind} high" for kind in NULLS]), ("value",)), ".2f")}
 
 ## Means of the heads of each layer
 
