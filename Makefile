@@ -44,7 +44,7 @@ results: .venv/.peers
 	$(BIN)/jaxheads atlas smollm2-135m --out results/atlas-smollm2-135m
 	$(BIN)/jaxheads atlas minilm-l6 --out results/atlas-minilm-l6
 	set -e; for name in $(EXPERIMENTS); do $(BIN)/python -m experiments.$$name; done
-	$(BIN)/python -m experiments.head_probes --treebank data/en_ewt-ud-dev.conllu --entities data/en_gum-ud-dev.conllu \
+	$(BIN)/python -m experiments.head_probes --treebank $(TREEBANK) --entities $(COREFERENCE) \
 	  --sentences 600
 	set -e; for name in syntax_heads head_parsers; do $(BIN)/python -m experiments.$$name --treebank $(TREEBANK); done
 	$(BIN)/python -m experiments.syntax_heads --treebank $(TREEBANK) --model smollm2-135m --sentences 400 \
