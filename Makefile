@@ -10,16 +10,14 @@
 PYTHON ?= python3
 ATLAS ?=
 PYTEST ?= -q -n 2
+# Data that is not committed; the docstrings of the experiments say where it comes from.
 TREEBANK ?= data/en_ewt-ud-dev.conllu
 COREFERENCE ?= data/en_gum-ud-dev.conllu
-# A treebank in CoNLL-U: experiments/structure.py says where to get it.
-TREEBANK ?= data/en_ewt-ud-dev.conllu
+FUNCTION_VECTORS ?= data/function_vectors
+SENTENCE_POLARITY ?= data/sentence_polarity
 EXPERIMENTS := agreement_flow attribution_agreement coverage factors head_measures induction_phase_change ioi \
 	markov_phases overfitting_heads precision pruned_speed specialisation_power speed_profile translation_heads vision_heads \
 	whisper_alignment
-# Data that is not committed; the docstrings of the experiments say where it comes from.
-FUNCTION_VECTORS ?= data/function_vectors
-SENTENCE_POLARITY ?= data/sentence_polarity
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet

@@ -68,6 +68,20 @@ KINDS = _by_argument(
 """The kind of an argument by its name, where no other is given below."""
 
 KINDS_OF = {
+    "measure.over": "name",
+    "MinimalPairs.take.indices": "wholes",
+    "MinimalPairs.where.value": "text",
+    "MinimalPairs.where.name": "text",
+    "MinimalPairs.names.name": "text",
+    "Sentences.take.indices": "wholes",
+    "Sentences.where.keep": "function",
+    "Sentences.names.label": "text",
+    "brackets.functions": "flag",
+    "columns.document": "text",
+    "columns.labels": "any",
+    "columns.text": "text",
+    "conllu.unit": "any",
+    "iob.columns": "any",
     **{f"answer_{kind}.{end}": "wholes" for kind in ("logit", "loss") for end in ("start", "end")},
     **{f"class_{kind}.positions": "wholes" for kind in ("accuracy", "logit", "loss", "probability")},
     "Run.load.capture": "any",

@@ -31,6 +31,7 @@ from .good_values import (
     model,
     moments,
     other,
+    pairs_read,
     planted_model,
     read_sentences,
     reader,
@@ -46,6 +47,7 @@ from .good_values import (
     training,
     word_model,
     word_numbers,
+    written,
 )
 
 RESULTS = {
@@ -60,6 +62,7 @@ RESULTS = {
 INTERNAL = {
     *("Network", "Objective", "Task", "Model", "SiteEdit", "Batch", "plan", "rehearse", "SiteEdit.apply"),
     "Batch.tree_unflatten",
+    *("Link", "Sentence", "Sentences", "MinimalPairs"),
     *(
         "Example.raw_mark",
         "Example.query_mark",
@@ -382,6 +385,18 @@ CALLS: dict[str, dict[str, Any]] = {
         "function": lambda: lambda network: {},
     },
     "train": {"config": lambda: task().model_config(), "task": task, "steps": 2},
+    # sentences
+    "brackets": {"path": lambda: written("t.txt", "(S (N a))")},
+    "columns": {"path": lambda: written("t.csv", "text,label\na,b\n")},
+    "conllu": {"path": lambda: written("t.conllu", "1\ta\t_\tX\t_\t_\t0\troot\t_\t_\n")},
+    "iob": {"path": lambda: written("t.txt", "a X B-NP O\n")},
+    "pairs": {"path": lambda: written("t.jsonl", '{"sentence_good": "a", "sentence_bad": "b", "UID": "c"}')},
+    "MinimalPairs.names": {"self": pairs_read, "name": "paradigm"},
+    "MinimalPairs.take": {"self": pairs_read, "indices": [0]},
+    "MinimalPairs.where": {"self": pairs_read, "name": "paradigm", "value": "c"},
+    "Sentences.names": {"self": sentences, "label": "deprel"},
+    "Sentences.take": {"self": sentences, "indices": [0]},
+    "Sentences.where": {"self": sentences, "keep": lambda: len},
     # tasks
     **{type(own).__name__: {} for own in tasks.TASKS.values()},
     "Examples": {"examples": lambda: sample()},

@@ -1,7 +1,9 @@
 """Small values of every kind, for the good calls of `tests/good_calls.py`; each is made once, when it is needed."""
 
 import functools
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 import jax
@@ -174,3 +176,16 @@ def word_numbers(given: jh.data.Sentences | None = None) -> list[np.ndarray]:
     """Drawn numbers, one for each word of each sentence."""
     rng = np.random.default_rng(0)
     return [rng.random(len(one.words)) for one in given or sentences()]
+
+
+@functools.cache
+def written(name: str, text: str) -> Path:
+    """Return the path of a file with this text, in a folder of its own."""
+    path = Path(tempfile.mkdtemp()) / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@made_once
+def pairs_read() -> jh.data.MinimalPairs:
+    return jh.data.pairs(written("t.jsonl", '{"sentence_good": "a", "sentence_bad": "b", "UID": "c"}'))

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ def planted_model(monkeypatch: pytest.MonkeyPatch):
 def test_the_planted_head_is_chosen_on_one_half_and_right_on_the_other(tmp_path: Path):
     model, gold = planted.model(), planted.sentences(80)
     asked = Asked("deprel", 1, 0, tmp_path)
-    heads = chosen(model, gold, asked)
+    heads: Any = chosen(model, gold, asked)
     own = heads[heads["direction"] == "to head"][["head", "share", "chosen_by"]].to_numpy()
     np.testing.assert_array_equal(own, np.tile([0, 1, 1], (len(own), 1)))
     null = chosen(model, jh.shuffled_links(gold, 0), asked)
