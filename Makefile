@@ -9,6 +9,9 @@
 PYTHON ?= python3
 ATLAS ?=
 PYTEST ?= -q -n 2
+# Data that is not part of the project (the experiments' docstrings say where it is from)
+ZUCO ?= data/zuco
+NATURAL_STORIES ?= data/natural_stories
 EXPERIMENTS := agreement_flow attribution_agreement coverage factors head_measures induction_phase_change ioi \
 	markov_phases precision pruned_speed specialisation_power speed_profile translation_heads vision_heads whisper_alignment
 
@@ -38,6 +41,8 @@ results: .venv/.peers
 	$(BIN)/python -m experiments.speed --prompts 4 --pairs 2 --repeats 1
 	$(BIN)/python -m experiments.speed --works forward measure forward_long measure_long --no-curves \
 	  --out results/speed-measures
+	$(BIN)/python -m experiments.gaze --text $(ZUCO)/zuco_sentences.txt --fixations $(ZUCO)/zuco_relfix_averages.txt
+	$(BIN)/python -m experiments.reading_times --times $(NATURAL_STORIES)/processed_wordinfo.tsv
 	$(BIN)/python -m tests.models.parity_table
 	$(PIP) --no-deps --target .venv/libtpu libtpu==0.0.42
 	PYTHONPATH=.venv/libtpu $(BIN)/python -m experiments.accelerators --machines v5e-8 \
