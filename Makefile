@@ -2,6 +2,7 @@
 #               ATLAS="minilm-l6 --out DIR" chooses another model and directory
 # make test     everything CI runs: ruff, pyright, pytest (with the notebooks and the README's blocks)
 # make results  regenerate the committed results/ (hours; installs torch, TransformerLens and nnsight for speed)
+#               TREEBANK, COREFERENCE: files in CoNLL-U (English EWT and GUM, of universaldependencies.org)
 # make check-results  make those results again that take minutes, and compare them with the committed ones
 # make env      only the plain install
 # make clean    remove environment and caches; keep atlases and results/
@@ -9,11 +10,16 @@
 PYTHON ?= python3
 ATLAS ?=
 PYTEST ?= -q -n 2
-# Data that is not part of the project (the experiments' docstrings say where it is from)
+# Data that is not committed; the docstrings of the experiments say where it comes from.
+TREEBANK ?= data/en_ewt-ud-dev.conllu
+COREFERENCE ?= data/en_gum-ud-dev.conllu
+FUNCTION_VECTORS ?= data/function_vectors
+SENTENCE_POLARITY ?= data/sentence_polarity
 ZUCO ?= data/zuco
 NATURAL_STORIES ?= data/natural_stories
 EXPERIMENTS := agreement_flow attribution_agreement coverage factors head_measures induction_phase_change ioi \
-	markov_phases precision pruned_speed specialisation_power speed_profile translation_heads vision_heads whisper_alignment
+	markov_phases overfitting_heads precision pruned_speed specialisation_power speed_profile translation_heads vision_heads \
+	whisper_alignment
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
@@ -38,6 +44,16 @@ results: .venv/.peers
 	$(BIN)/jaxheads atlas smollm2-135m --out results/atlas-smollm2-135m
 	$(BIN)/jaxheads atlas minilm-l6 --out results/atlas-minilm-l6
 	set -e; for name in $(EXPERIMENTS); do $(BIN)/python -m experiments.$$name; done
+	$(BIN)/python -m experiments.head_probes --treebank $(TREEBANK) --entities $(COREFERENCE) \
+	  --sentences 600
+	set -e; for name in syntax_heads head_parsers; do $(BIN)/python -m experiments.$$name --treebank $(TREEBANK); done
+	$(BIN)/python -m experiments.syntax_heads --treebank $(TREEBANK) --model smollm2-135m --sentences 400 \
+	  --fewest 20 --out results/syntax-heads-smollm2-135m
+	$(BIN)/python -m experiments.entity_heads --treebank $(COREFERENCE)
+	$(BIN)/python -m experiments.structure --treebank $(TREEBANK)
+	$(BIN)/python -m experiments.function_vectors --tasks $(FUNCTION_VECTORS)
+	$(BIN)/python -m experiments.fine_tuning --positive $(SENTENCE_POLARITY)/rt-polarity.pos \
+	  --negative $(SENTENCE_POLARITY)/rt-polarity.neg
 	$(BIN)/python -m experiments.speed --prompts 4 --pairs 2 --repeats 1
 	$(BIN)/python -m experiments.speed --works forward measure forward_long measure_long --no-curves \
 	  --out results/speed-measures

@@ -30,6 +30,8 @@ from .measure.patterns.variability import variability
 from .measure.patterns.word_pooling import pool_words
 from .measure.people.human import human
 from .measure.people.surprisal import surprisal
+from .measure.probing.contrast import contrast
+from .measure.probing.probe import probe
 from .measure.relevance.faithfulness import Faithfulness, faithfulness
 from .measure.relevance.methods import Relevance, relevance
 from .measure.relevance.rules import Rules
@@ -39,8 +41,13 @@ from .measure.weights.extreme_pairs import TokenPairs, token_pairs
 from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
+from .measure.words.documents import half_of
+from .measure.words.edges import relation_edges
 from .measure.words.parse import Parse, parse
+from .measure.words.parsing_probe import parsing_probe
 from .measure.words.relations import relations
+from .measure.words.structure import structure
+from .minimal_pairs import minimal_pair
 from .models.adopting import adopt
 from .models.by_hand import by_hand
 from .models.families.clip import zero_shot
@@ -53,6 +60,7 @@ from .models.saving import to_hf, to_orbax
 from .models.sharding import placement, shard
 from .models.sites import SiteEdit
 from .objectives import Objective, logit, logit_difference, loss, probability_difference
+from .steering import Steering, steer_heads
 from .sweep import circuits
 from .sweep.circuits.attribution import patch_edges
 from .sweep.circuits.benchmark import auroc, faithfulness_curve
@@ -63,6 +71,7 @@ from .sweep.circuits.search import search_circuits
 from .sweep.estimates import compare_estimates
 from .sweep.exact.ablate import ablate, cumulative, interactions
 from .sweep.exact.function_vectors import FunctionVectors, function_vectors
+from .sweep.exact.head_proof import head_proof
 from .sweep.exact.knock_out import knock_out
 from .sweep.exact.patch import patch
 from .sweep.exact.reading_times import reading_times
@@ -111,7 +120,9 @@ __all__ = [
     "ByRows",
     "Metric",
     "compare_heads",
+    "contrast",
     "head_detector",
+    "half_of",
     "held_out",
     "icl_score",
     "marked_share",
@@ -119,11 +130,15 @@ __all__ = [
     "measure_patterns",
     "name_heads",
     "pool_words",
+    "probe",
     "random_weights",
     "register",
     "Parse",
     "parse",
+    "parsing_probe",
+    "relation_edges",
     "relations",
+    "structure",
     "retrieval",
     "shuffled_links",
     "shuffled_marks",
@@ -172,6 +187,7 @@ __all__ = [
     "importance",
     "interactions",
     "kl_divergence",
+    "head_proof",
     "knock_out",
     "answer_logit",
     "answer_loss",
@@ -182,6 +198,7 @@ __all__ = [
     "logit",
     "logit_difference",
     "loss",
+    "minimal_pair",
     "objectives",
     "plots",
     "patch",
@@ -189,6 +206,8 @@ __all__ = [
     "probability_difference",
     "rehearse",
     "share",
+    "Steering",
+    "steer_heads",
     # by which ways
     "Graph",
     "all_paths",

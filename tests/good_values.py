@@ -1,7 +1,9 @@
 """Small values of every kind, for the good calls of `tests/good_calls.py`; each is made once, when it is needed."""
 
 import functools
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 import jax
@@ -12,6 +14,7 @@ from jaxheads.data import tasks
 
 from . import language
 from .measure import planted
+from .measure.probing import planted as whole_words
 
 CONFIG = {"model_type": "gpt2", "vocab_size": 37, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}
 E, T = 4, 6
@@ -32,6 +35,30 @@ def made_once(make: Callable[Arguments, Value]) -> Callable[Arguments, Value]:
 @made_once
 def model() -> jh.Model:
     return jh.init(CONFIG)
+
+
+@made_once
+def word_model() -> jh.Model:
+    """A model with a tokenizer of whole words, w0, w1, …"""
+    return jh.Model(model().network, whole_words.tokenizer(35), name="words")
+
+
+@made_once
+def labelled_sentences() -> jh.data.Sentences:
+    return whole_words.sentences(np.arange(32).reshape(8, 4), "ab" * 16)
+
+
+@made_once
+def sided_sentences() -> jh.data.Sentences:
+    rows = [
+        whole_words.sentences(np.array([[n, n + 1]]), properties={"side": ("good", "bad")[n % 2]}) for n in range(24)
+    ]
+    return jh.data.Sentences(tuple(jh.data.Sentence(own[0].words, properties=own[0].properties) for own in rows))
+
+
+@made_once
+def steering() -> jh.Steering:
+    return jh.steer_heads(word_model(), sided_sentences(), "side", "good", jh.logit_difference(1, 2), count=1)
 
 
 @made_once
@@ -149,3 +176,16 @@ def word_numbers(given: jh.data.Sentences | None = None) -> list[np.ndarray]:
     """Drawn numbers, one for each word of each sentence."""
     rng = np.random.default_rng(0)
     return [rng.random(len(one.words)) for one in given or sentences()]
+
+
+@functools.cache
+def written(name: str, text: str) -> Path:
+    """Return the path of a file with this text, in a folder of its own."""
+    path = Path(tempfile.mkdtemp()) / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@made_once
+def pairs_read() -> jh.data.MinimalPairs:
+    return jh.data.pairs(written("t.jsonl", '{"sentence_good": "a", "sentence_bad": "b", "UID": "c"}'))

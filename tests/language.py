@@ -80,3 +80,19 @@ def drawn(count: int = 12, *, seed: int = 0, longest: int = 7, documents: int = 
         spaces = (*(bool(space) for space in rng.random(length - 1) < 0.9), False)
         found.append(Sentence(text, spaces, {"upos": tags}, {"deprel": tuple(links)}, {}, f"text {number % documents}"))
     return Sentences(tuple(found))
+
+
+def as_conllu(sentences: Sentences, relations: dict[str, str] | None = None) -> str:
+    """Return sentences as a treebank's file, with other names of relations; "nsubj" and "obj" where none are given."""
+    names = {"subj": "nsubj", "mod": "obj"} if relations is None else relations
+    blocks, document = [], None
+    for one in sentences:
+        rows = [f"# newdoc id = {one.document}"] if one.document != document else []
+        document, heads = one.document, one.heads or ()
+        relation = {link.dependent: names.get(link.label, link.label) for link in one.links["deprel"]}
+        for index, word in enumerate(one.words):
+            space = "_" if one.spaces is None or one.spaces[index] else "SpaceAfter=No"
+            tag = one.labels["upos"][index]
+            rows.append(f"{index + 1}\t{word}\t_\t{tag}\t_\t_\t{heads[index] + 1}\t{relation[index]}\t_\t{space}")
+        blocks.append("\n".join(rows))
+    return "\n\n".join(blocks) + "\n"

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import jax
 import pytest
 
+from tests import language
+
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 SHELL = ("bash", "sh", "shell", "console")
@@ -89,6 +91,20 @@ PAGES = [ROOT / "docs/your-own-model.md"]
 def test_the_python_blocks_of_a_page_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert blocks("python", page=page)
+    assert f"(docs/{page.name})" in README.read_text(encoding="utf-8"), "README links to the page"
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as users have it
+        run_in_order(page)
+
+
+@pytest.mark.weights
+def test_the_python_blocks_on_language_run_on_sentences_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "en_ewt-ud-dev.conllu").write_text(language.as_conllu(language.drawn(60)), encoding="utf-8")
+    (tmp_path / "blimp").mkdir()
+    pair = '{{"sentence_good": "The {} sit here.", "sentence_bad": "The {} sits here.", "linguistics_term": "{}"}}\n'
+    rows = [pair.format(word, word, "subject_verb_agreement") for word in ("dogs", "cats", "men", "boys")]
+    (tmp_path / "blimp/pairs.jsonl").write_text("".join(rows), encoding="utf-8")
+    page = ROOT / "docs/language.md"
     assert f"(docs/{page.name})" in README.read_text(encoding="utf-8"), "README links to the page"
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as users have it
         run_in_order(page)

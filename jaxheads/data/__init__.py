@@ -1,7 +1,8 @@
-"""Inputs of models: prose, streams of batches, repeated random tokens, indirect-object prompts, speech."""
+"""Inputs of models: prose, streams of batches, repeated random tokens, indirect-object and few-shot prompts, speech."""
 
 from ..models.inputs.sentences import Link, Sentence, Sentences
 from . import tasks
+from .few_shot import FewShot, few_shot
 from .process_share import process_share
 from .prompts import IOIPrompts, ioi_prompts
 from .prose import passages
@@ -15,6 +16,7 @@ from .streams import array_batches, ordinary_tokens, text_batches
 from .synthetic import RepeatedTokens, repeated_tokens
 
 __all__ = [
+    "FewShot",
     "IOIPrompts",
     "MinimalPairs",
     "Link",
@@ -26,6 +28,7 @@ __all__ = [
     "brackets",
     "columns",
     "conllu",
+    "few_shot",
     "iob",
     "ioi_prompts",
     "pairs",

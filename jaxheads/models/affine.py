@@ -18,7 +18,17 @@ def affine(subscripts: str, x: Array, weight: Array, bias: Array | None) -> Arra
         y_BTkl = affine("btd,dkl->btkl", x, weight.reshape(len(weight), -1, lanes), tiles_kl)
         return y_BTkl.reshape(*y_BTkl.shape[:2], *weight.shape[1:])
     if subscripts == "btnh,nhd->btd":
-        whole_FD = weight.reshape(-1, weight.shape[-1])
-        return affine("btf,fd->btd", x.reshape(*x.shape[:2], -1), whole_FD, bias)
+        size = weight.shape[0] * weight.shape[1]
+        if size % LANES == 0:
+            # A TPU would copy what attention returns, tile after tile, into one last axis.
+            weight_klD = weight.reshape(-1, LANES, weight.shape[-1])
+            return affine("btkl,kld->btd", x.reshape(*x.shape[:2], -1, LANES), weight_klD, bias)
+        return affine("btf,fd->btd", x.reshape(*x.shape[:2], -1), weight.reshape(size, -1), bias)
     y = jnp.einsum(subscripts, x, weight)
     return y if bias is None else y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+
+
+def heads_of_lanes(heads: int, size: int) -> int:
+    """Return how many heads fill a tile's lanes; 1 where that leaves a tile half empty, or a head fills one alone."""
+    count = max(1, LANES // size)
+    return count if LANES % size == 0 and heads % count == 0 else 1

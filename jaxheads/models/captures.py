@@ -247,7 +247,9 @@ def _source(values: Mapping[str, jax.Array], stored: Mapping[str, Any]) -> RunSo
     about = stored.get("provenance")
     if not isinstance(about, dict):
         return None
-    fields = {name.removeprefix(_BATCH): array for name, array in values.items() if name.startswith(_BATCH)}
+    fields: dict[str, Any] = {
+        name.removeprefix(_BATCH): array for name, array in values.items() if name.startswith(_BATCH)
+    }
     marks = {name: fields.pop(f"marks.{name}") for name in [n[6:] for n in fields if n.startswith("marks.")]}
     batch = Batch(**fields, marks=marks or None)
     identity, edits = Constant(str(about.get("weights"))), tuple(about.get("edits", ()))

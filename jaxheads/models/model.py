@@ -312,7 +312,7 @@ class Model:
             raise ValueError(f"the batch has no {field}: the {stack.name} of {self.name} does not run")
 
     def _check_ids(self, kind: str, positions: Positions) -> None:
-        tokens, mask = np.asarray(positions.ids), np.asarray(positions.mask)
+        tokens = np.asarray(positions.ids)
         vocabulary, context = self.config.vocab_size, self.config.max_position_embeddings
         outside = (tokens < 0) | (tokens >= vocabulary)
         if outside.any():
@@ -321,7 +321,7 @@ class Model:
                 f"token ids of {self.name} lie in 0..{vocabulary - 1}; "
                 f"got {tokens[example, position]} in example {example} at position {position} of {kind}"
             )
-        longest = int(mask.sum(axis=1).max())
+        longest = 1 + int(np.asarray(positions.positions).max())  # texts that share an example start anew
         if context is not None and longest > context:
             raise ValueError(f"{self.name} takes up to {context} {kind}; got {longest}. Cut or split the text")
 

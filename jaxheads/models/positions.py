@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from .affine import heads_of_lanes
 from .inputs.query_rows import Take, block_rows
 
 
@@ -74,13 +75,44 @@ class Rotary:
             frequencies_F: radians per position, instead of `frequencies()`, for stacks whose layers differ.
             amplitude: factor on cosine and sine, instead of `amplitude()`, for these.
         """
-        half = self.dimensions // 2
-        radians_F = self.frequencies() if frequencies_F is None else frequencies_F
-        angles_BT1F = positions_BT[..., None, None].astype(jnp.float32) * radians_F[None, None, None]
+        radians_F = jnp.asarray(self.frequencies() if frequencies_F is None else frequencies_F)
         factor = self.amplitude() if amplitude is None else amplitude
-        cosine, sine = ((of(angles_BT1F) * factor).astype(x_BTNH.dtype) for of in (jnp.cos, jnp.sin))
-        first, second, rest = jnp.split(x_BTNH, (half, self.dimensions), axis=-1)
-        return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine, rest], axis=-1)
+        arrays = x_BTNH, positions_BT, radians_F, jnp.asarray(factor, jnp.float32)
+        # A float16 overflows in networks that are sound; products with zeros would spread that to other heads.
+        if x_BTNH.dtype == jnp.float16:
+            return _rotated(*arrays)
+        return jax.lax.platform_dependent(*arrays, tpu=_rotated_by_tile, default=_rotated)
+
+
+def _rotated(x_BTNH: Array, positions_BT: Array, radians_F: Array, factor: Array) -> Array:
+    """Return the heads with their first dimensions rotated, by halves."""
+    half = radians_F.shape[0]
+    angles_BT1F = positions_BT[..., None, None].astype(jnp.float32) * radians_F[None, None, None]
+    cosine, sine = ((of(angles_BT1F) * factor).astype(x_BTNH.dtype) for of in (jnp.cos, jnp.sin))
+    first, second, rest = jnp.split(x_BTNH, (half, 2 * half), axis=-1)
+    return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine, rest], axis=-1)
+
+
+def _rotated_by_tile(x_BTNH: Array, positions_BT: Array, radians_F: Array, factor: Array) -> Array:
+    """Return what `_rotated` does, with the halves swapped by a product with zeros and ones.
+
+    Half a head is less than a tile of a TPU: to cut heads in two and join them takes longer than the projections.
+    """
+    B, T, N, H = x_BTNH.shape
+    half = radians_F.shape[0]
+    p = heads_of_lanes(N, H)
+    head = np.arange(H)
+    other = np.where(head < half, head + half, np.where(head < 2 * half, head - half, head))
+    sign_H = np.where(head < half, -1.0, np.where(head < 2 * half, 1.0, 0.0)).astype(np.float32)
+    radians_l = jnp.tile(jnp.concatenate([radians_F, radians_F, jnp.zeros(H - 2 * half, radians_F.dtype)]), p)
+    factor_l = jnp.where(np.tile(head < 2 * half, p), factor, 1.0)
+    angles_BT1l = positions_BT[..., None, None].astype(jnp.float32) * radians_l[None, None, None]
+    cosine_BT1l = (jnp.cos(angles_BT1l) * factor_l[None, None, None]).astype(x_BTNH.dtype)
+    sine_BT1l = (jnp.sin(angles_BT1l) * (factor_l * np.tile(sign_H, p))[None, None, None]).astype(x_BTNH.dtype)
+    swap_ll = jnp.asarray(np.kron(np.eye(p), np.eye(H)[other].T), x_BTNH.dtype)
+    x_BTnl = x_BTNH.reshape(B, T, -1, p * H)
+    swapped_BTnl = jnp.einsum("btnl,lm->btnm", x_BTnl, swap_ll, precision=jax.lax.Precision.HIGHEST)
+    return (x_BTnl * cosine_BT1l + swapped_BTnl * sine_BT1l).reshape(B, T, N, H)
 
 
 def _llama3(plain: np.ndarray, parameters: dict[str, float]) -> np.ndarray:

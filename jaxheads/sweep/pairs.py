@@ -76,10 +76,17 @@ def base_and_other(direction: str, clean: Batch, corrupt: Batch) -> tuple[Batch,
     return (corrupt, clean) if direction == "denoising" else (clean, corrupt)
 
 
-def check_pair(model: Model, clean: Batch, corrupt: Batch) -> None:
-    """Raise ValueError unless both batches can go through the model and differ in their tokens only."""
-    model.check(clean)
-    model.check(corrupt)
+def check_pair(model: Model, clean: Batch, corrupt: Batch, objective: Objective | None = None) -> None:
+    """Raise ValueError unless both batches can go through the model and differ in their tokens only.
+
+    Packed texts are refused, unless the objective has put them there for both runs alike.
+    """
+    packed = getattr(objective, "counterparts", False)
+    model.check(clean, packed=packed)
+    model.check(corrupt, packed=packed)
+    first, second = (None if batch.segments is None else np.asarray(batch.segments) for batch in (clean, corrupt))
+    if packed and not np.array_equal(first, second):  # pyright: ignore[reportArgumentType]  # None equals None
+        raise ValueError("clean and corrupt: both runs of a pair must hold texts of the same lengths")
     # Values go from each position to its counterpart: positions must mean the same in both batches.
     for axis in {stack.queries for stack in model.network.streams}:
         ours, others = axis.of(clean), axis.of(corrupt)

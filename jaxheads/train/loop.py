@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from ..arguments import at_least, checked, more_than
 from ..checks import whole
+from ..models.model import Model
 from ..progress import progress as show_progress
 from .checkpoints import claimed, restore, restore_rows, save, save_rows, set_aside, steps_in
 from .objective import Task
@@ -65,7 +66,7 @@ class Trained:
 
 @checked(steps=at_least(1), batch=at_least(1), init_scale=more_than(0))
 def train(
-    config: Mapping[str, Any],
+    config: Mapping[str, Any] | Model,
     task: Task,
     steps: int,
     *,
@@ -86,7 +87,8 @@ def train(
     weights and data, and a step's number its batch, so a training that was killed resumes without a trace.
 
     Args:
-        config: of the architecture, as `jaxheads.init` takes it; `task.model_config()` returns one that fits.
+        config: of the architecture, as `jaxheads.init` takes it; `task.model_config()` returns one that fits. Or a
+            model, which is fine-tuned: every run starts from its weights, and a run's seed decides its data alone.
         task: one of `jaxheads.data.tasks`, or any object with a `name` and a `sample`.
         runs: each with a "seed" and any hyper-parameters that `optimizer` reads; see `jaxheads.train.grid`.
         batch: examples a step.

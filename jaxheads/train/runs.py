@@ -4,7 +4,7 @@ Dimension key: R runs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import jax
@@ -101,13 +101,13 @@ class Runs:
     """Immutable description of a training: architecture, task, and each run's hyper-parameters.
 
     Attributes:
-        config: of the architecture, as `jaxheads.init` takes it.
+        config: of the architecture, as `jaxheads.init` takes it; or a model, from whose weights each run starts.
         hyper: each run's hyper-parameters; "seed" decides weights and data.
         init_scale: factor on the initial weights of matrices (standard deviation 0.02).
         penalty: added to the loss that is minimised.
     """
 
-    config: Mapping[str, Any]
+    config: Mapping[str, Any] | Model
     task: Task
     hyper: tuple[Hyper, ...]
     batch: int
@@ -124,9 +124,14 @@ class Runs:
                 (seed if name == "seed" else finite)(f"{name} of runs[{number}]", value)
         if self.batch < 1:
             raise ValueError(f"batch: expected at least one example a step, got {self.batch}")
-        family = family_of(self.config, "the model to train")
-        config = family.config_type.from_hf(self.config)
-        network = family(config, rngs=nnx.Rngs(0))
+        if isinstance(self.config, Model):
+            if self.init_scale != 1:
+                raise ValueError(f"init_scale is of fresh weights, and {self.config.name} has its own; leave it out")
+            family, config, network = None, None, self.config.network
+        else:
+            family = family_of(self.config, "the model to train")
+            config = family.config_type.from_hf(self.config)
+            network = family(config, rngs=nnx.Rngs(0))
         check_task(network, self.task, self.batch)
         first = {name: jnp.float32(value) for name, value in self.hyper[0].items() if name != "seed"}
         if not hasattr(made := self.optimizer(first), "update"):
@@ -142,7 +147,7 @@ class Runs:
     def about(self) -> dict[str, Any]:
         """Everything that the numbers of a training depend on, as plain JSON values."""
         return {
-            "config": dict(self.config),
+            "config": self.config.identity() if isinstance(self.config, Model) else dict(self.config),
             "task": words_of(self.task),
             "runs": [dict(run) for run in self.hyper],
             "batch": self.batch,
@@ -167,6 +172,9 @@ class Runs:
 
         def start_one(key: Array, hyper: Mapping[str, Array]) -> State:
             family, config, _, _ = self._built  # type: ignore[attr-defined]
+            if isinstance(self.config, Model):
+                parameters = nnx.split(self.config.network, nnx.Param, ...)[1]
+                return State(parameters, self.optimizer(hyper).init(parameters))
             parameters = nnx.split(family(config, rngs=nnx.Rngs(jax.random.fold_in(key, 0))), nnx.Param, ...)[1]
             if self.init_scale != 1:
                 parameters = jax.tree_util.tree_map_with_path(self._scaled, parameters)
@@ -186,6 +194,9 @@ class Runs:
         about = ", ".join(f"{key} {value:g}" for key, value in self.hyper[run].items())
         name = name or f"{self.task.name} ({about})"
         network = self.network(selected)
+        if isinstance(self.config, Model):
+            name = f"{self.config.name}, {name}"
+            return replace(self.config, network=network, name=name, identity=lambda: f"trained: {name}")
         return Model(network, name=name, hf_config=dict(self.config), identity=lambda: f"trained: {name}")
 
     def _scaled(self, path: tuple[Any, ...], weight: Array) -> Array:
@@ -200,7 +211,9 @@ class Runs:
 
         Key and number alone decide the data, so a resumed run repeats them.
         """
-        sample = self.task.sample(jax.random.fold_in(jax.random.fold_in(key, 1), number), self.batch)
+        # A task of few examples has a training set for each run, which the run's key decides.
+        task = self.task.of_run(key) if hasattr(self.task, "of_run") else self.task  # type: ignore[attr-defined]
+        sample = task.sample(jax.random.fold_in(jax.random.fold_in(key, 1), number), self.batch)
         sample = placement.examples(sample)
 
         def penalised(parameters: Any) -> tuple[Array, tuple[Array, Array]]:

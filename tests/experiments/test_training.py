@@ -15,8 +15,10 @@ import jaxheads as jh
 from experiments import (
     agreement_flow,
     factors,
+    fine_tuning,
     induction_phase_change,
     markov_phases,
+    overfitting_heads,
     pruned_speed,
     translation_heads,
     vision_heads,
@@ -24,6 +26,7 @@ from experiments import (
 from experiments.support import agreement_flow_page, induction_phase_change_page, pruned_speed_page
 from jaxheads.data.tasks import Agreement, Markov
 from jaxheads.data.tasks.agreement import MASK
+from jaxheads.statistics import split_halves
 from jaxheads.train import Trace
 
 EXPERIMENTS: dict[str, tuple[Any, list[str], str, str]] = {
@@ -31,6 +34,8 @@ EXPERIMENTS: dict[str, tuple[Any, list[str], str, str]] = {
     "agreement": (agreement_flow, [], "Correlation by layer", "layers"),
     "vision": (vision_heads, ["--layers", "1"], "Distance by layer", "distances"),
     "factors": (factors, ["--heads", "1", "2", "--depths", "1"], "## Withdrawn", "accuracy"),
+    "overfitting": (overfitting_heads, [], "## Heads that harm fresh sentences", "heads"),
+    "fine-tuning": (fine_tuning, [], "## Movement by layer", "movement"),
     "pruned": (pruned_speed, [], "with 99% of the accuracy left", "pruned"),
     "induction": (
         induction_phase_change,
@@ -48,7 +53,9 @@ def _few_examples(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(module, "EVALUATED", 16)
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.weights] * (name == "fine-tuning")) for name in EXPERIMENTS]
+)
 def test_from_the_command_to_the_page(name: str, tmp_path: Path, capsys: pytest.CaptureFixture):
     module, options, heading, figure = EXPERIMENTS[name]
     module.main(["--quick", *options, "--out", str(tmp_path)])
@@ -116,6 +123,48 @@ def check_factors(tables: dict[str, Any]) -> None:
     assert tables["over-seeds"][["low", "high"]].stack().between(0, 1).all()
 
 
+def check_overfitting(tables: dict[str, Any]) -> None:
+    runs, heads = tables["runs"], tables["heads"]
+    assert runs.groupby("model").size().to_dict() == dict.fromkeys(("decay", "no decay", "untrained"), 4)
+    assert np.allclose(runs["gap"], runs["fresh loss"] - runs["training loss"])
+    assert len(heads) == 12 * 8
+    means = heads.groupby(["model", "seed"])["heads, fresh"].mean().sort_index()
+    assert np.allclose(means, runs.set_index(["model", "seed"])["mean head, fresh"].sort_index())
+
+
+def check_fine_tuning(tables: dict[str, Any]) -> None:
+    runs, heads = tables["runs"], tables["heads"]
+    assert runs.groupby("condition").size().to_dict() == dict.fromkeys(fine_tuning.CONDITIONS, 2)
+    assert runs["accuracy"].between(0, 1).all()
+    assert len(heads) == 6 * 16
+    assert heads["1 − cosine"].between(0, 1).all()
+    assert heads["divergence"].between(0, np.log(2)).all()
+
+
+def test_a_harmful_head_is_reported_on_other_sentences():
+    """Head 1 lowers the loss of the choosing half alone; head 0 of neither half."""
+    first, second = split_halves(8, 0)
+    on_fresh = np.zeros((8, 1, 2))
+    on_fresh[first, 0, 1], on_fresh[second, 0, 1], on_fresh[:, 0, 0] = -1.0, 0.5, 0.1
+    on_training = np.zeros((8, 1, 2))
+    on_training[:, 0, 0], on_training[:, 0, 1] = 2.0, 0.25
+    row = overfitting_heads.summary(0.2, on_training, 0.7, on_fresh, 0)
+    assert (row["harmful head, choosing"], row["harmful head, fresh"]) == (-1.0, 0.5)
+    assert (row["harmful head, training"], row["needed head, training"]) == (0.25, 2.0)
+    assert row["needed head, fresh"] == pytest.approx(0.1)
+    assert row["gap"] == pytest.approx(0.5)
+
+
+def test_patterns_that_stay_do_not_move_and_disjoint_ones_move_all_the_way():
+    one, other = np.zeros((2, 1, 1, 3, 3)), np.zeros((2, 1, 1, 3, 3))
+    one[..., 0], other[..., 1] = 1.0, 1.0
+    mask = np.ones((2, 3), bool)
+    stay, away = fine_tuning.moved(one, one, mask), fine_tuning.moved(one, other, mask)
+    np.testing.assert_allclose(list(stay.values()), 0, atol=1e-12)
+    np.testing.assert_allclose(away["1 − cosine"], 1)
+    np.testing.assert_allclose(away["divergence"], np.log(2))
+
+
 def check_pruned(tables: dict[str, Any]) -> None:
     quality = tables["quality"]
     assert np.abs(quality["smaller model's loss"] - quality["gated loss"]).max() < 1e-5
@@ -151,6 +200,8 @@ CHECKS = {
     "agreement": check_agreement,
     "vision": check_vision,
     "factors": check_factors,
+    "overfitting": check_overfitting,
+    "fine-tuning": check_fine_tuning,
     "pruned": check_pruned,
     "induction": check_induction,
     "markov": check_markov,

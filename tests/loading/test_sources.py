@@ -26,6 +26,10 @@ def test_the_zoo_says_that_smollm2_is_tuned_and_quantised():
     assert "quantised to 4 bits" in ZOO["smollm2-135m"].what
 
 
+def test_the_zoo_says_what_distilbert_was_tuned_for():
+    assert "fine-tuned as a tagger of 213 grammatical edits" in ZOO["distilbert-base-cased"].what
+
+
 @pytest.mark.parametrize("source", ["gpt2", "bert-base-uncased", "t5-small"])
 def test_an_old_id_without_an_owner_is_asked_of_the_hub_and_resembles_no_zoo_model(source):
     with pytest.raises(ValueError, match=r"As a hub id: .*the hub gave none.*its cache has none") as caught:

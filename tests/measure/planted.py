@@ -1,5 +1,6 @@
 """Models whose attention between words is planted, and sentences with trees, in random order."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +22,10 @@ PIECES = {word: ["b", "##p"] if word == "bp" else [word] for word in HEADS}
 CONTEXT = 16
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    inner = Tokenizer(models.WordPiece(NUMBER, unk_token="[UNK]"))
+def tokenizer(vocabulary: Sequence[str] = tuple(VOCABULARY)) -> PreTrainedTokenizerFast:
+    """Return a tokenizer into pieces of a vocabulary, which begins as `VOCABULARY` does."""
+    numbers = {piece: number for number, piece in enumerate(vocabulary)}
+    inner = Tokenizer(models.WordPiece(numbers, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     special = [("[CLS]", NUMBER["[CLS]"]), ("[SEP]", NUMBER["[SEP]"])]
     inner.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=special)

@@ -79,3 +79,56 @@ def test_what_can_not_be_parsed_is_refused():
         jh.parse(model, jh.data.Sentences((*gold, two)), (0, 0))
     with pytest.raises(ValueError, match="has no tree"):
         jh.parse(model, jh.data.Sentences((*gold, jh.data.Sentence(("a",)))), (0, 0))
+
+
+def test_the_probe_of_all_heads_finds_the_planted_ones():
+    probe = jh.parsing_probe(planted.model(), planted.sentences(120))
+    assert probe.uas == 1
+    assert probe.weights is not None
+    # Dependents' attention is in head 0, heads' own in head 1, and head 2 knows nothing.
+    assert probe.weights[0, 0, 0] > 2
+    assert abs(probe.weights[:, 0, 2]).max() < 1
+    assert jh.parsing_probe(planted.model(), planted.sentences(120), "mst").uas == 1
+
+
+def test_the_probe_learns_nothing_of_other_trees_and_little_of_random_weights():
+    gold = planted.sentences(200, words="acfgh")
+    shuffled = jh.parsing_probe(planted.model(), jh.shuffled_links(gold, 0))
+    assert shuffled.uas < 0.5
+    assert shuffled.frame.loc["model", "gain"] == 0
+
+
+def test_the_probe_is_the_same_where_patterns_are_made_anew():
+    gold = planted.sentences(80)
+    kept, anew = (jh.parsing_probe(planted.model(), gold, steps=3, memory=memory) for memory in (1 << 30, 1))
+    assert kept.weights is not None
+    assert anew.weights is not None
+    np.testing.assert_allclose(kept.weights, anew.weights, atol=1e-4)
+
+
+def test_edges_join_all_pieces_of_related_words():
+    gold = planted.sentences(3)
+    batch = planted.model().encode(gold)
+    edges = jh.relation_edges(batch, "nsubj", direction="to_dependent")
+    words, ids = np.asarray(batch.words), np.asarray(batch.tokens)
+    for example in range(3):
+        verb, subject = (gold[example].words.index(word) for word in ("a", "bp"))
+        expected = (words[example] == verb)[:, None] & (words[example] == subject)
+        np.testing.assert_array_equal(edges[example], expected)
+        assert expected.sum() == 2  # the subject has two pieces
+    assert ids.shape == edges.shape[:2]
+    np.testing.assert_array_equal(edges, jh.relation_edges(batch, "nsubj").swapaxes(1, 2))
+    everything = jh.relation_edges(batch)
+    assert everything.sum() == 3 * 10  # each of 7 words has a head; three edges have an end of two pieces
+    tagged = jh.relation_edges(batch, "NOUN", labels="upos")
+    assert tagged.sum() == 3 * 4
+
+
+def test_edges_that_there_are_not_are_refused():
+    batch = planted.model().encode(planted.sentences(3))
+    with pytest.raises(ValueError, match="the batch has no labels"):
+        jh.relation_edges(jh.Batch([[1, 2]]))
+    with pytest.raises(ValueError, match="relation must be one of"):
+        jh.relation_edges(batch, "iobj")
+    with pytest.raises(ValueError, match="labels must be one of"):
+        jh.relation_edges(batch, labels="coref")

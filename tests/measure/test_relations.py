@@ -119,6 +119,10 @@ def test_shares_within_the_forward_pass_are_those_of_patterns_that_are_kept(conf
 def test_halves_make_up_the_whole_and_are_parted_by_document():
     model, gold = planted.model(), planted.sentences()
     whole, *halves = (jh.relations(model, gold, half=half, least=1) for half in (None, 0, 1))
+    both = [jh.half_of(gold, half) for half in (0, 1)]
+    assert sum(map(len, both)) == len(gold)
+    assert not {one.document for one in both[0]} & {one.document for one in both[1]}
+    assert len(both[1]) == halves[1].frame["nsubj_to_head_words"].iloc[0]
     words = [table.frame["obj_to_head_words"].iloc[0] for table in (whole, *halves)]
     assert words[0] == words[1] + words[2]
     shares = [table.frame.loc[SHIFT, "det_to_head"] for table in (whole, *halves)]

@@ -34,7 +34,8 @@ DTYPES = {
 }
 REAL = {
     "llama": ("smollm2-135m", "glassllm-en", "glassllm-pt"),
-    "bert": ("minilm-l6", "antiberty"),
+    "bert": ("minilm-l6", "antiberty", "bert-mlm-tiny"),
+    "distilbert": ("distilbert-base-cased",),
     "mpnet": ("mpnet-base",),
     "dinov2": ("dinov2-small",),
     "whisper": ("whisper-base",),

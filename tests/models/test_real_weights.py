@@ -98,6 +98,13 @@ def test_antiberty_is_what_transformers_makes_of_the_same_directory():
     same_as_transformers(model, BertForMaskedLM, batch, "logits")
 
 
+def test_tiny_bert_is_what_transformers_makes_of_the_same_directory_with_its_head_for_words():
+    model = jh.load("bert-mlm-tiny")
+    batch = model.encode("The capital of [MASK] is Paris, which lies on the Seine.")
+    same_as_transformers(model, BertForMaskedLM, batch, "logits")
+    assert (model.stack().layers, model.stack().heads, model.config.head) == (2, 2, "mlm")
+
+
 def test_antiberty_knows_the_residue_that_is_masked():
     model = jh.load("antiberty")
     places = [21, 35, 95]  # the cysteines and the tryptophan that nearly all antibodies have

@@ -76,6 +76,8 @@ def test_labels_are_numbers_whose_names_are_kept():
     assert np.asarray(labels["deprel"])[0, :4].tolist() == [[0, 3, 1], [1, 3, 0], [3, -1, 2], [-2, -2, -2]]
     assert (np.asarray(labels["deprel"])[1] == -2).all()
     assert sorted(labels) == ["deprel", "genre", "upos"]
+    assert "upos" in labels
+    assert "coref" not in labels
     with pytest.raises(ValueError, match="did you mean 'upos'"):
         labels["upoS"]
 

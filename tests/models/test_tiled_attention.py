@@ -14,6 +14,7 @@ from jaxheads.models.attention.scoring import Scoring
 from jaxheads.models.attention.tiled import attend_by_tile, can_tile, heads_of_tile
 from jaxheads.models.inputs.masks import Mask
 from jaxheads.models.layer_norm import LayerNorm, standardised
+from jaxheads.models.positions import Rotary, _rotated, _rotated_by_tile
 
 B, T = 2, 5
 
@@ -26,7 +27,18 @@ def inputs(N: int, K: int, H: int) -> tuple[jax.Array, jax.Array, jax.Array, jax
 
 @pytest.mark.parametrize(
     ("N", "K", "H", "heads"),
-    [(4, 4, 64, 2), (8, 2, 64, 1), (4, 4, 32, 4), (9, 3, 64, 1), (6, 6, 80, 1), (3, 3, 64, 1), (4, 2, 128, 1)],
+    [
+        (4, 4, 64, 2),
+        (8, 2, 64, 2),
+        (12, 6, 64, 2),
+        (9, 3, 32, 1),
+        (8, 1, 32, 4),
+        (4, 4, 32, 4),
+        (9, 3, 64, 1),
+        (6, 6, 80, 1),
+        (3, 3, 64, 1),
+        (4, 2, 128, 1),
+    ],
 )
 @pytest.mark.parametrize("cap", [None, 2.0])
 def test_tiles_are_heads_side_by_side(N: int, K: int, H: int, heads: int, cap: float | None):
@@ -47,10 +59,31 @@ def test_a_tpu_attends_by_tile_and_a_cpu_by_head():
         traced = jax.jit(partial(z, edit)).trace(q, k, v, mask)
         return [traced.lower(lowering_platforms=(platform,)).as_text() for platform in ("cpu", "tpu")]
 
-    tiles = f"{B}x{T}x2x1x2x128x"  # of queries: 2 tiles of 2 heads
+    tiles = f"{B}x{T}x2x2x128x"  # of keys: 2 tiles of 2 heads, each apart
     assert [tiles in text for text in texts(unchanged)] == [False, True]
     edited = RowEdit(lambda site, value, rows: value * 2, ("pattern",))
     assert [tiles in text for text in texts(edited)] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("N", "H", "rotated"), [(4, 64, 64), (3, 64, 64), (4, 64, 16), (2, 128, 128), (4, 80, 32), (8, 32, 32)]
+)
+def test_positions_rotate_tiles_as_they_rotate_heads(N: int, H: int, rotated: int):
+    rng = np.random.default_rng(4)
+    x = jnp.asarray(rng.normal(size=(B, T, N, H)), jnp.float32)
+    positions = jnp.asarray(rng.integers(0, 100, (B, T)))
+    arrays = x, positions, jnp.asarray(Rotary(10_000.0, rotated).frequencies()), jnp.float32(1.3)
+    expected, by_tile = _rotated(*arrays), _rotated_by_tile(*arrays)
+    assert jnp.allclose(by_tile, expected, atol=1e-6)
+    assert not jnp.allclose(expected, x, atol=0.1)
+
+
+def test_a_head_that_dwarfs_its_neighbour_in_the_tile_leaves_it_as_it_is():
+    q, k, v, mask = inputs(4, 4, 64)
+    q = q.at[:, :, 0].multiply(1e3)  # scores differ by more than exponentials can
+    expected, _ = attend(q, k, v, mask, scale=0.3)
+    scoring = Scoring(Mask.of(mask), 0.3, None, None, None, unchanged)
+    assert jnp.allclose(attend_by_tile(q, k, v, scoring), expected, atol=1e-5)
 
 
 def test_what_reads_or_edits_scores_and_patterns_has_no_tiles():

@@ -1,5 +1,7 @@
 """Indirect effects of mean outputs against whole runs with edits."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 import jaxheads as jh
 
+from ..good_values import Words
 from ..models.huggingface import assert_close, random_batch, small_model
 from ..models.specs import SPECS
 from ..models.specs.spec import small
@@ -86,3 +89,15 @@ def test_what_does_not_fit_is_refused():
 def test_it_can_be_planned():
     model, batch = small_model("gpt2"), random_batch((6, 4))
     assert jh.plan(jh.function_vectors, model, batch, batch, 1).cost() is not None  # type: ignore
+
+
+def test_of_an_answer_in_words_the_first_token_counts():
+    model = replace(small_model("gpt2"), tokenizer=Words())
+    clean, shuffled = random_batch((6, 4)), random_batch((3, 7), seed=1)
+    tokenizer = model.tokenizer
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"][0] for text in ("Mary", "garden")]
+    texts = jh.function_vectors(model, clean, shuffled, ["Mary", "garden wide"])
+    numbers = jh.function_vectors(model, clean, shuffled, ids)
+    np.testing.assert_array_equal(texts.effects.per_example, numbers.effects.per_example)
+    with pytest.raises(ValueError, match="no tokenizer"):
+        jh.function_vectors(small_model("gpt2"), clean, shuffled, ["Mary", "garden"])

@@ -19,7 +19,7 @@ def columns(
     path: str | os.PathLike,
     *,
     text: str = "text",
-    labels: Sequence[str] = ("label",),
+    labels: str | Sequence[str] = ("label",),
     document: str | None = None,
 ) -> Sentences:
     """Read a table of texts and labels: .csv and .tsv with a first row of names, .json (a list), .jsonl.
@@ -28,7 +28,7 @@ def columns(
 
     Args:
         text: the name of the column of texts.
-        labels: the names of columns of labels.
+        labels: the name of a column of labels, or several.
         document: the name of a column that says which document a text is from.
 
     Raises:
@@ -36,6 +36,7 @@ def columns(
         ValueError: for another kind of file; with file and line, for a row of another length, a column that is not
             there, a text that is missing or empty, or a label that is missing.
     """
+    labels = (labels,) if isinstance(labels, str) else tuple(labels)
     wanted = [text, *labels, *([] if document is None else [document])]
     file = read_lines(path)
     found = []

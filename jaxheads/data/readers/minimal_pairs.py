@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ...arguments import checked
@@ -37,6 +38,7 @@ class MinimalPairs:
         """Indices of the words that differ, in the good and in the bad sentence of each pair."""
         return [_changed(good.words, bad.words) for good, bad in zip(self.good, self.bad, strict=True)]
 
+    @checked()
     def names(self, name: str) -> tuple[str, ...]:
         """Return the values of a property, such as "paradigm"."""
         return self.good.names(name)
@@ -52,7 +54,8 @@ class MinimalPairs:
             raise ValueError(f"{name}: expected one of {', '.join(self.good.names(name))}; got {value!r}")
         return self.take([number for number, one in enumerate(self.good) if one.properties.get(name) == value])
 
-    def take(self, indices: list[int]) -> "MinimalPairs":
+    @checked()
+    def take(self, indices: Sequence[int]) -> "MinimalPairs":
         """Return the pairs with these indices, in their order."""
         return MinimalPairs(self.good.take(indices), self.bad.take(indices), self.files)
 

@@ -6,6 +6,7 @@ from ...checks import Named
 from .agreement import Agreement
 from .captions import Captions
 from .dyck import Dyck
+from .finite import Examples, FewExamples
 from .functions import InContext
 from .grammar import Grammar, Sentiment
 from .images import Corners, Digits, Texture
@@ -48,6 +49,8 @@ __all__ = [
     "Corners",
     "Digits",
     "Dyck",
+    "Examples",
+    "FewExamples",
     "Grammar",
     "InContext",
     "Induction",

@@ -5,9 +5,12 @@ Dimension key: E sentences, G groups of documents.
 
 import zlib
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
+from ...arguments import checked
+from ...checks import one_of
 from ...models.inputs.sentences import Sentences
 
 GROUPS = 2048
@@ -50,3 +53,14 @@ class Documents:
     def half_E(self) -> np.ndarray:
         """The half of each sentence."""
         return self.half_G[self.group_E]
+
+
+@checked()
+def half_of(sentences: Sentences, half: Literal[0, 1], *, seed: int = 0) -> Sentences:
+    """Return the sentences of one half of the documents: those that `relations(…, half=…)` and `parse` count.
+
+    Raises:
+        ValueError: for fewer than 4 documents, or another half.
+    """
+    one_of("half", half, (0, 1))
+    return sentences.take(np.flatnonzero(Documents.of(sentences, seed).half_E == half).tolist())

@@ -42,6 +42,7 @@ class Parse:
         heads: by index of the sentence, the head that each word was given; -1 for the root, and for none. Sentences
             that were left out have none here.
         provenance: plain JSON values.
+        weights: of `parsing_probe`, its weights of each head, `[2,L,N]`; else None.
     """
 
     uas: float
@@ -51,6 +52,7 @@ class Parse:
     frame: pd.DataFrame
     heads: dict[int, np.ndarray]
     provenance: dict[str, Any]
+    weights: np.ndarray | None = None
 
 
 @shares_options()

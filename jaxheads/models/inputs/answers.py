@@ -78,6 +78,16 @@ def answer_ids(model: Any, name: str, text: str) -> list[int]:
     return ids
 
 
+def first_tokens(model: Any, name: str, answers: ArrayLike | Sequence[str]) -> np.ndarray:
+    """Return the ids of answers, of each text that of its first token; raises as `answer_ids` does."""
+    values = np.atleast_1d(np.asarray(answers))
+    entries = values.reshape(-1).tolist()
+    if not all(isinstance(entry, str) for entry in entries):
+        return values
+    known = {text: answer_ids(model, name, text)[0] for text in sorted(set(entries))}
+    return np.array([known[text] for text in entries], int).reshape(values.shape)
+
+
 def answer_id(model: Any, name: str, text: str) -> int:
     """Return the id of an answer of one token: a text, a token by its name in the vocabulary, or a class by its label.
 

@@ -50,6 +50,9 @@ class Labels(Mapping[str, Array]):
         one_of("the name of labels", name, fields)
         return fields[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in (*self.words, *self.examples, *self.links)
+
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys([*self.words, *self.examples, *self.links]))
 

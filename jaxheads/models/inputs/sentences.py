@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple, overload
 
+from ...arguments import checked
 from ...checks import one_of, shown
 
 
@@ -118,16 +119,19 @@ class Sentences(Sequence[Sentence]):
         """
         return label_names(self.sentences) if self.known is None else self.known
 
+    @checked()
     def names(self, label: str) -> tuple[str, ...]:
         """Return the labels of this name; raises ValueError for one that there is not."""
         one_of("the name of labels", label, self.label_names)
         return self.label_names[label]
 
+    @checked()
     def where(self, keep: Callable[[Sentence], bool]) -> "Sentences":
         """Return the sentences for which `keep` is true."""
         return self._part(tuple(filter(keep, self.sentences)))
 
-    def take(self, indices: Iterable[int]) -> "Sentences":
+    @checked()
+    def take(self, indices: Sequence[int]) -> "Sentences":
         """Return the sentences with these indices, in their order."""
         return self._part(tuple(self.sentences[index] for index in indices))
 

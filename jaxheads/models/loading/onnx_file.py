@@ -41,7 +41,7 @@ def onnx_checkpoint(path: Path, *, name: str) -> Checkpoint:
     Raises:
         ValueError: for a file that is broken, or a backbone of another structure.
     """
-    graph = _graph(path)
+    graph = onnx_graph(path)
     # A name that is no UTF-8 comes as bytes.
     weights = {str(weight.name): weight for weight in graph.initializer}
     stored = {name: weight for name, weight in weights.items() if not name.startswith(PASSED_OVER)}
@@ -65,7 +65,8 @@ def onnx_checkpoint(path: Path, *, name: str) -> Checkpoint:
     return Checkpoint(config, tensors, lambda: (None, "it reads images"), name, identity, dict(PREPROCESSOR))
 
 
-def _graph(path: Path) -> Any:
+def onnx_graph(path: Path) -> Any:
+    """Return the graph of an ONNX file; raises ValueError for a broken one."""
     onnx = extra("onnx", f"{path.name}, an ONNX file,")
     file_size(path)
     with reading(path, "an ONNX file"):
@@ -112,10 +113,10 @@ def _config(graph: Any, shapes: Mapping[str, tuple[int, ...]], positions: tuple[
         "architectures": ["Dinov2Model"],
         "hidden_size": patches[0],
         "num_hidden_layers": max(layers) + 1,
-        "num_attention_heads": int(_constant(makers[split.input[2]])[0]),
+        "num_attention_heads": int(constant(makers[split.input[2]])[0]),
         "mlp_ratio": inner / patches[0],
         "hidden_act": "gelu",
-        "layer_norm_eps": round(float(_constant(makers[nodes[f"{_FIRST}/norm1/Add"].input[1]])), 12),
+        "layer_norm_eps": round(float(constant(makers[nodes[f"{_FIRST}/norm1/Add"].input[1]])), 12),
         "image_size": round(shapes[positions[1]][1] ** 0.5) * patches[2],
         "patch_size": patches[2],
         "num_channels": patches[1],
@@ -124,7 +125,8 @@ def _config(graph: Any, shapes: Mapping[str, tuple[int, ...]], positions: tuple[
     }
 
 
-def _constant(node: Any) -> np.ndarray:
+def constant(node: Any) -> np.ndarray:
+    """Return the value of a node `Constant`."""
     from onnx import numpy_helper
 
     return numpy_helper.to_array(next(attribute.t for attribute in node.attribute if attribute.name == "value"))

@@ -18,6 +18,7 @@ from .glassllm import glassllm_checkpoint
 from .hf_directory import directory_checkpoint
 from .hub import NotOnTheHub, hub_adapter, hub_checkpoint
 from .onnx_file import onnx_checkpoint
+from .onnx_tagger import tagger_checkpoint
 from .orbax_directory import is_orbax_directory, orbax_checkpoint
 from .quantised import dequantised
 from .transformer_lens import SUFFIXES, as_toy, lens_checkpoint, lens_file
@@ -118,6 +119,8 @@ def _zoo_checkpoint(name: str) -> Checkpoint:
         return gguf_checkpoint(files[0], name=name)
     if entry.container == "onnx":
         return onnx_checkpoint(files[0], name=name)
+    if entry.container == "onnx_tagger":
+        return tagger_checkpoint(*files, name=name)
     if entry.container == "glassllm":
         return glassllm_checkpoint(*files, name=name)
     if entry.container == "ctranslate2":
@@ -139,7 +142,7 @@ def _file_checkpoint(path: Path, name: str) -> Checkpoint:
 
 def _unknown(name: str, refusal: str = "") -> Exception:
     """Return the error for a name that is no source, with the zoo names that resemble it and the hub's refusal."""
-    near = difflib.get_close_matches(name.lower(), ZOO, n=3, cutoff=0.7)
+    near = difflib.get_close_matches(name.lower(), ZOO, n=3, cutoff=0.8)
     looks_local = name.startswith((".", "/", "~")) or name.endswith(".gguf")
     message = (
         f"no model {name!r}{': no such file or directory' if looks_local else ''}. "

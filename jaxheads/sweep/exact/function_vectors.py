@@ -18,6 +18,7 @@ from ...arguments import checked
 from ...execution.batching import is_new
 from ...execution.lengths import Lengths, sweep_runs
 from ...execution.resources import Options, Resources
+from ...models.inputs.answers import first_tokens
 from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
 from ...models.network import Network, forward
@@ -75,9 +76,16 @@ class FunctionVectors:
 
 @sweep(returns=FunctionVectors)
 def function_vectors(
-    model: Model, clean: Batch | Texts, shuffled: Batch | Texts, answers: ArrayLike, **options: Unpack[Options]
+    model: Model,
+    clean: Batch | Texts,
+    shuffled: Batch | Texts,
+    answers: ArrayLike | Sequence[str],
+    **options: Unpack[Options],
 ) -> Iterator[Question]:
     """Measure each head's average indirect effect on prompts whose labels are shuffled.
+
+        prompts = jh.data.few_shot(pairs, prompts=25)
+        jh.function_vectors(model, prompts.clean, prompts.shuffled, prompts.answers)
 
     The effect is `p(answer | the head's output at the last token is its mean over clean prompts) − p(answer)`, per
     prompt, then averaged; −1 to 1. The paper averages over tasks too, and over 25 prompts of 10 examples each: ask task
@@ -86,12 +94,14 @@ def function_vectors(
     Args:
         clean: few-shot prompts of the task, each ending where the answer is due.
         shuffled: prompts with labels that do not belong to their inputs, ending likewise; any number of them.
-        answers: the token that is right for each of `shuffled`, `[E]`, or one for all.
+        answers: the answer that is right for each of `shuffled`, `[E]`, or one for all: token ids, or texts, each with
+            the space that it begins with. Of a text its first token counts, as in the paper.
         options: shared by all questions: stack, level, clusters, seed, memory, devices, progress, resume.
 
     Raises:
-        ValueError: for a model without logits or that is no language model, answers that are no tokens or of another
-            number, a batch that does not fit the model, or a stack of another sequence than the one that answers.
+        ValueError: for a model without logits or that is no language model; answers that are neither tokens nor texts,
+            or of another number; texts for a model without tokenizer; a batch that does not fit the model; or a stack
+            of another sequence than the one that answers.
     """
     resources, stack = Resources.of(options), model.stack(options.get("stack"))
     model.check(clean)
@@ -99,7 +109,7 @@ def function_vectors(
         raise ValueError(
             f"the {stack.name} of {model.name} has no last token: it reads another sequence than is answered"
         )
-    objective = _Probability(np.atleast_1d(np.asarray(answers)))
+    objective = _Probability(first_tokens(model, "answers", answers))
     model.check(shuffled)
     reads, grid = reads_of(objective, model, shuffled), site_grid(stack, "z", shuffled, ("layer", "head"))
     reads, shuffled = Lengths(model).read(objective, reads, shuffled, runs=sweep_runs(grid.size))

@@ -78,7 +78,7 @@ def patch(
     about, lengths = {"site": site, "by": list(by), "direction": direction}, Lengths(model)
     for clean_batch, corrupt_batch, own_objective in pairs(clean, corrupt, objective):
         base, other = base_and_other(direction, clean_batch, corrupt_batch)
-        check_pair(model, clean_batch, corrupt_batch)
+        check_pair(model, clean_batch, corrupt_batch, own_objective)
         reads, grid = reads_of(own_objective, model, base), site_grid(stack, site, base, by)
         reads, base, other = lengths.read(own_objective, reads, base, other, runs=sweep_runs(grid.size))
         # Prompts of a pair share their beginning: in a causal stack nothing before the first difference changes.

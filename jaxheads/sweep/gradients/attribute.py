@@ -137,7 +137,7 @@ def node_attribution(
     lengths = Lengths(model)
     for clean_batch, corrupt_batch, own_objective in pairs(clean, corrupt, objective):
         base, other = base_and_other(direction, clean_batch, corrupt_batch)
-        check_pair(model, clean_batch, corrupt_batch)
+        check_pair(model, clean_batch, corrupt_batch, own_objective)
         needs_derivative(own_objective)
         reads, grid = reads_of(own_objective, model, base), site_grid(stack, site, base, by)
         reads, base, other = lengths.read(own_objective, reads, base, other, runs=GRADIENT_RUNS)

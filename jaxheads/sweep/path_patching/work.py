@@ -144,7 +144,7 @@ def path_inputs(
     lengths = Lengths(model)
     for clean, corrupt, objective in batches:
         base, other = base_and_other(direction, clean, corrupt)
-        check_pair(model, clean, corrupt)
+        check_pair(model, clean, corrupt, objective)
         chosen_ET = chosen_positions(positions, senders.queries.of(base))
         reads, runs = reads_of(objective, model, base), sweep_runs(senders.layers * senders.heads)
         reads, base, other = lengths.read(objective, reads, base, other, runs=2 * runs)
