@@ -15,6 +15,8 @@ TREEBANK ?= data/en_ewt-ud-dev.conllu
 COREFERENCE ?= data/en_gum-ud-dev.conllu
 FUNCTION_VECTORS ?= data/function_vectors
 SENTENCE_POLARITY ?= data/sentence_polarity
+ZUCO ?= data/zuco
+NATURAL_STORIES ?= data/natural_stories
 EXPERIMENTS := agreement_flow attribution_agreement coverage factors head_measures induction_phase_change ioi \
 	markov_phases overfitting_heads precision pruned_speed specialisation_power speed_profile translation_heads vision_heads \
 	whisper_alignment
@@ -55,6 +57,8 @@ results: .venv/.peers
 	$(BIN)/python -m experiments.speed --prompts 4 --pairs 2 --repeats 1
 	$(BIN)/python -m experiments.speed --works forward measure forward_long measure_long --no-curves \
 	  --out results/speed-measures
+	$(BIN)/python -m experiments.gaze --text $(ZUCO)/zuco_sentences.txt --fixations $(ZUCO)/zuco_relfix_averages.txt
+	$(BIN)/python -m experiments.reading_times --times $(NATURAL_STORIES)/processed_wordinfo.tsv
 	$(BIN)/python -m tests.models.parity_table
 	$(PIP) --no-deps --target .venv/libtpu libtpu==0.0.42
 	PYTHONPATH=.venv/libtpu $(BIN)/python -m experiments.accelerators --machines v5e-8 \
