@@ -1,4 +1,4 @@
-"""What each head looks at between words: parts of speech, dependencies, distances, offsets, rare words.
+"""What does each head look at between words: parts of speech, dependencies, distances, offsets, rare words?
 
     python -m experiments.structure --treebank PATH [--model NAME] [--sentences N] [--quick] [--out DIR]
 

@@ -16,6 +16,7 @@ from flax import nnx
 import jaxheads as jh
 from jaxheads.data import tasks
 
+from .good_sentence_calls import SENTENCE_CALLS
 from .good_values import (
     CONFIG,
     E,
@@ -27,27 +28,16 @@ from .good_values import (
     clip,
     edges,
     grouped,
-    labelled_sentences,
     model,
     moments,
     other,
-    pairs_read,
-    planted_model,
-    read_sentences,
-    reader,
     repeated,
     sample,
     scores,
-    sentences,
-    sided_sentences,
     small_network,
-    steering,
     table,
     task,
     training,
-    word_model,
-    word_numbers,
-    written,
 )
 
 RESULTS = {
@@ -129,7 +119,6 @@ def names_of(function: Any) -> list[str]:
 
 
 ASKED = {"model": model, "batch": batch, "objective": jh.loss}
-PLANTED = {"model": planted_model, "sentences": sentences}
 PAIR = {"model": model, "clean": batch, "corrupt": other, "objective": jh.loss}
 HEADS = [(0, 0), (1, 1)]
 STEPS, CURVE = np.arange(8), np.linspace(0, 1, 8)
@@ -177,42 +166,21 @@ CALLS: dict[str, dict[str, Any]] = {
     "Metric.variant": {"self": lambda: jh.METRICS["induction"], "name": "other"},
     "compare_heads": {"model": model, "batch": batch},
     "head_detector": {"role": "duplicate_token_head"},
-    "half_of": {"sentences": sentences, "half": 0},
     "held_out": {"table": table},
-    "human": {"model": planted_model, "words": sentences, "values": word_numbers},
     "icl_score": {"model": model, "batch": batch, "early": 1, "late": 3},
     "marked_share": {"mark": "noun"},
     "measure": {"model": model, "batch": batch},
     "measure_patterns": {"patterns": np.full((2, E, 2, T, T), 1 / T)},
     "name_heads": {"evidence": lambda: [jh.Evidence("a", scores(), scores(1), "random")]},
-    "parse": PLANTED | {"head": (0, 0)},
-    "parsing_probe": PLANTED,
     "pool_words": {"pattern_LBNTS": np.full((2, E, 2, T, T), 1 / T), "batch": batch},
-    "relation_edges": {"batch": lambda: planted_model().encode(sentences())},
-    "relations": PLANTED,
-    "reading_times": {"model": reader, "words": read_sentences, "times": lambda: word_numbers(read_sentences())},
-    "surprisal": {"model": reader, "words": read_sentences},
     "register": {"metric": lambda: jh.METRICS["induction"].variant("registered")},
     "resolve": {"metrics": "induction"},
     "retrieval": {"needle": "noun", "answer": "noun"},
-    "shuffled_links": {"sentences": sentences, "seed": 0},
     "shuffled_marks": {"batch": batch, "seed": 0},
-    "structure": {"model": planted_model, "sentences": sentences},
     "specialisation": {
         "scores": lambda: {"a": scores(), "b": scores(1)},
         "nulls": lambda: {"a": [scores(2), scores(3)], "b": [scores(4), scores(5)]},
     },
-    "contrast": {"model": word_model, "sentences": labelled_sentences, "changed": labelled_sentences},
-    "steer_heads": {
-        "model": word_model,
-        "sentences": sided_sentences,
-        "labels": "side",
-        "toward": "good",
-        "objective": lambda: jh.logit_difference(1, 2),
-        "count": 1,
-    },
-    "Steering.edit": {"self": steering},
-    "probe": {"model": word_model, "sentences": labelled_sentences, "labels": "class"},
     "text_span": {"outputs": np.eye(4), "texts": np.eye(4), "count": 2},
     "token_class": {"mark": "noun"},
     "variability": {"model": model, "batch": batch},
@@ -268,7 +236,6 @@ CALLS: dict[str, dict[str, Any]] = {
     },
     "importance": ASKED,
     "interactions": ASKED | {"heads": HEADS},
-    "head_proof": PLANTED | {"head": (0, 0), "relation": "nsubj", "objective": lambda: jh.logit(1)},
     "knock_out": ASKED | {"queries": T - 1, "keys": 0},
     "share": ASKED | {"partners": [(0, 0), (0, 1)]},
     "answer_log_probability": {"answer": "a text"},
@@ -276,7 +243,6 @@ CALLS: dict[str, dict[str, Any]] = {
     **{name: {"labels": 1} for name in ("class_accuracy", "class_loss", "class_probability")},
     **{name: {} for name in ("class_logit", "kl_divergence", "logit", "loss")},
     "logit_difference": {"right": 1, "wrong": 2},
-    "minimal_pair": {"bad": ["a b"]},
     "probability_difference": {"tokens": [1, 2], "signs": [1, -1]},
     # pictures
     "Panel.save": {"self": lambda: table().plot(), "path": "heads.png"},
@@ -315,7 +281,6 @@ CALLS: dict[str, dict[str, Any]] = {
     "IOIPrompts.corrupted": {"self": lambda: jh.data.IOIPrompts(*PROMPTS), "seed": 0},
     "RepeatedTokens.shuffled": {"self": repeated, "seed": 0},
     "array_batches": {"tokens": np.ones((4, 3), int), "examples": 2},
-    "few_shot": {"pairs": [("hot", "cold"), ("big", "small"), ("in", "out")], "prompts": 2, "shots": 1},
     "ioi_prompts": {"tokenizer": Words, "examples": 2, "seed": 0, "bos": False},
     "passages": {},
     "two_cities": {},
@@ -385,18 +350,7 @@ CALLS: dict[str, dict[str, Any]] = {
         "function": lambda: lambda network: {},
     },
     "train": {"config": lambda: task().model_config(), "task": task, "steps": 2},
-    # sentences
-    "brackets": {"path": lambda: written("t.txt", "(S (N a))")},
-    "columns": {"path": lambda: written("t.csv", "text,label\na,b\n")},
-    "conllu": {"path": lambda: written("t.conllu", "1\ta\t_\tX\t_\t_\t0\troot\t_\t_\n")},
-    "iob": {"path": lambda: written("t.txt", "a X B-NP O\n")},
-    "pairs": {"path": lambda: written("t.jsonl", '{"sentence_good": "a", "sentence_bad": "b", "UID": "c"}')},
-    "MinimalPairs.names": {"self": pairs_read, "name": "paradigm"},
-    "MinimalPairs.take": {"self": pairs_read, "indices": [0]},
-    "MinimalPairs.where": {"self": pairs_read, "name": "paradigm", "value": "c"},
-    "Sentences.names": {"self": sentences, "label": "deprel"},
-    "Sentences.take": {"self": sentences, "indices": [0]},
-    "Sentences.where": {"self": sentences, "keep": lambda: len},
+    **SENTENCE_CALLS,
     # tasks
     **{type(own).__name__: {} for own in tasks.TASKS.values()},
     "Examples": {"examples": lambda: sample()},
