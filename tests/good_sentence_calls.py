@@ -53,6 +53,7 @@ SENTENCE_CALLS: dict[str, dict[str, Any]] = {
     "MinimalPairs.names": {"self": pairs_read, "name": "paradigm"},
     "MinimalPairs.take": {"self": pairs_read, "indices": [0]},
     "MinimalPairs.where": {"self": pairs_read, "name": "paradigm", "value": "c"},
+    "sentence_batches": {"model": planted_model, "sentences": sentences},
     "Sentences.names": {"self": sentences, "label": "deprel"},
     "Sentences.take": {"self": sentences, "indices": [0]},
     "Sentences.where": {"self": sentences, "keep": lambda: len},

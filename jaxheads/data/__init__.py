@@ -12,7 +12,7 @@ from .readers.conllu import conllu
 from .readers.iob import iob
 from .readers.minimal_pairs import MinimalPairs, pairs
 from .speech import Spoken, two_cities
-from .streams import array_batches, ordinary_tokens, text_batches
+from .streams import array_batches, ordinary_tokens, sentence_batches, text_batches
 from .synthetic import RepeatedTokens, repeated_tokens
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "passages",
     "process_share",
     "repeated_tokens",
+    "sentence_batches",
     "tasks",
     "text_batches",
     "two_cities",

@@ -1,6 +1,7 @@
 """Streams of batches, made as they are needed: from texts, a text file or arrays."""
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -12,8 +13,10 @@ from numpy.typing import ArrayLike
 from ..arguments import at_least, checked
 from ..checks import one_of, shown
 from ..columns import column_of, is_missing, listed
+from ..execution.sentence_batches import SentenceBatches
 from ..models.inputs import vocabulary
 from ..models.inputs.batch import Batch
+from ..models.inputs.sentences import Sentences
 from ..models.model import Model
 from .packing import Window, packed
 
@@ -96,6 +99,25 @@ def _frame(tokenizer: Any, bos: bool | None) -> Frame:
     if bos is None or first is None or (before[:1] == [first]) == bos:
         return before, after
     return ([first, *before], after) if bos else (before[1:], after)
+
+
+@checked(examples=at_least(1))
+def sentence_batches(model: Model, sentences: Sentences, *, examples: int = 64) -> Iterator[Batch]:
+    """Yield batches of `examples` sentences, of nearly equal lengths, for any question that takes a stream of batches.
+
+    Each carries its words, labels, links and documents. Sentences come sorted by length, not in their order.
+
+    Raises:
+        ValueError: for a model without a fast tokenizer, or no sentence that fits its context.
+
+    Warns:
+        UserWarning: where sentences are longer than the model's context, which are left out; it says how many.
+    """
+    batches = SentenceBatches(model, sentences, examples)
+    if count := len(batches.left_out):
+        context = model.config.max_position_embeddings
+        warnings.warn(f"{count} of {len(sentences)} sentences are longer than {context} tokens: left out", stacklevel=3)
+    return (batch for _, batch in batches)
 
 
 @checked(examples=at_least(1))

@@ -148,3 +148,18 @@ def test_a_model_that_no_sentence_fits_or_without_a_tokenizer_is_refused():
         SentenceBatches(model, Sentences((Sentence(("barking",) * 50),)))
     with pytest.raises(ValueError, match="sentences need a tokenizer"):
         SentenceBatches(replace(model, tokenizer=None), BOTH)
+
+
+def test_a_stream_of_sentences_is_one_question_and_says_what_it_leaves_out():
+    model, sentences = language.model("bert"), language.drawn(30)
+    whole = jh.measure(model, jh.data.sentence_batches(model, sentences, examples=8), "entropy", over="words")
+    assert whole.provenance["examples"] == 30
+    slow = [
+        jh.measure(model, model.encode(sentences[number : number + 1]), "entropy", over="words") for number in (3, 17)
+    ]
+    assert whole.per_example is not None
+    for one in slow:
+        assert np.abs(whole.per_example - one.values).max(axis=(1, 2)).min() < 1e-5
+    long = Sentences((*sentences, Sentence(("barking",) * 50)))
+    with pytest.warns(UserWarning, match="1 of 31 sentences are longer than 40 tokens"):
+        assert sum(map(len, jh.data.sentence_batches(model, long))) == 30
