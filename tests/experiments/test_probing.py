@@ -1,13 +1,16 @@
-"""The experiments of probes: from the command to the page, on a small random model."""
+"""The experiments of probes and minimal pairs: from the command to the page, on a small random model."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 import jaxheads as jh
-from experiments import head_probes
+from experiments import agreement_heads, head_probes
 from experiments.support import own_sentences
+from jaxheads.data import MinimalPairs, Sentence, Sentences
 
 from ..measure.probing import planted
 from ..models.huggingface import small_model
@@ -36,3 +39,27 @@ def test_head_probes_from_the_command_to_the_page(tmp_path: Path, monkeypatch: p
 def test_a_full_run_needs_a_treebank(tmp_path: Path):
     with pytest.raises(SystemExit, match="--treebank"):
         head_probes.main(["--out", str(tmp_path)])
+
+
+@pytest.mark.filterwarnings("ignore:.*unknown token")
+def test_agreement_heads_from_the_command_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    words = Sentences(tuple(Sentence(("w1", "w2", f"w{number}", "w3")) for number in range(16)))
+    other = Sentences(tuple(Sentence(("w1", "w2", f"w{number}", "w4")) for number in range(16)))
+    about = [{"paradigm": "ab"[number % 2], "phenomenon": "agreement"} for number in range(16)]
+    good, bad = (
+        Sentences(tuple(replace(one, properties=own) for one, own in zip(kind, about, strict=True)))
+        for kind in (words, other)
+    )
+    monkeypatch.setattr(agreement_heads, "own_pairs", lambda: MinimalPairs(good, bad))
+    agreement_heads.main(["--quick", "--each", "8", "--heads", "2", "--out", str(tmp_path)])
+    ablated: Any = pd.read_csv(tmp_path / "ablated.csv")
+    assert ablated["ablated"].str.startswith("beside").tolist() == [False, False, True, True] * 2
+    assert set(ablated["phenomenon"]) == {"all", "agreement"}
+    assert pd.read_csv(tmp_path / "accuracy.csv")["pairs"].tolist() == [4, 4]
+    assert "no finding" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+
+
+def test_own_pairs_differ_in_their_verb():
+    every = agreement_heads.own_pairs()
+    assert len(every) == 16
+    assert all(len(good) == len(bad) == 1 for good, bad in every.changed)
