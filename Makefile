@@ -14,6 +14,7 @@ PYTEST ?= -q -n 2
 TREEBANK ?= data/en_ewt-ud-dev.conllu
 COREFERENCE ?= data/en_gum-ud-dev.conllu
 FUNCTION_VECTORS ?= data/function_vectors
+MINIMAL_PAIRS ?= data/blimp
 SENTENCE_POLARITY ?= data/sentence_polarity
 ZUCO ?= data/zuco
 NATURAL_STORIES ?= data/natural_stories
@@ -52,6 +53,9 @@ results: .venv/.peers
 	$(BIN)/python -m experiments.entity_heads --treebank $(COREFERENCE)
 	$(BIN)/python -m experiments.structure --treebank $(TREEBANK)
 	$(BIN)/python -m experiments.function_vectors --tasks $(FUNCTION_VECTORS)
+	$(BIN)/python -m experiments.agreement_heads --pairs $(MINIMAL_PAIRS)
+	$(BIN)/python -m experiments.sentiment_heads --positive $(SENTENCE_POLARITY)/rt-polarity.pos \
+	  --negative $(SENTENCE_POLARITY)/rt-polarity.neg
 	$(BIN)/python -m experiments.fine_tuning --positive $(SENTENCE_POLARITY)/rt-polarity.pos \
 	  --negative $(SENTENCE_POLARITY)/rt-polarity.neg
 	$(BIN)/python -m experiments.speed --prompts 4 --pairs 2 --repeats 1

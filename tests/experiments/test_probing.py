@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import jaxheads as jh
-from experiments import agreement_heads, head_probes
+from experiments import agreement_heads, head_probes, sentiment_heads
 from experiments.support import own_sentences
 from jaxheads.data import MinimalPairs, Sentence, Sentences
 
@@ -63,3 +63,28 @@ def test_own_pairs_differ_in_their_verb():
     every = agreement_heads.own_pairs()
     assert len(every) == 16
     assert all(len(good) == len(bad) == 1 for good, bad in every.changed)
+
+
+@pytest.mark.filterwarnings("ignore:.*unknown token")
+def test_sentiment_heads_from_the_command_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    own = {
+        name: [f"w{first} w{number}" for number in range(5, 21)] for name, first in (("positive", 1), ("negative", 2))
+    }
+    monkeypatch.setattr(sentiment_heads, "texts", lambda _: own)
+    monkeypatch.setattr(sentiment_heads, "VERDICT", {"positive": ("w3", "w4"), "negative": ("w4", "w3")})
+    monkeypatch.setattr(sentiment_heads, "THINGS", ("w1", "w2"))
+    monkeypatch.setattr(sentiment_heads, "ADJECTIVES", ("w3", "w4"))
+    sentiment_heads.main(["--quick", "--heads", "2", "--out", str(tmp_path)])
+    ablated: Any = pd.read_csv(tmp_path / "ablated.csv")
+    assert ablated["ablated"].str.startswith("beside").tolist() == [False, *[False, True] * 2]
+    assert ablated["pairs"].tolist() == [16] * 5
+    steered = pd.read_csv(tmp_path / "steered.csv")
+    assert steered["chosen"].sum() == 1
+    assert set(pd.read_csv(tmp_path / "probes.csv")["weights"]) == {"trained", "random weights"}
+    assert "no finding" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+
+
+def test_sentences_of_sentiment_end_in_the_words_that_ask():
+    every = sentiment_heads.read(sentiment_heads.Options(quick=True, sentences=16))
+    assert all(one.words[-2:] == sentiment_heads.ASKS for one in every)
+    assert sorted(one.properties["sentiment"] for one in every) == ["negative"] * 8 + ["positive"] * 8

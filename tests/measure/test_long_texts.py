@@ -75,10 +75,10 @@ def long_batch(length: int) -> jh.Batch:
 
 PROGRAMS: dict[str, Callable[[Any, jh.Batch], int]] = {
     "measure": lambda network, batch: temporary(
-        scoring.program(), network, batch, batch, (), None, "decoder", tuple(METRICS.values()), "weights"
+        scoring.program(), network, batch, batch, (), None, None, "decoder", tuple(METRICS.values()), "weights"
     ),
     "norms": lambda network, batch: temporary(
-        scoring.program(), network, batch, batch, (), None, "decoder", (METRICS["entropy"],), "norms"
+        scoring.program(), network, batch, batch, (), None, None, "decoder", (METRICS["entropy"],), "norms"
     ),
     "copying": lambda network, batch: temporary(logit_copying._raised, network, batch, stack="decoder"),
     "rollout": lambda network, batch: temporary(
