@@ -321,7 +321,7 @@ class Model:
                 f"token ids of {self.name} lie in 0..{vocabulary - 1}; "
                 f"got {tokens[example, position]} in example {example} at position {position} of {kind}"
             )
-        longest = 1 + int(np.asarray(positions.positions).max())  # texts that share an example start anew
+        longest = positions.longest  # of texts that share an example, each by itself
         if context is not None and longest > context:
             raise ValueError(f"{self.name} takes up to {context} {kind}; got {longest}. Cut or split the text")
 

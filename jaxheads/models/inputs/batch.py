@@ -91,6 +91,12 @@ class Positions:
         return self.mask.sum(axis=1, dtype=jnp.int32)
 
     @property
+    def longest(self) -> int:
+        """Number of real positions of the longest text, where positions are known (not traced)."""
+        texts_BT = None if self.segments is None else np.asarray(self.segments)
+        return 1 + int(_counted(np, np.asarray(self.mask), texts_BT, np.maximum.accumulate).max())
+
+    @property
     def positions(self) -> Array:
         """Position of each real token among its example's (or its text's) real ones, from 0, `[B,T]`; 0 at padding."""
         return count_positions(self.mask, self.segments)
