@@ -56,5 +56,5 @@ SENTENCE_CALLS: dict[str, dict[str, Any]] = {
     "sentence_batches": {"model": planted_model, "sentences": sentences},
     "Sentences.names": {"self": sentences, "label": "deprel"},
     "Sentences.take": {"self": sentences, "indices": [0]},
-    "Sentences.where": {"self": sentences, "keep": lambda: len},
+    "Sentences.where": {"self": sentences, "keep": lambda: bool},
 }

@@ -30,7 +30,7 @@ finally:
     [
         ("from jaxheads.cli import main; main(['--help'])", "usage: jaxheads"),
         ("from jaxheads.cli import main; main(['atlas', '--help'])", "./atlas-MODEL/"),
-        ("from jaxheads.cli import main; main(['zoo'])", "| smollm2-135m |"),
+        ("from jaxheads.cli import main; main(['zoo'])", "| smollm2-135m "),
         ("from jaxheads.models.families import FAMILIES; print(*FAMILIES)", " llama "),
     ],
 )

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import transformers
 
-from jaxheads import cli
+from jaxheads import cli, data
 from jaxheads.data.tasks import images
 from jaxheads.extras import EXTRAS, MissingExtraError, extra
+from jaxheads.measure.people.readings import word_controls
 from jaxheads.measure.relevance.flow import networkx_flows
 from jaxheads.measure.similarity.redundancy import HeadPairs
 from jaxheads.models.loading.onnx_file import onnx_checkpoint
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 # What a plain install lacks, and the world of torch, as if none of it were there.
 WITHOUT = """
 import importlib.machinery, importlib.metadata, sys
-ABSENT = ("networkx", "onnx", "sklearn", "torch", "torchvision", "torchaudio")
+ABSENT = ("conllu", "networkx", "onnx", "sklearn", "wordfreq", "torch", "torchvision", "torchaudio")
 class Finder:
     find_distributions = importlib.machinery.PathFinder.find_distributions
     @staticmethod
@@ -43,7 +44,11 @@ def missing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_needs_a_package_says_what_to_install(missing: str, tmp_path: Path):
+    treebank = tmp_path / "t.conllu"
+    treebank.write_text("1\ta\t_\tX\t_\t_\t0\troot\t_\t_\n")
     calls = {
+        "conllu": lambda: data.conllu(treebank),
+        "wordfreq": lambda: word_controls(data.Sentence(("a",)), "en"),
         "networkx": lambda: networkx_flows(np.ones((1, 2, 2)), 1),
         "onnx": lambda: onnx_checkpoint(tmp_path / "x.onnx", name="x"),
         "sklearn": lambda: HeadPairs(

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
+from jaxheads.data import Link, Sentence, Sentences
 from jaxheads.measure.words.trees import heads_of
+from tests import language
 
 from . import planted
 from .test_relations import always
@@ -132,3 +134,14 @@ def test_edges_that_there_are_not_are_refused():
         jh.relation_edges(batch, "iobj")
     with pytest.raises(ValueError, match="labels must be one of"):
         jh.relation_edges(batch, labels="coref")
+
+
+def test_a_last_word_without_a_piece_of_its_own_gets_no_head():
+    words = (*["dog"] * 7, "th", "e")  # "the" is one piece, more of it of "th"
+    links = tuple(Link(index, index - 1, "root" if index == 0 else "dep") for index in range(9))
+    spaces = (*[True] * 7, False, False)
+    trees = Sentences(tuple(Sentence(words, spaces, links={"deprel": links}, document=f"{n}") for n in range(4)))
+    model = language.model("gpt2")
+    assert 8 not in np.asarray(model.encode(trees).words)
+    parsed = jh.parse(model, trees, (1, 0))
+    assert all(heads[8] == -1 for heads in parsed.heads.values())

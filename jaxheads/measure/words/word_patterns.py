@@ -55,7 +55,10 @@ class PatternReader:
 
 def word_count(batch: Batch) -> int:
     """Return W: the words of the longest sentence of a batch, rounded up, as few programs have it."""
-    return -(-(int(np.asarray(batch.words).max()) + 1) // 8) * 8
+    links = {} if batch.labels is None else batch.labels.links
+    # A word at the end may have no piece of its own; what is linked has a row all the same.
+    last = max(int(np.asarray(batch.words).max()), *(int(np.asarray(own)[..., :2].max()) for own in links.values()), 0)
+    return -(-(last + 1) // 8) * 8
 
 
 def patterns_of(

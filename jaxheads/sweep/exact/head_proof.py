@@ -84,7 +84,7 @@ def head_proof(
             if not kept.size:
                 continue
             batch = whole.take(kept)
-            asked = loss(where[kept]) if objective is None else objective(batch) if callable(objective) else objective
+            asked = loss(where[kept]) if objective is None else _objective_of(objective, batch)
             tables = (
                 ablate(model, batch, asked, sets=heads, reference=reference, per_position=False, **inner),
                 knock_out(model, batch, asked, edges=edges[kept], sets=heads, **inner),
@@ -97,6 +97,11 @@ def head_proof(
     if not documents:
         raise ValueError(f"no sentence has a {relation} edge that head {head} sees, and another word to look at")
     return _frame(head, heads, {name: np.concatenate(own) for name, own in effects.items()}, documents, level)
+
+
+def _objective_of(objective: Objective | Callable[[Batch], Objective], batch: Batch) -> Objective:
+    # An objective can be called, too: with a model.
+    return objective if hasattr(objective, "reads") else objective(batch)  # type: ignore[return-value,call-arg]
 
 
 def _with_controls(
