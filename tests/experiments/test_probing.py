@@ -78,7 +78,7 @@ def test_sentiment_heads_from_the_command_to_the_page(tmp_path: Path, monkeypatc
     ablated: Any = pd.read_csv(tmp_path / "ablated.csv")
     assert ablated["ablated"].str.startswith("beside").tolist() == [False, *[False, True] * 2]
     assert ablated["pairs"].tolist() == [16] * 5
-    steered = pd.read_csv(tmp_path / "steered.csv")
+    steered: Any = pd.read_csv(tmp_path / "steered.csv")
     assert steered["chosen"].sum() == 1
     assert set(pd.read_csv(tmp_path / "probes.csv")["weights"]) == {"trained", "random weights"}
     assert "no finding" in (tmp_path / "summary.md").read_text(encoding="utf-8")
