@@ -42,10 +42,9 @@ from .good_values import (
 
 RESULTS = {
     *("Circuit", "Composition", "ContextScore", "DirectParts", "Factored", "Faithfulness", "FaithfulnessCurve"),
-    *("FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Parse", "Relevance"),
     *("FewShot", "FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Relevance"),
     *("RepeatedTokens", "Rows", "Run", "Sample", "SeedEffect", "Specialisation", "Spoken", "TextSpan", "TokenPairs"),
-    *("Steering", "Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Picture"),
+    *("Steering", "Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Parse", "Picture"),
 }
 """Classes of answers, whose constructors users don't call."""
 

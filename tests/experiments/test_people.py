@@ -9,8 +9,6 @@ import jaxheads as jh
 from experiments import gaze, reading_times
 from tests import language
 
-pytest.importorskip("wordfreq")
-
 WORDS = ["the dog barks the dogs bark the barking dog", "a dog barks a dogs bark the barking cat"]
 
 

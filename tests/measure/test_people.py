@@ -11,8 +11,6 @@ import jaxheads as jh
 from jaxheads.data import Sentences
 from tests import language
 
-pytest.importorskip("wordfreq")
-
 KINDS = language.KINDS
 
 

@@ -36,7 +36,9 @@ class Documents:
         Raises:
             ValueError: for fewer than 4 documents: a half needs 2 to have a spread.
         """
-        names = [one.document if one.document is not None else f"{number}" for number, one in enumerate(sentences)]
+        names = [
+            one.document if one.document is not None else f"sentence {number}" for number, one in enumerate(sentences)
+        ]
         order = {name: number for number, name in enumerate(dict.fromkeys(names))}
         if len(order) < 4:
             raise ValueError(f"sentences of at least 4 documents are needed, two for each half; got {len(order)}")
