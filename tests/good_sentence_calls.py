@@ -47,6 +47,7 @@ SENTENCE_CALLS: dict[str, dict[str, Any]] = {
     "few_shot": {"pairs": [("hot", "cold"), ("big", "small"), ("in", "out")], "prompts": 2, "shots": 1},
     "brackets": {"path": lambda: written("t.txt", "(S (N a))")},
     "columns": {"path": lambda: written("t.csv", "text,label\na,b\n")},
+    "corrupted": {"sentences": sentences, "kind": "lower"},
     "conllu": {"path": lambda: written("t.conllu", "1\ta\t_\tX\t_\t_\t0\troot\t_\t_\n")},
     "iob": {"path": lambda: written("t.txt", "a X B-NP O\n")},
     "pairs": {"path": lambda: written("t.jsonl", '{"sentence_good": "a", "sentence_bad": "b", "UID": "c"}')},
