@@ -36,11 +36,13 @@ from .measure.relevance.faithfulness import Faithfulness, faithfulness
 from .measure.relevance.methods import Relevance, relevance
 from .measure.relevance.rules import Rules
 from .measure.similarity.redundancy import HeadPairs, compare_heads
+from .measure.weights.components import component_composition
 from .measure.weights.copying_eigenvalues import eigenvalue_copying
 from .measure.weights.extreme_pairs import TokenPairs, token_pairs
 from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
+from .measure.weights.projections import Projections, projection_kernel
 from .measure.words.documents import half_of
 from .measure.words.edges import relation_edges
 from .measure.words.parse import Parse, parse
@@ -160,12 +162,15 @@ __all__ = [
     # what their weights say
     "Composition",
     "Factored",
+    "Projections",
     "TokenPairs",
+    "component_composition",
     "composition",
     "eigenvalue_copying",
     "ov_circuit",
     "alignment_error_rate",
     "positional_kernel",
+    "projection_kernel",
     "qk_circuit",
     "token_pairs",
     # what they add to the logits

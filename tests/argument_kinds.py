@@ -263,6 +263,7 @@ KINDS_OF = {
     "variability.positions": "count",
     "qk_circuit.offset": "whole",
     "composition.offset": "whole",
+    "component_composition.offset": "whole",
     "token_pairs.offset": "whole",
     "positional_kernel.offset": "whole",
     "text_batches.texts": "any",
