@@ -12,9 +12,10 @@ KINDS = _by_argument(
         "batches": "clean scored_as",
         "objective": "objective",
         "seed": "seed",
-        "count": "examples donors draws chains steps points samples lasting top prime shortest longest length states "
-        "dimensions vocabulary layers heads kv_heads limit early late names words nouns prepositions verbs functions "
-        "types brackets determiners adjectives copulas persons places greedy iterations count max_length rank",
+        "count": "examples donors draws chains steps points samples lasting top prime shortest longest length mapped "
+        "states dimensions vocabulary layers heads kv_heads limit early late names words nouns prepositions verbs "
+        "functions types brackets determiners adjectives copulas persons places greedy iterations count "
+        "max_length rank",
         "size": "burn resamples random most shots norm_of cross_heads offset",
         "whole": "first step sampling_rate positions tokens",
         "index": "layer head run",
@@ -264,6 +265,9 @@ KINDS_OF = {
     "qk_circuit.offset": "whole",
     "composition.offset": "whole",
     "component_composition.offset": "whole",
+    "token_maps.pairs": "array",
+    "shuffled_pairs.pairs": "array",
+    "token_maps.candidates": "array",
     "token_pairs.offset": "whole",
     "positional_kernel.offset": "whole",
     "text_batches.texts": "any",

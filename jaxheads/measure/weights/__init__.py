@@ -7,6 +7,7 @@ from .factored import Factored, ov_circuit, qk_circuit
 from .head_composition import Composition, composition
 from .positional import positional_kernel
 from .projections import Projections, projection_kernel
+from .token_pair_maps import salient_tokens, token_maps
 
 __all__ = [
     "Composition",
@@ -20,5 +21,7 @@ __all__ = [
     "positional_kernel",
     "projection_kernel",
     "qk_circuit",
+    "salient_tokens",
+    "token_maps",
     "token_pairs",
 ]
