@@ -27,7 +27,7 @@ KINDS = _by_argument(
         "fraction": "share least more part adjective phrase copular negated positive grammatical named both",
         "flag": "same_layer squeeze absolute bos exclude_bos exclude_current_token with_first repeats negative largest "
         "norms overwrite exclude_first progress backwards per_position causal train_weights stacked masked agrees "
-        "matched consistent doubly_stochastic adds third aligned exact pack packed sums_to_one "
+        "matched consistent doubly_stochastic adds third aligned ratio exact pack packed sums_to_one "
         "shapes_only gather",
         "text": "mark needle role null_kind label revision name title",
         "name": "kind metric column method ablation parts better granularity normalise embedding content solver needs "
@@ -211,6 +211,7 @@ KINDS_OF = {
     "onset.share": "number",
     "onset.least": "number",
     "name_heads.level": "level",
+    "name_heads.mixed": "fraction",
     "compare_estimates.exact": "table",
     "Evidence.stack": "text",
     "HeadTable.from_columns.stack": "text",
