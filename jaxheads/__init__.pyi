@@ -10,7 +10,7 @@ from .class_objectives import (
     class_probability,
 )
 from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
-from .evidence.nulls import shuffled_links, shuffled_marks
+from .evidence.nulls import shuffled_links, shuffled_marks, shuffled_pairs
 from .evidence.roles import Evidence, name_heads
 from .evidence.selection import held_out, with_intervals
 from .evidence.specialisation import Specialisation, specialisation
@@ -36,11 +36,14 @@ from .measure.relevance.faithfulness import Faithfulness, faithfulness
 from .measure.relevance.methods import Relevance, relevance
 from .measure.relevance.rules import Rules
 from .measure.similarity.redundancy import HeadPairs, compare_heads
+from .measure.weights.components import component_composition
 from .measure.weights.copying_eigenvalues import eigenvalue_copying
 from .measure.weights.extreme_pairs import TokenPairs, token_pairs
 from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
+from .measure.weights.projections import Projections, projection_kernel
+from .measure.weights.token_pair_maps import salient_tokens, token_maps
 from .measure.words.documents import half_of
 from .measure.words.edges import relation_edges
 from .measure.words.parse import Parse, parse
@@ -142,6 +145,7 @@ __all__ = [
     "retrieval",
     "shuffled_links",
     "shuffled_marks",
+    "shuffled_pairs",
     "specialisation",
     "text_span",
     "token_class",
@@ -160,13 +164,18 @@ __all__ = [
     # what their weights say
     "Composition",
     "Factored",
+    "Projections",
     "TokenPairs",
+    "component_composition",
     "composition",
     "eigenvalue_copying",
     "ov_circuit",
     "alignment_error_rate",
     "positional_kernel",
+    "projection_kernel",
     "qk_circuit",
+    "salient_tokens",
+    "token_maps",
     "token_pairs",
     # what they add to the logits
     "DirectParts",

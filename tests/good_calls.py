@@ -44,7 +44,7 @@ RESULTS = {
     *("Circuit", "Composition", "ContextScore", "DirectParts", "Factored", "Faithfulness", "FaithfulnessCurve"),
     *("FewShot", "FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Relevance"),
     *("RepeatedTokens", "Rows", "Run", "Sample", "SeedEffect", "Specialisation", "Spoken", "TextSpan", "TokenPairs"),
-    *("Steering", "Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Parse", "Picture"),
+    *("Steering", "Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Parse", "Picture", "Projections"),
 }
 """Classes of answers, whose constructors users don't call."""
 
@@ -207,7 +207,12 @@ CALLS: dict[str, dict[str, Any]] = {
     "Rules": {},
     "faithfulness": ASKED,
     "relevance": ASKED,
+    "component_composition": {"model": model, "layer": 1, "head": 0},
     "composition": {"model": model},
+    "projection_kernel": {"model": model},
+    "salient_tokens": {"model": model, "layer": 1, "head": 0},
+    "shuffled_pairs": {"pairs": [[1, 2], [3, 4], [5, 6]], "seed": 0},
+    "token_maps": {"model": model, "pairs": [[1, 2], [3, 4], [5, 6]]},
     "eigenvalue_copying": {"model": model},
     "ov_circuit": {"model": model},
     "qk_circuit": {"model": model},
