@@ -48,7 +48,7 @@ def test_what_needs_a_package_says_what_to_install(missing: str, tmp_path: Path)
     treebank.write_text("1\ta\t_\tX\t_\t_\t0\troot\t_\t_\n")
     calls = {
         "conllu": lambda: data.conllu(treebank),
-        "wordfreq": lambda: word_controls(data.Sentence(("a",)), "en"),
+        "wordfreq": lambda: word_controls([["a"]]),
         "networkx": lambda: networkx_flows(np.ones((1, 2, 2)), 1),
         "onnx": lambda: onnx_checkpoint(tmp_path / "x.onnx", name="x"),
         "sklearn": lambda: HeadPairs(

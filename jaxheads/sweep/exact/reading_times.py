@@ -99,7 +99,7 @@ def reading_times(
     Returns:
         `gain` of the model without the head, and `effect`, that gain less the unedited model's: below 0 for a head
         that surprisal needs to be like people's. Intervals are over documents; rows of `.per_example`, documents
-            (beyond 2,040, groups of them).
+        (beyond 2,040, groups of them).
         `.provenance["unedited"]` is the unedited model's gain with its interval, `["words"]` the number of words.
 
     Raises:
