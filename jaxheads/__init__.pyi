@@ -29,6 +29,7 @@ from .measure.patterns.scoring import measure
 from .measure.patterns.variability import variability
 from .measure.patterns.word_pooling import pool_words
 from .measure.people.human import human
+from .measure.people.readings import word_controls
 from .measure.people.surprisal import surprisal
 from .measure.probing.contrast import contrast
 from .measure.probing.probe import probe
@@ -155,6 +156,7 @@ __all__ = [
     "human",
     "reading_times",
     "surprisal",
+    "word_controls",
     # what an answer rests on
     "Faithfulness",
     "Relevance",

@@ -119,6 +119,8 @@ KINDS_OF = {
     "reading_times.whole_words": "flag",
     "surprisal.words": "readings",
     "surprisal.whole_words": "flag",
+    "word_controls.words": "readings",
+    "word_controls.language": "name",
     "partial_rank_correlation.first": "array",
     "partial_rank_correlation.beyond": "array",
     "relations.half": "any",
