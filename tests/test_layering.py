@@ -26,7 +26,7 @@ LAYERS = (
     ("models",),
     ("tables", "statistics"),
     ("plots",),
-    ("provenance", "files", "progress", "arguments", "programs"),
+    ("provenance", "files", "progress", "arguments", "programs", "anchors"),
     ("kinds", "interrupts", "compile_cache", "differences"),
     ("cache",),
     ("checks", "columns", "extras", "precision", "source_state"),
