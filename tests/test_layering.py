@@ -27,7 +27,7 @@ LAYERS = (
     ("tables", "statistics"),
     ("view",),
     ("plots",),
-    ("provenance", "files", "progress", "arguments", "programs"),
+    ("provenance", "files", "progress", "arguments", "programs", "anchors"),
     ("kinds", "interrupts", "compile_cache", "differences"),
     ("cache",),
     ("checks", "columns", "extras", "precision", "source_state"),
