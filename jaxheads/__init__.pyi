@@ -1,6 +1,6 @@
 """The public names of jaxheads, for type checkers and for `lazy_loader`, which imports each when it is first used."""
 
-from . import data, edits, evidence, networks, objectives, plots, statistics, tables, train
+from . import data, edits, evidence, networks, objectives, plots, statistics, tables, train, view
 from .class_objectives import (
     answer_logit,
     answer_loss,
@@ -229,5 +229,6 @@ __all__ = [
     "statistics",
     "tables",
     "train",
+    "view",
     "weights",
 ]

@@ -25,6 +25,7 @@ LAYERS = (
     ("reads",),
     ("models",),
     ("tables", "statistics"),
+    ("view",),
     ("plots",),
     ("provenance", "files", "progress", "arguments", "programs"),
     ("kinds", "interrupts", "compile_cache", "differences"),

@@ -1,0 +1,15 @@
+"""Views of heads: pictures that answer to pointer and keyboard, in notebooks and as files without a network."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "arrays": ["packed"],
+        "attention_views": ["attention"],
+        "document": ["document"],
+        "heatmap_views": ["heatmap"],
+        "sides": ["Backdrop", "Tokens"],
+        "view": ["View"],
+    },
+)
