@@ -35,6 +35,8 @@ from .measure.probing.probe import probe
 from .measure.relevance.faithfulness import Faithfulness, faithfulness
 from .measure.relevance.methods import Relevance, relevance
 from .measure.relevance.rules import Rules
+from .measure.sampling.answer import Samples
+from .measure.sampling.samples import samples
 from .measure.similarity.redundancy import HeadPairs, compare_heads
 from .measure.weights.copying_eigenvalues import eigenvalue_copying
 from .measure.weights.extreme_pairs import TokenPairs, token_pairs
@@ -119,6 +121,7 @@ __all__ = [
     "TextSpan",
     "ByRows",
     "Metric",
+    "Samples",
     "compare_heads",
     "contrast",
     "head_detector",
@@ -140,6 +143,7 @@ __all__ = [
     "relations",
     "structure",
     "retrieval",
+    "samples",
     "shuffled_links",
     "shuffled_marks",
     "specialisation",
