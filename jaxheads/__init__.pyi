@@ -36,6 +36,8 @@ from .measure.probing.probe import probe
 from .measure.relevance.faithfulness import Faithfulness, faithfulness
 from .measure.relevance.methods import Relevance, relevance
 from .measure.relevance.rules import Rules
+from .measure.sampling.answer import Samples
+from .measure.sampling.samples import samples
 from .measure.similarity.redundancy import HeadPairs, compare_heads
 from .measure.weights.components import component_composition
 from .measure.weights.copying_eigenvalues import eigenvalue_copying
@@ -123,6 +125,7 @@ __all__ = [
     "TextSpan",
     "ByRows",
     "Metric",
+    "Samples",
     "compare_heads",
     "contrast",
     "head_detector",
@@ -144,6 +147,7 @@ __all__ = [
     "relations",
     "structure",
     "retrieval",
+    "samples",
     "shuffled_links",
     "shuffled_marks",
     "shuffled_pairs",

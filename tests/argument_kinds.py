@@ -15,7 +15,7 @@ KINDS = _by_argument(
         "count": "examples donors draws chains steps points samples lasting top prime shortest longest length mapped "
         "states dimensions vocabulary layers heads kv_heads limit early late names words nouns prepositions verbs "
         "functions types brackets determiners adjectives copulas persons places greedy iterations count "
-        "max_length rank",
+        "max_length rank buckets each per_row",
         "size": "burn resamples random most shots norm_of cross_heads offset",
         "whole": "first step sampling_rate positions tokens",
         "index": "layer head run",
@@ -42,7 +42,7 @@ KINDS = _by_argument(
         "array": "scores null sure possible skip gates_LN embed unembed values vector groups reference_groups clusters "
         "answers partners where signs queries keys outputs pattern_LBNTS pattern_TS target_TS "
         "pattern_BNTS values_T counts_T p_values counts second whole mean low high per_example mask gates_GLN curve "
-        "loss between gates edges patterns key_mask pixels",
+        "loss between gates edges patterns key_mask pixels ids",
         "answers": "right wrong token answer",
         "mapping": "marks columns provenance extras options config hyper curves lines onsets nulls seen",
         "sets": "sets",
@@ -130,6 +130,7 @@ KINDS_OF = {
     "structure.language": "text",
     "structure.tags": "name",
     "run.capture": "any",
+    "Samples.tokens.least": "count",
     "FewExamples.noise": "fraction",
     "FewExamples.size": "count",
     "few_shot.pairs": "any",

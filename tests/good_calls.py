@@ -33,6 +33,7 @@ from .good_values import (
     other,
     repeated,
     sample,
+    sampled,
     scores,
     small_network,
     table,
@@ -44,7 +45,8 @@ RESULTS = {
     *("Circuit", "Composition", "ContextScore", "DirectParts", "Factored", "Faithfulness", "FaithfulnessCurve"),
     *("FewShot", "FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Relevance"),
     *("RepeatedTokens", "Rows", "Run", "Sample", "SeedEffect", "Specialisation", "Spoken", "TextSpan", "TokenPairs"),
-    *("Steering", "Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Parse", "Picture", "Projections"),
+    *("Samples", "Steering", "Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Parse", "Picture"),
+    *("Projections",),
 }
 """Classes of answers, whose constructors users don't call."""
 
@@ -175,6 +177,9 @@ CALLS: dict[str, dict[str, Any]] = {
     "register": {"metric": lambda: jh.METRICS["induction"].variant("registered")},
     "resolve": {"metrics": "induction"},
     "retrieval": {"needle": "noun", "answer": "noun"},
+    "samples": {"model": model, "batch": batch},
+    **{f"Samples.{name}": {"self": sampled, "layer": 0, "head": 0} for name in ("of", "texts", "tokens", "components")},
+    "Samples.words": {"self": sampled, "ids": np.arange(3)},
     "shuffled_marks": {"batch": batch, "seed": 0},
     "specialisation": {
         "scores": lambda: {"a": scores(), "b": scores(1)},
