@@ -44,13 +44,14 @@ RESULTS = {
     *("Circuit", "Composition", "ContextScore", "DirectParts", "Factored", "Faithfulness", "FaithfulnessCurve"),
     *("FewShot", "FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Relevance"),
     *("RepeatedTokens", "Rows", "Run", "Sample", "SeedEffect", "Specialisation", "Spoken", "TextSpan", "TokenPairs"),
-    *("Steering", "Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Parse", "Picture"),
+    *("Steering", "Trace", "Trained", "Writing", "WordPattern", "Example", "Moments", "Panel", "Parse", "Picture"),
 }
 """Classes of answers, whose constructors users don't call."""
 
 INTERNAL = {
     *("Network", "Objective", "Task", "Model", "SiteEdit", "Batch", "plan", "rehearse", "SiteEdit.apply"),
     "Batch.tree_unflatten",
+    "Sampling.drawn",
     *("Link", "Sentence", "Sentences", "MinimalPairs"),
     *(
         "Example.raw_mark",
@@ -221,6 +222,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "name_copying": {"model": model, "batch": batch, "names": [1, 2, 3, 4]},
     # sweeps
     "ablate": ASKED,
+    "generate": {"model": model, "batch": batch, "steps": 2, "sample": None, "stop": (), "capture": "z"},
+    "Sampling": {"temperature": 1.0, "top_k": 2, "top_p": 0.9},
     "attribute": PAIR,
     "edge_attribution": PAIR,
     "patch_edges": PAIR,
