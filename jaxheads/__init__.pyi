@@ -15,6 +15,8 @@ from .evidence.roles import Evidence, name_heads
 from .evidence.selection import held_out, with_intervals
 from .evidence.specialisation import Specialisation, specialisation
 from .execution.rehearsal import rehearse
+from .generate.choosing import Sampling
+from .generate.writing import Writing, generate
 from .log_probabilities import answer_log_probability, kl_divergence
 from .measure import patterns, weights
 from .measure.direct.direct_effects import DirectParts, direct_effects, direct_parts
@@ -190,6 +192,10 @@ __all__ = [
     "logit_copying",
     "logit_lens",
     "name_copying",
+    # what they write
+    "Sampling",
+    "Writing",
+    "generate",
     # whether they matter
     "Objective",
     "ablate",

@@ -46,13 +46,14 @@ RESULTS = {
     *("FewShot", "FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Relevance"),
     *("RepeatedTokens", "Rows", "Run", "Sample", "SeedEffect", "Specialisation", "Spoken", "TextSpan", "TokenPairs"),
     *("Samples", "Steering", "Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Parse", "Picture"),
-    *("Projections",),
+    *("Projections", "Writing"),
 }
 """Classes of answers, whose constructors users don't call."""
 
 INTERNAL = {
     *("Network", "Objective", "Task", "Model", "SiteEdit", "Batch", "plan", "rehearse", "SiteEdit.apply"),
     "Batch.tree_unflatten",
+    "Sampling.drawn",
     *("Link", "Sentence", "Sentences", "MinimalPairs"),
     *(
         "Example.raw_mark",
@@ -231,6 +232,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "name_copying": {"model": model, "batch": batch, "names": [1, 2, 3, 4]},
     # sweeps
     "ablate": ASKED,
+    "generate": {"model": model, "batch": batch, "steps": 2, "sample": None, "stop": (), "capture": "z"},
+    "Sampling": {"temperature": 1.0, "top_k": 2, "top_p": 0.9},
     "attribute": PAIR,
     "edge_attribution": PAIR,
     "patch_edges": PAIR,

@@ -17,6 +17,7 @@ LAYERS = (
     ("report",),
     ("train", "steering"),
     ("sweep",),
+    ("generate",),
     ("evidence",),
     ("measure", "data"),
     ("execution",),

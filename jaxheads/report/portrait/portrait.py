@@ -118,7 +118,9 @@ def portrait(
         contexts=_contexts(model, stack, some, texts, left_out) if texts else [],
         tokens=_tokens(model, texts) if texts else [],
         alike=unless_refused("similar heads", lambda: neighbours(model, inputs.batches, **asked)),
-        history=None if steps is None else history(steps, (stack.layers, stack.heads), inputs, metrics, repeated, **asked),
+        history=None
+        if steps is None
+        else history(steps, (stack.layers, stack.heads), inputs, metrics, repeated, **asked),
         left_out=(*tables.table.provenance.get("left_out", ()), *left_out),
     )
 
