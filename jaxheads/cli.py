@@ -54,7 +54,7 @@ class Atlas:
     """Seed of everything random."""
 
     distributed: bool = False
-    """One of several processes, each started with this same command (see the README)."""
+    """One of several processes, each started with this same command (see docs/clusters.md)."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _atlas(options: Atlas) -> None:
         try:
             jax.distributed.initialize()
         except (ValueError, RuntimeError) as error:
-            raise ValueError(f"--distributed: {error} Each process names them, see the README") from error
+            raise ValueError(f"--distributed: {error} Each process names them, see docs/clusters.md") from error
     devices = Mesh(np.array(jax.devices()), ("data",)) if jax.device_count() > 1 else None
     first = jax.process_index() == 0
     out = options.out or Path(f"atlas-{Path(options.model).name.removesuffix('.gguf')}")
