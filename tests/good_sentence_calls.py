@@ -29,6 +29,7 @@ SENTENCE_CALLS: dict[str, dict[str, Any]] = {
     "relations": PLANTED,
     "reading_times": {"model": reader, "words": read_sentences, "times": lambda: word_numbers(read_sentences())},
     "surprisal": {"model": reader, "words": read_sentences},
+    "word_controls": {"words": read_sentences, "model": reader},
     "shuffled_links": {"sentences": sentences, "seed": 0},
     "structure": {"model": planted_model, "sentences": sentences},
     "contrast": {"model": word_model, "sentences": labelled_sentences, "changed": labelled_sentences},

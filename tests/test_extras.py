@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import transformers
 
-from jaxheads import cli, data
+from jaxheads import cli, data, view
 from jaxheads.data.tasks import images
 from jaxheads.extras import EXTRAS, MissingExtraError, extra
 from jaxheads.measure.people.readings import word_controls
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 # What a plain install lacks, and the world of torch, as if none of it were there.
 WITHOUT = """
 import importlib.machinery, importlib.metadata, sys
-ABSENT = ("conllu", "networkx", "onnx", "sklearn", "wordfreq", "torch", "torchvision", "torchaudio")
+ABSENT = ("anywidget", "conllu", "networkx", "onnx", "sklearn", "wordfreq", "torch", "torchvision", "torchaudio")
 class Finder:
     find_distributions = importlib.machinery.PathFinder.find_distributions
     @staticmethod
@@ -47,8 +47,9 @@ def test_what_needs_a_package_says_what_to_install(missing: str, tmp_path: Path)
     treebank = tmp_path / "t.conllu"
     treebank.write_text("1\ta\t_\tX\t_\t_\t0\troot\t_\t_\n")
     calls = {
+        "anywidget": lambda: view.heatmap({"m": np.ones((1, 2))}).widget(),
         "conllu": lambda: data.conllu(treebank),
-        "wordfreq": lambda: word_controls(data.Sentence(("a",)), "en"),
+        "wordfreq": lambda: word_controls([["a"]]),
         "networkx": lambda: networkx_flows(np.ones((1, 2, 2)), 1),
         "onnx": lambda: onnx_checkpoint(tmp_path / "x.onnx", name="x"),
         "sklearn": lambda: HeadPairs(

@@ -149,7 +149,7 @@ def _names(fitting: Sequence[Ablation]) -> list[str]:
 def _patterns(model: Model, inputs: Inputs, **options: Unpack[Options]) -> tuple[list[HeadTable], HeadTable]:
     """Return the metrics on natural inputs and, where there are any, on repeats; and the roles that both earn."""
     stack = model.stack(options.get("stack"))
-    metrics, roles = _visible(stack, ON_PROSE), _visible(stack, POSITIONAL_ROLES)
+    metrics, roles = visible(stack, ON_PROSE), visible(stack, POSITIONAL_ROLES)
     seed, batches = options.get("seed", 0), inputs.batches
     on_inputs = [measure(model, batches, metrics, **options)]
     by_chance = [measure(random_weights(model, seed + draw), batches, roles, **options) for draw in range(DRAWS)]
@@ -165,7 +165,7 @@ def _patterns(model: Model, inputs: Inputs, **options: Unpack[Options]) -> tuple
     return on_inputs, name_heads(evidence, seed=seed, yielding=("first_token",))
 
 
-def _visible(stack: Stack, metrics: tuple[str, ...]) -> tuple[str, ...]:
+def visible(stack: Stack, metrics: tuple[str, ...]) -> tuple[str, ...]:
     """Return the metrics that a stack's positions and its mask allow: a causal stack attends to no next token."""
     fitting = [name for name in metrics if fits(METRICS[name], stack)]
     return tuple(name for name in fitting if not (name == "next_token" and stack.causal))
