@@ -74,7 +74,7 @@ class Options(lab.Options):
     out: Path = Path("results/function-vectors")
     tasks: Path | None = None
     model: str = "smollm2-135m"
-    prompts: int = 6
+    prompts: int = 5
     shots: int = 5
     top: int = 10
     seed: int = 0

@@ -13,7 +13,7 @@ them (`sentence_polarity`, rt-polarity.pos and .neg). Without files, --quick rea
 show that it works, and nothing else.
 
 Found: see results/sentiment-heads, whose first lines say it. Cost on 2 cores:
-smollm2-135m, 1,200 sentences, SENTCOST.
+smollm2-135m, 800 sentences, SENTCOST.
 """
 
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class Options(lab.Options):
     positive: Path | None = None
     negative: Path | None = None
     model: str = "smollm2-135m"
-    sentences: int = 1200
+    sentences: int = 800
     heads: int = 4
     seed: int = 0
 
