@@ -81,6 +81,37 @@ def curves(
     return View(payload, draw, 600)
 
 
+_drawn = curves  # an argument of `evolution` has its name
+
+
+@checked()
+def evolution(
+    steps: ArrayLike,
+    curves: Mapping[str, ArrayLike],
+    *,
+    lines: Mapping[str, float] | None = None,
+    onsets: Mapping[str, ArrayLike] | None = None,
+    label: str = "score",
+    title: str = "",
+) -> View:
+    """Show numbers over training, at 1 + step on a logarithmic scale: thin lines are runs, the thick one their median.
+
+    Args:
+        steps: `[C]`, rising from 0 or later.
+        curves: by name, `[C]`, or `[C,R]` of several runs, as `Trace.best` returns them.
+        lines: by name, levels to draw across, such as chance.
+        onsets: by curve, steps to mark; NaN is not drawn.
+        label: what the numbers are.
+
+    Raises:
+        ValueError: as `curves` does.
+    """
+    drawn = {name: {"runs": own} if np.ndim(own) == 2 else {"value": own} for name, own in curves.items()}
+    marks = {name: 1 + np.asarray(own, np.float64) for name, own in (onsets or {}).items()}
+    at = 1 + np.asarray(steps, np.float64)
+    return _drawn(at, drawn, x_label="1 + step", y_label=label, marks=marks, levels=lines, log=True, title=title)
+
+
 def _parts(name: str, given: Any, count: int) -> dict[str, np.ndarray]:
     """Return a line's arrays; raises ValueError for shapes that don't fit."""
     parts = dict(given) if isinstance(given, Mapping) else {"value": given}

@@ -920,7 +920,7 @@ const $graph = (() => {
 // A graph of senders and receivers, in the order in which they write: the strongest edges, read by pointer and keys.
 //
 // payload: {label, nodes: [{name, row, column, layer, head, note}], edges: [[from, to]…] strongest first,
-// values, low, high: packed, first: number of edges shown at first}
+// kinds: [text…], values, low, high: packed, first: number of edges shown at first}
 
 const { unpack } = $arrays;
 const { color, themed } = $colors;
@@ -943,7 +943,7 @@ function graph(root, payload) {
     draw();
   }
 
-  const ends = (index) => `${nodes[edges[index][0]].name} → ${nodes[edges[index][1]].name}`;
+  const ends = (index) => `${nodes[edges[index][0]].name} → ${nodes[edges[index][1]].name}${payload.kinds?.[index] ? ` (${payload.kinds[index]})` : ""}`;
   const said = (index) => `${ends(index)}: ${estimate(label, arrays.values[index], arrays.low?.[index], arrays.high?.[index])}`;
   const touching = (node) => [...Array(state.count).keys()].filter((index) => edges[index].includes(node));
 
