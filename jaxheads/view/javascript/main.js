@@ -3,8 +3,9 @@
 import { attention } from "./attention.js";
 import { h } from "./dom.js";
 import { heatmap } from "./heatmap.js";
+import { page } from "./page.js";
 
-const KINDS = { attention, heatmap };
+const KINDS = { attention, heatmap, heads: page };
 
 // Draws a payload into an element, which it empties first.
 export function render(element, payload) {
