@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..files import write_atomically
 from ..provenance import made_by
-from ..view import document
+from ..view.document import document
 from .portrait import Portrait
 from .portrait.payload import page_payload, page_title
 

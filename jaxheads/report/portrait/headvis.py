@@ -1,12 +1,15 @@
-"""A portrait in the open directory format of HeadVis (Luger, Kamath et al. 2026), which its page and Neuronpedia's read.
+"""A portrait in the open directory format of HeadVis (Luger, Kamath et al. 2026), which its page and Neuronpedia read.
 
-    config.json           what there is                 scatter_data.json   a row of numbers for each head
-    heads/L5H1.json       sampled texts of one head      server_config.json, attributions/manifest.json   empty: no server
+    config.json                     what there is
+    scatter_data.json               a row of numbers for each head
+    heads/L5H1.json                 sampled texts of one head
+    server_config.json              empty: there is no server
+    attributions/manifest.json      empty
 
-The format is that of the docstrings of HeadVis's `data_pipeline.py`; sums, sampling and names are those of Neuronpedia's
-`compute-head-metrics.py`, but for its warm-up: buckets have the quantiles of all texts. An induction score here counts
-the query itself where it follows its own copy ("A A"), and entropy and distance count the first row: read them beside
-jaxheads's own numbers, which are further columns of the scatter.
+The format is that of the docstrings of HeadVis's `data_pipeline.py`. Sums, sampling and names are those of
+Neuronpedia's `compute-head-metrics.py`, but for its warm-up: buckets have the quantiles of all texts. HeadVis's
+induction score counts the query itself where it follows its own copy ("A A"), and its entropy and distance count the
+first row: read them beside jaxheads's own numbers, which are further columns of the scatter.
 
 Dimension key: L layers, N heads, T positions, K kept keys.
 """
@@ -90,7 +93,9 @@ def write_headvis(portrait: Portrait, directory: str | os.PathLike[str], seed: i
 
 def headvis_metrics(texts: Sequence[Text]) -> dict[str, np.ndarray]:
     """Return HeadVis's six metrics of every head, `[L,N]` each; NaN where nothing could be counted."""
-    sums = {name: sum(text.sums[name].astype(np.float64) for text in texts) for name in texts[0].sums}
+    sums: dict[str, np.ndarray] = {
+        name: np.asarray(sum(text.sums[name].astype(np.float64) for text in texts)) for name in texts[0].sums
+    }
     positions, repeats = float(sums["positions"]), float(sums["repeats"])
     distance = sums["qk_distance"] / positions
     previous = sums["prev_token_score"] / max(1.0, positions - len(texts))
@@ -167,7 +172,9 @@ def _head(
         "sequences": sequences,
         "qk_distance_histogram": {"bin_edges": DISTANCES, "bin_values": np.round(by_distance, 4).tolist()},
         **{
-            f"top_{side}_tokens": [{"token": token, "weight": round(weight, 4)} for token, weight in own.most_common(RANKED)]
+            f"top_{side}_tokens": [
+                {"token": token, "weight": round(weight, 4)} for token, weight in own.most_common(RANKED)
+            ]
             for side, own in by_token.items()
         },
         "histogram": {"bin_edges": np.round(edges, 4).tolist(), "bin_values": counts.tolist()},

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...view import packed
+from ...view.arrays import packed
 from .exhibits import Exhibit
 from .portrait import Portrait
 from .tables import columns_of, effects_of, roles_of
@@ -96,7 +96,13 @@ def _exhibit(exhibit: Exhibit) -> dict[str, Any]:
     for side, shape in exhibit.shape.items():
         before = len(getattr(exhibit, side)) - shape[0] * shape[1]
         words = {"queries": "places that look", "keys": "places that are looked at"}[side]
-        pictures[side] = {"source": exhibit.picture, "grid": list(shape), "before": before, "words": words, "width": 224}
+        pictures[side] = {
+            "source": exhibit.picture,
+            "grid": list(shape),
+            "before": before,
+            "words": words,
+            "width": 224,
+        }
     return {
         "title": exhibit.title,
         "queries": exhibit.queries,

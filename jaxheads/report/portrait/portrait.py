@@ -106,12 +106,12 @@ def portrait(
     readable = stack.queries.kind in ("tokens", "targets") and stack.keys.kind == stack.queries.kind
     some = _some(inputs) if readable and model.tokenizer is not None else []
     texts = list(texts_of(model, stack, some)) if some else []
-    metrics, repeated = visible(stack, ON_PROSE), visible(stack, ON_REPEATS)
+    metrics, repeated, shape = visible(stack, ON_PROSE), visible(stack, ON_REPEATS), (stack.layers, stack.heads)
     return Portrait(
         model=model.name,
         title=model_title(model.name),
         stack=stack.name,
-        shape=(stack.layers, stack.heads),
+        shape=shape,
         stacks=len(model.stacks),
         tables=tables,
         exhibits=exhibits(model, stack, inputs.batches),
@@ -119,7 +119,9 @@ def portrait(
         contexts=_contexts(model, stack, some, texts, left_out) if texts else [],
         tokens=_tokens(model, texts) if texts else [],
         alike=unless_refused("similar heads", lambda: neighbours(model, inputs.batches, **asked)),
-        history=None if steps is None else history(steps, (stack.layers, stack.heads), inputs, metrics, repeated, **asked),
+        history=None
+        if steps is None
+        else history(steps, (stack.layers, stack.heads), inputs, metrics, repeated, **asked),
         left_out=(*tables.table.provenance.get("left_out", ()), *left_out),
     )
 

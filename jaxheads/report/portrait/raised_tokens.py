@@ -99,7 +99,7 @@ def _features(network: Network, batch: Batch, rows_BM: Array, *, stack: str) -> 
 
 @partial(compiled, static_argnames=())
 def _largest(unembedding: Unembedding, features_IF: Array) -> tuple[Array, Array]:
-    """Return the largest logits relative to their mean, and their tokens, `[I,RAISED]` twice; NaN where none stands out."""
+    """Return the largest logits relative to their mean, NaN where they don't stand out, and tokens, `[I,RAISED]`."""
     logits_IV = unembedding._replace(bias=None, cap=None).logits(features_IF[None])[0]
     best_IR, index_IR = jax.lax.top_k(logits_IV, RAISED)
     above_IR = best_IR - logits_IV.mean(axis=1, keepdims=True)

@@ -66,5 +66,7 @@ def meaning_of(name: str, ablations: Mapping[str, str]) -> str:
     stem = name.removesuffix("_again")
     if stem in ablations:
         where = "; asked again on fresh examples, of leading and of some other heads" if stem != name else ""
-        return f"Change of the {ablations[stem].partition(':')[0]} when the head's output is replaced by its mean{where}."
+        return (
+            f"Change of the {ablations[stem].partition(':')[0]} when the head's output is replaced by its mean{where}."
+        )
     return _MEANINGS.get(name, "")
