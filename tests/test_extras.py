@@ -49,7 +49,7 @@ def test_what_needs_a_package_says_what_to_install(missing: str, tmp_path: Path)
     calls = {
         "anywidget": lambda: view.heatmap({"m": np.ones((1, 2))}).widget(),
         "conllu": lambda: data.conllu(treebank),
-        "wordfreq": lambda: word_controls(data.Sentence(("a",)), "en"),
+        "wordfreq": lambda: word_controls([["a"]]),
         "networkx": lambda: networkx_flows(np.ones((1, 2, 2)), 1),
         "onnx": lambda: onnx_checkpoint(tmp_path / "x.onnx", name="x"),
         "sklearn": lambda: HeadPairs(

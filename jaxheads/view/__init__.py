@@ -7,9 +7,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "arrays": ["packed"],
         "attention_views": ["attention"],
+        "curve_views": ["curves"],
         "document": ["document"],
-        "heatmap_views": ["heatmap"],
+        "graph_views": ["graph"],
+        "heatmap_views": ["heatmap", "scatter"],
         "sides": ["Backdrop", "Tokens"],
+        "text_views": ["matrix", "tokens"],
         "view": ["View"],
     },
 )

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..arguments import checked
 from .arrays import packed
+from .stills import heatmap_still, scatter_still
 from .view import View
 
 if TYPE_CHECKING:
@@ -51,39 +52,91 @@ def heatmap(
         ValueError: for no metric, shapes that differ, an unknown part, or names of another number.
     """
     grids = metric_grids(metrics)
-    shape = next(iter(grids.values()))["value"].shape
-    if len(shape) != 2 or 0 in shape:
-        raise ValueError(f"metrics: expected arrays of two axes, not empty, got {list(shape)}")
-    texts = {name: word_grid(name, values, shape) for name, values in (words or {}).items()}
-    for label, given, count in (
-        ("rows", rows, shape[0]),
-        ("columns", columns, shape[1]),
-        ("names", names, shape[0] * shape[1]),
-        ("axes", axes, 2),
-    ):
+    payload = _grid_payload("heatmap", grids, words, units, names, level, stack, title)
+    for label, given, count in (("rows", rows, payload["shape"][0]), ("columns", columns, payload["shape"][1])):
         if given is not None and len(given) != count:
-            raise ValueError(f"{label}: expected {count}, got {len(given)}")
-    payload = {
-        "kind": "heatmap",
-        "title": title,
-        "stack": stack,
-        "shape": list(shape),
-        "axes": list(axes),
-        "rowNames": None if rows is None else list(rows),
-        "columnNames": None if columns is None else list(columns),
-        "names": None if names is None else list(names),
-        "metrics": packed_metrics(grids, units, level),
-        "words": {name: [str(word) for word in values.flat] for name, values in texts.items()},
-    }
+            raise ValueError(f"{label}: expected {count} names, got {len(given)}")
+    if len(axes) != 2:
+        raise ValueError(f"axes: expected what rows and columns are, got {list(axes)}")
+    payload |= {"axes": list(axes), "rowNames": _listed(rows), "columnNames": _listed(columns)}
 
     def draw() -> "Picture":
-        from .stills import heatmap_still
-
         name, parts = next(iter(grids.items()))
         label = ", ".join(filter(None, (name, (units or {}).get(name))))
         return heatmap_still(parts, label, title, rows or axes[0], columns or axes[1])
 
-    return View(payload, draw, min(260 + 28 * shape[0], 900))
+    return View(payload, draw, min(280 + 28 * payload["shape"][0], 900))
+
+
+@checked()
+def scatter(
+    metrics: Mapping[str, Any],
+    *,
+    words: Mapping[str, Any] | None = None,
+    units: Mapping[str, str] | None = None,
+    names: Sequence[str] | None = None,
+    diagonal: bool = False,
+    level: float | None = None,
+    stack: str = "",
+    title: str = "",
+    note: str = "",
+) -> View:
+    """Show two numbers of heads against each other, one point a head; of more than two, any two can be chosen.
+
+    Args:
+        metrics: by name, as in `heatmap`: the first is across, the second up.
+        words: as in `heatmap`; the first, such as a role, gives the points their colours.
+        diagonal: whether to draw the line on which both are equal.
+        note: a sentence below the title, such as the correlation of the two.
+
+    Raises:
+        ValueError: for fewer than two metrics, and as `heatmap` does.
+    """
+    grids = metric_grids(metrics)
+    if len(grids) < 2:
+        raise ValueError(f"metrics: a scatter is of two or more, got {list(grids)}")
+    payload = _grid_payload("scatter", grids, words, units, names, level, stack, title)
+    payload |= {"diagonal": diagonal, "note": note}
+
+    def draw() -> "Picture":
+        labels = [", ".join(filter(None, (name, (units or {}).get(name)))) for name in grids]
+        L, N = payload["shape"]
+        points = names or [f"{layer}.{head}" for layer in range(L) for head in range(N)]
+        return scatter_still(list(grids.values())[:2], labels[:2], points, title, diagonal=diagonal)
+
+    return View(payload, draw, 640)
+
+
+def _grid_payload(
+    kind: str,
+    grids: Mapping[str, Mapping[str, np.ndarray]],
+    words: Mapping[str, Any] | None,
+    units: Mapping[str, str] | None,
+    names: Sequence[str] | None,
+    level: float | None,
+    stack: str,
+    title: str,
+) -> dict[str, Any]:
+    """Return what a grid and a scatter share; raises ValueError for texts that are not one a cell."""
+    shape = next(iter(grids.values()))["value"].shape
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"metrics: expected arrays of two axes, not empty, got {list(shape)}")
+    if names is not None and len(names) != shape[0] * shape[1]:
+        raise ValueError(f"names: expected {shape[0] * shape[1]}, one a cell, got {len(names)}")
+    texts = {name: word_grid(name, values, shape) for name, values in (words or {}).items()}
+    return {
+        "kind": kind,
+        "title": title,
+        "stack": stack,
+        "shape": list(shape),
+        "names": _listed(names),
+        "metrics": packed_metrics(grids, units, level),
+        "words": {name: [str(word) for word in values.flat] for name, values in texts.items()},
+    }
+
+
+def _listed(names: Sequence[str] | None) -> list[str] | None:
+    return None if names is None else [str(name) for name in names]
 
 
 def metric_grids(metrics: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:

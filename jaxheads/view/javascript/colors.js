@@ -58,6 +58,16 @@ export function themed(root, draw) {
   update();
 }
 
+// Calls `draw` when the view becomes narrow or wide.
+export function resized(root, draw) {
+  let narrow = root.clientWidth < 600;
+  new ResizeObserver(() => {
+    if (root.clientWidth < 600 === narrow || !root.clientWidth) return;
+    narrow = !narrow;
+    draw();
+  }).observe(root);
+}
+
 // Function of a value that returns [red, green, blue]; diverging about 0 where values have both signs.
 export function ramp(theme, low, high) {
   const two = low < 0 && high > 0, size = Math.max(-low, high);

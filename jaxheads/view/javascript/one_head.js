@@ -185,7 +185,7 @@ export function onPicture(context) {
       drawing.putImageData(image, 0, 0);
     };
     const frame = h("div", { class: "jh-picture", style: { width: `${picture.width || 320}px` } }, h("img", { src: picture.source, alt: picture.words || "the model's input" }), canvas);
-    return { element: h("div", {}, frame, h("div", { class: "jh-text" }, items)), items, show };
+    return { element: h("div", { class: "jh-side" }, frame, h("div", { class: "jh-text" }, items)), items, show };
   }
 
   const left = side("queries", queries), right = context.self ? left : side("keys", keys);

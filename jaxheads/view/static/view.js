@@ -1,5 +1,5 @@
 // Made by `python -m jaxheads.view.bundle`.
-const STYLE = ".jh { --bg: #fff; --fg: #1b1f24; --muted: #5b636d; --line: #d5dae0; --panel: #f4f6f8; --accent: #0060a0; --mark: #b34700;\n  position: relative; color: var(--fg); background: var(--bg); color-scheme: light;\n  font: 14px/1.45 system-ui, -apple-system, \"Segoe UI\", Roboto, \"Noto Sans\", sans-serif; text-align: left;\n  -webkit-print-color-adjust: exact; print-color-adjust: exact; }\n.jh[data-theme=\"dark\"] { --bg: #15181d; --fg: #e7eaee; --muted: #a3acb8; --line: #3a414b; --panel: #20252c; --accent: #7cc3f2; --mark: #f5a25d;\n  color-scheme: dark; }\n.jh *, .jh *::before { box-sizing: border-box; }\n.jh [hidden] { display: none !important; }\n.jh h2, .jh h3 { margin: 0 0 .4rem; font-size: 1.05rem; line-height: 1.3; font-weight: 600; }\n.jh h2 { font-size: 1.2rem; }\n.jh ul { margin: 0; padding-left: 1.1rem; }\n.jh p { margin: 0 0 .6rem; }\n.jh button, .jh select { font: inherit; color: inherit; background: var(--bg); border: 1px solid var(--line); border-radius: 5px; padding: .15rem .55rem;\n  min-height: 1.9rem; cursor: pointer; }\n.jh button:hover, .jh select:hover { border-color: var(--muted); }\n.jh :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; z-index: 1; }\n.jh .jh-row { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: center; margin: 0 0 .6rem; }\n.jh .jh-control { display: inline-flex; gap: .4rem; align-items: center; }\n.jh .jh-control label, .jh .jh-muted { color: var(--muted); }\n.jh .jh-choice button { border-radius: 0; margin-left: -1px; }\n.jh .jh-choice button:first-child { border-radius: 5px 0 0 5px; }\n.jh .jh-choice button:last-child { border-radius: 0 5px 5px 0; }\n.jh .jh-choice button:only-child { border-radius: 5px; }\n.jh button[aria-pressed=\"true\"] { background: var(--accent); border-color: var(--accent); color: var(--bg); }\n.jh .jh-scroll { overflow: auto; max-width: 100%; max-height: 75vh; padding: 2px; }\n.jh .jh-legend { display: inline-flex; gap: .4rem; align-items: center; font-variant-numeric: tabular-nums; }\n.jh .jh-bar { display: inline-block; width: 7rem; height: .8rem; border: 1px solid var(--line); }\n.jh .jh-key { display: inline-flex; gap: .4rem; align-items: center; color: var(--muted); }\n.jh .jh-key .jh-cell { width: 1.1rem; }\n.jh .jh-grid { display: inline-grid; gap: 1px; min-width: min-content; max-width: 100%; width: 60rem; justify-content: start; }\n.jh .jh-contents { display: contents; }\n.jh .jh-head { color: var(--muted); font-size: .75rem; text-align: center; padding: 0 .3rem 0 0; white-space: nowrap; font-weight: 400; align-self: center; }\n.jh .jh-cell { position: relative; display: block; min-height: 1.1rem; height: 1.6rem; border: 1px solid var(--line); cursor: pointer; }\n.jh .jh-cell[aria-selected=\"true\"] { box-shadow: 0 0 0 2px var(--mark); z-index: 1; }\n.jh .jh-cell:focus-visible { outline-width: 3px; }\n.jh .jh-key .jh-cell { cursor: default; height: 1.1rem; }\n.jh .jh-hatched { background-image: repeating-linear-gradient(45deg, rgb(var(--hatch, 0 0 0) / .45) 0 1px, transparent 1px 5px); }\n.jh .jh-missing { background: repeating-linear-gradient(90deg, var(--line) 0 1px, transparent 1px 4px); }\n.jh .jh-faint { opacity: .13; }\n.jh .jh-list { border-collapse: collapse; font-variant-numeric: tabular-nums; }\n.jh .jh-list th, .jh .jh-list td { padding: .15rem .6rem; border-bottom: 1px solid var(--line); text-align: left; font-weight: 400; white-space: nowrap; }\n.jh .jh-list button { border: 0; background: none; padding: 0; color: var(--accent); min-height: 0; }\n.jh .jh-list [aria-sort=\"descending\"] button::after { content: \" \u25be\"; }\n.jh .jh-list [aria-sort=\"ascending\"] button::after { content: \" \u25b4\"; }\n.jh .jh-wide { width: 12rem; min-width: 6rem; }\n.jh .jh-track { position: relative; display: block; height: 1rem; }\n.jh .jh-zero { position: absolute; top: 0; bottom: 0; border-left: 1px solid var(--line); }\n.jh .jh-whisker { position: absolute; top: 50%; border-top: 2px solid var(--muted); }\n.jh .jh-dot { position: absolute; top: 50%; width: 8px; height: 8px; margin: -4px; border-radius: 50%; }\n.jh .jh-card { border: 1px solid var(--line); background: var(--panel); border-radius: 6px; padding: .6rem .9rem; margin-top: .8rem; max-width: 46rem; }\n.jh .jh-tip { position: absolute; z-index: 20; pointer-events: none; background: var(--fg); color: var(--bg); border-radius: 5px; padding: .35rem .6rem;\n  font-size: .85rem; max-width: min(22rem, 90vw); overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }\n.jh .jh-tip-title { font-weight: 600; }\n.jh .jh-status { min-height: 1.45em; color: var(--muted); overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }\n.jh .jh-thumbs { display: inline-grid; gap: 3px; }\n.jh .jh-thumb { padding: 0 !important; min-height: 0 !important; border-radius: 2px !important; line-height: 0; aspect-ratio: 1; width: 100%; overflow: hidden; background: var(--bg); }\n.jh .jh-thumb canvas { width: 100%; height: 100%; image-rendering: pixelated; }\n.jh .jh-thumb[aria-pressed=\"true\"] { border-color: var(--mark); box-shadow: 0 0 0 2px var(--mark); background: var(--bg); }\n.jh .jh-text { line-height: 2; max-width: 60rem; overflow-wrap: anywhere; }\n.jh .jh-token { display: inline; border-radius: 3px; padding: .12em .1em; margin: 0 1px; white-space: pre-wrap; cursor: pointer; border-bottom: 2px solid transparent; }\n.jh .jh-token[aria-pressed=\"true\"], .jh .jh-token.jh-chosen { box-shadow: 0 0 0 2px var(--mark); }\n.jh .jh-padding { opacity: .35; }\n.jh .jh-label { color: var(--muted); font-size: .8rem; }\n.jh .jh-matrix { position: relative; display: inline-block; max-width: 100%; }\n.jh .jh-matrix canvas { display: block; image-rendering: pixelated; border: 1px solid var(--line); width: 100%; height: auto; cursor: crosshair; }\n.jh .jh-cross { position: absolute; pointer-events: none; outline: 2px solid var(--mark); }\n.jh .jh-lines { display: grid; grid-template-columns: max-content minmax(60px, 240px) max-content; }\n.jh .jh-lines .jh-column { display: grid; grid-auto-rows: 20px; min-width: 0; }\n.jh .jh-lines .jh-column > * { line-height: 20px; height: 20px; padding: 0 .35rem; margin: 0; overflow: hidden; text-overflow: ellipsis; white-space: pre; max-width: 34vw;\n  border: 0; cursor: pointer; border-radius: 3px; }\n.jh .jh-lines .jh-column:first-child { text-align: right; }\n.jh svg text { fill: var(--fg); font-size: 11px; }\n.jh svg .jh-axis { stroke: var(--line); fill: none; }\n.jh .jh-picture { position: relative; display: inline-block; max-width: 100%; line-height: 0; touch-action: manipulation; }\n.jh .jh-picture img { display: block; width: 100%; image-rendering: auto; }\n.jh .jh-picture canvas { position: absolute; inset: 0; width: 100%; height: 100%; image-rendering: pixelated; cursor: crosshair; }\n@media print {\n  .jh .jh-scroll { max-height: none; overflow: visible; }\n  .jh .jh-row button, .jh .jh-tip { display: none; }\n  .jh .jh-row button[aria-pressed=\"true\"] { display: inline; }\n}\n.jh.jh-page { font-size: 15px; }\n.jh-page h1 { font-size: 1.5rem; margin: 0 0 .5rem; line-height: 1.25; }\n.jh-page .jh-guide { max-width: 62rem; margin-bottom: .8rem; }\n.jh-page .jh-guide ol { margin: .3rem 0 0; padding-left: 1.4rem; }\n.jh-page .jh-tools { border-block: 1px solid var(--line); padding: .5rem 0; margin: 0 0 1rem; }\n.jh-page input { font: inherit; color: inherit; background: var(--bg); border: 1px solid var(--line); border-radius: 5px; padding: .15rem .4rem; min-height: 1.9rem; }\n.jh-page .jh-panels { display: grid; gap: 2rem; grid-template-columns: minmax(0, 1fr); }\n.jh-page .jh-panel { container-type: inline-size; min-width: 0; }\n.jh-page .jh-panel-title { display: none; }\n.jh-page .jh-two .jh-panel-title { display: block; }\n.jh-page .jh-panel h3 { margin: 1rem 0 .4rem; }\n.jh-page h4 { margin: .9rem 0 .3rem; font-size: .95rem; font-weight: 600; }\n.jh-page .jh-chips { display: flex; flex-wrap: wrap; gap: .4rem; align-items: center; }\n.jh-page .jh-chip { display: inline-flex; gap: .4rem; align-items: center; border-radius: 1rem; padding: .1rem .7rem .1rem .25rem; }\n.jh-page .jh-chip[disabled] { opacity: .45; cursor: default; }\n.jh-page .jh-chip[aria-pressed=\"true\"] .jh-muted { color: inherit; }\n.jh-page .jh-swatch { display: inline-grid; place-items: center; width: 1.35rem; height: 1.35rem; border-radius: 50%; font-size: .75rem; font-weight: 700; }\n.jh-page .jh-about { min-height: 4.4em; margin: .5rem 0 0; max-width: 46rem; }\n.jh-page .jh-mapbox { overflow-x: auto; padding: 2px; }\n.jh-page .jh-map { width: 100%; max-width: 30rem; min-width: min(100%, 12rem); }\n.jh-page .jh-map .jh-cell { height: 1.3rem; min-height: 0; display: grid; place-items: center; font-size: .75rem; font-weight: 700; line-height: 1; }\n.jh-page .jh-map .jh-plain { background: var(--panel); }\n.jh-page .jh-map .jh-cell:hover { outline: 2px solid var(--fg); outline-offset: -1px; z-index: 1; }\n.jh-page .jh-scatter { width: 100%; max-width: 34rem; height: auto; display: block; }\n.jh-page .jh-scatter text { font-size: 12px; }\n.jh-page .jh-point { fill: var(--fill); stroke: var(--bg); stroke-width: 1; cursor: pointer; }\n.jh-page .jh-point.jh-faint { opacity: .18; }\n.jh-page .jh-point[aria-pressed=\"true\"] { stroke: var(--fg); stroke-width: 2.5; opacity: 1; }\n.jh-page .jh-point:focus-visible { outline: none; stroke: var(--fg); stroke-width: 3; }\n.jh-page .jh-leaders { padding-left: 1.6rem; margin: 0 0 .5rem; }\n.jh-page .jh-link { border: 0; background: none; padding: 0; min-height: 0; color: var(--accent); text-decoration: underline; text-underline-offset: 2px; }\n.jh-page .jh-page-card { border: 1px solid var(--line); border-radius: 8px; padding: 1rem 1.2rem; min-width: 0; background: var(--bg); scroll-margin-top: .5rem; }\n.jh-page .jh-control, .jh-page .jh-axes, .jh-page .jh-axes > * { max-width: 100%; min-width: 0; }\n.jh-page .jh-control label { white-space: nowrap; }\n.jh-page select { min-width: 0; max-width: min(100%, 17rem); text-overflow: ellipsis; }\n.jh-page .jh-start { list-style: none; padding: 0; max-width: 50rem; }\n.jh-page .jh-start li { display: grid; grid-template-columns: 9.5rem 1fr; gap: .8rem; align-items: start; margin-bottom: .7rem; }\n.jh-page .jh-without { margin: 0; }\n.jh-page .jh-card-top { display: flex; flex-wrap: wrap; gap: .4rem .9rem; align-items: center; margin-bottom: .5rem; }\n.jh-page .jh-card-top h2 { font-size: 1.3rem; margin: 0; }\n.jh-page .jh-card-top h2:focus { outline: none; }\n.jh-page .jh-card-top .jh-steps { margin: 0 0 0 auto; gap: .4rem; }\n.jh-page .jh-badges { display: inline-flex; flex-wrap: wrap; gap: .3rem .8rem; }\n.jh-page .jh-badge { display: inline-flex; gap: .35rem; align-items: center; }\n.jh-page .jh-lead { font-size: 1.02rem; max-width: 50rem; }\n.jh-page .jh-part { min-width: 0; border-top: 1px solid var(--line); padding-top: .2rem; margin-top: 1rem; }\n.jh-page .jh-part > p { max-width: 50rem; }\n.jh-page summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }\n.jh-page .jh-muted { font-size: .9em; }\n.jh-page .jh-jobs .jh-weak th, .jh-page .jh-jobs .jh-weak td { color: var(--muted); }\n.jh-page .jh-jobs tr:not(.jh-weak) th { font-weight: 600; }\n.jh-page .jh-list .jh-wide { min-width: 7rem; }\n.jh-page .jh-list .jh-meaning { white-space: normal; min-width: 14rem; }\n.jh-page .jh-score { position: relative; display: block; height: .8rem; background: var(--panel); border: 1px solid var(--line); }\n.jh-page .jh-score-fill { position: absolute; inset: 0 auto 0 0; background: var(--accent); }\n.jh-page .jh-score.jh-weak .jh-score-fill { background: var(--muted); opacity: .55; }\n.jh-page .jh-score .jh-whisker { border-top-color: var(--fg); }\n.jh-page .jh-chance { position: absolute; top: -3px; bottom: -3px; border-left: 2px solid var(--mark); }\n.jh-page .jh-tag { display: inline-block; border-radius: 4px; padding: 0 .4rem; border: 1px solid var(--line); font-size: .9em; }\n.jh-page .jh-worse { border-color: var(--mark); color: var(--mark); font-weight: 600; }\n.jh-page .jh-better { border-color: var(--accent); color: var(--accent); font-weight: 600; }\n.jh-page .jh-effect { margin: .6rem 0 1rem; }\n.jh-page .jh-effect p { margin: 0 0 .2rem; }\n.jh-page .jh-dots { width: 100%; max-width: 34rem; height: auto; display: block; }\n.jh-page .jh-example { fill: var(--accent); opacity: .55; }\n.jh-page .jh-interval { stroke: var(--fg); stroke-width: 4; opacity: .8; }\n.jh-page .jh-mean { fill: var(--fg); }\n.jh-page .jh-null { stroke: var(--mark); stroke-width: 1.5; stroke-dasharray: 4 3; }\n.jh-page .jh-dots .jh-end { fill: var(--muted); }\n.jh-page .jh-token.jh-still { cursor: default; }\n.jh-page .jh-query { outline: 2px solid var(--mark); outline-offset: 1px; border-radius: 3px; font-weight: 600; }\n.jh-page .jh-contexts { padding-left: 1.4rem; }\n.jh-page .jh-contexts li { margin-bottom: .7rem; }\n.jh-page .jh-contexts p { margin: 0; }\n.jh-page .jh-copied { text-decoration: underline; font-weight: 600; color: var(--fg); }\n.jh-page .jh-foot { border-top: 1px solid var(--line); margin-top: 1.5rem; padding-top: .6rem; max-width: 62rem; }\n.jh-page .jh-status { min-height: 2.9em; }\n@container (min-width: 900px) {\n  .jh-page .jh-panel { display: block; }\n  .jh-page .jh-over { float: left; width: 24rem; }\n  .jh-page .jh-page-card { margin-left: 26rem; min-height: 40rem; }\n  .jh-page .jh-back { display: none; }\n}\n@container (max-width: 899px) {\n  .jh-page .jh-page-card { margin-top: 1.2rem; padding: .8rem; }\n}\n@media (min-width: 900px) {\n  .jh-page .jh-panels.jh-two { grid-template-columns: repeat(2, minmax(0, 1fr)); }\n}\n@media print {\n  .jh-page .jh-guide, .jh-page .jh-tools, .jh-page .jh-steps { display: none; }\n  .jh-page .jh-part, .jh-page .jh-effect { break-inside: avoid; }\n  .jh-page .jh-page-card { border: 0; padding: 0; }\n}\n";
+const STYLE = ".jh { --bg: #fff; --fg: #1b1f24; --muted: #5b636d; --line: #d5dae0; --panel: #f4f6f8; --accent: #0060a0; --mark: #b34700;\n  position: relative; color: var(--fg); background: var(--bg); color-scheme: light;\n  font: 14px/1.45 system-ui, -apple-system, \"Segoe UI\", Roboto, \"Noto Sans\", sans-serif; text-align: left;\n  -webkit-print-color-adjust: exact; print-color-adjust: exact; }\n.jh[data-theme=\"dark\"] { --bg: #15181d; --fg: #e7eaee; --muted: #a3acb8; --line: #3a414b; --panel: #20252c; --accent: #7cc3f2; --mark: #f5a25d;\n  color-scheme: dark; }\n.jh *, .jh *::before { box-sizing: border-box; }\n.jh [hidden] { display: none !important; }\n.jh h2, .jh h3 { margin: 0 0 .4rem; font-size: 1.05rem; line-height: 1.3; font-weight: 600; }\n.jh h2 { font-size: 1.2rem; }\n.jh ul { margin: 0; padding-left: 1.1rem; }\n.jh p { margin: 0 0 .6rem; }\n.jh button, .jh select { font: inherit; color: inherit; background: var(--bg); border: 1px solid var(--line); border-radius: 5px; padding: .15rem .55rem;\n  min-height: 1.9rem; cursor: pointer; }\n.jh button:hover, .jh select:hover { border-color: var(--muted); }\n.jh :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; z-index: 1; }\n.jh .jh-row { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: center; margin: 0 0 .6rem; }\n.jh .jh-control { display: inline-flex; gap: .4rem; align-items: center; }\n.jh .jh-control label, .jh .jh-muted { color: var(--muted); }\n.jh .jh-choice button { border-radius: 0; margin-left: -1px; }\n.jh .jh-choice button:first-child { border-radius: 5px 0 0 5px; }\n.jh .jh-choice button:last-child { border-radius: 0 5px 5px 0; }\n.jh .jh-choice button:only-child { border-radius: 5px; }\n.jh button[aria-pressed=\"true\"] { background: var(--accent); border-color: var(--accent); color: var(--bg); }\n.jh .jh-scroll { overflow: auto; max-width: 100%; max-height: 75vh; padding: 2px; }\n.jh .jh-legend { display: inline-flex; gap: .4rem; align-items: center; font-variant-numeric: tabular-nums; }\n.jh .jh-bar { display: inline-block; width: 7rem; height: .8rem; border: 1px solid var(--line); }\n.jh .jh-key { display: inline-flex; gap: .4rem; align-items: center; color: var(--muted); }\n.jh .jh-key .jh-cell { width: 1.1rem; }\n.jh .jh-grid { display: inline-grid; gap: 1px; min-width: min-content; max-width: 100%; width: 60rem; justify-content: start; }\n.jh .jh-contents { display: contents; }\n.jh .jh-head { color: var(--muted); font-size: .75rem; text-align: center; padding: 0 .3rem 0 0; white-space: nowrap; font-weight: 400; align-self: center; }\n.jh .jh-cell { position: relative; display: block; min-height: 1.1rem; height: 1.6rem; border: 1px solid var(--line); cursor: pointer; }\n.jh .jh-cell[aria-selected=\"true\"] { box-shadow: 0 0 0 2px var(--mark); z-index: 1; }\n.jh .jh-cell:focus-visible { outline-width: 3px; }\n.jh .jh-key .jh-cell { cursor: default; height: 1.1rem; }\n.jh .jh-hatched { background-image: repeating-linear-gradient(45deg, rgb(var(--hatch, 0 0 0) / .45) 0 1px, transparent 1px 5px); }\n.jh .jh-missing { background: repeating-linear-gradient(90deg, var(--line) 0 1px, transparent 1px 4px); }\n.jh .jh-faint { opacity: .13; }\n.jh .jh-list { border-collapse: collapse; font-variant-numeric: tabular-nums; }\n.jh .jh-list th, .jh .jh-list td { padding: .15rem .6rem; border-bottom: 1px solid var(--line); text-align: left; font-weight: 400; white-space: nowrap; }\n.jh .jh-list button { border: 0; background: none; padding: 0; color: var(--accent); min-height: 0; }\n.jh .jh-list [aria-sort=\"descending\"] button::after { content: \" \u25be\"; }\n.jh .jh-list [aria-sort=\"ascending\"] button::after { content: \" \u25b4\"; }\n.jh .jh-wide { width: 12rem; min-width: 6rem; }\n.jh .jh-track { position: relative; display: block; height: 1rem; }\n.jh .jh-zero { position: absolute; top: 0; bottom: 0; border-left: 1px solid var(--line); }\n.jh .jh-whisker { position: absolute; top: 50%; border-top: 2px solid var(--muted); }\n.jh .jh-dot { position: absolute; top: 50%; width: 8px; height: 8px; margin: -4px; border-radius: 50%; }\n.jh .jh-card { border: 1px solid var(--line); background: var(--panel); border-radius: 6px; padding: .6rem .9rem; margin-top: .8rem; max-width: 46rem; }\n.jh .jh-tip { position: absolute; z-index: 20; pointer-events: none; background: var(--fg); color: var(--bg); border-radius: 5px; padding: .35rem .6rem;\n  font-size: .85rem; max-width: min(22rem, 90vw); overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }\n.jh .jh-tip-title { font-weight: 600; }\n.jh .jh-status { min-height: 1.45em; color: var(--muted); overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }\n.jh .jh-thumbs { display: inline-grid; gap: 3px; }\n.jh .jh-thumb { padding: 0 !important; min-height: 0 !important; border-radius: 2px !important; line-height: 0; aspect-ratio: 1; width: 100%; overflow: hidden; background: var(--bg); }\n.jh .jh-thumb canvas { width: 100%; height: 100%; image-rendering: pixelated; }\n.jh .jh-thumb[aria-pressed=\"true\"] { border-color: var(--mark); box-shadow: 0 0 0 2px var(--mark); background: var(--bg); }\n.jh .jh-text { line-height: 2; max-width: 60rem; overflow-wrap: anywhere; }\n.jh .jh-token { display: inline; border-radius: 3px; padding: .12em .1em; margin: 0 1px; white-space: pre-wrap; cursor: pointer; border-bottom: 2px solid transparent; }\n.jh .jh-token[aria-pressed=\"true\"], .jh .jh-token.jh-chosen { box-shadow: 0 0 0 2px var(--mark); }\n.jh .jh-padding { opacity: .35; }\n.jh .jh-label { color: var(--muted); font-size: .8rem; }\n.jh .jh-matrix { position: relative; display: inline-block; max-width: 100%; }\n.jh .jh-matrix canvas { display: block; image-rendering: pixelated; border: 1px solid var(--line); width: 100%; height: auto; cursor: crosshair; }\n.jh .jh-cross { position: absolute; pointer-events: none; outline: 2px solid var(--mark); }\n.jh .jh-lines { display: grid; grid-template-columns: max-content minmax(60px, 240px) max-content; }\n.jh .jh-lines .jh-column { display: grid; grid-auto-rows: 20px; min-width: 0; }\n.jh .jh-lines .jh-column > * { line-height: 20px; height: 20px; padding: 0 .35rem; margin: 0; overflow: hidden; text-overflow: ellipsis; white-space: pre; max-width: 34vw;\n  border: 0; cursor: pointer; border-radius: 3px; }\n.jh .jh-lines .jh-column:first-child { text-align: right; }\n.jh svg text { fill: var(--fg); font-size: 11px; }\n.jh svg .jh-axis { stroke: var(--line); fill: none; }\n.jh .jh-picture { position: relative; display: inline-block; max-width: 100%; line-height: 0; touch-action: manipulation; }\n.jh .jh-side { min-width: 0; max-width: 100%; }\n.jh .jh-scroll + h3 { margin-top: .8rem; }\n.jh .jh-picture img { display: block; width: 100%; image-rendering: auto; }\n.jh .jh-picture canvas { position: absolute; inset: 0; width: 100%; height: 100%; image-rendering: pixelated; cursor: crosshair; }\n.jh .jh-chart { display: block; width: 100%; max-width: 46rem; height: auto; }\n.jh .jh-chart .jh-name { font-size: 12px; fill: var(--muted); }\n.jh .jh-diagonal { stroke: var(--muted); stroke-dasharray: 4 4; }\n.jh .jh-point { stroke: var(--bg); stroke-width: 1; cursor: pointer; }\n.jh .jh-point[aria-pressed=\"true\"], .jh .jh-point:focus-visible { stroke: var(--mark); stroke-width: 3; outline: none; }\n.jh .jh-named { pointer-events: none; }\n.jh .jh-whiskers line { stroke: var(--fg); stroke-width: 1.5; }\n.jh .jh-level { stroke: var(--muted); stroke-dasharray: 5 4; }\n.jh .jh-cursor { stroke: var(--mark); }\n.jh .jh-swatch { display: inline-block; width: .8rem; height: .8rem; border-radius: 50%; }\n.jh .jh-switch { display: inline-flex; gap: .4rem; align-items: center; }\n.jh .jh-switch[aria-pressed=\"true\"] { background: var(--panel); color: var(--fg); border-color: var(--muted); }\n.jh .jh-switch[aria-pressed=\"false\"] { opacity: .5; text-decoration: line-through; }\n.jh .jh-negative { border-bottom-color: currentcolor; }\n.jh .jh-words { border-collapse: separate; border-spacing: 1px; font-size: .8rem; }\n.jh .jh-words th { font-weight: 400; color: var(--muted); text-align: center; padding: 0 .3rem; white-space: pre; position: sticky; top: 0; background: var(--bg); }\n.jh .jh-word { padding: .1rem .35rem; max-width: 7rem; overflow: hidden; text-overflow: ellipsis; white-space: pre; text-align: center; border: 1px solid var(--line); }\n.jh .jh-graph { display: block; height: auto; max-width: none; }\n.jh .jh-graph text { pointer-events: none; }\n.jh .jh-node { cursor: pointer; }\n.jh .jh-node rect { fill: var(--panel); stroke: var(--muted); }\n.jh .jh-node:focus-visible { outline: none; }\n.jh .jh-node:focus-visible rect, .jh .jh-node:hover rect { stroke: var(--mark); stroke-width: 2.5; }\n@media print {\n  .jh .jh-scroll { max-height: none; overflow: visible; }\n  .jh .jh-row button, .jh .jh-tip { display: none; }\n  .jh .jh-row button[aria-pressed=\"true\"] { display: inline; }\n}\n.jh.jh-page { font-size: 15px; }\n.jh-page h1 { font-size: 1.5rem; margin: 0 0 .5rem; line-height: 1.25; }\n.jh-page .jh-guide { max-width: 62rem; margin-bottom: .8rem; }\n.jh-page .jh-guide ol { margin: .3rem 0 0; padding-left: 1.4rem; }\n.jh-page .jh-tools { border-block: 1px solid var(--line); padding: .5rem 0; margin: 0 0 1rem; }\n.jh-page input { font: inherit; color: inherit; background: var(--bg); border: 1px solid var(--line); border-radius: 5px; padding: .15rem .4rem; min-height: 1.9rem; }\n.jh-page .jh-panels { display: grid; gap: 2rem; grid-template-columns: minmax(0, 1fr); }\n.jh-page .jh-panel { container-type: inline-size; min-width: 0; }\n.jh-page .jh-panel-title { display: none; }\n.jh-page .jh-two .jh-panel-title { display: block; }\n.jh-page .jh-panel h3 { margin: 1rem 0 .4rem; }\n.jh-page h4 { margin: .9rem 0 .3rem; font-size: .95rem; font-weight: 600; }\n.jh-page .jh-chips { display: flex; flex-wrap: wrap; gap: .4rem; align-items: center; }\n.jh-page .jh-chip { display: inline-flex; gap: .4rem; align-items: center; border-radius: 1rem; padding: .1rem .7rem .1rem .25rem; }\n.jh-page .jh-chip[disabled] { opacity: .45; cursor: default; }\n.jh-page .jh-chip[aria-pressed=\"true\"] .jh-muted { color: inherit; }\n.jh-page .jh-swatch { display: inline-grid; place-items: center; width: 1.35rem; height: 1.35rem; border-radius: 50%; font-size: .75rem; font-weight: 700; }\n.jh-page .jh-about { min-height: 4.4em; margin: .5rem 0 0; max-width: 46rem; }\n.jh-page .jh-mapbox { overflow-x: auto; padding: 2px; }\n.jh-page .jh-map { width: 100%; max-width: 30rem; min-width: min(100%, 12rem); }\n.jh-page .jh-map .jh-cell { height: 1.3rem; min-height: 0; display: grid; place-items: center; font-size: .75rem; font-weight: 700; line-height: 1; }\n.jh-page .jh-map .jh-plain { background: var(--panel); }\n.jh-page .jh-map .jh-cell:hover { outline: 2px solid var(--fg); outline-offset: -1px; z-index: 1; }\n.jh-page .jh-scatter { width: 100%; max-width: 34rem; height: auto; display: block; }\n.jh-page .jh-scatter text { font-size: 12px; }\n.jh-page .jh-point { fill: var(--fill); stroke: var(--bg); stroke-width: 1; cursor: pointer; }\n.jh-page .jh-point.jh-faint { opacity: .18; }\n.jh-page .jh-point[aria-pressed=\"true\"] { stroke: var(--fg); stroke-width: 2.5; opacity: 1; }\n.jh-page .jh-point:focus-visible { outline: none; stroke: var(--fg); stroke-width: 3; }\n.jh-page .jh-leaders { padding-left: 1.6rem; margin: 0 0 .5rem; }\n.jh-page .jh-link { border: 0; background: none; padding: 0; min-height: 0; color: var(--accent); text-decoration: underline; text-underline-offset: 2px; }\n.jh-page .jh-page-card { border: 1px solid var(--line); border-radius: 8px; padding: 1rem 1.2rem; min-width: 0; background: var(--bg); scroll-margin-top: .5rem; }\n.jh-page .jh-control, .jh-page .jh-axes, .jh-page .jh-axes > * { max-width: 100%; min-width: 0; }\n.jh-page .jh-control label { white-space: nowrap; }\n.jh-page select { min-width: 0; max-width: min(100%, 17rem); text-overflow: ellipsis; }\n.jh-page .jh-start { list-style: none; padding: 0; max-width: 50rem; }\n.jh-page .jh-start li { display: grid; grid-template-columns: 9.5rem 1fr; gap: .8rem; align-items: start; margin-bottom: .7rem; }\n.jh-page .jh-without { margin: 0; }\n.jh-page .jh-card-top { display: flex; flex-wrap: wrap; gap: .4rem .9rem; align-items: center; margin-bottom: .5rem; }\n.jh-page .jh-card-top h2 { font-size: 1.3rem; margin: 0; }\n.jh-page .jh-card-top h2:focus { outline: none; }\n.jh-page .jh-card-top .jh-steps { margin: 0 0 0 auto; gap: .4rem; }\n.jh-page .jh-badges { display: inline-flex; flex-wrap: wrap; gap: .3rem .8rem; }\n.jh-page .jh-badge { display: inline-flex; gap: .35rem; align-items: center; }\n.jh-page .jh-lead { font-size: 1.02rem; max-width: 50rem; }\n.jh-page .jh-part { min-width: 0; border-top: 1px solid var(--line); padding-top: .2rem; margin-top: 1rem; }\n.jh-page .jh-part > p { max-width: 50rem; }\n.jh-page summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }\n.jh-page .jh-muted { font-size: .9em; }\n.jh-page .jh-jobs .jh-weak th, .jh-page .jh-jobs .jh-weak td { color: var(--muted); }\n.jh-page .jh-jobs tr:not(.jh-weak) th { font-weight: 600; }\n.jh-page .jh-list .jh-wide { min-width: 7rem; }\n.jh-page .jh-list .jh-meaning { white-space: normal; min-width: 14rem; }\n.jh-page .jh-score { position: relative; display: block; height: .8rem; background: var(--panel); border: 1px solid var(--line); }\n.jh-page .jh-score-fill { position: absolute; inset: 0 auto 0 0; background: var(--accent); }\n.jh-page .jh-score.jh-weak .jh-score-fill { background: var(--muted); opacity: .55; }\n.jh-page .jh-score .jh-whisker { border-top-color: var(--fg); }\n.jh-page .jh-chance { position: absolute; top: -3px; bottom: -3px; border-left: 2px solid var(--mark); }\n.jh-page .jh-tag { display: inline-block; border-radius: 4px; padding: 0 .4rem; border: 1px solid var(--line); font-size: .9em; }\n.jh-page .jh-worse { border-color: var(--mark); color: var(--mark); font-weight: 600; }\n.jh-page .jh-better { border-color: var(--accent); color: var(--accent); font-weight: 600; }\n.jh-page .jh-effect { margin: .6rem 0 1rem; }\n.jh-page .jh-effect p { margin: 0 0 .2rem; }\n.jh-page .jh-dots { width: 100%; max-width: 34rem; height: auto; display: block; }\n.jh-page .jh-example { fill: var(--accent); opacity: .55; }\n.jh-page .jh-interval { stroke: var(--fg); stroke-width: 4; opacity: .8; }\n.jh-page .jh-mean { fill: var(--fg); }\n.jh-page .jh-null { stroke: var(--mark); stroke-width: 1.5; stroke-dasharray: 4 3; }\n.jh-page .jh-dots .jh-end { fill: var(--muted); }\n.jh-page .jh-token.jh-still { cursor: default; }\n.jh-page .jh-query { outline: 2px solid var(--mark); outline-offset: 1px; border-radius: 3px; font-weight: 600; }\n.jh-page .jh-contexts { padding-left: 1.4rem; }\n.jh-page .jh-contexts li { margin-bottom: .7rem; }\n.jh-page .jh-contexts p { margin: 0; }\n.jh-page .jh-copied { text-decoration: underline; font-weight: 600; color: var(--fg); }\n.jh-page .jh-foot { border-top: 1px solid var(--line); margin-top: 1.5rem; padding-top: .6rem; max-width: 62rem; }\n.jh-page .jh-status { min-height: 2.9em; }\n@container (min-width: 900px) {\n  .jh-page .jh-panel { display: block; }\n  .jh-page .jh-over { float: left; width: 24rem; }\n  .jh-page .jh-page-card { margin-left: 26rem; min-height: 40rem; }\n  .jh-page .jh-back { display: none; }\n}\n@container (max-width: 899px) {\n  .jh-page .jh-page-card { margin-top: 1.2rem; padding: .8rem; }\n}\n@media (min-width: 900px) {\n  .jh-page .jh-panels.jh-two { grid-template-columns: repeat(2, minmax(0, 1fr)); }\n}\n@media print {\n  .jh-page .jh-guide, .jh-page .jh-tools, .jh-page .jh-steps { display: none; }\n  .jh-page .jh-part, .jh-page .jh-effect { break-inside: avoid; }\n  .jh-page .jh-page-card { border: 0; padding: 0; }\n}\n";
 const $arrays = (() => {
 // Arrays that `jaxheads.view.arrays.packed` wrote: {shape, bits, low, high, power, deflated, data}.
 
@@ -114,6 +114,16 @@ function themed(root, draw) {
   update();
 }
 
+// Calls `draw` when the view becomes narrow or wide.
+function resized(root, draw) {
+  let narrow = root.clientWidth < 600;
+  new ResizeObserver(() => {
+    if (root.clientWidth < 600 === narrow || !root.clientWidth) return;
+    narrow = !narrow;
+    draw();
+  }).observe(root);
+}
+
 // Function of a value that returns [red, green, blue]; diverging about 0 where values have both signs.
 function ramp(theme, low, high) {
   const two = low < 0 && high > 0, size = Math.max(-low, high);
@@ -167,7 +177,7 @@ function colorBar(theme, low, high, words) {
   return whole;
 }
 
-return { theme, themed, ramp, css, textOn, color, paint, colorBar };
+return { theme, themed, resized, ramp, css, textOn, color, paint, colorBar };
 })();
 
 const $dom = (() => {
@@ -534,7 +544,7 @@ function onPicture(context) {
       drawing.putImageData(image, 0, 0);
     };
     const frame = h("div", { class: "jh-picture", style: { width: `${picture.width || 320}px` } }, h("img", { src: picture.source, alt: picture.words || "the model's input" }), canvas);
-    return { element: h("div", {}, frame, h("div", { class: "jh-text" }, items)), items, show };
+    return { element: h("div", { class: "jh-side" }, frame, h("div", { class: "jh-text" }, items)), items, show };
   }
 
   const left = side("queries", queries), right = context.self ? left : side("keys", keys);
@@ -743,6 +753,255 @@ function attention(root, payload) {
 }
 
 return { attention };
+})();
+
+const $axes = (() => {
+// Axes of charts: round ticks, and positions on a drawing of a fixed size that scales with the page.
+
+const { number, svg } = $dom;
+
+const LEFT = 62, RIGHT = 14, TOP = 12, BOTTOM = 46;
+
+// Round numbers from low to high.
+function ticks(low, high, count = 5) {
+  const rough = (high - low) / count || 1, power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((own) => own * power).find((own) => own >= rough);
+  const list = [];
+  for (let at = Math.ceil(low / step); at * step <= high + step * 1e-9; at++) list.push(Number((at * step).toPrecision(12)));
+  return list;
+}
+
+function logTicks(low, high) {
+  const list = [];
+  for (let power = Math.floor(Math.log10(low)); 10 ** power <= high * 1.001; power++) if (10 ** power >= low * 0.999) list.push(10 ** power);
+  return list.length > 1 ? list : [low, high];
+}
+
+// Function of a value that returns its place; `margin` widens the range by a share.
+function scale([low, high], [from, to], { log = false, margin = 0.04 } = {}) {
+  const turned = log ? Math.log10 : (value) => value;
+  let [start, end] = [turned(low), turned(high)];
+  if (start === end) [start, end] = [start - 1, end + 1];
+  const wide = (end - start) * margin;
+  [start, end] = [start - wide, end + wide];
+  const place = (value) => from + ((turned(value) - start) / (end - start)) * (to - from);
+  place.ticks = log ? logTicks(low, high) : ticks(start, end);
+  return place;
+}
+
+// Every second tick where there is little room.
+function thinned(list, width) {
+  return width < 500 && list.length > 5 ? list.filter((_, at) => at % 2 === 0) : list;
+}
+
+// The size of a drawing in a view, so that its words are as large as those around it.
+function sizeIn(root) {
+  return (root.clientWidth || 640) < 600 ? { width: 370, height: 320 } : { width: 640, height: 420 };
+}
+
+// A drawing with both axes: {element, area, x, y, top, bottom, width}; draw into `area`.
+function chart(root, label, xs, ys, { xName = "", yName = "", log = false } = {}) {
+  const { width: WIDTH, height: HEIGHT } = sizeIn(root);
+  const x = scale(xs, [LEFT, WIDTH - RIGHT], { log }), y = scale(ys, [HEIGHT - BOTTOM, TOP]);
+  const element = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "jh-chart", role: "group", "aria-label": label });
+  element.append(
+    ...thinned(x.ticks, WIDTH).flatMap((tick) => [
+      svg("line", { class: "jh-axis", x1: x(tick), x2: x(tick), y1: TOP, y2: HEIGHT - BOTTOM }),
+      svg("text", { x: x(tick), y: HEIGHT - BOTTOM + 15, "text-anchor": "middle" }, number(tick))]),
+    ...y.ticks.flatMap((tick) => [
+      svg("line", { class: "jh-axis", x1: LEFT, x2: WIDTH - RIGHT, y1: y(tick), y2: y(tick) }),
+      svg("text", { x: LEFT - 6, y: y(tick) + 4, "text-anchor": "end" }, number(tick))]),
+    svg("text", { class: "jh-name", x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 8, "text-anchor": "middle" }, xName),
+    svg("text", { class: "jh-name", transform: `translate(14 ${(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)`, "text-anchor": "middle" }, yName));
+  const area = svg("g", {});
+  element.append(area);
+  return { element, area, x, y, top: TOP, bottom: HEIGHT - BOTTOM, width: WIDTH, height: HEIGHT };
+}
+
+return { ticks, scale, sizeIn, chart };
+})();
+
+const $curves = (() => {
+// Curves over layers or steps: a middle line with its interval, thin lines of runs, marks; the legend switches lines.
+//
+// payload: {x: {name, values, log, names}, y, lines: [{name, middle, low, high, runs, marks: [x…]}], levels: [{name, value}]}
+
+const { extent, unpack } = $arrays;
+const { chart } = $axes;
+const { color, resized, themed } = $colors;
+const { estimate, h, number, svg } = $dom;
+const { tooltip } = $tooltip;
+
+const DASHES = ["", "7 3", "2 3", "9 3 2 3", "1 2", "12 4", "5 2"];
+
+function curves(root, payload) {
+  const xs = [...unpack(payload.x.values).values];
+  const lines = payload.lines.map((line) => ({
+    ...line, ...Object.fromEntries(["middle", "low", "high", "runs"].filter((part) => line[part]).map((part) => [part, unpack(line[part])])) }));
+  const state = { hidden: new Set(), theme: "light", at: null };
+  const legend = h("div", { class: "jh-row" }), body = h("div"), status = h("p", { class: "jh-status", role: "status" }), tip = tooltip(root);
+  root.append(legend, body, status);
+  const words = (index) => (payload.x.names ? payload.x.names[index] : `${payload.x.name} ${number(xs[index])}`);
+
+  function said(index) {
+    return [words(index), ...lines.filter((_, own) => !state.hidden.has(own)).map((line) =>
+      estimate(line.name, line.middle.values[index], line.low?.values[index], line.high?.values[index]))];
+  }
+
+  function draw() {
+    const shown = lines.map((line, index) => [line, index]).filter(([, index]) => !state.hidden.has(index));
+    const values = shown.flatMap(([line]) => ["middle", "low", "high", "runs"].flatMap((part) => [...(line[part]?.values || [])]));
+    const levels = payload.levels || [], log = Boolean(payload.x.log) && xs.every((x) => x > 0);
+    const { element, area, x, y, top, bottom, width } = chart(root, `${payload.y} by ${payload.x.name}`, extent(xs), extent([...values, ...levels.map(({ value }) => value)]), { xName: payload.x.name, yName: payload.y, log });
+    // A line breaks where a number is missing.
+    const path = (list) => xs.map((at, index) => (Number.isFinite(list[index]) ? `${Number.isFinite(list[index - 1]) ? "L" : "M"}${x(at).toFixed(1)} ${y(list[index]).toFixed(1)}` : "")).join("");
+    for (const { name, value } of levels) area.append(
+      svg("line", { class: "jh-level", x1: x(extent(xs)[0]), x2: x(extent(xs)[1]), y1: y(value), y2: y(value) }), svg("text", { x: x(extent(xs)[0]) + 4, y: y(value) - 4 }, name));
+    for (const [line, index] of shown) {
+      const stroke = color(state.theme, index), dash = DASHES[index % DASHES.length];
+      if (line.low) {
+        const known = xs.map((_, at) => at).filter((at) => Number.isFinite(line.low.values[at]) && Number.isFinite(line.high.values[at]));
+        const there = known.map((at) => `${x(xs[at])},${y(line.high.values[at])}`), back = known.reverse().map((at) => `${x(xs[at])},${y(line.low.values[at])}`);
+        area.append(svg("polygon", { points: [...there, ...back].join(" "), fill: stroke, "fill-opacity": 0.18 }));
+      }
+      if (line.runs) {
+        const [count, length] = line.runs.shape;
+        for (let run = 0; run < count; run++)
+          area.append(svg("path", { d: path(line.runs.values.slice(run * length, (run + 1) * length)), fill: "none", stroke, "stroke-opacity": 0.4, "stroke-width": 0.8 }));
+      }
+      for (const mark of line.marks || []) area.append(svg("line", { x1: x(mark), x2: x(mark), y1: top, y2: bottom, stroke, "stroke-dasharray": "2 3" }));
+      area.append(svg("path", { d: path(line.middle.values), fill: "none", stroke, "stroke-width": 2.2, "stroke-dasharray": dash }));
+      if (xs.length <= 60) xs.forEach((at, own) => Number.isFinite(line.middle.values[own]) && area.append(svg("circle", { cx: x(at), cy: y(line.middle.values[own]), r: 2.5, fill: stroke })));
+    }
+    const cursor = svg("line", { class: "jh-cursor", y1: top, y2: bottom, x1: -9, x2: -9 });
+    area.append(cursor);
+
+    function read(index, event) {
+      state.at = Math.max(0, Math.min(xs.length - 1, index));
+      for (const end of ["x1", "x2"]) cursor.setAttribute(end, x(xs[state.at]));
+      status.textContent = said(state.at).join(" · ");
+      if (event) tip.show(said(state.at), event.clientX, event.clientY);
+    }
+
+    element.setAttribute("tabindex", "0");
+    element.addEventListener("pointermove", (event) => {
+      const box = element.getBoundingClientRect(), at = ((event.clientX - box.left) / box.width) * width;
+      read(xs.map((value, index) => [Math.abs(x(value) - at), index]).sort((one, other) => one[0] - other[0])[0][1], event);
+    });
+    element.addEventListener("pointerleave", tip.hide);
+    element.addEventListener("focus", () => read(state.at ?? 0));
+    element.addEventListener("keydown", (event) => {
+      const to = { ArrowRight: state.at + 1, ArrowLeft: state.at - 1, Home: 0, End: xs.length - 1 }[event.key];
+      if (to === undefined) return;
+      event.preventDefault();
+      read(to);
+    });
+    legend.replaceChildren(...lines.map((line, index) => h("button", {
+      type: "button", class: "jh-switch", "aria-pressed": String(!state.hidden.has(index)), click: () => {
+        if (!state.hidden.delete(index)) state.hidden.add(index);
+        draw();
+        legend.children[index].focus();
+      } }, svg("svg", { width: 26, height: 10, "aria-hidden": "true" }, svg("line", { x1: 0, x2: 26, y1: 5, y2: 5, stroke: color(state.theme, index), "stroke-width": 2.5, "stroke-dasharray": DASHES[index % DASHES.length] })), line.name)));
+    body.replaceChildren(element);
+  }
+
+  status.textContent = "Point at the chart, or use the arrow keys, to read its numbers.";
+  themed(root, (theme) => {
+    state.theme = theme;
+    draw();
+  });
+  resized(root, draw);
+}
+
+return { curves };
+})();
+
+const $graph = (() => {
+// A graph of senders and receivers, in the order in which they write: the strongest edges, read by pointer and keys.
+//
+// payload: {label, nodes: [{name, row, column, layer, head, note}], edges: [[from, to]…] strongest first,
+// values, low, high: packed, first: number of edges shown at first}
+
+const { unpack } = $arrays;
+const { color, themed } = $colors;
+const { announce, estimate, h, roving, slider, svg } = $dom;
+const { tooltip } = $tooltip;
+
+const ROW = 58, LEAST = 46, SIDE = 22;
+
+function graph(root, payload) {
+  const { nodes, edges, label } = payload;
+  const arrays = Object.fromEntries(["values", "low", "high"].filter((part) => payload[part]).map((part) => [part, unpack(payload[part]).values]));
+  const state = { count: Math.min(payload.first, edges.length), node: null, theme: "light" };
+  const body = h("div", { class: "jh-scroll" }), list = h("div"), tip = tooltip(root), card = h("div", { class: "jh-card", hidden: true });
+  const key = h("span", { class: "jh-key" });
+  root.append(h("div", { class: "jh-row" }, edges.length > 1 && slider("Edges", { min: 1, max: edges.length, step: 1, value: state.count, words: (count) => `${count} of ${edges.length}` }, (count) => set({ count })), key),
+    body, card, h("details", {}, h("summary", {}, "Edges as a list"), list));
+
+  function set(change) {
+    Object.assign(state, change);
+    draw();
+  }
+
+  const ends = (index) => `${nodes[edges[index][0]].name} → ${nodes[edges[index][1]].name}`;
+  const said = (index) => `${ends(index)}: ${estimate(label, arrays.values[index], arrays.low?.[index], arrays.high?.[index])}`;
+  const touching = (node) => [...Array(state.count).keys()].filter((index) => edges[index].includes(node));
+
+  function open(node) {
+    const { name, layer, head, note } = nodes[node];
+    card.replaceChildren(h("h3", {}, name), ...(note ? [h("p", {}, note)] : []), h("ul", {}, touching(node).slice(0, 12).map((index) => h("li", {}, said(index)))));
+    card.hidden = false;
+    if (head !== undefined && head !== null) announce(root, { stack: payload.stack, layer, head });
+  }
+
+  function draw() {
+    const shown = [...Array(state.count).keys()], used = new Set(shown.flatMap((index) => edges[index]));
+    const visible = nodes.map((_, index) => index).filter((index) => used.has(index) || nodes[index].kept);
+    const rows = [...new Set(visible.map((index) => nodes[index].row))].sort((one, other) => one - other);
+    // Of each row only the nodes that have an edge are there, in their order.
+    const lines = rows.map((row) => visible.filter((index) => nodes[index].row === row).sort((one, other) => nodes[one].column - nodes[other].column));
+    const width = Math.max(300, LEAST * Math.max(1, ...lines.map((line) => line.length))), height = ROW * rows.length + 20;
+    const place = new Map(lines.flatMap((line, row) => line.map((index, at) => [index, [(width * (at + 0.5)) / line.length, 24 + ROW * row]])));
+    const most = Math.max(...shown.map((index) => Math.abs(arrays.values[index])), 1e-12);
+    const [more, less] = [color(state.theme, 1), color(state.theme, 0)];
+    const paths = shown.map((index) => {
+      const [[x1, y1], [x2, y2]] = edges[index].map((end) => place.get(end)), value = arrays.values[index];
+      const bend = y1 === y2 ? ROW * 0.6 : 0;
+      return svg("path", { d: `M${x1} ${y1 + 10} C${x1} ${(y1 + y2) / 2 + bend} ${x2} ${(y1 + y2) / 2 + bend} ${x2} ${y2 - 10}`, fill: "none", stroke: value < 0 ? less : more,
+        "stroke-width": 0.8 + 4.5 * Math.abs(value) / most, "stroke-opacity": 0.75, "stroke-dasharray": value < 0 ? "6 3" : null, "data-edge": index });
+    });
+    const boxes = visible.map((index) => {
+      const [x, y] = place.get(index), { name, short, layer, head, note } = nodes[index], wide = Math.max(SIDE, 7 * (short || name).length + 8);
+      const heads = head === undefined || head === null ? {} : { "data-stack": payload.stack, "data-layer": layer, "data-head": head };
+      const strongest = touching(index).slice(0, 3).map(said).join("; ");
+      return svg("g", { class: "jh-node", role: "button", "data-node": index, ...heads, "aria-label": `${name}${note ? ` (${note})` : ""}: ${strongest || "no edge is shown"}` },
+        svg("rect", { x: x - wide / 2, y: y - 10, width: wide, height: 20, rx: 5 }), svg("text", { x, y: y + 4, "text-anchor": "middle" }, short || name));
+    });
+    const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "jh-graph", role: "group", "aria-label": `graph of ${state.count} edges`, style: { width: `${width}px` } }, paths, boxes);
+
+    function light(node) {
+      paths.forEach((path, index) => path.setAttribute("stroke-opacity", node === null ? 0.75 : edges[index].includes(node) ? 1 : 0.08));
+    }
+
+    const on = (event) => event.target.closest?.("[data-node]");
+    drawing.addEventListener("pointerover", (event) => light(on(event) ? Number(on(event).dataset.node) : null));
+    drawing.addEventListener("focusin", (event) => on(event) && light(Number(on(event).dataset.node)));
+    drawing.addEventListener("focusout", () => light(null));
+    drawing.addEventListener("click", (event) => on(event) && open(Number(on(event).dataset.node)));
+    tip.on(drawing, "[data-node], [data-edge]", (item) => (item.dataset.edge !== undefined ? [said(Number(item.dataset.edge))]
+      : [nodes[item.dataset.node].name, nodes[item.dataset.node].note, ...touching(Number(item.dataset.node)).slice(0, 6).map(said)]));
+    roving(drawing, boxes, { enter: (item) => open(Number(item.dataset.node)) });
+    const negative = shown.some((index) => arrays.values[index] < 0);
+    key.replaceChildren(label, ...(negative ? [h("span", { class: "jh-swatch", style: { background: more } }), "above 0", h("span", { class: "jh-swatch", style: { background: less } }), "below 0 (dashed)"] : []));
+    list.replaceChildren(h("ol", {}, shown.slice(0, 200).map((index) => h("li", {}, said(index)))));
+    tip.hide();
+    body.replaceChildren(drawing);
+  }
+
+  themed(root, (theme) => set({ theme }));
+}
+
+return { graph };
 })();
 
 const $heatmap = (() => {
@@ -1585,15 +1844,268 @@ function page(root, payload) {
 return { page };
 })();
 
+const $matrix = (() => {
+// A matrix of numbers with names of rows and columns: as pixels that are read by pointer and keys, or with a word a cell.
+//
+// payload: {label, layers: [{name, values: packed}], rowNames, columnNames, texts: [[…]…], down, across}
+
+const { extent, unpack } = $arrays;
+const { colorBar, css, paint, ramp, textOn, themed } = $colors;
+const { h, number, roving, select, shown } = $dom;
+const { tooltip } = $tooltip;
+
+function matrix(root, payload) {
+  const layers = payload.layers.map(({ name, values }) => ({ name, ...unpack(values) })), { rowNames, columnNames } = payload;
+  const state = { layer: 0, at: [0, 0], theme: "light" };
+  const legend = h("div", { class: "jh-row" }), status = h("p", { class: "jh-status", role: "status" }), body = h("div", { class: "jh-scroll" }), tip = tooltip(root);
+  root.append(h("div", { class: "jh-row" }, layers.length > 1 && select("Show", layers.map(({ name }) => name), (layer) => set({ layer }))), legend, status, body);
+
+  function set(change) {
+    Object.assign(state, change);
+    draw();
+  }
+
+  const value = (row, column) => layers[state.layer].values[row * columnNames.length + column];
+  const said = (row, column) => [`${payload.down} ${rowNames[row]}, ${payload.across} ${columnNames[column]}`,
+    `${payload.texts ? `“${shown(payload.texts[row][column])}” ` : ""}${payload.label || layers[state.layer].name} ${number(value(row, column))}`];
+
+  function pixels(colorOf) {
+    const cell = Math.max(2, Math.min(18, Math.floor(700 / columnNames.length)));
+    const canvas = h("canvas", { role: "img", tabindex: "0", "aria-label": `${rowNames.length} by ${columnNames.length} numbers; arrow keys read single ones` });
+    const cross = h("div", { class: "jh-cross", hidden: true });
+    paint(canvas, layers[state.layer].values, rowNames.length, columnNames.length, colorOf);
+
+    function read(row, column, event) {
+      const [down, across] = [Math.max(0, Math.min(rowNames.length - 1, row)), Math.max(0, Math.min(columnNames.length - 1, column))];
+      state.at = [down, across];
+      cross.hidden = false;
+      Object.assign(cross.style, { left: `${(100 * across) / columnNames.length}%`, width: `${100 / columnNames.length}%`, top: `${(100 * down) / rowNames.length}%`, height: `${100 / rowNames.length}%` });
+      status.textContent = said(down, across).join(": ");
+      if (event) tip.show(said(down, across), event.clientX, event.clientY);
+    }
+
+    canvas.addEventListener("pointermove", (event) => {
+      const box = canvas.getBoundingClientRect();
+      read(Math.floor(((event.clientY - box.top) / box.height) * rowNames.length), Math.floor(((event.clientX - box.left) / box.width) * columnNames.length), event);
+    });
+    canvas.addEventListener("pointerleave", tip.hide);
+    canvas.addEventListener("focus", () => read(...state.at));
+    canvas.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      read(state.at[0] + step[0], state.at[1] + step[1]);
+    });
+    return h("div", { class: "jh-matrix", style: { width: `${cell * columnNames.length}px` } }, canvas, cross);
+  }
+
+  function table(colorOf) {
+    const cells = rowNames.map((_, row) => columnNames.map((__, column) => {
+      const own = Number.isNaN(value(row, column)) ? null : colorOf(value(row, column));
+      return h("td", { class: "jh-word", "data-row": row, "data-column": column, "aria-label": said(row, column).join(": "),
+        style: own ? { "background-color": css(own), color: textOn(own) } : {} }, shown(payload.texts[row][column]));
+    }));
+    const whole = h("table", { class: "jh-words", role: "grid" },
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, `${payload.down} \\ ${payload.across}`), columnNames.map((name) => h("th", { scope: "col" }, shown(name))))),
+      h("tbody", {}, rowNames.map((name, row) => h("tr", {}, h("th", { scope: "row" }, name), cells[row]))));
+    roving(whole, cells.flat(), { columns: columnNames.length });
+    tip.on(whole, "td", (item) => said(Number(item.dataset.row), Number(item.dataset.column)));
+    whole.addEventListener("focusin", (event) => event.target.dataset.row && (status.textContent = said(Number(event.target.dataset.row), Number(event.target.dataset.column)).join(": ")));
+    return whole;
+  }
+
+  function draw() {
+    const [low, high] = extent(layers[state.layer].values), colorOf = ramp(state.theme, low, high);
+    legend.replaceChildren(h("span", {}, payload.label || layers[state.layer].name), colorBar(state.theme, low, high, number), h("span", { class: "jh-muted" }, `${payload.down} down, ${payload.across} across`));
+    tip.hide();
+    body.replaceChildren(payload.texts ? table(colorOf) : pixels(colorOf));
+  }
+
+  themed(root, (theme) => set({ theme }));
+}
+
+return { matrix };
+})();
+
+const $scatter = (() => {
+// Two numbers of heads against each other: points with names, intervals on hover, colours by role.
+
+const { extent } = $arrays;
+const { chart } = $axes;
+const { color, resized, themed } = $colors;
+const { announce, h, number, roving, select, svg } = $dom;
+const { cellLines, cellsOf, label } = $heatmap;
+const { tooltip } = $tooltip;
+
+const NAMED = 8, COLORED = 6;
+
+function scatter(root, payload) {
+  const cells = cellsOf(payload), { metrics } = payload, key = Object.keys(payload.words || {})[0];
+  const counts = new Map();
+  for (const cell of cells) if (key && cell.words[key]) counts.set(cell.words[key], (counts.get(cell.words[key]) || 0) + 1);
+  const roles = [...counts.keys()].sort((one, other) => counts.get(other) - counts.get(one));
+  const state = { x: 0, y: Math.min(1, metrics.length - 1), role: 0, theme: "light" };
+  const body = h("div"), legend = h("div", { class: "jh-row" }), card = h("div", { class: "jh-card", hidden: true }), tip = tooltip(root);
+  const names = metrics.map((metric) => metric.name), axis = ({ name, unit }) => (unit ? `${name} (${unit})` : name);
+  root.append(h("div", { class: "jh-row" },
+    metrics.length > 2 && [select("Across", names, (x) => set({ x }), 0), select("Up", names, (y) => set({ y }), 1)],
+    roles.length > 1 && select(key, ["all", ...roles], (role) => set({ role }))), legend, body, card);
+
+  function set(change) {
+    Object.assign(state, change);
+    draw();
+  }
+
+  const colorOf = (cell) => {
+    const at = key ? roles.indexOf(cell.words[key]) : 0;
+    return color(state.theme, at < 0 || at >= COLORED ? COLORED : at);
+  };
+
+  function open(cell, point) {
+    card.replaceChildren(h("h3", {}, cell.name), h("ul", {}, cellLines(payload, cell, state.x).slice(1).map((line) => h("li", {}, line))));
+    card.hidden = false;
+    for (const own of body.querySelectorAll("[aria-pressed]")) own.setAttribute("aria-pressed", String(own === point));
+    announce(root, { stack: payload.stack, layer: cell.row, head: cell.column });
+  }
+
+  // The points that lie farthest out are named, where no name is written yet.
+  function named(shown, x, y) {
+    const places = [], far = (cell) => {
+      const [left, right] = [x(cell.values[state.x].value), y(cell.values[state.y].value)];
+      return Math.abs(left - x.middle) / x.middle + Math.abs(right - y.middle) / y.middle;
+    };
+    return [...shown].sort((one, other) => far(other) - far(one)).filter((cell) => {
+      const at = [x(cell.values[state.x].value), y(cell.values[state.y].value)];
+      if (places.length >= NAMED || places.some(([left, top]) => Math.abs(left - at[0]) < 44 && Math.abs(top - at[1]) < 12)) return false;
+      return places.push(at);
+    });
+  }
+
+  function draw() {
+    const known = cells.filter((cell) => Number.isFinite(cell.values[state.x].value) && Number.isFinite(cell.values[state.y].value));
+    const range = (metric) => extent(known.map((cell) => cell.values[metric].value));
+    const title = `${names[state.y]} against ${names[state.x]}, one point a head`;
+    const { element, area, x, y, width, height } = chart(root, title, range(state.x), range(state.y), { xName: axis(metrics[state.x]), yName: axis(metrics[state.y]) });
+    x.middle = width / 2;
+    y.middle = height / 2;
+    const shown = known.filter((cell) => !state.role || cell.words[key] === roles[state.role - 1]);
+    if (payload.diagonal) {
+      const from = Math.max(range(state.x)[0], range(state.y)[0]), to = Math.min(range(state.x)[1], range(state.y)[1]);
+      if (from < to) area.append(svg("line", { class: "jh-diagonal", x1: x(from), y1: y(from), x2: x(to), y2: y(to) }));
+    }
+    const points = shown.map((cell) => {
+      const place = [x(cell.values[state.x].value), y(cell.values[state.y].value)];
+      return svg("circle", {
+        cx: place[0], cy: place[1], r: 4.5, fill: colorOf(cell), class: "jh-point", role: "button", "aria-pressed": "false", "data-index": cell.index,
+        ...(payload.names ? {} : { "data-stack": payload.stack, "data-layer": cell.row, "data-head": cell.column }),
+        "aria-label": `${label(payload, cell, state.x)}; ${metrics[state.y].name} ${number(cell.values[state.y].value)}`,
+      });
+    });
+    const whiskers = svg("g", { class: "jh-whiskers" });
+    area.append(whiskers, ...points, ...named(shown, x, y).map((cell) => svg("text", {
+      class: "jh-named", ...(x(cell.values[state.x].value) > width - 50 ? { x: x(cell.values[state.x].value) - 6, "text-anchor": "end" } : { x: x(cell.values[state.x].value) + 6 }), y: y(cell.values[state.y].value) - 5 }, payload.names ? cell.name : `${cell.row}.${cell.column}`)));
+    const interval = (cell) => {
+      const [across, up] = [cell.values[state.x], cell.values[state.y]];
+      whiskers.replaceChildren(...[
+        Number.isFinite(across.low) && svg("line", { x1: x(across.low), x2: x(across.high), y1: y(up.value), y2: y(up.value) }),
+        Number.isFinite(up.low) && svg("line", { x1: x(across.value), x2: x(across.value), y1: y(up.low), y2: y(up.high) })].filter(Boolean));
+    };
+    const at = (item) => cells[item.dataset.index];
+    tip.on(element, "[data-index]", (item) => {
+      interval(at(item));
+      return [at(item).name, ...[state.x, state.y].flatMap((metric) => cellLines(payload, at(item), metric).slice(1, 2)), key && at(item).words[key]];
+    });
+    element.addEventListener("click", (event) => event.target.dataset.index && open(at(event.target), event.target));
+    // From left to right by the arrow keys.
+    const order = [...points].sort((one, other) => one.getAttribute("cx") - other.getAttribute("cx"));
+    roving(element, order, { enter: (item) => open(at(item), item) });
+    legend.replaceChildren(...roles.slice(0, COLORED).map((role, index) => h("span", { class: "jh-key" },
+      h("span", { class: "jh-swatch", style: { background: color(state.theme, index) } }), role)));
+    tip.hide();
+    body.replaceChildren(element, h("p", { class: "jh-muted" }, `${shown.length} heads${known.length < cells.length ? ` (${cells.length - known.length} without both numbers)` : ""}`));
+  }
+
+  themed(root, (theme) => set({ theme }));
+  resized(root, draw);
+}
+
+return { scatter };
+})();
+
+const $tokens = (() => {
+// Texts whose tokens are coloured by a number each.
+//
+// payload: {label, rows: [{name, texts, values: packed}]}
+
+const { extent, unpack } = $arrays;
+const { colorBar, css, ramp, textOn, themed } = $colors;
+const { choice, h, number, roving, shown } = $dom;
+const { tooltip } = $tooltip;
+
+const FEW = 20;
+
+function tokens(root, payload) {
+  const rows = payload.rows.map((row) => ({ ...row, values: unpack(row.values).values }));
+  const state = { each: false, all: rows.length <= FEW, theme: "light" };
+  const legend = h("div", { class: "jh-row" }), body = h("div"), tip = tooltip(root);
+  root.append(h("div", { class: "jh-row" }, rows.length > 1 && choice("Scale", ["one scale", "each text's own"], (own) => set({ each: own === 1 }))), legend, body);
+
+  function set(change) {
+    Object.assign(state, change);
+    draw();
+  }
+
+  const words = (row, at) => `“${shown(row.texts[at])}” (${at})`;
+
+  function paragraph(row, whole) {
+    const [low, high] = state.each ? extent(row.values) : whole, colorOf = ramp(state.theme, Math.min(low, 0), Math.max(high, 0));
+    const items = row.texts.map((text, at) => {
+      const value = row.values[at];
+      if (Number.isNaN(value)) return null;
+      const own = colorOf(value), sign = value < 0 ? " jh-negative" : "";
+      return h("span", { class: `jh-token${sign}`, role: "note", "data-token": at, "aria-label": `${words(row, at)}: ${payload.label} ${number(value)}`,
+        style: { "background-color": css(own), color: textOn(own) } }, shown(text));
+    }).filter(Boolean);
+    const text = h("div", { class: "jh-text" }, items);
+    roving(text, items);
+    tip.on(text, "[data-token]", (item) => [words(row, item.dataset.token), `${payload.label} ${number(row.values[item.dataset.token])}`]);
+    return h("div", {}, row.name && h("div", { class: "jh-label" }, row.name), text);
+  }
+
+  function draw() {
+    const whole = extent(rows.flatMap(({ values }) => [...values])), some = state.all ? rows : rows.slice(0, FEW);
+    const bar = state.each ? [h("span", { class: "jh-muted" }, "colours of each text go to its own largest number")] : [colorBar(state.theme, Math.min(whole[0], 0), Math.max(whole[1], 0), number)];
+    legend.replaceChildren(h("span", {}, payload.label), ...bar, ...(whole[0] < 0 ? [h("span", { class: "jh-key" }, h("span", { class: "jh-token jh-negative" }, "underlined"), "below 0")] : []));
+    const more = some.length < rows.length ? [h("button", { type: "button", click: () => set({ all: true }) }, `Show all ${rows.length}`)] : [];
+    tip.hide();
+    body.replaceChildren(...some.map((row) => paragraph(row, whole)), ...more);
+  }
+
+  themed(root, (theme) => set({ theme }));
+}
+
+return { tokens };
+})();
+
 const $main = (() => {
 // The face of the bundle: `render(element, payload)`, `start()` for files, and the widget that anywidget carries.
 
 const { attention } = $attention;
+const { curves } = $curves;
 const { h } = $dom;
+const { graph } = $graph;
 const { heatmap } = $heatmap;
+<<<<<<< HEAD
 const { page } = $page;
 
 const KINDS = { attention, heatmap, heads: page };
+=======
+const { matrix } = $matrix;
+const { scatter } = $scatter;
+const { tokens } = $tokens;
+
+const KINDS = { attention, curves, graph, heatmap, matrix, scatter, tokens };
+>>>>>>> main
 
 // Draws a payload into an element, which it empties first.
 function render(element, payload) {
