@@ -17,6 +17,7 @@ from .evidence.specialisation import Specialisation, specialisation
 from .execution.rehearsal import rehearse
 from .generate.choosing import Sampling
 from .generate.writing import Writing, generate
+from .generate.written import written
 from .log_probabilities import answer_log_probability, kl_divergence
 from .measure import patterns, weights
 from .measure.direct.direct_effects import DirectParts, direct_effects, direct_parts
@@ -196,6 +197,7 @@ __all__ = [
     "Sampling",
     "Writing",
     "generate",
+    "written",
     # whether they matter
     "Objective",
     "ablate",

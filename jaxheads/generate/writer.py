@@ -5,7 +5,6 @@ Dimension key: E examples, B examples of a chunk, C edited copies, T steps, W st
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -19,7 +18,6 @@ from ..execution.resources import Resources
 from ..measure.example_chunks import run_arrays
 from ..models.inputs.batch import Batch
 from ..models.model import Model
-from ..models.network import Network
 from ..models.sites import SITES, SiteEdit
 from ..models.stack import Stack
 from ..programs import to_device
@@ -81,17 +79,13 @@ class Writer:
             By name `[E,…]` or `[C,E,…]`: "tokens" and "lengths", "logits", and captured sites with layers behind the
             examples; NaN after a text's end.
         """
-        E, network = len(prompts.whole), resources.network(self.model)
-        chunks = self._chunks(prompts, resources)
+        E = len(prompts.whole)
+        chunks = self.chunks(prompts, resources)
         parts: dict[str, list[np.ndarray]] = {}
 
         def compute(examples: np.ndarray) -> dict[str, np.ndarray]:
-            taken = prompts if np.array_equal(examples, np.arange(E)) else prompts.take(examples)
-            own = partial(self._edits, edits, examples, resources)
-            some = [
-                self._chunk(network, taken, own(copies), first + examples, resources)
-                for copies in self._copy_chunks(chunks)
-            ]
+            own = [self._edits(edits, examples, copies) for copies in self._copy_chunks(chunks)]
+            some = [self.chunk(prompts, each, examples, resources, first) for each in own]
             return {name: self._of_copies([arrays[name] for arrays in some]) for name in some[0]}
 
         def add(examples: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
@@ -115,7 +109,8 @@ class Writer:
         kept = _bytes_of(last, prompts.length + self.steps)
         return kept if last.cross is None else kept + _bytes_of(last.cross, last.cross.keys.count(prompts.whole))
 
-    def _chunks(self, prompts: Prompts, resources: Resources) -> Chunks:
+    def chunks(self, prompts: Prompts, resources: Resources) -> Chunks:
+        """Return the examples and copies that are written together."""
         streams = self.model.network.streams
         return Chunks.fitting(
             len(prompts.whole),
@@ -134,13 +129,12 @@ class Writer:
         yield from chunks.copy_chunks(self.copies)
 
     def _edits(
-        self, edits: tuple[SiteEdit, ...], examples: np.ndarray, resources: Resources, copies: np.ndarray | None
+        self, edits: tuple[SiteEdit, ...], examples: np.ndarray, copies: np.ndarray | None
     ) -> tuple[SiteEdit, ...]:
-        """Return the edits of a chunk's examples and copies, on devices."""
+        """Return the edits of a chunk's examples and copies."""
         if copies is None:
-            return placed_edits(resources.devices, take_edits(edits, examples))
-        edits = take_edits(edits, examples, axis=2)
-        return resources.devices.copies(jax.tree.map(lambda array: array[copies], edits))
+            return take_edits(edits, examples)
+        return jax.tree.map(lambda array: array[copies], take_edits(edits, examples, axis=2))
 
     def _of_copies(self, chunks: Sequence[np.ndarray]) -> np.ndarray:
         """Return the values of all copies, `[B,C,…]`, of chunks `[C,B,…]` of which the last has fillers."""
@@ -148,16 +142,25 @@ class Writer:
             return chunks[0]
         return np.moveaxis(np.concatenate(chunks)[: self.copies], 0, 1)
 
-    def _chunk(
+    def chunk(
         self,
-        network: Network,
         prompts: Prompts,
         edits: tuple[SiteEdit, ...],
-        numbers_B: np.ndarray,
+        examples: np.ndarray,
         resources: Resources,
+        first: int = 0,
     ) -> dict[str, np.ndarray]:
-        """Write a chunk's texts: arrays `[B,…]` or `[C,B,…]` by name."""
+        """Write the texts of some examples: arrays `[B,…]` or `[C,B,…]` by name, nothing after a text's end.
+
+        Args:
+            edits: those of these examples, with copies on a leading axis.
+            first: the number of the batch's first example in its stream.
+        """
         devices, copied, field = resources.devices, self.copies is not None, prompts.field
+        network, numbers_B = resources.network(self.model), first + examples
+        whole_batch = np.array_equal(examples, np.arange(len(prompts.whole)))
+        prompts = prompts if whole_batch else prompts.take(examples)
+        edits = devices.copies(edits) if copied else placed_edits(devices, edits)
         read, whole = devices.examples(prompts.read), devices.examples(prompts.whole)
         (count, size), stops = self.segments, self.stops
         # The last column of the text is never read: it needs no room.
