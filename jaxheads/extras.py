@@ -6,13 +6,6 @@ from typing import Any
 EXTRAS = {
     "anywidget": "anywidget",
     "conllu": "conllu",
-    "networkx": "networkx",
-    "onnx": "onnx",
-    "sklearn": "scikit-learn",
-    "wordfreq": "wordfreq",
-}
-"""Packages by the name they are imported by, and the extra that installs each, which has the package's own name."""
-    "conllu": "conllu",
     "jiwer": "text",
     "networkx": "networkx",
     "onnx": "onnx",
