@@ -2,6 +2,7 @@
 
 from ..models.inputs.sentences import Link, Sentence, Sentences
 from . import tasks
+from .corrupted import corrupted
 from .few_shot import FewShot, few_shot
 from .process_share import process_share
 from .prompts import IOIPrompts, ioi_prompts
@@ -28,6 +29,7 @@ __all__ = [
     "brackets",
     "columns",
     "conllu",
+    "corrupted",
     "few_shot",
     "iob",
     "ioi_prompts",

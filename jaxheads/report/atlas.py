@@ -149,7 +149,7 @@ def _names(fitting: Sequence[Ablation]) -> list[str]:
 def _patterns(model: Model, inputs: Inputs, **options: Unpack[Options]) -> tuple[list[HeadTable], HeadTable]:
     """Return the metrics on natural inputs and, where there are any, on repeats; and the roles that both earn."""
     stack = model.stack(options.get("stack"))
-    metrics, roles = _visible(stack, ON_PROSE), _visible(stack, POSITIONAL_ROLES)
+    metrics, roles = visible(stack, ON_PROSE), visible(stack, POSITIONAL_ROLES)
     seed, batches = options.get("seed", 0), inputs.batches
     on_inputs = [measure(model, batches, metrics, **options)]
     by_chance = [measure(random_weights(model, seed + draw), batches, roles, **options) for draw in range(DRAWS)]
@@ -165,7 +165,7 @@ def _patterns(model: Model, inputs: Inputs, **options: Unpack[Options]) -> tuple
     return on_inputs, name_heads(evidence, seed=seed, yielding=("first_token",))
 
 
-def _visible(stack: Stack, metrics: tuple[str, ...]) -> tuple[str, ...]:
+def visible(stack: Stack, metrics: tuple[str, ...]) -> tuple[str, ...]:
     """Return the metrics that a stack's positions and its mask allow: a causal stack attends to no next token."""
     fitting = [name for name in metrics if fits(METRICS[name], stack)]
     return tuple(name for name in fitting if not (name == "next_token" and stack.causal))
@@ -195,6 +195,12 @@ def _joined(
     columns |= {name: _column(table, "effect") for table, name in zip(effects, about["ablations"], strict=True)}
     columns |= {f"{name}_again": _column(table, "effect") for table, name in zip(again, about["again"], strict=True)}
     extras = {name: roles.grid(name) for name in ("role", "roles", "score", "null", "chance_corrected", "q_value")}
+    # Not `score_low` and `score_high`, which would make the score of other roles in other rows one metric.
+    extras |= {
+        "score_from": roles.grid("score_low"),
+        "score_to": roles.grid("score_high"),
+        "score_n": roles.grid("score_n"),
+    }
     if "positional_offset" in measured[0].frame:
         extras["positional_offset"] = measured[0].grid("positional_offset")
     return HeadTable.from_columns("atlas", measured[0].stack, columns, about, extras=extras)

@@ -25,7 +25,8 @@ def bundled(sources: Path = SOURCES) -> str:
     Raises:
         ValueError: for modules that import each other in a circle.
     """
-    style = json.dumps((sources / "style.css").read_text(encoding="utf-8"))
+    styles = (path.read_text(encoding="utf-8") for path in sorted(sources.glob("*.css"), reverse=True))
+    style = json.dumps("".join(styles))
     parts = [_module(name, (sources / f"{name}.js").read_text(encoding="utf-8")) for name in _order(sources)]
     face = "globalThis.jaxheads = $main;\nexport const { render, start } = $main;\nexport default $main.widget;\n"
     return "\n".join(["// Made by `python -m jaxheads.view`.", f"const STYLE = {style};", *parts, face])

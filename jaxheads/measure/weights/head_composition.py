@@ -17,6 +17,7 @@ from jax import Array
 from ...arguments import checked
 from ...checks import one_of
 from ...models.model import Model
+from ...models.stack import Stack
 from ...programs import compiled
 from ...view import View, graph, matrix
 from .factored import Factored, ov_circuit, qk_circuit, triangle
@@ -48,14 +49,33 @@ class Composition:
     @property
     def frame(self) -> pd.DataFrame:
         """One row a pair, the earlier head first; a column a kind, then `analytic random random_std model`."""
-        shape = next(iter(self.values.values())).shape
-        heads = np.indices(shape).reshape(4, -1)
-        is_earlier = heads[0] < heads[2]
-        names = ["stack", "from_layer", "from_head", "to_layer", "to_head"]
-        index = pd.MultiIndex.from_arrays([np.full(is_earlier.sum(), self.stack), *heads[:, is_earlier]], names=names)
-        columns = {kind: values.reshape(-1)[is_earlier] for kind, values in self.values.items()}
         baselines = {"analytic": self.analytic, "random": self.random[0], "random_std": self.random[1]}
-        return pd.DataFrame({**columns, **baselines, "model": self.model}, index=index)
+        return pairs_frame(self.values, self.stack).assign(**baselines, model=self.model)
+
+
+def pairs_frame(values: Mapping[str, np.ndarray], stack: str) -> pd.DataFrame:
+    """Return one row for each pair of a head and one of a later layer, of columns of all pairs, `[L,N,L,N]`."""
+    shape = next(iter(values.values())).shape
+    heads = np.indices(shape).reshape(4, -1)
+    is_earlier = heads[0] < heads[2]
+    names = ["stack", "from_layer", "from_head", "to_layer", "to_head"]
+    index = pd.MultiIndex.from_arrays([np.full(is_earlier.sum(), stack), *heads[:, is_earlier]], names=names)
+    return pd.DataFrame({kind: pairs.reshape(-1)[is_earlier] for kind, pairs in values.items()}, index=index)
+
+
+def asked_kinds(model: Model, stack: Stack, kinds: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the kinds of composition that are asked for.
+
+    Raises:
+        ValueError: for an unknown kind, one that the stack does not have, or a single layer.
+    """
+    known = ("q",) if stack.is_cross else KINDS
+    asked = known if kinds is None else (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    if not asked or not set(asked) <= set(known):
+        raise ValueError(f"kinds of composition in the {stack.name} are {', '.join(known)}; got {', '.join(asked)}")
+    if stack.layers < 2:
+        raise ValueError(f"composition is between layers; the {stack.name} of {model.name} has 1")
+    return asked
 
     @checked()
     def view(self, kind: str | None = None, *, layout: Literal["graph", "matrix"] = "graph") -> View:
@@ -136,12 +156,7 @@ def composition(
         ValueError: for an unknown kind, one that the stack does not have, a single layer, or fewer than 2 draws.
     """
     chosen = model.stack(stack)
-    known = ("q",) if chosen.is_cross else KINDS
-    asked = known if kinds is None else (kinds,) if isinstance(kinds, str) else tuple(kinds)
-    if not asked or not set(asked) <= set(known):
-        raise ValueError(f"kinds of composition in the {chosen.name} are {', '.join(known)}; got {', '.join(asked)}")
-    if chosen.layers < 2:
-        raise ValueError(f"composition is between layers; the {chosen.name} of {model.name} has 1")
+    asked = asked_kinds(model, chosen, kinds)
     if draws < 2:
         raise ValueError(f"a random baseline needs at least 2 draws, got {draws}")
     ov, qk = ov_circuit(model, norms=norms, stack=stack), qk_circuit(model, offset=offset, norms=norms, stack=stack)

@@ -5,11 +5,17 @@ import { curves } from "./curves.js";
 import { h } from "./dom.js";
 import { graph } from "./graph.js";
 import { heatmap } from "./heatmap.js";
+<<<<<<< HEAD
+import { page } from "./page.js";
+
+const KINDS = { attention, heatmap, heads: page };
+=======
 import { matrix } from "./matrix.js";
 import { scatter } from "./scatter.js";
 import { tokens } from "./tokens.js";
 
 const KINDS = { attention, curves, graph, heatmap, matrix, scatter, tokens };
+>>>>>>> main
 
 // Draws a payload into an element, which it empties first.
 export function render(element, payload) {
