@@ -29,6 +29,10 @@ class ExactProduct:
 
     everywhere = False
 
+    @property
+    def in_loops(self) -> "ExactProduct":
+        return self
+
     def __call__(self, multiply: Callable[..., jax.Array], left: Any, right: Any) -> Pair:
         return Pair(
             multiply(of_unedited(left), of_unedited(right)),
