@@ -27,7 +27,8 @@ LAYERS = (
     ("tables", "statistics"),
     ("plots",),
     ("provenance", "files", "progress", "arguments", "programs", "anchors"),
-    ("kinds", "interrupts", "compile_cache", "differences"),
+    ("kinds", "interrupts", "compile_cache", "emulation"),
+    ("differences",),
     ("cache",),
     ("checks", "columns", "extras", "precision", "source_state"),
 )
