@@ -14,7 +14,8 @@ KINDS = _by_argument(
         "seed": "seed",
         "count": "examples donors draws chains steps points samples lasting top prime shortest longest length states "
         "dimensions vocabulary layers heads kv_heads limit early late names words nouns prepositions verbs functions "
-        "types brackets determiners adjectives copulas persons places greedy iterations count max_length rank buckets each per_row",
+        "types brackets determiners adjectives copulas persons places greedy iterations count max_length rank "
+        "buckets each per_row",
         "size": "burn resamples random most shots norm_of cross_heads offset",
         "whole": "first step sampling_rate positions tokens",
         "index": "layer head run",
@@ -127,6 +128,12 @@ KINDS_OF = {
     "structure.language": "text",
     "structure.tags": "name",
     "run.capture": "any",
+    "qk_attribution.query": "wholes",
+    "qk_attribution.key": "wholes",
+    "head_loadings.source": "wholes",
+    "head_loadings.parts": "names",
+    "contrast_covariance.match": "text",
+    "contrast_covariance.mismatch": "text",
     "Samples.tokens.least": "count",
     "FewExamples.noise": "fraction",
     "FewExamples.size": "count",
