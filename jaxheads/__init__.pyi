@@ -36,6 +36,9 @@ from .measure.people.readings import word_controls
 from .measure.people.surprisal import surprisal
 from .measure.probing.contrast import contrast
 from .measure.probing.probe import probe
+from .measure.query_key.attribution import QKAttribution, qk_attribution
+from .measure.query_key.covariance import ContrastCovariance, contrast_covariance
+from .measure.query_key.loadings import head_loadings
 from .measure.relevance.faithfulness import Faithfulness, faithfulness
 from .measure.relevance.methods import Relevance, relevance
 from .measure.relevance.rules import Rules
@@ -170,6 +173,12 @@ __all__ = [
     "Rules",
     "faithfulness",
     "relevance",
+    # why they look there
+    "ContrastCovariance",
+    "QKAttribution",
+    "contrast_covariance",
+    "head_loadings",
+    "qk_attribution",
     # what their weights say
     "Composition",
     "Factored",

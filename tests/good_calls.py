@@ -22,10 +22,12 @@ from .good_values import (
     E,
     T,
     Words,
+    attributed,
     bart,
     batch,
     circuit,
     clip,
+    contrasted,
     edges,
     grouped,
     model,
@@ -46,7 +48,7 @@ RESULTS = {
     *("FewShot", "FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Relevance"),
     *("RepeatedTokens", "Rows", "Run", "Sample", "SeedEffect", "Specialisation", "Spoken", "TextSpan", "TokenPairs"),
     *("Samples", "Steering", "Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Parse", "Picture"),
-    *("Projections", "Writing"),
+    *("ContrastCovariance", "Projections", "QKAttribution", "Writing"),
 }
 """Classes of answers, whose constructors users don't call."""
 
@@ -230,6 +232,13 @@ CALLS: dict[str, dict[str, Any]] = {
     "logit_copying": {"model": model, "batch": batch},
     "logit_lens": {"model": model, "batch": batch},
     "name_copying": {"model": model, "batch": batch, "names": [1, 2, 3, 4]},
+    "qk_attribution": {"model": model, "batch": batch, "layer": 1, "head": 0, "query": 3, "key": 1},
+    "QKAttribution.top": {"self": attributed},
+    "QKAttribution.by": {"self": attributed, "side": "query"},
+    "head_loadings": ASKED | {"objective": lambda: jh.logit_difference(1, 2), "source": 1},
+    "contrast_covariance": {"model": model, "batch": batch, "match": "noun"},
+    "ContrastCovariance.subspace": {"self": contrasted, "layer": 0, "head": 0, "count": 2},
+    "ContrastCovariance.rank": {"self": contrasted},
     # sweeps
     "ablate": ASKED,
     "generate": {"model": model, "batch": batch, "steps": 2, "sample": None, "stop": (), "capture": "z"},
