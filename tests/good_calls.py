@@ -45,6 +45,7 @@ RESULTS = {
     *("FewShot", "FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Relevance"),
     *("RepeatedTokens", "Rows", "Run", "Sample", "SeedEffect", "Specialisation", "Spoken", "TextSpan", "TokenPairs"),
     *("Steering", "Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Parse", "Picture", "Projections"),
+    "NeedlePrompts",
 }
 """Classes of answers, whose constructors users don't call."""
 
@@ -286,6 +287,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "RepeatedTokens.shuffled": {"self": repeated, "seed": 0},
     "array_batches": {"tokens": np.ones((4, 3), int), "examples": 2},
     "ioi_prompts": {"tokenizer": Words, "examples": 2, "seed": 0, "bos": False},
+    "needle_prompts": {"tokenizer": Words, "examples": 2, "seed": 0, "bos": False},
+    "successor_pairs": {"tokenizer": Words},
     "passages": {},
     "two_cities": {},
     "repeated_tokens": {"vocabulary": 37, "examples": 2, "shortest": 2, "longest": 3, "seed": 0},
