@@ -43,13 +43,49 @@ from .good_values import (
     training,
 )
 
-RESULTS = {
-    *("Circuit", "Composition", "ContextScore", "DirectParts", "Factored", "Faithfulness", "FaithfulnessCurve"),
-    *("FewShot", "FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Relevance"),
-    *("RepeatedTokens", "Rows", "Run", "Sample", "SeedEffect", "Specialisation", "Spoken", "TextSpan", "TokenPairs"),
-    *("Samples", "Steering", "Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Parse", "Picture"),
-    *("ContrastCovariance", "Projections", "QKAttribution", "Writing"),
-}
+RESULTS = set(
+    """
+    Circuit
+    Composition
+    ContextScore
+    ContrastCovariance
+    DirectParts
+    Example
+    Factored
+    Faithfulness
+    FaithfulnessCurve
+    FewShot
+    FoundCircuits
+    FunctionVectors
+    HeadPairs
+    HeadTable
+    IOIPrompts
+    Interval
+    Moments
+    NeedlePrompts
+    Panel
+    Parse
+    Picture
+    Projections
+    QKAttribution
+    Relevance
+    RepeatedTokens
+    Rows
+    Run
+    Sample
+    Samples
+    SeedEffect
+    Specialisation
+    Spoken
+    Steering
+    TextSpan
+    TokenPairs
+    Trace
+    Trained
+    WordPattern
+    Writing
+    """.split()
+)
 """Classes of answers, whose constructors users don't call."""
 
 INTERNAL = {
@@ -304,6 +340,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "RepeatedTokens.shuffled": {"self": repeated, "seed": 0},
     "array_batches": {"tokens": np.ones((4, 3), int), "examples": 2},
     "ioi_prompts": {"tokenizer": Words, "examples": 2, "seed": 0, "bos": False},
+    "needle_prompts": {"tokenizer": Words, "examples": 2, "seed": 0, "bos": False},
+    "successor_pairs": {"tokenizer": Words},
     "passages": {},
     "two_cities": {},
     "repeated_tokens": {"vocabulary": 37, "examples": 2, "shortest": 2, "longest": 3, "seed": 0},

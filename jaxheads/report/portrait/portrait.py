@@ -14,7 +14,7 @@ from ...models.inputs.answers import token_texts
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.stack import Stack
-from ..atlas import ON_PROSE, ON_REPEATS, visible
+from ..role_evidence import ON_PROSE, ON_REPEATS, visible
 from ..page import model_title
 from ..sources import Inputs, inputs_of
 from .contexts import attended_tokens, contexts_of, favourites, places_of
