@@ -15,6 +15,7 @@ from .evidence.roles import Evidence, name_heads
 from .evidence.selection import held_out, with_intervals
 from .evidence.specialisation import Specialisation, specialisation
 from .execution.rehearsal import rehearse
+from .generate.beams import Beams
 from .generate.choosing import Sampling
 from .generate.writing import Writing, generate
 from .generate.written import written
@@ -203,6 +204,7 @@ __all__ = [
     "logit_lens",
     "name_copying",
     # what they write
+    "Beams",
     "Sampling",
     "Writing",
     "generate",

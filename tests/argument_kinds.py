@@ -147,6 +147,8 @@ KINDS_OF = {
     "written.sample": "any",
     "written.stop": "any",
     "Sampling.temperature": "positive",
+    "Beams.count": "count",
+    "Beams.length_penalty": "number",
     "Sampling.top_k": "count",
     "Sampling.top_p": "fraction",
     "FewExamples.noise": "fraction",
