@@ -53,8 +53,8 @@ def contexts_of(texts: Sequence[Text], texts_MC: np.ndarray, queries_MC: np.ndar
 def attended_tokens(texts: Sequence[Text]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the ids of tokens that occur, `[V]`, their share of positions `[V]`, and of each head's attention `[M,V]`.
 
-    Special positions are left out of both, so each row of shares sums to 1, or to 0 for a head that looks at nothing
-    else.
+    Special positions are left out of both, and tokens that occur fewer than LEAST_TIMES times of the answer: shares
+    are of all the others, 0 for a head that looks at nothing but special positions.
     """
     ids = np.concatenate([text.ids[~text.special] for text in texts])
     known, counts = np.unique(ids, return_counts=True)
@@ -67,9 +67,10 @@ def attended_tokens(texts: Sequence[Text]) -> tuple[np.ndarray, np.ndarray, np.n
         keys = index[text.keys].reshape(heads, -1)
         for head in range(heads):
             mass[head] += np.bincount(keys[head], weights[head], minlength=len(known))
-    mass[:, counts < LEAST_TIMES] = 0
     total = mass.sum(axis=1, keepdims=True)
-    return known, counts / counts.sum(), np.divide(mass, total, out=np.zeros_like(mass), where=total > 0)
+    shares = np.divide(mass, total, out=np.zeros_like(mass), where=total > 0)
+    often = counts >= LEAST_TIMES
+    return known[often], (counts / counts.sum())[often], shares[:, often]
 
 
 def favourites(shares_MV: np.ndarray, usual_V: np.ndarray, count: int = TOKENS) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Attention of every head on a few inputs that can be looked at: texts, an image, a recording.
 
-Dimension key: B examples, L layers, N heads, T query positions, S key positions, t and s the bins that they are shown in.
+Dimension key: B examples, L layers, N heads, T query positions, S key positions, t and s their bins.
 """
 
 import base64

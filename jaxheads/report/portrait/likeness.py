@@ -9,7 +9,7 @@ from ...measure.similarity.redundancy import compare_heads
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 
-COMPARED = 8
+COMPARED = 16
 """Inputs that heads are compared on."""
 
 NEIGHBOURS = 5

@@ -8,13 +8,14 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from ...execution.lengths import lengthened
 from ...execution.resources import Options
 from ...models.inputs.answers import token_texts
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.stack import Stack
-from ..atlas import ON_PROSE, ON_REPEATS, visible
 from ..page import model_title
+from ..role_evidence import ON_PROSE, ON_REPEATS, visible
 from ..sources import Inputs, inputs_of
 from .contexts import attended_tokens, contexts_of, favourites, places_of
 from .exhibits import Exhibit, exhibits
@@ -22,7 +23,7 @@ from .history import checkpoints_in, history
 from .likeness import neighbours
 from .raised_tokens import raised_tokens
 from .strongest_keys import Text, texts_of
-from .tables import AtlasTables, columns_of, effects_of, roles_of
+from .tables import AtlasTables
 
 MEASURED = 32
 """Sequences of repeated random tokens, as the atlas draws them."""
@@ -103,14 +104,14 @@ def portrait(
             return []
 
     readable = stack.queries.kind in ("tokens", "targets") and stack.keys.kind == stack.queries.kind
-    some = _some(inputs)
-    texts = list(texts_of(model, stack, some)) if readable and model.tokenizer is not None else []
-    metrics, repeated = visible(stack, ON_PROSE), visible(stack, ON_REPEATS)
+    some = _some(inputs) if readable and model.tokenizer is not None else []
+    texts = list(texts_of(model, stack, some)) if some else []
+    metrics, repeated, shape = visible(stack, ON_PROSE), visible(stack, ON_REPEATS), (stack.layers, stack.heads)
     return Portrait(
         model=model.name,
         title=model_title(model.name),
         stack=stack.name,
-        shape=(stack.layers, stack.heads),
+        shape=shape,
         stacks=len(model.stacks),
         tables=tables,
         exhibits=exhibits(model, stack, inputs.batches),
@@ -137,16 +138,19 @@ def _check(model: Model, stack: Stack, tables: AtlasTables) -> None:
 def _some(inputs: Inputs) -> list[Batch]:
     """Return at most READ_TEXTS texts, spread evenly over the batches."""
     total = sum(map(len, inputs.batches))
-    if total <= READ_TEXTS:
-        return inputs.batches
-    chosen = np.unique(np.linspace(0, total - 1, READ_TEXTS).astype(int))
+    chosen = np.unique(np.linspace(0, total - 1, min(READ_TEXTS, total)).astype(int))
     some, at = [], 0
     for batch in inputs.batches:
         own = chosen[(chosen >= at) & (chosen < at + len(batch))] - at
         at += len(batch)
         if own.size:
             some.append(batch.take(own))
-    return some
+    # Batches of one width take one program.
+    width, targets = (
+        None if getattr(some[0], name) is None else max(getattr(batch, name).shape[1] for batch in some)
+        for name in ("tokens", "targets")
+    )
+    return [lengthened(batch, tokens=width, targets=targets) for batch in some]
 
 
 def _tokens(model: Model, texts: list[Text]) -> list[list[dict[str, Any]]]:
@@ -177,5 +181,6 @@ def _contexts(
     words = token_texts(model.tokenizer, ids)
     for head, own in enumerate(contexts):
         for context, raised, by in zip(own, words[head], logits[head], strict=True):
-            context["raised"] = [[str(word), round(float(logit), 2)] for word, logit in zip(raised, by, strict=True)]
+            pairs = zip(raised, by, strict=True)
+            context["raised"] = [[str(word), round(float(logit), 2)] for word, logit in pairs if np.isfinite(logit)]
     return contexts

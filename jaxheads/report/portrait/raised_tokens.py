@@ -27,6 +27,9 @@ from .strongest_keys import CHUNK
 RAISED = 5
 """Tokens that are raised most, of each place."""
 
+STANDS_OUT = 6.0
+"""Standard deviations over the vocabulary by which a raised token exceeds the mean; 50,000 normal logits reach 4.3."""
+
 PLACES = 128
 """Places whose logits are computed together."""
 
@@ -36,7 +39,8 @@ def raised_tokens(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the ids of the tokens that each head raises most at its contexts, and by how much, `[M,C,RAISED]` twice.
 
-    A logit is relative to the mean over the vocabulary, which changes no probability.
+    A logit is relative to the mean over the vocabulary, which changes no probability. It is NaN for a token that does
+    not stand out: among tens of thousands, some are always above the others.
 
     Args:
         texts_MC, queries_MC: number of the text in the batches, and position in it, of each head's contexts.
@@ -95,7 +99,9 @@ def _features(network: Network, batch: Batch, rows_BM: Array, *, stack: str) -> 
 
 @partial(compiled, static_argnames=())
 def _largest(unembedding: Unembedding, features_IF: Array) -> tuple[Array, Array]:
-    """Return the largest logits relative to their mean, and their tokens, `[I,RAISED]` twice."""
+    """Return the largest logits relative to their mean, NaN where they don't stand out, and tokens, `[I,RAISED]`."""
     logits_IV = unembedding._replace(bias=None, cap=None).logits(features_IF[None])[0]
     best_IR, index_IR = jax.lax.top_k(logits_IV, RAISED)
-    return best_IR - logits_IV.mean(axis=1, keepdims=True), index_IR
+    above_IR = best_IR - logits_IV.mean(axis=1, keepdims=True)
+    stands_out = above_IR > STANDS_OUT * logits_IV.std(axis=1, keepdims=True)
+    return jnp.where(stands_out, above_IR, jnp.nan), index_IR

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...tables import HeadTable
-from .words_of_numbers import ABOUT_ROLES, label_of, meaning_of
+from .words_of_numbers import ABOUT_ROLES, SKILLS, label_of, meaning_of
 
 POSITIVE_IS_WORSE = {"loss": True}
 """Whether a positive effect of removing a head means that the model got worse, by objective; others: negative does."""
@@ -108,7 +108,7 @@ def roles_of(table: HeadTable) -> dict[str, Any]:
     ]
     tested = {
         name: table.grid(name).astype(float)
-        for name in ("score", "null", "chance_corrected", "q_value")
+        for name in ("score", "score_from", "score_to", "score_n", "null", "chance_corrected", "q_value")
         if name in table.frame
     }
     return {
@@ -136,6 +136,7 @@ def effects_of(tables: AtlasTables) -> list[dict[str, Any]]:
                 "name": name,
                 "label": label_of(name),
                 "objective": objective,
+                "skill": SKILLS.get(name, f"the {objective}"),
                 "worse": 1 if POSITIVE_IS_WORSE.get(screen.provenance["objective"], False) else -1,
                 "method": screen.provenance["method"],
                 "stages": stages,

@@ -39,6 +39,13 @@ _MEANINGS: Mapping[str, str] = {
     "induction": "On random pieces said twice: share of attention from the second copy to what followed the first.",
 }
 
+SKILLS: Mapping[str, str] = {
+    "prose_loss": "predicting the next piece of prose",
+    "repeat_loss": "continuing a sequence that it has seen once",
+    "ioi_logit_difference": "telling which of two names comes next",
+}
+"""What a model is good at where the objective of an ablation is good."""
+
 _LABELS: Mapping[str, str] = {
     "prose_loss": "removal: loss on prose",
     "repeat_loss": "removal: loss on repeats",

@@ -1,5 +1,5 @@
-// Made by `python -m jaxheads.view.bundle`.
-const STYLE = ".jh { --bg: #fff; --fg: #1b1f24; --muted: #5b636d; --line: #d5dae0; --panel: #f4f6f8; --accent: #0060a0; --mark: #b34700;\n  position: relative; color: var(--fg); background: var(--bg); color-scheme: light;\n  font: 14px/1.45 system-ui, -apple-system, \"Segoe UI\", Roboto, \"Noto Sans\", sans-serif; text-align: left;\n  -webkit-print-color-adjust: exact; print-color-adjust: exact; }\n.jh[data-theme=\"dark\"] { --bg: #15181d; --fg: #e7eaee; --muted: #a3acb8; --line: #3a414b; --panel: #20252c; --accent: #7cc3f2; --mark: #f5a25d;\n  color-scheme: dark; }\n.jh *, .jh *::before { box-sizing: border-box; }\n.jh [hidden] { display: none !important; }\n.jh h2, .jh h3 { margin: 0 0 .4rem; font-size: 1.05rem; line-height: 1.3; font-weight: 600; }\n.jh h2 { font-size: 1.2rem; }\n.jh ul { margin: 0; padding-left: 1.1rem; }\n.jh p { margin: 0 0 .6rem; }\n.jh button, .jh select { font: inherit; color: inherit; background: var(--bg); border: 1px solid var(--line); border-radius: 5px; padding: .15rem .55rem;\n  min-height: 1.9rem; cursor: pointer; }\n.jh button:hover, .jh select:hover { border-color: var(--muted); }\n.jh :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; z-index: 1; }\n.jh .jh-row { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: center; margin: 0 0 .6rem; }\n.jh .jh-control { display: inline-flex; gap: .4rem; align-items: center; }\n.jh .jh-control label, .jh .jh-muted { color: var(--muted); }\n.jh .jh-choice button { border-radius: 0; margin-left: -1px; }\n.jh .jh-choice button:first-child { border-radius: 5px 0 0 5px; }\n.jh .jh-choice button:last-child { border-radius: 0 5px 5px 0; }\n.jh .jh-choice button:only-child { border-radius: 5px; }\n.jh button[aria-pressed=\"true\"] { background: var(--accent); border-color: var(--accent); color: var(--bg); }\n.jh .jh-scroll { overflow: auto; max-width: 100%; max-height: 75vh; padding: 2px; }\n.jh .jh-legend { display: inline-flex; gap: .4rem; align-items: center; font-variant-numeric: tabular-nums; }\n.jh .jh-bar { display: inline-block; width: 7rem; height: .8rem; border: 1px solid var(--line); }\n.jh .jh-key { display: inline-flex; gap: .4rem; align-items: center; color: var(--muted); }\n.jh .jh-key .jh-cell { width: 1.1rem; }\n.jh .jh-grid { display: inline-grid; gap: 1px; min-width: min-content; max-width: 100%; width: 60rem; justify-content: start; }\n.jh .jh-contents { display: contents; }\n.jh .jh-head { color: var(--muted); font-size: .75rem; text-align: center; padding: 0 .3rem 0 0; white-space: nowrap; font-weight: 400; align-self: center; }\n.jh .jh-cell { position: relative; display: block; min-height: 1.1rem; height: 1.6rem; border: 1px solid var(--line); cursor: pointer; }\n.jh .jh-cell[aria-selected=\"true\"] { box-shadow: 0 0 0 2px var(--mark); z-index: 1; }\n.jh .jh-cell:focus-visible { outline-width: 3px; }\n.jh .jh-key .jh-cell { cursor: default; height: 1.1rem; }\n.jh .jh-hatched { background-image: repeating-linear-gradient(45deg, rgb(var(--hatch, 0 0 0) / .45) 0 1px, transparent 1px 5px); }\n.jh .jh-missing { background: repeating-linear-gradient(90deg, var(--line) 0 1px, transparent 1px 4px); }\n.jh .jh-faint { opacity: .13; }\n.jh .jh-list { border-collapse: collapse; font-variant-numeric: tabular-nums; }\n.jh .jh-list th, .jh .jh-list td { padding: .15rem .6rem; border-bottom: 1px solid var(--line); text-align: left; font-weight: 400; white-space: nowrap; }\n.jh .jh-list button { border: 0; background: none; padding: 0; color: var(--accent); min-height: 0; }\n.jh .jh-list [aria-sort=\"descending\"] button::after { content: \" \u25be\"; }\n.jh .jh-list [aria-sort=\"ascending\"] button::after { content: \" \u25b4\"; }\n.jh .jh-wide { width: 12rem; min-width: 6rem; }\n.jh .jh-track { position: relative; display: block; height: 1rem; }\n.jh .jh-zero { position: absolute; top: 0; bottom: 0; border-left: 1px solid var(--line); }\n.jh .jh-whisker { position: absolute; top: 50%; border-top: 2px solid var(--muted); }\n.jh .jh-dot { position: absolute; top: 50%; width: 8px; height: 8px; margin: -4px; border-radius: 50%; }\n.jh .jh-card { border: 1px solid var(--line); background: var(--panel); border-radius: 6px; padding: .6rem .9rem; margin-top: .8rem; max-width: 46rem; }\n.jh .jh-tip { position: absolute; z-index: 20; pointer-events: none; background: var(--fg); color: var(--bg); border-radius: 5px; padding: .35rem .6rem;\n  font-size: .85rem; max-width: min(22rem, 90vw); overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }\n.jh .jh-tip-title { font-weight: 600; }\n.jh .jh-status { min-height: 1.45em; color: var(--muted); overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }\n.jh .jh-thumbs { display: inline-grid; gap: 3px; }\n.jh .jh-thumb { padding: 0 !important; min-height: 0 !important; border-radius: 2px !important; line-height: 0; aspect-ratio: 1; width: 100%; overflow: hidden; background: var(--bg); }\n.jh .jh-thumb canvas { width: 100%; height: 100%; image-rendering: pixelated; }\n.jh .jh-thumb[aria-pressed=\"true\"] { border-color: var(--mark); box-shadow: 0 0 0 2px var(--mark); background: var(--bg); }\n.jh .jh-text { line-height: 2; max-width: 60rem; overflow-wrap: anywhere; }\n.jh .jh-token { display: inline; border-radius: 3px; padding: .12em .1em; margin: 0 1px; white-space: pre-wrap; cursor: pointer; border-bottom: 2px solid transparent; }\n.jh .jh-token[aria-pressed=\"true\"], .jh .jh-token.jh-chosen { box-shadow: 0 0 0 2px var(--mark); }\n.jh .jh-padding { opacity: .35; }\n.jh .jh-label { color: var(--muted); font-size: .8rem; }\n.jh .jh-matrix { position: relative; display: inline-block; max-width: 100%; }\n.jh .jh-matrix canvas { display: block; image-rendering: pixelated; border: 1px solid var(--line); width: 100%; height: auto; cursor: crosshair; }\n.jh .jh-cross { position: absolute; pointer-events: none; outline: 2px solid var(--mark); }\n.jh .jh-lines { display: grid; grid-template-columns: max-content minmax(60px, 240px) max-content; }\n.jh .jh-lines .jh-column { display: grid; grid-auto-rows: 20px; min-width: 0; }\n.jh .jh-lines .jh-column > * { line-height: 20px; height: 20px; padding: 0 .35rem; margin: 0; overflow: hidden; text-overflow: ellipsis; white-space: pre; max-width: 34vw;\n  border: 0; cursor: pointer; border-radius: 3px; }\n.jh .jh-lines .jh-column:first-child { text-align: right; }\n.jh svg text { fill: var(--fg); font-size: 11px; }\n.jh svg .jh-axis { stroke: var(--line); fill: none; }\n.jh .jh-picture { position: relative; display: inline-block; max-width: 100%; line-height: 0; touch-action: manipulation; }\n.jh .jh-side { min-width: 0; max-width: 100%; }\n.jh .jh-scroll + h3 { margin-top: .8rem; }\n.jh .jh-picture img { display: block; width: 100%; image-rendering: auto; }\n.jh .jh-picture canvas { position: absolute; inset: 0; width: 100%; height: 100%; image-rendering: pixelated; cursor: crosshair; }\n.jh .jh-chart { display: block; width: 100%; max-width: 46rem; height: auto; }\n.jh .jh-chart .jh-name { font-size: 12px; fill: var(--muted); }\n.jh .jh-diagonal { stroke: var(--muted); stroke-dasharray: 4 4; }\n.jh .jh-point { stroke: var(--bg); stroke-width: 1; cursor: pointer; }\n.jh .jh-point[aria-pressed=\"true\"], .jh .jh-point:focus-visible { stroke: var(--mark); stroke-width: 3; outline: none; }\n.jh .jh-named { pointer-events: none; }\n.jh .jh-whiskers line { stroke: var(--fg); stroke-width: 1.5; }\n.jh .jh-level { stroke: var(--muted); stroke-dasharray: 5 4; }\n.jh .jh-cursor { stroke: var(--mark); }\n.jh .jh-swatch { display: inline-block; width: .8rem; height: .8rem; border-radius: 50%; }\n.jh .jh-switch { display: inline-flex; gap: .4rem; align-items: center; }\n.jh .jh-switch[aria-pressed=\"true\"] { background: var(--panel); color: var(--fg); border-color: var(--muted); }\n.jh .jh-switch[aria-pressed=\"false\"] { opacity: .5; text-decoration: line-through; }\n.jh .jh-negative { border-bottom-color: currentcolor; }\n.jh .jh-words { border-collapse: separate; border-spacing: 1px; font-size: .8rem; }\n.jh .jh-words th { font-weight: 400; color: var(--muted); text-align: center; padding: 0 .3rem; white-space: pre; position: sticky; top: 0; background: var(--bg); }\n.jh .jh-word { padding: .1rem .35rem; max-width: 7rem; overflow: hidden; text-overflow: ellipsis; white-space: pre; text-align: center; border: 1px solid var(--line); }\n.jh .jh-graph { display: block; height: auto; max-width: none; }\n.jh .jh-graph text { pointer-events: none; }\n.jh .jh-node { cursor: pointer; }\n.jh .jh-node rect { fill: var(--panel); stroke: var(--muted); }\n.jh .jh-node:focus-visible { outline: none; }\n.jh .jh-node:focus-visible rect, .jh .jh-node:hover rect { stroke: var(--mark); stroke-width: 2.5; }\n@media print {\n  .jh .jh-scroll { max-height: none; overflow: visible; }\n  .jh .jh-row button, .jh .jh-tip { display: none; }\n  .jh .jh-row button[aria-pressed=\"true\"] { display: inline; }\n}\n";
+// Made by `python -m jaxheads.view`.
+const STYLE = ".jh { --bg: #fff; --fg: #1b1f24; --muted: #5b636d; --line: #d5dae0; --panel: #f4f6f8; --accent: #0060a0; --mark: #b34700;\n  position: relative; color: var(--fg); background: var(--bg); color-scheme: light;\n  font: 14px/1.45 system-ui, -apple-system, \"Segoe UI\", Roboto, \"Noto Sans\", sans-serif; text-align: left;\n  -webkit-print-color-adjust: exact; print-color-adjust: exact; }\n.jh[data-theme=\"dark\"] { --bg: #15181d; --fg: #e7eaee; --muted: #a3acb8; --line: #3a414b; --panel: #20252c; --accent: #7cc3f2; --mark: #f5a25d;\n  color-scheme: dark; }\n.jh *, .jh *::before { box-sizing: border-box; }\n.jh [hidden] { display: none !important; }\n.jh h2, .jh h3 { margin: 0 0 .4rem; font-size: 1.05rem; line-height: 1.3; font-weight: 600; }\n.jh h2 { font-size: 1.2rem; }\n.jh ul { margin: 0; padding-left: 1.1rem; }\n.jh p { margin: 0 0 .6rem; }\n.jh button, .jh select { font: inherit; color: inherit; background: var(--bg); border: 1px solid var(--line); border-radius: 5px; padding: .15rem .55rem;\n  min-height: 1.9rem; cursor: pointer; }\n.jh button:hover, .jh select:hover { border-color: var(--muted); }\n.jh :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; z-index: 1; }\n.jh .jh-row { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: center; margin: 0 0 .6rem; }\n.jh .jh-control { display: inline-flex; gap: .4rem; align-items: center; }\n.jh .jh-control label, .jh .jh-muted { color: var(--muted); }\n.jh .jh-choice button { border-radius: 0; margin-left: -1px; }\n.jh .jh-choice button:first-child { border-radius: 5px 0 0 5px; }\n.jh .jh-choice button:last-child { border-radius: 0 5px 5px 0; }\n.jh .jh-choice button:only-child { border-radius: 5px; }\n.jh button[aria-pressed=\"true\"] { background: var(--accent); border-color: var(--accent); color: var(--bg); }\n.jh .jh-scroll { overflow: auto; max-width: 100%; max-height: 75vh; padding: 2px; }\n.jh .jh-legend { display: inline-flex; gap: .4rem; align-items: center; font-variant-numeric: tabular-nums; }\n.jh .jh-bar { display: inline-block; width: 7rem; height: .8rem; border: 1px solid var(--line); }\n.jh .jh-key { display: inline-flex; gap: .4rem; align-items: center; color: var(--muted); }\n.jh .jh-key .jh-cell { width: 1.1rem; }\n.jh .jh-grid { display: inline-grid; gap: 1px; min-width: min-content; max-width: 100%; width: 60rem; justify-content: start; }\n.jh .jh-contents { display: contents; }\n.jh .jh-head { color: var(--muted); font-size: .75rem; text-align: center; padding: 0 .3rem 0 0; white-space: nowrap; font-weight: 400; align-self: center; }\n.jh .jh-cell { position: relative; display: block; min-height: 1.1rem; height: 1.6rem; border: 1px solid var(--line); cursor: pointer; }\n.jh .jh-cell[aria-selected=\"true\"] { box-shadow: 0 0 0 2px var(--mark); z-index: 1; }\n.jh .jh-cell:focus-visible { outline-width: 3px; }\n.jh .jh-key .jh-cell { cursor: default; height: 1.1rem; }\n.jh .jh-hatched { background-image: repeating-linear-gradient(45deg, rgb(var(--hatch, 0 0 0) / .45) 0 1px, transparent 1px 5px); }\n.jh .jh-missing { background: repeating-linear-gradient(90deg, var(--line) 0 1px, transparent 1px 4px); }\n.jh .jh-faint { opacity: .13; }\n.jh .jh-list { border-collapse: collapse; font-variant-numeric: tabular-nums; }\n.jh .jh-list th, .jh .jh-list td { padding: .15rem .6rem; border-bottom: 1px solid var(--line); text-align: left; font-weight: 400; white-space: nowrap; }\n.jh .jh-list button { border: 0; background: none; padding: 0; color: var(--accent); min-height: 0; }\n.jh .jh-list [aria-sort=\"descending\"] button::after { content: \" \u25be\"; }\n.jh .jh-list [aria-sort=\"ascending\"] button::after { content: \" \u25b4\"; }\n.jh .jh-wide { width: 12rem; min-width: 6rem; }\n.jh .jh-track { position: relative; display: block; height: 1rem; }\n.jh .jh-zero { position: absolute; top: 0; bottom: 0; border-left: 1px solid var(--line); }\n.jh .jh-whisker { position: absolute; top: 50%; border-top: 2px solid var(--muted); }\n.jh .jh-dot { position: absolute; top: 50%; width: 8px; height: 8px; margin: -4px; border-radius: 50%; }\n.jh .jh-card { border: 1px solid var(--line); background: var(--panel); border-radius: 6px; padding: .6rem .9rem; margin-top: .8rem; max-width: 46rem; }\n.jh .jh-tip { position: absolute; z-index: 20; pointer-events: none; background: var(--fg); color: var(--bg); border-radius: 5px; padding: .35rem .6rem;\n  font-size: .85rem; max-width: min(22rem, 90vw); overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }\n.jh .jh-tip-title { font-weight: 600; }\n.jh .jh-status { position: sticky; top: 0; z-index: 2; background: var(--bg); padding: .15rem 0; min-height: 1.45em; color: var(--muted); overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }\n.jh .jh-thumbs { display: inline-grid; gap: 3px; }\n.jh .jh-thumb { padding: 0 !important; min-height: 0 !important; border-radius: 2px !important; line-height: 0; aspect-ratio: 1; width: 100%; overflow: hidden; background: var(--bg); }\n.jh .jh-thumb canvas { width: 100%; height: 100%; image-rendering: pixelated; }\n.jh .jh-thumb[aria-pressed=\"true\"] { border-color: var(--mark); box-shadow: 0 0 0 2px var(--mark); background: var(--bg); }\n.jh .jh-text { line-height: 2; max-width: 60rem; overflow-wrap: anywhere; }\n.jh .jh-token { display: inline; border-radius: 3px; padding: .12em .1em; margin: 0 1px; white-space: pre-wrap; cursor: pointer; border-bottom: 2px solid transparent; }\n.jh .jh-token[aria-pressed=\"true\"], .jh .jh-token.jh-chosen { box-shadow: 0 0 0 2px var(--mark); }\n.jh .jh-text .jh-token { display: inline-block; max-width: 100%; line-height: 1.45; }\n.jh .jh-padding { opacity: .35; }\n.jh .jh-label { color: var(--muted); font-size: .8rem; }\n.jh .jh-matrix { position: relative; display: inline-block; max-width: 100%; }\n.jh .jh-matrix canvas { display: block; image-rendering: pixelated; border: 1px solid var(--line); width: 100%; height: auto; cursor: crosshair; }\n.jh .jh-cross { position: absolute; pointer-events: none; outline: 2px solid var(--mark); }\n.jh .jh-lines { display: grid; grid-template-columns: max-content minmax(60px, 240px) max-content; }\n.jh .jh-lines .jh-column { display: grid; grid-auto-rows: 20px; min-width: 0; }\n.jh .jh-lines .jh-column > * { line-height: 20px; height: 20px; padding: 0 .35rem; margin: 0; overflow: hidden; text-overflow: ellipsis; white-space: pre; max-width: 34vw;\n  border: 0; cursor: pointer; border-radius: 3px; }\n.jh .jh-lines .jh-column:first-child { text-align: right; }\n.jh svg text { fill: var(--fg); font-size: 11px; }\n.jh svg .jh-axis { stroke: var(--line); fill: none; }\n.jh .jh-picture { position: relative; display: inline-block; max-width: 100%; line-height: 0; touch-action: manipulation; }\n.jh .jh-side { min-width: 0; max-width: 100%; }\n.jh .jh-scroll + h3 { margin-top: .8rem; }\n.jh .jh-picture img { display: block; width: 100%; image-rendering: auto; }\n.jh .jh-picture canvas { position: absolute; inset: 0; width: 100%; height: 100%; image-rendering: pixelated; cursor: crosshair; }\n.jh .jh-chart { display: block; width: 100%; max-width: 46rem; height: auto; }\n.jh .jh-chart .jh-name { font-size: 12px; fill: var(--muted); }\n.jh .jh-diagonal { stroke: var(--muted); stroke-dasharray: 4 4; }\n.jh .jh-point { stroke: var(--bg); stroke-width: 1; cursor: pointer; }\n.jh .jh-point[aria-pressed=\"true\"], .jh .jh-point:focus-visible { stroke: var(--mark); stroke-width: 3; outline: none; }\n.jh .jh-named { pointer-events: none; }\n.jh .jh-whiskers line { stroke: var(--fg); stroke-width: 1.5; }\n.jh .jh-level { stroke: var(--muted); stroke-dasharray: 5 4; }\n.jh .jh-cursor { stroke: var(--mark); }\n.jh .jh-swatch { display: inline-block; width: .8rem; height: .8rem; border-radius: 50%; }\n.jh .jh-switch { display: inline-flex; gap: .4rem; align-items: center; }\n.jh .jh-switch[aria-pressed=\"true\"] { background: var(--panel); color: var(--fg); border-color: var(--muted); }\n.jh .jh-switch[aria-pressed=\"false\"] { opacity: .5; text-decoration: line-through; }\n.jh .jh-negative { border-bottom-color: currentcolor; }\n.jh .jh-words { border-collapse: separate; border-spacing: 1px; font-size: .8rem; }\n.jh .jh-words th { font-weight: 400; color: var(--muted); text-align: center; padding: 0 .3rem; white-space: pre; position: sticky; top: 0; background: var(--bg); }\n.jh .jh-word { padding: .1rem .35rem; max-width: 7rem; overflow: hidden; text-overflow: ellipsis; white-space: pre; text-align: center; border: 1px solid var(--line); }\n.jh .jh-graph { display: block; height: auto; max-width: none; }\n.jh .jh-graph text { pointer-events: none; }\n.jh .jh-node { cursor: pointer; }\n.jh .jh-node rect { fill: var(--panel); stroke: var(--muted); }\n.jh .jh-node:focus-visible { outline: none; }\n.jh .jh-node:focus-visible rect, .jh .jh-node:hover rect { stroke: var(--mark); stroke-width: 2.5; }\n@media print {\n  .jh .jh-scroll { max-height: none; overflow: visible; }\n  .jh .jh-row button, .jh .jh-tip { display: none; }\n  .jh .jh-row button[aria-pressed=\"true\"] { display: inline; }\n}\n.jh.jh-page { font-size: 15px; }\n.jh-page h1 { font-size: 1.5rem; margin: 0 0 .5rem; line-height: 1.25; }\n.jh-page .jh-guide { max-width: 62rem; margin-bottom: .8rem; }\n.jh-page .jh-guide ol { margin: .3rem 0 0; padding-left: 1.4rem; }\n.jh-page .jh-tools { border-block: 1px solid var(--line); padding: .5rem 0; margin: 0 0 1rem; }\n.jh-page input { font: inherit; color: inherit; background: var(--bg); border: 1px solid var(--line); border-radius: 5px; padding: .15rem .4rem; min-height: 1.9rem; }\n.jh-page .jh-panels { display: grid; gap: 2rem; grid-template-columns: minmax(0, 1fr); }\n.jh-page .jh-panel { container-type: inline-size; min-width: 0; }\n.jh-page .jh-panel-title { display: none; }\n.jh-page .jh-two .jh-panel-title { display: block; }\n.jh-page .jh-panel h3 { margin: 1rem 0 .4rem; }\n.jh-page h4 { margin: .9rem 0 .3rem; font-size: .95rem; font-weight: 600; }\n.jh-page .jh-chips { display: flex; flex-wrap: wrap; gap: .4rem; align-items: center; }\n.jh-page .jh-chip { display: inline-flex; gap: .4rem; align-items: center; border-radius: 1rem; padding: .1rem .7rem .1rem .25rem; }\n.jh-page .jh-chip[disabled] { opacity: .45; cursor: default; }\n.jh-page .jh-chip[aria-pressed=\"true\"] .jh-muted { color: inherit; }\n.jh-page .jh-swatch { display: inline-grid; place-items: center; width: 1.35rem; height: 1.35rem; border-radius: 50%; font-size: .75rem; font-weight: 700; }\n.jh-page .jh-about { min-height: 4.4em; margin: .5rem 0 0; max-width: 46rem; }\n.jh-page .jh-mapbox { overflow-x: auto; padding: 2px; }\n.jh-page .jh-map { width: 100%; max-width: 30rem; min-width: min(100%, 12rem); }\n.jh-page .jh-map .jh-cell { height: 1.3rem; min-height: 0; display: grid; place-items: center; font-size: .75rem; font-weight: 700; line-height: 1; }\n.jh-page .jh-map .jh-plain { background: var(--panel); }\n.jh-page .jh-map .jh-cell:hover { outline: 2px solid var(--fg); outline-offset: -1px; z-index: 1; }\n.jh-page .jh-scatter { width: 100%; max-width: 34rem; height: auto; display: block; }\n.jh-page .jh-scatter text { font-size: 12px; }\n.jh-page .jh-point { fill: var(--fill); stroke: var(--bg); stroke-width: 1; cursor: pointer; }\n.jh-page .jh-point.jh-faint { opacity: .18; }\n.jh-page .jh-point[aria-pressed=\"true\"] { stroke: var(--fg); stroke-width: 2.5; opacity: 1; }\n.jh-page .jh-point:focus-visible { outline: none; stroke: var(--fg); stroke-width: 3; }\n.jh-page .jh-leaders { padding-left: 1.6rem; margin: 0 0 .5rem; }\n.jh-page .jh-link { border: 0; background: none; padding: 0; min-height: 0; color: var(--accent); text-decoration: underline; text-underline-offset: 2px; }\n.jh-page .jh-page-card { border: 1px solid var(--line); border-radius: 8px; padding: 1rem 1.2rem; min-width: 0; background: var(--bg); scroll-margin-top: .5rem; }\n.jh-page .jh-control, .jh-page .jh-axes, .jh-page .jh-axes > * { max-width: 100%; min-width: 0; }\n.jh-page .jh-control label { white-space: nowrap; }\n.jh-page select { min-width: 0; max-width: min(100%, 17rem); text-overflow: ellipsis; }\n.jh-page .jh-start { list-style: none; padding: 0; max-width: 50rem; }\n.jh-page .jh-start li { display: grid; grid-template-columns: 9.5rem 1fr; gap: .8rem; align-items: start; margin-bottom: .7rem; }\n.jh-page .jh-without { margin: 0; }\n.jh-page .jh-card-top { display: flex; flex-wrap: wrap; gap: .4rem .9rem; align-items: center; margin-bottom: .5rem; }\n.jh-page .jh-card-top h2 { font-size: 1.3rem; margin: 0; }\n.jh-page .jh-card-top h2:focus { outline: none; }\n.jh-page .jh-card-top .jh-steps { margin: 0 0 0 auto; gap: .4rem; }\n.jh-page .jh-badges { display: inline-flex; flex-wrap: wrap; gap: .3rem .8rem; }\n.jh-page .jh-badge { display: inline-flex; gap: .35rem; align-items: center; }\n.jh-page .jh-lead { font-size: 1.02rem; max-width: 50rem; }\n.jh-page .jh-part { min-width: 0; border-top: 1px solid var(--line); padding-top: .2rem; margin-top: 1rem; }\n.jh-page .jh-part > p { max-width: 50rem; }\n.jh-page summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }\n.jh-page .jh-muted { font-size: .9em; }\n.jh-page .jh-jobs .jh-weak th, .jh-page .jh-jobs .jh-weak td { color: var(--muted); }\n.jh-page .jh-jobs tr:not(.jh-weak) th { font-weight: 600; }\n.jh-page .jh-list .jh-wide { min-width: 7rem; }\n.jh-page .jh-list .jh-meaning { white-space: normal; min-width: 14rem; }\n.jh-page .jh-score { position: relative; display: block; height: .8rem; background: var(--panel); border: 1px solid var(--line); }\n.jh-page .jh-score-fill { position: absolute; inset: 0 auto 0 0; background: var(--accent); }\n.jh-page .jh-score.jh-weak .jh-score-fill { background: var(--muted); opacity: .55; }\n.jh-page .jh-score .jh-whisker { border-top-color: var(--fg); }\n.jh-page .jh-chance { position: absolute; top: -3px; bottom: -3px; border-left: 2px solid var(--mark); }\n.jh-page .jh-tag { display: inline-block; border-radius: 4px; padding: 0 .4rem; border: 1px solid var(--line); font-size: .9em; }\n.jh-page .jh-worse { border-color: var(--mark); color: var(--mark); font-weight: 600; }\n.jh-page .jh-better { border-color: var(--accent); color: var(--accent); font-weight: 600; }\n.jh-page .jh-effect { margin: .6rem 0 1rem; }\n.jh-page .jh-effect p { margin: 0 0 .2rem; }\n.jh-page .jh-dots { width: 100%; max-width: 34rem; height: auto; display: block; }\n.jh-page .jh-example { fill: var(--accent); opacity: .55; }\n.jh-page .jh-interval { stroke: var(--fg); stroke-width: 4; opacity: .8; }\n.jh-page .jh-mean { fill: var(--fg); }\n.jh-page .jh-null { stroke: var(--mark); stroke-width: 1.5; stroke-dasharray: 4 3; }\n.jh-page .jh-dots .jh-end { fill: var(--muted); }\n.jh-page .jh-token.jh-still { cursor: default; }\n.jh-page .jh-query { outline: 2px solid var(--mark); outline-offset: 1px; border-radius: 3px; font-weight: 600; }\n.jh-page .jh-contexts { padding-left: 1.4rem; }\n.jh-page .jh-contexts li { margin-bottom: .7rem; }\n.jh-page .jh-contexts p { margin: 0; }\n.jh-page .jh-copied { text-decoration: underline; font-weight: 600; color: var(--fg); }\n.jh-page .jh-foot { border-top: 1px solid var(--line); margin-top: 1.5rem; padding-top: .6rem; max-width: 62rem; }\n.jh-page .jh-status { min-height: 2.9em; }\n@container (min-width: 900px) {\n  .jh-page .jh-panel { display: block; }\n  .jh-page .jh-over { float: left; width: 24rem; }\n  .jh-page .jh-page-card { margin-left: 26rem; min-height: 40rem; }\n  .jh-page .jh-back { display: none; }\n}\n@container (max-width: 899px) {\n  .jh-page .jh-page-card { margin-top: 1.2rem; padding: .8rem; }\n}\n@media (min-width: 900px) {\n  .jh-page .jh-panels.jh-two { grid-template-columns: repeat(2, minmax(0, 1fr)); }\n}\n@media print {\n  .jh-page .jh-guide, .jh-page .jh-tools, .jh-page .jh-steps { display: none; }\n  .jh-page .jh-part, .jh-page .jh-effect { break-inside: avoid; }\n  .jh-page .jh-page-card { border: 0; padding: 0; }\n}\n";
 const $arrays = (() => {
 // Arrays that `jaxheads.view.arrays.packed` wrote: {shape, bits, low, high, power, deflated, data}.
 
@@ -824,12 +824,13 @@ return { ticks, scale, sizeIn, chart };
 const $curves = (() => {
 // Curves over layers or steps: a middle line with its interval, thin lines of runs, marks; the legend switches lines.
 //
-// payload: {x: {name, values, log, names}, y, lines: [{name, middle, low, high, runs, marks: [x…]}], levels: [{name, value}]}
+// payload: {x: {name, values, log, names}, y, lines: [{name, middle, low, high, runs, marks: [x…]}], levels: [{name, value}],
+// panels: [{name, lines: [name…]}…]}
 
 const { extent, unpack } = $arrays;
 const { chart } = $axes;
 const { color, resized, themed } = $colors;
-const { estimate, h, number, svg } = $dom;
+const { estimate, h, number, select, svg } = $dom;
 const { tooltip } = $tooltip;
 
 const DASHES = ["", "7 3", "2 3", "9 3 2 3", "1 2", "12 4", "5 2"];
@@ -838,21 +839,26 @@ function curves(root, payload) {
   const xs = [...unpack(payload.x.values).values];
   const lines = payload.lines.map((line) => ({
     ...line, ...Object.fromEntries(["middle", "low", "high", "runs"].filter((part) => line[part]).map((part) => [part, unpack(line[part])])) }));
-  const state = { hidden: new Set(), theme: "light", at: null };
+  const groups = payload.panels || [{ name: payload.y, lines: lines.map(({ name }) => name) }];
+  const state = { hidden: new Set(), theme: "light", at: null, group: 0 };
   const legend = h("div", { class: "jh-row" }), body = h("div"), status = h("p", { class: "jh-status", role: "status" }), tip = tooltip(root);
-  root.append(legend, body, status);
+  root.append(groups.length > 1 ? h("div", { class: "jh-row" }, select("Show", groups.map(({ name }) => name), (group) => {
+    state.group = group;
+    draw();
+  })) : "", legend, body, status);
+  const here = (line) => groups[state.group].lines.includes(line.name);
   const words = (index) => (payload.x.names ? payload.x.names[index] : `${payload.x.name} ${number(xs[index])}`);
 
   function said(index) {
-    return [words(index), ...lines.filter((_, own) => !state.hidden.has(own)).map((line) =>
+    return [words(index), ...lines.filter((line, own) => here(line) && !state.hidden.has(own)).map((line) =>
       estimate(line.name, line.middle.values[index], line.low?.values[index], line.high?.values[index]))];
   }
 
   function draw() {
-    const shown = lines.map((line, index) => [line, index]).filter(([, index]) => !state.hidden.has(index));
+    const shown = lines.map((line, index) => [line, index]).filter(([line, index]) => here(line) && !state.hidden.has(index));
     const values = shown.flatMap(([line]) => ["middle", "low", "high", "runs"].flatMap((part) => [...(line[part]?.values || [])]));
     const levels = payload.levels || [], log = Boolean(payload.x.log) && xs.every((x) => x > 0);
-    const { element, area, x, y, top, bottom, width } = chart(root, `${payload.y} by ${payload.x.name}`, extent(xs), extent([...values, ...levels.map(({ value }) => value)]), { xName: payload.x.name, yName: payload.y, log });
+    const { element, area, x, y, top, bottom, width } = chart(root, `${groups[state.group].name} by ${payload.x.name}`, extent(xs), extent([...values, ...levels.map(({ value }) => value)]), { xName: payload.x.name, yName: groups[state.group].name, log });
     // A line breaks where a number is missing.
     const path = (list) => xs.map((at, index) => (Number.isFinite(list[index]) ? `${Number.isFinite(list[index - 1]) ? "L" : "M"}${x(at).toFixed(1)} ${y(list[index]).toFixed(1)}` : "")).join("");
     for (const { name, value } of levels) area.append(
@@ -896,12 +902,12 @@ function curves(root, payload) {
       event.preventDefault();
       read(to);
     });
-    legend.replaceChildren(...lines.map((line, index) => h("button", {
+    legend.replaceChildren(...(groups[state.group].lines.length < 2 ? [] : lines.map((line, index) => here(line) && h("button", {
       type: "button", class: "jh-switch", "aria-pressed": String(!state.hidden.has(index)), click: () => {
         if (!state.hidden.delete(index)) state.hidden.add(index);
         draw();
-        legend.children[index].focus();
-      } }, svg("svg", { width: 26, height: 10, "aria-hidden": "true" }, svg("line", { x1: 0, x2: 26, y1: 5, y2: 5, stroke: color(state.theme, index), "stroke-width": 2.5, "stroke-dasharray": DASHES[index % DASHES.length] })), line.name)));
+        [...legend.children].find((button) => button.textContent === line.name)?.focus();
+      } }, svg("svg", { width: 26, height: 10, "aria-hidden": "true" }, svg("line", { x1: 0, x2: 26, y1: 5, y2: 5, stroke: color(state.theme, index), "stroke-width": 2.5, "stroke-dasharray": DASHES[index % DASHES.length] })), line.name)).filter(Boolean)));
     body.replaceChildren(element);
   }
 
@@ -920,7 +926,7 @@ const $graph = (() => {
 // A graph of senders and receivers, in the order in which they write: the strongest edges, read by pointer and keys.
 //
 // payload: {label, nodes: [{name, row, column, layer, head, note}], edges: [[from, to]…] strongest first,
-// values, low, high: packed, first: number of edges shown at first}
+// kinds: [text…], values, low, high: packed, first: number of edges shown at first}
 
 const { unpack } = $arrays;
 const { color, themed } = $colors;
@@ -943,7 +949,7 @@ function graph(root, payload) {
     draw();
   }
 
-  const ends = (index) => `${nodes[edges[index][0]].name} → ${nodes[edges[index][1]].name}`;
+  const ends = (index) => `${nodes[edges[index][0]].name} → ${nodes[edges[index][1]].name}${payload.kinds?.[index] ? ` (${payload.kinds[index]})` : ""}`;
   const said = (index) => `${ends(index)}: ${estimate(label, arrays.values[index], arrays.low?.[index], arrays.high?.[index])}`;
   const touching = (node) => [...Array(state.count).keys()].filter((index) => edges[index].includes(node));
 
@@ -960,14 +966,16 @@ function graph(root, payload) {
     const rows = [...new Set(visible.map((index) => nodes[index].row))].sort((one, other) => one - other);
     // Of each row only the nodes that have an edge are there, in their order.
     const lines = rows.map((row) => visible.filter((index) => nodes[index].row === row).sort((one, other) => nodes[one].column - nodes[other].column));
-    const width = Math.max(300, LEAST * Math.max(1, ...lines.map((line) => line.length))), height = ROW * rows.length + 20;
+    const longest = Math.max(1, ...lines.map((line) => line.length));
+    const width = Math.max(300, Math.max(LEAST, Math.min(2 * LEAST, (root.clientWidth - 8) / longest)) * longest), height = ROW * rows.length + 20;
     const place = new Map(lines.flatMap((line, row) => line.map((index, at) => [index, [(width * (at + 0.5)) / line.length, 24 + ROW * row]])));
     const most = Math.max(...shown.map((index) => Math.abs(arrays.values[index])), 1e-12);
     const [more, less] = [color(state.theme, 1), color(state.theme, 0)];
     const paths = shown.map((index) => {
       const [[x1, y1], [x2, y2]] = edges[index].map((end) => place.get(end)), value = arrays.values[index];
-      const bend = y1 === y2 ? ROW * 0.6 : 0;
-      return svg("path", { d: `M${x1} ${y1 + 10} C${x1} ${(y1 + y2) / 2 + bend} ${x2} ${(y1 + y2) / 2 + bend} ${x2} ${y2 - 10}`, fill: "none", stroke: value < 0 ? less : more,
+      // An edge that passes rows goes round what may stand between.
+      const rows = Math.max(0, Math.abs(y2 - y1) / ROW - 1), bend = y1 === y2 ? ROW * 0.6 : 0, aside = (x1 + x2 > width ? 1 : -1) * Math.min(70, 34 * rows);
+      return svg("path", { d: `M${x1} ${y1 + 10} C${x1 + aside} ${(y1 + y2) / 2 + bend} ${x2 + aside} ${(y1 + y2) / 2 + bend} ${x2} ${y2 - 10}`, fill: "none", stroke: value < 0 ? less : more,
         "stroke-width": 0.8 + 4.5 * Math.abs(value) / most, "stroke-opacity": 0.75, "stroke-dasharray": value < 0 ? "6 3" : null, "data-edge": index });
     });
     const boxes = visible.map((index) => {
@@ -1141,10 +1149,12 @@ function heatmap(root, payload) {
   function draw() {
     const { name, unit, level } = payload.metrics[state.metric];
     const all = cells.map((cell) => cell.values[state.metric]);
-    const [low, high] = extent(all.map(({ value }) => value)), colorOf = ramp(state.theme, low, high);
+    let [low, high] = extent(all.map(({ value }) => value));
+    if (low === high) [low, high] = [Math.min(low, 0), Math.max(high, 0)];
+    const colorOf = ramp(state.theme, low, high);
     const hatched = all.some(unsure) && h("span", { class: "jh-key" }, h("span", { class: "jh-cell jh-hatched", style: { "--hatch": state.theme === "dark" ? "255 255 255" : "0 0 0" } }),
       `interval${level ? ` (${Math.round(100 * level)} %)` : ""} includes 0`);
-    const missing = all.some(({ value }) => Number.isNaN(value)) && h("span", { class: "jh-key" }, h("span", { class: "jh-cell jh-missing" }), "not measured");
+    const missing = all.some(({ value }) => Number.isNaN(value)) && h("span", { class: "jh-key" }, h("span", { class: "jh-cell jh-missing" }), payload.missing || "not measured");
     legend.replaceChildren(h("span", {}, unit ? `${name} (${unit})` : name), colorBar(state.theme, low, high, number), ...[hatched, missing].filter(Boolean));
     tip.hide();
     body.replaceChildren(state.mode ? list() : grid(colorOf));
@@ -1237,6 +1247,694 @@ function matrix(root, payload) {
 }
 
 return { matrix };
+})();
+
+const $page_dots = (() => {
+// Effects of each example as dots on a line, with their mean, its interval, and the line of no change.
+
+const { extent } = $arrays;
+const { h, number, svg } = $dom;
+
+const WIDE = 420, HIGH = 74, SIDE = 14, LINE = 30;
+
+function dots({ values, value, low, high, worse, tip, label }) {
+  const [from, to] = extent([0, value, low, high, ...values]), room = (to - from || 1) * 0.04;
+  const x = (own) => SIDE + ((WIDE - 2 * SIDE) * (own - from + room)) / (to - from + 2 * room);
+  // Dots at one place are stacked, so that each is seen.
+  const levels = new Map(), marks = [...values].filter(Number.isFinite).sort((one, other) => one - other).map((own) => {
+    const place = Math.round(x(own) / 6), level = levels.get(place) || 0;
+    levels.set(place, level + 1);
+    const side = level % 2 ? 1 : -1, y = LINE + side * Math.ceil(level / 2) * 5.5;
+    return svg("circle", { class: "jh-example", cx: x(own).toFixed(1), cy: Math.min(HIGH - 26, Math.max(5, y)).toFixed(1), r: 3, "data-value": own });
+  });
+  const words = `${label}: mean change ${number(value)}, interval ${number(low)} to ${number(high)}, over ${marks.length} texts from ${number(Math.min(...values))} to ${number(Math.max(...values))}`;
+  const ends = worse > 0 ? ["better without it", "worse without it"] : ["worse without it", "better without it"];
+  const picture = svg("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, class: "jh-dots", role: "img", "aria-label": words },
+    svg("line", { class: "jh-axis", x1: SIDE, x2: WIDE - SIDE, y1: LINE, y2: LINE }), svg("line", { class: "jh-null", x1: x(0), x2: x(0), y1: 2, y2: HIGH - 24 }), marks,
+    Number.isFinite(low) ? svg("line", { class: "jh-interval", x1: x(low), x2: x(high), y1: LINE, y2: LINE }) : null,
+    svg("rect", { class: "jh-mean", x: x(value) - 2.5, y: LINE - 11, width: 5, height: 22, rx: 1 }),
+    svg("text", { x: x(0), y: HIGH - 13, "text-anchor": "middle" }, "0"),
+    svg("text", { class: "jh-end", x: SIDE, y: HIGH - 2 }, `← ${ends[0]}`), svg("text", { class: "jh-end", x: WIDE - SIDE, y: HIGH - 2, "text-anchor": "end" }, `${ends[1]} →`));
+  tip.on(picture, ".jh-example", (dot) => [`one text: ${number(Number(dot.dataset.value))}`]);
+  return h("div", { class: "jh-dotbox" }, picture);
+}
+
+return { dots };
+})();
+
+const $page_history = (() => {
+// Numbers of one head over the steps of a training, as lines with bands of their intervals.
+
+const { extent } = $arrays;
+const { h, number, svg } = $dom;
+
+const WIDE = 420, HIGH = 200, LEFT = 40, BELOW = 30, AROUND = 8;
+const DASHES = ["", "6 3", "2 3", "8 3 2 3", "1 2", "10 4"];
+
+function lines({ steps, columns, index, theme, tip, color }) {
+  const shares = columns.filter((column) => extent(column.values)[1] <= 1.001), own = shares.length ? shares : columns;
+  const at = (values, step) => values[index * steps.length + step];
+  const [low, high] = extent([0, ...own.flatMap((column) => steps.flatMap((_, step) => [at(column.values, step), at(column.high, step)]))]);
+  const x = (step) => LEFT + ((WIDE - LEFT - AROUND) * step) / Math.max(1, steps.length - 1), y = (value) => HIGH - BELOW - ((HIGH - BELOW - AROUND) * (value - low)) / (high - low || 1);
+  const path = (values) => steps.map((_, step) => [x(step), y(at(values, step))]).filter(([, own]) => Number.isFinite(own)).map(([a, b]) => `${a.toFixed(1)} ${b.toFixed(1)}`);
+  const parts = own.flatMap((column, number) => {
+    const line = path(column.values), band = [...path(column.low), ...path(column.high).reverse()];
+    return [svg("path", { d: `M${band.join("L")}Z`, fill: color(theme, number), opacity: 0.15 }), svg("path", { d: `M${line.join("L")}`, fill: "none", stroke: color(theme, number), "stroke-width": 2, "stroke-dasharray": DASHES[number % DASHES.length] }),
+      ...steps.map((step, place) => svg("circle", { class: "jh-step", cx: x(place), cy: y(at(column.values, place)) || 0, r: 3, fill: color(theme, number), "data-words": `${column.label} at step ${step}: ${at(column.values, place).toFixed(3)}` }))];
+  });
+  const axis = [low, high].map((value) => svg("text", { x: LEFT - 4, y: y(value) + 4, "text-anchor": "end" }, number(value)));
+  const names = steps.map((step, place) => (steps.length < 9 || place % Math.ceil(steps.length / 8) === 0 ? svg("text", { x: x(place), y: HIGH - 12, "text-anchor": "middle" }, number(step)) : null));
+  const picture = svg("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, class: "jh-dots", role: "img", "aria-label": own.map((column) => `${column.label}: ${steps.map((step, place) => `${number(at(column.values, place))} at step ${step}`).join(", ")}`).join("; ") },
+    svg("line", { class: "jh-axis", x1: LEFT, x2: WIDE - AROUND, y1: y(low), y2: y(low) }), axis, names, parts);
+  tip.on(picture, ".jh-step", (dot) => [dot.dataset.words]);
+  const key = h("p", { class: "jh-row" }, own.map((column, number) => h("span", { class: "jh-key" }, svg("svg", { width: 24, height: 8 }, svg("line", { x1: 0, x2: 24, y1: 4, y2: 4, stroke: color(theme, number), "stroke-width": 2, "stroke-dasharray": DASHES[number % DASHES.length] })), column.label)));
+  return h("div", {}, picture, key);
+}
+
+return { lines };
+})();
+
+const $page_card = (() => {
+// The card of one head: its name, in words what it does, why it is called so, what removing it changes, where it looks.
+
+const { choice, h, number, select, shown } = $dom;
+const { color, css, ramp, textOn } = $colors;
+const { onLines, onMatrix, onPicture, onText } = $one_head;
+const { dots } = $page_dots;
+const { lines } = $page_history;
+
+const interval = (low, high) => (Number.isFinite(low) && Number.isFinite(high) ? `[${number(low)}, ${number(high)}]` : "–");
+const q = (value) => (Number.isFinite(value) ? (value < 0.001 ? "< .001" : number(value)) : "–");
+const section = (title, ...children) => h("section", { class: "jh-part" }, h("h3", {}, title), ...children);
+const capital = (text) => text[0].toUpperCase() + text.slice(1);
+
+// The stage whose numbers are reported: fresh examples where the head was asked again, else the screen.
+function best(data, effect, index, stages) {
+  const all = stages.map((_, number) => data.stage(effect, number));
+  const again = all.findLast((stage) => stage.asked && stage.asked[index]);
+  return again ? { stage: again, fresh: true } : { stage: all[0], fresh: false };
+}
+
+// "Without it, the next-token loss rises by .41 …", and whether that is for the worse.
+function change(panel, data, effect, index) {
+  const about = panel.effects[effect], { stage, fresh } = best(data, effect, index, about.stages);
+  const [value, low, high] = [stage.values[index], stage.low[index], stage.high[index]];
+  const clear = low > 0 || high < 0, worse = Math.sign(value) === about.worse;
+  const verdict = !clear ? "no clear change" : worse ? "worse without it" : "better without it";
+  return { about, stage, fresh, value, low, high, n: stage.n[index], clear, worse, verdict };
+}
+
+function summary(panel, data, index) {
+  const roles = data.earned(index), own = data.own(index);
+  const lead = own
+    ? [h("b", {}, `${/^[aeiou]/i.test(own.label) ? "An" : "A"} ${own.label} head. `), own.about, roles.length > 1 ? ` It also has the job: ${roles.filter((role) => role !== own).map((role) => role.label).join(", ")}.` : ""]
+    : [h("b", {}, "No job found. "), "None of the jobs that were tried explains where this head looks; it may do something else, or several things."];
+  const changes = panel.effects.map((_, effect) => change(panel, data, effect, index)).filter((own) => Number.isFinite(own.value));
+  const clear = changes.filter((own) => own.clear && own.fresh);
+  const said = clear.map((own) => h("li", {}, h("b", {}, `${own.worse ? "worse" : "better"} at ${own.about.skill}`), `: ${own.about.objective} ${own.value > 0 ? "rises" : "falls"} by ${number(Math.abs(own.value))} from ${number(own.stage.baseline)}`));
+  const none = changes.some((own) => own.fresh) ? "No clear change on fresh texts." : changes.some((own) => own.clear) ? "Small changes in a screen of few texts; it was not among the heads that were asked again." : "No clear change in the screen of all heads.";
+  const effects = !changes.length ? "" : h("div", {}, h("p", { class: "jh-without" }, h("b", {}, "Without it "), said.length ? "the model is" : none.toLowerCase()), said.length ? h("ul", {}, said) : "");
+  return [h("p", { class: "jh-lead" }, lead), effects];
+}
+
+// A job's score between 0 and 1, with its interval, and the best head by chance.
+function bar(value, low, high, chance, earned) {
+  const share = (own) => `${100 * Math.min(Math.max(own, 0), 1)}%`;
+  return h("span", { class: `jh-score${earned ? "" : " jh-weak"}`, "aria-hidden": "true" },
+    h("span", { class: "jh-score-fill", style: { width: share(value) } }),
+    Number.isFinite(low) && h("span", { class: "jh-whisker", style: { left: share(low), right: `calc(100% - ${share(high)})` } }),
+    Number.isFinite(chance) && h("span", { class: "jh-chance", style: { left: share(chance) } }));
+}
+
+function jobs({ panel, data, index }) {
+  const own = data.own(index), earned = new Set(data.earned(index)), { score, score_from: from, score_to: to, score_n: n, q_value } = data.tested;
+  const rows = data.roles.filter((role) => role.metric || role === own).map((role) => {
+    const tested = role === own && from, has = earned.has(role);
+    const held = tested ? { value: score[index], low: from[index], high: to[index], n: n[index] } : role.metric ? data.at(role.metric, index) : { value: score[index] };
+    const cells = [h("th", { scope: "row" }, role.label), h("td", {}, has ? "yes" : "no"), h("td", {}, number(held.value), h("span", { class: "jh-muted" }, ` ${interval(held.low, held.high)}`)),
+      h("td", { class: "jh-wide" }, bar(held.value, held.low, held.high, role.score, has)), h("td", {}, number(role.score)), h("td", {}, number(held.n)), h("td", {}, role === own ? q(q_value[index]) : "")];
+    return { rank: role === own ? 0 : has ? 1 : 2, row: h("tr", { class: has ? "" : "jh-weak" }, cells) };
+  });
+  return section("Why it is called so",
+    h("p", { class: "jh-muted" }, "Share of this head’s attention that does each job. The upright line is what the best head reaches by chance, in a model or on a text where nothing can have the job; a job is earned well above it."),
+    h("div", { class: "jh-scroll" }, h("table", { class: "jh-list jh-jobs" },
+      h("thead", {}, h("tr", {}, ["job", "earned", "score", "0 to 1", "chance", "n", "q"].map((name) => h("th", { scope: "col" }, name)))),
+      h("tbody", {}, rows.sort((one, other) => one.rank - other.rank).map(({ row }) => row)))),
+    h("p", { class: "jh-muted" }, own && from ? `The score of ${own.label} is of texts that did not choose the job; other scores are of all texts. ` : "Scores are of all texts. ",
+      own ? "q is the share of false jobs to expect among those as clear as this one." : ""));
+}
+
+function removal({ panel, data, index, theme, tip }) {
+  if (!panel.effects.length) return section("What removing it changes", h("p", { class: "jh-muted" }, "Not asked: this model has no next-token loss to change. ", panel.leftOut.find((reason) => reason.startsWith("ablations")) || ""));
+  const ordered = panel.effects.map((about, effect) => ({ about, effect, own: change(panel, data, effect, index) })).sort((one, other) => other.own.fresh * 2 + other.own.clear - one.own.fresh * 2 - one.own.clear);
+  const parts = ordered.map(({ about, effect, own }) => {
+    const { stage, fresh, value, low, high, n, clear, worse, verdict } = own;
+    if (!Number.isFinite(value)) return null;
+    const corrected = fresh && Number.isFinite(stage.q[index]) ? `, q ${q(stage.q[index])}` : "";
+    const tag = h("span", { class: `jh-tag ${!clear ? "" : worse ? "jh-worse" : "jh-better"}` }, verdict);
+    const screen = data.stage(effect, 0);
+    const first = fresh ? ` In the screen of all heads it was ${number(screen.values[index])}.` : " Few texts, and not corrected for the many heads that were screened.";
+    return h("div", { class: "jh-effect" },
+      h("p", {}, h("b", {}, capital(about.skill)), " ", tag, h("br"), `${about.objective} changes by ${number(value)} ${interval(low, high)}, n ${number(n)}${corrected}, from ${number(stage.baseline)} with the head`),
+      dots({ values: stage.dots.subarray(index * stage.examples, (index + 1) * stage.examples), value, low, high, worse: about.worse, theme, tip, label: about.objective }),
+      h("p", { class: "jh-muted" }, `${fresh ? "Fresh texts" : "Screen"}: ${stage.inputs}.${first}`));
+  });
+  return section("What removing it changes",
+    h("p", { class: "jh-muted" }, "Its output is replaced by its mean over other texts. Each dot is one text; the bar is the mean with its 95 % interval; the line at 0 is no change."), ...parts.filter(Boolean));
+}
+
+function looks({ panel, data, index, theme, tip }) {
+  if (!panel.exhibits.length) return "";
+  const modes = { Text: onText, Lines: onLines, Matrix: onMatrix, Picture: onPicture };
+  const status = h("p", { class: "jh-status", role: "status" }), body = h("div"), controls = h("div", { class: "jh-row" });
+  const state = looks.state;
+
+  function draw() {
+    const exhibit = panel.exhibits[Math.min(state.exhibit, panel.exhibits.length - 1)], at = panel.exhibits.indexOf(exhibit);
+    const pictured = Object.keys(exhibit.pictures).length > 0;
+    const known = pictured ? ["Picture", "Matrix"] : exhibit.keys.length > 60 ? ["Matrix"] : ["Text", "Lines", "Matrix"];
+    const mode = known.includes(state.mode) ? state.mode : known[0];
+    const size = exhibit.queries.length * exhibit.keys.length, whole = data.pattern(at);
+    const context = {
+      values: whole.subarray(index * size, (index + 1) * size), queries: exhibit.queries, keys: exhibit.keys, parts: {}, self: exhibit.self, pictures: exhibit.pictures, tip,
+      state: { theme, backwards: state.backwards, focus: null }, say: (text) => (status.textContent = text), focus: (own) => (context.state.focus = own),
+    };
+    controls.replaceChildren(
+      panel.exhibits.length > 1 ? select("On", panel.exhibits.map((own) => own.title), (to) => { state.exhibit = to; draw(); }, at) : "",
+      known.length > 1 ? choice("Layout", known, (to) => { state.mode = known[to]; draw(); }, known.indexOf(mode)) : "",
+      choice("Direction", ["looks at", "is seen by"], (to) => { state.backwards = to === 1; draw(); }, state.backwards ? 1 : 0));
+    body.replaceChildren(modes[mode](context));
+    // One piece is shown at once: the one that looks hardest at another than the first.
+    if (mode === "Text" && exhibit.self) body.querySelector(`[data-token="${strongest(context, state.backwards)}"]`)?.dispatchEvent(new Event("pointerover", { bubbles: true }));
+  }
+  draw();
+  return section("Where it looks", h("p", { class: "jh-muted" }, "Point at a piece, or tap it: the pieces that the head looks at from there are coloured. Paler means less. In a model that writes text, a piece can look only at itself and at what came before."), controls, status, body);
+}
+function strongest({ values, queries, keys }, backwards) {
+  let best = 0;
+  const weight = (at) => (at % keys.length === 0 || at < keys.length ? 0 : values[at]);
+  for (let at = 0; at < values.length; at++) if (weight(at) > weight(best)) best = at;
+  return backwards ? best % keys.length : Math.floor(best / queries.length);
+}
+looks.state = { exhibit: 0, mode: "Text", backwards: false };
+
+// A piece as it stands in a text; what is in several lines is joined.
+const plain = (token) => token.replaceAll("\n", "⏎").replace(/^##/, "") || "∅";
+
+// The text around a query, with the keys that it looks at coloured.
+function snippet(tokens, { query, keys }, theme) {
+  const colorOf = ramp(theme, 0, 1), weights = new Map(keys), strongest = keys.length ? keys[0][0] : query;
+  const spaced = tokens.some((token) => token.startsWith(" ")); // pieces hold their spaces
+  const from = Math.max(0, Math.min(query, strongest) - 6), to = Math.min(tokens.length, Math.max(query, strongest) + 7), gap = to - from > 44;
+  const parts = [];
+  for (let at = from; at < to; at++) {
+    if (gap && at > Math.min(query, strongest) + 8 && at < Math.max(query, strongest) - 8) {
+      if (parts.at(-1) !== "…") parts.push("…");
+      continue;
+    }
+    const own = weights.has(at) ? colorOf(Math.sqrt(weights.get(at))) : null;
+    parts.push(h("span", { class: `jh-token jh-still${at === query ? " jh-query" : ""}`, style: own ? { "background-color": css(own), color: textOn(own) } : {} }, plain(tokens[at])), spaced ? "\u200b" : tokens[at + 1]?.startsWith("##") ? "" : " ");
+  }
+  return h("p", { class: "jh-text jh-snippet" }, from > 0 ? "… " : "", parts, to < tokens.length ? " …" : "");
+}
+
+function contexts({ panel, index, theme }) {
+  if (!panel.contexts.length) return "";
+  const own = panel.contexts[index].filter(({ keys }) => keys.length);
+  const items = own.map((context) => {
+    const tokens = panel.texts[context.text], special = context.keys.map(([key, weight]) => `“${shown(tokens[key])}” ${number(weight)}`);
+    const pieces = (context.raised || []).flatMap(([token, logit], at) => [at ? ", " : "", h("span", { class: tokens[context.keys[0][0]].trim() === token.trim() ? "jh-copied" : "" }, `“${shown(token)}”`), ` +${number(logit)}`]);
+    const raised = context.raised ? h("p", { class: "jh-muted" }, "raises there: ", pieces.length ? pieces : "no piece in particular") : "";
+    return h("li", {}, snippet(tokens, context, theme), h("p", { class: "jh-muted" }, `from “${shown(tokens[context.query])}” it looks at ${special.join(", ")}`), raised);
+  });
+  return section("Where it looks hardest",
+    h("p", { class: "jh-muted" }, "Places of the texts with its largest weights; the framed piece looks at the coloured ones. The first position and other special tokens are left out of the choice. ",
+      own.some((context) => context.raised) ? "“Raises” are the next pieces that its output there makes more likely, in logits above their mean, if nothing after it changed them; underlined where it is the piece it looks at: copying." : ""),
+    h("ol", { class: "jh-contexts" }, items));
+}
+
+function reads({ panel, index }) {
+  if (!panel.tokens.length || !panel.tokens[index].length) return "";
+  const rows = panel.tokens[index].map(([token, share, usual]) => h("tr", {}, h("th", { scope: "row" }, `“${shown(token)}”`), h("td", {}, `${number(100 * share)} %`), h("td", {}, `${number(100 * usual)} %`), h("td", {}, `× ${number(share / usual)}`)));
+  return section("What it reads more than its share",
+    h("p", { class: "jh-muted" }, "Of its attention outside special positions, the pieces that get more than their share of the texts. Pieces that occur fewer than 3 times are left out."),
+    h("div", { class: "jh-scroll" }, h("table", { class: "jh-list" }, h("thead", {}, h("tr", {}, ["piece", "of its attention", "of the texts", ""].map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows))));
+}
+
+function alike({ panel, data, index, open }) {
+  if (!panel.alike.length) return "";
+  const items = panel.alike[index].map(([layer, head, value, low, high, n]) => {
+    const other = data.index(layer, head);
+    return h("li", {}, h("button", { type: "button", class: "jh-link", click: () => open(other) }, data.name(other)), h("span", { class: "jh-muted" }, ` ${number(value)} ${interval(low, high)}, n ${n}${data.jobs(other) ? `; ${data.jobs(other)}` : ""}`));
+  });
+  return section("Heads that write alike", h("p", { class: "jh-muted" }, "Similarity of what two heads write over the same texts, from 0 to 1 (linear CKA)."), h("ol", {}, items));
+}
+
+function past({ panel, data, index, theme, tip }) {
+  if (!panel.history) return "";
+  return section("How it came to be", h("p", { class: "jh-muted" }, "Its scores at checkpoints of the training, with 95 % intervals."), lines({ steps: panel.history.steps, columns: data.past(), index, theme, tip, color }));
+}
+
+function numbers({ data, index }) {
+  const rows = data.columns.map((column) => {
+    const { value, low, high, n } = data.at(column, index);
+    return h("tr", {}, h("th", { scope: "row" }, column.label, column.unit ? ` (${column.unit})` : ""), h("td", {}, number(value)), h("td", { class: "jh-muted" }, interval(low, high)), h("td", {}, number(n)), h("td", { class: "jh-muted jh-meaning" }, column.about));
+  });
+  return h("details", { class: "jh-part" }, h("summary", {}, "All its numbers"),
+    h("div", { class: "jh-scroll" }, h("table", { class: "jh-list" }, h("thead", {}, h("tr", {}, ["number", "value", "95 % interval", "n", "what it is"].map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows))));
+}
+
+function headCard(asked) {
+  const { panel, data, index, open, back } = asked, step = (by) => (index + by + data.count) % data.count;
+  const badges = data.earned(index).map((role) => h("span", { class: "jh-badge" }, h("span", { class: "jh-swatch", "aria-hidden": "true", style: { background: role.color, color: textOn([1, 3, 5].map((at) => parseInt(role.color.slice(at, at + 2), 16))) } }, role.letter), role.label));
+  return [
+    h("div", { class: "jh-card-top" },
+      h("h2", { tabindex: "-1", id: `head-${panel.stack}-${index}` }, capital(data.name(index))), h("span", { class: "jh-badges" }, badges),
+      h("span", { class: "jh-row jh-steps" },
+        h("button", { type: "button", "aria-label": "Previous head", click: () => open(step(-1)) }, "‹"), h("button", { type: "button", "aria-label": "Next head", click: () => open(step(1)) }, "›"),
+        h("button", { type: "button", class: "jh-back", click: back }, "Back to the map"))),
+    ...summary(panel, data, index),
+    h("div", { class: "jh-parts" }, ...[jobs, removal, looks, contexts, reads, alike, past, numbers].map((part) => part(asked)).filter(Boolean)),
+  ];
+}
+
+return { headCard };
+})();
+
+const $page_data = (() => {
+// The numbers of one panel, unpacked, and what they are called.
+
+const { unpack } = $arrays;
+const { estimate, headName, number } = $dom;
+
+// Marks of jobs: a letter and a colour of the palette, so that neither alone must be told apart.
+// Resting on the first position is what most heads do: grey leaves the eye to the others.
+const RESTING = new Set(["first_token", "sink"]), GREY = "#A3ABB5";
+const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6A00", "#8B4FA8", "#00786C"];
+
+function letters(names) {
+  const taken = new Set();
+  return names.map((name) => {
+    const words = name.split(" "), options = [words[0][0], ...(words[1] ? [words[1][0]] : []), ...name.replaceAll(" ", "")];
+    const letter = options.map((own) => own.toUpperCase()).find((own) => !taken.has(own)) || "?";
+    taken.add(letter);
+    return letter;
+  });
+}
+
+function dataOf(panel) {
+  const [layers, heads] = panel.shape, count = layers * heads;
+  const columns = panel.columns.map((column) => ({
+    ...column, ...Object.fromEntries(["values", "low", "high", "n"].filter((part) => column[part]).map((part) => [part, unpack(column[part]).values])),
+  }));
+  const marks = letters(panel.roles.tried.map((role) => role.label));
+  let used = 0;
+  const roles = panel.roles.tried.map((role, index) => ({ ...role, letter: marks[index], color: RESTING.has(role.name) ? GREY : COLORS[used++ % COLORS.length] }));
+  const byRole = new Map(roles.map((role) => [role.name, role])), byColumn = new Map(columns.map((column) => [column.name, column]));
+  const tested = Object.fromEntries(Object.entries(panel.roles.tested).map(([name, own]) => [name, unpack(own).values]));
+  const cache = new Map();
+  const lazily = (key, make) => {
+    if (!cache.has(key)) cache.set(key, make());
+    return cache.get(key);
+  };
+  const stacked = panel.stacks > 1 ? panel.stack : "";
+
+  // A numbers's parts for one head.
+  function at(column, index) {
+    const { values, low, high, n } = typeof column === "string" ? byColumn.get(column) : column;
+    return { value: values[index], low: low[index], high: high[index], n: n ? n[index] : undefined };
+  }
+
+  const own = (index) => byRole.get(panel.roles.own[index]) || null;
+  const earned = (index) => panel.roles.earned[index].map((name) => byRole.get(name)).filter(Boolean);
+  const name = (index) => headName(Math.floor(index / heads), index % heads, stacked);
+  const jobs = (index) => earned(index).map((role) => role.label).join(", ");
+
+  function said(column, index) {
+    const { value, low, high, n } = at(column, index);
+    return estimate(column.label, value, low, high, n) + (column.unit ? ` (${column.unit})` : "");
+  }
+
+  // What a screen reader reads of a head in the map: "layer 5 head 1: induction .84 [.80, .88], n 32; jobs: induction".
+  function label(column, index) {
+    return `${name(index)}: ${column ? `${said(column, index)}; ` : ""}${jobs(index) ? `job: ${jobs(index)}` : "no job found"}`;
+  }
+
+  return {
+    layers, heads, count, columns, roles, byRole, byColumn, tested, at, own, earned, name, jobs, said, label,
+    address: (index) => [Math.floor(index / heads), index % heads],
+    index: (layer, head) => layer * heads + head,
+    attributes: (index) => ({ "data-layer": Math.floor(index / heads), "data-head": index % heads, "data-stack": panel.stack }),
+    stage: (effect, stage) => lazily(`${effect}/${stage}`, () => {
+      const { values, low, high, n, q, examples, ...rest } = panel.effects[effect].stages[stage];
+      const read = (own) => own && unpack(own).values;
+      const dots = examples && unpack(examples);
+      return { ...rest, values: read(values), low: read(low), high: read(high), n: read(n), q: read(q), dots: dots && dots.values, examples: dots ? dots.shape[2] : 0 };
+    }),
+    pattern: (exhibit) => lazily(`pattern ${exhibit}`, () => unpack(panel.exhibits[exhibit].pattern).values),
+    past: () => lazily("history", () => panel.history.columns.map((column) => ({
+      ...column, values: unpack(column.values).values, low: unpack(column.low).values, high: unpack(column.high).values,
+    }))),
+    words: number,
+  };
+}
+
+return { dataOf };
+})();
+
+const $page_overview = (() => {
+// All heads of a panel: jobs to choose, a map by layer and head, a scatter of any two numbers, and the leading heads.
+
+const { extent } = $arrays;
+const { colorBar, css, ramp, textOn } = $colors;
+const { choice, h, number, roving, select, svg } = $dom;
+
+const LISTED = 12;
+const SIDE = 460, HIGH = 400, LEFT = 52, BELOW = 42, AROUND = 12; // of the scatter, in its own units
+const SHAPES = ["circle", "square", "triangle", "diamond", "cross", "down"];
+
+const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+
+// A mark's outline about a point; jobs differ in shape as well as in colour.
+function outline(shape, x, y, r) {
+  const p = { square: [[-1, -1], [1, -1], [1, 1], [-1, 1]], triangle: [[0, -1.2], [1.1, 0.9], [-1.1, 0.9]], diamond: [[0, -1.35], [1.35, 0], [0, 1.35], [-1.35, 0]],
+    down: [[0, 1.2], [1.1, -0.9], [-1.1, -0.9]], cross: [[-0.4, -1.2], [0.4, -1.2], [0.4, -0.4], [1.2, -0.4], [1.2, 0.4], [0.4, 0.4], [0.4, 1.2], [-0.4, 1.2], [-0.4, 0.4], [-1.2, 0.4], [-1.2, -0.4], [-0.4, -0.4]] }[shape];
+  return `M${p.map(([a, b]) => `${(x + r * a).toFixed(1)} ${(y + r * b).toFixed(1)}`).join("L")}Z`;
+}
+
+// Round steps between two numbers.
+function ticks(low, high, count = 5) {
+  const raw = (high - low) / count || 1, base = 10 ** Math.floor(Math.log10(raw)), step = [1, 2, 5, 10].map((own) => own * base).find((own) => own >= raw);
+  const list = [];
+  for (let at = Math.ceil(low / step) * step; at <= high + step * 1e-6; at += step) list.push(Math.abs(at) < step * 1e-6 ? 0 : at);
+  return list;
+}
+
+function overview({ panel, data, theme, tip, open, before }) {
+  const { columns, roles } = data;
+  const place = (...names) => Math.max(0, names.map((name) => columns.findIndex((column) => column.name === name || column.group === name)).find((at) => at >= 0) ?? 1);
+  const state = before || {
+    role: null, color: -1, view: 0, all: false, open: null,
+    x: place("induction", "previous_token"), y: Math.min(place("repeat_loss", "effect", "first_token"), columns.length - 1),
+  };
+  const chips = h("div", { class: "jh-chips", role: "group", "aria-label": "Jobs of heads" });
+  const about = h("div", { class: "jh-about", "aria-live": "polite" }), body = h("div"), list = h("div");
+  const labels = columns.map((column) => column.label);
+  const controls = h("div", { class: "jh-row" },
+    choice("Picture", ["Map", "Scatter"], (view) => set({ view }), state.view), h("span", { class: "jh-row jh-axes" }));
+  const element = h("div", {}, h("h3", {}, "1. Choose a job"), chips, about, h("h3", {}, "2. Choose a head"), controls, body, list);
+
+  function set(change) {
+    Object.assign(state, change);
+    draw();
+  }
+
+  const has = (index) => !state.role || panel.roles.earned[index].includes(state.role);
+  const column = () => (state.color >= 0 ? columns[state.color] : state.role ? data.byColumn.get(state.role) : null);
+
+  function drawChips() {
+    const chip = (role) => h("button", {
+      type: "button", class: "jh-chip", "aria-pressed": String(state.role === role.name), "data-role": role.name, disabled: !role.heads,
+      click: () => set({ role: state.role === role.name ? null : role.name, color: -1, all: false }),
+    }, swatch(role), `${role.label} `, h("span", { class: "jh-muted" }, role.heads));
+    const none = panel.roles.earned.filter((own) => !own.length).length;
+    chips.replaceChildren(...roles.map(chip), h("span", { class: "jh-muted jh-none" }, `${none} heads without a job found`));
+    const role = data.byRole.get(state.role);
+    about.replaceChildren(role
+      ? h("p", {}, h("b", {}, `${role.label[0].toUpperCase()}${role.label.slice(1)}. `), role.about, h("span", { class: "jh-muted" }, ` ${role.heads} of ${data.count} heads have this job. By chance (${role.kind}, ${role.draws} draws) the best head reaches ${number(role.score)}.`))
+      : h("p", { class: "jh-muted" }, "Each square of the map is a head; its letter and colour are the job that it does most clearly. Choose a job to see what it is and which heads have it."));
+  }
+
+  function swatch(role) {
+    return h("span", { class: "jh-swatch", "aria-hidden": "true", style: { background: role.color, color: textOn(rgb(role.color)) } }, role.letter);
+  }
+
+  function drawControls() {
+    const axes = controls.querySelector(".jh-axes");
+    axes.replaceChildren(state.view
+      ? h("span", { class: "jh-row" }, select("Across", labels, (x) => set({ x }), state.x), select("Up", labels, (y) => set({ y }), state.y))
+      : select("Colour by", [state.role ? "score of the job" : "job", ...labels], (to) => set({ color: to - 1 }), state.color + 1));
+  }
+
+  function lines(index) {
+    const own = column(), shown = new Set([own, ...(state.view ? [columns[state.x], columns[state.y]] : [])].filter(Boolean));
+    const role = data.own(index);
+    if (!shown.size && role && data.byColumn.get(role.name)) shown.add(data.byColumn.get(role.name));
+    return [data.name(index), data.jobs(index) ? `job: ${data.jobs(index)}` : "no job found", ...[...shown].map((one) => data.said(one, index))];
+  }
+
+  function drawMap() {
+    const own = column(), all = own && [...own.values];
+    const [low, high] = own ? extent(all) : [0, 1], colorOf = ramp(theme, Math.min(low, 0), high);
+    const cells = Array.from({ length: data.count }, (_, index) => {
+      const role = data.own(index), value = own ? own.values[index] : NaN;
+      const fill = own ? (Number.isNaN(value) ? null : colorOf(value)) : role ? rgb(role.color) : null;
+      const cell = own && data.at(own, index), unsure = cell && cell.low <= 0 && cell.high >= 0;
+      const classes = ["jh-cell", !fill && "jh-plain", !has(index) && "jh-faint", unsure && "jh-hatched"].filter(Boolean).join(" ");
+      return h("span", {
+        class: classes, role: "gridcell", "data-index": index, ...data.attributes(index), "aria-selected": String(index === state.open),
+        "aria-label": data.label(own || (role && data.byColumn.get(role.name)), index),
+        style: fill ? { "background-color": css(fill), color: textOn(fill), "--hatch": textOn(fill) === "#000" ? "0 0 0" : "255 255 255" } : {},
+      }, role && (!own || state.role) && has(index) ? (state.role ? data.byRole.get(state.role).letter : role.letter) : "");
+    });
+    const [layers, heads] = panel.shape;
+    const grid = h("div", { role: "grid", class: "jh-grid jh-map", "aria-label": "All heads: layers down, heads across. Arrow keys move, Enter opens.", style: { "grid-template-columns": `auto repeat(${heads}, minmax(${heads > 24 ? 8 : 14}px, 1fr))` } },
+      h("div", { role: "row", class: "jh-contents" }, h("span", { class: "jh-head", role: "columnheader" }, "layer"),
+        Array.from({ length: heads }, (_, head) => h("span", { class: "jh-head", role: "columnheader" }, head))),
+      Array.from({ length: layers }, (_, layer) => h("div", { role: "row", class: "jh-contents" },
+        h("span", { class: "jh-head", role: "rowheader" }, layer), cells.slice(layer * heads, (layer + 1) * heads))));
+    grid.addEventListener("click", (event) => event.target.dataset.index && open(Number(event.target.dataset.index)));
+    roving(grid, cells, { columns: heads, enter: (item) => open(Number(item.dataset.index)) });
+    tip.on(grid, "[data-index]", (item) => lines(Number(item.dataset.index)));
+    const legend = own
+      ? h("p", { class: "jh-row jh-legend-row" }, h("span", {}, own.label), colorBar(theme, Math.min(low, 0), high, number),
+        h("span", { class: "jh-key" }, h("span", { class: "jh-cell jh-hatched" }), "interval includes 0"))
+      : "";
+    const meaning = own && own.about ? h("p", { class: "jh-muted" }, own.about) : "";
+    return [legend, meaning, h("div", { class: "jh-mapbox" }, grid)];
+  }
+
+  function drawScatter() {
+    const across = columns[state.x], up = columns[state.y];
+    const known = Array.from({ length: data.count }, (_, index) => index).filter((index) => Number.isFinite(across.values[index]) && Number.isFinite(up.values[index]));
+    const place = (values, size, from) => {
+      const [low, high] = extent(known.map((index) => values[index])), room = (high - low || 1) * 0.05;
+      const own = (value) => from + (size * (value - low + room)) / (high - low + 2 * room || 1);
+      return Object.assign(own, { low: low - room, high: high + room });
+    };
+    const x = place(across.values, SIDE - LEFT - AROUND, LEFT), upward = place(up.values, HIGH - BELOW - AROUND, 0), y = (value) => HIGH - BELOW - upward(value);
+    const axes = [
+      ...ticks(x.low, x.high).map((value) => svg("g", {}, svg("line", { class: "jh-axis", x1: x(value), x2: x(value), y1: AROUND, y2: HIGH - BELOW }), svg("text", { x: x(value), y: HIGH - BELOW + 14, "text-anchor": "middle" }, number(value)))),
+      ...ticks(upward.low, upward.high).map((value) => svg("g", {}, svg("line", { class: "jh-axis", x1: LEFT, x2: SIDE - AROUND, y1: y(value), y2: y(value) }), svg("text", { x: LEFT - 5, y: y(value) + 4, "text-anchor": "end" }, number(value)))),
+      svg("text", { x: (LEFT + SIDE) / 2, y: HIGH - 8, "text-anchor": "middle" }, across.label), svg("text", { transform: `translate(12 ${(HIGH - BELOW) / 2}) rotate(-90)`, "text-anchor": "middle" }, up.label),
+    ];
+    const order = known.sort((one, other) => Number(has(one)) - Number(has(other)) || Number(one === state.open) - Number(other === state.open));
+    const points = order.map((index) => {
+      const role = state.role && has(index) ? data.byRole.get(state.role) : data.own(index), at = roles.indexOf(role);
+      const [cx, cy, r] = [x(across.values[index]), y(up.values[index]), index === state.open ? 7 : 4.5];
+      const shared = {
+        class: `jh-point${has(index) ? "" : " jh-faint"}`, role: "button", "data-index": index, ...data.attributes(index), "aria-pressed": String(index === state.open),
+        "aria-label": `${data.name(index)}: ${data.said(across, index)}; ${data.said(up, index)}${data.jobs(index) ? `; job: ${data.jobs(index)}` : ""}`,
+        style: { "--fill": role ? role.color : "var(--muted)" },
+      };
+      const shape = at >= 0 ? SHAPES[at % SHAPES.length] : "circle";
+      return shape === "circle" ? svg("circle", { ...shared, cx, cy, r }) : svg("path", { ...shared, d: outline(shape, cx, cy, r * 0.95) });
+    });
+    const picture = svg("svg", { viewBox: `0 0 ${SIDE} ${HIGH}`, class: "jh-scatter", role: "group", "aria-label": `Scatter of heads: ${across.label} across, ${up.label} up. Arrow keys move, Enter opens.` }, axes, points);
+    picture.addEventListener("click", (event) => event.target.dataset.index && open(Number(event.target.dataset.index)));
+    roving(picture, [...points].sort((one, other) => one.dataset.index - other.dataset.index), { enter: (item) => open(Number(item.dataset.index)) });
+    tip.on(picture, "[data-index]", (item) => lines(Number(item.dataset.index)));
+    const key = h("p", { class: "jh-row jh-legend-row" }, roles.filter((role) => role.heads).map((role) => h("span", { class: "jh-key" }, mark(role), role.label)), h("span", { class: "jh-key" }, mark(null), "no job found"));
+    const missing = data.count - known.length, meanings = [across, up].filter((own) => own.about).map((own) => h("li", {}, `${own.label}: ${own.about}`));
+    return [key, picture, missing ? h("p", { class: "jh-muted" }, `${missing} heads have no such number and are not drawn.`) : "", h("ul", { class: "jh-muted" }, meanings)];
+  }
+
+  function mark(role) {
+    const at = roles.indexOf(role), shape = at >= 0 ? SHAPES[at % SHAPES.length] : "circle", style = { "--fill": role ? role.color : "var(--muted)" };
+    return svg("svg", { width: 14, height: 14, viewBox: "0 0 14 14", "aria-hidden": "true" },
+      shape === "circle" ? svg("circle", { class: "jh-point", cx: 7, cy: 7, r: 5, style }) : svg("path", { class: "jh-point", d: outline(shape, 7, 7, 4.6), style }));
+  }
+
+  // The leading heads: of the chosen job, else by the number that the map is coloured by.
+  function drawList() {
+    const own = column();
+    if (!own) return list.replaceChildren();
+    const size = (index) => (own.group === "effect" ? Math.abs(own.values[index]) : own.values[index]);
+    const ranked = Array.from({ length: data.count }, (_, index) => index).filter((index) => has(index) && Number.isFinite(own.values[index])).sort((one, other) => size(other) - size(one));
+    const some = state.all ? ranked : ranked.slice(0, LISTED);
+    const items = some.map((index) => h("li", {}, h("button", { type: "button", class: "jh-link", "data-open": index, ...data.attributes(index), "aria-label": data.label(own, index), click: () => open(index) }, data.name(index)), h("span", { class: "jh-muted" }, ` ${data.said(own, index)}`)));
+    const more = some.length < ranked.length && h("button", { type: "button", click: () => set({ all: true }) }, `Show all ${ranked.length}`);
+    list.replaceChildren(h("h4", {}, `Heads by ${own.label}, largest first`), h("ol", { class: "jh-leaders" }, items), more || "");
+  }
+
+  function draw() {
+    tip.hide();
+    drawChips();
+    drawControls();
+    body.replaceChildren(...[state.view ? drawScatter() : drawMap()].flat().filter(Boolean));
+    drawList();
+  }
+
+  function mark_open(index) {
+    state.open = index;
+    for (const item of body.querySelectorAll("[data-index]")) {
+      const chosen = String(Number(item.dataset.index) === index);
+      if (item.hasAttribute("aria-selected")) item.setAttribute("aria-selected", chosen);
+      else item.setAttribute("aria-pressed", chosen);
+    }
+  }
+
+  draw();
+  return { element, state, mark: mark_open, focus: (index) => body.querySelector(`[data-index="${index}"]`)?.focus() };
+}
+
+return { overview };
+})();
+
+const $page = (() => {
+// The page of a model: a map of all heads, a scatter, and the card of the head that is open. Two panels may stand side by side.
+//
+// payload: {models, made, panels: [{model, title, stack, shape, columns, roles, effects, exhibits, texts, contexts, tokens, alike, history}…]}
+
+const { announce, h, select } = $dom;
+const { themed } = $colors;
+const { headCard } = $page_card;
+const { dataOf } = $page_data;
+const { overview } = $page_overview;
+const { tooltip } = $tooltip;
+
+const panelName = (panel) => (panel.stacks > 1 ? `${panel.model}, ${panel.stack}` : panel.model);
+
+function guide(panels) {
+  const [first] = panels, [layers, heads] = first.shape;
+  return h("div", { class: "jh-guide" },
+    h("p", {}, h("b", {}, "What is an attention head? "),
+      `A transformer reads a text piece by piece. In each of its layers stand several attention heads: small parts that, at every piece, look at other pieces and carry over what they find there. ${first.title} has ${layers} layers of ${heads} heads. This page shows what each of them does, how sure that is, and what the model loses without it.`),
+    h("ol", {},
+      h("li", {}, "Choose a job, such as induction: the map marks the heads that have it."),
+      h("li", {}, "Choose a head, in the map or in the list below it: its card says why it is called so."),
+      h("li", {}, "Read “What removing it changes”, then see for yourself under “Where it looks”.")));
+}
+
+function statistics(panel) {
+  const { roles } = panel;
+  return h("details", { class: "jh-sure" }, h("summary", {}, "How sure are these numbers?"),
+    h("p", {}, `Measured on ${panel.inputs}; seed ${panel.seed}. Brackets hold 95 % intervals over independent texts, whose number is n: where n is below 10, read them as a rough guide.`),
+    h("p", {}, `A head has a job if its score beats the best head of a null, in which nothing can have the job, on texts that were kept apart (at most ${Math.round(100 * roles.level)} % of the ${roles.tests} tests may err so), and reaches ${roles.least} of what the null leaves open. A score is the share of attention that does the job; a head may have several jobs, and what it does on other texts is not known from these.`),
+    h("p", {}, "Removing a head means that its output is replaced by its mean over other texts. All heads were screened on a few texts; the heads with the largest changes were asked again on fresh texts, since what leads a screen leads it partly by luck. Other heads may take over the work of a removed one."),
+    panel.leftOut.length > 0 && h("p", {}, "Left out: ", panel.leftOut.join("; "), "."),
+    h("p", { class: "jh-muted" }, `Weights ${panel.weights}.`));
+}
+
+// What stands where the card will be: for each job the head that does it most.
+function start(data, open) {
+  const leading = data.roles.filter((role) => role.heads && role.metric).map((role) => {
+    const { values } = data.byColumn.get(role.metric), having = Array.from({ length: data.count }, (_, index) => index).filter((index) => data.earned(index).includes(role));
+    return { role, index: having.sort((one, other) => values[other] - values[one])[0] };
+  });
+  return [h("h3", {}, "No head is open yet"), h("p", {}, "Choose one in the map, or start with the clearest of each job:"),
+    h("ul", { class: "jh-start" }, leading.map(({ role, index }) => h("li", {}, h("button", { type: "button", "data-start": role.name, click: () => open(index) }, data.name(index)), h("span", {}, h("b", {}, `${role.label}: `), role.about))))];
+}
+
+// One stack: the overview with its card; `wide` where it has the page for itself.
+function panelView(root, panel, number, tip) {
+  const data = dataOf(panel), state = { theme: null, open: null, card: null, over: null };
+  const over = h("div", { class: "jh-over" }), card = h("article", { class: "jh-page-card", "aria-live": "off" });
+  const element = h("section", { class: "jh-panel", "aria-label": `Heads of ${panelName(panel)}` },
+    h("h2", { class: "jh-panel-title" }, panel.title, panel.stacks > 1 ? `, ${panel.stack}` : ""), over, card);
+
+  function open(index, { focus = true } = {}) {
+    state.open = index;
+    state.over?.mark(index);
+    if (index === null) {
+      card.replaceChildren(...start(data, open));
+      return;
+    }
+    const [layer, head] = data.address(index);
+    card.replaceChildren(...headCard({ panel, data, index, theme: state.theme, tip, open, back: () => state.over.focus(index) }));
+    if (focus) {
+      card.querySelector("h2").focus({ preventScroll: true });
+      const box = card.getBoundingClientRect();
+      if (box.top < 0 || box.top > innerHeight * 0.6) card.scrollIntoView({ block: "start", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+    }
+    announce(root, { stack: panel.stack, layer, head });
+  }
+
+  function draw(theme) {
+    state.theme = theme;
+    const before = state.over?.state;
+    state.over = overview({ panel, data, theme, tip, open, before });
+    over.replaceChildren(state.over.element);
+    open(state.open, { focus: false });
+  }
+
+  card.addEventListener("keydown", (event) => event.key === "Escape" && state.open !== null && state.over.focus(state.open));
+  element.dataset.panel = number;
+  return { element, draw, open, data, panel };
+}
+
+function page(root, payload) {
+  root.classList.add("jh-page");
+  const { panels } = payload, tip = tooltip(root), views = new Map();
+  const shown = { first: 0, second: payload.models.length > 1 ? panels.findIndex((panel) => panel.model !== panels[0].model) : -1 };
+  const columns = h("div", { class: "jh-panels" }), foot = h("footer", { class: "jh-foot" });
+  const names = panels.map(panelName);
+  let theme = null;
+
+  const view = (number) => {
+    if (!views.has(number)) views.set(number, panelView(root, panels[number], number, tip));
+    return views.get(number);
+  };
+
+  function draw() {
+    const own = [shown.first, shown.second].filter((number, at) => number >= 0 && (at === 0 || number !== shown.first)).map(view);
+    columns.classList.toggle("jh-two", own.length > 1);
+    columns.replaceChildren(...own.map(({ element }) => element));
+    own.forEach((one) => one.draw(theme));
+    foot.replaceChildren(...own.map(({ panel }) => statistics(panel)), payload.made ? h("p", { class: "jh-muted" }, payload.made) : "");
+  }
+
+  const jump = h("form", { class: "jh-control", submit: (event) => {
+    event.preventDefault();
+    const [layer, head] = (event.target.elements.head.value.match(/\d+/g) || []).map(Number);
+    const { data, open, panel } = view(shown.first);
+    const fits = layer < panel.shape[0] && head < panel.shape[1];
+    said.textContent = fits ? "" : `There is no such head: layers are 0 to ${panel.shape[0] - 1}, heads 0 to ${panel.shape[1] - 1}.`;
+    if (fits) open(data.index(layer, head));
+  } }, h("label", { for: "jh-jump" }, "Go to head"), h("input", { id: "jh-jump", name: "head", placeholder: "layer.head", size: 9, autocomplete: "off" }), h("button", { type: "submit" }, "Open"));
+  const said = h("span", { role: "status", class: "jh-muted" });
+  const pick = panels.length > 1 && h("span", { class: "jh-row" },
+    select("Show", names, (to) => { shown.first = to; draw(); }, shown.first),
+    select("beside", ["nothing", ...names], (to) => { shown.second = to - 1; draw(); }, shown.second + 1));
+
+  root.append(
+    h("header", {}, h("h1", {}, "The heads of ", [...new Set(panels.map((panel) => panel.title))].join(" and ")), guide(panels)),
+    h("div", { class: "jh-row jh-tools" }, jump, pick, said), columns, foot);
+
+  // Links name a head: #18.6, with the panel's number before a slash where it is not the first.
+  function follow() {
+    const match = location.hash.match(/^#(?:(\d+)\/)?(\d+)\.(\d+)$/);
+    if (!match) return;
+    const number = Number(match[1] || shown.first), panel = panels[number];
+    if (!panel || Number(match[2]) >= panel.shape[0] || Number(match[3]) >= panel.shape[1]) return;
+    if (number !== shown.first && number !== shown.second) { shown.first = number; draw(); }
+    const own = view(number), index = own.data.index(Number(match[2]), Number(match[3]));
+    own.open(index, { focus: false });
+  }
+
+  root.addEventListener("jaxheads:head", ({ detail }) => {
+    const number = [...views].find(([, own]) => own.panel.stack === detail.stack && own.element.contains(document.activeElement))?.[0] ?? shown.first;
+    history.replaceState(null, "", `#${number === 0 ? "" : `${number}/`}${detail.layer}.${detail.head}`);
+  });
+  themed(root, (own) => {
+    theme = own;
+    draw();
+  });
+  follow();
+  addEventListener("hashchange", follow);
+}
+
+return { page };
 })();
 
 const $scatter = (() => {
@@ -1408,10 +2106,11 @@ const { h } = $dom;
 const { graph } = $graph;
 const { heatmap } = $heatmap;
 const { matrix } = $matrix;
+const { page } = $page;
 const { scatter } = $scatter;
 const { tokens } = $tokens;
 
-const KINDS = { attention, curves, graph, heatmap, matrix, scatter, tokens };
+const KINDS = { attention, curves, graph, heads: page, heatmap, matrix, scatter, tokens };
 
 // Draws a payload into an element, which it empties first.
 function render(element, payload) {
