@@ -18,6 +18,7 @@ from .execution.rehearsal import rehearse
 from .generate.choosing import Sampling
 from .generate.writing import Writing, generate
 from .log_probabilities import answer_log_probability, kl_divergence
+from .masked_losses import masked_loss
 from .measure import patterns, weights
 from .measure.direct.direct_effects import DirectParts, direct_effects, direct_parts
 from .measure.direct.lens import logit_lens
@@ -219,6 +220,7 @@ __all__ = [
     "logit",
     "logit_difference",
     "loss",
+    "masked_loss",
     "minimal_pair",
     "objectives",
     "plots",
