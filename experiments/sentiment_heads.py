@@ -12,7 +12,8 @@ The texts are one a line: for English those of Pang & Lee 2005, movie reviews, a
 them (`sentence_polarity`, rt-polarity.pos and .neg). Without files, --quick reads sentences of the package's own: they
 show that it works, and nothing else.
 
-Found: see results/sentiment-heads, whose first lines say it. Cost: smollm2-135m, 400 sentences, minutes on 2 cores.
+Found: see results/sentiment-heads, whose first lines say it. Cost on 2 cores:
+smollm2-135m, 800 sentences, SENTCOST.
 """
 
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Options(lab.Options):
     positive: Path | None = None
     negative: Path | None = None
     model: str = "smollm2-135m"
-    sentences: int = 400
+    sentences: int = 800
     heads: int = 4
     seed: int = 0
 

@@ -15,8 +15,10 @@ from .evidence.roles import Evidence, name_heads
 from .evidence.selection import held_out, with_intervals
 from .evidence.specialisation import Specialisation, specialisation
 from .execution.rehearsal import rehearse
+from .generate.beams import Beams
 from .generate.choosing import Sampling
 from .generate.writing import Writing, generate
+from .generate.written import written
 from .log_probabilities import answer_log_probability, kl_divergence
 from .measure import patterns, weights
 from .measure.direct.direct_effects import DirectParts, direct_effects, direct_parts
@@ -35,6 +37,9 @@ from .measure.people.readings import word_controls
 from .measure.people.surprisal import surprisal
 from .measure.probing.contrast import contrast
 from .measure.probing.probe import probe
+from .measure.query_key.attribution import QKAttribution, qk_attribution
+from .measure.query_key.covariance import ContrastCovariance, contrast_covariance
+from .measure.query_key.loadings import head_loadings
 from .measure.relevance.faithfulness import Faithfulness, faithfulness
 from .measure.relevance.methods import Relevance, relevance
 from .measure.relevance.rules import Rules
@@ -169,6 +174,12 @@ __all__ = [
     "Rules",
     "faithfulness",
     "relevance",
+    # why they look there
+    "ContrastCovariance",
+    "QKAttribution",
+    "contrast_covariance",
+    "head_loadings",
+    "qk_attribution",
     # what their weights say
     "Composition",
     "Factored",
@@ -193,9 +204,11 @@ __all__ = [
     "logit_lens",
     "name_copying",
     # what they write
+    "Beams",
     "Sampling",
     "Writing",
     "generate",
+    "written",
     # whether they matter
     "Objective",
     "ablate",

@@ -57,7 +57,7 @@ class Atlas:
     """Write heads.html, too: one file that shows every head, to open in a browser."""
 
     distributed: bool = False
-    """One of several processes, each started with this same command (see the README)."""
+    """One of several processes, each started with this same command (see docs/clusters.md)."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _atlas(options: Atlas) -> None:
         try:
             jax.distributed.initialize()
         except (ValueError, RuntimeError) as error:
-            raise ValueError(f"--distributed: {error} Each process names them, see the README") from error
+            raise ValueError(f"--distributed: {error} Each process names them, see docs/clusters.md") from error
     devices = Mesh(np.array(jax.devices()), ("data",)) if jax.device_count() > 1 else None
     first = jax.process_index() == 0
     out = options.out or Path(f"atlas-{Path(options.model).name.removesuffix('.gguf')}")

@@ -29,7 +29,8 @@ LAYERS = (
     ("view",),
     ("plots",),
     ("provenance", "files", "progress", "arguments", "programs", "anchors"),
-    ("kinds", "interrupts", "compile_cache", "differences"),
+    ("kinds", "interrupts", "compile_cache", "emulation"),
+    ("differences",),
     ("cache",),
     ("checks", "columns", "extras", "precision", "source_state"),
 )

@@ -5,7 +5,6 @@ Dimension key: E examples, B examples of a chunk, C edited copies, T steps, W st
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -23,9 +22,10 @@ from ..models.network import Network
 from ..models.sites import SITES, SiteEdit
 from ..models.stack import Stack
 from ..programs import to_device
+from .beams import Beams, BeamSteps, begin_search, search_on
 from .choosing import Sampling
 from .prompts import Prompts
-from .segments import SEGMENT, Sites, Steps, begin, go_on, marked_done
+from .segments import SEGMENT, Sites, State, Steps, begin, go_on, marked_done
 from .stops import Stops
 
 
@@ -46,17 +46,30 @@ class Writer:
     model: Model
     steps: int
     stops: Stops
-    sampling: Sampling | None = None
+    sampling: Sampling | Beams | None = None
     sites: Sites = ()
     logits: bool = False
     seed: int = 0
     copies: int | None = None
 
     @property
+    def _beams(self) -> int:
+        # A search holds the beams as they were and as they go on.
+        return 2 * self.sampling.count if isinstance(self.sampling, Beams) else 1
+
+    @property
     def segments(self) -> tuple[int, int]:
         """The number of segments, and W, the steps of each."""
         count = -(-self.steps // SEGMENT)
         return count, -(-self.steps // count)
+
+    def check(self) -> None:
+        """Raise ValueError for what a beam search does not give: logits, captured sites, ends by a string."""
+        if isinstance(self.sampling, Beams) and (self.logits or self.sites or self.stops.strings):
+            raise ValueError(
+                "sample: a beam search goes back to other beams at every step: expected no logits, capture or strings "
+                "in stop beside jh.Beams; read those of its text by jh.run(model, writing.batch)"
+            )
 
     def prompts(self, batch: Batch) -> Prompts:
         """Return a batch's prompts, with room for the text."""
@@ -81,17 +94,13 @@ class Writer:
             By name `[E,…]` or `[C,E,…]`: "tokens" and "lengths", "logits", and captured sites with layers behind the
             examples; NaN after a text's end.
         """
-        E, network = len(prompts.whole), resources.network(self.model)
-        chunks = self._chunks(prompts, resources)
+        E = len(prompts.whole)
+        chunks = self.chunks(prompts, resources)
         parts: dict[str, list[np.ndarray]] = {}
 
         def compute(examples: np.ndarray) -> dict[str, np.ndarray]:
-            taken = prompts if np.array_equal(examples, np.arange(E)) else prompts.take(examples)
-            own = partial(self._edits, edits, examples, resources)
-            some = [
-                self._chunk(network, taken, own(copies), first + examples, resources)
-                for copies in self._copy_chunks(chunks)
-            ]
+            own = [self._edits(edits, examples, copies) for copies in self._copy_chunks(chunks)]
+            some = [self.chunk(prompts, each, examples, resources, first) for each in own]
             return {name: self._of_copies([arrays[name] for arrays in some]) for name in some[0]}
 
         def add(examples: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
@@ -115,14 +124,15 @@ class Writer:
         kept = _bytes_of(last, prompts.length + self.steps)
         return kept if last.cross is None else kept + _bytes_of(last.cross, last.cross.keys.count(prompts.whole))
 
-    def _chunks(self, prompts: Prompts, resources: Resources) -> Chunks:
-        streams = self.model.network.streams
+    def chunks(self, prompts: Prompts, resources: Resources) -> Chunks:
+        """Return the examples and copies that are written together."""
+        widest = max(forward_bytes(stream, prompts.whole) for stream in self.model.network.streams)
         return Chunks.fitting(
             len(prompts.whole),
             self.copies or 1,
             # A step has one token of each example: only the prompt fills matrix units by itself.
             tokens=-(-prompts.length // 16),
-            copy_bytes=self.cache_bytes(prompts) + max(forward_bytes(stream, prompts.whole) for stream in streams),
+            copy_bytes=self._beams * self.cache_bytes(prompts) + widest,
             memory=resources.memory,
             multiples=resources.devices.multiples if self.copies else (resources.devices.multiples[0], 1),
         )
@@ -134,13 +144,12 @@ class Writer:
         yield from chunks.copy_chunks(self.copies)
 
     def _edits(
-        self, edits: tuple[SiteEdit, ...], examples: np.ndarray, resources: Resources, copies: np.ndarray | None
+        self, edits: tuple[SiteEdit, ...], examples: np.ndarray, copies: np.ndarray | None
     ) -> tuple[SiteEdit, ...]:
-        """Return the edits of a chunk's examples and copies, on devices."""
+        """Return the edits of a chunk's examples and copies."""
         if copies is None:
-            return placed_edits(resources.devices, take_edits(edits, examples))
-        edits = take_edits(edits, examples, axis=2)
-        return resources.devices.copies(jax.tree.map(lambda array: array[copies], edits))
+            return take_edits(edits, examples)
+        return jax.tree.map(lambda array: array[copies], take_edits(edits, examples, axis=2))
 
     def _of_copies(self, chunks: Sequence[np.ndarray]) -> np.ndarray:
         """Return the values of all copies, `[B,C,…]`, of chunks `[C,B,…]` of which the last has fillers."""
@@ -148,21 +157,32 @@ class Writer:
             return chunks[0]
         return np.moveaxis(np.concatenate(chunks)[: self.copies], 0, 1)
 
-    def _chunk(
+    def chunk(
         self,
-        network: Network,
         prompts: Prompts,
         edits: tuple[SiteEdit, ...],
-        numbers_B: np.ndarray,
+        examples: np.ndarray,
         resources: Resources,
+        first: int = 0,
     ) -> dict[str, np.ndarray]:
-        """Write a chunk's texts: arrays `[B,…]` or `[C,B,…]` by name."""
+        """Write the texts of some examples: arrays `[B,…]` or `[C,B,…]` by name, nothing after a text's end.
+
+        Args:
+            edits: those of these examples, with copies on a leading axis.
+            first: the number of the batch's first example in its stream.
+        """
         devices, copied, field = resources.devices, self.copies is not None, prompts.field
+        network, numbers_B = resources.network(self.model), first + examples
+        whole_batch = np.array_equal(examples, np.arange(len(prompts.whole)))
+        prompts = prompts if whole_batch else prompts.take(examples)
+        edits = devices.copies(edits) if copied else placed_edits(devices, edits)
         read, whole = devices.examples(prompts.read), devices.examples(prompts.whole)
         (count, size), stops = self.segments, self.stops
         # The last column of the text is never read: it needs no room.
         columns, ids = prompts.length + count * size, getattr(whole, field)
         state = begin(network, read, ids, edits, columns=columns, copies=copied)
+        if isinstance(self.sampling, Beams):
+            return self._searched(network, prompts, whole, state, edits, self.sampling, resources)
         settings = Steps(size, field, self.sampling, stops.tokens, stops.padding, self.sites, self.logits)
         key, numbers = jax.random.key(self.seed), devices.examples(to_device(numbers_B, np.int32))
         written: list[dict[str, np.ndarray]] = []
@@ -177,6 +197,28 @@ class Writer:
                 if stops.strings:
                     state = marked_done(state, jnp.asarray(done))
         return self._cut(written)
+
+    def _searched(
+        self,
+        network: Network,
+        prompts: Prompts,
+        whole: Batch,
+        state: State,
+        edits: tuple[SiteEdit, ...],
+        beams: Beams,
+        resources: Resources,
+    ) -> dict[str, np.ndarray]:
+        """Return the likeliest texts that a beam search finds."""
+        copied, (count, size) = self.copies is not None, self.segments
+        search = begin_search(state, width=beams.count, copies=copied)
+        settings = BeamSteps(size, self.steps - 1, prompts.field, beams, self.stops.tokens)
+        for segment in range(count):
+            at = (jnp.int32(prompts.length - 1 + segment * size), jnp.int32(segment * size))
+            search = search_on(network, whole, search, edits, *at, steps=settings, copies=copied)
+            if not resources.devices.fetch(search.open).any():
+                break
+        ids = resources.devices.fetch(search.ended_ids)[..., 0, prompts.length :]
+        return self._cut([{"tokens": ids}])
 
     def _examples_first(self, name: str, values: np.ndarray) -> np.ndarray:
         """Return a segment's values with examples (after copies) first, and its steps where the queries are."""

@@ -1,18 +1,27 @@
 """Views of heads: pictures that answer to pointer and keyboard, in notebooks and as files without a network."""
 
-import lazy_loader
+from .arrays import packed
+from .attention_views import attention
+from .curve_views import curves, evolution
+from .document import document
+from .graph_views import graph
+from .heatmap_views import heatmap, scatter
+from .sides import Backdrop, Tokens
+from .text_views import matrix, tokens
+from .view import View
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "arrays": ["packed"],
-        "attention_views": ["attention"],
-        "curve_views": ["curves"],
-        "document": ["document"],
-        "graph_views": ["graph"],
-        "heatmap_views": ["heatmap", "scatter"],
-        "sides": ["Backdrop", "Tokens"],
-        "text_views": ["matrix", "tokens"],
-        "view": ["View"],
-    },
-)
+__all__ = [
+    "Backdrop",
+    "Tokens",
+    "View",
+    "attention",
+    "curves",
+    "document",
+    "evolution",
+    "graph",
+    "heatmap",
+    "matrix",
+    "packed",
+    "scatter",
+    "tokens",
+]

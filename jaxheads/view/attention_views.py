@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ..arguments import checked
 from .arrays import packed
@@ -26,7 +25,7 @@ EXACT = 1 << 21
 
 @checked()
 def attention(
-    patterns: ArrayLike,
+    patterns: Any,
     tokens: Sequence[str] | Tokens | None = None,
     *,
     keys: Sequence[str] | Tokens | None = None,
@@ -41,7 +40,8 @@ def attention(
     Colours show the square root of a weight, so that small ones can be seen; numbers are the weights themselves.
 
     Args:
-        patterns: of one text, `[L,N,T,S]` of all heads, `[G,T,S]` of those named by `heads`, or `[T,S]` of one.
+        patterns: of one text, `[L,N,T,S]` of all heads, `[G,T,S]` of those named by `heads`, or `[T,S]` of one; or a
+            run that captured its patterns, which then brings its tokens (see `Run.view` for other examples).
         tokens: texts of the queries, and of the keys unless `keys` has others.
         keys: texts of the keys, of cross-attention.
         heads: (layer, head) of each pattern; of `[L,N,T,S]` those that are shown, in this order.
@@ -52,6 +52,8 @@ def attention(
     Raises:
         ValueError: for another shape, weights outside 0 to 1, a head that is not there, or tokens of another number.
     """
+    if hasattr(patterns, "seen") and tokens is None and keys is None:
+        return patterns.view(stack or None, heads=heads, notes=notes, chosen=chosen)
     patterns_GTS, named = _named_patterns(patterns, heads)
     G, T, S = patterns_GTS.shape
     queries = Tokens.of(tokens, T, "tokens")

@@ -29,6 +29,7 @@ def graph(
     low: ArrayLike | None = None,
     high: ArrayLike | None = None,
     *,
+    kinds: Sequence[str] | None = None,
     label: str = "value",
     first: int = 30,
     stack: str = "",
@@ -43,6 +44,7 @@ def graph(
             whether it is drawn without an edge as well.
         edges: numbers of the sender and the receiver, integers `[E,2]`.
         values: of each edge, `[E]`, with the bounds of their intervals. Edges that are NaN are left out.
+        kinds: of each edge, what it is read as, such as "q", "k" or "v".
         label: what the values are.
         first: number of edges that are shown at first.
         stack: name of the heads' stack.
@@ -66,6 +68,8 @@ def graph(
             arrays[name] = np.asarray(bound, np.float64)
             if arrays[name].shape != numbers.shape:
                 raise ValueError(f"{name}: expected {list(numbers.shape)}, got {list(arrays[name].shape)}")
+    if kinds is not None and len(kinds) != len(numbers):
+        raise ValueError(f"kinds: expected {len(numbers)}, one an edge, got {len(kinds)}")
     order = np.argsort(-np.abs(np.nan_to_num(numbers)), kind="stable")
     order = order[~np.isnan(numbers[order])][:MOST_EDGES]
     if not len(order):
@@ -79,6 +83,7 @@ def graph(
         "label": label,
         "nodes": listed,
         "edges": ends[order].tolist(),
+        "kinds": None if kinds is None else [str(kinds[edge]) for edge in order],
         "first": min(first, len(order)),
         **{name: packed(own[order], 32) for name, own in arrays.items()},
     }

@@ -15,8 +15,8 @@ from ...models.inputs.answers import token_texts
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.stack import Stack
-from ..atlas import ON_PROSE, ON_REPEATS, visible
 from ..page import model_title
+from ..role_evidence import ON_PROSE, ON_REPEATS, visible
 from ..sources import inputs_of
 from .contexts import attended_tokens, contexts_of, favourites, leading_samples, places_of, texts_of
 from .exhibits import Exhibit, exhibits
