@@ -1,6 +1,6 @@
 """The public names of jaxheads, for type checkers and for `lazy_loader`, which imports each when it is first used."""
 
-from . import data, edits, evidence, networks, objectives, plots, statistics, tables, train
+from . import data, edits, evidence, networks, objectives, plots, statistics, tables, train, view
 from .class_objectives import (
     answer_logit,
     answer_loss,
@@ -10,11 +10,15 @@ from .class_objectives import (
     class_probability,
 )
 from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
-from .evidence.nulls import shuffled_links, shuffled_marks
+from .evidence.nulls import shuffled_links, shuffled_marks, shuffled_pairs
 from .evidence.roles import Evidence, name_heads
 from .evidence.selection import held_out, with_intervals
 from .evidence.specialisation import Specialisation, specialisation
 from .execution.rehearsal import rehearse
+from .generate.beams import Beams
+from .generate.choosing import Sampling
+from .generate.writing import Writing, generate
+from .generate.written import written
 from .log_probabilities import answer_log_probability, kl_divergence
 from .measure import patterns, weights
 from .measure.direct.direct_effects import DirectParts, direct_effects, direct_parts
@@ -29,6 +33,7 @@ from .measure.patterns.scoring import measure
 from .measure.patterns.variability import variability
 from .measure.patterns.word_pooling import pool_words
 from .measure.people.human import human
+from .measure.people.readings import word_controls
 from .measure.people.surprisal import surprisal
 from .measure.probing.contrast import contrast
 from .measure.probing.probe import probe
@@ -41,11 +46,14 @@ from .measure.relevance.rules import Rules
 from .measure.sampling.answer import Samples
 from .measure.sampling.samples import samples
 from .measure.similarity.redundancy import HeadPairs, compare_heads
+from .measure.weights.components import component_composition
 from .measure.weights.copying_eigenvalues import eigenvalue_copying
 from .measure.weights.extreme_pairs import TokenPairs, token_pairs
 from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
+from .measure.weights.projections import Projections, projection_kernel
+from .measure.weights.token_pair_maps import salient_tokens, token_maps
 from .measure.words.documents import half_of
 from .measure.words.edges import relation_edges
 from .measure.words.parse import Parse, parse
@@ -149,6 +157,7 @@ __all__ = [
     "samples",
     "shuffled_links",
     "shuffled_marks",
+    "shuffled_pairs",
     "specialisation",
     "text_span",
     "token_class",
@@ -158,6 +167,7 @@ __all__ = [
     "human",
     "reading_times",
     "surprisal",
+    "word_controls",
     # what an answer rests on
     "Faithfulness",
     "Relevance",
@@ -173,13 +183,18 @@ __all__ = [
     # what their weights say
     "Composition",
     "Factored",
+    "Projections",
     "TokenPairs",
+    "component_composition",
     "composition",
     "eigenvalue_copying",
     "ov_circuit",
     "alignment_error_rate",
     "positional_kernel",
+    "projection_kernel",
     "qk_circuit",
+    "salient_tokens",
+    "token_maps",
     "token_pairs",
     # what they add to the logits
     "DirectParts",
@@ -188,6 +203,12 @@ __all__ = [
     "logit_copying",
     "logit_lens",
     "name_copying",
+    # what they write
+    "Beams",
+    "Sampling",
+    "Writing",
+    "generate",
+    "written",
     # whether they matter
     "Objective",
     "ablate",
@@ -242,5 +263,6 @@ __all__ = [
     "statistics",
     "tables",
     "train",
+    "view",
     "weights",
 ]

@@ -43,30 +43,55 @@ from .good_values import (
     training,
 )
 
-RESULTS = {
-    *("Circuit", "Composition", "ContextScore", "DirectParts", "Factored", "Faithfulness", "FaithfulnessCurve"),
-    *("FewShot", "FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Relevance"),
-    *("RepeatedTokens", "Rows", "Run", "Sample", "SeedEffect", "Specialisation", "Spoken", "TextSpan", "TokenPairs"),
-    *(
-        "Samples",
-        "Steering",
-        "Trace",
-        "QKAttribution",
-        "ContrastCovariance",
-        "Trained",
-        "WordPattern",
-        "Example",
-        "Moments",
-        "Panel",
-        "Parse",
-        "Picture",
-    ),
-}
+RESULTS = set(
+    """
+    Circuit
+    Composition
+    ContextScore
+    ContrastCovariance
+    DirectParts
+    Example
+    Factored
+    Faithfulness
+    FaithfulnessCurve
+    FewShot
+    FoundCircuits
+    FunctionVectors
+    HeadPairs
+    HeadTable
+    IOIPrompts
+    Interval
+    Moments
+    NeedlePrompts
+    Panel
+    Parse
+    Picture
+    Projections
+    QKAttribution
+    Relevance
+    RepeatedTokens
+    Rows
+    Run
+    Sample
+    Samples
+    SeedEffect
+    Specialisation
+    Spoken
+    Steering
+    TextSpan
+    TokenPairs
+    Trace
+    Trained
+    WordPattern
+    Writing
+    """.split()
+)
 """Classes of answers, whose constructors users don't call."""
 
 INTERNAL = {
     *("Network", "Objective", "Task", "Model", "SiteEdit", "Batch", "plan", "rehearse", "SiteEdit.apply"),
     "Batch.tree_unflatten",
+    "Sampling.drawn",
     *("Link", "Sentence", "Sentences", "MinimalPairs"),
     *(
         "Example.raw_mark",
@@ -226,7 +251,12 @@ CALLS: dict[str, dict[str, Any]] = {
     "Rules": {},
     "faithfulness": ASKED,
     "relevance": ASKED,
+    "component_composition": {"model": model, "layer": 1, "head": 0},
     "composition": {"model": model},
+    "projection_kernel": {"model": model},
+    "salient_tokens": {"model": model, "layer": 1, "head": 0},
+    "shuffled_pairs": {"pairs": [[1, 2], [3, 4], [5, 6]], "seed": 0},
+    "token_maps": {"model": model, "pairs": [[1, 2], [3, 4], [5, 6]]},
     "eigenvalue_copying": {"model": model},
     "ov_circuit": {"model": model},
     "qk_circuit": {"model": model},
@@ -247,6 +277,10 @@ CALLS: dict[str, dict[str, Any]] = {
     "ContrastCovariance.rank": {"self": contrasted},
     # sweeps
     "ablate": ASKED,
+    "generate": {"model": model, "batch": batch, "steps": 2, "sample": None, "stop": (), "capture": "z"},
+    "written": {"score": "exact", "references": ["a"], "steps": 2, "stop": (), "seed": 0, "name": "a text"},
+    "Beams": {"count": 2, "length_penalty": 1.0},
+    "Sampling": {"temperature": 1.0, "top_k": 2, "top_p": 0.9},
     "attribute": PAIR,
     "edge_attribution": PAIR,
     "patch_edges": PAIR,
@@ -307,6 +341,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "RepeatedTokens.shuffled": {"self": repeated, "seed": 0},
     "array_batches": {"tokens": np.ones((4, 3), int), "examples": 2},
     "ioi_prompts": {"tokenizer": Words, "examples": 2, "seed": 0, "bos": False},
+    "needle_prompts": {"tokenizer": Words, "examples": 2, "seed": 0, "bos": False},
+    "successor_pairs": {"tokenizer": Words},
     "passages": {},
     "two_cities": {},
     "repeated_tokens": {"vocabulary": 37, "examples": 2, "shortest": 2, "longest": 3, "seed": 0},
