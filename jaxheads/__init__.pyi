@@ -20,6 +20,7 @@ from .generate.choosing import Sampling
 from .generate.writing import Writing, generate
 from .generate.written import written
 from .log_probabilities import answer_log_probability, kl_divergence
+from .masked_losses import masked_loss
 from .measure import patterns, weights
 from .measure.direct.direct_effects import DirectParts, direct_effects, direct_parts
 from .measure.direct.lens import logit_lens
@@ -232,6 +233,7 @@ __all__ = [
     "logit",
     "logit_difference",
     "loss",
+    "masked_loss",
     "minimal_pair",
     "objectives",
     "plots",
