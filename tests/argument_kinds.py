@@ -137,6 +137,7 @@ KINDS_OF = {
     "contrast_covariance.match": "text",
     "contrast_covariance.mismatch": "text",
     "Samples.tokens.least": "count",
+    "Samples.view.sample": "size",
     "generate.sample": "any",
     "generate.stop": "any",
     "generate.copies": "any",

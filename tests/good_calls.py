@@ -218,6 +218,9 @@ CALLS: dict[str, dict[str, Any]] = {
     "retrieval": {"needle": "noun", "answer": "noun"},
     "samples": {"model": model, "batch": batch},
     **{f"Samples.{name}": {"self": sampled, "layer": 0, "head": 0} for name in ("of", "texts", "tokens", "components")},
+    "Samples.view": {"self": sampled, "layer": 0, "head": 0},
+    "Samples.save": {"self": sampled, "path": "no-such-samples"},
+    "Samples.load": {"path": "no-such-samples"},
     "Samples.words": {"self": sampled, "ids": np.arange(3)},
     "shuffled_marks": {"batch": batch, "seed": 0},
     "specialisation": {
