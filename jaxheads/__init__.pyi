@@ -1,6 +1,6 @@
 """The public names of jaxheads, for type checkers and for `lazy_loader`, which imports each when it is first used."""
 
-from . import data, edits, evidence, networks, objectives, plots, statistics, tables, train
+from . import data, edits, evidence, networks, objectives, plots, statistics, tables, train, view
 from .class_objectives import (
     answer_logit,
     answer_loss,
@@ -15,6 +15,9 @@ from .evidence.roles import Evidence, name_heads
 from .evidence.selection import held_out, with_intervals
 from .evidence.specialisation import Specialisation, specialisation
 from .execution.rehearsal import rehearse
+from .generate.choosing import Sampling
+from .generate.writing import Writing, generate
+from .generate.written import written
 from .log_probabilities import answer_log_probability, kl_divergence
 from .measure import patterns, weights
 from .measure.direct.direct_effects import DirectParts, direct_effects, direct_parts
@@ -29,12 +32,15 @@ from .measure.patterns.scoring import measure
 from .measure.patterns.variability import variability
 from .measure.patterns.word_pooling import pool_words
 from .measure.people.human import human
+from .measure.people.readings import word_controls
 from .measure.people.surprisal import surprisal
 from .measure.probing.contrast import contrast
 from .measure.probing.probe import probe
 from .measure.relevance.faithfulness import Faithfulness, faithfulness
 from .measure.relevance.methods import Relevance, relevance
 from .measure.relevance.rules import Rules
+from .measure.sampling.answer import Samples
+from .measure.sampling.samples import samples
 from .measure.similarity.redundancy import HeadPairs, compare_heads
 from .measure.weights.components import component_composition
 from .measure.weights.copying_eigenvalues import eigenvalue_copying
@@ -122,6 +128,7 @@ __all__ = [
     "TextSpan",
     "ByRows",
     "Metric",
+    "Samples",
     "compare_heads",
     "contrast",
     "head_detector",
@@ -143,6 +150,7 @@ __all__ = [
     "relations",
     "structure",
     "retrieval",
+    "samples",
     "shuffled_links",
     "shuffled_marks",
     "shuffled_pairs",
@@ -155,6 +163,7 @@ __all__ = [
     "human",
     "reading_times",
     "surprisal",
+    "word_controls",
     # what an answer rests on
     "Faithfulness",
     "Relevance",
@@ -184,6 +193,11 @@ __all__ = [
     "logit_copying",
     "logit_lens",
     "name_copying",
+    # what they write
+    "Sampling",
+    "Writing",
+    "generate",
+    "written",
     # whether they matter
     "Objective",
     "ablate",
@@ -238,5 +252,6 @@ __all__ = [
     "statistics",
     "tables",
     "train",
+    "view",
     "weights",
 ]

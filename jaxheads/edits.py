@@ -218,8 +218,10 @@ def _selection(
     mask_BT[np.ix_(chosen_B, chosen_T)] = 1
     if not (mask_BT * np.asarray(site_positions.mask)).any():
         raise ValueError(f"an edit at positions {chosen_T.tolist()} hits nothing: they are padding in every example")
+    # All positions need no axis: the edit then holds for texts of any length.
+    mask_BT = mask_BT[:, :1] if positions is None else mask_BT
     axes = SITES[site]
-    sizes = {"B": B, "S" if is_of_keys(site) else "T": T}
+    sizes = {"B": B, "S" if is_of_keys(site) else "T": mask_BT.shape[1]}
     return jnp.asarray(mask_BT.reshape([sizes.get(axis, 1) for axis in axes]))
 
 

@@ -3,8 +3,18 @@
 import importlib
 from typing import Any
 
-EXTRAS = {"conllu": "conllu", "networkx": "networkx", "onnx": "onnx", "sklearn": "scikit-learn", "wordfreq": "wordfreq"}
-"""Packages by the name they are imported by, and the extra that installs each, which has the package's own name."""
+EXTRAS = {
+    "anywidget": "anywidget",
+    "conllu": "conllu",
+    "jiwer": "text",
+    "networkx": "networkx",
+    "onnx": "onnx",
+    "rouge_score": "text",
+    "sacrebleu": "text",
+    "sklearn": "scikit-learn",
+    "wordfreq": "wordfreq",
+}
+"""Packages by the name they are imported by, and the extra that installs each."""
 
 
 class MissingExtraError(ImportError):
@@ -27,5 +37,6 @@ def extra(module: str, purpose: str) -> Any:
         if error.name is None or error.name.partition(".")[0] != package:
             raise  # the package is there, and lacks one of its own
         name = EXTRAS[package]
-        words = f"{purpose} needs the package {name}, which is not installed: pip install 'jaxheads[{name}]'"
+        named = package if name == "text" else name
+        words = f"{purpose} needs the package {named}, which is not installed: pip install 'jaxheads[{name}]'"
         raise MissingExtraError(f"{words} (or 'jaxheads[all]')", name=error.name) from error

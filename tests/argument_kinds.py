@@ -15,7 +15,7 @@ KINDS = _by_argument(
         "count": "examples donors draws chains steps points samples lasting top prime shortest longest length mapped "
         "states dimensions vocabulary layers heads kv_heads limit early late names words nouns prepositions verbs "
         "facts functions types brackets determiners adjectives copulas persons places greedy iterations count "
-        "max_length rank",
+        "max_length rank buckets each per_row",
         "size": "burn resamples random most shots norm_of cross_heads offset",
         "whole": "first step sampling_rate positions tokens",
         "index": "layer head run",
@@ -42,7 +42,7 @@ KINDS = _by_argument(
         "array": "scores null sure possible skip gates_LN embed unembed values vector groups reference_groups clusters "
         "answers partners where signs queries keys outputs pattern_LBNTS pattern_TS target_TS "
         "pattern_BNTS values_T counts_T p_values counts second whole mean low high per_example mask gates_GLN curve "
-        "loss between gates edges patterns key_mask pixels",
+        "loss between gates edges patterns key_mask pixels ids",
         "answers": "right wrong token answer",
         "mapping": "marks columns provenance extras options config hyper curves lines onsets nulls seen",
         "sets": "sets",
@@ -119,6 +119,8 @@ KINDS_OF = {
     "reading_times.whole_words": "flag",
     "surprisal.words": "readings",
     "surprisal.whole_words": "flag",
+    "word_controls.words": "readings",
+    "word_controls.language": "name",
     "partial_rank_correlation.first": "array",
     "partial_rank_correlation.beyond": "array",
     "relations.half": "any",
@@ -128,6 +130,19 @@ KINDS_OF = {
     "structure.language": "text",
     "structure.tags": "name",
     "run.capture": "any",
+    "Samples.tokens.least": "count",
+    "generate.sample": "any",
+    "generate.stop": "any",
+    "generate.copies": "any",
+    "generate.capture": "any",
+    "generate.logits": "flag",
+    "written.score": "any",
+    "written.references": "any",
+    "written.sample": "any",
+    "written.stop": "any",
+    "Sampling.temperature": "positive",
+    "Sampling.top_k": "count",
+    "Sampling.top_p": "fraction",
     "FewExamples.noise": "fraction",
     "FewExamples.size": "count",
     "few_shot.pairs": "any",

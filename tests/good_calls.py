@@ -33,6 +33,7 @@ from .good_values import (
     other,
     repeated,
     sample,
+    sampled,
     scores,
     small_network,
     table,
@@ -44,14 +45,15 @@ RESULTS = {
     *("Circuit", "Composition", "ContextScore", "DirectParts", "Factored", "Faithfulness", "FaithfulnessCurve"),
     *("FewShot", "FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Relevance"),
     *("RepeatedTokens", "Rows", "Run", "Sample", "SeedEffect", "Specialisation", "Spoken", "TextSpan", "TokenPairs"),
-    *("Steering", "Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Parse", "Picture", "Projections"),
-    "NeedlePrompts",
+    *("Samples", "Steering", "Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Parse", "Picture"),
+    *("Projections", "Writing", "NeedlePrompts"),
 }
 """Classes of answers, whose constructors users don't call."""
 
 INTERNAL = {
     *("Network", "Objective", "Task", "Model", "SiteEdit", "Batch", "plan", "rehearse", "SiteEdit.apply"),
     "Batch.tree_unflatten",
+    "Sampling.drawn",
     *("Link", "Sentence", "Sentences", "MinimalPairs"),
     *(
         "Example.raw_mark",
@@ -176,6 +178,9 @@ CALLS: dict[str, dict[str, Any]] = {
     "register": {"metric": lambda: jh.METRICS["induction"].variant("registered")},
     "resolve": {"metrics": "induction"},
     "retrieval": {"needle": "noun", "answer": "noun"},
+    "samples": {"model": model, "batch": batch},
+    **{f"Samples.{name}": {"self": sampled, "layer": 0, "head": 0} for name in ("of", "texts", "tokens", "components")},
+    "Samples.words": {"self": sampled, "ids": np.arange(3)},
     "shuffled_marks": {"batch": batch, "seed": 0},
     "specialisation": {
         "scores": lambda: {"a": scores(), "b": scores(1)},
@@ -227,6 +232,9 @@ CALLS: dict[str, dict[str, Any]] = {
     "name_copying": {"model": model, "batch": batch, "names": [1, 2, 3, 4]},
     # sweeps
     "ablate": ASKED,
+    "generate": {"model": model, "batch": batch, "steps": 2, "sample": None, "stop": (), "capture": "z"},
+    "written": {"score": "exact", "references": ["a"], "steps": 2, "stop": (), "seed": 0, "name": "a text"},
+    "Sampling": {"temperature": 1.0, "top_k": 2, "top_p": 0.9},
     "attribute": PAIR,
     "edge_attribution": PAIR,
     "patch_edges": PAIR,

@@ -106,6 +106,11 @@ def small_network() -> Any:
 
 
 @made_once
+def sampled() -> jh.Samples:
+    return jh.samples(model(), batch())
+
+
+@made_once
 def circuit() -> jh.circuits.Circuit:
     return jh.circuit(model(), batch(), jh.loss(), [(0, 0)], "zero")
 

@@ -2,6 +2,7 @@
 
 from ..models.inputs.sentences import Link, Sentence, Sentences
 from . import tasks
+from .corrupted import corrupted
 from .few_shot import FewShot, few_shot
 from .needles import NeedlePrompts, needle_prompts
 from .process_share import process_share
@@ -31,6 +32,7 @@ __all__ = [
     "brackets",
     "columns",
     "conllu",
+    "corrupted",
     "few_shot",
     "iob",
     "ioi_prompts",

@@ -62,6 +62,7 @@ class CostModel:
         columns: operations to read one of them.
         vocabulary: operations to read all logits of a position.
         cached: bytes of the unedited run's cache, of one example.
+        anchors: bytes of its products with weights, see `anchors`, of one example.
         copied: bytes of the activations of one edited copy of one example.
     """
 
@@ -81,6 +82,7 @@ class CostModel:
     columns: int
     vocabulary: int
     cached: int
+    anchors: int
     copied: int
 
     @classmethod
@@ -114,6 +116,7 @@ class CostModel:
             columns=2 * width * columns,
             vocabulary=2 * width * vocabulary,
             cached=FLOAT * stack.layers * T * (len(stream.members) * stack.width + stack.heads * stack.head_size),
+            anchors=FLOAT * T * sum(member.layers * _products(member) for member in stream.members),
             copied=copy_bytes(streams[index:], batch, reads, vocabulary),
         )
 
@@ -193,9 +196,7 @@ def gradient_bytes(network: Network, batch: Batch, reads: Reads, *, remat: bool)
     stored, widest = 0, 0
     for stack in network.stacks:
         T, width = stack.queries.count(batch), stack.width
-        products = width + (stack.heads + 2 * stack.kv_heads) * stack.head_size
-        # Of experts one at a time is computed, and computed again on the way back.
-        products += sum(leaf.shape[-1] for name, leaf in _kernels(stack) if not name.startswith("attention."))
+        products = _products(stack)
         stored += stack.layers * T * (width + (0 if remat else products))
         widest = max(widest, T * (6 * width + 3 * products) + 4 * _scores(stack, batch))
     columns = unembedding.weight.shape[0] if reads.columns is None else reads.columns.shape[1]
@@ -239,6 +240,13 @@ def _kernels(stack: Stack) -> list[tuple[str, jax.Array]]:
     leaves = jax.tree_util.tree_leaves_with_path(stack.blocks)
     named = [(".".join(_path_words(path)), leaf) for path, leaf in leaves]
     return [(name, leaf) for name, leaf in named if leaf.ndim > 2]
+
+
+def _products(stack: Stack) -> int:
+    """Return how many numbers the products with a layer's weights give, of one token."""
+    # Of experts one at a time is computed, and computed again on the way back.
+    mlp = sum(leaf.shape[-1] for name, leaf in _kernels(stack) if not name.startswith("attention."))
+    return stack.width + (stack.heads + 2 * stack.kv_heads) * stack.head_size + mlp
 
 
 def _path_words(path: Sequence[Any]) -> list[str]:

@@ -36,6 +36,12 @@ UPWARD = 1
 Processor time by groups over that in one pass, on a CPU: 1.1 to 1.4 up to 1,536 tokens, .93 at 2,048, .8 at 4,608.
 """
 
+ANCHORED_GROUPS = 2
+"""Groups of copies up to which an unedited run for each costs no more than to keep what it computes."""
+
+ANCHORS_SHARE = 0.25
+"""The share of the memory for activations that may be kept of one example's unedited run."""
+
 
 @dataclass(frozen=True, eq=False)
 class EditGroup:
@@ -87,6 +93,7 @@ class Plan:
         sources: how many values each copy gets, one after the other.
         runs: forward passes of the batch that these values cost, beside the unedited run.
         upward: whether the copies of all groups run in one pass, `upward.edited_upward`, not group by group.
+        anchored: whether the unedited run's products are kept, from which copies are computed as differences.
     """
 
     groups: tuple[EditGroup, ...]
@@ -97,6 +104,7 @@ class Plan:
     sources: int = 1
     runs: int = 0
     upward: bool = False
+    anchored: bool = False
 
     def __str__(self) -> str:
         cost, (examples, copies) = self.cost(), self._on_a_device
@@ -170,6 +178,14 @@ def _together(groups: Sequence[EditGroup]) -> EditGroup:
     site = min((group.site for group in groups), key=lambda site: site.first)
     arrays = ((group.heads, group.position, group.cells) for group in groups)
     return EditGroup(site, groups[0].layer, *map(np.concatenate, zip(*arrays, strict=True)))
+
+
+def keeps_anchors(costs: CostModel, stack: Stack, groups: Sequence[EditGroup], resources: Resources) -> bool:
+    """Return whether the unedited run's products are kept for differences: where they fit, and groups share them."""
+    # They cost one more unedited run, and save each group one of half the layers. Cross-attention's keys, which its
+    # edits reach, are no products of the stream.
+    shared = arithmetic_used() in DIFFERENCE_TERMS and len(groups) > ANCHORED_GROUPS and not stack.is_cross
+    return shared and costs.anchors <= resources.memory * ANCHORS_SHARE
 
 
 def choose_chunks(costs: CostModel, groups: Sequence[EditGroup], examples: int, resources: Resources) -> Chunks:
