@@ -14,8 +14,8 @@ KINDS = _by_argument(
         "seed": "seed",
         "count": "examples donors draws chains steps points samples lasting top prime shortest longest length mapped "
         "states dimensions vocabulary layers heads kv_heads limit early late names words nouns prepositions verbs "
-        "facts functions types brackets determiners adjectives copulas persons places greedy iterations count "
-        "max_length rank buckets each per_row",
+        "functions types brackets determiners adjectives copulas persons places greedy iterations count "
+        "max_length rank buckets each per_row facts",
         "size": "burn resamples random most shots norm_of cross_heads offset",
         "whole": "first step sampling_rate positions tokens",
         "index": "layer head run",
@@ -130,6 +130,12 @@ KINDS_OF = {
     "structure.language": "text",
     "structure.tags": "name",
     "run.capture": "any",
+    "qk_attribution.query": "wholes",
+    "qk_attribution.key": "wholes",
+    "head_loadings.source": "wholes",
+    "head_loadings.parts": "names",
+    "contrast_covariance.match": "text",
+    "contrast_covariance.mismatch": "text",
     "Samples.tokens.least": "count",
     "generate.sample": "any",
     "generate.stop": "any",
@@ -141,6 +147,8 @@ KINDS_OF = {
     "written.sample": "any",
     "written.stop": "any",
     "Sampling.temperature": "positive",
+    "Beams.count": "count",
+    "Beams.length_penalty": "number",
     "Sampling.top_k": "count",
     "Sampling.top_p": "fraction",
     "FewExamples.noise": "fraction",

@@ -22,10 +22,12 @@ from .good_values import (
     E,
     T,
     Words,
+    attributed,
     bart,
     batch,
     circuit,
     clip,
+    contrasted,
     edges,
     grouped,
     model,
@@ -41,13 +43,49 @@ from .good_values import (
     training,
 )
 
-RESULTS = {
-    *("Circuit", "Composition", "ContextScore", "DirectParts", "Factored", "Faithfulness", "FaithfulnessCurve"),
-    *("FewShot", "FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Relevance"),
-    *("RepeatedTokens", "Rows", "Run", "Sample", "SeedEffect", "Specialisation", "Spoken", "TextSpan", "TokenPairs"),
-    *("Samples", "Steering", "Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Parse", "Picture"),
-    *("Projections", "Writing", "NeedlePrompts"),
-}
+RESULTS = set(
+    """
+    Circuit
+    Composition
+    ContextScore
+    ContrastCovariance
+    DirectParts
+    Example
+    Factored
+    Faithfulness
+    FaithfulnessCurve
+    FewShot
+    FoundCircuits
+    FunctionVectors
+    HeadPairs
+    HeadTable
+    IOIPrompts
+    Interval
+    Moments
+    NeedlePrompts
+    Panel
+    Parse
+    Picture
+    Projections
+    QKAttribution
+    Relevance
+    RepeatedTokens
+    Rows
+    Run
+    Sample
+    Samples
+    SeedEffect
+    Specialisation
+    Spoken
+    Steering
+    TextSpan
+    TokenPairs
+    Trace
+    Trained
+    WordPattern
+    Writing
+    """.split()
+)
 """Classes of answers, whose constructors users don't call."""
 
 INTERNAL = {
@@ -231,10 +269,18 @@ CALLS: dict[str, dict[str, Any]] = {
     "logit_copying": {"model": model, "batch": batch},
     "logit_lens": {"model": model, "batch": batch},
     "name_copying": {"model": model, "batch": batch, "names": [1, 2, 3, 4]},
+    "qk_attribution": {"model": model, "batch": batch, "layer": 1, "head": 0, "query": 3, "key": 1},
+    "QKAttribution.top": {"self": attributed},
+    "QKAttribution.by": {"self": attributed, "side": "query"},
+    "head_loadings": ASKED | {"objective": lambda: jh.logit_difference(1, 2), "source": 1},
+    "contrast_covariance": {"model": model, "batch": batch, "match": "noun"},
+    "ContrastCovariance.subspace": {"self": contrasted, "layer": 0, "head": 0, "count": 2},
+    "ContrastCovariance.rank": {"self": contrasted},
     # sweeps
     "ablate": ASKED,
     "generate": {"model": model, "batch": batch, "steps": 2, "sample": None, "stop": (), "capture": "z"},
     "written": {"score": "exact", "references": ["a"], "steps": 2, "stop": (), "seed": 0, "name": "a text"},
+    "Beams": {"count": 2, "length_penalty": 1.0},
     "Sampling": {"temperature": 1.0, "top_k": 2, "top_p": 0.9},
     "attribute": PAIR,
     "edge_attribution": PAIR,

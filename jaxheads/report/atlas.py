@@ -174,8 +174,15 @@ def _joined(
     columns = {name: _column(table, name) for table in measured for name in table.metrics}
     columns |= {name: _column(table, "effect") for table, name in zip(effects, about["ablations"], strict=True)}
     columns |= {f"{name}_again": _column(table, "effect") for table, name in zip(again, about["again"], strict=True)}
-    numbers = ("score", "null", "chance_corrected", "q_value")
-    extras = {name: roles.grid(name) for name in ("role", "roles", "jobs", *numbers)}
+    extras = {
+        name: roles.grid(name) for name in ("role", "roles", "jobs", "score", "null", "chance_corrected", "q_value")
+    }
+    # Not `score_low` and `score_high`, which would make the score of other roles in other rows one metric.
+    extras |= {
+        "score_from": roles.grid("score_low"),
+        "score_to": roles.grid("score_high"),
+        "score_n": roles.grid("score_n"),
+    }
     if "positional_offset" in measured[0].frame:
         extras["positional_offset"] = measured[0].grid("positional_offset")
     return HeadTable.from_columns("atlas", measured[0].stack, columns, about, extras=extras)

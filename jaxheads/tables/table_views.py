@@ -28,7 +28,7 @@ def table_view(table: "HeadTable", column: str) -> View:
     if axes == ["sender", "receiver"]:
         return _edges(table, column)
     if len(axes) == 1 and axes[0] in ALONG:
-        return _curves(table, axes[0])
+        return _curves(table, axes[0], column)
     metrics, words, units = _columns(table, column)
     about: dict[str, Any] = {"units": units, "level": _level(table), "stack": table.stack, "title": _title(table)}
     if axes == ["layer", "head"]:
@@ -129,20 +129,16 @@ def _title(table: "HeadTable") -> str:
     return f"{table.name} of {model}" if isinstance(model, str) else table.name
 
 
-def _curves(table: "HeadTable", axis: str) -> View:
-    lines = {
-        metric: {part: table.grid(name) for part, name in _parts(table, metric).items()} for metric in table.metrics
+def _curves(table: "HeadTable", axis: str, column: str) -> View:
+    ends = {"value": "", "low": "_low", "high": "_high"}
+    lines: dict[str, Any] = {
+        metric: {part: table.grid(f"{metric}{end}") for part, end in ends.items()} for metric in table.metrics
     }
-    # Metrics of several units, such as a rank beside a probability, would share no axis: each has its own view.
-    first = table.metrics[0]
+    lines.setdefault(column, table.grid(column))
+    # Metrics of several units, such as a rank beside a probability, share no axis.
     units = table.provenance.get("units", {})
-    alike = {name: own for name, own in lines.items() if units.get(name) == units.get(first) and name in units}
-    chosen = alike or {first: lines[first]}
-    return curves(np.arange(table.shape[0]), chosen, x_label=axis, y_label=first, title=_title(table))
-
-
-def _parts(table: "HeadTable", metric: str) -> dict[str, str]:
-    return {"value": metric, "low": f"{metric}_low", "high": f"{metric}_high"}
+    panels = {f"{name} ({units[name]})" if name in units else name: [name] for name in [column, *table.metrics]}
+    return curves(np.arange(table.shape[0]), lines, x_label=axis, panels=panels, title=_title(table))
 
 
 def _edges(table: "HeadTable", column: str) -> View:

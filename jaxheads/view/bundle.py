@@ -1,4 +1,4 @@
-"""The bundle of JavaScript: `python -m jaxheads.view.bundle` joins the sources into one module.
+"""The bundle of JavaScript: `python -m jaxheads.view` joins the sources into one module.
 
 Each source becomes a function that is called once and returns what it exports, so that names of one file are not seen
 by the others. No tool of another language is needed.
@@ -29,7 +29,7 @@ def bundled(sources: Path = SOURCES) -> str:
     style = json.dumps("".join(styles))
     parts = [_module(name, (sources / f"{name}.js").read_text(encoding="utf-8")) for name in _order(sources)]
     face = "globalThis.jaxheads = $main;\nexport const { render, start } = $main;\nexport default $main.widget;\n"
-    return "\n".join(["// Made by `python -m jaxheads.view.bundle`.", f"const STYLE = {style};", *parts, face])
+    return "\n".join(["// Made by `python -m jaxheads.view`.", f"const STYLE = {style};", *parts, face])
 
 
 def _order(sources: Path) -> list[str]:
@@ -65,7 +65,3 @@ def script() -> str:
 def main() -> None:
     """Write the bundle."""
     write_atomically(BUNDLE, bundled().encode())
-
-
-if __name__ == "__main__":
-    main()

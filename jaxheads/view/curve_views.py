@@ -30,6 +30,7 @@ def curves(
     points: Sequence[str] | None = None,
     marks: Mapping[str, ArrayLike] | None = None,
     levels: Mapping[str, float] | None = None,
+    panels: Mapping[str, Sequence[str]] | None = None,
     log: bool = False,
     title: str = "",
 ) -> View:
@@ -43,6 +44,7 @@ def curves(
         points: names of the points, in place of their numbers.
         marks: by line, places on x to mark, such as the onset of a head; NaN is not drawn.
         levels: by name, heights to draw across, such as chance.
+        panels: by name, the lines that share an axis, of which one panel is shown at a time; all when left out.
         log: whether x is on a logarithmic scale; it then must be above 0.
 
     Raises:
@@ -56,6 +58,10 @@ def curves(
     drawn = {name: _parts(name, own, len(at)) for name, own in lines.items()}
     if not drawn or set(marks or {}) - set(drawn):
         raise ValueError(f"lines: expected one or more, and marks of these; got {list(lines)}, {list(marks or {})}")
+    groups = {y_label or next(iter(drawn)): [*drawn]}
+    groups = groups if panels is None else {name: [*own] for name, own in panels.items()}
+    if not groups or not all(groups.values()) or {line for own in groups.values() for line in own} - set(drawn):
+        raise ValueError(f"panels: expected names of the lines {list(drawn)}, got {groups}")
     marked = {name: np.atleast_1d(np.asarray(own, np.float64)) for name, own in (marks or {}).items()}
     payload = {
         "kind": "curves",
@@ -72,11 +78,14 @@ def curves(
             }
             for name, parts in drawn.items()
         ],
+        "panels": [{"name": name, "lines": own} for name, own in groups.items()],
         "levels": [{"name": name, "value": float(own)} for name, own in (levels or {}).items()],
     }
 
     def draw() -> "Picture":
-        return curves_still(at, drawn, marked, levels or {}, (x_label, payload["y"]), title, log=log)
+        name, first = next(iter(groups.items()))
+        shown = {line: drawn[line] for line in first}
+        return curves_still(at, shown, marked, levels or {}, (x_label, name), title, log=log)
 
     return View(payload, draw, 600)
 

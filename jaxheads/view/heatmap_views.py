@@ -34,6 +34,7 @@ def heatmap(
     stack: str = "",
     title: str = "",
     note: str = "",
+    missing: str = "not measured",
 ) -> View:
     """Show numbers of heads as a grid of cells and as a sorted list; a cell whose interval includes 0 is hatched.
 
@@ -49,6 +50,7 @@ def heatmap(
         level: of the intervals, such as 0.95.
         stack: name of the heads' stack.
         note: a sentence below the title.
+        missing: what it means that a cell is NaN.
 
     Raises:
         ValueError: for no metric, shapes that differ, an unknown part, or names of another number.
@@ -60,7 +62,8 @@ def heatmap(
             raise ValueError(f"{label}: expected {count} names, got {len(given)}")
     if len(axes) != 2:
         raise ValueError(f"axes: expected what rows and columns are, got {list(axes)}")
-    payload |= {"note": note, "axes": list(axes), "rowNames": _listed(rows), "columnNames": _listed(columns)}
+    payload |= {"note": note, "missing": missing, "axes": list(axes)}
+    payload |= {"rowNames": _listed(rows), "columnNames": _listed(columns)}
 
     def draw() -> "Picture":
         name, parts = next(iter(grids.items()))

@@ -209,9 +209,11 @@ def graph_still(
     nodes: Sequence[Mapping[str, Any]], edges: np.ndarray, values: np.ndarray, label: str, title: str
 ) -> "Picture":
     """Draw the nodes that have an edge, row by row, and the edges between them."""
-    used = [
-        number for number in range(len(nodes)) if number in set(edges.reshape(-1).tolist()) or nodes[number].get("kept")
-    ]
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    ends = set(edges.reshape(-1).tolist())
+    used = [number for number, node in enumerate(nodes) if number in ends or node.get("kept")]
     rows = sorted({nodes[number]["row"] for number in used})
     places: dict[int, tuple[float, int]] = {}
     for at, row in enumerate(rows):
@@ -220,10 +222,15 @@ def graph_still(
     picture, [ax] = panels(1, (8, min(1 + 0.55 * len(rows), 14)))
     most = float(np.abs(values).max()) or 1.0
     for (sender, receiver), value in zip(edges, values, strict=True):
-        (x1, y1), (x2, y2) = places[int(sender)], places[int(receiver)]
+        start, end = places[int(sender)], places[int(receiver)]
         dash, number = ("--", 0) if value < 0 else ("-", 1)
         width = 0.5 + 3 * abs(value) / most
-        ax.plot([x1, x2], [y1, y2], dash, color=color(number), linewidth=width, alpha=0.7, zorder=1)
+        # An edge that passes rows goes round what may stand between.
+        aside = 0.05 * max(0, abs(end[1] - start[1]) - 1) * (1 if start[0] + end[0] > 1 else -1)
+        middle = (start[1] + end[1]) / 2
+        points = [start, (start[0] + aside, middle), (end[0] + aside, middle), end]
+        path = Path(points, [Path.MOVETO, *[Path.CURVE4] * 3])
+        ax.add_patch(PathPatch(path, fill=False, linestyle=dash, edgecolor=color(number), linewidth=width, alpha=0.7))
     for number, (x, y) in places.items():
         box = {"boxstyle": "round", "facecolor": "white", "edgecolor": "0.5"}
         name = plain(nodes[number].get("short") or nodes[number]["name"])

@@ -47,7 +47,7 @@ def test_equal_numbers_and_none_at_all():
 
 
 def test_the_bundle_is_that_of_the_sources():
-    assert bundle.script() == bundle.bundled(), "run `python -m jaxheads.view.bundle`"
+    assert bundle.script() == bundle.bundled(), "run `python -m jaxheads.view`"
 
 
 def test_a_text_can_not_end_the_script():

@@ -26,14 +26,22 @@ def circuit_view(
     if minimality is not None and (minimality.shape != kept.shape or "minimality" not in minimality.metrics):
         raise ValueError(f"minimality: expected this circuit's own, over {list(kept.shape)}, got {minimality!r}")
     share, low, high = (float(faithfulness.grid(f"faithfulness{end}")[0]) for end in ("", "_low", "_high"))
-    note = f"Faithfulness {share:.2f} [{low:.2f}, {high:.2f}]: 1 does what the model does, 0 what nothing does."
+    interval = f" [{low:.2f}, {high:.2f}]" if np.isfinite([low, high]).all() else ""
+    note = f"Faithfulness {share:.2f}{interval}: 1 does what the model does, 0 what nothing does."
     title = f"A circuit of {int(kept.sum())} {components.kind}"
     label = "kept" if minimality is None else "minimality"
     parts = {"value": np.where(kept, 1.0, np.nan)}
     if minimality is not None:
         parts = {end: minimality.grid(f"minimality{name}") for end, name in _BOUNDS.items()}
     if components.graph is None:
-        return heatmap({label: parts}, words={"class": classes}, stack=components.stack.name, title=title, note=note)
+        return heatmap(
+            {label: parts},
+            words={"class": classes},
+            stack=components.stack.name,
+            title=title,
+            note=note,
+            missing="not in the circuit",
+        )
     nodes, senders, receivers, kinds = component_graph(components.graph.senders, components.graph.receivers)
     places = np.argwhere(kept)
     at = tuple(places.T)

@@ -1,11 +1,12 @@
 // Curves over layers or steps: a middle line with its interval, thin lines of runs, marks; the legend switches lines.
 //
-// payload: {x: {name, values, log, names}, y, lines: [{name, middle, low, high, runs, marks: [x…]}], levels: [{name, value}]}
+// payload: {x: {name, values, log, names}, y, lines: [{name, middle, low, high, runs, marks: [x…]}], levels: [{name, value}],
+// panels: [{name, lines: [name…]}…]}
 
 import { extent, unpack } from "./arrays.js";
 import { chart } from "./axes.js";
 import { color, resized, themed } from "./colors.js";
-import { estimate, h, number, svg } from "./dom.js";
+import { estimate, h, number, select, svg } from "./dom.js";
 import { tooltip } from "./tooltip.js";
 
 const DASHES = ["", "7 3", "2 3", "9 3 2 3", "1 2", "12 4", "5 2"];
@@ -14,21 +15,26 @@ export function curves(root, payload) {
   const xs = [...unpack(payload.x.values).values];
   const lines = payload.lines.map((line) => ({
     ...line, ...Object.fromEntries(["middle", "low", "high", "runs"].filter((part) => line[part]).map((part) => [part, unpack(line[part])])) }));
-  const state = { hidden: new Set(), theme: "light", at: null };
+  const groups = payload.panels || [{ name: payload.y, lines: lines.map(({ name }) => name) }];
+  const state = { hidden: new Set(), theme: "light", at: null, group: 0 };
   const legend = h("div", { class: "jh-row" }), body = h("div"), status = h("p", { class: "jh-status", role: "status" }), tip = tooltip(root);
-  root.append(legend, body, status);
+  root.append(groups.length > 1 ? h("div", { class: "jh-row" }, select("Show", groups.map(({ name }) => name), (group) => {
+    state.group = group;
+    draw();
+  })) : "", legend, body, status);
+  const here = (line) => groups[state.group].lines.includes(line.name);
   const words = (index) => (payload.x.names ? payload.x.names[index] : `${payload.x.name} ${number(xs[index])}`);
 
   function said(index) {
-    return [words(index), ...lines.filter((_, own) => !state.hidden.has(own)).map((line) =>
+    return [words(index), ...lines.filter((line, own) => here(line) && !state.hidden.has(own)).map((line) =>
       estimate(line.name, line.middle.values[index], line.low?.values[index], line.high?.values[index]))];
   }
 
   function draw() {
-    const shown = lines.map((line, index) => [line, index]).filter(([, index]) => !state.hidden.has(index));
+    const shown = lines.map((line, index) => [line, index]).filter(([line, index]) => here(line) && !state.hidden.has(index));
     const values = shown.flatMap(([line]) => ["middle", "low", "high", "runs"].flatMap((part) => [...(line[part]?.values || [])]));
     const levels = payload.levels || [], log = Boolean(payload.x.log) && xs.every((x) => x > 0);
-    const { element, area, x, y, top, bottom, width } = chart(root, `${payload.y} by ${payload.x.name}`, extent(xs), extent([...values, ...levels.map(({ value }) => value)]), { xName: payload.x.name, yName: payload.y, log });
+    const { element, area, x, y, top, bottom, width } = chart(root, `${groups[state.group].name} by ${payload.x.name}`, extent(xs), extent([...values, ...levels.map(({ value }) => value)]), { xName: payload.x.name, yName: groups[state.group].name, log });
     // A line breaks where a number is missing.
     const path = (list) => xs.map((at, index) => (Number.isFinite(list[index]) ? `${Number.isFinite(list[index - 1]) ? "L" : "M"}${x(at).toFixed(1)} ${y(list[index]).toFixed(1)}` : "")).join("");
     for (const { name, value } of levels) area.append(
@@ -72,12 +78,12 @@ export function curves(root, payload) {
       event.preventDefault();
       read(to);
     });
-    legend.replaceChildren(...lines.map((line, index) => h("button", {
+    legend.replaceChildren(...(groups[state.group].lines.length < 2 ? [] : lines.map((line, index) => here(line) && h("button", {
       type: "button", class: "jh-switch", "aria-pressed": String(!state.hidden.has(index)), click: () => {
         if (!state.hidden.delete(index)) state.hidden.add(index);
         draw();
-        legend.children[index].focus();
-      } }, svg("svg", { width: 26, height: 10, "aria-hidden": "true" }, svg("line", { x1: 0, x2: 26, y1: 5, y2: 5, stroke: color(state.theme, index), "stroke-width": 2.5, "stroke-dasharray": DASHES[index % DASHES.length] })), line.name)));
+        [...legend.children].find((button) => button.textContent === line.name)?.focus();
+      } }, svg("svg", { width: 26, height: 10, "aria-hidden": "true" }, svg("line", { x1: 0, x2: 26, y1: 5, y2: 5, stroke: color(state.theme, index), "stroke-width": 2.5, "stroke-dasharray": DASHES[index % DASHES.length] })), line.name)).filter(Boolean)));
     body.replaceChildren(element);
   }
 

@@ -41,14 +41,16 @@ export function graph(root, payload) {
     const rows = [...new Set(visible.map((index) => nodes[index].row))].sort((one, other) => one - other);
     // Of each row only the nodes that have an edge are there, in their order.
     const lines = rows.map((row) => visible.filter((index) => nodes[index].row === row).sort((one, other) => nodes[one].column - nodes[other].column));
-    const width = Math.max(300, LEAST * Math.max(1, ...lines.map((line) => line.length))), height = ROW * rows.length + 20;
+    const longest = Math.max(1, ...lines.map((line) => line.length));
+    const width = Math.max(300, Math.max(LEAST, Math.min(2 * LEAST, (root.clientWidth - 8) / longest)) * longest), height = ROW * rows.length + 20;
     const place = new Map(lines.flatMap((line, row) => line.map((index, at) => [index, [(width * (at + 0.5)) / line.length, 24 + ROW * row]])));
     const most = Math.max(...shown.map((index) => Math.abs(arrays.values[index])), 1e-12);
     const [more, less] = [color(state.theme, 1), color(state.theme, 0)];
     const paths = shown.map((index) => {
       const [[x1, y1], [x2, y2]] = edges[index].map((end) => place.get(end)), value = arrays.values[index];
-      const bend = y1 === y2 ? ROW * 0.6 : 0;
-      return svg("path", { d: `M${x1} ${y1 + 10} C${x1} ${(y1 + y2) / 2 + bend} ${x2} ${(y1 + y2) / 2 + bend} ${x2} ${y2 - 10}`, fill: "none", stroke: value < 0 ? less : more,
+      // An edge that passes rows goes round what may stand between.
+      const rows = Math.max(0, Math.abs(y2 - y1) / ROW - 1), bend = y1 === y2 ? ROW * 0.6 : 0, aside = (x1 + x2 > width ? 1 : -1) * Math.min(70, 34 * rows);
+      return svg("path", { d: `M${x1} ${y1 + 10} C${x1 + aside} ${(y1 + y2) / 2 + bend} ${x2 + aside} ${(y1 + y2) / 2 + bend} ${x2} ${y2 - 10}`, fill: "none", stroke: value < 0 ? less : more,
         "stroke-width": 0.8 + 4.5 * Math.abs(value) / most, "stroke-opacity": 0.75, "stroke-dasharray": value < 0 ? "6 3" : null, "data-edge": index });
     });
     const boxes = visible.map((index) => {

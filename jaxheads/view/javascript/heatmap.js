@@ -134,10 +134,12 @@ export function heatmap(root, payload) {
   function draw() {
     const { name, unit, level } = payload.metrics[state.metric];
     const all = cells.map((cell) => cell.values[state.metric]);
-    const [low, high] = extent(all.map(({ value }) => value)), colorOf = ramp(state.theme, low, high);
+    let [low, high] = extent(all.map(({ value }) => value));
+    if (low === high) [low, high] = [Math.min(low, 0), Math.max(high, 0)];
+    const colorOf = ramp(state.theme, low, high);
     const hatched = all.some(unsure) && h("span", { class: "jh-key" }, h("span", { class: "jh-cell jh-hatched", style: { "--hatch": state.theme === "dark" ? "255 255 255" : "0 0 0" } }),
       `interval${level ? ` (${Math.round(100 * level)} %)` : ""} includes 0`);
-    const missing = all.some(({ value }) => Number.isNaN(value)) && h("span", { class: "jh-key" }, h("span", { class: "jh-cell jh-missing" }), "not measured");
+    const missing = all.some(({ value }) => Number.isNaN(value)) && h("span", { class: "jh-key" }, h("span", { class: "jh-cell jh-missing" }), payload.missing || "not measured");
     legend.replaceChildren(h("span", {}, unit ? `${name} (${unit})` : name), colorBar(state.theme, low, high, number), ...[hatched, missing].filter(Boolean));
     tip.hide();
     body.replaceChildren(state.mode ? list() : grid(colorOf));

@@ -5,17 +5,12 @@ import { curves } from "./curves.js";
 import { h } from "./dom.js";
 import { graph } from "./graph.js";
 import { heatmap } from "./heatmap.js";
-<<<<<<< HEAD
-import { page } from "./page.js";
-
-const KINDS = { attention, heatmap, heads: page };
-=======
 import { matrix } from "./matrix.js";
+import { page } from "./page.js";
 import { scatter } from "./scatter.js";
 import { tokens } from "./tokens.js";
 
-const KINDS = { attention, curves, graph, heatmap, matrix, scatter, tokens };
->>>>>>> main
+const KINDS = { attention, curves, graph, heads: page, heatmap, matrix, scatter, tokens };
 
 // Draws a payload into an element, which it empties first.
 export function render(element, payload) {

@@ -1,5 +1,5 @@
-// Made by `python -m jaxheads.view.bundle`.
-const STYLE = ".jh { --bg: #fff; --fg: #1b1f24; --muted: #5b636d; --line: #d5dae0; --panel: #f4f6f8; --accent: #0060a0; --mark: #b34700;\n  position: relative; color: var(--fg); background: var(--bg); color-scheme: light;\n  font: 14px/1.45 system-ui, -apple-system, \"Segoe UI\", Roboto, \"Noto Sans\", sans-serif; text-align: left;\n  -webkit-print-color-adjust: exact; print-color-adjust: exact; }\n.jh[data-theme=\"dark\"] { --bg: #15181d; --fg: #e7eaee; --muted: #a3acb8; --line: #3a414b; --panel: #20252c; --accent: #7cc3f2; --mark: #f5a25d;\n  color-scheme: dark; }\n.jh *, .jh *::before { box-sizing: border-box; }\n.jh [hidden] { display: none !important; }\n.jh h2, .jh h3 { margin: 0 0 .4rem; font-size: 1.05rem; line-height: 1.3; font-weight: 600; }\n.jh h2 { font-size: 1.2rem; }\n.jh ul { margin: 0; padding-left: 1.1rem; }\n.jh p { margin: 0 0 .6rem; }\n.jh button, .jh select { font: inherit; color: inherit; background: var(--bg); border: 1px solid var(--line); border-radius: 5px; padding: .15rem .55rem;\n  min-height: 1.9rem; cursor: pointer; }\n.jh button:hover, .jh select:hover { border-color: var(--muted); }\n.jh :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; z-index: 1; }\n.jh .jh-row { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: center; margin: 0 0 .6rem; }\n.jh .jh-control { display: inline-flex; gap: .4rem; align-items: center; }\n.jh .jh-control label, .jh .jh-muted { color: var(--muted); }\n.jh .jh-choice button { border-radius: 0; margin-left: -1px; }\n.jh .jh-choice button:first-child { border-radius: 5px 0 0 5px; }\n.jh .jh-choice button:last-child { border-radius: 0 5px 5px 0; }\n.jh .jh-choice button:only-child { border-radius: 5px; }\n.jh button[aria-pressed=\"true\"] { background: var(--accent); border-color: var(--accent); color: var(--bg); }\n.jh .jh-scroll { overflow: auto; max-width: 100%; max-height: 75vh; padding: 2px; }\n.jh .jh-legend { display: inline-flex; gap: .4rem; align-items: center; font-variant-numeric: tabular-nums; }\n.jh .jh-bar { display: inline-block; width: 7rem; height: .8rem; border: 1px solid var(--line); }\n.jh .jh-key { display: inline-flex; gap: .4rem; align-items: center; color: var(--muted); }\n.jh .jh-key .jh-cell { width: 1.1rem; }\n.jh .jh-grid { display: inline-grid; gap: 1px; min-width: min-content; max-width: 100%; width: 60rem; justify-content: start; }\n.jh .jh-contents { display: contents; }\n.jh .jh-head { color: var(--muted); font-size: .75rem; text-align: center; padding: 0 .3rem 0 0; white-space: nowrap; font-weight: 400; align-self: center; }\n.jh .jh-cell { position: relative; display: block; min-height: 1.1rem; height: 1.6rem; border: 1px solid var(--line); cursor: pointer; }\n.jh .jh-cell[aria-selected=\"true\"] { box-shadow: 0 0 0 2px var(--mark); z-index: 1; }\n.jh .jh-cell:focus-visible { outline-width: 3px; }\n.jh .jh-key .jh-cell { cursor: default; height: 1.1rem; }\n.jh .jh-hatched { background-image: repeating-linear-gradient(45deg, rgb(var(--hatch, 0 0 0) / .45) 0 1px, transparent 1px 5px); }\n.jh .jh-missing { background: repeating-linear-gradient(90deg, var(--line) 0 1px, transparent 1px 4px); }\n.jh .jh-faint { opacity: .13; }\n.jh .jh-list { border-collapse: collapse; font-variant-numeric: tabular-nums; }\n.jh .jh-list th, .jh .jh-list td { padding: .15rem .6rem; border-bottom: 1px solid var(--line); text-align: left; font-weight: 400; white-space: nowrap; }\n.jh .jh-list button { border: 0; background: none; padding: 0; color: var(--accent); min-height: 0; }\n.jh .jh-list [aria-sort=\"descending\"] button::after { content: \" \u25be\"; }\n.jh .jh-list [aria-sort=\"ascending\"] button::after { content: \" \u25b4\"; }\n.jh .jh-wide { width: 12rem; min-width: 6rem; }\n.jh .jh-track { position: relative; display: block; height: 1rem; }\n.jh .jh-zero { position: absolute; top: 0; bottom: 0; border-left: 1px solid var(--line); }\n.jh .jh-whisker { position: absolute; top: 50%; border-top: 2px solid var(--muted); }\n.jh .jh-dot { position: absolute; top: 50%; width: 8px; height: 8px; margin: -4px; border-radius: 50%; }\n.jh .jh-card { border: 1px solid var(--line); background: var(--panel); border-radius: 6px; padding: .6rem .9rem; margin-top: .8rem; max-width: 46rem; }\n.jh .jh-tip { position: absolute; z-index: 20; pointer-events: none; background: var(--fg); color: var(--bg); border-radius: 5px; padding: .35rem .6rem;\n  font-size: .85rem; max-width: min(22rem, 90vw); overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }\n.jh .jh-tip-title { font-weight: 600; }\n.jh .jh-status { min-height: 1.45em; color: var(--muted); overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }\n.jh .jh-thumbs { display: inline-grid; gap: 3px; }\n.jh .jh-thumb { padding: 0 !important; min-height: 0 !important; border-radius: 2px !important; line-height: 0; aspect-ratio: 1; width: 100%; overflow: hidden; background: var(--bg); }\n.jh .jh-thumb canvas { width: 100%; height: 100%; image-rendering: pixelated; }\n.jh .jh-thumb[aria-pressed=\"true\"] { border-color: var(--mark); box-shadow: 0 0 0 2px var(--mark); background: var(--bg); }\n.jh .jh-text { line-height: 2; max-width: 60rem; overflow-wrap: anywhere; }\n.jh .jh-token { display: inline; border-radius: 3px; padding: .12em .1em; margin: 0 1px; white-space: pre-wrap; cursor: pointer; border-bottom: 2px solid transparent; }\n.jh .jh-token[aria-pressed=\"true\"], .jh .jh-token.jh-chosen { box-shadow: 0 0 0 2px var(--mark); }\n.jh .jh-padding { opacity: .35; }\n.jh .jh-label { color: var(--muted); font-size: .8rem; }\n.jh .jh-matrix { position: relative; display: inline-block; max-width: 100%; }\n.jh .jh-matrix canvas { display: block; image-rendering: pixelated; border: 1px solid var(--line); width: 100%; height: auto; cursor: crosshair; }\n.jh .jh-cross { position: absolute; pointer-events: none; outline: 2px solid var(--mark); }\n.jh .jh-lines { display: grid; grid-template-columns: max-content minmax(60px, 240px) max-content; }\n.jh .jh-lines .jh-column { display: grid; grid-auto-rows: 20px; min-width: 0; }\n.jh .jh-lines .jh-column > * { line-height: 20px; height: 20px; padding: 0 .35rem; margin: 0; overflow: hidden; text-overflow: ellipsis; white-space: pre; max-width: 34vw;\n  border: 0; cursor: pointer; border-radius: 3px; }\n.jh .jh-lines .jh-column:first-child { text-align: right; }\n.jh svg text { fill: var(--fg); font-size: 11px; }\n.jh svg .jh-axis { stroke: var(--line); fill: none; }\n.jh .jh-picture { position: relative; display: inline-block; max-width: 100%; line-height: 0; touch-action: manipulation; }\n.jh .jh-side { min-width: 0; max-width: 100%; }\n.jh .jh-scroll + h3 { margin-top: .8rem; }\n.jh .jh-picture img { display: block; width: 100%; image-rendering: auto; }\n.jh .jh-picture canvas { position: absolute; inset: 0; width: 100%; height: 100%; image-rendering: pixelated; cursor: crosshair; }\n.jh .jh-chart { display: block; width: 100%; max-width: 46rem; height: auto; }\n.jh .jh-chart .jh-name { font-size: 12px; fill: var(--muted); }\n.jh .jh-diagonal { stroke: var(--muted); stroke-dasharray: 4 4; }\n.jh .jh-point { stroke: var(--bg); stroke-width: 1; cursor: pointer; }\n.jh .jh-point[aria-pressed=\"true\"], .jh .jh-point:focus-visible { stroke: var(--mark); stroke-width: 3; outline: none; }\n.jh .jh-named { pointer-events: none; }\n.jh .jh-whiskers line { stroke: var(--fg); stroke-width: 1.5; }\n.jh .jh-level { stroke: var(--muted); stroke-dasharray: 5 4; }\n.jh .jh-cursor { stroke: var(--mark); }\n.jh .jh-swatch { display: inline-block; width: .8rem; height: .8rem; border-radius: 50%; }\n.jh .jh-switch { display: inline-flex; gap: .4rem; align-items: center; }\n.jh .jh-switch[aria-pressed=\"true\"] { background: var(--panel); color: var(--fg); border-color: var(--muted); }\n.jh .jh-switch[aria-pressed=\"false\"] { opacity: .5; text-decoration: line-through; }\n.jh .jh-negative { border-bottom-color: currentcolor; }\n.jh .jh-words { border-collapse: separate; border-spacing: 1px; font-size: .8rem; }\n.jh .jh-words th { font-weight: 400; color: var(--muted); text-align: center; padding: 0 .3rem; white-space: pre; position: sticky; top: 0; background: var(--bg); }\n.jh .jh-word { padding: .1rem .35rem; max-width: 7rem; overflow: hidden; text-overflow: ellipsis; white-space: pre; text-align: center; border: 1px solid var(--line); }\n.jh .jh-graph { display: block; height: auto; max-width: none; }\n.jh .jh-graph text { pointer-events: none; }\n.jh .jh-node { cursor: pointer; }\n.jh .jh-node rect { fill: var(--panel); stroke: var(--muted); }\n.jh .jh-node:focus-visible { outline: none; }\n.jh .jh-node:focus-visible rect, .jh .jh-node:hover rect { stroke: var(--mark); stroke-width: 2.5; }\n@media print {\n  .jh .jh-scroll { max-height: none; overflow: visible; }\n  .jh .jh-row button, .jh .jh-tip { display: none; }\n  .jh .jh-row button[aria-pressed=\"true\"] { display: inline; }\n}\n.jh.jh-page { font-size: 15px; }\n.jh-page h1 { font-size: 1.5rem; margin: 0 0 .5rem; line-height: 1.25; }\n.jh-page .jh-guide { max-width: 62rem; margin-bottom: .8rem; }\n.jh-page .jh-guide ol { margin: .3rem 0 0; padding-left: 1.4rem; }\n.jh-page .jh-tools { border-block: 1px solid var(--line); padding: .5rem 0; margin: 0 0 1rem; }\n.jh-page input { font: inherit; color: inherit; background: var(--bg); border: 1px solid var(--line); border-radius: 5px; padding: .15rem .4rem; min-height: 1.9rem; }\n.jh-page .jh-panels { display: grid; gap: 2rem; grid-template-columns: minmax(0, 1fr); }\n.jh-page .jh-panel { container-type: inline-size; min-width: 0; }\n.jh-page .jh-panel-title { display: none; }\n.jh-page .jh-two .jh-panel-title { display: block; }\n.jh-page .jh-panel h3 { margin: 1rem 0 .4rem; }\n.jh-page h4 { margin: .9rem 0 .3rem; font-size: .95rem; font-weight: 600; }\n.jh-page .jh-chips { display: flex; flex-wrap: wrap; gap: .4rem; align-items: center; }\n.jh-page .jh-chip { display: inline-flex; gap: .4rem; align-items: center; border-radius: 1rem; padding: .1rem .7rem .1rem .25rem; }\n.jh-page .jh-chip[disabled] { opacity: .45; cursor: default; }\n.jh-page .jh-chip[aria-pressed=\"true\"] .jh-muted { color: inherit; }\n.jh-page .jh-swatch { display: inline-grid; place-items: center; width: 1.35rem; height: 1.35rem; border-radius: 50%; font-size: .75rem; font-weight: 700; }\n.jh-page .jh-about { min-height: 4.4em; margin: .5rem 0 0; max-width: 46rem; }\n.jh-page .jh-mapbox { overflow-x: auto; padding: 2px; }\n.jh-page .jh-map { width: 100%; max-width: 30rem; min-width: min(100%, 12rem); }\n.jh-page .jh-map .jh-cell { height: 1.3rem; min-height: 0; display: grid; place-items: center; font-size: .75rem; font-weight: 700; line-height: 1; }\n.jh-page .jh-map .jh-plain { background: var(--panel); }\n.jh-page .jh-map .jh-cell:hover { outline: 2px solid var(--fg); outline-offset: -1px; z-index: 1; }\n.jh-page .jh-scatter { width: 100%; max-width: 34rem; height: auto; display: block; }\n.jh-page .jh-scatter text { font-size: 12px; }\n.jh-page .jh-point { fill: var(--fill); stroke: var(--bg); stroke-width: 1; cursor: pointer; }\n.jh-page .jh-point.jh-faint { opacity: .18; }\n.jh-page .jh-point[aria-pressed=\"true\"] { stroke: var(--fg); stroke-width: 2.5; opacity: 1; }\n.jh-page .jh-point:focus-visible { outline: none; stroke: var(--fg); stroke-width: 3; }\n.jh-page .jh-leaders { padding-left: 1.6rem; margin: 0 0 .5rem; }\n.jh-page .jh-link { border: 0; background: none; padding: 0; min-height: 0; color: var(--accent); text-decoration: underline; text-underline-offset: 2px; }\n.jh-page .jh-page-card { border: 1px solid var(--line); border-radius: 8px; padding: 1rem 1.2rem; min-width: 0; background: var(--bg); scroll-margin-top: .5rem; }\n.jh-page .jh-control, .jh-page .jh-axes, .jh-page .jh-axes > * { max-width: 100%; min-width: 0; }\n.jh-page .jh-control label { white-space: nowrap; }\n.jh-page select { min-width: 0; max-width: min(100%, 17rem); text-overflow: ellipsis; }\n.jh-page .jh-start { list-style: none; padding: 0; max-width: 50rem; }\n.jh-page .jh-start li { display: grid; grid-template-columns: 9.5rem 1fr; gap: .8rem; align-items: start; margin-bottom: .7rem; }\n.jh-page .jh-without { margin: 0; }\n.jh-page .jh-card-top { display: flex; flex-wrap: wrap; gap: .4rem .9rem; align-items: center; margin-bottom: .5rem; }\n.jh-page .jh-card-top h2 { font-size: 1.3rem; margin: 0; }\n.jh-page .jh-card-top h2:focus { outline: none; }\n.jh-page .jh-card-top .jh-steps { margin: 0 0 0 auto; gap: .4rem; }\n.jh-page .jh-badges { display: inline-flex; flex-wrap: wrap; gap: .3rem .8rem; }\n.jh-page .jh-badge { display: inline-flex; gap: .35rem; align-items: center; }\n.jh-page .jh-lead { font-size: 1.02rem; max-width: 50rem; }\n.jh-page .jh-part { min-width: 0; border-top: 1px solid var(--line); padding-top: .2rem; margin-top: 1rem; }\n.jh-page .jh-part > p { max-width: 50rem; }\n.jh-page summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }\n.jh-page .jh-muted { font-size: .9em; }\n.jh-page .jh-jobs .jh-weak th, .jh-page .jh-jobs .jh-weak td { color: var(--muted); }\n.jh-page .jh-jobs tr:not(.jh-weak) th { font-weight: 600; }\n.jh-page .jh-list .jh-wide { min-width: 7rem; }\n.jh-page .jh-list .jh-meaning { white-space: normal; min-width: 14rem; }\n.jh-page .jh-score { position: relative; display: block; height: .8rem; background: var(--panel); border: 1px solid var(--line); }\n.jh-page .jh-score-fill { position: absolute; inset: 0 auto 0 0; background: var(--accent); }\n.jh-page .jh-score.jh-weak .jh-score-fill { background: var(--muted); opacity: .55; }\n.jh-page .jh-score .jh-whisker { border-top-color: var(--fg); }\n.jh-page .jh-chance { position: absolute; top: -3px; bottom: -3px; border-left: 2px solid var(--mark); }\n.jh-page .jh-tag { display: inline-block; border-radius: 4px; padding: 0 .4rem; border: 1px solid var(--line); font-size: .9em; }\n.jh-page .jh-worse { border-color: var(--mark); color: var(--mark); font-weight: 600; }\n.jh-page .jh-better { border-color: var(--accent); color: var(--accent); font-weight: 600; }\n.jh-page .jh-effect { margin: .6rem 0 1rem; }\n.jh-page .jh-effect p { margin: 0 0 .2rem; }\n.jh-page .jh-dots { width: 100%; max-width: 34rem; height: auto; display: block; }\n.jh-page .jh-example { fill: var(--accent); opacity: .55; }\n.jh-page .jh-interval { stroke: var(--fg); stroke-width: 4; opacity: .8; }\n.jh-page .jh-mean { fill: var(--fg); }\n.jh-page .jh-null { stroke: var(--mark); stroke-width: 1.5; stroke-dasharray: 4 3; }\n.jh-page .jh-dots .jh-end { fill: var(--muted); }\n.jh-page .jh-token.jh-still { cursor: default; }\n.jh-page .jh-query { outline: 2px solid var(--mark); outline-offset: 1px; border-radius: 3px; font-weight: 600; }\n.jh-page .jh-contexts { padding-left: 1.4rem; }\n.jh-page .jh-contexts li { margin-bottom: .7rem; }\n.jh-page .jh-contexts p { margin: 0; }\n.jh-page .jh-copied { text-decoration: underline; font-weight: 600; color: var(--fg); }\n.jh-page .jh-foot { border-top: 1px solid var(--line); margin-top: 1.5rem; padding-top: .6rem; max-width: 62rem; }\n.jh-page .jh-status { min-height: 2.9em; }\n@container (min-width: 900px) {\n  .jh-page .jh-panel { display: block; }\n  .jh-page .jh-over { float: left; width: 24rem; }\n  .jh-page .jh-page-card { margin-left: 26rem; min-height: 40rem; }\n  .jh-page .jh-back { display: none; }\n}\n@container (max-width: 899px) {\n  .jh-page .jh-page-card { margin-top: 1.2rem; padding: .8rem; }\n}\n@media (min-width: 900px) {\n  .jh-page .jh-panels.jh-two { grid-template-columns: repeat(2, minmax(0, 1fr)); }\n}\n@media print {\n  .jh-page .jh-guide, .jh-page .jh-tools, .jh-page .jh-steps { display: none; }\n  .jh-page .jh-part, .jh-page .jh-effect { break-inside: avoid; }\n  .jh-page .jh-page-card { border: 0; padding: 0; }\n}\n";
+// Made by `python -m jaxheads.view`.
+const STYLE = ".jh { --bg: #fff; --fg: #1b1f24; --muted: #5b636d; --line: #d5dae0; --panel: #f4f6f8; --accent: #0060a0; --mark: #b34700;\n  position: relative; color: var(--fg); background: var(--bg); color-scheme: light;\n  font: 14px/1.45 system-ui, -apple-system, \"Segoe UI\", Roboto, \"Noto Sans\", sans-serif; text-align: left;\n  -webkit-print-color-adjust: exact; print-color-adjust: exact; }\n.jh[data-theme=\"dark\"] { --bg: #15181d; --fg: #e7eaee; --muted: #a3acb8; --line: #3a414b; --panel: #20252c; --accent: #7cc3f2; --mark: #f5a25d;\n  color-scheme: dark; }\n.jh *, .jh *::before { box-sizing: border-box; }\n.jh [hidden] { display: none !important; }\n.jh h2, .jh h3 { margin: 0 0 .4rem; font-size: 1.05rem; line-height: 1.3; font-weight: 600; }\n.jh h2 { font-size: 1.2rem; }\n.jh ul { margin: 0; padding-left: 1.1rem; }\n.jh p { margin: 0 0 .6rem; }\n.jh button, .jh select { font: inherit; color: inherit; background: var(--bg); border: 1px solid var(--line); border-radius: 5px; padding: .15rem .55rem;\n  min-height: 1.9rem; cursor: pointer; }\n.jh button:hover, .jh select:hover { border-color: var(--muted); }\n.jh :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; z-index: 1; }\n.jh .jh-row { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: center; margin: 0 0 .6rem; }\n.jh .jh-control { display: inline-flex; gap: .4rem; align-items: center; }\n.jh .jh-control label, .jh .jh-muted { color: var(--muted); }\n.jh .jh-choice button { border-radius: 0; margin-left: -1px; }\n.jh .jh-choice button:first-child { border-radius: 5px 0 0 5px; }\n.jh .jh-choice button:last-child { border-radius: 0 5px 5px 0; }\n.jh .jh-choice button:only-child { border-radius: 5px; }\n.jh button[aria-pressed=\"true\"] { background: var(--accent); border-color: var(--accent); color: var(--bg); }\n.jh .jh-scroll { overflow: auto; max-width: 100%; max-height: 75vh; padding: 2px; }\n.jh .jh-legend { display: inline-flex; gap: .4rem; align-items: center; font-variant-numeric: tabular-nums; }\n.jh .jh-bar { display: inline-block; width: 7rem; height: .8rem; border: 1px solid var(--line); }\n.jh .jh-key { display: inline-flex; gap: .4rem; align-items: center; color: var(--muted); }\n.jh .jh-key .jh-cell { width: 1.1rem; }\n.jh .jh-grid { display: inline-grid; gap: 1px; min-width: min-content; max-width: 100%; width: 60rem; justify-content: start; }\n.jh .jh-contents { display: contents; }\n.jh .jh-head { color: var(--muted); font-size: .75rem; text-align: center; padding: 0 .3rem 0 0; white-space: nowrap; font-weight: 400; align-self: center; }\n.jh .jh-cell { position: relative; display: block; min-height: 1.1rem; height: 1.6rem; border: 1px solid var(--line); cursor: pointer; }\n.jh .jh-cell[aria-selected=\"true\"] { box-shadow: 0 0 0 2px var(--mark); z-index: 1; }\n.jh .jh-cell:focus-visible { outline-width: 3px; }\n.jh .jh-key .jh-cell { cursor: default; height: 1.1rem; }\n.jh .jh-hatched { background-image: repeating-linear-gradient(45deg, rgb(var(--hatch, 0 0 0) / .45) 0 1px, transparent 1px 5px); }\n.jh .jh-missing { background: repeating-linear-gradient(90deg, var(--line) 0 1px, transparent 1px 4px); }\n.jh .jh-faint { opacity: .13; }\n.jh .jh-list { border-collapse: collapse; font-variant-numeric: tabular-nums; }\n.jh .jh-list th, .jh .jh-list td { padding: .15rem .6rem; border-bottom: 1px solid var(--line); text-align: left; font-weight: 400; white-space: nowrap; }\n.jh .jh-list button { border: 0; background: none; padding: 0; color: var(--accent); min-height: 0; }\n.jh .jh-list [aria-sort=\"descending\"] button::after { content: \" \u25be\"; }\n.jh .jh-list [aria-sort=\"ascending\"] button::after { content: \" \u25b4\"; }\n.jh .jh-wide { width: 12rem; min-width: 6rem; }\n.jh .jh-track { position: relative; display: block; height: 1rem; }\n.jh .jh-zero { position: absolute; top: 0; bottom: 0; border-left: 1px solid var(--line); }\n.jh .jh-whisker { position: absolute; top: 50%; border-top: 2px solid var(--muted); }\n.jh .jh-dot { position: absolute; top: 50%; width: 8px; height: 8px; margin: -4px; border-radius: 50%; }\n.jh .jh-card { border: 1px solid var(--line); background: var(--panel); border-radius: 6px; padding: .6rem .9rem; margin-top: .8rem; max-width: 46rem; }\n.jh .jh-tip { position: absolute; z-index: 20; pointer-events: none; background: var(--fg); color: var(--bg); border-radius: 5px; padding: .35rem .6rem;\n  font-size: .85rem; max-width: min(22rem, 90vw); overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }\n.jh .jh-tip-title { font-weight: 600; }\n.jh .jh-status { position: sticky; top: 0; z-index: 2; background: var(--bg); padding: .15rem 0; min-height: 1.45em; color: var(--muted); overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }\n.jh .jh-thumbs { display: inline-grid; gap: 3px; }\n.jh .jh-thumb { padding: 0 !important; min-height: 0 !important; border-radius: 2px !important; line-height: 0; aspect-ratio: 1; width: 100%; overflow: hidden; background: var(--bg); }\n.jh .jh-thumb canvas { width: 100%; height: 100%; image-rendering: pixelated; }\n.jh .jh-thumb[aria-pressed=\"true\"] { border-color: var(--mark); box-shadow: 0 0 0 2px var(--mark); background: var(--bg); }\n.jh .jh-text { line-height: 2; max-width: 60rem; overflow-wrap: anywhere; }\n.jh .jh-token { display: inline; border-radius: 3px; padding: .12em .1em; margin: 0 1px; white-space: pre-wrap; cursor: pointer; border-bottom: 2px solid transparent; }\n.jh .jh-token[aria-pressed=\"true\"], .jh .jh-token.jh-chosen { box-shadow: 0 0 0 2px var(--mark); }\n.jh .jh-text .jh-token { display: inline-block; max-width: 100%; line-height: 1.45; }\n.jh .jh-padding { opacity: .35; }\n.jh .jh-label { color: var(--muted); font-size: .8rem; }\n.jh .jh-matrix { position: relative; display: inline-block; max-width: 100%; }\n.jh .jh-matrix canvas { display: block; image-rendering: pixelated; border: 1px solid var(--line); width: 100%; height: auto; cursor: crosshair; }\n.jh .jh-cross { position: absolute; pointer-events: none; outline: 2px solid var(--mark); }\n.jh .jh-lines { display: grid; grid-template-columns: max-content minmax(60px, 240px) max-content; }\n.jh .jh-lines .jh-column { display: grid; grid-auto-rows: 20px; min-width: 0; }\n.jh .jh-lines .jh-column > * { line-height: 20px; height: 20px; padding: 0 .35rem; margin: 0; overflow: hidden; text-overflow: ellipsis; white-space: pre; max-width: 34vw;\n  border: 0; cursor: pointer; border-radius: 3px; }\n.jh .jh-lines .jh-column:first-child { text-align: right; }\n.jh svg text { fill: var(--fg); font-size: 11px; }\n.jh svg .jh-axis { stroke: var(--line); fill: none; }\n.jh .jh-picture { position: relative; display: inline-block; max-width: 100%; line-height: 0; touch-action: manipulation; }\n.jh .jh-side { min-width: 0; max-width: 100%; }\n.jh .jh-scroll + h3 { margin-top: .8rem; }\n.jh .jh-picture img { display: block; width: 100%; image-rendering: auto; }\n.jh .jh-picture canvas { position: absolute; inset: 0; width: 100%; height: 100%; image-rendering: pixelated; cursor: crosshair; }\n.jh .jh-chart { display: block; width: 100%; max-width: 46rem; height: auto; }\n.jh .jh-chart .jh-name { font-size: 12px; fill: var(--muted); }\n.jh .jh-diagonal { stroke: var(--muted); stroke-dasharray: 4 4; }\n.jh .jh-point { stroke: var(--bg); stroke-width: 1; cursor: pointer; }\n.jh .jh-point[aria-pressed=\"true\"], .jh .jh-point:focus-visible { stroke: var(--mark); stroke-width: 3; outline: none; }\n.jh .jh-named { pointer-events: none; }\n.jh .jh-whiskers line { stroke: var(--fg); stroke-width: 1.5; }\n.jh .jh-level { stroke: var(--muted); stroke-dasharray: 5 4; }\n.jh .jh-cursor { stroke: var(--mark); }\n.jh .jh-swatch { display: inline-block; width: .8rem; height: .8rem; border-radius: 50%; }\n.jh .jh-switch { display: inline-flex; gap: .4rem; align-items: center; }\n.jh .jh-switch[aria-pressed=\"true\"] { background: var(--panel); color: var(--fg); border-color: var(--muted); }\n.jh .jh-switch[aria-pressed=\"false\"] { opacity: .5; text-decoration: line-through; }\n.jh .jh-negative { border-bottom-color: currentcolor; }\n.jh .jh-words { border-collapse: separate; border-spacing: 1px; font-size: .8rem; }\n.jh .jh-words th { font-weight: 400; color: var(--muted); text-align: center; padding: 0 .3rem; white-space: pre; position: sticky; top: 0; background: var(--bg); }\n.jh .jh-word { padding: .1rem .35rem; max-width: 7rem; overflow: hidden; text-overflow: ellipsis; white-space: pre; text-align: center; border: 1px solid var(--line); }\n.jh .jh-graph { display: block; height: auto; max-width: none; }\n.jh .jh-graph text { pointer-events: none; }\n.jh .jh-node { cursor: pointer; }\n.jh .jh-node rect { fill: var(--panel); stroke: var(--muted); }\n.jh .jh-node:focus-visible { outline: none; }\n.jh .jh-node:focus-visible rect, .jh .jh-node:hover rect { stroke: var(--mark); stroke-width: 2.5; }\n@media print {\n  .jh .jh-scroll { max-height: none; overflow: visible; }\n  .jh .jh-row button, .jh .jh-tip { display: none; }\n  .jh .jh-row button[aria-pressed=\"true\"] { display: inline; }\n}\n.jh.jh-page { font-size: 15px; }\n.jh-page h1 { font-size: 1.5rem; margin: 0 0 .5rem; line-height: 1.25; }\n.jh-page .jh-guide { max-width: 62rem; margin-bottom: .8rem; }\n.jh-page .jh-guide ol { margin: .3rem 0 0; padding-left: 1.4rem; }\n.jh-page .jh-tools { border-block: 1px solid var(--line); padding: .5rem 0; margin: 0 0 1rem; }\n.jh-page input { font: inherit; color: inherit; background: var(--bg); border: 1px solid var(--line); border-radius: 5px; padding: .15rem .4rem; min-height: 1.9rem; }\n.jh-page .jh-panels { display: grid; gap: 2rem; grid-template-columns: minmax(0, 1fr); }\n.jh-page .jh-panel { container-type: inline-size; min-width: 0; }\n.jh-page .jh-panel-title { display: none; }\n.jh-page .jh-two .jh-panel-title { display: block; }\n.jh-page .jh-panel h3 { margin: 1rem 0 .4rem; }\n.jh-page h4 { margin: .9rem 0 .3rem; font-size: .95rem; font-weight: 600; }\n.jh-page .jh-chips { display: flex; flex-wrap: wrap; gap: .4rem; align-items: center; }\n.jh-page .jh-chip { display: inline-flex; gap: .4rem; align-items: center; border-radius: 1rem; padding: .1rem .7rem .1rem .25rem; }\n.jh-page .jh-chip[disabled] { opacity: .45; cursor: default; }\n.jh-page .jh-chip[aria-pressed=\"true\"] .jh-muted { color: inherit; }\n.jh-page .jh-swatch { display: inline-grid; place-items: center; width: 1.35rem; height: 1.35rem; border-radius: 50%; font-size: .75rem; font-weight: 700; }\n.jh-page .jh-about { min-height: 4.4em; margin: .5rem 0 0; max-width: 46rem; }\n.jh-page .jh-mapbox { overflow-x: auto; padding: 2px; }\n.jh-page .jh-map { width: 100%; max-width: 30rem; min-width: min(100%, 12rem); }\n.jh-page .jh-map .jh-cell { height: 1.3rem; min-height: 0; display: grid; place-items: center; font-size: .75rem; font-weight: 700; line-height: 1; }\n.jh-page .jh-map .jh-plain { background: var(--panel); }\n.jh-page .jh-map .jh-cell:hover { outline: 2px solid var(--fg); outline-offset: -1px; z-index: 1; }\n.jh-page .jh-scatter { width: 100%; max-width: 34rem; height: auto; display: block; }\n.jh-page .jh-scatter text { font-size: 12px; }\n.jh-page .jh-point { fill: var(--fill); stroke: var(--bg); stroke-width: 1; cursor: pointer; }\n.jh-page .jh-point.jh-faint { opacity: .18; }\n.jh-page .jh-point[aria-pressed=\"true\"] { stroke: var(--fg); stroke-width: 2.5; opacity: 1; }\n.jh-page .jh-point:focus-visible { outline: none; stroke: var(--fg); stroke-width: 3; }\n.jh-page .jh-leaders { padding-left: 1.6rem; margin: 0 0 .5rem; }\n.jh-page .jh-link { border: 0; background: none; padding: 0; min-height: 0; color: var(--accent); text-decoration: underline; text-underline-offset: 2px; }\n.jh-page .jh-page-card { border: 1px solid var(--line); border-radius: 8px; padding: 1rem 1.2rem; min-width: 0; background: var(--bg); scroll-margin-top: .5rem; }\n.jh-page .jh-control, .jh-page .jh-axes, .jh-page .jh-axes > * { max-width: 100%; min-width: 0; }\n.jh-page .jh-control label { white-space: nowrap; }\n.jh-page select { min-width: 0; max-width: min(100%, 17rem); text-overflow: ellipsis; }\n.jh-page .jh-start { list-style: none; padding: 0; max-width: 50rem; }\n.jh-page .jh-start li { display: grid; grid-template-columns: 9.5rem 1fr; gap: .8rem; align-items: start; margin-bottom: .7rem; }\n.jh-page .jh-without { margin: 0; }\n.jh-page .jh-card-top { display: flex; flex-wrap: wrap; gap: .4rem .9rem; align-items: center; margin-bottom: .5rem; }\n.jh-page .jh-card-top h2 { font-size: 1.3rem; margin: 0; }\n.jh-page .jh-card-top h2:focus { outline: none; }\n.jh-page .jh-card-top .jh-steps { margin: 0 0 0 auto; gap: .4rem; }\n.jh-page .jh-badges { display: inline-flex; flex-wrap: wrap; gap: .3rem .8rem; }\n.jh-page .jh-badge { display: inline-flex; gap: .35rem; align-items: center; }\n.jh-page .jh-lead { font-size: 1.02rem; max-width: 50rem; }\n.jh-page .jh-part { min-width: 0; border-top: 1px solid var(--line); padding-top: .2rem; margin-top: 1rem; }\n.jh-page .jh-part > p { max-width: 50rem; }\n.jh-page summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }\n.jh-page .jh-muted { font-size: .9em; }\n.jh-page .jh-jobs .jh-weak th, .jh-page .jh-jobs .jh-weak td { color: var(--muted); }\n.jh-page .jh-jobs tr:not(.jh-weak) th { font-weight: 600; }\n.jh-page .jh-list .jh-wide { min-width: 7rem; }\n.jh-page .jh-list .jh-meaning { white-space: normal; min-width: 14rem; }\n.jh-page .jh-score { position: relative; display: block; height: .8rem; background: var(--panel); border: 1px solid var(--line); }\n.jh-page .jh-score-fill { position: absolute; inset: 0 auto 0 0; background: var(--accent); }\n.jh-page .jh-score.jh-weak .jh-score-fill { background: var(--muted); opacity: .55; }\n.jh-page .jh-score .jh-whisker { border-top-color: var(--fg); }\n.jh-page .jh-chance { position: absolute; top: -3px; bottom: -3px; border-left: 2px solid var(--mark); }\n.jh-page .jh-tag { display: inline-block; border-radius: 4px; padding: 0 .4rem; border: 1px solid var(--line); font-size: .9em; }\n.jh-page .jh-worse { border-color: var(--mark); color: var(--mark); font-weight: 600; }\n.jh-page .jh-better { border-color: var(--accent); color: var(--accent); font-weight: 600; }\n.jh-page .jh-effect { margin: .6rem 0 1rem; }\n.jh-page .jh-effect p { margin: 0 0 .2rem; }\n.jh-page .jh-dots { width: 100%; max-width: 34rem; height: auto; display: block; }\n.jh-page .jh-example { fill: var(--accent); opacity: .55; }\n.jh-page .jh-interval { stroke: var(--fg); stroke-width: 4; opacity: .8; }\n.jh-page .jh-mean { fill: var(--fg); }\n.jh-page .jh-null { stroke: var(--mark); stroke-width: 1.5; stroke-dasharray: 4 3; }\n.jh-page .jh-dots .jh-end { fill: var(--muted); }\n.jh-page .jh-token.jh-still { cursor: default; }\n.jh-page .jh-query { outline: 2px solid var(--mark); outline-offset: 1px; border-radius: 3px; font-weight: 600; }\n.jh-page .jh-contexts { padding-left: 1.4rem; }\n.jh-page .jh-contexts li { margin-bottom: .7rem; }\n.jh-page .jh-contexts p { margin: 0; }\n.jh-page .jh-copied { text-decoration: underline; font-weight: 600; color: var(--fg); }\n.jh-page .jh-foot { border-top: 1px solid var(--line); margin-top: 1.5rem; padding-top: .6rem; max-width: 62rem; }\n.jh-page .jh-status { min-height: 2.9em; }\n@container (min-width: 900px) {\n  .jh-page .jh-panel { display: block; }\n  .jh-page .jh-over { float: left; width: 24rem; }\n  .jh-page .jh-page-card { margin-left: 26rem; min-height: 40rem; }\n  .jh-page .jh-back { display: none; }\n}\n@container (max-width: 899px) {\n  .jh-page .jh-page-card { margin-top: 1.2rem; padding: .8rem; }\n}\n@media (min-width: 900px) {\n  .jh-page .jh-panels.jh-two { grid-template-columns: repeat(2, minmax(0, 1fr)); }\n}\n@media print {\n  .jh-page .jh-guide, .jh-page .jh-tools, .jh-page .jh-steps { display: none; }\n  .jh-page .jh-part, .jh-page .jh-effect { break-inside: avoid; }\n  .jh-page .jh-page-card { border: 0; padding: 0; }\n}\n";
 const $arrays = (() => {
 // Arrays that `jaxheads.view.arrays.packed` wrote: {shape, bits, low, high, power, deflated, data}.
 
@@ -824,12 +824,13 @@ return { ticks, scale, sizeIn, chart };
 const $curves = (() => {
 // Curves over layers or steps: a middle line with its interval, thin lines of runs, marks; the legend switches lines.
 //
-// payload: {x: {name, values, log, names}, y, lines: [{name, middle, low, high, runs, marks: [x…]}], levels: [{name, value}]}
+// payload: {x: {name, values, log, names}, y, lines: [{name, middle, low, high, runs, marks: [x…]}], levels: [{name, value}],
+// panels: [{name, lines: [name…]}…]}
 
 const { extent, unpack } = $arrays;
 const { chart } = $axes;
 const { color, resized, themed } = $colors;
-const { estimate, h, number, svg } = $dom;
+const { estimate, h, number, select, svg } = $dom;
 const { tooltip } = $tooltip;
 
 const DASHES = ["", "7 3", "2 3", "9 3 2 3", "1 2", "12 4", "5 2"];
@@ -838,21 +839,26 @@ function curves(root, payload) {
   const xs = [...unpack(payload.x.values).values];
   const lines = payload.lines.map((line) => ({
     ...line, ...Object.fromEntries(["middle", "low", "high", "runs"].filter((part) => line[part]).map((part) => [part, unpack(line[part])])) }));
-  const state = { hidden: new Set(), theme: "light", at: null };
+  const groups = payload.panels || [{ name: payload.y, lines: lines.map(({ name }) => name) }];
+  const state = { hidden: new Set(), theme: "light", at: null, group: 0 };
   const legend = h("div", { class: "jh-row" }), body = h("div"), status = h("p", { class: "jh-status", role: "status" }), tip = tooltip(root);
-  root.append(legend, body, status);
+  root.append(groups.length > 1 ? h("div", { class: "jh-row" }, select("Show", groups.map(({ name }) => name), (group) => {
+    state.group = group;
+    draw();
+  })) : "", legend, body, status);
+  const here = (line) => groups[state.group].lines.includes(line.name);
   const words = (index) => (payload.x.names ? payload.x.names[index] : `${payload.x.name} ${number(xs[index])}`);
 
   function said(index) {
-    return [words(index), ...lines.filter((_, own) => !state.hidden.has(own)).map((line) =>
+    return [words(index), ...lines.filter((line, own) => here(line) && !state.hidden.has(own)).map((line) =>
       estimate(line.name, line.middle.values[index], line.low?.values[index], line.high?.values[index]))];
   }
 
   function draw() {
-    const shown = lines.map((line, index) => [line, index]).filter(([, index]) => !state.hidden.has(index));
+    const shown = lines.map((line, index) => [line, index]).filter(([line, index]) => here(line) && !state.hidden.has(index));
     const values = shown.flatMap(([line]) => ["middle", "low", "high", "runs"].flatMap((part) => [...(line[part]?.values || [])]));
     const levels = payload.levels || [], log = Boolean(payload.x.log) && xs.every((x) => x > 0);
-    const { element, area, x, y, top, bottom, width } = chart(root, `${payload.y} by ${payload.x.name}`, extent(xs), extent([...values, ...levels.map(({ value }) => value)]), { xName: payload.x.name, yName: payload.y, log });
+    const { element, area, x, y, top, bottom, width } = chart(root, `${groups[state.group].name} by ${payload.x.name}`, extent(xs), extent([...values, ...levels.map(({ value }) => value)]), { xName: payload.x.name, yName: groups[state.group].name, log });
     // A line breaks where a number is missing.
     const path = (list) => xs.map((at, index) => (Number.isFinite(list[index]) ? `${Number.isFinite(list[index - 1]) ? "L" : "M"}${x(at).toFixed(1)} ${y(list[index]).toFixed(1)}` : "")).join("");
     for (const { name, value } of levels) area.append(
@@ -896,12 +902,12 @@ function curves(root, payload) {
       event.preventDefault();
       read(to);
     });
-    legend.replaceChildren(...lines.map((line, index) => h("button", {
+    legend.replaceChildren(...(groups[state.group].lines.length < 2 ? [] : lines.map((line, index) => here(line) && h("button", {
       type: "button", class: "jh-switch", "aria-pressed": String(!state.hidden.has(index)), click: () => {
         if (!state.hidden.delete(index)) state.hidden.add(index);
         draw();
-        legend.children[index].focus();
-      } }, svg("svg", { width: 26, height: 10, "aria-hidden": "true" }, svg("line", { x1: 0, x2: 26, y1: 5, y2: 5, stroke: color(state.theme, index), "stroke-width": 2.5, "stroke-dasharray": DASHES[index % DASHES.length] })), line.name)));
+        [...legend.children].find((button) => button.textContent === line.name)?.focus();
+      } }, svg("svg", { width: 26, height: 10, "aria-hidden": "true" }, svg("line", { x1: 0, x2: 26, y1: 5, y2: 5, stroke: color(state.theme, index), "stroke-width": 2.5, "stroke-dasharray": DASHES[index % DASHES.length] })), line.name)).filter(Boolean)));
     body.replaceChildren(element);
   }
 
@@ -960,14 +966,16 @@ function graph(root, payload) {
     const rows = [...new Set(visible.map((index) => nodes[index].row))].sort((one, other) => one - other);
     // Of each row only the nodes that have an edge are there, in their order.
     const lines = rows.map((row) => visible.filter((index) => nodes[index].row === row).sort((one, other) => nodes[one].column - nodes[other].column));
-    const width = Math.max(300, LEAST * Math.max(1, ...lines.map((line) => line.length))), height = ROW * rows.length + 20;
+    const longest = Math.max(1, ...lines.map((line) => line.length));
+    const width = Math.max(300, Math.max(LEAST, Math.min(2 * LEAST, (root.clientWidth - 8) / longest)) * longest), height = ROW * rows.length + 20;
     const place = new Map(lines.flatMap((line, row) => line.map((index, at) => [index, [(width * (at + 0.5)) / line.length, 24 + ROW * row]])));
     const most = Math.max(...shown.map((index) => Math.abs(arrays.values[index])), 1e-12);
     const [more, less] = [color(state.theme, 1), color(state.theme, 0)];
     const paths = shown.map((index) => {
       const [[x1, y1], [x2, y2]] = edges[index].map((end) => place.get(end)), value = arrays.values[index];
-      const bend = y1 === y2 ? ROW * 0.6 : 0;
-      return svg("path", { d: `M${x1} ${y1 + 10} C${x1} ${(y1 + y2) / 2 + bend} ${x2} ${(y1 + y2) / 2 + bend} ${x2} ${y2 - 10}`, fill: "none", stroke: value < 0 ? less : more,
+      // An edge that passes rows goes round what may stand between.
+      const rows = Math.max(0, Math.abs(y2 - y1) / ROW - 1), bend = y1 === y2 ? ROW * 0.6 : 0, aside = (x1 + x2 > width ? 1 : -1) * Math.min(70, 34 * rows);
+      return svg("path", { d: `M${x1} ${y1 + 10} C${x1 + aside} ${(y1 + y2) / 2 + bend} ${x2 + aside} ${(y1 + y2) / 2 + bend} ${x2} ${y2 - 10}`, fill: "none", stroke: value < 0 ? less : more,
         "stroke-width": 0.8 + 4.5 * Math.abs(value) / most, "stroke-opacity": 0.75, "stroke-dasharray": value < 0 ? "6 3" : null, "data-edge": index });
     });
     const boxes = visible.map((index) => {
@@ -1141,10 +1149,12 @@ function heatmap(root, payload) {
   function draw() {
     const { name, unit, level } = payload.metrics[state.metric];
     const all = cells.map((cell) => cell.values[state.metric]);
-    const [low, high] = extent(all.map(({ value }) => value)), colorOf = ramp(state.theme, low, high);
+    let [low, high] = extent(all.map(({ value }) => value));
+    if (low === high) [low, high] = [Math.min(low, 0), Math.max(high, 0)];
+    const colorOf = ramp(state.theme, low, high);
     const hatched = all.some(unsure) && h("span", { class: "jh-key" }, h("span", { class: "jh-cell jh-hatched", style: { "--hatch": state.theme === "dark" ? "255 255 255" : "0 0 0" } }),
       `interval${level ? ` (${Math.round(100 * level)} %)` : ""} includes 0`);
-    const missing = all.some(({ value }) => Number.isNaN(value)) && h("span", { class: "jh-key" }, h("span", { class: "jh-cell jh-missing" }), "not measured");
+    const missing = all.some(({ value }) => Number.isNaN(value)) && h("span", { class: "jh-key" }, h("span", { class: "jh-cell jh-missing" }), payload.missing || "not measured");
     legend.replaceChildren(h("span", {}, unit ? `${name} (${unit})` : name), colorBar(state.theme, low, high, number), ...[hatched, missing].filter(Boolean));
     tip.hide();
     body.replaceChildren(state.mode ? list() : grid(colorOf));
@@ -1154,6 +1164,89 @@ function heatmap(root, payload) {
 }
 
 return { cellsOf, cellLines, label, heatmap };
+})();
+
+const $matrix = (() => {
+// A matrix of numbers with names of rows and columns: as pixels that are read by pointer and keys, or with a word a cell.
+//
+// payload: {label, layers: [{name, values: packed}], rowNames, columnNames, texts: [[…]…], down, across}
+
+const { extent, unpack } = $arrays;
+const { colorBar, css, paint, ramp, textOn, themed } = $colors;
+const { h, number, roving, select, shown } = $dom;
+const { tooltip } = $tooltip;
+
+function matrix(root, payload) {
+  const layers = payload.layers.map(({ name, values }) => ({ name, ...unpack(values) })), { rowNames, columnNames } = payload;
+  const state = { layer: 0, at: [0, 0], theme: "light" };
+  const legend = h("div", { class: "jh-row" }), status = h("p", { class: "jh-status", role: "status" }), body = h("div", { class: "jh-scroll" }), tip = tooltip(root);
+  root.append(h("div", { class: "jh-row" }, layers.length > 1 && select("Show", layers.map(({ name }) => name), (layer) => set({ layer }))), legend, status, body);
+
+  function set(change) {
+    Object.assign(state, change);
+    draw();
+  }
+
+  const value = (row, column) => layers[state.layer].values[row * columnNames.length + column];
+  const said = (row, column) => [`${payload.down} ${rowNames[row]}, ${payload.across} ${columnNames[column]}`,
+    `${payload.texts ? `“${shown(payload.texts[row][column])}” ` : ""}${payload.label || layers[state.layer].name} ${number(value(row, column))}`];
+
+  function pixels(colorOf) {
+    const cell = Math.max(2, Math.min(18, Math.floor(700 / columnNames.length)));
+    const canvas = h("canvas", { role: "img", tabindex: "0", "aria-label": `${rowNames.length} by ${columnNames.length} numbers; arrow keys read single ones` });
+    const cross = h("div", { class: "jh-cross", hidden: true });
+    paint(canvas, layers[state.layer].values, rowNames.length, columnNames.length, colorOf);
+
+    function read(row, column, event) {
+      const [down, across] = [Math.max(0, Math.min(rowNames.length - 1, row)), Math.max(0, Math.min(columnNames.length - 1, column))];
+      state.at = [down, across];
+      cross.hidden = false;
+      Object.assign(cross.style, { left: `${(100 * across) / columnNames.length}%`, width: `${100 / columnNames.length}%`, top: `${(100 * down) / rowNames.length}%`, height: `${100 / rowNames.length}%` });
+      status.textContent = said(down, across).join(": ");
+      if (event) tip.show(said(down, across), event.clientX, event.clientY);
+    }
+
+    canvas.addEventListener("pointermove", (event) => {
+      const box = canvas.getBoundingClientRect();
+      read(Math.floor(((event.clientY - box.top) / box.height) * rowNames.length), Math.floor(((event.clientX - box.left) / box.width) * columnNames.length), event);
+    });
+    canvas.addEventListener("pointerleave", tip.hide);
+    canvas.addEventListener("focus", () => read(...state.at));
+    canvas.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      read(state.at[0] + step[0], state.at[1] + step[1]);
+    });
+    return h("div", { class: "jh-matrix", style: { width: `${cell * columnNames.length}px` } }, canvas, cross);
+  }
+
+  function table(colorOf) {
+    const cells = rowNames.map((_, row) => columnNames.map((__, column) => {
+      const own = Number.isNaN(value(row, column)) ? null : colorOf(value(row, column));
+      return h("td", { class: "jh-word", "data-row": row, "data-column": column, "aria-label": said(row, column).join(": "),
+        style: own ? { "background-color": css(own), color: textOn(own) } : {} }, shown(payload.texts[row][column]));
+    }));
+    const whole = h("table", { class: "jh-words", role: "grid" },
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, `${payload.down} \\ ${payload.across}`), columnNames.map((name) => h("th", { scope: "col" }, shown(name))))),
+      h("tbody", {}, rowNames.map((name, row) => h("tr", {}, h("th", { scope: "row" }, name), cells[row]))));
+    roving(whole, cells.flat(), { columns: columnNames.length });
+    tip.on(whole, "td", (item) => said(Number(item.dataset.row), Number(item.dataset.column)));
+    whole.addEventListener("focusin", (event) => event.target.dataset.row && (status.textContent = said(Number(event.target.dataset.row), Number(event.target.dataset.column)).join(": ")));
+    return whole;
+  }
+
+  function draw() {
+    const [low, high] = extent(layers[state.layer].values), colorOf = ramp(state.theme, low, high);
+    legend.replaceChildren(h("span", {}, payload.label || layers[state.layer].name), colorBar(state.theme, low, high, number), h("span", { class: "jh-muted" }, `${payload.down} down, ${payload.across} across`));
+    tip.hide();
+    body.replaceChildren(payload.texts ? table(colorOf) : pixels(colorOf));
+  }
+
+  themed(root, (theme) => set({ theme }));
+}
+
+return { matrix };
 })();
 
 const $page_dots = (() => {
@@ -1844,89 +1937,6 @@ function page(root, payload) {
 return { page };
 })();
 
-const $matrix = (() => {
-// A matrix of numbers with names of rows and columns: as pixels that are read by pointer and keys, or with a word a cell.
-//
-// payload: {label, layers: [{name, values: packed}], rowNames, columnNames, texts: [[…]…], down, across}
-
-const { extent, unpack } = $arrays;
-const { colorBar, css, paint, ramp, textOn, themed } = $colors;
-const { h, number, roving, select, shown } = $dom;
-const { tooltip } = $tooltip;
-
-function matrix(root, payload) {
-  const layers = payload.layers.map(({ name, values }) => ({ name, ...unpack(values) })), { rowNames, columnNames } = payload;
-  const state = { layer: 0, at: [0, 0], theme: "light" };
-  const legend = h("div", { class: "jh-row" }), status = h("p", { class: "jh-status", role: "status" }), body = h("div", { class: "jh-scroll" }), tip = tooltip(root);
-  root.append(h("div", { class: "jh-row" }, layers.length > 1 && select("Show", layers.map(({ name }) => name), (layer) => set({ layer }))), legend, status, body);
-
-  function set(change) {
-    Object.assign(state, change);
-    draw();
-  }
-
-  const value = (row, column) => layers[state.layer].values[row * columnNames.length + column];
-  const said = (row, column) => [`${payload.down} ${rowNames[row]}, ${payload.across} ${columnNames[column]}`,
-    `${payload.texts ? `“${shown(payload.texts[row][column])}” ` : ""}${payload.label || layers[state.layer].name} ${number(value(row, column))}`];
-
-  function pixels(colorOf) {
-    const cell = Math.max(2, Math.min(18, Math.floor(700 / columnNames.length)));
-    const canvas = h("canvas", { role: "img", tabindex: "0", "aria-label": `${rowNames.length} by ${columnNames.length} numbers; arrow keys read single ones` });
-    const cross = h("div", { class: "jh-cross", hidden: true });
-    paint(canvas, layers[state.layer].values, rowNames.length, columnNames.length, colorOf);
-
-    function read(row, column, event) {
-      const [down, across] = [Math.max(0, Math.min(rowNames.length - 1, row)), Math.max(0, Math.min(columnNames.length - 1, column))];
-      state.at = [down, across];
-      cross.hidden = false;
-      Object.assign(cross.style, { left: `${(100 * across) / columnNames.length}%`, width: `${100 / columnNames.length}%`, top: `${(100 * down) / rowNames.length}%`, height: `${100 / rowNames.length}%` });
-      status.textContent = said(down, across).join(": ");
-      if (event) tip.show(said(down, across), event.clientX, event.clientY);
-    }
-
-    canvas.addEventListener("pointermove", (event) => {
-      const box = canvas.getBoundingClientRect();
-      read(Math.floor(((event.clientY - box.top) / box.height) * rowNames.length), Math.floor(((event.clientX - box.left) / box.width) * columnNames.length), event);
-    });
-    canvas.addEventListener("pointerleave", tip.hide);
-    canvas.addEventListener("focus", () => read(...state.at));
-    canvas.addEventListener("keydown", (event) => {
-      const step = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key];
-      if (!step) return;
-      event.preventDefault();
-      read(state.at[0] + step[0], state.at[1] + step[1]);
-    });
-    return h("div", { class: "jh-matrix", style: { width: `${cell * columnNames.length}px` } }, canvas, cross);
-  }
-
-  function table(colorOf) {
-    const cells = rowNames.map((_, row) => columnNames.map((__, column) => {
-      const own = Number.isNaN(value(row, column)) ? null : colorOf(value(row, column));
-      return h("td", { class: "jh-word", "data-row": row, "data-column": column, "aria-label": said(row, column).join(": "),
-        style: own ? { "background-color": css(own), color: textOn(own) } : {} }, shown(payload.texts[row][column]));
-    }));
-    const whole = h("table", { class: "jh-words", role: "grid" },
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, `${payload.down} \\ ${payload.across}`), columnNames.map((name) => h("th", { scope: "col" }, shown(name))))),
-      h("tbody", {}, rowNames.map((name, row) => h("tr", {}, h("th", { scope: "row" }, name), cells[row]))));
-    roving(whole, cells.flat(), { columns: columnNames.length });
-    tip.on(whole, "td", (item) => said(Number(item.dataset.row), Number(item.dataset.column)));
-    whole.addEventListener("focusin", (event) => event.target.dataset.row && (status.textContent = said(Number(event.target.dataset.row), Number(event.target.dataset.column)).join(": ")));
-    return whole;
-  }
-
-  function draw() {
-    const [low, high] = extent(layers[state.layer].values), colorOf = ramp(state.theme, low, high);
-    legend.replaceChildren(h("span", {}, payload.label || layers[state.layer].name), colorBar(state.theme, low, high, number), h("span", { class: "jh-muted" }, `${payload.down} down, ${payload.across} across`));
-    tip.hide();
-    body.replaceChildren(payload.texts ? table(colorOf) : pixels(colorOf));
-  }
-
-  themed(root, (theme) => set({ theme }));
-}
-
-return { matrix };
-})();
-
 const $scatter = (() => {
 // Two numbers of heads against each other: points with names, intervals on hover, colours by role.
 
@@ -2095,17 +2105,12 @@ const { curves } = $curves;
 const { h } = $dom;
 const { graph } = $graph;
 const { heatmap } = $heatmap;
-<<<<<<< HEAD
-const { page } = $page;
-
-const KINDS = { attention, heatmap, heads: page };
-=======
 const { matrix } = $matrix;
+const { page } = $page;
 const { scatter } = $scatter;
 const { tokens } = $tokens;
 
-const KINDS = { attention, curves, graph, heatmap, matrix, scatter, tokens };
->>>>>>> main
+const KINDS = { attention, curves, graph, heads: page, heatmap, matrix, scatter, tokens };
 
 // Draws a payload into an element, which it empties first.
 function render(element, payload) {
