@@ -257,6 +257,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "component_composition": {"model": model, "layer": 1, "head": 0},
     "composition": {"model": model},
     "projection_kernel": {"model": model},
+    "Projections.view": {"self": lambda: jh.projection_kernel(model())},
     "salient_tokens": {"model": model, "layer": 1, "head": 0},
     "shuffled_pairs": {"pairs": [[1, 2], [3, 4], [5, 6]], "seed": 0},
     "token_maps": {"model": model, "pairs": [[1, 2], [3, 4], [5, 6]]},
