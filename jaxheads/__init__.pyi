@@ -9,7 +9,7 @@ from .class_objectives import (
     class_loss,
     class_probability,
 )
-from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
+from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, window, zero_heads
 from .evidence.nulls import shuffled_links, shuffled_marks, shuffled_pairs
 from .evidence.roles import Evidence, name_heads
 from .evidence.selection import held_out, with_intervals
@@ -20,6 +20,7 @@ from .generate.choosing import Sampling
 from .generate.writing import Writing, generate
 from .generate.written import written
 from .log_probabilities import answer_log_probability, kl_divergence
+from .masked_losses import masked_loss
 from .measure import patterns, weights
 from .measure.direct.direct_effects import DirectParts, direct_effects, direct_parts
 from .measure.direct.lens import logit_lens
@@ -122,6 +123,7 @@ __all__ = [
     "patch_heads",
     "replace_heads",
     "steer",
+    "window",
     "zero_heads",
     # what heads do
     "METRICS",
@@ -232,6 +234,7 @@ __all__ = [
     "logit",
     "logit_difference",
     "loss",
+    "masked_loss",
     "minimal_pair",
     "objectives",
     "plots",

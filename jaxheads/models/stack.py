@@ -257,16 +257,24 @@ class Stack(nnx.Module):
         """
         readers = {stack.name: (read or {})[stack.name] for stack in self.members if stack.name in (read or {})}
 
-        names = [stack.name for stack in self.members]
+        contexts = self.contexts(context)
 
         def step(x: Array, numbered: tuple[Array, Layer | None]) -> tuple[Array, dict[str, Any]]:
             number, scanned = numbered
             layer = self.scanned_layer(number, scanned)
-            edit_of = {name: editor(edits, name, number, _by_rows(readers.get(name), number)) for name in names}
+            edit_of = {
+                name: editor(edits, name, number, _by_rows(readers.get(name), number), own)
+                for name, own in contexts.items()
+            }
             x, seen = self.run_layer(layer, x, context, edit_of)
             return x, {name: _read(reader, seen[name], number) for name, reader in readers.items()}
 
         return jax.lax.scan(wrap(step), x_BTD, (jnp.arange(self.layers), self.scanned))
+
+    def contexts(self, context: AttentionInputs) -> dict[str, AttentionInputs | None]:
+        """Return what the attention of each member reads beside the stream, by its name."""
+        cross = {} if self.cross is None else {self.cross.name: context.cross}
+        return {self.name: context, **cross}
 
     def run_layer(
         self,
