@@ -12,7 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...tables import HeadTable
-from .words_of_numbers import ABOUT_ROLES, SKILLS, label_of, meaning_of
+from ..role_evidence import ROLE_OF
+from .words_of_numbers import SKILLS, about_role, label_of, meaning_of
+
+METRIC_OF = {role: metric for metric, role in ROLE_OF.items()}
+"""The column that holds the score of a role of another name."""
 
 POSITIVE_IS_WORSE = {"loss": True}
 """Whether a positive effect of removing a head means that the model got worse, by objective; others: negative does."""
@@ -99,9 +103,9 @@ def roles_of(table: HeadTable) -> dict[str, Any]:
         {
             "name": role,
             "label": label_of(role),
-            "about": ABOUT_ROLES.get(role, ""),
+            "about": about_role(role),
             "heads": sum(role in roles for roles in earned),
-            "metric": role if role in table.metrics else None,
+            "metric": next((name for name in (role, METRIC_OF.get(role)) if name in table.metrics), None),
             **{key: null[key] for key in ("kind", "draws", "score", "spread")},
         }
         for role, null in about["nulls"].items()
