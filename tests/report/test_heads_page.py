@@ -55,9 +55,8 @@ def test_a_job_marks_its_heads_and_lists_them(file: Path, opened: Callable[..., 
     page = opened(file)
     page.locator("[data-role='induction']").click()
     assert "what followed the earlier copy" in page.inner_text(".jh-about")
-    assert [cell(page, *head).evaluate("one => one.classList.contains('jh-faint')") for head in HEADS] == [
-        True, True, False, True,
-    ]  # fmt: skip
+    faint = [cell(page, *head).evaluate("one => one.classList.contains('jh-faint')") for head in HEADS]
+    assert faint == [True, True, False, True]
     [leader] = page.locator(".jh-leaders button").all()
     leader.click()
     assert title(page) == "Layer 1 head 0"

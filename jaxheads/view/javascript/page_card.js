@@ -189,7 +189,7 @@ function numbers({ data, index }) {
 
 export function headCard(asked) {
   const { panel, data, index, open, back } = asked, step = (by) => (index + by + data.count) % data.count;
-  const badges = data.earned(index).map((role) => h("span", { class: "jh-badge" }, h("span", { class: "jh-swatch", "aria-hidden": "true", style: { background: role.color, color: textOn([1, 3, 5].map((at) => parseInt(role.color.slice(at, at + 2), 16))) } }, role.letter), role.label));
+  const badges = data.earned(index).map((role) => h("span", { class: "jh-badge" }, h("span", { class: "jh-swatch", "aria-hidden": "true", style: { background: role.color[asked.theme], color: textOn([1, 3, 5].map((at) => parseInt(role.color[asked.theme].slice(at, at + 2), 16))) } }, role.letter), role.label));
   return [
     h("div", { class: "jh-card-top" },
       h("h2", { tabindex: "-1", id: `head-${panel.stack}-${index}` }, capital(data.name(index))), h("span", { class: "jh-badges" }, badges),
