@@ -289,6 +289,7 @@ KINDS_OF = {
     "qk_circuit.offset": "whole",
     "composition.offset": "whole",
     "component_composition.offset": "whole",
+    "Projections.view.layout": "name",
     "token_maps.pairs": "array",
     "shuffled_pairs.pairs": "array",
     "token_maps.candidates": "array",
