@@ -1,6 +1,6 @@
 """The public names of jaxheads, for type checkers and for `lazy_loader`, which imports each when it is first used."""
 
-from . import data, edits, evidence, networks, objectives, plots, statistics, tables, train
+from . import data, edits, evidence, networks, objectives, plots, statistics, tables, train, view
 from .class_objectives import (
     answer_logit,
     answer_loss,
@@ -9,13 +9,18 @@ from .class_objectives import (
     class_loss,
     class_probability,
 )
-from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
-from .evidence.nulls import shuffled_links, shuffled_marks
+from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, window, zero_heads
+from .evidence.nulls import shuffled_links, shuffled_marks, shuffled_pairs
 from .evidence.roles import Evidence, name_heads
 from .evidence.selection import held_out, with_intervals
 from .evidence.specialisation import Specialisation, specialisation
 from .execution.rehearsal import rehearse
+from .generate.beams import Beams
+from .generate.choosing import Sampling
+from .generate.writing import Writing, generate
+from .generate.written import written
 from .log_probabilities import answer_log_probability, kl_divergence
+from .masked_losses import masked_loss
 from .measure import patterns, weights
 from .measure.direct.direct_effects import DirectParts, direct_effects, direct_parts
 from .measure.direct.lens import logit_lens
@@ -29,18 +34,27 @@ from .measure.patterns.scoring import measure
 from .measure.patterns.variability import variability
 from .measure.patterns.word_pooling import pool_words
 from .measure.people.human import human
+from .measure.people.readings import word_controls
 from .measure.people.surprisal import surprisal
 from .measure.probing.contrast import contrast
 from .measure.probing.probe import probe
+from .measure.query_key.attribution import QKAttribution, qk_attribution
+from .measure.query_key.covariance import ContrastCovariance, contrast_covariance
+from .measure.query_key.loadings import head_loadings
 from .measure.relevance.faithfulness import Faithfulness, faithfulness
 from .measure.relevance.methods import Relevance, relevance
 from .measure.relevance.rules import Rules
+from .measure.sampling.answer import Samples
+from .measure.sampling.samples import samples
 from .measure.similarity.redundancy import HeadPairs, compare_heads
+from .measure.weights.components import component_composition
 from .measure.weights.copying_eigenvalues import eigenvalue_copying
 from .measure.weights.extreme_pairs import TokenPairs, token_pairs
 from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
+from .measure.weights.projections import Projections, projection_kernel
+from .measure.weights.token_pair_maps import salient_tokens, token_maps
 from .measure.words.documents import half_of
 from .measure.words.edges import relation_edges
 from .measure.words.parse import Parse, parse
@@ -109,6 +123,7 @@ __all__ = [
     "patch_heads",
     "replace_heads",
     "steer",
+    "window",
     "zero_heads",
     # what heads do
     "METRICS",
@@ -119,6 +134,7 @@ __all__ = [
     "TextSpan",
     "ByRows",
     "Metric",
+    "Samples",
     "compare_heads",
     "contrast",
     "head_detector",
@@ -140,8 +156,10 @@ __all__ = [
     "relations",
     "structure",
     "retrieval",
+    "samples",
     "shuffled_links",
     "shuffled_marks",
+    "shuffled_pairs",
     "specialisation",
     "text_span",
     "token_class",
@@ -151,22 +169,34 @@ __all__ = [
     "human",
     "reading_times",
     "surprisal",
+    "word_controls",
     # what an answer rests on
     "Faithfulness",
     "Relevance",
     "Rules",
     "faithfulness",
     "relevance",
+    # why they look there
+    "ContrastCovariance",
+    "QKAttribution",
+    "contrast_covariance",
+    "head_loadings",
+    "qk_attribution",
     # what their weights say
     "Composition",
     "Factored",
+    "Projections",
     "TokenPairs",
+    "component_composition",
     "composition",
     "eigenvalue_copying",
     "ov_circuit",
     "alignment_error_rate",
     "positional_kernel",
+    "projection_kernel",
     "qk_circuit",
+    "salient_tokens",
+    "token_maps",
     "token_pairs",
     # what they add to the logits
     "DirectParts",
@@ -175,6 +205,12 @@ __all__ = [
     "logit_copying",
     "logit_lens",
     "name_copying",
+    # what they write
+    "Beams",
+    "Sampling",
+    "Writing",
+    "generate",
+    "written",
     # whether they matter
     "Objective",
     "ablate",
@@ -198,6 +234,7 @@ __all__ = [
     "logit",
     "logit_difference",
     "loss",
+    "masked_loss",
     "minimal_pair",
     "objectives",
     "plots",
@@ -229,5 +266,6 @@ __all__ = [
     "statistics",
     "tables",
     "train",
+    "view",
     "weights",
 ]

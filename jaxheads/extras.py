@@ -3,7 +3,17 @@
 import importlib
 from typing import Any
 
-EXTRAS = {"conllu": "conllu", "networkx": "networkx", "onnx": "onnx", "sklearn": "scikit-learn", "wordfreq": "wordfreq"}
+EXTRAS = {
+    "anywidget": "anywidget",
+    "conllu": "conllu",
+    "jiwer": "jiwer",
+    "networkx": "networkx",
+    "onnx": "onnx",
+    "rouge_score": "rouge-score",
+    "sacrebleu": "sacrebleu",
+    "sklearn": "scikit-learn",
+    "wordfreq": "wordfreq",
+}
 """Packages by the name they are imported by, and the extra that installs each, which has the package's own name."""
 
 

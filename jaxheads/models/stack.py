@@ -36,6 +36,9 @@ Sites = Mapping[str, Array]
 _READ = "read by rows"
 """Name under which a layer's sites hold what a `RowReader` returned."""
 
+KeysValues = Callable[[Block, Array, AttentionInputs], tuple[Array, Array]]
+"""Function of a block, its stream and what its attention reads beside it that returns keys and values `[B,S,K,H]`."""
+
 Reader = Callable[[LazySites], Any] | RowReader
 """What reads one layer's sites, with its number as "layer", and returns what to keep, any pytree of arrays.
 
@@ -254,16 +257,24 @@ class Stack(nnx.Module):
         """
         readers = {stack.name: (read or {})[stack.name] for stack in self.members if stack.name in (read or {})}
 
-        names = [stack.name for stack in self.members]
+        contexts = self.contexts(context)
 
         def step(x: Array, numbered: tuple[Array, Layer | None]) -> tuple[Array, dict[str, Any]]:
             number, scanned = numbered
             layer = self.scanned_layer(number, scanned)
-            edit_of = {name: editor(edits, name, number, _by_rows(readers.get(name), number)) for name in names}
+            edit_of = {
+                name: editor(edits, name, number, _by_rows(readers.get(name), number), own)
+                for name, own in contexts.items()
+            }
             x, seen = self.run_layer(layer, x, context, edit_of)
             return x, {name: _read(reader, seen[name], number) for name, reader in readers.items()}
 
         return jax.lax.scan(wrap(step), x_BTD, (jnp.arange(self.layers), self.scanned))
+
+    def contexts(self, context: AttentionInputs) -> dict[str, AttentionInputs | None]:
+        """Return what the attention of each member reads beside the stream, by its name."""
+        cross = {} if self.cross is None else {self.cross.name: context.cross}
+        return {self.name: context, **cross}
 
     def run_layer(
         self,
@@ -273,6 +284,7 @@ class Stack(nnx.Module):
         edit_of: Mapping[str, Edit] | None = None,
         *,
         before: tuple[Array, Array] | None = None,
+        keys_of: Mapping[str, KeysValues] | None = None,
         rows_BR: Array | None = None,
         cross_only: bool = False,
     ) -> tuple[Array, dict[str, LazySites]]:
@@ -280,16 +292,18 @@ class Stack(nnx.Module):
 
         Args:
             edit_of: the edit of each stack, by its name.
+            keys_of: what returns each stack's keys and values before their edits, by its name; see `run_block`.
             before, rows_BR: as in `run_block`.
             cross_only: begin after the layer's self-attention; `x` is then the stream that cross-attention reads.
 
         Returns:
             The stream after the layer, and by stack's name every site as it was used.
         """
-        edit_of, seen = edit_of or {}, dict[str, LazySites]()
+        edit_of, keys_of, seen = edit_of or {}, keys_of or {}, dict[str, LazySites]()
         if not cross_only:
+            edit, keys_values = edit_of.get(self.name, unchanged), keys_of.get(self.name, computed_keys)
             x_BTD, seen[self.name] = run_block(
-                layer.own, x_BTD, context, edit_of.get(self.name, unchanged), before=before, rows_BR=rows_BR
+                layer.own, x_BTD, context, edit, before=before, keys_values=keys_values, rows_BR=rows_BR
             )
         if self.cross is not None:
             assert layer.cross is not None
@@ -297,9 +311,16 @@ class Stack(nnx.Module):
             name, cross_context = self.cross.name, context.cross
             if rows_BR is not None and not cross_only:  # the self-attention has returned only these rows
                 cross_context, rows_BR = cross_context.rows(rows_BR), None
-            edit = edit_of.get(name, unchanged)
-            x_BTD, seen[name] = run_block(layer.cross, x_BTD, cross_context, edit, rows_BR=rows_BR)
+            edit, keys_values = edit_of.get(name, unchanged), keys_of.get(name, computed_keys)
+            x_BTD, seen[name] = run_block(
+                layer.cross, x_BTD, cross_context, edit, keys_values=keys_values, rows_BR=rows_BR
+            )
         return x_BTD, seen
+
+
+def computed_keys(block: Block, x_BTD: Array, context: AttentionInputs) -> tuple[Array, Array]:
+    """Return the keys and values `[B,S,K,H]` that a block computes from its stream, or from the memory."""
+    return block.keys_values(x_BTD if context.memory is None else context.memory, context.own_keys)
 
 
 def run_block(
@@ -309,6 +330,7 @@ def run_block(
     edit: Edit = unchanged,
     *,
     before: tuple[Array, Array] | None = None,
+    keys_values: KeysValues = computed_keys,
     rows_BR: Array | None = None,
 ) -> tuple[Array, LazySites]:
     """Run one block: return the residual stream after it, and every site as it was used.
@@ -316,13 +338,14 @@ def run_block(
     Args:
         before: keys and values `[B,P,K,H]` of the positions before those in `x`, where `x` is the end of a sequence.
             `context` must then be that of `AttentionInputs.after`; the edit gets all keys and values.
+        keys_values: returns the keys and values before their edits, of other positions than those of `x` too (a cache).
         rows_BR: positions of `x` to return, `[B,R,D]`. Keys and values still come from all positions; the edit gets
             the queries' sites at these positions only.
     """
     if edit is unchanged and before is None and rows_BR is None and full_tiles.fits(block.attention, context, x_BTD):
         return _run_in_tiles(block, x_BTD, context), LazySites({})
     x_BTD = edit("resid_pre", spread(x_BTD, 1))
-    k, v = block.keys_values(x_BTD if context.memory is None else context.memory, context.own_keys)
+    k, v = keys_values(block, x_BTD, context)
     k, v = gathered(k, 1), gathered(v, 1)
     if before is not None:
         k, v = (jnp.concatenate([earlier, own], axis=1) for earlier, own in zip(before, (k, v), strict=True))

@@ -5,7 +5,6 @@ entries of all metrics.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import cache
 from typing import Any, Unpack
 
@@ -13,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from ...execution.devices import Devices
+from ...execution.example_edits import placed_edits, take_edits
 from ...execution.lengths import Lengths
 from ...execution.resources import Options, Resources, shares_options
 from ...models.attention.row_reader import RowReader
@@ -235,26 +235,13 @@ def _chosen(metrics: str | Metric | Sequence[str | Metric] | None, stack: Stack,
 def _take(examples: np.ndarray, inputs: Inputs) -> Inputs:
     """Return these examples of the batches, and of the edits that have an axis of examples."""
     batch, scored, edits = inputs
-
-    def take(array: Array) -> Array:
-        return array if array.shape[1] == 1 else array[:, examples]
-
-    taken = tuple(replace(edit, weight=take(edit.weight), source=take(edit.source)) for edit in edits)
-    return batch.take(examples), scored.take(examples), taken
+    return batch.take(examples), scored.take(examples), take_edits(edits, examples)
 
 
 def _placed(devices: Devices, inputs: Inputs) -> Inputs:
     """Return the inputs on devices, split over them along their axis of examples."""
     batch, scored, edits = inputs
-
-    def place(array: Array) -> Array:
-        return devices.everywhere(array) if array.shape[1] == 1 else devices.examples(array, axis=1)
-
-    placed = tuple(
-        replace(edit, layers=devices.everywhere(edit.layers), weight=place(edit.weight), source=place(edit.source))
-        for edit in edits
-    )
-    return devices.examples(batch), devices.examples(scored), placed
+    return devices.examples(batch), devices.examples(scored), placed_edits(devices, edits)
 
 
 def _checked(

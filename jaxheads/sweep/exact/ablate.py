@@ -10,19 +10,22 @@ from ...arguments import at_least, checked
 from ...checks import whole
 from ...execution.lengths import Lengths, sweep_runs
 from ...execution.resources import Options, Resources
+from ...generate.written import Written
 from ...models.inputs.batch import Batch, Texts
 from ...models.model import Model
+from ...models.stack import Stack
 from ...objectives import Objective, effect_range
 from ...reads import reads_of
 from ...statistics import mean_interval
 from ...tables import Column, HeadTable
-from ..grid import HEAD_AXES, Heads, check_by, site_grid
+from ..grid import HEAD_AXES, Grid, Heads, check_by, site_grid
 from ..pairs import Inputs, inputs
 from ..question import Question, sweep
 from .mean_groups import read_labels
-from .plan import edit_groups, set_groups
+from .plan import EditGroup, edit_groups, set_groups
 from .replacement import Replacement
 from .work import exact
+from .written_text import written_question
 
 
 @sweep
@@ -51,6 +54,8 @@ def ablate(
     Args:
         batch: the inputs; or a stream of batches without end, each with an objective of its own if it needs one. All
             of a stream's examples count and few are kept (see `statistics.GroupedRows`): memory is bounded.
+        objective: a number for each example. Of `jh.written`, every text is written anew without the cell's heads; the
+            method is then "zero", or "mean" with a reference, over all of whose tokens a head's output is averaged.
         method: what replaces a head's `z`: "zero"; "mean", over the reference's examples; "resample", that of another
             example of the reference at the same position.
         by: ("layer", "head"), one head at a time; ("layer", "kv_head"), all query heads of one key/value head;
@@ -91,23 +96,26 @@ def ablate(
     counted: dict[str, int] = {}
     first = 0
     lengths = Lengths(model)
+    if sets is None:
+        _check_by(by)
+    extras = None if sets is None else {"heads": _set_words(sets)}
     for current, own_objective in inputs(batch, objective):
         # Everything that can be wrong is checked before the first `yield`: nothing has run by then.
+        if isinstance(own_objective, Written):
+            about, cells = replacement.about | asked, _cells(stack, current, by, sets)
+            yield written_question(
+                model, stack, current, own_objective, replacement, resources, cells, about, extras, first
+            )
+            first += len(current)
+            continue
         reads = reads_of(own_objective, model, current)
-        if sets is None:
-            _check_by(by)
         count = len(sets) if sets is not None else site_grid(stack, "z", current, by).size
         reads, current = lengths.read(own_objective, reads, current, runs=sweep_runs(count))
         replacement = replacement.settled(current)
         source, counted = replacement.of(current, first), replacement.counted(current, counted)
         # Donors go by the example's number: batches must not draw the same ones again.
         first += len(current)
-        about = {**replacement.about, **asked}
-        if sets is not None:
-            cells = set_groups(stack, "z", sets)
-        else:
-            grid = site_grid(stack, "z", current, by)
-            cells = grid, edit_groups(stack, "z", current, grid)
+        about, cells = replacement.about | asked, _cells(stack, current, by, sets)
         yield exact(
             model,
             stack,
@@ -119,7 +127,7 @@ def ablate(
             resources,
             identity=(replacement.identity, about, sets),
             about=about | counted,
-            extras=None if sets is None else {"heads": _set_words(sets)},
+            extras=extras,
         )
 
 
@@ -191,6 +199,16 @@ def interactions(
     return HeadTable.from_columns(
         "interactions", table.stack, columns, table.provenance, axes=axes, extras=extras, clusters=table.clusters
     )
+
+
+def _cells(
+    stack: Stack, batch: Batch, by: Sequence[str], sets: Mapping[str, Heads] | None
+) -> tuple[Grid, Sequence[EditGroup]]:
+    """Return the grid, and the edited copies that answer its cells."""
+    if sets is not None:
+        return set_groups(stack, "z", sets)
+    grid = site_grid(stack, "z", batch, by)
+    return grid, edit_groups(stack, "z", batch, grid)
 
 
 def _check_by(by: Sequence[str]) -> None:

@@ -149,6 +149,11 @@ class Replacement:
         # A stream asks again with each batch: the reference is run once for all of them.
         return FixedValues(self._values_of_reference, index_ET, 1)
 
+    def pooled_means(self) -> Array:
+        """Return each head's mean output over all tokens of the reference, `[L,1,N,H]`."""
+        assert self.reference is not None, "a mean that holds at all positions is over a reference"
+        return replace(self, per_position=False, means=None).settled(self.reference)._values_of_reference()
+
     @property
     def identity(self) -> tuple[Any, ...]:
         """Arrays that the answer depends on."""
