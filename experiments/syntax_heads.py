@@ -9,9 +9,10 @@ fixed offset (which each half has from the other) and its attention mass are tho
 choose and report on the same sentences. Two nulls go the same way: random weights, whose attention knows where words
 are, and the tree of another sentence of the same length.
 
-In a causal model a head that a relation chose is then put to the proof (`jh.head_proof`): the loss of the token after
-the word that looks, with the head ablated, with its edges of the relation knocked out, with as many other edges knocked
-out, beside the other heads of its layer. A model without a language-model head has no such behaviour: no effect then.
+In a language model a head that a relation chose is then put to the proof (`jh.head_proof`): the loss of the token after
+the word that looks (of a masked language model, of that word itself, masked), with the head ablated, with its edges of
+the relation knocked out, with as many other edges knocked out, beside the other heads of its layer. A model without a
+language-model head has no such behaviour: no effect then.
 
 A treebank in CoNLL-U with `newdoc id` or documents in `sent_id` is needed: for English the file
 `en_ewt-ud-dev.conllu` of https://github.com/UniversalDependencies/UD_English-EWT (CC BY-SA 4.0). Without one, --quick
@@ -93,6 +94,12 @@ def proofs(model: jh.Model, sentences: Sentences, heads: pd.DataFrame, options: 
     return pd.concat(frames, ignore_index=True)
 
 
+def predicts_words(model: jh.Model) -> bool:
+    """Whether a model predicts next words, or masked ones."""
+    logits = model.network.unembedding is not None and model.network.classes_of is None
+    return logits and (model.causal or getattr(model.tokenizer, "mask_token_id", None) is not None)
+
+
 def run(options: Options) -> lab.Results:
     """Choose heads, report them beside their nulls, and put them to the proof."""
     sentences = read(options)
@@ -104,7 +111,7 @@ def run(options: Options) -> lab.Results:
         "shuffled": chosen(model, jh.shuffled_links(sentences, options.seed), asked),
     }
     heads = beside_nulls(heads, nulls)
-    proved = proofs(model, sentences, heads, options) if model.stack().causal else None
+    proved = proofs(model, sentences, heads, options) if predicts_words(model) else None
     about = lab.provenance(model, files=dict(sentences.files), sentences=len(sentences), seed=options.seed)
     tables = {"heads": heads, **{f"null-{name}": null for name, null in nulls.items()}}
     if proved is not None:

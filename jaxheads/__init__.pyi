@@ -9,16 +9,18 @@ from .class_objectives import (
     class_loss,
     class_probability,
 )
-from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
+from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, window, zero_heads
 from .evidence.nulls import shuffled_links, shuffled_marks, shuffled_pairs
 from .evidence.roles import Evidence, name_heads
 from .evidence.selection import held_out, with_intervals
 from .evidence.specialisation import Specialisation, specialisation
 from .execution.rehearsal import rehearse
+from .generate.beams import Beams
 from .generate.choosing import Sampling
 from .generate.writing import Writing, generate
 from .generate.written import written
 from .log_probabilities import answer_log_probability, kl_divergence
+from .masked_losses import masked_loss
 from .measure import patterns, weights
 from .measure.direct.direct_effects import DirectParts, direct_effects, direct_parts
 from .measure.direct.lens import logit_lens
@@ -36,6 +38,9 @@ from .measure.people.readings import word_controls
 from .measure.people.surprisal import surprisal
 from .measure.probing.contrast import contrast
 from .measure.probing.probe import probe
+from .measure.query_key.attribution import QKAttribution, qk_attribution
+from .measure.query_key.covariance import ContrastCovariance, contrast_covariance
+from .measure.query_key.loadings import head_loadings
 from .measure.relevance.faithfulness import Faithfulness, faithfulness
 from .measure.relevance.methods import Relevance, relevance
 from .measure.relevance.rules import Rules
@@ -118,6 +123,7 @@ __all__ = [
     "patch_heads",
     "replace_heads",
     "steer",
+    "window",
     "zero_heads",
     # what heads do
     "METRICS",
@@ -170,6 +176,12 @@ __all__ = [
     "Rules",
     "faithfulness",
     "relevance",
+    # why they look there
+    "ContrastCovariance",
+    "QKAttribution",
+    "contrast_covariance",
+    "head_loadings",
+    "qk_attribution",
     # what their weights say
     "Composition",
     "Factored",
@@ -194,6 +206,7 @@ __all__ = [
     "logit_lens",
     "name_copying",
     # what they write
+    "Beams",
     "Sampling",
     "Writing",
     "generate",
@@ -221,6 +234,7 @@ __all__ = [
     "logit",
     "logit_difference",
     "loss",
+    "masked_loss",
     "minimal_pair",
     "objectives",
     "plots",

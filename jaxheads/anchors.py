@@ -12,13 +12,24 @@ from typing import Any
 import jax
 from jax import Array
 
-from .differences import ANCHORED, DifferenceProduct, Multiply, Pair, Product, Value, evaluate, of_unedited
+from .differences import (
+    ANCHORED,
+    DifferenceProduct,
+    Multiply,
+    Pair,
+    Product,
+    Value,
+    evaluate,
+    is_anchored,
+    of_unedited,
+)
 
 
 @dataclass(frozen=True)
 class _Recording:
-    """A product that keeps the results in which one factor is a pair of equal values."""
+    """A product of pairs of equal values that keeps the results that are anchors."""
 
+    leading: tuple[int, ...]
     kept: list[Array] = field(default_factory=list)
     everywhere = False
 
@@ -30,16 +41,16 @@ class _Recording:
     def __call__(self, multiply: Multiply, left: Value, right: Value, /) -> Value:
         """Return the product of two values."""
         product = multiply(of_unedited(left), of_unedited(right))
-        if not (isinstance(left, Pair) and isinstance(right, Pair)):
+        if is_anchored(multiply, left, right, self.leading):
             self.kept.append(product)
         return Pair(product, product)
 
 
 def anchors_of(function: Callable[..., Any], *arguments: Any) -> tuple[Array, ...]:
-    """Return a function's products of float32 of what depends on its arguments with what does not, as they come."""
-    jaxpr = jax.make_jaxpr(function)(*arguments)
-    recording = _Recording()
-    evaluate(jaxpr.jaxpr, jaxpr.consts, [Pair(leaf, leaf) for leaf in jax.tree.leaves(arguments)], recording)
+    """Return a function's products of float32 with weights, as they come: `[B,T,…]` of a first argument `[B,T,…]`."""
+    jaxpr, leaves = jax.make_jaxpr(function)(*arguments), jax.tree.leaves(arguments)
+    recording = _Recording(leaves[0].shape[:2])
+    evaluate(jaxpr.jaxpr, jaxpr.consts, [Pair(leaf, leaf) for leaf in leaves], recording)
     return tuple(recording.kept)
 
 

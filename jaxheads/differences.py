@@ -115,37 +115,18 @@ BFLOAT16_BITS = 7
 
 
 @dataclass(frozen=True)
-class RoundedProduct:
-    """The product of rounded factors, summed in float32: what an accelerator computes, on one that rounds nothing.
-
-    Attributes:
-        bits: of the factors' mantissas: 7 of bfloat16, 10 of TF32.
-    """
-
-    bits: int
-    everywhere = True
-
-    @property
-    def in_loops(self) -> Product:
-        """Return the product itself."""
-        return self
-
-    def __call__(self, multiply: Multiply, left: Value, right: Value, /) -> Value:
-        """Return the product of two arrays."""
-        return multiply(rounded(left, self.bits), rounded(right, self.bits))
-
-
-@dataclass(frozen=True)
 class AnchoredProduct:
     """A product of differences that is given the unedited run's products with weights, one after the other.
 
     Attributes:
         product: of differences, which computes all others.
-        anchors: products in which one factor is a pair, in the order in which they are computed.
+        anchors: products that are `is_anchored`, in the order in which they are computed.
+        leading: first two axes of such a product.
     """
 
     product: DifferenceProduct
     anchors: Iterator[Array]
+    leading: tuple[int, ...]
     everywhere = False
 
     @property
@@ -155,9 +136,16 @@ class AnchoredProduct:
 
     def __call__(self, multiply: Multiply, left: Value, right: Value, /) -> Value:
         """Return the product of two values, at least one of them a pair."""
-        if isinstance(left, Pair) and isinstance(right, Pair):
+        if not is_anchored(multiply, left, right, self.leading):
             return self.product(multiply, left, right)
         return self.product.beside(next(self.anchors), multiply, left, right)
+
+
+def is_anchored(multiply: Multiply, left: Value, right: Value, leading: tuple[int, ...]) -> bool:
+    """Return whether a product is one of positions with a weight: one factor is a pair, and it has these first axes."""
+    if isinstance(left, Pair) and isinstance(right, Pair):
+        return False
+    return jax.eval_shape(multiply, of_unedited(left), of_unedited(right)).shape[: len(leading)] == leading
 
 
 def rounded(x: Array, bits: int) -> Array:
@@ -186,27 +174,6 @@ def as_differences(function: Callable[[Any], Any], unedited: Any) -> Callable[[A
     """Return the function, with the arithmetic that was asked for: by differences from its value for `unedited`."""
     terms = DIFFERENCE_TERMS.get(arithmetic_used())
     return function if terms is None else partial(paired(function, DifferenceProduct(terms)), unedited)
-
-
-def with_product(function: Callable[..., Any], product: Product) -> Callable[..., Any]:
-    """Return the function with all its products computed by `product`; only arguments that are arrays are traced."""
-
-    def run(*args: Any, **named: Any) -> Any:
-        leaves, structure = jax.tree.flatten((args, named))
-        arrays = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Array)]
-
-        def of_arrays(*values: Array) -> Any:
-            for index, value in zip(arrays, values, strict=True):
-                leaves[index] = value
-            args, named = jax.tree.unflatten(structure, leaves)
-            return function(*args, **named)
-
-        values = [leaves[index] for index in arrays]
-        jaxpr, shapes = jax.make_jaxpr(of_arrays, return_shape=True)(*values)
-        out = evaluate(jaxpr.jaxpr, jaxpr.consts, values, product)
-        return jax.tree.unflatten(jax.tree.structure(shapes), out)
-
-    return run
 
 
 def of_unedited(value: Value) -> Array:
@@ -242,6 +209,8 @@ def _apply(equation: JaxprEqn, args: list[Value], product: Product) -> list[Valu
         return _anchored(equation, args, product)
     if name in _PRODUCTS and _multiplies(equation, args):
         return [product(partial(_multiply, equation, args[2:]), *args[:2])]
+    if name in _CALLS and (rule := _RULES.get(equation.params.get("name", ""))) and isinstance(args[0], Pair):
+        return rule(args[0])
     if name in _CALLS:
         inner = equation.params[_CALLS[name]]
         jaxpr, consts = (inner.jaxpr, inner.consts) if hasattr(inner, "jaxpr") else (inner, ())
@@ -280,7 +249,30 @@ def _anchored(equation: JaxprEqn, args: list[Value], product: Product) -> list[V
     assert isinstance(product, DifferenceProduct), "anchors are made for differences alone"
     end = count + len(jaxpr.constvars)
     inputs = [arg if isinstance(arg, Pair) else Pair(arg, arg) for arg in args[end:]]
-    return evaluate(jaxpr, args[count:end], inputs, AnchoredProduct(product, iter(args[:count])))
+    leading = inputs[0].unedited.shape[:2]
+    return evaluate(jaxpr, args[count:end], inputs, AnchoredProduct(product, iter(args[:count]), leading))
+
+
+_RULES: dict[str, Callable[[Pair], list[Value]]] = {}
+"""Functions of one array that have a shorter way to the edited value beside the unedited one, by name."""
+
+
+def of_pairs(rule: Callable[[Array, Array], Any]) -> Callable[[Callable[[Array], Any]], Callable[[Array], Any]]:
+    """Have a function of one array computed by a rule where an edit reaches it.
+
+    Args:
+        rule: function of the unedited and the edited array that returns both values, in two tuples.
+    """
+
+    def decorate(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
+        def called(x: Array) -> Any:
+            return function(x)
+
+        called.__name__ = f"{function.__module__}.{function.__qualname__}"
+        _RULES[called.__name__] = lambda pair: list(map(Pair, *rule(pair.unedited, pair.edited)))
+        return jax.jit(called)
+
+    return decorate
 
 
 _PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot_general")

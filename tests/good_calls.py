@@ -22,10 +22,12 @@ from .good_values import (
     E,
     T,
     Words,
+    attributed,
     bart,
     batch,
     circuit,
     clip,
+    contrasted,
     edges,
     grouped,
     model,
@@ -41,14 +43,52 @@ from .good_values import (
     training,
 )
 
-RESULTS = {
-    *("Circuit", "Composition", "ContextScore", "DirectParts", "Factored", "Faithfulness", "FaithfulnessCurve"),
-    *("FewShot", "FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Relevance"),
-    *("RepeatedTokens", "Rows", "Run", "Sample", "SeedEffect", "Specialisation", "Spoken", "TextSpan", "TokenPairs"),
-    *("Samples", "Steering", "Trace", "Trained", "WordPattern", "Example", "Moments", "Panel", "Parse", "Picture"),
-    *("Backdrop", "Tokens", "View"),
-    *("Projections", "Writing"),
-}
+RESULTS = set(
+    """
+    Backdrop
+    Circuit
+    Composition
+    ContextScore
+    ContrastCovariance
+    DirectParts
+    Example
+    Factored
+    Faithfulness
+    FaithfulnessCurve
+    FewShot
+    FoundCircuits
+    FunctionVectors
+    HeadPairs
+    HeadTable
+    IOIPrompts
+    Interval
+    Moments
+    NeedlePrompts
+    Panel
+    Parse
+    Picture
+    Projections
+    QKAttribution
+    Relevance
+    RepeatedTokens
+    Rows
+    Run
+    Sample
+    Samples
+    SeedEffect
+    Specialisation
+    Spoken
+    Steering
+    TextSpan
+    TokenPairs
+    Tokens
+    Trace
+    Trained
+    View
+    WordPattern
+    Writing
+    """.split()
+)
 """Classes of answers, whose constructors users don't call."""
 
 INTERNAL = {
@@ -182,6 +222,9 @@ CALLS: dict[str, dict[str, Any]] = {
     "retrieval": {"needle": "noun", "answer": "noun"},
     "samples": {"model": model, "batch": batch},
     **{f"Samples.{name}": {"self": sampled, "layer": 0, "head": 0} for name in ("of", "texts", "tokens", "components")},
+    "Samples.view": {"self": sampled, "layer": 0, "head": 0},
+    "Samples.save": {"self": sampled, "path": "no-such-samples"},
+    "Samples.load": {"path": "no-such-samples"},
     "Samples.words": {"self": sampled, "ids": np.arange(3)},
     "shuffled_marks": {"batch": batch, "seed": 0},
     "specialisation": {
@@ -218,6 +261,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "component_composition": {"model": model, "layer": 1, "head": 0},
     "composition": {"model": model},
     "projection_kernel": {"model": model},
+    "Projections.view": {"self": lambda: jh.projection_kernel(model())},
     "salient_tokens": {"model": model, "layer": 1, "head": 0},
     "shuffled_pairs": {"pairs": [[1, 2], [3, 4], [5, 6]], "seed": 0},
     "token_maps": {"model": model, "pairs": [[1, 2], [3, 4], [5, 6]]},
@@ -232,10 +276,19 @@ CALLS: dict[str, dict[str, Any]] = {
     "logit_copying": {"model": model, "batch": batch},
     "logit_lens": {"model": model, "batch": batch},
     "name_copying": {"model": model, "batch": batch, "names": [1, 2, 3, 4]},
+    "qk_attribution": {"model": model, "batch": batch, "layer": 1, "head": 0, "query": 3, "key": 1},
+    "QKAttribution.top": {"self": attributed},
+    "QKAttribution.by": {"self": attributed, "side": "query"},
+    "head_loadings": ASKED | {"objective": lambda: jh.logit_difference(1, 2), "source": 1},
+    "contrast_covariance": {"model": model, "batch": batch, "match": "noun"},
+    "ContrastCovariance.subspace": {"self": contrasted, "layer": 0, "head": 0, "count": 2},
+    "ContrastCovariance.rank": {"self": contrasted},
     # sweeps
     "ablate": ASKED,
     "generate": {"model": model, "batch": batch, "steps": 2, "sample": None, "stop": (), "capture": "z"},
     "written": {"score": "exact", "references": ["a"], "steps": 2, "stop": (), "seed": 0, "name": "a text"},
+    "window": {"model": model, "heads": [(0, 1)], "recent": 3, "sink": 1},
+    "Beams": {"count": 2, "length_penalty": 1.0},
     "Sampling": {"temperature": 1.0, "top_k": 2, "top_p": 0.9},
     "attribute": PAIR,
     "edge_attribution": PAIR,
@@ -317,6 +370,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "RepeatedTokens.shuffled": {"self": repeated, "seed": 0},
     "array_batches": {"tokens": np.ones((4, 3), int), "examples": 2},
     "ioi_prompts": {"tokenizer": Words, "examples": 2, "seed": 0, "bos": False},
+    "needle_prompts": {"tokenizer": Words, "examples": 2, "seed": 0, "bos": False},
+    "successor_pairs": {"tokenizer": Words},
     "passages": {},
     "two_cities": {},
     "repeated_tokens": {"vocabulary": 37, "examples": 2, "shortest": 2, "longest": 3, "seed": 0},

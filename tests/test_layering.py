@@ -21,7 +21,7 @@ LAYERS = (
     ("evidence",),
     ("measure", "data"),
     ("execution",),
-    ("edits", "objectives", "class_objectives", "log_probabilities", "minimal_pairs", "networks"),
+    ("edits", "objectives", "class_objectives", "log_probabilities", "masked_losses", "minimal_pairs", "networks"),
     ("class_reads",),
     ("reads",),
     ("models",),
@@ -29,7 +29,8 @@ LAYERS = (
     ("view",),
     ("plots",),
     ("provenance", "files", "progress", "arguments", "programs", "anchors"),
-    ("kinds", "interrupts", "compile_cache", "differences"),
+    ("kinds", "interrupts", "compile_cache", "emulation"),
+    ("differences",),
     ("cache",),
     ("checks", "columns", "extras", "precision", "source_state"),
 )

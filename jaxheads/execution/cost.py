@@ -64,6 +64,7 @@ class CostModel:
         cached: bytes of the unedited run's cache, of one example.
         anchors: bytes of its products with weights, see `anchors`, of one example.
         copied: bytes of the activations of one edited copy of one example.
+        widest: numbers of a token at the widest point of a layer.
     """
 
     layers: int
@@ -84,6 +85,7 @@ class CostModel:
     cached: int
     anchors: int
     copied: int
+    widest: int
 
     @classmethod
     def of(cls, model: Model, stack: Stack, batch: Batch, reads: Reads) -> "CostModel":
@@ -118,6 +120,7 @@ class CostModel:
             cached=FLOAT * stack.layers * T * (len(stream.members) * stack.width + stack.heads * stack.head_size),
             anchors=FLOAT * T * sum(member.layers * _products(member) for member in stream.members),
             copied=copy_bytes(streams[index:], batch, reads, vocabulary),
+            widest=_widest(stack),
         )
 
     @property
@@ -257,9 +260,14 @@ def _path_words(path: Sequence[Any]) -> list[str]:
 def _layer_floats(stack: Stack, batch: Batch, positions: int) -> int:
     """Return the activations that an example needs at the widest point of a layer."""
     width = stack.width
-    widest = max((leaf.shape[-1] for leaf in jax.tree.leaves(stack.blocks)), default=width)
+    widest = _widest(stack)
     scores = max(_scores(member, batch) for member in stack.members)
     return positions * (4 * width + 3 * widest + 3 * stack.heads * stack.head_size) + 3 * scores
+
+
+def _widest(stack: Stack) -> int:
+    """Return how many numbers the widest product of a layer gives, of one token."""
+    return max((leaf.shape[-1] for leaf in jax.tree.leaves(stack.blocks)), default=stack.width)
 
 
 def _scores(stack: Stack, batch: Batch) -> int:

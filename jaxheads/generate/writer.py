@@ -18,12 +18,14 @@ from ..execution.resources import Resources
 from ..measure.example_chunks import run_arrays
 from ..models.inputs.batch import Batch
 from ..models.model import Model
+from ..models.network import Network
 from ..models.sites import SITES, SiteEdit
 from ..models.stack import Stack
 from ..programs import to_device
+from .beams import Beams, BeamSteps, begin_search, search_on
 from .choosing import Sampling
 from .prompts import Prompts
-from .segments import SEGMENT, Sites, Steps, begin, go_on, marked_done
+from .segments import SEGMENT, Sites, State, Steps, begin, go_on, marked_done
 from .stops import Stops
 
 
@@ -44,17 +46,30 @@ class Writer:
     model: Model
     steps: int
     stops: Stops
-    sampling: Sampling | None = None
+    sampling: Sampling | Beams | None = None
     sites: Sites = ()
     logits: bool = False
     seed: int = 0
     copies: int | None = None
 
     @property
+    def _beams(self) -> int:
+        # A search holds the beams as they were and as they go on.
+        return 2 * self.sampling.count if isinstance(self.sampling, Beams) else 1
+
+    @property
     def segments(self) -> tuple[int, int]:
         """The number of segments, and W, the steps of each."""
         count = -(-self.steps // SEGMENT)
         return count, -(-self.steps // count)
+
+    def check(self) -> None:
+        """Raise ValueError for what a beam search does not give: logits, captured sites, ends by a string."""
+        if isinstance(self.sampling, Beams) and (self.logits or self.sites or self.stops.strings):
+            raise ValueError(
+                "sample: a beam search goes back to other beams at every step: expected no logits, capture or strings "
+                "in stop beside jh.Beams; read those of its text by jh.run(model, writing.batch)"
+            )
 
     def prompts(self, batch: Batch) -> Prompts:
         """Return a batch's prompts, with room for the text."""
@@ -111,13 +126,13 @@ class Writer:
 
     def chunks(self, prompts: Prompts, resources: Resources) -> Chunks:
         """Return the examples and copies that are written together."""
-        streams = self.model.network.streams
+        widest = max(forward_bytes(stream, prompts.whole) for stream in self.model.network.streams)
         return Chunks.fitting(
             len(prompts.whole),
             self.copies or 1,
             # A step has one token of each example: only the prompt fills matrix units by itself.
             tokens=-(-prompts.length // 16),
-            copy_bytes=self.cache_bytes(prompts) + max(forward_bytes(stream, prompts.whole) for stream in streams),
+            copy_bytes=self._beams * self.cache_bytes(prompts) + widest,
             memory=resources.memory,
             multiples=resources.devices.multiples if self.copies else (resources.devices.multiples[0], 1),
         )
@@ -166,6 +181,8 @@ class Writer:
         # The last column of the text is never read: it needs no room.
         columns, ids = prompts.length + count * size, getattr(whole, field)
         state = begin(network, read, ids, edits, columns=columns, copies=copied)
+        if isinstance(self.sampling, Beams):
+            return self._searched(network, prompts, whole, state, edits, self.sampling, resources)
         settings = Steps(size, field, self.sampling, stops.tokens, stops.padding, self.sites, self.logits)
         key, numbers = jax.random.key(self.seed), devices.examples(to_device(numbers_B, np.int32))
         written: list[dict[str, np.ndarray]] = []
@@ -180,6 +197,28 @@ class Writer:
                 if stops.strings:
                     state = marked_done(state, jnp.asarray(done))
         return self._cut(written)
+
+    def _searched(
+        self,
+        network: Network,
+        prompts: Prompts,
+        whole: Batch,
+        state: State,
+        edits: tuple[SiteEdit, ...],
+        beams: Beams,
+        resources: Resources,
+    ) -> dict[str, np.ndarray]:
+        """Return the likeliest texts that a beam search finds."""
+        copied, (count, size) = self.copies is not None, self.segments
+        search = begin_search(state, width=beams.count, copies=copied)
+        settings = BeamSteps(size, self.steps - 1, prompts.field, beams, self.stops.tokens)
+        for segment in range(count):
+            at = (jnp.int32(prompts.length - 1 + segment * size), jnp.int32(segment * size))
+            search = search_on(network, whole, search, edits, *at, steps=settings, copies=copied)
+            if not resources.devices.fetch(search.open).any():
+                break
+        ids = resources.devices.fetch(search.ended_ids)[..., 0, prompts.length :]
+        return self._cut([{"tokens": ids}])
 
     def _examples_first(self, name: str, values: np.ndarray) -> np.ndarray:
         """Return a segment's values with examples (after copies) first, and its steps where the queries are."""

@@ -19,6 +19,7 @@ from ..models.model import Model
 from ..models.sites import SITES, SiteEdit
 from ..progress import progress as show_progress
 from ..provenance import provenance
+from .beams import Beams
 from .choosing import Sampling
 from .prompts import Prompts, check_prompts
 from .segments import Sites
@@ -82,7 +83,7 @@ def generate(
     *,
     edits: Edits = (),
     copies: Sequence[Edits] | None = None,
-    sample: Sampling | None = None,
+    sample: Sampling | Beams | None = None,
     stop: Stop = None,
     logits: bool = False,
     capture: str | Sequence[str] = (),
@@ -100,7 +101,8 @@ def generate(
         edits: edits of the prompt and of every step, the encoder's too. They must hold at all positions.
         copies: edits of several copies of the model, which write side by side, each with `edits` before its own. All
             have the same sites and shapes: "each head ablated" is `[jh.zero_heads(model, [head]) for head in heads]`.
-        sample: draws tokens: a `jh.Sampling`, by this call's `seed`. Copies draw by the same random numbers.
+        sample: draws tokens: a `jh.Sampling`, by this call's `seed`, copies by the same random numbers. Or searches for
+            the likeliest text: a `jh.Beams`, which takes no `logits`, `capture` or strings in `stop`.
         stop: token ids and strings that end a text, in place of the end tokens of the model's config; () for none.
             Without an end token in the config, nothing ends a text.
         logits: whether to keep the logits of every step.
@@ -127,6 +129,7 @@ def generate(
         options.get("seed", 0),
         None if each is None else len(each),
     )
+    writer.check()
     results: list[dict[str, np.ndarray]] = []
     prompts: Prompts | None = None
     first = 0

@@ -16,6 +16,7 @@ from ..execution.resources import Resources
 from ..models.inputs.batch import Batch, Texts
 from ..models.model import Model
 from ..reads import Reads
+from .beams import Beams
 from .choosing import Sampling
 from .prompts import check_prompts
 from .scores import SCORES, Score
@@ -34,7 +35,7 @@ class Written:
     score: Score
     references: tuple[tuple[str, ...], ...]
     steps: int
-    sampling: Sampling | None
+    sampling: Sampling | Beams | None
     stop: Stop
     name: str
     unit: str
@@ -58,6 +59,7 @@ class Written:
         if model.tokenizer is None:
             raise ValueError(f"{self.name} reads texts, and {model.name} has no tokenizer ({model.no_tokenizer})")
         check_prompts(model, batch, self.steps, ())
+        self.writer(model).check()
         if len(self.references) not in (1, len(batch)):
             raise ValueError(
                 f"references must be one or {len(batch)}, one for each example; got {len(self.references)}"
@@ -104,7 +106,7 @@ def written(
     references: References,
     steps: int,
     *,
-    sample: Sampling | None = None,
+    sample: Sampling | Beams | None = None,
     stop: Stop = None,
     seed: int = 0,
     name: str | None = None,

@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from .attention import full_tiles
 from .attention.lazy_sites import LazySites
 from .attention.row_blocks import read_whole
 from .attention.row_edits import Edit, unchanged
@@ -256,16 +257,24 @@ class Stack(nnx.Module):
         """
         readers = {stack.name: (read or {})[stack.name] for stack in self.members if stack.name in (read or {})}
 
-        names = [stack.name for stack in self.members]
+        contexts = self.contexts(context)
 
         def step(x: Array, numbered: tuple[Array, Layer | None]) -> tuple[Array, dict[str, Any]]:
             number, scanned = numbered
             layer = self.scanned_layer(number, scanned)
-            edit_of = {name: editor(edits, name, number, _by_rows(readers.get(name), number)) for name in names}
+            edit_of = {
+                name: editor(edits, name, number, _by_rows(readers.get(name), number), own)
+                for name, own in contexts.items()
+            }
             x, seen = self.run_layer(layer, x, context, edit_of)
             return x, {name: _read(reader, seen[name], number) for name, reader in readers.items()}
 
         return jax.lax.scan(wrap(step), x_BTD, (jnp.arange(self.layers), self.scanned))
+
+    def contexts(self, context: AttentionInputs) -> dict[str, AttentionInputs | None]:
+        """Return what the attention of each member reads beside the stream, by its name."""
+        cross = {} if self.cross is None else {self.cross.name: context.cross}
+        return {self.name: context, **cross}
 
     def run_layer(
         self,
@@ -333,6 +342,8 @@ def run_block(
         rows_BR: positions of `x` to return, `[B,R,D]`. Keys and values still come from all positions; the edit gets
             the queries' sites at these positions only.
     """
+    if edit is unchanged and before is None and rows_BR is None and full_tiles.fits(block.attention, context, x_BTD):
+        return _run_in_tiles(block, x_BTD, context), LazySites({})
     x_BTD = edit("resid_pre", spread(x_BTD, 1))
     k, v = keys_values(block, x_BTD, context)
     k, v = gathered(k, 1), gathered(v, 1)
@@ -346,6 +357,20 @@ def run_block(
     # Blocks have been read within attention; a whole pattern is read here, that of a user's own attention too.
     unread = {name: reader for name, reader in getattr(edit, "readers", {}).items() if name not in sites}
     return post, sites.beside({"resid_pre": x_BTD, **written, **read_whole(unread, sites)})
+
+
+def _run_in_tiles(block: Block, x_BTD: Array, context: AttentionInputs) -> Array:
+    """Return the stream after a block whose heads run in another order."""
+    block = jax.tree.map(lambda leaf: leaf, block)
+    block.attention = full_tiles.ordered(block.attention)
+    k, v = block.keys_values(x_BTD, context.own_keys)
+    z = full_tiles.attend(block.attention, block.queries(x_BTD, context.queries), k, v, context)
+    return block.write(x_BTD, z, unchanged)[0]
+
+
+def in_tiles(stack: Stack) -> bool:
+    """Return whether layers of a stack that nothing edits run with their heads in another order."""
+    return full_tiles.pays(stack.blocks.attention)
 
 
 class _InLayer(NamedTuple):

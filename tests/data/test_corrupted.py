@@ -68,7 +68,9 @@ def test_a_slip_is_one_letter_or_two_neighbours_and_the_ends_stay():
 
 def test_the_share_of_slips_is_the_share_asked_for():
     sentences = Sentences(tuple(Sentence(("letters",) * 50) for _ in range(40)))
-    wrong = [np.mean([word != "letters" for word in one.words]) for one in corrupted(sentences, "typos", share=0.3)]
+    wrong = [
+        float(np.mean([word != "letters" for word in one.words])) for one in corrupted(sentences, "typos", share=0.3)
+    ]
     assert np.mean(wrong) == pytest.approx(0.3, abs=0.03)
     assert [one.words for one in corrupted(sentences, "typos", share=0.0)] == [one.words for one in sentences]
 

@@ -40,6 +40,20 @@ def test_smollm2_is_what_transformers_makes_of_the_same_file(smollm2):
     assert (ours.argmax(axis=-1) == expected.argmax(axis=-1)).all()
 
 
+def test_smollm2_writes_what_transformers_writes(smollm2):
+    path = fetch("smollm2-135m")
+    file = path if path.is_file() else next(path.glob("*.gguf"))
+    theirs = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
+    batch = smollm2.encode(["The capital of France is", "Once upon a time, in a small", "2 + 2 ="], side="left")
+    ours = jh.generate(smollm2, batch, 20)
+    given = {"inputs": torch.tensor(np.asarray(batch.tokens, np.int64)), "attention_mask": torch.tensor(batch.mask)}
+    settings = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": 2, "pad_token_id": 2}
+    with torch.no_grad():
+        expected = theirs.generate(**given, **settings).numpy()[:, batch.tokens.shape[1] :]
+    assert (ours.tokens[:, : expected.shape[1]] == expected).all()
+    assert "Paris" in ours.texts[0]
+
+
 def test_smollm2_has_the_heads_it_is_known_for(smollm2):
     made = repeated_tokens(49152, examples=4, shortest=30, longest=30, first=1, avoid=range(17), seed=0)
     table = jh.measure(smollm2, jh.Batch(made.tokens, made.mask), metrics=("induction", "previous_token"))

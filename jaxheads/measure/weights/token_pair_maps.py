@@ -195,8 +195,9 @@ def single_token(model: Model, text: str) -> int | None:
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise ValueError(f"strings need a tokenizer; {model.name} has none ({model.no_tokenizer}): give token ids")
-    ids = tokenizer.encode(f" {text.strip()}", add_special_tokens=False)
-    return int(ids[0]) if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else None
+    before, ids = (tokenizer.encode(words, add_special_tokens=False) for words in ("and", f"and {text.strip()}"))
+    known = len(ids) == len(before) + 1 and ids[:-1] == before and ids[-1] != tokenizer.unk_token_id
+    return int(ids[-1]) if known else None
 
 
 def _candidates(model: Model, ids_P2: np.ndarray, candidates: ArrayLike | None) -> Sequence[Array]:

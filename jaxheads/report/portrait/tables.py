@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...tables import HeadTable
+from ..role_evidence import METRIC_OF
 from .words_of_numbers import ABOUT_ROLES, SKILLS, label_of, meaning_of
 
 POSITIVE_IS_WORSE = {"loss": True}
@@ -101,7 +102,7 @@ def roles_of(table: HeadTable) -> dict[str, Any]:
             "label": label_of(role),
             "about": ABOUT_ROLES.get(role, ""),
             "heads": sum(role in roles for roles in earned),
-            "metric": role if role in table.metrics else None,
+            "metric": metric if (metric := METRIC_OF.get(role, role)) in table.metrics else None,
             **{key: null[key] for key in ("kind", "draws", "score", "spread")},
         }
         for role, null in about["nulls"].items()
@@ -114,7 +115,11 @@ def roles_of(table: HeadTable) -> dict[str, Any]:
     return {
         "tried": tried,
         "earned": earned,
-        "own": [str(role) for role in table.grid("role").reshape(-1)],
+        # a mixed head is shown by its strongest role, with the others beside it
+        "own": [
+            own[0] if role == "mixed" and own else str(role)
+            for role, own in zip(table.grid("role").reshape(-1), earned, strict=True)
+        ],
         "tested": tested,
         "level": about["level"],
         "least": about["least"],

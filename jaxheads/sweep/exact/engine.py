@@ -117,7 +117,9 @@ def run_unedited(
 
 
 def _anchors(network: Network, batch: Batch, unedited: UneditedRun, site: Site) -> tuple[Array, ...]:
-    """Return the products with weights of each layer `[L,B,T,…]`; none where they are not those of positions."""
+    """Return the products of positions with the weights of each layer, `[L,B,T,…]`."""
+    # Layers that copies edit have their heads in the model's own order.
+    edits = {site.stack: RowEdit(lambda _, x, __: x, (site.site,))} if site.later else {}
     found: list[Array] = []
 
     def stream(stack: Stack, x_BTD: Array, context: AttentionInputs) -> Array:
@@ -126,12 +128,9 @@ def _anchors(network: Network, batch: Batch, unedited: UneditedRun, site: Site) 
 
             def of_layer(numbered: tuple[Array, Array]) -> tuple[Array, ...]:
                 blocks = stack.layer(numbered[0])
-                return anchors_of(lambda x: stack.run_layer(blocks, x, context)[0], numbered[1])
+                return anchors_of(lambda x: stack.run_layer(blocks, x, context, edits)[0], numbered[1])
 
             found.extend(jax.lax.map(of_layer, (jnp.arange(stack.layers), resid_pre_LBTD)))
-            # Copies that start at a later column take its rest. Rows of experts are in another order.
-            if any(anchor.shape[1:3] != resid_pre_LBTD.shape[1:3] for anchor in found):
-                found.clear()
         return unedited.done.get(stack.name, x_BTD)
 
     # This pass only finds the stream's inputs; what else of it is not used is not compiled.

@@ -23,7 +23,7 @@ from ..cached_run import rows_read, stream_of
 from ..grid import Grid
 from ..question import CellGroup, Question
 from .engine import EditedCopies, SiteValues, UneditedRun, edited, run_unedited
-from .plan import EditGroup, Plan, all_together, choose_chunks, keeps_anchors, worthwhile_starts
+from .plan import EditGroup, Plan, all_together, choose_chunks, keeps_anchors, tokens_together, worthwhile_starts
 from .upward import edited_upward, joins
 
 
@@ -90,10 +90,10 @@ def exact(
     groups = worthwhile_starts(groups, costs, len(batch), source.count)
     anchored = keeps_anchors(costs, stack, groups, resources)
     costs = replace(costs, cached=costs.cached + costs.anchors) if anchored else costs
-    chunks = choose_chunks(costs, groups, len(batch), resources)
+    placement = resources.placement(model)
+    chunks = choose_chunks(costs, groups, len(batch), resources, together=tokens_together(costs, placement))
     together = all_together(chunks, costs, groups, len(batch))
     chunks, upward = (chunks, False) if together is None else (together, True)
-    placement = resources.placement(model)
     plan = Plan(tuple(groups), costs, len(batch), chunks, placement, source.count, source.runs, upward, anchored)
     # Memory that ended once would end in each later chunk again: the smaller number is kept for all of them.
     fitting = _Fitting(chunks.copies, upward)
