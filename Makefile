@@ -4,6 +4,8 @@
 # make results  regenerate the committed results/ (hours; installs torch, TransformerLens and nnsight for speed)
 #               TREEBANK, COREFERENCE: files in CoNLL-U (English EWT and GUM, of universaldependencies.org)
 # make check-results  make those results again that take minutes, and compare them with the committed ones
+# make test-peers  the pages for people who come from other packages, beside those (installs them)
+# make docs     the documentation's site, in site/ (open site/index.html)
 # make env      only the plain install
 # make clean    remove environment and caches; keep atlases and results/
 
@@ -25,7 +27,7 @@ EXPERIMENTS := agreement_flow attribution_agreement coverage factors head_measur
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: atlas test results check-results env clean
+.PHONY: atlas docs test test-peers results check-results env clean
 .DELETE_ON_ERROR:
 
 atlas: .venv/.plain
@@ -39,6 +41,11 @@ test: .venv/.test
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/python -m pytest $(PYTEST)
+
+test-peers: export JAX_PLATFORMS := cpu
+test-peers: export HF_HUB_OFFLINE := 1
+test-peers: .venv/.peers
+	$(BIN)/python -m pytest $(PYTEST) tests/peers
 
 # The commands that README names, one after the other: speed measurements need the machine for themselves.
 results: .venv/.peers
@@ -72,10 +79,15 @@ check-results: export JAX_PLATFORMS := cpu
 check-results: .venv/.all
 	$(BIN)/python -m tests.check_results
 
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: .venv/.docs
+	$(BIN)/mkdocs build --quiet
+	@echo "open site/index.html"
+
 env: .venv/.plain
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
@@ -92,10 +104,14 @@ clean:
 	$(PIP) --editable '.[all]'
 	@touch .venv/.plain $@
 
+.venv/.docs: pyproject.toml | .venv/bin/python
+	$(PIP) --editable '.[docs]'
+	@touch .venv/.plain $@
+
 .venv/.test: pyproject.toml | .venv/bin/python
 	$(PIP) --editable '.[test]'
-	@touch .venv/.plain .venv/.all $@
+	@touch .venv/.plain .venv/.all .venv/.docs $@
 
 .venv/.peers: pyproject.toml | .venv/bin/python
 	$(PIP) --editable '.[test,peers]'
-	@touch .venv/.plain .venv/.all .venv/.test $@
+	@touch .venv/.plain .venv/.all .venv/.docs .venv/.test $@

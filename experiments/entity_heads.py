@@ -8,6 +8,7 @@ sentences of one document. The head is chosen on one half of the documents and r
 mention and for all. Beside it: the best fixed offset; two rules that read no model, the nearest earlier mention, and
 the nearest earlier mention with the same word (or else the nearest); random weights; and, as antecedents, other earlier
 mentions of the passage, which do not corefer: a head that looks at mentions, whichever they are, is right there too.
+Probes of heads' outputs then ask for the type of entity (person, place, …), for pronouns, names and nouns apart.
 
 A corpus with coreference in CorefUD's form is needed: for English `en_gum-ud-dev.conllu` of
 https://github.com/UniversalDependencies/UD_English-GUM (mostly CC BY-NC-SA 4.0). Without one, --quick reads passages of
@@ -30,6 +31,7 @@ from jaxheads.statistics import mean_interval
 
 from . import lab
 from .support import own_sentences
+from .support.entity_heads_probes import probes, section
 from .support.relation_choice import Asked, beside_nulls, chosen, span, spanned
 
 ALL = "all"
@@ -141,11 +143,12 @@ def run(options: Options) -> lab.Results:
     about = lab.provenance(
         model, files=dict(sentences.files), passages=len(sentences), words=options.words, seed=options.seed
     )
-    tables = {"heads": table, **{f"null-{name}": null for name, null in nulls.items()}}
-    return lab.Results(page(model, sentences, table), about, tables)
+    probed = probes(model, sentences, options.seed)
+    tables = {"heads": table, **{f"null-{name}": null for name, null in nulls.items()}, "probes": probed}
+    return lab.Results(page(model, sentences, table, probed), about, tables)
 
 
-def page(model: jh.Model, sentences: Sentences, table: pd.DataFrame) -> str:
+def page(model: jh.Model, sentences: Sentences, table: pd.DataFrame, probed: pd.DataFrame) -> str:
     """Return the page for readers."""
     source = ", ".join(sentences.files) or "passages of the package's own, by templates: no finding"
     every = table[table["relation"] == ALL].iloc[0].to_dict()
@@ -174,7 +177,7 @@ something: among all mentions an antecedent is harder to find. Intervals: 95 %, 
 "gain" is over the best fixed offset, which the other half chose. share_random and share_others are of the heads that
 these nulls choose. A head that is right for names and nouns may match words, as the rule "same word" does: only where
 it is above that rule is there more to it than repetition.
-
+{section(probed)}
 ## Beside published numbers
 
 {lab.markdown(published(table), ".2f")}

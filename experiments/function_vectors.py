@@ -9,15 +9,15 @@ heads are those that attend, in repeated random tokens, to what followed the ear
 
 The pairs of each task are split in two. One half makes the prompts that choose the heads and give the mean outputs, the
 other those that report everything, so no pair is in both. Then the heads of each kind are removed together (mean
-ablation at all positions) from prompts of right labels, beside random heads of the same layers. Last, what the chosen
-heads write is added to bare questions, after a third of the layers. Controls: means over prompts of shuffled labels in
-place of right ones, and the same model with random weights.
+ablation at all positions) from prompts of right labels, beside random heads of the function-vector heads' layers. Last,
+what the chosen heads write is added to bare questions, after a third of the layers, beside what the random heads write.
+Controls: means over prompts of shuffled labels in place of right ones, and the same model with random weights.
 
 --tasks is a folder of JSON files, each a list of {"input": …, "output": …}: those of `dataset_files/abstractive` in
 github.com/ericwtodd/function_vectors (MIT). Without it three tasks of a dozen pairs stand for them, which only shows
 that the experiment works.
 
-Found: see results/function-vectors/summary.md, whose findings the run writes. Cost: about 5 minutes on 2 quiet cores.
+Found: see results/function-vectors/summary.md, whose findings the run writes. Cost on 2 cores: FVCOST.
 
 --quick, under one minute, only shows that it runs.
 """
@@ -74,7 +74,7 @@ class Options(lab.Options):
     out: Path = Path("results/function-vectors")
     tasks: Path | None = None
     model: str = "smollm2-135m"
-    prompts: int = 3
+    prompts: int = 5
     shots: int = 5
     top: int = 10
     seed: int = 0
@@ -187,35 +187,40 @@ def removed(
 
 def answered(model: jh.Model, prompts: Sequence[str], answers: Sequence[str], edit: Any = None) -> np.ndarray:
     """Return log-probability and rank-one hit of each answer's first token after each prompt, `[E,2]`."""
-    rows = []
-    for prompt, answer in zip(prompts, answers, strict=True):
-        batch = model.encode([prompt])
-        edits = () if edit is None else (edit(batch),)
-        output = jh.run(model, batch, edits=edits).output
-        last = np.asarray(jax.nn.log_softmax(np.asarray(output, np.float32)[0, -1]))
-        token = model.tokenizer(answer, add_special_tokens=False)["input_ids"][0]
-        rows.append((last[token], float(last.argmax() == token)))
-    return np.array(rows)
+    batch = model.encode(list(prompts), side="left")  # all prompts end at the last position
+    edits = () if edit is None else (edit(batch),)
+    output_EV = np.asarray(jh.run(model, batch, edits=edits).output, np.float32)[:, -1]
+    log_p_EV = np.asarray(jax.nn.log_softmax(output_EV))
+    tokens_E = np.array([model.tokenizer(own, add_special_tokens=False)["input_ids"][0] for own in answers])
+    return np.stack([log_p_EV[np.arange(len(tokens_E)), tokens_E], log_p_EV.argmax(axis=-1) == tokens_E], axis=1)
 
 
 def _steered(model: jh.Model, vector: np.ndarray, layer: int, batch: jh.Batch) -> Any:
-    """Return the edit that adds a vector at the last token of one prompt."""
+    """Return the edit that adds a vector at the last token of prompts that end together."""
     assert batch.tokens is not None
     last = batch.tokens.shape[1] - 1
     return jh.steer(model, "resid_post", vector[None, None], layers=layer, positions=last, batch=batch)
 
 
 def added(model: jh.Model, asked: Mapping[str, Asked], found: Mapping[str, Any], sets: Mapping[str, Heads]) -> Any:
-    """Add what sets of heads write to bare questions after a third of the layers; return hits and log-probabilities."""
+    """Add what sets of heads write to bare questions after a third of the layers; return hits and log-probabilities.
+
+    Those of the sets of random heads are averaged.
+    """
     layer = max(0, model.stack().layers // 3)
     rows = []
     for name, own in asked.items():
         few = own.reporting
-        clean = answered(model, few.clean, few.answers)
-        results = {"examples": clean, "bare": answered(model, few.bare, few.answers)}
+        results = {"examples": answered(model, few.clean, few.answers), "bare": answered(model, few.bare, few.answers)}
+        randoms = []
         for kind, heads in sets.items():
             vector = found[name].vector(heads)
-            results[kind] = answered(model, few.bare, few.answers, partial(_steered, model, vector, layer))
+            values = answered(model, few.bare, few.answers, partial(_steered, model, vector, layer))
+            if kind.startswith("random"):
+                randoms.append(values)
+            else:
+                results[kind] = values
+        results[function_vectors_page.RANDOM] = np.mean(randoms, axis=0)
         for kind, values in results.items():
             for number, (log_p, hit) in enumerate(values):
                 rows.append({"task": name, "prompt": number, "with": kind, "log p": log_p, "right": hit})
@@ -259,12 +264,7 @@ def run(options: Options) -> lab.Results:
     inductive = best(scores[first].mean(axis=0), top)
     sets = sets_of(vectors, inductive, model.stack().heads, options.seed)
     before, changes = removed(model, asked, sets, resume)
-    steered = added(
-        model,
-        asked,
-        choosing,
-        {"function-vector heads": vectors, "induction heads": inductive, "random": sets["random heads 0"]},
-    )
+    steered = added(model, asked, choosing, {name: own for name, own in sets.items() if not name.endswith("alone")})
     found = function_vectors_page.Findings(
         table=table,
         vectors=vectors,

@@ -5,7 +5,8 @@
 Hollenstein & Beinborn (2021) correlate the relative fixations of people who read sentences (ZuCo, Hollenstein et al.
 2018) with what a model's words receive: attention of the last layer, or saliency. Here every head is asked. The score
 is Spearman's correlation within a sentence of a head's attention to a word (column sums between words) with the
-fixations, averaged over sentences; beside it the correlation beyond length, log frequency and position of the word.
+fixations, averaged over sentences; beside it the correlation beyond length, log frequency and position of the word, and
+beyond these and the number of its pieces, whose attention is summed.
 
 Nulls: the same architecture with random weights, and the fixations shuffled within each sentence. The best head is
 chosen on one half of the sentences and reported on the other. Intervals are over sentences: the file does not say
@@ -41,6 +42,8 @@ PUBLISHED = pd.DataFrame(
     columns=["model", "attention, last layer", "saliency"],
 )
 """Mean correlations of Hollenstein & Beinborn with ZuCo, from `all_results.txt` of their repository [P]."""
+
+RANDOM, BEYOND = " (random weights)", "beyond length, frequency, position"
 
 LEAST = 8
 """Words of a sentence: fewer leave the partial correlation little."""
@@ -144,32 +147,44 @@ def of_words(words: list[list[str]], columns: dict[str, list[np.ndarray]], readi
     ]
 
 
-def of_model(name: str, reading: Reading, options: Options) -> tuple[list[dict[str, Any]], jh.HeadTable]:
-    """Return the rows of one model and the table of its heads."""
+def of_model(name: str, reading: Reading, options: Options) -> tuple[list[dict[str, Any]], jh.HeadTable, jh.HeadTable]:
+    """Return the rows of one model, the table of its heads, and that beyond the number of pieces, too."""
     model, rng = jh.load(name), np.random.default_rng(options.seed)
-    table = jh.human(model, reading.words, reading.fixations, seed=options.seed)
-    null = jh.human(jh.random_weights(model, options.seed), reading.words, reading.fixations, seed=options.seed)
-    shuffled = [rng.permutation(own) for own in reading.fixations]
-    labels = jh.human(model, reading.words, shuffled, seed=options.seed)
+    null, shuffled = jh.random_weights(model, options.seed), [rng.permutation(own) for own in reading.fixations]
+    beyond = jh.word_controls(reading.words, model=model)
+    usual = {known: numbers for known, numbers in beyond.items() if known != "pieces"}
+
+    def asked(network: jh.Model, fixations: list[np.ndarray], known: dict[str, list[np.ndarray]]) -> jh.HeadTable:
+        return jh.human(network, reading.words, fixations, beyond=known, seed=options.seed)
+
+    table, pieces = (asked(model, reading.fixations, known) for known in (usual, beyond))
+    null, null_pieces = (asked(null, reading.fixations, known) for known in (usual, beyond))
+    labels = asked(model, shuffled, usual)
+    usually = (("", table), (RANDOM, null), (" (fixations shuffled)", labels))
     rows = []
-    for column, words in (("spearman", "correlation"), ("partial", "beyond length, frequency, position")):
-        for other, own in (("", table), (" (random weights)", null), (" (fixations shuffled)", labels)):
+    for column, words, tables in (
+        ("spearman", "correlation", usually),
+        ("partial", BEYOND, usually),
+        ("partial", f"{BEYOND}, pieces", (("", pieces), (RANDOM, null_pieces))),
+    ):
+        for other, own in tables:
             rows.append(best(own, column, f"best head{other}, {words}", options))
-        assert table.per_example is not None
-        last_E = table.per_example[table.metrics.index(column)][:, -1].mean(axis=-1)
+        first = tables[0][1]
+        assert first.per_example is not None
+        last_E = first.per_example[first.metrics.index(column)][:, -1].mean(axis=-1)
         rows.append(row("", f"mean of the last layer's heads, {words}", last_E))
-    return [{**own, "model": name} for own in rows], table
+    return [{**own, "model": name} for own in rows], table, pieces
 
 
-def counted(name: str, table: jh.HeadTable) -> str:
-    """Return in words how many heads correlate beyond the controls."""
+def counted(name: str, table: jh.HeadTable, what: str) -> str:
+    """Return in words how many heads correlate beyond the controls, `what` in words."""
     assert table.per_example is not None
     partial = table.per_example[table.metrics.index("partial")]
     q, mean = false_discovery(mean_p_values(partial)), np.nanmean(partial, axis=0)
     above, below = int(((q < 0.05) & (mean > 0)).sum()), int(((q < 0.05) & (mean < 0)).sum())
     return (
-        f"Of the {mean.size} heads of {name}, {above} attend more to what people look at than length, frequency and "
-        f"position explain, and {below} less (q < .05 over the heads)."
+        f"Of the {mean.size} heads of {name}, {above} attend more to what people look at than {what} "
+        f"explain, and {below} less (q < .05 over the heads)."
     )
 
 
@@ -182,9 +197,13 @@ def page(rows: pd.DataFrame, words: list[str], reading: Reading, names: tuple[st
         own = rows[rows["model"] == name].set_index("what")
         found = own[own.index.str.startswith("best head, beyond")].iloc[0]
         null = own[own.index.str.startswith("best head (random weights), beyond")].iloc[0]
+        more, null_more = (
+            own[own.index.str.contains(kind)].iloc[0] for kind in (r"best head, .*pieces", r"random.*pieces")
+        )
         answers.append(
             f"The best head of {name} correlates {interval(found)} beyond length, frequency and position, on sentences "
-            f"that did not choose it; the best of random weights {interval(null)}."
+            f"that did not choose it (n = {int(found['correlation_n'])}); the best of random weights {interval(null)}. "
+            f"Beyond the number of the word's pieces, too: {interval(more)}, random weights {interval(null_more)}."
         )
     return f"""# Heads and people's gaze
 
@@ -204,8 +223,9 @@ tokenizers of their own, so the numbers stand beside ours and are no target):
 
 Correlations within short sentences are noisy: the mean over sentences is what counts. Intervals are over sentences,
 which are taken to be independent; the file does not say which came from one text. Fixations are averages over readers:
-nothing is said of single people. A word of several pieces receives the sum of theirs, whatever the weights: random
-weights show how much that alone gives beyond the controls, and only what is above them is the model's.
+nothing is said of single people. A word of several pieces receives the sum of theirs, whatever the weights: the rows
+with "pieces" take their number out, and random weights show what is left of that; only what is above them is the
+model's.
 A word's length and frequency are not all that makes people look: what is left may
 come from what a head shares with predictability or word class, not from its attention as such. In a causal model early
 words can be attended to by more words; the control of position takes out what of that is monotonic.
@@ -226,10 +246,12 @@ def run(options: Options) -> lab.Results:
     }
     rows, words, tables = of_words(reading.words, columns, reading), [], {}
     for name in options.models[:1] if options.quick else options.models:
-        own, table = of_model(name, reading, options)
+        own, table, pieces = of_model(name, reading, options)
         rows += own
-        words.append(counted(name, table))
-        tables[f"heads-{lab.file_name(Path(name).name)}"] = table
+        words.append(counted(name, table, "length, frequency and position"))
+        words.append(counted(name, pieces, "these and the number of pieces"))
+        file = lab.file_name(Path(name).name)
+        tables |= {f"heads-{file}": table, f"heads-{file}-pieces": pieces}
     frame = pd.DataFrame(rows)
     about = {"seed": options.seed, "sentences": len(reading.words), "files": reading.files, "models": options.models}
     names = tuple(dict.fromkeys(frame["model"][frame["model"] != "none"]))

@@ -29,10 +29,8 @@ from jaxheads.data import Sentences, conllu
 
 from . import lab
 from .support import own_sentences
+from .support.probe_choice import NAMES, best_head
 from .support.relation_choice import span, spanned
-
-NAMES = ("accuracy", "control", "selectivity", "majority", "lexical", "gain", "unseen")
-"""Columns of probes."""
 
 
 @dataclass(frozen=True)
@@ -85,18 +83,6 @@ def probes(model: jh.Model, options: Options) -> Iterator[tuple[str, str, str, j
         yield label, of, "trained", jh.probe(model, sentences, label, of=of, seed=options.seed)
 
 
-def best_head(table: jh.HeadTable, options: Options) -> dict[str, Any]:
-    """Return the most selective head, chosen on half of the test's documents, with its numbers on the others."""
-    best = jh.held_out(table, "selectivity", n=1, seed=options.seed)
-    where: Any = best.index[0]
-    row: dict[str, Any] = {"head": f"L{where[1]}H{where[2]}", "optimism": float(best["optimism"].iloc[0])}
-    for name in NAMES:
-        if name in table.metrics:
-            held = jh.held_out(table, name, n=len(table.frame), seed=options.seed).loc[where]
-            row |= {f"{name}{end}": float(held[f"{name}{end}"]) for end in ("", "_low", "_high")}
-    return row | {"documents": int(best["selectivity_n"].iloc[0])}
-
-
 def run(options: Options) -> lab.Results:
     """Probe every head and every layer for every label."""
     model = jh.load(options.model)
@@ -105,7 +91,7 @@ def run(options: Options) -> lab.Results:
     for label, of, weights, table in found:
         said = {"label": label, "weights": weights, "units": table.provenance["units_in_test"]}
         if of == "z":
-            best.append(said | best_head(table, options))
+            best.append(said | best_head(table, "selectivity", options.seed))
         else:
             frame: Any = table.frame.reset_index(level="layer").reset_index(drop=True)
             layers.append(frame.assign(label=label))

@@ -3,10 +3,10 @@
     python -m experiments.reading_times [--times FILE] [--models NAME …] [--quick] [--out DIR]
 
 People read ten stories word by word (Natural Stories, Futrell et al. 2021; mean reading time of each word over
-readers). A regression predicts it by length, log frequency and position of the word, and length and frequency of the
-word before. The gain is what surprisal, of the word and of the one before, adds to its log-likelihood on stories that
-it was not fitted on (Goodkind & Bicknell 2018), nats a word. Then each head of the smaller model is ablated: how much
-of the gain is lost?
+readers). A regression predicts it by length, log frequency and position of the word in its passage and its story, and
+length and frequency of the word before. The gain is what surprisal, of the word and of the one before, adds to its
+log-likelihood on stories that it was not fitted on (Goodkind & Bicknell 2018), nats a word. Then each head of the first
+model is ablated: how much of the gain is lost?
 
 Nulls: the same architecture with random weights, and the reading times shuffled within each passage. Intervals are over
 stories. The first and last 10 words of a story, and times outside 100 to 3000 ms, are left out.
@@ -51,7 +51,7 @@ class Options(lab.Options):
 
     out: Path = Path("results/reading-times")
     times: Path | None = None
-    models: tuple[str, ...] = ("glassllm-en",)
+    models: tuple[str, ...] = ("glassllm-en", "smollm2-135m")
     passage: int = 40
     seed: int = 0
 
@@ -63,6 +63,15 @@ class Reading:
     passages: Sentences
     times: list[np.ndarray]
     files: dict[str, str]
+
+    @property
+    def beyond(self) -> dict[str, list[np.ndarray]]:
+        """Controls: length, log frequency, position in the passage and in the story."""
+        first, places = dict.fromkeys((one.document for one in self.passages), 0), []
+        for one in self.passages:
+            places.append(first[one.document] + np.arange(float(len(one.words))))
+            first[one.document] += len(one.words)
+        return {**jh.word_controls(self.passages), "position in the story": places}
 
 
 def read(path: Path, passage: int) -> Reading:
@@ -108,13 +117,15 @@ def row(name: str, what: str, table: jh.HeadTable) -> dict[str, Any]:
 def of_model(name: str, reading: Reading, options: Options, *, ablated: bool) -> tuple[list[dict[str, Any]], Any]:
     """Return one model's gain beside its nulls, and the table of its heads if each is ablated."""
     model, rng = jh.load(name), np.random.default_rng(options.seed)
-    table = jh.reading_times(model, reading.passages, reading.times, heads=None if ablated else ())
+
+    def asked(network: jh.Model, times: list[np.ndarray], heads: tuple[()] | None = ()) -> jh.HeadTable:
+        return jh.reading_times(network, reading.passages, times, heads=heads, beyond=reading.beyond)
+
+    table = asked(model, reading.times, None if ablated else ())
     shuffled = [rng.permutation(own) for own in reading.times]
     nulls = {
-        "random weights": jh.reading_times(
-            jh.random_weights(model, options.seed), reading.passages, reading.times, heads=()
-        ),
-        "times shuffled": jh.reading_times(model, reading.passages, shuffled, heads=()),
+        "random weights": asked(jh.random_weights(model, options.seed), reading.times),
+        "times shuffled": asked(model, shuffled),
     }
     rows = [row(name, "surprisal", table), *(row(name, what, own) for what, own in nulls.items())]
     return rows, table if ablated else None
@@ -138,19 +149,17 @@ def run(options: Options) -> lab.Results:
 def page(gains: pd.DataFrame, heads: jh.HeadTable, reading: Reading, options: Options) -> str:
     """Return the page."""
     of_people = "people's reading times" if reading.files else "DRAWN times (no file was given)"
-    surprising: Any = gains[gains["what"] == "surprisal"]
-    answers = [
-        "{model}: {gain:.4f} [{gain_low:.4f}, {gain_high:.4f}]".format(**own) for own in surprising.to_dict("records")
-    ]
+    answers = [answer(str(name), gains[gains["model"] == name]) for name in dict.fromkeys(gains["model"])]
     name, frame = options.models[0], heads.frame
     largest: Any = heads.top("effect", 8, absolute=True)
     clear = frame[(frame["effect_high"] < 0) | (frame["effect_low"] > 0)]
     split = held_out_effect(heads, options.seed)
     return f"""# What surprisal, and each head, explains of reading times
 
-Beyond length, frequency and position, surprisal adds to the log-likelihood of {of_people}, nats a word, over
-{int(gains["gain_n"].iloc[0])} texts and {heads.provenance["words"]} words: {"; ".join(answers)}.
-An interval that holds 0, or the gain of a null beside it, does not show that surprisal adds anything.
+Beyond length, frequency and position (in the passage and in the story), surprisal adds to the log-likelihood of
+{of_people}, nats a word, over {int(gains["gain_n"].iloc[0])} texts and {heads.provenance["words"]} words:
+
+{chr(10).join(answers)}
 
 {lab.markdown(gains.set_index("model"))}
 
@@ -164,11 +173,23 @@ with an interval that leaves out 0, where chance alone would give about {0.05 * 
 Models read passages of {options.passage} words: the first words of a passage have little context;
 {heads.provenance["left_out_as_too_long"]} of {len(reading.passages)} passages do not fit the context of {name}. Times
 are means over readers; intervals are over {int(gains["gain_n"].iloc[0])} texts, few. The gain is that
-of linear regressions with the word before as only spill-over. The position is that in the passage: that people read
-faster later in a story is not taken out, and shuffling within passages keeps it, so that null need not be 0.
-An ablation may raise the gain and yet make the model a
+of linear regressions with the word before as only spill-over; that people read faster later in a story is taken out as
+far as it is linear. An ablation may raise the gain and yet make the model a
 worse one.
 """
+
+
+def answer(name: str, rows: Any) -> str:
+    """Return a line of the page on one model: its gain beside those of the nulls, and what that shows."""
+    own, *nulls = rows.to_dict("records")
+    beside = ", ".join("{what} {gain:.4f} [{gain_low:.4f}, {gain_high:.4f}]".format(**null) for null in nulls)
+    if own["gain_low"] <= 0:
+        told = "no gain is shown"
+    elif own["gain_low"] <= max(null["gain_high"] for null in nulls):
+        told = "a gain that does not lie clearly above its nulls"
+    else:
+        told = "a gain above both nulls"
+    return f"- {name}: {own['gain']:.4f} [{own['gain_low']:.4f}, {own['gain_high']:.4f}] ({beside}): {told}."
 
 
 def held_out_effect(heads: jh.HeadTable, seed: int) -> str:

@@ -12,7 +12,8 @@ The texts are one a line: for English those of Pang & Lee 2005, movie reviews, a
 them (`sentence_polarity`, rt-polarity.pos and .neg). Without files, --quick reads sentences of the package's own: they
 show that it works, and nothing else.
 
-Found: see results/sentiment-heads, whose first lines say it. Cost: smollm2-135m, 400 sentences, minutes on 2 cores.
+Found: see results/sentiment-heads, whose first lines say it. Cost on 2 cores:
+smollm2-135m, 800 sentences, SENTCOST.
 """
 
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Options(lab.Options):
     positive: Path | None = None
     negative: Path | None = None
     model: str = "smollm2-135m"
-    sentences: int = 400
+    sentences: int = 800
     heads: int = 4
     seed: int = 0
 
@@ -159,6 +160,19 @@ def run(options: Options) -> lab.Results:
     return lab.Results(text, about, tables)
 
 
+def shown_by(probe: dict[str, Any], steered: dict[str, Any]) -> tuple[str, str]:
+    """Return in words what the probe shows beside shuffled labels, and steering beside shuffled directions."""
+    shown = (
+        "the labels add something" if probe["selectivity_low"] > 0 else "it is not shown that the labels add anything"
+    )
+    if steered["control_low"] > 0 or steered["control_high"] < 0:
+        moves = "pushing these heads moves the verdict whatever the labels, so only the part beyond that is sentiment's"
+    else:
+        moves = "no change is shown without the right labels"
+    beyond = abs(steered["effect"]) - abs(steered["control"])
+    return shown, f"{moves} (the right labels' effect is larger by {beyond:.2f} in size)"
+
+
 def page(
     model: jh.Model,
     probes: pd.DataFrame,
@@ -184,15 +198,22 @@ def page(
     loss = f", the next-token loss by {span(best, 'loss')} nats" if "loss" in best else ""
     numbers = ("accuracy", "majority", "control", "selectivity")
     shown = tuple(name for name in ("effect", "control", "loss") if name in frame)
+    told, said = shown_by(own, best)
     return f"""# Sentiment by head: {model.name}
 
 The head with the best probe ({own["head"]}) tells {span(own, "accuracy")} of sentences it was not chosen on (n =
-{own["sentences"]}) right; the more frequent sentiment {span(own, "majority")}, the best head of random weights
-{span(random, "accuracy")}. The model's own verdict (the right of " good" and " bad" less the other, logits) is
+{own["sentences"]}) right; with shuffled labels the same head's probe {span(own, "control")}, so that {told}
+(selectivity {span(own, "selectivity")}). The more frequent sentiment gives {span(own, "majority")}, the best head of
+random weights {span(random, "accuracy")}.
+
+The model's own verdict (the right of " good" and " bad" less the other, logits) is
 {span(before, "effect")}; of the {len(chosen)} heads with the best probes {len(below)} lower it when they are ablated
 ({names}), of those beside them {len(beside)} (by the upper end of the interval; n = {before["pairs"]} sentences
-that chose nothing). Steering {len(steering.heads)} heads towards the positive by {steering.strength:g} deviations
-changes " good" less " bad" by {span(best, "effect")}{loss}; directions of shuffled labels by {span(best, "control")}.
+that chose nothing).
+
+Steering {len(steering.heads)} heads towards the positive by {steering.strength:g} deviations
+changes " good" less " bad" by {span(best, "effect")}{loss} (n = {best["n"]} sentences). Directions of shuffled labels
+change it by {span(best, "control")} at the same strength: {said}.
 
 Sentences of {source}. Intervals: 95 %, over sentences, which are taken to be independent.
 

@@ -12,7 +12,8 @@ Also measured: compilation, peak memory, the share of this machine's matmul peak
 lead over PyTorch (FLOPs not spent, this CPU's matrix products), and jaxheads' time by heads, layers, examples, length
 and devices.
 
-Found (results/speed; results/speed-measures): see the pages, whose numbers README cites with their commands.
+Found (results/speed; results/speed-measures): see the pages, whose numbers docs/does-it-matter.md cites with their
+commands.
 
 Cost: nearly all of it is the peers' whole forward passes, in the first call of every way that is tried. A stopped run
 goes on where it was. --quick takes a model so small that its times mean nothing: it shows that all sides agree.

@@ -1,6 +1,6 @@
 """The public names of jaxheads, for type checkers and for `lazy_loader`, which imports each when it is first used."""
 
-from . import data, edits, evidence, networks, objectives, plots, statistics, tables, train
+from . import data, edits, evidence, networks, objectives, plots, statistics, tables, train, view
 from .class_objectives import (
     answer_logit,
     answer_loss,
@@ -10,7 +10,7 @@ from .class_objectives import (
     class_probability,
 )
 from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, window, zero_heads
-from .evidence.nulls import shuffled_links, shuffled_marks
+from .evidence.nulls import shuffled_links, shuffled_marks, shuffled_pairs
 from .evidence.roles import Evidence, name_heads
 from .evidence.selection import held_out, with_intervals
 from .evidence.specialisation import Specialisation, specialisation
@@ -33,18 +33,27 @@ from .measure.patterns.scoring import measure
 from .measure.patterns.variability import variability
 from .measure.patterns.word_pooling import pool_words
 from .measure.people.human import human
+from .measure.people.readings import word_controls
 from .measure.people.surprisal import surprisal
 from .measure.probing.contrast import contrast
 from .measure.probing.probe import probe
+from .measure.query_key.attribution import QKAttribution, qk_attribution
+from .measure.query_key.covariance import ContrastCovariance, contrast_covariance
+from .measure.query_key.loadings import head_loadings
 from .measure.relevance.faithfulness import Faithfulness, faithfulness
 from .measure.relevance.methods import Relevance, relevance
 from .measure.relevance.rules import Rules
+from .measure.sampling.answer import Samples
+from .measure.sampling.samples import samples
 from .measure.similarity.redundancy import HeadPairs, compare_heads
+from .measure.weights.components import component_composition
 from .measure.weights.copying_eigenvalues import eigenvalue_copying
 from .measure.weights.extreme_pairs import TokenPairs, token_pairs
 from .measure.weights.factored import Factored, ov_circuit, qk_circuit
 from .measure.weights.head_composition import Composition, composition
 from .measure.weights.positional import positional_kernel
+from .measure.weights.projections import Projections, projection_kernel
+from .measure.weights.token_pair_maps import salient_tokens, token_maps
 from .measure.words.documents import half_of
 from .measure.words.edges import relation_edges
 from .measure.words.parse import Parse, parse
@@ -124,6 +133,7 @@ __all__ = [
     "TextSpan",
     "ByRows",
     "Metric",
+    "Samples",
     "compare_heads",
     "contrast",
     "head_detector",
@@ -145,8 +155,10 @@ __all__ = [
     "relations",
     "structure",
     "retrieval",
+    "samples",
     "shuffled_links",
     "shuffled_marks",
+    "shuffled_pairs",
     "specialisation",
     "text_span",
     "token_class",
@@ -156,22 +168,34 @@ __all__ = [
     "human",
     "reading_times",
     "surprisal",
+    "word_controls",
     # what an answer rests on
     "Faithfulness",
     "Relevance",
     "Rules",
     "faithfulness",
     "relevance",
+    # why they look there
+    "ContrastCovariance",
+    "QKAttribution",
+    "contrast_covariance",
+    "head_loadings",
+    "qk_attribution",
     # what their weights say
     "Composition",
     "Factored",
+    "Projections",
     "TokenPairs",
+    "component_composition",
     "composition",
     "eigenvalue_copying",
     "ov_circuit",
     "alignment_error_rate",
     "positional_kernel",
+    "projection_kernel",
     "qk_circuit",
+    "salient_tokens",
+    "token_maps",
     "token_pairs",
     # what they add to the logits
     "DirectParts",
@@ -240,5 +264,6 @@ __all__ = [
     "statistics",
     "tables",
     "train",
+    "view",
     "weights",
 ]

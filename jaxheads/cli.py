@@ -1,4 +1,4 @@
-"""The command line: `jaxheads atlas`, `measure`, `ablate`, `patch`, `compare`, `runs` and `zoo`.
+"""The command line: `jaxheads atlas`, `page`, `measure`, `ablate`, `patch`, `compare`, `runs` and `zoo`.
 
 JAX and all that computes are imported by the command that needs them: help and the zoo's list open at once.
 """
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from .commands.options import QUESTIONS, Compare, OnData, check, config_path, from_file
+from .commands.options import QUESTIONS, Compare, OnData, Page, check, config_path, from_file
 from .commands.runs import Runs, runs
 from .extras import MissingExtraError
 from .files import check_writable, disk_is_full
@@ -53,8 +53,11 @@ class Atlas:
     seed: int = 0
     """Seed of everything random."""
 
+    page: bool = True
+    """Write heads.html, too: one file that shows every head, to open in a browser."""
+
     distributed: bool = False
-    """One of several processes, each started with this same command (see the README)."""
+    """One of several processes, each started with this same command (see docs/clusters.md)."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Zoo:
     """Models that can be had without a hub: what they are, from where, how large."""
 
 
-KINDS = {"atlas": Atlas, "zoo": Zoo, **QUESTIONS, "compare": Compare, "runs": Runs}
+KINDS = {"atlas": Atlas, "page": Page, "zoo": Zoo, **QUESTIONS, "compare": Compare, "runs": Runs}
 """The commands by name."""
 
 
@@ -104,6 +107,8 @@ def _run(options: Any, command: str) -> None:
         _compare(options)
     elif isinstance(options, Runs):
         runs(options)
+    elif isinstance(options, Page):
+        _page(options)
     elif isinstance(options, OnData):
         check(options, command)
         from .commands.questions import ask
@@ -111,6 +116,17 @@ def _run(options: Any, command: str) -> None:
         ask(options, command)
     else:
         _atlas(options)
+
+
+def _page(options: Page) -> None:
+    from .commands.pages import make_page
+
+    given = {name: getattr(options, name) for name in ("text", "images", "audio", "seed")}
+
+    def make_atlas(model: str, out: Path) -> None:
+        _atlas(Atlas(model, out=out, page=False, **given))
+
+    print(f"open {make_page(options, make_atlas)}")
 
 
 def _compare(options: Compare) -> None:
@@ -140,7 +156,7 @@ def _atlas(options: Atlas) -> None:
         try:
             jax.distributed.initialize()
         except (ValueError, RuntimeError) as error:
-            raise ValueError(f"--distributed: {error} Each process names them, see the README") from error
+            raise ValueError(f"--distributed: {error} Each process names them, see docs/clusters.md") from error
     devices = Mesh(np.array(jax.devices()), ("data",)) if jax.device_count() > 1 else None
     first = jax.process_index() == 0
     out = options.out or Path(f"atlas-{Path(options.model).name.removesuffix('.gguf')}")
@@ -148,6 +164,7 @@ def _atlas(options: Atlas) -> None:
     check_writable(out)
     model = load(options.model)
     stacks = list(model.stacks) if options.stack == "all" else [model.stack(options.stack).name]
+    results = []
     for name in stacks:
         result = atlas(
             model,
@@ -166,6 +183,11 @@ def _atlas(options: Atlas) -> None:
             folder = out / name if len(stacks) > 1 else out
             written = result.save(folder)
             print(f"{result.text()}\n{len(written)} files in {folder}")
+            results.append(result)
+    if first and options.page:
+        from .commands.pages import page_of_atlas
+
+        print(f"open {page_of_atlas(model, results, options, out)}")
     if first:
         shutil.rmtree(unfinished, ignore_errors=True)
 

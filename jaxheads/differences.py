@@ -10,7 +10,7 @@ No model knows of this. `paired` traces a function and computes every operation 
 values, where an edit reaches it, and once where none does.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Primitive, Var
 
 from .precision import DIFFERENCE_TERMS, arithmetic_used
 
@@ -44,9 +44,15 @@ class Product(Protocol):
 
     Attributes:
         everywhere: whether it also computes products that no edit reaches.
+        in_loops: the product that is used within loops and branches, which may be traced more than once.
     """
 
     everywhere: bool
+
+    @property
+    def in_loops(self) -> "Product":
+        """Return the product within loops and branches."""
+        ...
 
     def __call__(self, multiply: Multiply, left: Value, right: Value, /) -> Value:
         """Return the product of two values."""
@@ -65,9 +71,17 @@ class DifferenceProduct:
     terms: int = 1
     everywhere = False
 
+    @property
+    def in_loops(self) -> Product:
+        """Return the product itself."""
+        return self
+
     def __call__(self, multiply: Multiply, left: Value, right: Value, /) -> Value:
         """Return the product of two values, at least one of them a pair; `x' k' = x k + (x' - x) k' + x (k' - k)`."""
-        unedited = multiply(of_unedited(left), of_unedited(right))
+        return self.beside(multiply(of_unedited(left), of_unedited(right)), multiply, left, right)
+
+    def beside(self, unedited: Array, multiply: Multiply, left: Value, right: Value) -> Pair:
+        """Return the product of two values whose product in the unedited run is known."""
         changes = []
         if isinstance(left, Pair):
             changes.append(self._low(multiply, left.edited - left.unedited, of_edited(right)))
@@ -101,19 +115,37 @@ BFLOAT16_BITS = 7
 
 
 @dataclass(frozen=True)
-class RoundedProduct:
-    """The product of rounded factors, summed in float32: what an accelerator computes, on one that rounds nothing.
+class AnchoredProduct:
+    """A product of differences that is given the unedited run's products with weights, one after the other.
 
     Attributes:
-        bits: of the factors' mantissas: 7 of bfloat16, 10 of TF32.
+        product: of differences, which computes all others.
+        anchors: products that are `is_anchored`, in the order in which they are computed.
+        leading: first two axes of such a product.
     """
 
-    bits: int
-    everywhere = True
+    product: DifferenceProduct
+    anchors: Iterator[Array]
+    leading: tuple[int, ...]
+    everywhere = False
+
+    @property
+    def in_loops(self) -> Product:
+        """Return the product without anchors, which are of each product once."""
+        return self.product
 
     def __call__(self, multiply: Multiply, left: Value, right: Value, /) -> Value:
-        """Return the product of two arrays."""
-        return multiply(rounded(left, self.bits), rounded(right, self.bits))
+        """Return the product of two values, at least one of them a pair."""
+        if not is_anchored(multiply, left, right, self.leading):
+            return self.product(multiply, left, right)
+        return self.product.beside(next(self.anchors), multiply, left, right)
+
+
+def is_anchored(multiply: Multiply, left: Value, right: Value, leading: tuple[int, ...]) -> bool:
+    """Return whether a product is one of positions with a weight: one factor is a pair, and it has these first axes."""
+    if isinstance(left, Pair) and isinstance(right, Pair):
+        return False
+    return jax.eval_shape(multiply, of_unedited(left), of_unedited(right)).shape[: len(leading)] == leading
 
 
 def rounded(x: Array, bits: int) -> Array:
@@ -132,7 +164,7 @@ def paired(function: Callable[[Any], Any], product: Product = DifferenceProduct(
     def run(unedited: Any, edited: Any) -> Any:
         jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(edited)
         leaves = map(Pair, jax.tree.leaves(unedited), jax.tree.leaves(edited))
-        out = _evaluate(jaxpr.jaxpr, jaxpr.consts, list(leaves), product)
+        out = evaluate(jaxpr.jaxpr, jaxpr.consts, list(leaves), product)
         return jax.tree.unflatten(jax.tree.structure(shapes), [of_edited(value) for value in out])
 
     return run
@@ -142,27 +174,6 @@ def as_differences(function: Callable[[Any], Any], unedited: Any) -> Callable[[A
     """Return the function, with the arithmetic that was asked for: by differences from its value for `unedited`."""
     terms = DIFFERENCE_TERMS.get(arithmetic_used())
     return function if terms is None else partial(paired(function, DifferenceProduct(terms)), unedited)
-
-
-def with_product(function: Callable[..., Any], product: Product) -> Callable[..., Any]:
-    """Return the function with all its products computed by `product`; only arguments that are arrays are traced."""
-
-    def run(*args: Any, **named: Any) -> Any:
-        leaves, structure = jax.tree.flatten((args, named))
-        arrays = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Array)]
-
-        def of_arrays(*values: Array) -> Any:
-            for index, value in zip(arrays, values, strict=True):
-                leaves[index] = value
-            args, named = jax.tree.unflatten(structure, leaves)
-            return function(*args, **named)
-
-        values = [leaves[index] for index in arrays]
-        jaxpr, shapes = jax.make_jaxpr(of_arrays, return_shape=True)(*values)
-        out = _evaluate(jaxpr.jaxpr, jaxpr.consts, values, product)
-        return jax.tree.unflatten(jax.tree.structure(shapes), out)
-
-    return run
 
 
 def of_unedited(value: Value) -> Array:
@@ -175,7 +186,7 @@ def of_edited(value: Value) -> Array:
     return value.edited if isinstance(value, Pair) else value
 
 
-def _evaluate(jaxpr: Jaxpr, consts: Sequence[Value], args: Sequence[Value], product: Product) -> list[Value]:
+def evaluate(jaxpr: Jaxpr, consts: Sequence[Value], args: Sequence[Value], product: Product) -> list[Value]:
     """Return the results of a jaxpr."""
     known: dict[Var, Value] = dict(zip(jaxpr.constvars, consts, strict=True))
     known |= dict(zip(jaxpr.invars, args, strict=True))
@@ -194,14 +205,18 @@ def _apply(equation: JaxprEqn, args: list[Value], product: Product) -> list[Valu
     name = equation.primitive.name
     if not product.everywhere and not any(isinstance(arg, Pair) for arg in args):
         return _bind(equation, args)
+    if equation.primitive is ANCHORED:
+        return _anchored(equation, args, product)
     if name in _PRODUCTS and _multiplies(equation, args):
         return [product(partial(_multiply, equation, args[2:]), *args[:2])]
+    if name in _CALLS and (rule := _RULES.get(equation.params.get("name", ""))) and isinstance(args[0], Pair):
+        return rule(args[0])
     if name in _CALLS:
         inner = equation.params[_CALLS[name]]
         jaxpr, consts = (inner.jaxpr, inner.consts) if hasattr(inner, "jaxpr") else (inner, ())
-        return _evaluate(jaxpr, consts, args, product)
+        return evaluate(jaxpr, consts, args, product)
     if name in _CONTROL:
-        results = _CONTROL[name](equation, args, product)
+        results = _CONTROL[name](equation, args, product.in_loops)
         if results is not None:
             return results
     return _each_side(equation, args)
@@ -220,6 +235,44 @@ def _bind(equation: JaxprEqn, args: Sequence[Array]) -> list[Array]:
     with equation.ctx.manager:
         results = equation.primitive.bind(*args, **equation.primitive.get_bind_params(equation.params))
     return results if equation.primitive.multiple_results else [results]
+
+
+ANCHORED = Primitive("anchored")
+"""A function within a paired one, with the products of its unedited run; see `anchors.anchored`."""
+
+ANCHORED.multiple_results = True
+ANCHORED.def_abstract_eval(lambda *_, jaxpr, anchors: [variable.aval for variable in jaxpr.outvars])
+
+
+def _anchored(equation: JaxprEqn, args: list[Value], product: Product) -> list[Value]:
+    jaxpr, count = equation.params["jaxpr"], equation.params["anchors"]
+    assert isinstance(product, DifferenceProduct), "anchors are made for differences alone"
+    end = count + len(jaxpr.constvars)
+    inputs = [arg if isinstance(arg, Pair) else Pair(arg, arg) for arg in args[end:]]
+    leading = inputs[0].unedited.shape[:2]
+    return evaluate(jaxpr, args[count:end], inputs, AnchoredProduct(product, iter(args[:count]), leading))
+
+
+_RULES: dict[str, Callable[[Pair], list[Value]]] = {}
+"""Functions of one array that have a shorter way to the edited value beside the unedited one, by name."""
+
+
+def of_pairs(rule: Callable[[Array, Array], Any]) -> Callable[[Callable[[Array], Any]], Callable[[Array], Any]]:
+    """Have a function of one array computed by a rule where an edit reaches it.
+
+    Args:
+        rule: function of the unedited and the edited array that returns both values, in two tuples.
+    """
+
+    def decorate(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
+        def called(x: Array) -> Any:
+            return function(x)
+
+        called.__name__ = f"{function.__module__}.{function.__qualname__}"
+        _RULES[called.__name__] = lambda pair: list(map(Pair, *rule(pair.unedited, pair.edited)))
+        return jax.jit(called)
+
+    return decorate
 
 
 _PRODUCTS = ("dot_general", "conv_general_dilated", "ragged_dot_general")
@@ -258,7 +311,7 @@ def _scan(equation: JaxprEqn, args: list[Value], product: Product) -> list[Value
     consts, init, inputs = args[: own["num_consts"]], args[own["num_consts"] : after_consts], args[after_consts:]
 
     def step(carry: list[Value], inputs: list[Value]) -> tuple[list[Value], list[Value]]:
-        results = _evaluate(jaxpr.jaxpr, jaxpr.consts, [*consts, *carry, *inputs], product)
+        results = evaluate(jaxpr.jaxpr, jaxpr.consts, [*consts, *carry, *inputs], product)
         return results[: len(init)], results[len(init) :]
 
     first = jax.tree.map(lambda x: x[-1 if own["reverse"] else 0], inputs) if own["length"] else inputs
@@ -279,10 +332,10 @@ def _while(equation: JaxprEqn, args: list[Value], product: Product) -> list[Valu
     condition, body = own["cond_jaxpr"], own["body_jaxpr"]
 
     def goes_on(carry: list[Value]) -> Value:
-        return _evaluate(condition.jaxpr, condition.consts, [*args[:of_condition], *carry], product)[0]
+        return evaluate(condition.jaxpr, condition.consts, [*args[:of_condition], *carry], product)[0]
 
     def step(carry: list[Value]) -> list[Value]:
-        return _evaluate(body.jaxpr, body.consts, [*args[of_condition:of_body], *carry], product)
+        return evaluate(body.jaxpr, body.consts, [*args[of_condition:of_body], *carry], product)
 
     init = _as_carried(step, args[of_body:])
     if isinstance(jax.eval_shape(goes_on, init), Pair):
@@ -296,7 +349,7 @@ def _branches(equation: JaxprEqn, args: list[Value], product: Product) -> list[V
         return None
 
     def branch(jaxpr: Any) -> Callable[[list[Value]], list[Value]]:
-        return lambda operands: _evaluate(jaxpr.jaxpr, jaxpr.consts, operands, product)
+        return lambda operands: evaluate(jaxpr.jaxpr, jaxpr.consts, operands, product)
 
     branches = [branch(jaxpr) for jaxpr in equation.params["branches"]]
     shapes = [jax.eval_shape(own, operands) for own in branches]

@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 EXTRAS = {
+    "anywidget": "anywidget",
     "conllu": "conllu",
     "jiwer": "jiwer",
     "networkx": "networkx",

@@ -26,7 +26,7 @@ from jax.sharding import AbstractMesh, NamedSharding
 from numpy.typing import ArrayLike
 
 from .compile_cache import keep_by_default
-from .differences import RoundedProduct, with_product
+from .emulation import RoundedProduct, with_product
 from .precision import EMULATED_BITS, arithmetic_used, products
 
 R = TypeVar("R")

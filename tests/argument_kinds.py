@@ -12,9 +12,10 @@ KINDS = _by_argument(
         "batches": "clean scored_as",
         "objective": "objective",
         "seed": "seed",
-        "count": "examples donors draws chains steps points samples lasting top prime shortest longest length states "
-        "dimensions vocabulary layers heads kv_heads limit early late names words nouns prepositions verbs functions "
-        "types brackets determiners adjectives copulas persons places greedy iterations count max_length rank",
+        "count": "examples donors draws chains steps points samples lasting top prime shortest longest length mapped "
+        "states dimensions vocabulary layers heads kv_heads limit early late names words nouns prepositions verbs "
+        "functions types brackets determiners adjectives copulas persons places greedy iterations count "
+        "max_length rank buckets each per_row facts",
         "size": "burn resamples random most shots norm_of cross_heads offset",
         "whole": "first step sampling_rate positions tokens",
         "index": "layer head run",
@@ -26,7 +27,7 @@ KINDS = _by_argument(
         "fraction": "share least more part adjective phrase copular negated positive grammatical named both",
         "flag": "same_layer squeeze absolute bos exclude_bos exclude_current_token with_first repeats negative largest "
         "norms overwrite exclude_first progress backwards per_position causal train_weights stacked masked agrees "
-        "matched consistent doubly_stochastic adds third aligned exact pack packed sums_to_one "
+        "matched consistent doubly_stochastic adds third aligned ratio exact pack packed sums_to_one "
         "shapes_only gather",
         "text": "mark needle role null_kind label revision name title",
         "name": "kind metric column method ablation parts better granularity normalise embedding content solver needs "
@@ -41,7 +42,7 @@ KINDS = _by_argument(
         "array": "scores null sure possible skip gates_LN embed unembed values vector groups reference_groups clusters "
         "answers partners where signs queries keys outputs pattern_LBNTS pattern_TS target_TS "
         "pattern_BNTS values_T counts_T p_values counts second whole mean low high per_example mask gates_GLN curve "
-        "loss between gates edges patterns key_mask pixels",
+        "loss between gates edges patterns key_mask pixels ids",
         "answers": "right wrong token answer",
         "mapping": "marks columns provenance extras options config hyper curves lines onsets nulls seen",
         "sets": "sets",
@@ -118,6 +119,8 @@ KINDS_OF = {
     "reading_times.whole_words": "flag",
     "surprisal.words": "readings",
     "surprisal.whole_words": "flag",
+    "word_controls.words": "readings",
+    "word_controls.language": "name",
     "partial_rank_correlation.first": "array",
     "partial_rank_correlation.beyond": "array",
     "relations.half": "any",
@@ -127,6 +130,13 @@ KINDS_OF = {
     "structure.language": "text",
     "structure.tags": "name",
     "run.capture": "any",
+    "qk_attribution.query": "wholes",
+    "qk_attribution.key": "wholes",
+    "head_loadings.source": "wholes",
+    "head_loadings.parts": "names",
+    "contrast_covariance.match": "text",
+    "contrast_covariance.mismatch": "text",
+    "Samples.tokens.least": "count",
     "generate.sample": "any",
     "generate.stop": "any",
     "generate.copies": "any",
@@ -227,6 +237,7 @@ KINDS_OF = {
     "onset.share": "number",
     "onset.least": "number",
     "name_heads.level": "level",
+    "name_heads.mixed": "fraction",
     "compare_estimates.exact": "table",
     "Evidence.stack": "text",
     "HeadTable.from_columns.stack": "text",
@@ -280,6 +291,10 @@ KINDS_OF = {
     "variability.positions": "count",
     "qk_circuit.offset": "whole",
     "composition.offset": "whole",
+    "component_composition.offset": "whole",
+    "token_maps.pairs": "array",
+    "shuffled_pairs.pairs": "array",
+    "token_maps.candidates": "array",
     "token_pairs.offset": "whole",
     "positional_kernel.offset": "whole",
     "text_batches.texts": "any",

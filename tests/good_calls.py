@@ -22,10 +22,12 @@ from .good_values import (
     E,
     T,
     Words,
+    attributed,
     bart,
     batch,
     circuit,
     clip,
+    contrasted,
     edges,
     grouped,
     model,
@@ -33,6 +35,7 @@ from .good_values import (
     other,
     repeated,
     sample,
+    sampled,
     scores,
     small_network,
     table,
@@ -40,12 +43,49 @@ from .good_values import (
     training,
 )
 
-RESULTS = {
-    *("Circuit", "Composition", "ContextScore", "DirectParts", "Factored", "Faithfulness", "FaithfulnessCurve"),
-    *("FewShot", "FoundCircuits", "FunctionVectors", "HeadPairs", "HeadTable", "IOIPrompts", "Interval", "Relevance"),
-    *("RepeatedTokens", "Rows", "Run", "Sample", "SeedEffect", "Specialisation", "Spoken", "TextSpan", "TokenPairs"),
-    *("Steering", "Trace", "Trained", "Writing", "WordPattern", "Example", "Moments", "Panel", "Parse", "Picture"),
-}
+RESULTS = set(
+    """
+    Circuit
+    Composition
+    ContextScore
+    ContrastCovariance
+    DirectParts
+    Example
+    Factored
+    Faithfulness
+    FaithfulnessCurve
+    FewShot
+    FoundCircuits
+    FunctionVectors
+    HeadPairs
+    HeadTable
+    IOIPrompts
+    Interval
+    Moments
+    NeedlePrompts
+    Panel
+    Parse
+    Picture
+    Projections
+    QKAttribution
+    Relevance
+    RepeatedTokens
+    Rows
+    Run
+    Sample
+    Samples
+    SeedEffect
+    Specialisation
+    Spoken
+    Steering
+    TextSpan
+    TokenPairs
+    Trace
+    Trained
+    WordPattern
+    Writing
+    """.split()
+)
 """Classes of answers, whose constructors users don't call."""
 
 INTERNAL = {
@@ -176,6 +216,9 @@ CALLS: dict[str, dict[str, Any]] = {
     "register": {"metric": lambda: jh.METRICS["induction"].variant("registered")},
     "resolve": {"metrics": "induction"},
     "retrieval": {"needle": "noun", "answer": "noun"},
+    "samples": {"model": model, "batch": batch},
+    **{f"Samples.{name}": {"self": sampled, "layer": 0, "head": 0} for name in ("of", "texts", "tokens", "components")},
+    "Samples.words": {"self": sampled, "ids": np.arange(3)},
     "shuffled_marks": {"batch": batch, "seed": 0},
     "specialisation": {
         "scores": lambda: {"a": scores(), "b": scores(1)},
@@ -208,7 +251,12 @@ CALLS: dict[str, dict[str, Any]] = {
     "Rules": {},
     "faithfulness": ASKED,
     "relevance": ASKED,
+    "component_composition": {"model": model, "layer": 1, "head": 0},
     "composition": {"model": model},
+    "projection_kernel": {"model": model},
+    "salient_tokens": {"model": model, "layer": 1, "head": 0},
+    "shuffled_pairs": {"pairs": [[1, 2], [3, 4], [5, 6]], "seed": 0},
+    "token_maps": {"model": model, "pairs": [[1, 2], [3, 4], [5, 6]]},
     "eigenvalue_copying": {"model": model},
     "ov_circuit": {"model": model},
     "qk_circuit": {"model": model},
@@ -220,6 +268,13 @@ CALLS: dict[str, dict[str, Any]] = {
     "logit_copying": {"model": model, "batch": batch},
     "logit_lens": {"model": model, "batch": batch},
     "name_copying": {"model": model, "batch": batch, "names": [1, 2, 3, 4]},
+    "qk_attribution": {"model": model, "batch": batch, "layer": 1, "head": 0, "query": 3, "key": 1},
+    "QKAttribution.top": {"self": attributed},
+    "QKAttribution.by": {"self": attributed, "side": "query"},
+    "head_loadings": ASKED | {"objective": lambda: jh.logit_difference(1, 2), "source": 1},
+    "contrast_covariance": {"model": model, "batch": batch, "match": "noun"},
+    "ContrastCovariance.subspace": {"self": contrasted, "layer": 0, "head": 0, "count": 2},
+    "ContrastCovariance.rank": {"self": contrasted},
     # sweeps
     "ablate": ASKED,
     "generate": {"model": model, "batch": batch, "steps": 2, "sample": None, "stop": (), "capture": "z"},
@@ -287,6 +342,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "RepeatedTokens.shuffled": {"self": repeated, "seed": 0},
     "array_batches": {"tokens": np.ones((4, 3), int), "examples": 2},
     "ioi_prompts": {"tokenizer": Words, "examples": 2, "seed": 0, "bos": False},
+    "needle_prompts": {"tokenizer": Words, "examples": 2, "seed": 0, "bos": False},
+    "successor_pairs": {"tokenizer": Words},
     "passages": {},
     "two_cities": {},
     "repeated_tokens": {"vocabulary": 37, "examples": 2, "shortest": 2, "longest": 3, "seed": 0},

@@ -106,6 +106,21 @@ def small_network() -> Any:
 
 
 @made_once
+def sampled() -> jh.Samples:
+    return jh.samples(model(), batch())
+
+
+@made_once
+def attributed() -> jh.QKAttribution:
+    return jh.qk_attribution(model(), batch(), 1, 0, 3, 1)
+
+
+@made_once
+def contrasted() -> jh.ContrastCovariance:
+    return jh.contrast_covariance(model(), batch(), "noun")
+
+
+@made_once
 def circuit() -> jh.circuits.Circuit:
     return jh.circuit(model(), batch(), jh.loss(), [(0, 0)], "zero")
 

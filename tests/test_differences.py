@@ -13,7 +13,8 @@ from jax import lax
 
 import jaxheads as jh
 from jaxheads import precision
-from jaxheads.differences import DifferenceProduct, Pair, RoundedProduct, of_edited, of_unedited, paired, with_product
+from jaxheads.differences import DifferenceProduct, Pair, of_edited, of_unedited, paired
+from jaxheads.emulation import RoundedProduct, with_product
 from jaxheads.precision import available, products
 from jaxheads.programs import compiled
 
@@ -28,6 +29,10 @@ class ExactProduct:
     """The product of both sides, each in float32."""
 
     everywhere = False
+
+    @property
+    def in_loops(self) -> "ExactProduct":
+        return self
 
     def __call__(self, multiply: Callable[..., jax.Array], left: Any, right: Any) -> Pair:
         return Pair(

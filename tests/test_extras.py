@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import transformers
 
-from jaxheads import cli, data
+from jaxheads import cli, data, view
 from jaxheads.data.tasks import images
 from jaxheads.extras import EXTRAS, MissingExtraError, extra
 from jaxheads.generate import scores
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 # What a plain install lacks, and the world of torch, as if none of it were there.
 WITHOUT = """
 import importlib.machinery, importlib.metadata, sys
-OURS = ("conllu", "jiwer", "networkx", "onnx", "rouge_score", "sacrebleu", "sklearn", "wordfreq")
+OURS = ("anywidget", "conllu", "jiwer", "networkx", "onnx", "rouge_score", "sacrebleu", "sklearn", "wordfreq")
 ABSENT = (*OURS, "torch", "torchvision", "torchaudio")
 class Finder:
     find_distributions = importlib.machinery.PathFinder.find_distributions
@@ -50,8 +50,9 @@ def test_what_needs_a_package_says_what_to_install(missing: str, tmp_path: Path)
     treebank.write_text("1\ta\t_\tX\t_\t_\t0\troot\t_\t_\n")
     scores._rouge_scorer.cache_clear()
     calls = {
+        "anywidget": lambda: view.heatmap({"m": np.ones((1, 2))}).widget(),
         "conllu": lambda: data.conllu(treebank),
-        "wordfreq": lambda: word_controls(data.Sentence(("a",)), "en"),
+        "wordfreq": lambda: word_controls([["a"]]),
         "jiwer": lambda: scores.wer("a", ["b"]),
         "rouge_score": lambda: scores.SCORES["rouge1"].of("a", ["b"]),
         "sacrebleu": lambda: scores.chrf("a", ["b"]),

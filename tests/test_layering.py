@@ -26,9 +26,11 @@ LAYERS = (
     ("reads",),
     ("models",),
     ("tables", "statistics"),
+    ("view",),
     ("plots",),
-    ("provenance", "files", "progress", "arguments", "programs"),
-    ("kinds", "interrupts", "compile_cache", "differences"),
+    ("provenance", "files", "progress", "arguments", "programs", "anchors"),
+    ("kinds", "interrupts", "compile_cache", "emulation"),
+    ("differences",),
     ("cache",),
     ("checks", "columns", "extras", "precision", "source_state"),
 )

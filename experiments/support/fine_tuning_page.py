@@ -47,19 +47,38 @@ def last_less_first(runs: pd.DataFrame, condition: str, name: str = MOVES[0]) ->
     return values[:, half:].mean(axis=1) - values[:, :half].mean(axis=1)
 
 
+def accuracy_of(group: pd.DataFrame) -> str:
+    """Return the accuracy in words, with its interval over sentences; of each, the mean over seeds counts."""
+    return sentence(np.mean(group["right"].tolist(), axis=0), "held-out sentences", within=SHARE)
+
+
+def learnt(runs: pd.DataFrame) -> str:
+    """Return in words whether the model learnt anything: right labels beside shuffled ones, by sentence."""
+    tuned, shuffled, random = (
+        np.mean(runs[runs["condition"] == name]["right"].tolist(), axis=0)
+        for name in ("fine-tuned", "shuffled labels", "from random weights")
+    )
+    told = "it learns the task" if interval(tuned - shuffled, ANY).low > 0 else "it is not shown to learn the task"
+    return (
+        f"- The model rates {words(tuned, within=SHARE)} of {len(tuned)} held-out sentences right after fine-tuning, "
+        f"more than after training on shuffled labels by {words(tuned - shuffled)} and from random weights by "
+        f"{words(tuned - random)}: {told}."
+    )
+
+
 def findings(runs: pd.DataFrame, heads: int) -> str:
     """Return the answer in sentences."""
-    lines = []
+    lines = [learnt(runs)]
     for condition, group in groups(runs, "condition"):
-        accuracy = sentence(group["accuracy"].to_numpy(float), "seeds", within=SHARE)
+        accuracy = accuracy_of(group)
         upper = last_less_first(runs, condition)
         told = "the upper half moves further" if interval(upper, ANY).low > 0 else "no difference is shown"
         told = "the lower half moves further" if interval(upper, ANY).high < 0 else told
         by = words(group["1 − cosine"].to_numpy(float), ".3f", SHARE)
         at = [f"{int(head) // heads}.{int(head) % heads}" for head in group["1 − cosine, most at"]]
         lines.append(
-            f"- {condition}: accuracy on held-out sentences {group['accuracy before'].mean():.2f} before, {accuracy} "
-            f"after. Patterns move by a 1 − cosine of {by}; upper half of the layers less lower half "
+            f"- {condition}: accuracy {group['accuracy before'].mean():.2f} before (a fresh head), {accuracy} after. "
+            f"Patterns move by a 1 − cosine of {by}; upper half of the layers less lower half "
             f"{words(upper, '.3f')}: {told}. The head that moves most "
             f"({', '.join(at)}) moves by {words(group['1 − cosine, most'].to_numpy(float), '.3f', SHARE)}."
         )
@@ -88,9 +107,10 @@ def page(runs: pd.DataFrame, heads: int, about: Mapping[str, Any]) -> str:
 
 {findings(runs, heads)}
 
-{about["seeds"]} seeds of {about["steps"]} steps of {about["batch"]} sentences, of {about["sentences"]} in all; measured
-on {about["held_out"]} that no step used, {about["positive"]:.2f} of them positive. A seed decides the order of the
-sentences; the sentences, the model and the random weights are the same for all. So intervals (95 %, over seeds) hold
+{about["seeds"]} seeds of {about["steps"]} steps of {about["batch"]} sentences, of {about["sentences"]} in all. Accuracy
+is that on {about["held_out"]} sentences that no step used, {about["positive"]:.2f} of them positive; its intervals are
+over these. Heads are compared on {about["compared"]} of them. A seed decides the order of the sentences; the sentences,
+the model, its fresh head and the random weights are the same for all. So all other intervals (95 %, over seeds) hold
 for this model and these sentences. {MARK}
 
 Kovaleva et al. 2019 compare BERT's heads in the same way, and report that the last two layers change most [S]. Model,
@@ -105,7 +125,7 @@ rows, in nats (at most 0.69).
 
 ## Movement and effect
 
-An effect is the change of the logit of the right word less that of the wrong one when a head's output is replaced by
+An effect is the change of the logit of the right class less that of the wrong one when a head's output is replaced by
 its mean. Rank correlations over heads; the largest effect and the head that moved most are chosen on one half of the
 sentences and reported on the other.
 
@@ -113,7 +133,7 @@ sentences and reported on the other.
 
 ## Limits
 
-One small model, one task in the form of a prompt, one rate and number of steps: movement grows with both. A pattern may
+One small model, one task, one rate and number of steps: movement grows with both. A pattern may
 move although nothing depends on it, and stay although what the head writes has changed; effects say which.
 """
 
@@ -121,7 +141,7 @@ move although nothing depends on it, and stay although what the head writes has 
 def results(runs: pd.DataFrame, heads: int, about: Mapping[str, Any]) -> lab.Results:
     """Return everything that is written."""
     per_head = heads_table(runs, heads)
-    plain = runs.drop(columns=[name for name in runs if str(name).endswith(("by layer", "heads"))])
+    plain = runs.drop(columns=[name for name in runs if str(name).endswith(("by layer", "heads", "right"))])
     tables = {"runs": plain, "heads": per_head, "layers": by_layer(runs)}
     return lab.Results(page(runs, heads, about), about, tables, {"movement": picture(per_head)})
 

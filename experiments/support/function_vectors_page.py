@@ -17,6 +17,12 @@ from .training_intervals import groups
 
 SHOWN = ("effect_when_choosing", "effect", "effect_low", "effect_high")
 
+RANDOM = "random heads"
+"""Name of what is added by heads that nothing chose."""
+
+KINDS = ("function-vector heads", "induction heads")
+"""Names of the sets of both kinds of heads."""
+
 Heads = list[tuple[int, int]]
 
 
@@ -75,7 +81,7 @@ def removal(found: Findings) -> pd.DataFrame:
             }
         )
     both = of_random(found)
-    row = {"removed": "random heads of the same layers", "heads": len(found.vectors)}
+    row = {"removed": RANDOM, "heads": len(found.vectors)}
     rows.append({**row, **lab.bounds("change", mean_interval(both, clusters=found.labels, within=(-np.inf, np.inf)))})
     return pd.DataFrame(rows).drop(columns="beyond random_n")
 
@@ -98,16 +104,24 @@ def chosen(found: Findings) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def gain(found: Findings, kind: str, over: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return by how much one kind of prompt raises the log-probability over another, `[E]`, and each one's task."""
+    first: Any = found.steered[found.steered["with"] == kind]
+    second: Any = found.steered[found.steered["with"] == over]
+    labels = first["task"].astype("category").cat.codes.to_numpy()
+    return first["log p"].to_numpy() - second["log p"].to_numpy(), labels
+
+
 def vector_table(found: Findings) -> pd.DataFrame:
     """Return a row for each kind of prompt: how often the answer comes first, and its log-probability."""
     rows = []
-    bare: Any = found.steered[found.steered["with"] == "bare"]
     for kind, group in groups(found.steered, "with"):
         labels = group["task"].astype("category").cat.codes.to_numpy()
         right = mean_interval(group["right"].to_numpy(), clusters=labels, within=(0, 1))
-        gain = group["log p"].to_numpy() - bare["log p"].to_numpy()
         row = {"prompt": kind, **lab.bounds("right", right), "log p": float(group["log p"].mean())}
-        rows.append({**row, "gain in log p over bare": "–" if kind == "bare" else words(gain, labels)})
+        for name, over in (("gain in log p over bare", "bare"), ("over random", RANDOM)):
+            row[name] = "–" if kind in ("bare", over) else words(*gain(found, kind, over))
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -141,6 +155,31 @@ def shared(first: Heads, second: Heads, count: int) -> int:
     return len({*first[:count]} & {*second[:count]})
 
 
+def beyond_random(found: Findings) -> str:
+    """Return in sentences what removing and adding each kind of heads does beyond random heads of the same layers."""
+    names, count = list(found.sets), marked_count(float(len(found.tasks)))
+    lines = []
+    for kind in KINDS:
+        change = found.changes[:, names.index(kind)]
+        beyond = told(change - of_random(found), found.labels)
+        lines.append(
+            f"- Removing the {len(found.sets[kind])} {kind} changes the log-probability of the answer by "
+            f"{words(change, found.labels)} nats, beyond random heads by {beyond}. "
+            f"Adding what they write to a bare question changes it by {words(*gain(found, kind, 'bare'))}, beyond what "
+            f"random heads write by {told(*gain(found, kind, RANDOM))}."
+        )
+    alone = (
+        f"Random heads alone: {words(of_random(found), found.labels)} removed, {words(*gain(found, RANDOM, 'bare'))}"
+    )
+    return "\n".join([*lines, f"- {alone} added (n = {count} tasks)."])
+
+
+def told(values: np.ndarray, labels: np.ndarray) -> str:
+    """Return a mean with its interval over tasks, and whether that leaves out 0."""
+    interval = mean_interval(values, clusters=labels, within=(-np.inf, np.inf))
+    return f"{words(values, labels)} ({'shown' if interval.low > 0 or interval.high < 0 else 'not shown'})"
+
+
 def page(found: Findings, tables: Mapping[str, pd.DataFrame], about: Mapping[str, Any]) -> str:
     """Return the page for readers."""
     heads, top = found.scores.size, len(found.vectors)
@@ -150,19 +189,19 @@ def page(found: Findings, tables: Mapping[str, pd.DataFrame], about: Mapping[str
     correlation = rank_correlation(effects.reshape(-1), found.scores.reshape(-1))
     correlated = "undefined" if correlation is None else f"{correlation:.2f}"
     names = list(found.sets)
-    vector, induction = (found.changes[:, names.index(own)] for own in ("function-vector heads", "induction heads"))
+    vector, induction = (found.changes[:, names.index(own)] for own in KINDS)
     tops = np.stack([np.asarray(found.table.per_example)[0][:, layer, head] for layer, head in found.vectors], 1)
     wrong = np.stack([np.asarray(found.table.per_example)[2][:, layer, head] for layer, head in found.vectors], 1)
     first, count = found.vectors[0], marked_count(float(len(found.tasks)))
     of_chance = found.chance.mean(axis=0)
     return f"""# Function vectors and induction heads: {model_title(about["model"])}
 
+{beyond_random(found)}
+
 Of the {top} heads of each kind {both} are both (chance: {top * top / heads:.2f} of {heads} heads); of the first
 {two} (2 %) {few} (chance: {two * two / heads:.2f}; Yin & Steinhardt 2025 found about 7 % shared in 12 models [S]).
-Rank correlation of effect and induction score over all heads: {correlated}. Removing the {top} function-vector
-heads changes the log-probability of the answer by {words(vector, found.labels)} nats, the {top} induction heads by
-{words(induction, found.labels)}, random heads of the same layers by {words(of_random(found), found.labels)}; function
-vector less induction: {words(vector - induction, found.labels)} (n = {count} tasks).
+Rank correlation of effect and induction score over all heads: {correlated}. Removing function-vector heads less
+removing induction heads: {words(vector - induction, found.labels)} nats (n = {count} tasks).
 
 {about["prompts"]} prompts of {about["shots"]} examples for each of {len(found.tasks)} tasks choose heads, as many of
 other pairs report everything below. Intervals: 95 %, over tasks; they do not hold for one task alone. The first

@@ -74,6 +74,6 @@ def _passage(rng: np.random.Generator, document: str) -> Sentence:
         Link(5, 0, "proper" if again else "pronoun"),
         Link(len(words) - 2, 3, "nominal" if thing else "pronoun"),
     )
-    entity = tuple("person" if word in (name, who) else "object" if word == item else None for word in words)
+    entity = tuple("person" if word in (name, who) else "object" if word in (item, "it") else None for word in words)
     spaces = tuple(follows != "." for follows in (*words[1:], ""))
     return Sentence(words, spaces, {"upos": tags, "entity": entity}, {"coref": links}, document=document)

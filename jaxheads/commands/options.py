@@ -145,6 +145,44 @@ class Patch(OnData):
 
 
 @dataclass(frozen=True)
+class Page:
+    """One HTML file that shows every head of a model: what it does, where it looks, what the model loses without it.
+
+    It is made of the model's atlas; where there is none, that is made first, which takes minutes.
+    """
+
+    model: Annotated[str, tyro.conf.Positional] = "smollm2-135m"
+    """A zoo name (see `jaxheads zoo`), a hub id, a local directory, or a .gguf file."""
+
+    beside: str | None = None
+    """A second model, shown side by side with the first, with an atlas of its own."""
+
+    atlas: Path | None = None
+    """Folder of the model's atlas; ./atlas-MODEL/ when left out."""
+
+    text: Path | None = None
+    """Prose to look at the heads on: a UTF-8 file, passages apart by blank lines. Without it, the package's own."""
+
+    images: Path | None = None
+    """Folder of images, for a model that reads them. Without it, crops of one photograph."""
+
+    audio: Path | None = None
+    """Folder of recordings, for a model that reads audio (see `jaxheads atlas --help`)."""
+
+    checkpoints: Path | None = None
+    """Folder of models of the training, each in a folder whose name ends in its step, for each head's history."""
+
+    headvis: Path | None = None
+    """Folder to write to in HeadVis's format, too: what its page reads as data/."""
+
+    out: Path | None = None
+    """The file to write, or a folder for heads.html; the folder of the atlas when left out."""
+
+    seed: int = 0
+    """Seed of everything random."""
+
+
+@dataclass(frozen=True)
 class Compare:
     """Tables of two or more runs side by side: do they rank heads alike, and where do they differ?
 

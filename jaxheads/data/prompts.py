@@ -110,12 +110,13 @@ class IOIPrompts:
         return replace(self, texts=tuple(texts), tokens=tokens)
 
 
-def _is_tokenizer(name: str, value: object) -> None:
+def is_tokenizer(name: str, value: object) -> None:
+    """Raise ValueError unless an argument is a tokenizer."""
     if isinstance(value, str) or not callable(getattr(value, "encode", None)):
         raise ValueError(f"{name} must be a tokenizer, such as model.tokenizer; got {shown(value)}")
 
 
-@checked(examples=at_least(1), tokenizer=_is_tokenizer)
+@checked(examples=at_least(1), tokenizer=is_tokenizer)
 def ioi_prompts(tokenizer: "PreTrainedTokenizerBase", *, examples: int, seed: int, bos: bool) -> IOIPrompts:
     """Draw indirect-object prompts, spread evenly over 10 frames in ABBA and BABA order.
 
@@ -127,9 +128,9 @@ def ioi_prompts(tokenizer: "PreTrainedTokenizerBase", *, examples: int, seed: in
     Raises:
         ValueError: for fewer than 10 names, 3 places or 3 objects, or a tokenizer without the BOS that is asked for.
     """
-    names = _single_tokens(tokenizer, NAMES.split(), "names")
-    places = _single_tokens(tokenizer, PLACES.split(), "places")
-    objects = _single_tokens(tokenizer, OBJECTS.split(), "objects")
+    names = single_tokens(tokenizer, NAMES.split(), "names")
+    places = single_tokens(tokenizer, PLACES.split(), "places")
+    objects = single_tokens(tokenizer, OBJECTS.split(), "objects")
 
     rng = np.random.default_rng(seed)
     template = rng.permutation(np.arange(examples, dtype=np.int32) % (2 * len(FRAMES)))
@@ -139,7 +140,7 @@ def ioi_prompts(tokenizer: "PreTrainedTokenizerBase", *, examples: int, seed: in
         skeleton.format(io=f" {io}", s1=f" {subject}", s2=f" {subject}")
         for skeleton, (io, subject) in zip(skeletons, pairs, strict=True)
     )
-    tokens, mask = _tokens(tokenizer, texts, bos)
+    tokens, mask = padded_tokens(tokenizer, texts, bos)
     indirect_object, subject = np.array([[names[name] for name in pair] for pair in pairs], np.int32).T
     io, s1, s2 = _positions(tokens, mask, indirect_object, subject, texts)
     end = mask.sum(1).astype(np.int32) - 1
@@ -164,19 +165,16 @@ def _special(tokenizer: "PreTrainedTokenizerBase", kind: str) -> int | None:
     return None if token is None else int(token)
 
 
-def _single_tokens(tokenizer: "PreTrainedTokenizerBase", candidates: Iterable[str], kind: str) -> dict[str, int]:
+def single_tokens(tokenizer: "PreTrainedTokenizerBase", candidates: Iterable[str], kind: str) -> dict[str, int]:
     """Return the ids of the candidates that are one known token after a space and no word of the frames."""
     blank = dict.fromkeys(("first", "second", "giver", "place", "object"), "")
     taken = {token for frame in FRAMES for token in _encode(tokenizer, frame.format(**blank))}
-    unknown = _special(tokenizer, "unk")
-    taken |= set() if unknown is None else {unknown}
-    before = _encode(tokenizer, "and")
     words: dict[str, int] = {}
     for word in candidates:
-        ids = _encode(tokenizer, f"and {word}")
-        if len(ids) == len(before) + 1 and ids[:-1] == before and ids[-1] not in taken:
-            taken.add(ids[-1])
-            words[word] = ids[-1]
+        token = token_after_space(tokenizer, word)
+        if token is not None and token not in taken:
+            taken.add(token)
+            words[word] = token
     if len(words) < _FEWEST[kind]:
         raise ValueError(
             f"only {len(words)} of the {kind} tried are one token of this tokenizer "
@@ -186,7 +184,16 @@ def _single_tokens(tokenizer: "PreTrainedTokenizerBase", candidates: Iterable[st
     return words
 
 
-def _tokens(tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str], bos: bool) -> tuple[np.ndarray, np.ndarray]:
+def token_after_space(tokenizer: "PreTrainedTokenizerBase", word: str) -> int | None:
+    """Return the token of a word within a text, or None where it is several tokens, or unknown."""
+    before, ids = _encode(tokenizer, "and"), _encode(tokenizer, f"and {word}")
+    known = len(ids) == len(before) + 1 and ids[:-1] == before and ids[-1] != _special(tokenizer, "unk")
+    return ids[-1] if known else None
+
+
+def padded_tokens(
+    tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str], bos: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Return tokens and mask `[B,T]` of the texts, padded on the right."""
     start = _special(tokenizer, "bos") if bos else None
     if bos and start is None:

@@ -1,13 +1,18 @@
 """Nulls made of data: labels that are right for no token. `random_weights` makes those of models."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..arguments import at_least, checked
 from ..checks import one_of
 from ..models.inputs.batch import Batch
 from ..models.inputs.sentences import Sentences
+
+SHUFFLES = 200
+"""Most draws of one shuffle of pairs; the one that leaves the fewest pairs as they were is taken."""
 
 
 @checked(first=at_least(0))
@@ -71,3 +76,41 @@ def shuffled_links(sentences: Sentences, seed: int, links: str = "deprel") -> Se
         for own in sorted(donors)
     ]
     return Sentences(tuple(made), sentences.files, sentences.label_names)
+
+
+@checked()
+def shuffled_pairs(pairs: ArrayLike | Sequence[tuple[str, str]], seed: int) -> np.ndarray:
+    """Return pairs whose targets have changed places, so that no source has one of its own: the null of `token_maps`.
+
+    A head that raises the same tokens whatever it attends to scores on it as on the real pairs.
+
+    Args:
+        pairs: sources and targets, `[P,2]`, token ids or strings.
+
+    Raises:
+        ValueError: for another shape, or where a source's own targets are more than half of all.
+    """
+    array = np.asarray(pairs)
+    if array.ndim != 2 or array.shape[1] != 2 or len(array) < 2:
+        raise ValueError(f"pairs must be sources and targets, [P,2] of two pairs or more; got {list(array.shape)}")
+    # Sources side by side, each source's targets in random order: a turn by the most frequent source's count moves
+    # every target to another source. Targets that two sources share may still come back: those draw again.
+    own = {tuple(row) for row in array.tolist()}
+    rng = np.random.default_rng(seed)
+    sources, number, counts = np.unique(array[:, 0], return_inverse=True, return_counts=True)
+    if 2 * counts.max() > len(array):
+        raise ValueError(
+            f"pairs: {counts.max()} of {len(array)} have the source {sources[counts.argmax()]}, and no other's targets "
+            "are as many: give more pairs of other sources"
+        )
+    best, fewest = array, len(array) + 1
+    for _ in range(SHUFFLES):
+        order = np.lexsort((rng.random(len(array)), rng.permutation(len(sources))[number]))
+        shuffled = array.copy()
+        shuffled[order, 1] = np.roll(array[order, 1], counts.max())
+        kept = sum(tuple(row) in own for row in shuffled.tolist())
+        if kept < fewest:
+            best, fewest = shuffled, kept
+        if not kept:
+            break
+    return best

@@ -44,6 +44,8 @@ class Evidence:
         null_kind: what the null is: "random weights", "shuffled text".
         stack: whose heads these are.
         clusters: labels `[E]` of examples that depend on each other; a cluster is chosen by or confirmed on as a whole.
+        ratio: whether rows are those of a ratio of sums, whose mean is the share (`jh.relations`): a row may then be
+            below 0 or above 1, a head's mean may not.
 
     Raises:
         ValueError: for another rank, shapes that differ, numbers outside 0..1, or labels that don't fit.
@@ -55,6 +57,7 @@ class Evidence:
     null_kind: str
     stack: str = "decoder"
     clusters: ArrayLike | None = None
+    ratio: bool = False
 
     def __post_init__(self) -> None:
         scores, null = (np.array(values, dtype=np.float64) for values in (self.scores, self.null))
@@ -64,7 +67,8 @@ class Evidence:
                     f"{name} of {self.role!r}: expected [examples, layers, heads]"
                     f"{', or draws of them' if name == 'null' else ''}, got {values.shape}"
                 )
-            known = values[~np.isnan(values)]
+            shares = example_means(np.moveaxis(values, -3, 0)) if self.ratio else values
+            known = shares[~np.isnan(shares)]
             if known.size and not (known.min() >= -1e-4 and known.max() <= 1 + 1e-4):
                 raise ValueError(
                     f"{name} of {self.role!r}: expected numbers from 0 to 1, got {known.min():.4g} to "
@@ -145,6 +149,7 @@ def name_heads(
     confidence: float = 0.95,
     yielding: Sequence[str] = (),
     clusters: ArrayLike | None = None,
+    mixed: float | None = None,
 ) -> HeadTable:
     """Return the role of every head that earned a role, with the numbers that earned it.
 
@@ -159,14 +164,17 @@ def name_heads(
         seed: of the split; `confidence` is the level of the score's interval.
         yielding: roles that are a head's own only where it earned no other; looking at the first token is what many
             heads do when they have nothing else to do (the null attention of Vig & Belinkov 2019).
-
         clusters: labels `[E]` of examples that depend on each other, for evidence that brings none.
+        mixed: name a head "mixed" if it earned two roles or more and the second is at least this share as strong as the
+            first, by the chance-corrected scores of the half that chooses; its numbers stay those of the strongest.
 
     Returns:
         One row a head: `score score_low score_high score_n null chance_corrected q_value` of its `role`, and all the
-        `roles` it earned ("" and NaN where none). `.provenance` has what was tried; the nulls with their heads and the
-        spread of their draws; under "power", for chance-corrected scores of .3, .5 and .8, the probability that a head
-        of that score is given the role with these examples; and "conditional_on", what the rate of false roles is of.
+        `roles` it earned, the strongest first ("" and NaN where none). `jobs` is their number without those that yield:
+        a head with more than one is polysemous, as far as these roles can tell. `.provenance` has what was tried; the
+        nulls with their heads and the spread of their draws; under "power", for chance-corrected scores of .3, .5 and
+        .8, the probability that a head of that score is given the role with these examples; and "conditional_on", what
+        the rate of false roles is of.
 
     Raises:
         ValueError: for no or double evidence, heads that differ, fewer than 4 examples (or clusters), or options out
@@ -175,7 +183,7 @@ def name_heads(
     Warns:
         UserWarning: where examples repeat and no clusters are known.
     """
-    _check(evidence, level, least)
+    _check(evidence, level, least, mixed)
     if clusters is not None:
         evidence = [entry if entry.clusters is not None else replace(entry, clusters=clusters) for entry in evidence]
     trials = [_try(entry, seed, confidence) for entry in evidence]
@@ -184,6 +192,8 @@ def name_heads(
     earned_RLN = (q_RLN <= level) & (corrected_RLN >= least)
     strength_RLN = np.where(earned_RLN, _strength(trials, [entry.role in yielding for entry in evidence]), -np.inf)
     role_LN, any_LN = np.argmax(strength_RLN, axis=0), earned_RLN.any(axis=0)
+    jobs_LN = earned_RLN[[entry.role not in yielding for entry in evidence]].sum(axis=0)
+    mixed_LN = _mixed(strength_RLN, jobs_LN, mixed)
 
     def of_role(values: Sequence[ArrayLike]) -> Floats:
         values_RLN = np.stack([np.broadcast_to(value, any_LN.shape) for value in values])
@@ -192,8 +202,9 @@ def name_heads(
     names = np.array([entry.role for entry in evidence], dtype=object)
     score = Column(*(of_role([getattr(trial.score, field) for trial in trials]) for field in Interval._fields))
     extras: dict[str, Any] = {
-        "role": np.where(any_LN, names[role_LN], ""),
+        "role": np.where(mixed_LN, "mixed", np.where(any_LN, names[role_LN], "")),
         "roles": _joined(names, earned_RLN, strength_RLN),
+        "jobs": jobs_LN,
         "null": of_role([trial.null for trial in trials]),
         "chance_corrected": of_role(list(corrected_RLN)),
         "q_value": of_role(list(q_RLN)),
@@ -206,6 +217,7 @@ def name_heads(
         "power": _power(evidence, trials, earned_RLN, level, least),
         "level": level,
         "least": least,
+        "mixed": mixed,
         "seed": seed,
     }
     return HeadTable.from_columns("roles", evidence[0].stack, {"score": score}, about, squeeze=True, extras=extras)
@@ -219,6 +231,14 @@ def _strength(trials: Sequence[_Trial], yields_R: Sequence[bool]) -> Floats:
             for trial, yields in zip(trials, yields_R, strict=True)
         ]
     )
+
+
+def _mixed(strength_RLN: Floats, jobs_LN: NDArray[Any], share: float | None) -> NDArray[np.bool_]:
+    """Return which heads have a second role of at least this share of the first's strength, `[L,N]`."""
+    if share is None or len(strength_RLN) < 2:
+        return np.zeros(jobs_LN.shape, bool)
+    second_LN, first_LN = np.sort(strength_RLN, axis=0)[-2:]
+    return (jobs_LN > 1) & (second_LN >= share * first_LN)
 
 
 def _try(evidence: Evidence, seed: int, confidence: float) -> _Trial:
@@ -316,7 +336,7 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _check(evidence: Sequence[Evidence], level: float, least: float) -> None:
+def _check(evidence: Sequence[Evidence], level: float, least: float, mixed: float | None) -> None:
     if not evidence:
         raise ValueError("evidence: expected at least one role, got none")
     roles = [entry.role for entry in evidence]
@@ -327,3 +347,7 @@ def _check(evidence: Sequence[Evidence], level: float, least: float) -> None:
         raise ValueError(f"evidence: expected the same heads for every role, got {sorted(map(str, heads))}")
     if not 0 < level < 1 or not 0 <= least <= 1:
         raise ValueError(f"level must lie between 0 and 1 and least in 0..1, got {level} and {least}")
+    if mixed is not None and not 0 < mixed <= 1:
+        raise ValueError(f"mixed must be a share of a head's strongest role, above 0 and up to 1; got {mixed}")
+    if mixed is not None and "mixed" in roles:
+        raise ValueError("evidence: 'mixed' is the name of heads with several roles; give this role another name")

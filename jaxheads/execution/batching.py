@@ -59,6 +59,7 @@ class Chunks:
         copy_bytes: int,
         memory: int,
         multiples: tuple[int, int] = (1, 1),
+        together: int | None = None,
     ) -> "Chunks":
         """Return the largest chunks that fit memory and the device's best matrix products; never less than one example.
 
@@ -68,15 +69,17 @@ class Chunks:
             example_bytes, copy_bytes: that an example holds once, and that each of its copies holds beside.
             memory: bytes on each device.
             multiples: the numbers of devices that examples and copies are split over.
+            together: tokens that run together at best; left out, as many as the device's products have at best.
         """
         data, questions = multiples
-        most = max(1, min(matmul_tokens() // max(1, tokens), (memory - example_bytes) // copy_bytes))
-        together = round_up(even_size(copies, questions * most), questions)
+        best = matmul_tokens() if together is None else together
+        most = max(1, min(best // max(1, tokens), (memory - example_bytes) // copy_bytes))
+        size = round_up(even_size(copies, questions * most), questions)
         # Where all copies of one example run together and leave memory over, more examples share it.
-        example_most = memory // (example_bytes + together // questions * copy_bytes)
-        each = max(1, min(most * questions // together, example_most))
-        size = rounded_size(even_size(examples, data * each), data * each)
-        return cls(round_up(size, data), together, multiples)
+        example_most = memory // (example_bytes + size // questions * copy_bytes)
+        each = max(1, min(most * questions // size, example_most))
+        rounded = rounded_size(even_size(examples, data * each), data * each)
+        return cls(round_up(rounded, data), size, multiples)
 
     def example_chunks(self, count: int) -> Iterator[np.ndarray]:
         """Yield the indices of each chunk of `count` examples; the last repeats its last example."""

@@ -62,7 +62,9 @@ class CostModel:
         columns: operations to read one of them.
         vocabulary: operations to read all logits of a position.
         cached: bytes of the unedited run's cache, of one example.
+        anchors: bytes of its products with weights, see `anchors`, of one example.
         copied: bytes of the activations of one edited copy of one example.
+        widest: numbers of a token at the widest point of a layer.
     """
 
     layers: int
@@ -81,7 +83,9 @@ class CostModel:
     columns: int
     vocabulary: int
     cached: int
+    anchors: int
     copied: int
+    widest: int
 
     @classmethod
     def of(cls, model: Model, stack: Stack, batch: Batch, reads: Reads) -> "CostModel":
@@ -114,7 +118,9 @@ class CostModel:
             columns=2 * width * columns,
             vocabulary=2 * width * vocabulary,
             cached=FLOAT * stack.layers * T * (len(stream.members) * stack.width + stack.heads * stack.head_size),
+            anchors=FLOAT * T * sum(member.layers * _products(member) for member in stream.members),
             copied=copy_bytes(streams[index:], batch, reads, vocabulary),
+            widest=_widest(stack),
         )
 
     @property
@@ -193,9 +199,7 @@ def gradient_bytes(network: Network, batch: Batch, reads: Reads, *, remat: bool)
     stored, widest = 0, 0
     for stack in network.stacks:
         T, width = stack.queries.count(batch), stack.width
-        products = width + (stack.heads + 2 * stack.kv_heads) * stack.head_size
-        # Of experts one at a time is computed, and computed again on the way back.
-        products += sum(leaf.shape[-1] for name, leaf in _kernels(stack) if not name.startswith("attention."))
+        products = _products(stack)
         stored += stack.layers * T * (width + (0 if remat else products))
         widest = max(widest, T * (6 * width + 3 * products) + 4 * _scores(stack, batch))
     columns = unembedding.weight.shape[0] if reads.columns is None else reads.columns.shape[1]
@@ -241,6 +245,13 @@ def _kernels(stack: Stack) -> list[tuple[str, jax.Array]]:
     return [(name, leaf) for name, leaf in named if leaf.ndim > 2]
 
 
+def _products(stack: Stack) -> int:
+    """Return how many numbers the products with a layer's weights give, of one token."""
+    # Of experts one at a time is computed, and computed again on the way back.
+    mlp = sum(leaf.shape[-1] for name, leaf in _kernels(stack) if not name.startswith("attention."))
+    return stack.width + (stack.heads + 2 * stack.kv_heads) * stack.head_size + mlp
+
+
 def _path_words(path: Sequence[Any]) -> list[str]:
     words = [str(getattr(key, "name", getattr(key, "key", ""))) for key in path]
     return [word for word in words if word not in ("", "value")]
@@ -249,9 +260,14 @@ def _path_words(path: Sequence[Any]) -> list[str]:
 def _layer_floats(stack: Stack, batch: Batch, positions: int) -> int:
     """Return the activations that an example needs at the widest point of a layer."""
     width = stack.width
-    widest = max((leaf.shape[-1] for leaf in jax.tree.leaves(stack.blocks)), default=width)
+    widest = _widest(stack)
     scores = max(_scores(member, batch) for member in stack.members)
     return positions * (4 * width + 3 * widest + 3 * stack.heads * stack.head_size) + 3 * scores
+
+
+def _widest(stack: Stack) -> int:
+    """Return how many numbers the widest product of a layer gives, of one token."""
+    return max((leaf.shape[-1] for leaf in jax.tree.leaves(stack.blocks)), default=stack.width)
 
 
 def _scores(stack: Stack, batch: Batch) -> int:

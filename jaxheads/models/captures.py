@@ -21,7 +21,7 @@ from ..arguments import at_least, checked
 from ..files import write_atomically
 from ..provenance import provenance
 from .described import run_words
-from .inputs.axes import TARGETS, TOKENS
+from .inputs.axes import TARGETS, TOKENS, Axis
 from .inputs.batch import Batch, Positions
 from .loading.safetensors_file import DTYPES
 from .predictions import chosen_rows, likeliest, texts_of
@@ -29,6 +29,8 @@ from .sites import SiteEdit
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ..view import View
 
 _KEY = "jaxheads_run"
 _BATCH, _MARKS, _SEEN = "batch.", "batch.marks.", "seen."
@@ -57,6 +59,7 @@ class RunSource:
         tokenizer: the model's, or None.
         logits: whether the output is logits, of tokens or of classes.
         labels: names of the classes by id, of a classifier; else None.
+        axes: by stack, what its queries and its keys are positions of; empty for a run that was loaded.
     """
 
     name: str
@@ -67,6 +70,7 @@ class RunSource:
     tokenizer: Any = field(default=None, repr=False)
     logits: bool = False
     labels: Mapping[int, str] | None = None
+    axes: Mapping[str, tuple[Axis, Axis]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: Any, batch: Batch, edits: Sequence[SiteEdit]) -> "RunSource":
@@ -74,7 +78,8 @@ class RunSource:
         words = tuple(f"{edit.operation} at {edit.stack}.{edit.site}, {edit.layers.shape[0]} layers" for edit in edits)
         labels, logits = model.labels, model.network.unembedding is not None
         classes = None if labels is None else dict(enumerate(labels))
-        return cls(model.name, model.identity, batch, words, {}, model.tokenizer, logits, classes)
+        axes = {name: (stack.queries, stack.keys) for name, stack in model.stacks.items()}
+        return cls(model.name, model.identity, batch, words, {}, model.tokenizer, logits, classes, axes)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields for pickle, which takes no functions."""
@@ -153,6 +158,35 @@ class Run:
             texts = texts_of(tokenizer, read)
             frame.insert(3, "token", np.repeat([texts[b][t] for b, t in zip(examples, columns, strict=True)], times))
         return frame.set_index(["example", "position", "rank"])
+
+    @checked(example=at_least(0))
+    def view(
+        self,
+        stack: str | None = None,
+        *,
+        example: int = 0,
+        heads: Sequence[tuple[int, int]] | None = None,
+        notes: Mapping[tuple[int, int], str] | None = None,
+        chosen: tuple[int, int] | None = None,
+    ) -> "View":
+        """Show the attention patterns of one example on what the model read; needs `capture="pattern"`.
+
+        Tokens come without padding; pairs of texts by sentence, words where the batch knows them, patches over the
+        image, frames over the spectrogram.
+
+        Args:
+            stack: whose patterns, where the run holds those of several.
+            example: number of the example.
+            heads: (layer, head) of those that are shown; all when left out.
+            notes: by (layer, head), what is known of a head, such as its role with its score.
+            chosen: the head that is opened first.
+
+        Raises:
+            ValueError: for a run without patterns, one that was loaded, or a stack, example or head that is not there.
+        """
+        from .run_views import run_view
+
+        return run_view(self, self._source("view"), stack, example, heads, notes, chosen)
 
     def _source(self, what: str) -> RunSource:
         if self.source is None:

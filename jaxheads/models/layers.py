@@ -1,7 +1,7 @@
 """Layers that blocks are made of: activations, attention projections, embeddings, MLPs, norms."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,9 @@ from jax import Array
 from .affine import affine
 from .attention.attend import attend
 from .attention.row_edits import Edit
+from .attention.scoring import Scoring
 from .inputs.attention_inputs import AttentionInputs
-from .layer_norm import LayerNorm, standardised
+from .layer_norm import LayerNorm, RMSNorm, standardised
 from .positions import Rotary
 
 
@@ -110,7 +111,10 @@ class Attention(nnx.Module):
             these differ in size; else None. Keys and values then come one for each query head, `[B,S,N,H]`.
         affine: the function that computes its projections. A copy of a network may have another one, of equal value
             but with other derivatives (relevance propagation).
+        in_any_order: whether heads may be computed in another order; of a subclass only if it says so itself.
     """
+
+    in_any_order: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -192,10 +196,14 @@ class Attention(nnx.Module):
 
     def attend(self, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, context: AttentionInputs, edit: Edit):
         """Call `attend` with this layer's scale, cap, sinks and window."""
+        scoring = self.scoring(context, edit)
+        return attend(q_BTNH, k_BSKH, v_BSKH, **scoring._asdict())
+
+    def scoring(self, context: AttentionInputs, edit: Edit) -> Scoring:
+        """Return what turns this layer's queries and keys into a pattern."""
         window = self.window if self.window is None or isinstance(self.window, int) else self.window[...]
         mask = context.mask if window is None else context.mask.within(context.queries, context.keys, window)
-        settings = {"scale": self.scale, "cap": self.cap, "sinks": None if self.sinks is None else self.sinks[...]}
-        return attend(q_BTNH, k_BSKH, v_BSKH, mask, bias=context.bias, edit=edit, **settings)
+        return Scoring(mask, self.scale, context.bias, self.cap, None if self.sinks is None else self.sinks[...], edit)
 
     def output(self, z_BTNH: Array) -> Array:
         """Return the heads' output `[B,T,D]`, the sum over heads of `z_h @ W_O[h]`, plus b_O."""
@@ -363,7 +371,7 @@ class SkippedNorm(nnx.Module):
 
 def rms_norm(model: int, epsilon: float, rngs: nnx.Rngs) -> nnx.RMSNorm:
     """Return an RMSNorm with a learnt scale (Zhang & Sennrich 2019)."""
-    return nnx.RMSNorm(model, epsilon=epsilon, rngs=rngs)
+    return RMSNorm(model, epsilon, rngs)
 
 
 class OffsetRMSNorm(nnx.Module):

@@ -17,10 +17,11 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from .attention import full_tiles
 from .attention.lazy_sites import LazySites
 from .attention.row_blocks import read_whole
 from .attention.row_edits import Edit, unchanged
-from .attention.row_reader import RowReader
+from .attention.row_reader import InLayer, RowReader
 from .blocks import Block
 from .gathering import Gather, used
 from .inputs.attention_inputs import AttentionInputs
@@ -341,6 +342,9 @@ def run_block(
         rows_BR: positions of `x` to return, `[B,R,D]`. Keys and values still come from all positions; the edit gets
             the queries' sites at these positions only.
     """
+    plain = edit is unchanged and keys_values is computed_keys and before is None and rows_BR is None
+    if plain and full_tiles.fits(block.attention, context, x_BTD):
+        return _run_in_tiles(block, x_BTD, context), LazySites({})
     x_BTD = edit("resid_pre", spread(x_BTD, 1))
     k, v = keys_values(block, x_BTD, context)
     k, v = gathered(k, 1), gathered(v, 1)
@@ -356,26 +360,23 @@ def run_block(
     return post, sites.beside({"resid_pre": x_BTD, **written, **read_whole(unread, sites)})
 
 
-class _InLayer(NamedTuple):
-    """A reader of rows in one layer, whose number is among the sites that it gets."""
+def _run_in_tiles(block: Block, x_BTD: Array, context: AttentionInputs) -> Array:
+    """Return the stream after a block whose heads run in another order."""
+    block = jax.tree.map(lambda leaf: leaf, block)
+    block.attention = full_tiles.ordered(block.attention)
+    k, v = block.keys_values(x_BTD, context.own_keys)
+    z = full_tiles.attend(block.attention, block.queries(x_BTD, context.queries), k, v, context)
+    return block.write(x_BTD, z, unchanged)[0]
 
-    reader: RowReader
-    layer: Array
 
-    def start(self) -> Any:
-        return self.reader.start()
-
-    def add(self, sums: Any, sites: Sites, first: Array | int) -> Any:
-        names = "q", "k", "v", "pattern"
-        return self.reader.add(sums, {name: sites[name] for name in names} | {"layer": self.layer}, first)
-
-    def finish(self, sums: Any) -> Any:
-        return self.reader.finish(sums)
+def in_tiles(stack: Stack) -> bool:
+    """Return whether layers of a stack that nothing edits run with their heads in another order."""
+    return full_tiles.pays(stack.blocks.attention)
 
 
 def _by_rows(reader: Reader | None, layer: Array) -> dict[str, RowReader]:
     """Return what reads the pattern within attention, by its name among the sites."""
-    return {_READ: _InLayer(reader, layer)} if isinstance(reader, RowReader) else {}
+    return {_READ: InLayer(reader, layer)} if isinstance(reader, RowReader) else {}
 
 
 def _read(reader: Reader, seen: LazySites, layer: Array) -> Any:

@@ -18,33 +18,17 @@ from ..evidence.roles import Evidence, name_heads
 from ..evidence.selection import held_out
 from ..execution.resources import Options
 from ..files import write_atomically
-from ..measure.patterns.metric import fits
-from ..measure.patterns.registry import METRICS
-from ..measure.patterns.scoring import measure
+from ..models.inputs.sentences import Sentences
 from ..models.model import Model
-from ..models.random_weights import random_weights
-from ..models.stack import Stack
 from ..provenance import provenance
 from ..tables import Column, HeadTable
 from .ablations import Ablation, ablations, ask_again, screen
-from .inputs import DRAWS
 from .page import body, heatmaps, page
+from .role_evidence import YIELDING, pattern_evidence, role_table, sentence_evidence, token_evidence
 from .sources import Inputs, inputs_of
 
-ON_PROSE = (
-    "entropy",
-    "confidence",
-    "distance",
-    "previous_token",
-    "next_token",
-    "self_token",
-    "first_token",
-    "positional_share",
-)
-"""Metrics measured on prose; next_token only for models that attend to it."""
-
-ON_REPEATS = ("duplicate_token", "induction")
-POSITIONAL_ROLES = ("previous_token", "next_token", "self_token", "first_token")
+MIXED = 0.8
+"""A head whose second role is at least this share as strong as its first is called mixed."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +70,7 @@ def atlas(
     text: str | os.PathLike | None = None,
     images: str | os.PathLike | None = None,
     audio: str | os.PathLike | None = None,
+    sentences: Sentences | None = None,
     examples: int = 8,
     measured: int = 32,
     seed: int = 0,
@@ -102,8 +87,10 @@ def atlas(
         images: a folder of images, for a model that reads them; by default crops of one photograph.
         audio: a folder of recordings NAME.wav (16 kHz, mono, 16 bits), each with its words in NAME.txt; by default one
             person's reading, which is fetched once.
+        sentences: with links "deprel" or labels "entity" (`jh.data.conllu`): heads may then earn the names of syntactic
+            relations, and of entities.
         examples: of each ablation's screen; the second stage has 2 to 4 times as many. The run time grows with them.
-        measured: number of sequences of repeated random tokens, or of crops, to measure.
+        measured: number of sequences of repeated random tokens, of prompts for roles, or of crops, to measure.
         seed: of random tokens, prompts, nulls, splits and samples.
         devices: a mesh to spread measures and ablations over; see `jaxheads.ablate`.
         progress: show progress bars.
@@ -121,7 +108,9 @@ def atlas(
     fitting, left_out = ablations(model, inputs.batches, examples=examples, seed=seed)
     left_out = [*inputs.left_out, *left_out]
     options = Options(stack=chosen.name, seed=seed, devices=devices, progress=progress, resume=resume)
-    on_inputs, roles = _patterns(model, inputs, **options)
+    on_inputs, evidence, unnamed = _roles(model, inputs, sentences, measured, **options)
+    roles = name_heads(evidence, seed=seed, yielding=YIELDING, mixed=MIXED)
+    left_out += unnamed
     effects = tuple(screen(model, ablation, **options) for ablation in fitting)
     again = tuple(ask_again(model, *pair, **options) for pair in zip(fitting, effects, strict=True))
     about = provenance(
@@ -134,11 +123,11 @@ def atlas(
         again={ablation.name: ablation.again.description for ablation in fitting},
         left_out=left_out,
         roles=roles.provenance,
-        units={name: unit for table in on_inputs for name, unit in table.provenance["units"].items()}
+        units={name: unit for table in on_inputs for name, unit in table.provenance.get("units", {}).items()}
         | {name: table.provenance["units"]["effect"] for name, table in zip(_names(fitting), effects, strict=True)},
     )
     table = _joined(on_inputs, roles, effects, again, about)
-    leading = _leading(on_inputs, table, seed)
+    leading = _leading(evidence, table, seed)
     return Atlas(table, effects, again, leading, tuple(fitting), tuple(left_out))
 
 
@@ -146,41 +135,32 @@ def _names(fitting: Sequence[Ablation]) -> list[str]:
     return [ablation.name for ablation in fitting]
 
 
-def _patterns(model: Model, inputs: Inputs, **options: Unpack[Options]) -> tuple[list[HeadTable], HeadTable]:
-    """Return the metrics on natural inputs and, where there are any, on repeats; and the roles that both earn."""
-    stack = model.stack(options.get("stack"))
-    metrics, roles = _visible(stack, ON_PROSE), _visible(stack, POSITIONAL_ROLES)
-    seed, batches = options.get("seed", 0), inputs.batches
-    on_inputs = [measure(model, batches, metrics, **options)]
-    by_chance = [measure(random_weights(model, seed + draw), batches, roles, **options) for draw in range(DRAWS)]
-    evidence = [Evidence.from_tables(on_inputs[0], by_chance, "random weights", metric=role) for role in roles]
+def _roles(
+    model: Model, inputs: Inputs, sentences: Sentences | None, measured: int, **options: Unpack[Options]
+) -> tuple[list[HeadTable], list[Evidence], list[str]]:
+    """Return the metrics on natural inputs and on repeats, the evidence of all roles, and what is left out."""
+    patterns = pattern_evidence(model, inputs, **options)
+    evidence, left_out = list(patterns.evidence), list(patterns.left_out)
     if inputs.repeats is not None:
-        batch, nulls = inputs.repeats.batch, inputs.repeats.nulls
-        on_inputs.append(measure(model, [batch], ON_REPEATS, **options))
-        # The model reads the null, but heads are scored at the positions of the repeats, which the null doesn't have.
-        shuffled = [measure(model, [null], ON_REPEATS, scored_as=[batch], **options) for null in nulls]
-        evidence += [
-            Evidence.from_tables(on_inputs[1], shuffled, "shuffled repeats", metric=role) for role in ON_REPEATS
-        ]
-    return on_inputs, name_heads(evidence, seed=seed, yielding=("first_token",))
+        tokens = token_evidence(model, inputs.batches, examples=measured, **options)
+        evidence, left_out = [*evidence, *tokens.evidence], [*left_out, *tokens.left_out]
+        patterns.tables.extend(role_table(entry) for entry in tokens.evidence)
+    if sentences is not None:
+        words = sentence_evidence(model, sentences, **options)
+        evidence, left_out = [*evidence, *words.evidence], [*left_out, *words.left_out]
+        patterns.tables.extend(role_table(entry) for entry in words.evidence)
+    return patterns.tables, evidence, left_out
 
 
-def _visible(stack: Stack, metrics: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the metrics that a stack's positions and its mask allow: a causal stack attends to no next token."""
-    fitting = [name for name in metrics if fits(METRICS[name], stack)]
-    return tuple(name for name in fitting if not (name == "next_token" and stack.causal))
-
-
-def _leading(measured: Sequence[HeadTable], table: HeadTable, seed: int) -> dict[str, pd.DataFrame]:
+def _leading(evidence: Sequence[Evidence], table: HeadTable, seed: int) -> dict[str, pd.DataFrame]:
     """Return by role the heads that earned it, with their scores on the half of the examples that confirmed it."""
     leading = {}
-    for role in table.provenance["roles"]["nulls"]:
-        [scores] = [entry for entry in measured if role in entry.metrics]
+    for entry in evidence:
         # The seed of `name_heads` gives the same halves.
-        frame = held_out(scores, role, len(scores.frame), seed=seed)
-        earned = [role in table.frame.loc[head, "roles"].split(", ") for head in frame.index]
+        frame = held_out(role_table(entry), entry.role, len(table.frame), seed=seed)
+        earned = [entry.role in table.frame.loc[head, "roles"].split(", ") for head in frame.index]
         if any(earned):
-            leading[role] = frame.loc[earned].assign(roles=table.frame["roles"])
+            leading[entry.role] = frame.loc[earned].assign(roles=table.frame["roles"])
     return leading
 
 
@@ -194,7 +174,15 @@ def _joined(
     columns = {name: _column(table, name) for table in measured for name in table.metrics}
     columns |= {name: _column(table, "effect") for table, name in zip(effects, about["ablations"], strict=True)}
     columns |= {f"{name}_again": _column(table, "effect") for table, name in zip(again, about["again"], strict=True)}
-    extras = {name: roles.grid(name) for name in ("role", "roles", "score", "null", "chance_corrected", "q_value")}
+    extras = {
+        name: roles.grid(name) for name in ("role", "roles", "jobs", "score", "null", "chance_corrected", "q_value")
+    }
+    # Not `score_low` and `score_high`, which would make the score of other roles in other rows one metric.
+    extras |= {
+        "score_from": roles.grid("score_low"),
+        "score_to": roles.grid("score_high"),
+        "score_n": roles.grid("score_n"),
+    }
     if "positional_offset" in measured[0].frame:
         extras["positional_offset"] = measured[0].grid("positional_offset")
     return HeadTable.from_columns("atlas", measured[0].stack, columns, about, extras=extras)

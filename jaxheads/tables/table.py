@@ -21,11 +21,13 @@ from ..checks import one_of, shown
 from ..plots import heatmap
 from . import storage
 from .counts import footnote, marked
+from .grids import flat_columns, frozen, stack_examples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from ..plots import Panel
+    from ..view import View
 
 _NAME = re.compile(r"(?!.*\.(?:per_example|parquet)$)[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -84,7 +86,7 @@ class HeadTable:
             )
         _check_frame(self.frame)
         object.__setattr__(self, "frame", self.frame.copy())
-        object.__setattr__(self, "values", _frozen(self.values, np.float64, "values"))
+        object.__setattr__(self, "values", frozen(self.values, np.float64, "values"))
         means = self.frame[list(self.metrics)].to_numpy(dtype=np.float64).T.reshape(-1, *self.shape)
         if len(means) == 1 and self.values.ndim == len(self.shape):
             means = means[0]
@@ -94,7 +96,7 @@ class HeadTable:
                 f"got other numbers, of shape {list(self.values.shape)}"
             )
         if self.per_example is not None:
-            self._set_examples(_frozen(self.per_example, np.float32, "per_example"))
+            self._set_examples(frozen(self.per_example, np.float32, "per_example"))
         self._set_clusters()
         object.__setattr__(self, "provenance", storage.plain_values(self.provenance))
 
@@ -113,7 +115,7 @@ class HeadTable:
         labels = np.asarray(self.clusters)
         if self.examples is None or labels.shape != (self.examples,) or labels.dtype.kind not in "iu":
             raise ValueError(f"clusters: expected an integer for each of {self.examples} examples, got {shown(labels)}")
-        object.__setattr__(self, "clusters", _frozen(labels, np.int64, "clusters"))
+        object.__setattr__(self, "clusters", frozen(labels, np.int64, "clusters"))
 
     @classmethod
     @checked()
@@ -153,10 +155,10 @@ class HeadTable:
         model = (provenance or {}).get("model")
         free = isinstance(model, str) and "model" not in {*columns, *(extras or {}), *axes}
         named = {"model": np.full(shape, model, object)} if free else {}
-        flat = _flat_columns(columns, {**(extras or {}), **named}, shape)
+        flat = flat_columns(columns, {**(extras or {}), **named}, shape)
         index = grid_index(stack, shape, axes)
         values = np.stack([np.asarray(column.mean, dtype=np.float64) for column in columns.values()])
-        per_example = _stack_examples(columns, shape)
+        per_example = stack_examples(columns, shape)
         if squeeze:
             values = values[0]
             per_example = None if per_example is None else per_example[0]
@@ -245,6 +247,33 @@ class HeadTable:
         return heatmap(grid, title=self.name, label=label, rows=rows, columns=columns, ax=ax)
 
     @checked()
+    def view(
+        self, column: str | None = None, *, against: "HeadTable | None" = None, other: str | None = None
+    ) -> "View":
+        """Show the table so that it answers to pointer and keys: in a notebook, or `.save("heads.html")`.
+
+        Heads are a grid that colours any column, hatched where the interval includes 0, and a sorted list; edges are a
+        graph; a table by layer is a curve; other axes are rows of a grid.
+
+        Args:
+            column: that is shown first; the first metric when left out.
+            against: another table over the same grid: the two are a scatter, with their rank correlation.
+            other: the other table's column; `column` where it has that, else its first metric.
+
+        Raises:
+            ValueError: for an unknown column, one of words, or a table over another grid.
+        """
+        from .table_views import scatter_view, table_view
+
+        column = self._known(column)
+        for table, name in ((self, column), (against, other)):
+            if table is not None and name is not None and not pd.api.types.is_numeric_dtype(table.frame.get(name)):
+                raise ValueError(f"view: expected a column of numbers, got {name!r} of {list(table.frame)}")
+        if against is None:
+            return table_view(self, column)
+        return scatter_view(self, against, column, other or (column if column in against.frame else against.metrics[0]))
+
+    @checked()
     def save(self, directory: str | os.PathLike[str]) -> list[Path]:
         """Write the table into `directory`, creating it if necessary, and return the files' paths.
 
@@ -328,56 +357,3 @@ def _check_frame(frame: pd.DataFrame) -> None:
             f"frame: expected an index stack, layer, head with one row a head, in the grid's order, "
             f"got {list(index.names)} with {len(frame)} rows"
         )
-
-
-def _flat_columns(
-    columns: Mapping[str, Column], extras: Mapping[str, ArrayLike], shape: tuple[int, ...]
-) -> dict[str, NDArray[Any]]:
-    flat: dict[str, NDArray[Any]] = {}
-    for name, column in columns.items():
-        missing = np.full(shape, np.nan)
-        bounds = {"": column.mean, "_low": column.low, "_high": column.high}
-        for suffix, bound in bounds.items():
-            numbers = np.asarray(missing if bound is None else bound, dtype=np.float64)
-            _put(flat, name + suffix, numbers, shape)
-        if column.n is not None:
-            _put(flat, f"{name}_n", np.asarray(column.n), shape)
-    for name, extra in extras.items():
-        _put(flat, name, np.asarray(extra), shape)
-    return flat
-
-
-def _put(flat: dict[str, NDArray[Any]], name: str, cells: NDArray[Any], shape: tuple[int, ...]) -> None:
-    if name in flat:
-        raise ValueError(f"column {name!r} comes twice (a metric m also makes m_low, m_high and m_n): rename one")
-    if cells.shape != shape:
-        raise ValueError(f"column {name!r}: expected {list(shape)} like the first, got {list(cells.shape)}")
-    _refuse_infinity(cells, f"column {name!r}")
-    flat[name] = cells.reshape(-1)
-
-
-def _stack_examples(columns: Mapping[str, Column], shape: tuple[int, ...]) -> NDArray[Any] | None:
-    examples = {name: np.asarray(c.per_example) for name, c in columns.items() if c.per_example is not None}
-    if not examples:
-        return None
-    shapes = {name: rows.shape for name, rows in examples.items()}
-    expected = (*next(iter(shapes.values()))[:1], *shape)
-    if len(examples) < len(columns) or set(shapes.values()) != {expected}:
-        raise ValueError(
-            f"per_example: expected shape {list(expected)} in every column or None in all, "
-            f"got {shapes} for the columns {list(columns)}"
-        )
-    return np.stack(list(examples.values()))
-
-
-def _frozen(array: ArrayLike, dtype: Any, name: str) -> NDArray[Any]:
-    with np.errstate(over="ignore"):  # an overflow of float32 becomes infinity, which is refused below
-        copy = np.array(array, dtype=dtype)
-    _refuse_infinity(copy, name)
-    copy.setflags(write=False)
-    return copy
-
-
-def _refuse_infinity(cells: NDArray[Any], name: str) -> None:
-    if cells.dtype.kind == "f" and np.isinf(cells).any():
-        raise ValueError(f"{name}: expected finite numbers or NaN, got infinity in {np.isinf(cells).sum()} cells")

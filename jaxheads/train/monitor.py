@@ -13,15 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jax import Array
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..arguments import checked
+from ..checks import one_of
 from ..measure.patterns import Metric, evaluate, examples_of, resolve
 from ..models.inputs.batch import Batch
 from ..models.model import Model
 from ..models.network import Network, forward
 from ..models.sites import SiteEdit
 from ..programs import compiled
+from ..view import View, evolution
 from .objective import Sample, scores
 from .runs import Runs
 
@@ -95,6 +97,25 @@ class Trace:
         last = self.values[name][-1]
         flat = last.reshape(len(last), -1).argmax(axis=1)
         return np.stack(np.unravel_index(flat, last.shape[1:]), axis=1)
+
+    @checked()
+    def view(
+        self, names: Sequence[str] | None = None, *, onsets: Mapping[str, ArrayLike] | None = None, title: str = ""
+    ) -> View:
+        """Show how the best head of each score develops, one thin line a run.
+
+        Args:
+            names: of the scores; all when left out.
+            onsets: by name, steps to mark.
+
+        Raises:
+            ValueError: for a score that there is not.
+        """
+        chosen = list(self.values) if names is None else list(names)
+        for name in chosen:
+            one_of("names", name, self.values)
+        best = {name: self.best(name) for name in chosen}
+        return evolution(self.steps, best, onsets=onsets, label="largest over heads", title=title)
 
 
 @checked()

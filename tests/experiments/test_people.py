@@ -42,9 +42,11 @@ def test_the_page_of_gaze_says_first_what_length_gives(tmp_path: Path, monkeypat
     results = gaze.run(options)
     assert results.page.splitlines()[2].startswith("The length of a word alone correlates")
     frame = results.tables["correlations"]
-    assert frame["what"].str.contains("random weights").sum() == 2
+    assert frame["what"].str.contains("random weights").sum() == 3
+    assert frame["what"].str.contains("pieces: head").sum() == 2
     assert frame["what"].str.contains("shuffled").sum() == 2
     assert results.about["files"].keys() == {"text.txt", "fixations.txt"}
+    assert "number of the word's pieces" in results.page
     assert "DRAWN" in gaze.page(frame, [], gaze.drawn(8, 0), ("toy",))
 
 
@@ -63,6 +65,8 @@ def test_times_are_read_story_by_story_without_their_ends(tmp_path: Path):
     assert len({one.document for one in reading.passages}) == 6
     assert np.isnan(reading.times[0][:10]).all()
     assert np.isfinite(reading.times[1]).all()
+    places = np.concatenate(reading.beyond["position in the story"])
+    assert places.tolist() == [*range(79)] * 6
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:5], *lines[6:]]))
     with pytest.raises(ValueError, match="zones of item 1 do not follow"):
@@ -76,6 +80,13 @@ def test_the_page_of_reading_times_has_gains_and_nulls(tmp_path: Path, monkeypat
     monkeypatch.setattr(jh, "load", lambda name: language.model("gpt2"))
     options = reading_times.Options(times=times_file(tmp_path), models=("toy",), passage=12, quick=True)
     results = reading_times.run(options)
+    assert "- toy: " in results.page
+    assert results.heads["heads"].provenance["beyond"] == [
+        "length",
+        "log_frequency",
+        "position",
+        "position in the story",
+    ]
     frame = results.tables["gains"]
     assert frame["what"].tolist() == ["surprisal", "random weights", "times shuffled"]
     assert results.heads["heads"].shape == (2, 4)

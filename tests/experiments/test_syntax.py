@@ -11,7 +11,9 @@ import pytest
 import jaxheads as jh
 from experiments import entity_heads, head_parsers, syntax_heads
 from experiments.support import own_sentences
+from experiments.support.entity_heads_probes import of_kind
 from experiments.support.relation_choice import Asked, above, beside_nulls, chosen
+from jaxheads.data import Sentences
 
 from ..measure import planted
 
@@ -92,7 +94,23 @@ def test_entity_heads_from_the_command_to_the_page(tmp_path: Path, monkeypatch: 
     entity_heads.main(["--quick", "--out", str(tmp_path)])
     heads = pd.read_csv(tmp_path / "heads.csv")
     assert set(heads["relation"]) == {"pronoun", "proper", "nominal", "all"}
-    assert "Clark et al. 2019, table 2" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+    page = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert "Clark et al. 2019, table 2" in page
+    assert "What kind of entity" in page
+    probes = pd.read_csv(tmp_path / "probes.csv").set_index("mention")
+    # Names are of persons alone, nouns of objects: there is nothing to tell apart.
+    assert probes.index.tolist() == ["pronoun"]
+    assert probes.loc["pronoun", ["types", "lexical"]].tolist() == [2, 1]  # "it" is an object, always
+    assert probes.loc["pronoun", "gain"] <= 0
+
+
+def test_types_are_asked_of_words_of_one_kind():
+    passage = own_sentences.passages()[0]
+    for kind, tag in (("pronoun", "PRON"), ("proper", "PROPN"), ("nominal", "NOUN")):
+        [own] = of_kind(Sentences((passage,)), kind)
+        tags = passage.labels["upos"], passage.labels["entity"]
+        for word, upos, entity in zip(own.labels["type"], *tags, strict=True):
+            assert word == (entity if upos == tag else None)
 
 
 @pytest.mark.parametrize("experiment", [syntax_heads, head_parsers, entity_heads])

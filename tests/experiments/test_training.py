@@ -1,6 +1,7 @@
 """Experiments that train models, in short: that they run from the command to the page, and what they are made of."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from jaxheads.data.tasks import Agreement, Markov
 from jaxheads.data.tasks.agreement import MASK
 from jaxheads.statistics import split_halves
 from jaxheads.train import Trace
+from tests import language
 
 EXPERIMENTS: dict[str, tuple[Any, list[str], str, str]] = {
     "translation": (translation_heads, [], "One head left", "heads"),
@@ -51,11 +53,12 @@ EXPERIMENTS: dict[str, tuple[Any, list[str], str, str]] = {
 def _few_examples(monkeypatch: pytest.MonkeyPatch):
     for module in (translation_heads, vision_heads, factors):
         monkeypatch.setattr(module, "EVALUATED", 16)
+    toy = language.model("bert")
+    toy = replace(toy, hf_config={**(toy.hf_config or {}), "architectures": ["BertModel"]})
+    monkeypatch.setattr(jh, "load", lambda _: toy)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.weights] * (name == "fine-tuning")) for name in EXPERIMENTS]
-)
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_from_the_command_to_the_page(name: str, tmp_path: Path, capsys: pytest.CaptureFixture):
     module, options, heading, figure = EXPERIMENTS[name]
     module.main(["--quick", *options, "--out", str(tmp_path)])
@@ -136,7 +139,7 @@ def check_fine_tuning(tables: dict[str, Any]) -> None:
     runs, heads = tables["runs"], tables["heads"]
     assert runs.groupby("condition").size().to_dict() == dict.fromkeys(fine_tuning.CONDITIONS, 2)
     assert runs["accuracy"].between(0, 1).all()
-    assert len(heads) == 6 * 16
+    assert len(heads) == 6 * 8
     assert heads["1 − cosine"].between(0, 1).all()
     assert heads["divergence"].between(0, np.log(2)).all()
 
@@ -362,3 +365,14 @@ def test_losses_are_differences_seed_by_seed():
     )
     assert row["accuracy high"] - row["accuracy low"] > 0.1
     assert row["n"] == 3
+
+
+def test_a_classifier_has_the_weights_of_the_model_and_a_fresh_head():
+    bare = jh.load("minilm-l6")
+    made = fine_tuning.classifier(bare)
+    batch = bare.encode(["the dog barks", "a cat"])
+    streams = [jh.run(model, batch, "resid_post").seen["resid_post"] for model in (bare, made)]
+    np.testing.assert_array_equal(*streams)
+    assert jh.run(made, batch).output.shape == (2, 2)
+    with pytest.raises(ValueError, match=r"TinySSM|architecture"):
+        fine_tuning.classifier(replace(bare, hf_config={**(bare.hf_config or {}), "architectures": ["TinySSMModel"]}))

@@ -74,3 +74,20 @@ def test_variability_and_context_on_eight_devices_are_those_of_one():
     assert_same(table.per_example, expected.per_example)
     alone, score = jh.icl_score(model, BATCH, 2, 5), jh.icl_score(model, BATCH, 2, 5, devices=mesh)
     assert_same(np.nan_to_num(score.losses), np.nan_to_num(alone.losses))
+
+
+@pytest.mark.parametrize("axes", [{"data": 8}, {"data": 2, "context": 4}])
+def test_samples_on_eight_devices_are_those_of_one(axes: dict[str, int], monkeypatch: pytest.MonkeyPatch):
+    model, mesh = random_model("llama"), jax.make_mesh(tuple(axes.values()), tuple(axes))
+    ask = partial(jh.samples, model, LONG if "context" in axes else BATCH, top=3, buckets=2, each=2)
+    expected = ask()
+    monkeypatch.setattr(query_rows, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(programs, "_PROGRAMS", programs._Programs())
+    found = ask(devices=mesh)
+    numbers = ["kind", "layer", "head", "example", "query", "key"]
+    assert found.frame[numbers].equals(expected.frame[numbers])
+    assert (found.offsets == expected.offsets).all()
+    assert (found.weights == expected.weights).all()
+    assert_same(found.z_covariance, expected.z_covariance)
+    for one, other in zip(found.of(0, 0), expected.of(0, 0), strict=True):
+        assert_same(one.top_weights, other.top_weights)

@@ -131,6 +131,23 @@ def slow_surprisal(model: jh.Model, sentences: Sentences, number: int, edits: An
     return own
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_word_controls_are_the_usual_ones_and_pieces(kind: str):
+    model, sentences = language.model(kind), language.drawn(12, longest=9)
+    controls = jh.word_controls(sentences, model=model)
+    assert list(controls) == ["length", "log_frequency", "position", "pieces"]
+    for number, one in enumerate(sentences):
+        assert controls["length"][number].tolist() == [len(word) for word in one.words]
+        assert controls["position"][number].tolist() == list(range(len(one.words)))
+        ids = model.tokenizer(one.text, add_special_tokens=False)["input_ids"]
+        assert controls["pieces"][number].sum() == len(ids)
+        assert len(controls["pieces"][number]) == len(one.words)
+    gaze = [np.random.default_rng(number).random(len(one.words)) for number, one in enumerate(sentences)]
+    usual = {name: controls[name] for name in ("length", "log_frequency", "position")}
+    given, default = (jh.human(model, sentences, gaze, beyond=beyond) for beyond in (usual, None))
+    np.testing.assert_array_equal(given.values, default.values)
+
+
 def test_surprisal_is_the_sum_over_a_word_s_pieces():
     model, sentences = language.model("gpt2"), language.drawn(12, longest=9)
     fast = jh.surprisal(model, sentences)

@@ -179,3 +179,16 @@ def test_what_can_not_be_related_is_refused():
         jh.relations(model, planted.sentences(documents=3))
     with pytest.raises(ValueError, match="no relation has least=1000 words"):
         jh.relations(model, gold, least=1000)
+
+
+def test_rows_are_documents_so_that_a_choice_among_them_warns_of_no_repeats():
+    # Documents of one short sentence each have rows that repeat.
+    table = jh.relations(planted.model(), planted.sentences(40, documents=40, words="abc"), least=1)
+    assert table.clusters is not None
+    assert len(set(table.clusters.tolist())) == table.examples == 40
+    best = jh.held_out(table, "obj_to_head", 1)
+    assert best.index[0] == TO_HEAD
+    assert best["obj_to_head"].iloc[0] == 1
+    half = jh.relations(planted.model(), planted.sentences(40, documents=40, words="abc"), least=1, half=1)
+    assert half.clusters is not None
+    assert set(half.clusters.tolist()) < set(range(40))

@@ -150,3 +150,33 @@ ENTROPY = 1 + noise(8, 0)
 def test_what_does_not_fit_is_refused(evidence, options: dict, message: str):
     with pytest.raises(ValueError, match=message):
         name_heads(evidence(), **options)
+
+
+def test_a_head_of_two_jobs_is_polysemous_and_mixed_if_they_are_alike():
+    first, second = planted("first", (1, 1), 0.9), planted("second", (1, 1), 0.85, seed=1)
+    faint, lone = planted("faint", (1, 1), 0.4, seed=2), planted("lone", (2, 0), 0.9, seed=3)
+    table = name_heads([first, second, faint, lone], mixed=0.8)
+    assert table.grid("role")[1, 1] == "mixed"
+    assert table.grid("roles")[1, 1] == "first, second, faint"
+    assert table.grid("score")[1, 1] == pytest.approx(0.9, abs=0.06)
+    assert table.grid("role")[2, 0] == "lone"
+    assert table.grid("jobs")[1, 1] == 3
+    assert table.grid("jobs")[2, 0] == 1
+    assert name_heads([first, faint], mixed=0.8).grid("role")[1, 1] == "first"
+    assert name_heads([first, second, faint, lone]).grid("role")[1, 1] == "first"
+    yielding = name_heads([first, second], mixed=0.8, yielding=("first",))
+    assert yielding.grid("role")[1, 1] == "second"
+    assert yielding.grid("jobs")[1, 1] == 1
+    with pytest.raises(ValueError, match="mixed must be a share"):
+        name_heads([first], mixed=1.5)
+
+
+def test_rows_of_a_ratio_may_leave_the_range_of_their_mean():
+    evidence = planted("x", (1, 1), 0.6)
+    scores = np.array(evidence.scores)
+    scores[0, 1, 1], scores[1, 1, 1] = 1.4, -0.3
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        Evidence("x", scores, evidence.null, "offset")
+    assert name_heads([Evidence("x", scores, evidence.null, "offset", ratio=True)]).grid("role")[1, 1] == "x"
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        Evidence("x", scores + 1, evidence.null, "offset", ratio=True)

@@ -6,15 +6,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+import jaxheads as jh
+from jaxheads.models import layer_norm
 from jaxheads.models.affine import affine
+from jaxheads.models.attention import full_tiles
 from jaxheads.models.attention.attend import attend
 from jaxheads.models.attention.row_edits import RowEdit, unchanged
 from jaxheads.models.attention.scoring import Scoring
 from jaxheads.models.attention.tiled import attend_by_tile, can_tile, heads_of_tile
+from jaxheads.models.blocks import PreNormBlock
+from jaxheads.models.inputs.attention_inputs import AttentionInputs
 from jaxheads.models.inputs.masks import Mask
 from jaxheads.models.layer_norm import LayerNorm, standardised
+from jaxheads.models.layers import Attention, GatedMLP, rms_norm
 from jaxheads.models.positions import Rotary, _rotated, _rotated_by_tile
+from jaxheads.models.stack import Stack, run_block
 
 B, T = 2, 5
 
@@ -47,6 +55,35 @@ def test_tiles_are_heads_side_by_side(N: int, K: int, H: int, heads: int, cap: f
     expected, _ = attend(q, k, v, mask, scale=0.3, cap=cap)
     scoring = Scoring(Mask.of(mask), 0.3, None, cap, None, unchanged)
     assert jnp.allclose(attend_by_tile(q, k, v, scoring), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("N", "K", "biased"), [(9, 3, False), (6, 2, True), (5, 1, False)])
+def test_full_tiles_hold_a_head_of_each_group(N: int, K: int, biased: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(full_tiles, "platform", lambda: "tpu")
+    stack = Stack("decoder", 1, partial(layer, N, K, biased), rngs=nnx.Rngs(0), causal=True)
+    block = jax.tree.map(lambda weight: 5 * weight[0], stack.blocks)
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(B, T, 8)), jnp.float32)
+    mask = np.arange(T) >= np.array([[0], [2]])
+    context = AttentionInputs.over(jh.Batch(np.ones((B, T), int), mask), causal=True)
+    assert full_tiles.fits(block.attention, context, x)
+    edit = RowEdit(lambda _, value, __: value, ("z",))
+    own, expected = (run_block(block, x, context, edit)[0] for edit in (unchanged, edit))
+    assert np.abs(own - expected)[mask].max() < 1e-5 * np.abs(expected - x).max()
+    monkeypatch.setattr(full_tiles, "platform", lambda: "cpu")
+    assert not full_tiles.fits(block.attention, context, x)
+
+
+def layer(N: int, K: int, biased: bool, rngs: nnx.Rngs) -> PreNormBlock:
+    attention = Attention(8, N, 64, kv_heads=K, bias=biased, rotary=Rotary(10_000.0, 64), rngs=rngs)
+    return PreNormBlock(rms_norm(8, 1e-5, rngs), attention, rms_norm(8, 1e-5, rngs), GatedMLP(8, 16, "silu", rngs=rngs))
+
+
+def test_the_mean_square_of_bfloat16_by_product_is_the_sum():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(B, T, 96)), jnp.bfloat16)
+    own, expected = (of(x) for of in (layer_norm._multiplied, layer_norm._summed))
+    assert jnp.abs(own / expected - 1).max() < 2e-3
+    assert own.dtype == expected.dtype == jnp.float32
+    assert own.shape == (B, T, 1)
 
 
 def test_a_tpu_attends_by_tile_and_a_cpu_by_head():

@@ -13,6 +13,7 @@ from flax import nnx
 import jaxheads as jh
 from jaxheads import cli
 from jaxheads.data.prompts import NAMES, OBJECTS, PLACES
+from jaxheads.data.successors import SERIES
 from jaxheads.measure.patterns import scoring
 from jaxheads.models.families.bert import Bert, BertConfig
 from jaxheads.models.families.gpt2 import GPT2, GPT2Config
@@ -37,7 +38,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def decoder() -> jh.Model:
-    tokenizer = word_tokenizer(WORDS)
+    tokenizer = word_tokenizer([*WORDS, *" ".join(SERIES.values()).split()])
     config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=64,
@@ -87,7 +88,10 @@ def test_a_decoder_is_asked_everything(made: Atlas):
     expected = {"entropy", "previous_token", "first_token", "induction", "duplicate_token", "prose_loss", "repeat_loss"}
     assert expected <= set(made.table.metrics)
     assert "next_token" not in made.table.metrics
-    assert {"role", "roles", "score", "null", "q_value", "positional_offset"} <= set(made.table.frame.columns)
+    assert {"retrieval", "name_mover", "copy_suppression", "successor"} <= set(made.table.metrics)
+    tried = {"previous_token", "self_token", "sink", "positional", "duplicate_token", "induction", "retrieval"}
+    assert set(made.table.provenance["roles"]["nulls"]) == tried | {"name_mover", "copy_suppression", "successor"}
+    assert {"role", "roles", "jobs", "score", "null", "q_value", "positional_offset"} <= set(made.table.frame.columns)
 
 
 def test_random_heads_earn_no_role(made: Atlas):

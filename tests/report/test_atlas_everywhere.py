@@ -49,8 +49,6 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(autouse=True)
 def _little_work(monkeypatch: pytest.MonkeyPatch):
-    for module in (atlas, inputs):
-        monkeypatch.setattr(module, "DRAWS", 1)
     monkeypatch.setattr(atlas, "heatmaps", lambda table, folder: [])
     monkeypatch.setattr("jaxheads.compile_cache.keep_compilations", lambda folder: None)
 
@@ -58,8 +56,7 @@ def _little_work(monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture(autouse=True)
 def _two_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw each null twice, not four times."""
-    for module in (atlas, inputs):
-        monkeypatch.setattr(module, "DRAWS", 2)
+    monkeypatch.setattr(inputs, "DRAWS", 2)
 
 
 def no_ablations(monkeypatch: pytest.MonkeyPatch) -> None:

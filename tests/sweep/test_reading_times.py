@@ -7,8 +7,9 @@ import pytest
 from scipy.stats import norm
 
 import jaxheads as jh
+from jaxheads.measure.people import regression as regressions
 from jaxheads.measure.people.readings import controls_of
-from jaxheads.measure.people.regression import TimeRegression, held_out_likelihood
+from jaxheads.measure.people.regression import SurprisalMoments, TimeRegression
 from tests import language
 from tests.measure.test_people import slow_surprisal
 
@@ -29,15 +30,48 @@ def planted(noise: float = 5.0) -> tuple[jh.Model, jh.data.Sentences, list[np.nd
     )
 
 
-def test_the_likelihood_is_that_of_the_fit_of_the_other_folds():
-    rng = np.random.default_rng(0)
-    x, y, fold = rng.random((90, 3)), rng.random(90), np.arange(90) % 3
-    ours = held_out_likelihood(x, y, fold)
-    for part in range(3):
-        inside = fold != part
-        weights = np.linalg.solve(x[inside].T @ x[inside], x[inside].T @ y[inside])
-        sigma = (y[inside] - x[inside] @ weights).std() ** 2 + (y[inside] - x[inside] @ weights).mean() ** 2
-        np.testing.assert_allclose(ours[~inside], norm.logpdf(y[~inside], x[~inside] @ weights, sigma**0.5))
+def slow_likelihood(predictors_WP: np.ndarray, times_W: np.ndarray, fold_W: np.ndarray) -> np.ndarray:
+    """Return the log-likelihood of each time by the least squares fit of the other folds' words."""
+    result_W = np.empty(len(times_W))
+    for fold in np.unique(fold_W):
+        out = fold_W == fold
+        weights_P = np.linalg.lstsq(predictors_WP[~out], times_W[~out], rcond=None)[0]
+        residual_W = times_W - predictors_WP @ weights_P
+        result_W[out] = norm.logpdf(residual_W[out], 0, (residual_W[~out] ** 2).mean() ** 0.5)
+    return result_W
+
+
+@pytest.mark.parametrize("groups", [1 << 20, 10])
+def test_moments_have_the_gains_of_regressions_of_all_words(groups: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(regressions, "GROUPS", groups)
+    rng, documents = np.random.default_rng(0), 25
+    lengths = rng.integers(8, 20, documents)
+    # One control is the sum of two others, and one is large beside its deviation.
+    controls = [{"length": rng.random(n), "place": 1e4 + rng.random(n), "constant": np.ones(n)} for n in lengths]
+    controls = [{**own, "sum": own["length"] + own["place"]} for own in controls]
+    surprisal = [rng.random((3, n)) for n in lengths]
+    times = [300 + 50 * own[0] + 20 * rng.standard_normal(len(own[0])) for own in surprisal]
+    times[3][2] = np.nan
+    regression = TimeRegression.of(times, controls, [own[0] for own in surprisal], range(documents), 1)
+    moments = SurprisalMoments(regression, 3)
+    for number, own in enumerate(surprisal):
+        moments.add(number, own)
+    gains_GC, counts_G = moments.gains()
+    known, moving, y, owner = [], [], [], []
+    for number, (own, values) in enumerate(zip(surprisal, controls, strict=True)):
+        matrix = np.stack([np.ones(lengths[number]), *values.values()], axis=1)
+        rows = np.array([row for row in range(1, lengths[number]) if np.isfinite(times[number][row])])
+        known.append(np.concatenate([matrix[rows], matrix[rows - 1, 1:]], axis=1))
+        moving.append(np.stack([own[:, rows], own[:, rows - 1]], axis=-1))
+        y.append(times[number][rows])
+        owner += [number] * len(rows)
+    known, moving, y, owner = np.concatenate(known), np.concatenate(moving, axis=1), np.concatenate(y), np.array(owner)
+    assert counts_G.sum() == len(y)
+    base = slow_likelihood(known, y, owner % 10)
+    for cell in range(3):
+        gain = slow_likelihood(np.concatenate([known, moving[cell]], axis=1), y, owner % 10) - base
+        expected = np.bincount(owner % groups, weights=gain)
+        np.testing.assert_allclose(gains_GC[:, cell], expected, atol=1e-6)
 
 
 def test_surprisal_of_the_word_before_is_a_predictor():
@@ -48,7 +82,7 @@ def test_surprisal_of_the_word_before_is_a_predictor():
     gains = []
     for spill_over in (0, 1):
         regression = TimeRegression.of(times, controls, surprisal, list(range(8)), spill_over)
-        sums, counts = regression.gains([own[None] for own in surprisal])
+        sums, counts = SurprisalMoments.of(regression, surprisal).gains()
         gains.append(sums.sum() / counts.sum())
     assert gains[0] < 0.05
     assert gains[1] > 2
@@ -75,8 +109,10 @@ def test_effects_are_those_of_whole_forward_passes(memory: int):
     )
     owners = [int(one.document.split()[1]) for one in sentences if one.document]
     regression = TimeRegression.of(times, controls_of(sentences, None, "en"), unedited, owners, 1)
-    cells = [np.stack(pair) for pair in zip(unedited, expected, strict=True)]
-    sums, counts = regression.gains(cells)
+    moments = SurprisalMoments(regression, 2)
+    for number, pair in enumerate(zip(unedited, expected, strict=True)):
+        moments.add(number, np.stack(pair))
+    sums, counts = moments.gains()
     base, edited = sums.sum(axis=0) / counts.sum()
     assert table.provenance["unedited"]["mean"] == pytest.approx(base, rel=1e-3)
     assert table.frame.loc[("decoder", *head), "effect"] == pytest.approx(edited - base, abs=2e-3)

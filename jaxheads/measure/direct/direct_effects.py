@@ -210,7 +210,7 @@ def _parts(
     stream = network.streams[-1]
     readers = {stack.name: partial(_at_rows, reads.rows, stack.name == sources) for stack in stream.members}
     x_BTD, kept = forward(network, batch, read=readers)
-    direction_BRD, parts = _direction(network, take_rows(x_BTD, reads.rows), reads, value)
+    direction_BRD, parts = direction_of(network, take_rows(x_BTD, reads.rows), reads, value)
     first_BRD = kept[stream.name]["resid_pre"][0].astype(jnp.float32)
     parts["embedding"] = (first_BRD * direction_BRD).sum(axis=(1, 2))
     for stack in stream.members:
@@ -229,7 +229,7 @@ def _at_rows(rows_BR: Array, sources: bool, seen: LazySites) -> dict[str, Array]
     return kept
 
 
-def _direction(
+def direction_of(
     network: Network, x_BRD: Array, reads: Reads, value: Callable[[Array, Reads], Array]
 ) -> tuple[Array, dict[str, Array]]:
     """Return the direction `[B,R,D]` whose product with a part of the stream is its contribution, in float32.

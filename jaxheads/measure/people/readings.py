@@ -8,15 +8,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ...arguments import checked
 from ...checks import finite, is_number, shown
+from ...execution.sentence_batches import SentenceBatches
 from ...extras import extra
 from ...models.inputs.sentences import Sentence, Sentences
+from ...models.model import Model
 
 Words = Sentences | Sequence[Sequence[str]]
 """Sentences, or a list of words for each."""
 
 Controls = Mapping[str, Sequence[ArrayLike]]
-"""By name, a number of each word of each sentence."""
+"""Numbers of each word of each sentence, by name."""
 
 
 def sentences_of(words: Words, documents: Sequence[str] | None = None) -> Sentences:
@@ -71,12 +74,34 @@ def numbers_of(name: str, values: Sequence[ArrayLike], sentences: Sentences) -> 
     return arrays
 
 
-def word_controls(sentence: Sentence, language: str) -> dict[str, np.ndarray]:
-    """Return what is known of each word anyway, `[W]` by name: length, log frequency and position.
+@checked()
+def word_controls(words: Words, *, language: str = "en", model: Model | None = None) -> dict[str, list[np.ndarray]]:
+    """Return what is known of each word without any attention: by name, an array of each sentence's words.
 
-    The length is in characters, with punctuation. The frequency is wordfreq's Zipf scale (the log to base 10 of the
-    times that a word occurs in a thousand million; 0 for a word that its list lacks). The position is the word's index.
+    Give them as `beyond` to `human` or `reading_times`, with controls of your own beside them.
+
+    Args:
+        words: sentences, as lists of words or `jaxheads.data.Sentences`.
+        language: of the frequencies.
+        model: adds "pieces", the number of pieces that the model's tokenizer cuts a word into: what a word receives is
+            the sum of theirs.
+
+    Returns:
+        "length", in characters, with punctuation; "log_frequency", wordfreq's Zipf scale (the log to base 10 of the
+        times that a word occurs in a thousand million; 0 for a word that its list lacks); "position", the word's
+        index. "pieces" are NaN in sentences that are longer than the model's context.
+
+    Raises:
+        ValueError: for a language that wordfreq lacks, or a model without a fast tokenizer.
     """
+    sentences = sentences_of(words)
+    check_language(language)
+    controls = [_known(one, language) for one in sentences]
+    columns = {name: [own[name] for own in controls] for name in controls[0]}
+    return columns if model is None else {**columns, "pieces": _pieces(model, sentences)}
+
+
+def _known(sentence: Sentence, language: str) -> dict[str, np.ndarray]:
     wordfreq = extra("wordfreq", "The frequency of words")
     frequency = [wordfreq.zipf_frequency(word, language) for word in sentence.words]
     length = [len(word) for word in sentence.words]
@@ -84,10 +109,19 @@ def word_controls(sentence: Sentence, language: str) -> dict[str, np.ndarray]:
     return {name: np.asarray(column, np.float64) for name, column in columns.items()}
 
 
+def _pieces(model: Model, sentences: Sentences) -> list[np.ndarray]:
+    counts = [np.full(len(one.words), np.nan) for one in sentences]
+    for indices, batch in SentenceBatches(model, sentences):
+        words_BT = np.where(np.asarray(batch.mask), np.asarray(batch.words), -1)
+        for index, words_T in zip(indices.tolist(), words_BT, strict=True):
+            counts[index] = np.bincount(words_T[words_T >= 0], minlength=len(counts[index])).astype(np.float64)
+    return counts
+
+
 def controls_of(sentences: Sentences, beyond: Controls | None, language: str) -> list[dict[str, np.ndarray]]:
     """Return the controls of each sentence: the given ones, or length, log frequency and position."""
     if beyond is None:
-        return [word_controls(one, language) for one in sentences]
+        return [_known(one, language) for one in sentences]
     columns = {name: numbers_of(f"beyond[{name!r}]", values, sentences) for name, values in beyond.items()}
     return [{name: arrays[number] for name, arrays in columns.items()} for number in range(len(sentences))]
 

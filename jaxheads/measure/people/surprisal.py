@@ -3,7 +3,7 @@
 Dimension key: B examples, T positions, R rows read, W words.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Unpack
@@ -119,12 +119,12 @@ def _run(network: Network, batch: Batch, reads: Reads) -> Array:
 
 
 class WordSums:
-    """Sums over the pieces of words, of all sentences: NaN for a word that nothing predicted, or not all of it."""
+    """Sums over the pieces of words, of the sentences with these indices, by cell."""
 
-    def __init__(self, sentences: Sentences, cells: int, skipped: np.ndarray):
-        lengths = [0 if index in set(skipped.tolist()) else len(one.words) for index, one in enumerate(sentences)]
-        self.sums = [np.zeros((cells, length)) for length in lengths]
-        self.pieces = [np.zeros(length, int) for length in lengths]
+    def __init__(self, sentences: Sentences, cells: int, indices: Iterable[int]):
+        lengths = {index: len(sentences[index].words) for index in indices}
+        self.sums = {index: np.zeros((cells, length)) for index, length in lengths.items()}
+        self.pieces = {index: np.zeros(length, int) for index, length in lengths.items()}
 
     def add(self, sentence: int, word_R: np.ndarray, values_CR: np.ndarray) -> None:
         """Add what one run predicted: the word of each row, -1 for none, and its value in each cell."""
@@ -132,20 +132,12 @@ class WordSums:
         np.add.at(self.sums[sentence].T, word_R[real_R], values_CR.T[real_R])
         np.add.at(self.pieces[sentence], word_R[real_R], 1)
 
-
-def predicted(sums: WordSums, first_missing: Sequence[int | None], sentences: Sentences) -> list[np.ndarray]:
-    """Return the sums by sentence, `[C,W]`; NaN for words without a predicted token, and for the missing first ones."""
-    arrays = []
-    for number, (values, pieces) in enumerate(zip(sums.sums, sums.pieces, strict=True)):
-        cells, count = len(values), len(sentences[number].words)
-        whole = np.full((cells, count), np.nan)
-        if values.shape[1]:
-            whole[:, pieces > 0] = values[:, pieces > 0]
-            missing = first_missing[number]
-            if missing is not None:
-                whole[:, missing] = np.nan
-        arrays.append(whole)
-    return arrays
+    def words(self, sentence: int, first_missing: int | None) -> np.ndarray:
+        """Return the sums by word, `[C,W]`; NaN for words without a predicted token, and for the missing first one."""
+        values_CW = np.where(self.pieces[sentence] > 0, self.sums[sentence], np.nan)
+        if first_missing is not None:
+            values_CW[:, first_missing] = np.nan
+        return values_CW
 
 
 def first_words(model: Model, batches: SentenceBatches) -> list[int | None]:
@@ -188,7 +180,7 @@ def surprisal(
     resources = Resources.of(options)
     sentences = sentences_of(words)
     batches = SentenceBatches(model, sentences)
-    sums = WordSums(sentences, 1, batches.left_out)
+    sums = WordSums(sentences, 1, batches.kept.tolist())
     with show_progress(None, f"surprisal by {model.name}", resources.progress) as advance:
         for runs in PredictionBatches(model, batches, whole_words):
 
@@ -209,7 +201,11 @@ def surprisal(
                 journal=resources.journal("surprisal", model, runs.batch, runs.reads.identity, int(runs.sentence[0])),
                 first=0,
             )
-    return [own[0] for own in predicted(sums, first_words(model, batches), sentences)]
+    first, kept = first_words(model, batches), {*batches.kept.tolist()}
+    return [
+        sums.words(index, first[index])[0] if index in kept else np.full(len(one.words), np.nan)
+        for index, one in enumerate(sentences)
+    ]
 
 
 def _compute(resources: Resources, model: Model, runs: Predictions, examples: np.ndarray) -> Array:

@@ -58,6 +58,7 @@ from ...objectives import Objective, logit
 from ...programs import to_device
 from ...provenance import provenance
 from ...tables import HeadTable
+from ...view import View, tokens
 from ..per_example import mean_table, per_example
 from . import chefer
 from .batch_objective import Attributions, BatchObjective
@@ -137,6 +138,26 @@ class Relevance:
                 columns = {"token": self.texts[stream][example, position], **columns}
             frames.append(pd.DataFrame(columns, index=index).assign(model=self.provenance.get("model", "")))
         return pd.concat(frames)
+
+    @checked(examples=at_least(1))
+    def view(self, stream: str | None = None, *, examples: int = 20) -> View:
+        """Show each example's tokens coloured by their relevance.
+
+        Args:
+            stream: whose positions; the input's when left out.
+            examples: number of examples that are shown, from the first.
+
+        Raises:
+            ValueError: for an unknown stream.
+        """
+        name = next(iter(self.streams)) if stream is None else stream
+        one_of("stream", name, self.streams)
+        values = self.streams[name][:examples].astype(np.float64)
+        numbers = np.broadcast_to(np.arange(values.shape[1]), values.shape)
+        texts = self.texts.get(name, self.ids.get(name, numbers))[: len(values)].astype(str)
+        model = self.provenance.get("model")
+        title = f"Relevance by {self.method}{f' in {model}' if model else ''}"
+        return tokens([row.tolist() for row in texts], list(values), label="relevance", title=title)
 
 
 @shares_options()

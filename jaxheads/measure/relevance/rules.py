@@ -261,6 +261,22 @@ def with_rules(network: NetworkT, rules: Rules | None) -> NetworkT:
     return copy
 
 
+def with_frozen_norms(network: NetworkT) -> NetworkT:
+    """Return a copy of a network whose norms have derivatives as if their statistics were constants."""
+    copy = jax.tree.unflatten(jax.tree.structure(network), jax.tree.leaves(network))
+    _freeze(copy)
+    return copy
+
+
+def _freeze(module: Any) -> None:
+    """Replace the norms of a module, in place."""
+    for name, member in list(vars(module).items()):
+        if isinstance(member, NORMS):
+            setattr(module, name, RuledNorm(member, "linear"))
+        elif isinstance(member, nnx.Module):
+            _freeze(member)
+
+
 def _attach(module: Any, rules: Rules) -> None:
     """Replace operations of a module by ones with rules, in place."""
     for name, member in list(vars(module).items()):

@@ -34,6 +34,7 @@ from ...progress import progress as show_progress
 from ...provenance import provenance
 from ...statistics import GroupedRows, jackknife_interval
 from ...statistics.base import Floats
+from ...view import View, matrix
 from ..example_chunks import choose_chunks, run_examples
 from ..streams import Batches, each_batch, inputs_of
 from .comparisons import COMPARISONS, Comparison
@@ -81,6 +82,13 @@ class HeadPairs:
         for suffix, numbers in (("", self.values), ("_low", self.low), ("_high", self.high), ("_n", self.n)):
             frame[f"{self.kind}{suffix}"] = numbers[first, second]
         return frame.assign(model=self.provenance.get("model", ""))
+
+    def view(self) -> View:
+        """Show the number of every pair of heads as a matrix."""
+        names = [f"{layer}.{head}" for layer, head in self.heads]
+        model = self.provenance.get("model")
+        title = f"{self.kind} between heads{f' of {model}' if model else ''}"
+        return matrix(self.values, rows=names, columns=names, axes=("head", "other head"), label=self.kind, title=title)
 
     @property
     def similarity(self) -> Floats:

@@ -6,6 +6,7 @@ Dimension key: P earlier heads, M later heads (both all L·N of a stack), D mode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,11 @@ import pandas as pd
 from jax import Array
 
 from ...arguments import checked
+from ...checks import one_of
 from ...models.model import Model
+from ...models.stack import Stack
 from ...programs import compiled
+from ...view import View, graph, matrix
 from .factored import Factored, ov_circuit, qk_circuit, triangle
 
 KINDS = ("q", "k", "v")
@@ -45,14 +49,77 @@ class Composition:
     @property
     def frame(self) -> pd.DataFrame:
         """One row a pair, the earlier head first; a column a kind, then `analytic random random_std model`."""
-        shape = next(iter(self.values.values())).shape
-        heads = np.indices(shape).reshape(4, -1)
-        is_earlier = heads[0] < heads[2]
-        names = ["stack", "from_layer", "from_head", "to_layer", "to_head"]
-        index = pd.MultiIndex.from_arrays([np.full(is_earlier.sum(), self.stack), *heads[:, is_earlier]], names=names)
-        columns = {kind: values.reshape(-1)[is_earlier] for kind, values in self.values.items()}
         baselines = {"analytic": self.analytic, "random": self.random[0], "random_std": self.random[1]}
-        return pd.DataFrame({**columns, **baselines, "model": self.model}, index=index)
+        return pairs_frame(self.values, self.stack).assign(**baselines, model=self.model)
+
+
+def pairs_frame(values: Mapping[str, np.ndarray], stack: str) -> pd.DataFrame:
+    """Return one row for each pair of a head and one of a later layer, of columns of all pairs, `[L,N,L,N]`."""
+    shape = next(iter(values.values())).shape
+    heads = np.indices(shape).reshape(4, -1)
+    is_earlier = heads[0] < heads[2]
+    names = ["stack", "from_layer", "from_head", "to_layer", "to_head"]
+    index = pd.MultiIndex.from_arrays([np.full(is_earlier.sum(), stack), *heads[:, is_earlier]], names=names)
+    return pd.DataFrame({kind: pairs.reshape(-1)[is_earlier] for kind, pairs in values.items()}, index=index)
+
+
+def asked_kinds(model: Model, stack: Stack, kinds: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the kinds of composition that are asked for.
+
+    Raises:
+        ValueError: for an unknown kind, one that the stack does not have, or a single layer.
+    """
+    known = ("q",) if stack.is_cross else KINDS
+    asked = known if kinds is None else (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    if not asked or not set(asked) <= set(known):
+        raise ValueError(f"kinds of composition in the {stack.name} are {', '.join(known)}; got {', '.join(asked)}")
+    if stack.layers < 2:
+        raise ValueError(f"composition is between layers; the {stack.name} of {model.name} has 1")
+    return asked
+
+    @checked()
+    def view(self, kind: str | None = None, *, layout: Literal["graph", "matrix"] = "graph") -> View:
+        """Show which later heads read which earlier ones: the strongest pairs as a graph, or all as a matrix.
+
+        Args:
+            kind: "q", "k" or "v"; all of them when left out.
+            layout: "graph" or "matrix".
+
+        Raises:
+            ValueError: for a kind that was not scored.
+        """
+        if kind is not None:
+            one_of("kind", kind, self.values)
+        chosen = {name: own for name, own in self.values.items() if kind in (None, name)}
+        L, N = next(iter(chosen.values())).shape[:2]
+        heads = [(layer, head) for layer in range(L) for head in range(N)]
+        names = [f"{layer}.{head}" for layer, head in heads]
+        title = f"Composition in {self.model}" if self.model else "Composition"
+        note = (
+            f"Unrelated heads of these shapes score {self.random[0]:.3f} ± {self.random[1]:.3f} (mean, one deviation)."
+        )
+        if layout == "matrix":
+            whole = {name: own.reshape(L * N, L * N) for name, own in chosen.items()}
+            return matrix(whole, rows=names, columns=names, axes=("earlier head", "later head"), title=title)
+        nodes = [
+            {"name": f"head {name}", "short": name, "row": layer, "column": head, "layer": layer, "head": head}
+            for name, (layer, head) in zip(names, heads, strict=True)
+        ]
+        earlier, later = np.divmod(np.arange((L * N) ** 2), L * N)
+        edges = np.tile(np.stack([earlier, later], axis=1), (len(chosen), 1))
+        scores = np.concatenate([own.reshape(-1) for own in chosen.values()])
+        kinds = np.repeat(list(chosen), (L * N) ** 2)
+        known = ~np.isnan(scores)
+        return graph(
+            nodes,
+            edges[known],
+            scores[known],
+            kinds=kinds[known].tolist(),
+            label="composition",
+            stack=self.stack,
+            title=title,
+            note=note,
+        )
 
 
 @checked()
@@ -89,12 +156,7 @@ def composition(
         ValueError: for an unknown kind, one that the stack does not have, a single layer, or fewer than 2 draws.
     """
     chosen = model.stack(stack)
-    known = ("q",) if chosen.is_cross else KINDS
-    asked = known if kinds is None else (kinds,) if isinstance(kinds, str) else tuple(kinds)
-    if not asked or not set(asked) <= set(known):
-        raise ValueError(f"kinds of composition in the {chosen.name} are {', '.join(known)}; got {', '.join(asked)}")
-    if chosen.layers < 2:
-        raise ValueError(f"composition is between layers; the {chosen.name} of {model.name} has 1")
+    asked = asked_kinds(model, chosen, kinds)
     if draws < 2:
         raise ValueError(f"a random baseline needs at least 2 draws, got {draws}")
     ov, qk = ov_circuit(model, norms=norms, stack=stack), qk_circuit(model, offset=offset, norms=norms, stack=stack)

@@ -107,7 +107,8 @@ def relations(
         with its interval, over documents. `_base` is the share of the best fixed offset, which for each half of the
         documents the other half chose; `_offset` that of all; `_words` the number of words. Shares are over words.
         `.per_example` has a row for each document (or sentence without one): values whose mean is the share and
-        whose spread is that of a ratio (linearised; Cochran 1977, section 6.3), NaN without such a word.
+        whose spread is that of a ratio (linearised; Cochran 1977, section 6.3), NaN without such a word. `.clusters`
+        numbers these documents, in the order of their first sentence.
 
     Raises:
         ValueError: for labels that the sentences lack, a stack whose positions are not tokens, no relation with
@@ -247,9 +248,10 @@ class RelationSums:
             extras[f"{name}_words"] = np.full(shape, int(count_G.sum()))
         if not columns:
             raise ValueError(f"no relation has least={least} words in these sentences; give more, or a smaller least")
-        return HeadTable.from_columns(
-            "relations", stack, columns, {**details, "too_few_words": few, "documents": int(own.sum())}, extras=extras
-        )
+        details = {**details, "too_few_words": few, "documents": int(own.sum())}
+        # Each row is a cluster by itself: documents with one such word have the same row, and are no copies.
+        groups = np.flatnonzero(own)
+        return HeadTable.from_columns("relations", stack, columns, details, extras=extras, clusters=groups)
 
 
 def share(hits_GLN: np.ndarray, count_G: np.ndarray, level: float, within: tuple[float, float]) -> Column:

@@ -28,17 +28,21 @@ def can_tile(scoring: Scoring) -> bool:
     return plain and one_scale and scoring.bias is None and scoring.sinks is None
 
 
-def attend_by_tile(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, scoring: Scoring) -> Array:
+def attend_by_tile(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, scoring: Scoring, *, in_order: bool = False) -> Array:
     """Return z `[B,T,N,H]` before its edit, of a scoring that `can_tile`.
 
     A value that is not finite reaches all queries of its example and tile, also those that don't see it: in bfloat16
     and float32 that takes a network that is broken, and to look for it would take as long as a product.
+
+    Args:
+        in_order: whether heads come in the order of `full_tiles`.
     """
     B, T, N, H = q_BTNH.shape
     dtype, S = q_BTNH.dtype, k_BSKH.shape[1]
-    p = heads_of_tile(N, k_BSKH.shape[2], H)
+    p = LANES // H if in_order else heads_of_tile(N, k_BSKH.shape[2], H)
     own_pl = np.repeat(np.eye(p, dtype=bool), H, axis=1)
-    keys_BSnpl, values_BSnpl = (_apart(_of_tiles(x, N, p), own_pl) for x in (k_BSKH, v_BSKH))
+    tiles = (x.reshape(B, S, -1, p * H) if in_order else _of_tiles(x, N, p) for x in (k_BSKH, v_BSKH))
+    keys_BSnpl, values_BSnpl = (_apart(x_BSnl, own_pl) for x_BSnl in tiles)
     n = keys_BSnpl.shape[2]
     q_BTngl = q_BTNH.reshape(B, T, n, -1, p * H)
     g = q_BTngl.shape[3]

@@ -21,6 +21,7 @@ from ...objectives import Objective
 from ...progress import Advance
 from ...progress import progress as show_progress
 from ...tables import HeadTable
+from ...view import View
 from .components import Chosen, Components
 from .derived_tables import finite_mean, on_grid
 from .evaluate import CHUNK_SIZES, CircuitEvaluator
@@ -206,6 +207,27 @@ class Circuit:
             optimism_P[members] = self._optimism(changes_SE[best])
         extras = {"removed": components.grid(removed_P, "").astype(str), "optimism": components.grid(optimism_P)}
         return on_grid(flat, components, members, extras)
+
+    @checked()
+    def view(self, minimality: HeadTable | None = None) -> View:
+        """Show the circuit: its edges as a graph, or its heads in the grid of all, with the names of their classes.
+
+        Args:
+            minimality: of this circuit, whose numbers its parts then show.
+
+        Raises:
+            ValueError: for a table over another grid.
+        """
+        from .circuit_views import circuit_view
+
+        return circuit_view(self.kept, self.faithfulness, self._components, self._classes_in_words(), minimality)
+
+    def _classes_in_words(self) -> np.ndarray:
+        """Return the names of the classes of each component, over the grid."""
+        words = np.full(len(self._mask), "", object)
+        for p in np.flatnonzero(self._mask):
+            words[p] = ", ".join(name for name, mask in self.classes.items() if mask[p])
+        return self._components.grid(words, "")
 
     @property
     def _components(self) -> Components:

@@ -9,7 +9,7 @@ positions, R rows that the objective reads, L layers, N heads (K at `k` and `v`)
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import NamedTuple, Protocol
 
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ...anchors import anchored, anchors_of
 from ...differences import as_differences
 from ...models.attention.row_edits import BY_QUERIES, Edit, RowEdit, unchanged
 from ...models.inputs.attention_inputs import AttentionInputs
@@ -56,6 +57,7 @@ class UneditedRun:
         resid_pre: by stack on the edited stream, the input of each layer, `[L,B,T,D]`.
         z: every head's output in the edited stack, `[L,B,T,N,H]`, if `z` is what is edited.
         done: by stack, the streams `[B,T,D]` that were finished before the edited one began.
+        anchors: products with the weights of each layer, each `[L,B,T,…]`, where differences are taken from them.
     """
 
     value: Array
@@ -63,6 +65,7 @@ class UneditedRun:
     resid_pre: dict[str, Array]
     z: Array | None
     done: dict[str, Array]
+    anchors: tuple[Array, ...] = ()
 
 
 @jax.tree_util.register_dataclass
@@ -95,8 +98,10 @@ class SiteValues(Protocol):
         ...
 
 
-@partial(compiled, static_argnames=("site", "value"))
-def run_unedited(network: Network, batch: Batch, reads: Reads, *, site: Site, value: Value) -> UneditedRun:
+@partial(compiled, static_argnames=("site", "value", "keep_anchors"))
+def run_unedited(
+    network: Network, batch: Batch, reads: Reads, *, site: Site, value: Value, keep_anchors: bool = False
+) -> UneditedRun:
     """Run the model unedited, and keep what edited copies start from."""
     wanted: dict[str, tuple[str, ...]] = {
         stack.name: ("resid_pre",) for stack in stream_of(network, site.stack).members
@@ -107,7 +112,30 @@ def run_unedited(network: Network, batch: Batch, reads: Reads, *, site: Site, va
     rows_BRD = take_rows(run.last, reads.rows)
     resid_pre = {name: kept["resid_pre"] for name, kept in run.kept.items()}
     z = run.kept[site.stack].get("z")
-    return UneditedRun(value(read_out(network, rows_BRD, reads), reads), rows_BRD, resid_pre, z, run.done)
+    unedited = UneditedRun(value(read_out(network, rows_BRD, reads), reads), rows_BRD, resid_pre, z, run.done)
+    return replace(unedited, anchors=_anchors(network, batch, unedited, site)) if keep_anchors else unedited
+
+
+def _anchors(network: Network, batch: Batch, unedited: UneditedRun, site: Site) -> tuple[Array, ...]:
+    """Return the products of positions with the weights of each layer, `[L,B,T,…]`."""
+    # Layers that copies edit have their heads in the model's own order.
+    edits = {site.stack: RowEdit(lambda _, x, __: x, (site.site,))} if site.later else {}
+    found: list[Array] = []
+
+    def stream(stack: Stack, x_BTD: Array, context: AttentionInputs) -> Array:
+        if stack.name == site.stack:
+            resid_pre_LBTD = unedited.resid_pre[stack.name]
+
+            def of_layer(numbered: tuple[Array, Array]) -> tuple[Array, ...]:
+                blocks = stack.layer(numbered[0])
+                return anchors_of(lambda x: stack.run_layer(blocks, x, context, edits)[0], numbered[1])
+
+            found.extend(jax.lax.map(of_layer, (jnp.arange(stack.layers), resid_pre_LBTD)))
+        return unedited.done.get(stack.name, x_BTD)
+
+    # This pass only finds the stream's inputs; what else of it is not used is not compiled.
+    network.hidden(batch, stream)
+    return tuple(found)
 
 
 @partial(compiled, static_argnames=("site", "value"))
@@ -191,8 +219,16 @@ class CopyRun(NamedTuple):
     def _inner_layers(self, x_BtD: Array, start: int | Array, stop: int) -> Array:
         """Run the layers after the first edited one, up to `stop`."""
 
+        def run(x: Array, copy: EditedCopies, layer: Array) -> Array:
+            own = self._replace(copy=copy)
+            return own._layer(x, layer, own._later_edit(layer))
+
         def step(layer: Array, x: Array) -> Array:
-            return self._layer(x, layer, self._later_edit(layer))
+            # Each group of copies would compute the unedited run again: what its products with weights gave is kept.
+            anchors = [anchor[layer][:, self.site.first :] for anchor in self.unedited.anchors]
+            if not anchors:
+                return run(x, self.copy, layer)
+            return anchored(partial(run, layer=layer), anchors, x, self.copy)
 
         return jax.lax.fori_loop(start + 1, stop, step, x_BtD)
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...execution.batching import Chunks, matmul_tokens
-from ...execution.cost import Cost, CostModel
+from ...execution.cost import FLOAT, Cost, CostModel
 from ...execution.placement import Placement
 from ...execution.resources import Resources
 from ...models.inputs.batch import Batch, Positions
 from ...models.sites import is_of_keys
-from ...models.stack import Stack
+from ...models.stack import Stack, in_tiles
 from ...precision import DIFFERENCE_TERMS, arithmetic_used
 from ...programs import platform
 from ..cached_run import start_column
@@ -35,6 +35,22 @@ UPWARD = 1
 
 Processor time by groups over that in one pass, on a CPU: 1.1 to 1.4 up to 1,536 tokens, .93 at 2,048, .8 at 4,608.
 """
+
+ANCHORED_GROUPS = 2
+"""Groups of copies up to which an unedited run for each costs no more than to keep what it computes."""
+
+ON_CHIP = 48 << 20
+"""Bytes of a layer's widest values that a TPU keeps on the chip.
+
+Cycles a token on a v5e by differences, of a Llama of 1.1B: 975 with 44 MiB, 1,544 with 176; of GPT-2 small: 209 with
+45, 253 with 90. In bfloat16, of a Llama of 8B: 3,984 with 56 MiB, 4,193 with 224.
+"""
+
+LEAST_TOKENS = 1024
+"""Tokens a product below which a TPU waits for weights."""
+
+ANCHORS_SHARE = 0.25
+"""The share of the memory for activations that may be kept of one example's unedited run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +103,7 @@ class Plan:
         sources: how many values each copy gets, one after the other.
         runs: forward passes of the batch that these values cost, beside the unedited run.
         upward: whether the copies of all groups run in one pass, `upward.edited_upward`, not group by group.
+        anchored: whether the unedited run's products are kept, from which copies are computed as differences.
     """
 
     groups: tuple[EditGroup, ...]
@@ -97,6 +114,7 @@ class Plan:
     sources: int = 1
     runs: int = 0
     upward: bool = False
+    anchored: bool = False
 
     def __str__(self) -> str:
         cost, (examples, copies) = self.cost(), self._on_a_device
@@ -172,8 +190,34 @@ def _together(groups: Sequence[EditGroup]) -> EditGroup:
     return EditGroup(site, groups[0].layer, *map(np.concatenate, zip(*arrays, strict=True)))
 
 
-def choose_chunks(costs: CostModel, groups: Sequence[EditGroup], examples: int, resources: Resources) -> Chunks:
-    """Return how many examples and edited copies run together."""
+def keeps_anchors(costs: CostModel, stack: Stack, groups: Sequence[EditGroup], resources: Resources) -> bool:
+    """Return whether the unedited run's products are kept for differences: where they fit, and groups share them."""
+    # They cost one more unedited run, and save each group one of half the layers. Cross-attention's keys, which its
+    # edits reach, are no products of the stream.
+    shared = arithmetic_used() in DIFFERENCE_TERMS and len(groups) > ANCHORED_GROUPS and not stack.is_cross
+    # Copies that start at a later column have their heads in the model's own order.
+    one_order = not in_tiles(stack) or all(group.site.first == 0 for group in groups)
+    return shared and one_order and costs.anchors <= resources.memory * ANCHORS_SHARE
+
+
+def tokens_together(costs: CostModel, placement: Placement) -> int:
+    """Return how many tokens of edited copies run through a layer together at best."""
+    # Weights that are gathered for a layer should serve many.
+    if platform() != "tpu" or placement.kind != "whole":
+        return matmul_tokens()
+    itemsize = FLOAT if arithmetic_used() in DIFFERENCE_TERMS else placement.itemsize
+    return min(matmul_tokens(), max(LEAST_TOKENS, ON_CHIP // (itemsize * costs.widest)))
+
+
+def choose_chunks(
+    costs: CostModel,
+    groups: Sequence[EditGroup],
+    examples: int,
+    resources: Resources,
+    *,
+    together: int | None = None,
+) -> Chunks:
+    """Return how many examples and edited copies run together, at best with this many tokens in a layer."""
     # Copies start at different columns: what they send through a layer on average decides how many run together.
     copies, most = sum(map(len, groups)), max(map(len, groups))
     tokens = sum(len(group) * (costs.positions - group.site.first) for group in groups) / copies
@@ -190,6 +234,7 @@ def choose_chunks(costs: CostModel, groups: Sequence[EditGroup], examples: int, 
         copy_bytes=costs.copied,
         memory=resources.memory,
         multiples=resources.devices.multiples,
+        together=together,
     )
     return chunks if rounded == most else replace(chunks, step=chunks.copies)
 

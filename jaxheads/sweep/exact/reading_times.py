@@ -1,6 +1,6 @@
 """Reading times: what a model's surprisal explains of them, and what each head adds to that.
 
-Dimension key: B examples, R rows, W words, C cells (the unedited run first), D documents, L layers, N heads.
+Dimension key: B examples, R rows, W words, C cells, G groups of documents, L layers, N heads.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,14 +17,13 @@ from ...execution.sentence_batches import SentenceBatches
 from ...measure.example_chunks import run_examples
 from ...measure.people.readings import Words as Readings
 from ...measure.people.readings import check_language, controls_of, numbers_of, sentences_of
-from ...measure.people.regression import TimeRegression
+from ...measure.people.regression import SurprisalMoments, TimeRegression
 from ...measure.people.surprisal import (
     PredictionBatches,
     Predictions,
     WordSums,
     check_predicts,
     first_words,
-    predicted,
     surprisal,
     surprisals,
 )
@@ -91,14 +90,16 @@ def reading_times(
         spill_over: the number of words before, whose controls and surprisal predict a word's time, too.
         whole_words: as `surprisal` has it.
         beyond: the controls, by name a number of each word of each sentence; when left out the length in characters,
-            the log frequency (the package wordfreq) and the position.
+            the log frequency (the package wordfreq) and the position. Those of the words before are controls, too, but
+            for names that begin with "position".
         language: of the frequencies.
         documents: the text of each sentence.
         options: shared by all questions: stack, level, seed, memory, devices, progress, resume.
 
     Returns:
         `gain` of the model without the head, and `effect`, that gain less the unedited model's: below 0 for a head
-        that surprisal needs to be like people's. Intervals are over documents; rows of `.per_example`, documents.
+        that surprisal needs to be like people's. Intervals are over documents; rows of `.per_example`, documents
+        (beyond 2,040, groups of them).
         `.provenance["unedited"]` is the unedited model's gain with its interval, `["words"]` the number of words.
 
     Raises:
@@ -119,15 +120,13 @@ def reading_times(
     own = {key: value for key, value in options.items() if key in ("memory", "devices", "progress", "resume")}
     unedited = surprisal(model, sentences, whole_words=whole_words, **own)  # type: ignore[arg-type]
     regression = TimeRegression.of(read, controls, unedited, _documents(sentences), spill_over)
-    by_cell = [values[None] for values in unedited]
+    base_G1, counts_G = SurprisalMoments.of(regression, unedited).gains()
+    gains_GLN = np.full((len(counts_G), stack.layers, stack.heads), np.nan)
     if mask_LN.any():
         chosen = None if heads is None else [(int(layer), int(head)) for layer, head in np.argwhere(mask_LN)]
-        edited = _ablated(model, stack, PredictionBatches(model, batches, whole_words), replacement, resources, chosen)
-        by_cell = [np.concatenate(pair) for pair in zip(by_cell, edited, strict=True)]
-    sums_DC, counts_D = regression.gains(by_cell)
-    gains_DLN = np.full((len(counts_D), stack.layers, stack.heads), np.nan)
-    gains_DLN[:, mask_LN] = sums_DC[:, 1:]
-    base = share(sums_DC[:, :1, None], counts_D, level, ANY)
+        runs = PredictionBatches(model, batches, whole_words)
+        gains_GLN[:, mask_LN] = _ablated(model, stack, runs, replacement, resources, chosen, regression).gains()[0]
+    base = share(base_G1[..., None], counts_G, level, ANY)
     details = provenance(
         model,
         stack=stack.name,
@@ -137,16 +136,16 @@ def reading_times(
         frequencies=f"wordfreq, {language}" if beyond is None else None,
         sentences=len(sentences),
         left_out_as_too_long=len(batches.left_out),
-        words=int(counts_D.sum()),
-        documents=len(counts_D),
+        words=int(counts_G.sum()),
+        documents=regression.documents,
         unedited={name: float(np.asarray(getattr(base, name)).item()) for name in ("mean", "low", "high")},
         files=dict(sentences.files),
         level=level,
         seed=options.get("seed", 0),
     )
     columns = {
-        "effect": share(gains_DLN - sums_DC[:, :1, None], counts_D, level, ANY),
-        "gain": share(gains_DLN, counts_D, level, ANY),
+        "effect": share(gains_GLN - base_G1[..., None], counts_G, level, ANY),
+        "gain": share(gains_GLN, counts_G, level, ANY),
     }
     return HeadTable.from_columns("reading_times", stack.name, columns, details)
 
@@ -165,13 +164,16 @@ def _ablated(
     replacement: Replacement,
     resources: Resources,
     heads: Heads | None,
-) -> list[np.ndarray]:
-    """Return the words' surprisal with each head ablated, by sentence `[C,W]`."""
-    sentences, batches = runs.batches.sentences, runs.batches
-    sums: WordSums | None = None
+    regression: TimeRegression,
+) -> SurprisalMoments:
+    """Return the moments of the words' surprisal with each head ablated; no word's numbers are kept."""
+    sentences, first = runs.batches.sentences, first_words(model, runs.batches)
+    moments: SurprisalMoments | None = None
     with show_progress(None, f"surprisal by {model.name} with heads ablated", resources.progress) as advance:
         for current, question in _questions(model, stack, runs, replacement, resources, heads):
-            sums = sums or WordSums(sentences, question.size, batches.left_out)
+            moments = moments or SurprisalMoments(regression, question.size)
+            own = np.unique(current.sentence).tolist()
+            sums = WordSums(sentences, question.size, own)
 
             def compute(examples: np.ndarray, question: Question = question) -> np.ndarray:
                 work = question.work(examples)
@@ -183,17 +185,19 @@ def _ablated(
                 return values_BCR
 
             def add(
-                examples: np.ndarray, values_BCR: np.ndarray, own: WordSums = sums, current: Predictions = current
+                examples: np.ndarray, values_BCR: np.ndarray, sums: WordSums = sums, current: Predictions = current
             ) -> None:
                 for example, values_CR in zip(examples, values_BCR, strict=True):
-                    own.add(int(current.sentence[example]), current.word[example], values_CR)
+                    sums.add(int(current.sentence[example]), current.word[example], values_CR)
                 advance(len(examples))
 
             about = (stack.name, replacement.identity, heads, int(current.sentence[0]))
             journal = resources.journal("reading times", model, current.batch, current.reads.identity, about)
             run_examples(question.chunks, len(current.batch), compute, add, resources=resources, journal=journal)
-    assert sums is not None, "there is a sentence that fits"
-    return predicted(sums, first_words(model, batches), sentences)
+            for index in own:
+                moments.add(index, sums.words(index, first[index]))
+    assert moments is not None, "there is a sentence that fits"
+    return moments
 
 
 def _questions(

@@ -1,7 +1,7 @@
 """The work of an exact sweep on one chunk of examples: edited copies, as many at a time as memory takes."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol
 
@@ -23,7 +23,7 @@ from ..cached_run import rows_read, stream_of
 from ..grid import Grid
 from ..question import CellGroup, Question
 from .engine import EditedCopies, SiteValues, UneditedRun, edited, run_unedited
-from .plan import EditGroup, Plan, all_together, choose_chunks, worthwhile_starts
+from .plan import EditGroup, Plan, all_together, choose_chunks, keeps_anchors, tokens_together, worthwhile_starts
 from .upward import edited_upward, joins
 
 
@@ -88,11 +88,13 @@ def exact(
     grid, groups = cells
     costs = CostModel.of(model, stack, batch, reads)
     groups = worthwhile_starts(groups, costs, len(batch), source.count)
-    chunks = choose_chunks(costs, groups, len(batch), resources)
+    anchored = keeps_anchors(costs, stack, groups, resources)
+    costs = replace(costs, cached=costs.cached + costs.anchors) if anchored else costs
+    placement = resources.placement(model)
+    chunks = choose_chunks(costs, groups, len(batch), resources, together=tokens_together(costs, placement))
     together = all_together(chunks, costs, groups, len(batch))
     chunks, upward = (chunks, False) if together is None else (together, True)
-    placement = resources.placement(model)
-    plan = Plan(tuple(groups), costs, len(batch), chunks, placement, source.count, source.runs, upward)
+    plan = Plan(tuple(groups), costs, len(batch), chunks, placement, source.count, source.runs, upward, anchored)
     # Memory that ended once would end in each later chunk again: the smaller number is kept for all of them.
     fitting = _Fitting(chunks.copies, upward)
 
@@ -173,7 +175,8 @@ class ExactWork:
         # Cached from the first column, whatever the groups' own starts: one compilation and one run for all of them.
         site, value = self.plan.groups[0].site._replace(first=0), chunk.objective.value
         with detecting_out_of_memory():
-            return run_unedited(chunk.network, chunk.batch, chunk.reads, site=site, value=value)
+            arguments = chunk.network, chunk.batch, chunk.reads
+            return run_unedited(*arguments, site=site, value=value, keep_anchors=self.plan.anchored)
 
     @cached_property
     def _values(self) -> list[SiteValues]:

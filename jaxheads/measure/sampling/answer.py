@@ -1,0 +1,184 @@
+"""The answer of `jaxheads.samples`: samples of each head's patterns, and what it does on the whole stream."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from ...arguments import at_least, checked
+from ...models.inputs.answers import token_texts
+
+
+@dataclass(frozen=True, eq=False)
+class TokenScores:
+    """A number of each token for every head, its mean over the token's occurrences.
+
+    Attributes:
+        ids: the different tokens, `[U]`.
+        n: occurrences of each that count, `[U]`.
+        values: `[L,N,U]`.
+    """
+
+    ids: NDArray[np.int64]
+    n: NDArray[np.int64]
+    values: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class HeadSample:
+    """One example as one head sees it.
+
+    Attributes:
+        kind: "top", or "bucket 0" (least scores) and on.
+        example: its index in the stream.
+        score: the largest weight between counted positions.
+        query, key: the positions of that weight.
+        queries, keys: token ids at the query and key positions, padding left out; None where positions are no tokens.
+        top_keys: of each query the positions of the keys with its largest weights, `[T,k]`; -1 beyond the keys it sees.
+        top_weights: these weights, `[T,k]`, the largest first.
+    """
+
+    kind: str
+    example: int
+    score: float
+    query: int
+    key: int
+    queries: NDArray[np.int64] | None = field(repr=False)
+    keys: NDArray[np.int64] | None = field(repr=False)
+    top_keys: NDArray[np.int32] = field(repr=False)
+    top_weights: NDArray[np.float32] = field(repr=False)
+
+    def pattern(self, keys: int | None = None) -> NDArray[np.float32]:
+        """Return the pattern `[T,S]` with these weights, and 0 for all others; S is T when left out."""
+        T = len(self.top_keys)
+        pattern_TS = np.zeros((T, T if keys is None else keys), np.float32)
+        rows, _ = seen = np.nonzero(self.top_keys >= 0)
+        pattern_TS[rows, self.top_keys[seen]] = self.top_weights[seen]
+        return pattern_TS
+
+
+class Components(NamedTuple):
+    """Principal components of a head's output z.
+
+    Attributes:
+        variances: along each component, `[H]`, the largest first.
+        directions: of unit length, one a row, `[H,H]`.
+    """
+
+    variances: NDArray[np.float64]
+    directions: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Samples:
+    """Behaviour of every head of a stack on a stream of examples.
+
+    Attributes:
+        stack: the stack's name.
+        shape: layers and heads, (L, N).
+        samples: by (layer, head) its samples: the best first, then those of each range of scores.
+        examples: examples of the stream.
+        queries: counted queries of the stream.
+        offset_labels: names of the bins of `offsets`; the last is of keys that do not count.
+        offsets: number of queries by the offset, key minus query, of the key that gets the query's largest weight,
+            `[L,N,O]`; 0 in cross-attention. Of images it is their distance in patches.
+        weights: number of queries by that weight, in equal bins from 0 to 1, `[L,N,W]`.
+        attended: attention that a token's occurrence collects from all other counted queries; None where keys are no
+            tokens.
+        attending: attention that a token's occurrence gives to other counted keys; None where queries are no tokens.
+        z_mean, z_covariance: of the heads' outputs at counted queries, `[L,N,H]` and `[L,N,H,H]`.
+        provenance: plain JSON values.
+    """
+
+    stack: str
+    shape: tuple[int, int]
+    samples: Mapping[tuple[int, int], tuple[HeadSample, ...]]
+    examples: int
+    queries: int
+    offset_labels: tuple[str, ...]
+    offsets: NDArray[np.int64]
+    weights: NDArray[np.int64]
+    attended: TokenScores | None
+    attending: TokenScores | None
+    z_mean: NDArray[np.float64]
+    z_covariance: NDArray[np.float64]
+    provenance: dict[str, Any]
+    tokenizer: Any = None
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row a sample: stack layer head kind example score query key, and the tokens' texts (or ids) there."""
+        rows = [
+            (self.stack, *head, own.kind, own.example, own.score, own.query, own.key, *self._ends(own))
+            for head, samples in self.samples.items()
+            for own in samples
+        ]
+        names = "stack layer head kind example score query key query_token key_token"
+        return pd.DataFrame(rows, columns=names.split())
+
+    @checked()
+    def of(self, layer: int, head: int) -> tuple[HeadSample, ...]:
+        """Return one head's samples; raises ValueError for a head that there is not."""
+        self._check(layer, head)
+        return self.samples[layer, head]
+
+    @checked()
+    def texts(self, layer: int, head: int) -> list[list[str]]:
+        """Return the texts of the query tokens of each of a head's samples; nothing where queries are no tokens."""
+        self._check(layer, head)
+        return [[] if own.queries is None else self.words(own.queries) for own in self.samples[layer, head]]
+
+    @checked()
+    def words(self, ids: ArrayLike) -> list[str]:
+        """Return the texts of token ids; without a tokenizer the ids as texts."""
+        numbers = np.asarray(ids)
+        return [str(text) for text in (numbers if self.tokenizer is None else token_texts(self.tokenizer, numbers))]
+
+    @checked(count=at_least(1), least=at_least(1))
+    def tokens(self, layer: int, head: int, side: str = "attended", *, count: int = 10, least: int = 2) -> pd.DataFrame:
+        """Return the tokens that a head attends to most, or that attend most: columns `id text mean n`.
+
+        Args:
+            layer, head: the head.
+            side: "attended" or "attending".
+            count: how many tokens.
+            least: occurrences that a token must have.
+
+        Raises:
+            ValueError: for a head that there is not, another side, or positions that are no tokens.
+        """
+        self._check(layer, head)
+        if side not in ("attended", "attending"):
+            raise ValueError(f"side must be 'attended' or 'attending', got {side!r}")
+        scores = self.attended if side == "attended" else self.attending
+        if scores is None:
+            raise ValueError(f"the {self.stack} has no tokens on this side: its positions are patches or frames")
+        values = np.where(scores.n >= least, scores.values[layer, head], -np.inf)
+        order = np.argsort(-values, kind="stable")[:count]
+        order = order[np.isfinite(values[order])]
+        columns = {"id": scores.ids[order], "text": self.words(scores.ids[order])}
+        return pd.DataFrame({**columns, "mean": values[order], "n": scores.n[order]})
+
+    @checked()
+    def components(self, layer: int, head: int) -> Components:
+        """Return the principal components of a head's output z over counted queries."""
+        self._check(layer, head)
+        variances, directions = np.linalg.eigh(self.z_covariance[layer, head])
+        return Components(np.maximum(variances[::-1], 0), directions[:, ::-1].T)
+
+    def _check(self, layer: int, head: int) -> None:
+        if (layer, head) not in self.samples:
+            L, N = self.shape
+            raise ValueError(f"layers are 0..{L - 1} and heads 0..{N - 1}; got ({layer}, {head})")
+
+    def _ends(self, own: HeadSample) -> tuple[str | None, str | None]:
+        ends = (own.queries, own.query), (own.keys, own.key)
+        query, key = (None if ids is None else self.words(ids[place : place + 1])[0] for ids, place in ends)
+        return query, key
+
+    def __repr__(self) -> str:
+        about = f"{len(self.samples)} heads on {self.examples} examples ({self.stack})"
+        return f"<Samples of {about}>\n{self.frame.head().to_string()}"

@@ -1,0 +1,72 @@
+"""Plain words for the numbers and roles of heads: what a newcomer reads beside them."""
+
+from collections.abc import Mapping
+
+ABOUT_ROLES: Mapping[str, str] = {
+    "previous_token": "From every word piece it looks at the piece just before. It tells each position what came one "
+    "step earlier, which later heads build on.",
+    "next_token": "From every word piece it looks at the piece just after, which only a model that reads both ways can "
+    "do.",
+    "self_token": "Every word piece looks at itself, so the head works on the piece itself and moves nothing between "
+    "words.",
+    "first_token": "It looks at the first position of the text, which carries no content: a place to rest when the "
+    "head has nothing to fetch (an attention sink). Heads often rest on most words and work on a few.",
+    "duplicate_token": "At a piece that occurred before, it looks back at its earlier copy.",
+    "induction": "At a piece that occurred before, it looks at what followed the earlier copy. In “A B … A” it looks "
+    "from the second A at B, so the model can guess that B comes next: copying a pattern after one sight of it.",
+    "sink": "Most of its attention rests on one position without content.",
+    "positional": "Where it looks depends on distance alone, whatever the words are.",
+    "retrieval": "It fetches a fact from far back in a long text at the moment when the answer is written.",
+    "name_mover": "It copies a name from earlier in the text to the place where the model has to say it.",
+    "copy_suppression": "It lowers the chance of words that other parts of the model want to repeat.",
+    "successor": "It raises the next item of a series: after Monday, Tuesday; after three, four.",
+    "entity": "It connects mentions of the same person or thing.",
+    "syntactic": "It looks from a word at the word that it depends on in the grammar of the sentence.",
+    "mixed": "It does several jobs, none of which explains most of its attention.",
+}
+"""What a head of each role does and why that matters; roles that are not listed have their name alone."""
+
+_MEANINGS: Mapping[str, str] = {
+    "entropy": "How spread out its attention is: 0 when all goes to one position.",
+    "confidence": "Its largest attention weight, averaged over positions: 1 when all goes to one position.",
+    "distance": "How far back (or ahead) it looks on average.",
+    "previous_token": "Share of its attention that goes to the piece just before.",
+    "next_token": "Share of its attention that goes to the piece just after.",
+    "self_token": "Share of its attention that goes to the same piece.",
+    "first_token": "Share of its attention that goes to the first position.",
+    "positional_share": "Share of its attention at its favourite distance.",
+    "duplicate_token": "On random pieces said twice: share of attention from the second copy to the first.",
+    "induction": "On random pieces said twice: share of attention from the second copy to what followed the first.",
+}
+
+SKILLS: Mapping[str, str] = {
+    "prose_loss": "predicting the next piece of prose",
+    "repeat_loss": "continuing a sequence that it has seen once",
+    "ioi_logit_difference": "telling which of two names comes next",
+}
+"""What a model is good at where the objective of an ablation is good."""
+
+_LABELS: Mapping[str, str] = {
+    "prose_loss": "removal: loss on prose",
+    "repeat_loss": "removal: loss on repeats",
+    "ioi_logit_difference": "removal: preference for the right name",
+    "positional_share": "share at its favourite distance",
+}
+
+
+def label_of(name: str) -> str:
+    """Return a name of a metric, role or ablation as people read it."""
+    stem = name.removesuffix("_again")
+    label = _LABELS.get(stem, stem.replace("_", " "))
+    return f"{label}, fresh examples" if stem != name else label
+
+
+def meaning_of(name: str, ablations: Mapping[str, str]) -> str:
+    """Return what a metric measures, in one sentence; "" where it has none."""
+    stem = name.removesuffix("_again")
+    if stem in ablations:
+        where = "; asked again on fresh examples, of leading and of some other heads" if stem != name else ""
+        return (
+            f"Change of the {ablations[stem].partition(':')[0]} when the head's output is replaced by its mean{where}."
+        )
+    return _MEANINGS.get(name, "")
