@@ -63,7 +63,7 @@ class View:
         Raises:
             MissingExtraError: without the package anywidget.
         """
-        return widget_class()(payload=dict(self.payload))
+        return widget_class(extra("anywidget", "a view as a widget"))(payload=dict(self.payload))
 
     def _repr_html_(self) -> str:
         """Return a frame of its own, whose script reaches nothing of the notebook."""
@@ -85,9 +85,8 @@ class View:
 
 
 @cache
-def widget_class() -> Any:
+def widget_class(anywidget: Any) -> Any:
     """Return the class of widgets, made when it is first needed."""
-    anywidget = extra("anywidget", "a view as a widget")
     import traitlets  # comes with it
 
     class ViewWidget(anywidget.AnyWidget):
