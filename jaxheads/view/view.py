@@ -3,6 +3,7 @@
 import html
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -55,7 +56,10 @@ class View:
         """
         if Path(path).suffix.lower() in (".html", ".htm"):
             return write_atomically(path, self.html.encode())
-        return self.draw().save(path)
+        with warnings.catch_warnings():
+            # A token of a script that matplotlib's font lacks is an empty box in a still picture.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            return self.draw().save(path)
 
     def widget(self) -> Any:
         """Return the view as a widget of anywidget: `widget.chosen` is the head that was opened last.

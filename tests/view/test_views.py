@@ -124,6 +124,32 @@ def test_a_run_shows_what_it_read_without_padding():
         jh.run(jh.init(config), batch, capture="z").view()
 
 
+def test_patches_lie_on_the_image_and_frames_on_the_spectrogram():
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    sizes |= {"image_size": [8, 12], "patch_size": 4, "num_channels": 3, "layer_norm_eps": 0.02}
+    vit = jh.init({"model_type": "vit", "architectures": ["ViTModel"], **sizes})
+    pixels = np.random.default_rng(0).normal(size=(2, 8, 12, 3)).astype(np.float32)
+    payload = jh.run(vit, jh.Batch(pixels=pixels), capture="pattern").view(example=1).payload
+    assert payload["queries"][:3] == ["CLS", "row 0 column 0", "row 0 column 1"]
+    assert payload["pictures"]["queries"]["grid"] == [2, 3]
+    assert payload["pictures"]["queries"]["before"] == 1
+    config = {
+        "model_type": "whisper",
+        "architectures": ["WhisperModel"],
+        "vocab_size": 9,
+        "num_mel_bins": 5,
+        "d_model": 8,
+    }
+    config |= {f"{side}_{field}": 2 for side in ("encoder", "decoder") for field in ("layers", "attention_heads")}
+    config |= {"encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "max_source_positions": 8, "max_target_positions": 4}
+    config |= {"pad_token_id": 1, "bos_token_id": 1, "eos_token_id": 1, "decoder_start_token_id": 2}
+    features = np.random.default_rng(0).normal(size=(1, 5, 16)).astype(np.float32)
+    batch = jh.Batch(features=features, targets=[[2, 5, 1]], target_mask=[[1, 1, 0]])
+    payload = jh.run(jh.init(config), batch, capture="cross.pattern").view("cross").payload
+    assert (payload["queries"], payload["keys"][:2], payload["self"]) == (["2", "5"], ["0.00 s", "0.02 s"], False)
+    assert payload["pictures"]["keys"]["grid"] == [1, 8]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -143,7 +169,7 @@ def test_patterns_that_do_not_fit_are_refused(arguments, message: str):
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
 def test_still_pictures_of_every_kind(tmp_path: Path, ending: str):
-    odd = ["$x$", "a\n", "", " end"]  # no formula, and no line end in a label
+    odd = ["$x$", "a\n", "", " 雨"]  # no formula, no line end in a label, no warning of a glyph
     nodes = [{"name": "a$", "row": 0}, {"name": "b", "row": 2}]
     views = [
         view.attention(np.eye(4), odd),
