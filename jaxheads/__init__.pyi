@@ -26,6 +26,7 @@ from .measure.direct.direct_effects import DirectParts, direct_effects, direct_p
 from .measure.direct.lens import logit_lens
 from .measure.direct.logit_copying import logit_copying, name_copying
 from .measure.direct.text_span import TextSpan, text_span
+from .measure.direct.transport import JacobianLens, jacobian_lens
 from .measure.in_context_learning import ContextScore, icl_score
 from .measure.patterns import METRICS, ByRows, Metric, head_detector, marked_share, register, retrieval, token_class
 from .measure.patterns.alignment import alignment_error_rate
@@ -200,8 +201,10 @@ __all__ = [
     "token_pairs",
     # what they add to the logits
     "DirectParts",
+    "JacobianLens",
     "direct_effects",
     "direct_parts",
+    "jacobian_lens",
     "logit_copying",
     "logit_lens",
     "name_copying",

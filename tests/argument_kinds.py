@@ -15,7 +15,7 @@ KINDS = _by_argument(
         "count": "examples donors draws chains steps points samples lasting top prime shortest longest length mapped "
         "states dimensions vocabulary layers heads kv_heads limit early late names words nouns prepositions verbs "
         "functions types brackets determiners adjectives copulas persons places greedy iterations count "
-        "max_length rank buckets each per_row facts",
+        "max_length rank buckets each per_row facts components",
         "size": "burn resamples random most shots norm_of cross_heads offset",
         "whole": "first step sampling_rate positions tokens",
         "index": "layer head run",
@@ -333,7 +333,10 @@ KINDS_OF = {
     "variability.positions": "count",
     "qk_circuit.offset": "whole",
     "composition.offset": "whole",
+    "jacobian_lens.skip": "size",
+    "JacobianLens.read.vector": "array",
     "component_composition.offset": "whole",
+    "Projections.view.layout": "name",
     "token_maps.pairs": "array",
     "shuffled_pairs.pairs": "array",
     "token_maps.candidates": "array",

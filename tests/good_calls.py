@@ -60,6 +60,7 @@ RESULTS = set(
     HeadPairs
     HeadTable
     IOIPrompts
+    JacobianLens
     Interval
     Moments
     NeedlePrompts
@@ -110,6 +111,10 @@ INTERNAL = {
     ),
 }
 """Protocols, what only metrics and networks call, and the constructors that have tests of their own."""
+
+
+def lens() -> jh.JacobianLens:
+    return jh.jacobian_lens(model(), batch(), skip=0)
 
 
 def few() -> tasks.FewExamples:
@@ -274,6 +279,13 @@ CALLS: dict[str, dict[str, Any]] = {
     "direct_parts": ASKED | {"objective": lambda: jh.logit_difference(1, 2)},
     "logit_copying": {"model": model, "batch": batch},
     "logit_lens": {"model": model, "batch": batch},
+    "jacobian_lens": {"model": model, "batch": batch, "skip": 0},
+    "JacobianLens.read": {
+        "self": lambda: jh.jacobian_lens(model(), batch(), skip=0),
+        "layer": 0,
+        "vector": np.ones(16),
+    },
+    "JacobianLens.head": {"self": lambda: jh.jacobian_lens(model(), batch(), skip=0), "layer": 0, "head": 1},
     "name_copying": {"model": model, "batch": batch, "names": [1, 2, 3, 4]},
     "qk_attribution": {"model": model, "batch": batch, "layer": 1, "head": 0, "query": 3, "key": 1},
     "QKAttribution.top": {"self": attributed},

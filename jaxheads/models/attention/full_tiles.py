@@ -22,7 +22,7 @@ from ...programs import platform
 from ..affine import LANES, affine
 from ..inputs.attention_inputs import AttentionInputs
 from ..inputs.query_rows import block_rows
-from ..spreading import is_spread_over_devices
+from ..spreading import stripes
 from .row_edits import unchanged
 from .tiled import attend_by_tile, can_tile
 
@@ -41,9 +41,9 @@ def pays(attention: Any) -> bool:
 
 def fits(attention: Any, context: AttentionInputs, x_BTD: Array) -> bool:
     """Return whether a layer that nothing edits runs in this order."""
-    if not pays(attention) or context.memory is not None or x_BTD.dtype == jnp.float16 or is_spread_over_devices():
-        return False
     B, T, _ = x_BTD.shape
+    if not pays(attention) or context.memory is not None or x_BTD.dtype == jnp.float16 or stripes(T) > 1:
+        return False
     return block_rows(B, attention.W_Q.shape[-2], T, T) >= T and can_tile(attention.scoring(context, unchanged))
 
 

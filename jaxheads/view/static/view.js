@@ -1463,16 +1463,16 @@ function snippet(tokens, { query, keys }, theme) {
 
 function contexts({ panel, index, theme }) {
   if (!panel.contexts.length) return "";
-  const own = panel.contexts[index].filter(({ keys }) => keys.length);
+  const own = panel.contexts[index].filter(({ keys }) => keys.length), some = own.some(({ raised }) => raised && raised.length), known = own.some(({ raised }) => raised);
   const items = own.map((context) => {
     const tokens = panel.texts[context.text], special = context.keys.map(([key, weight]) => `“${shown(tokens[key])}” ${number(weight)}`);
     const pieces = (context.raised || []).flatMap(([token, logit], at) => [at ? ", " : "", h("span", { class: tokens[context.keys[0][0]].trim() === token.trim() ? "jh-copied" : "" }, `“${shown(token)}”`), ` +${number(logit)}`]);
-    const raised = context.raised ? h("p", { class: "jh-muted" }, "raises there: ", pieces.length ? pieces : "no piece in particular") : "";
+    const raised = some ? h("p", { class: "jh-muted" }, "raises there: ", pieces.length ? pieces : "no piece in particular") : "";
     return h("li", {}, snippet(tokens, context, theme), h("p", { class: "jh-muted" }, `from “${shown(tokens[context.query])}” it looks at ${special.join(", ")}`), raised);
   });
   return section("Where it looks hardest",
     h("p", { class: "jh-muted" }, "Places of the texts with its largest weights; the framed piece looks at the coloured ones. The first position and other special tokens are left out of the choice. ",
-      own.some((context) => context.raised) ? "“Raises” are the next pieces that its output there makes more likely, in logits above their mean, if nothing after it changed them; underlined where it is the piece it looks at: copying." : ""),
+      !known ? "" : !some ? "In none of these places does its output by itself raise any piece in particular." : "“Raises” are the next pieces that its output there makes more likely, in logits above their mean, if nothing after it changed them; underlined where it is the piece it looks at: copying."),
     h("ol", { class: "jh-contexts" }, items));
 }
 
@@ -1490,7 +1490,7 @@ function alike({ panel, data, index, open }) {
     const other = data.index(layer, head);
     return h("li", {}, h("button", { type: "button", class: "jh-link", click: () => open(other) }, data.name(other)), h("span", { class: "jh-muted" }, ` ${number(value)} ${interval(low, high)}, n ${n}${data.jobs(other) ? `; ${data.jobs(other)}` : ""}`));
   });
-  return section("Heads that write alike", h("p", { class: "jh-muted" }, "Similarity of what two heads write over the same texts, from 0 to 1 (linear CKA)."), h("ol", {}, items));
+  return section("Heads that write alike", h("p", { class: "jh-muted" }, "Similarity of what two heads write over the same texts (linear CKA, 1 is the same), those that are surest first."), h("ol", {}, items));
 }
 
 function past({ panel, data, index, theme, tip }) {
@@ -1509,7 +1509,7 @@ function numbers({ data, index }) {
 
 function headCard(asked) {
   const { panel, data, index, open, back } = asked, step = (by) => (index + by + data.count) % data.count;
-  const badges = data.earned(index).map((role) => h("span", { class: "jh-badge" }, h("span", { class: "jh-swatch", "aria-hidden": "true", style: { background: role.color, color: textOn([1, 3, 5].map((at) => parseInt(role.color.slice(at, at + 2), 16))) } }, role.letter), role.label));
+  const badges = data.earned(index).map((role) => h("span", { class: "jh-badge" }, h("span", { class: "jh-swatch", "aria-hidden": "true", style: { background: role.color[asked.theme], color: textOn([1, 3, 5].map((at) => parseInt(role.color[asked.theme].slice(at, at + 2), 16))) } }, role.letter), role.label));
   return [
     h("div", { class: "jh-card-top" },
       h("h2", { tabindex: "-1", id: `head-${panel.stack}-${index}` }, capital(data.name(index))), h("span", { class: "jh-badges" }, badges),
@@ -1530,16 +1530,20 @@ const $page_data = (() => {
 const { unpack } = $arrays;
 const { estimate, headName, number } = $dom;
 
-// Marks of jobs: a letter and a colour of the palette, so that neither alone must be told apart.
-// Resting on the first position is what most heads do: grey leaves the eye to the others.
-const RESTING = new Set(["first_token", "sink"]), GREY = "#A3ABB5";
-const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6A00", "#8B4FA8", "#00786C"];
+// Marks of jobs: a letter and a colour, so that neither alone must be told apart. Colours differ in lightness as well, for
+// colour-blind readers; resting on the first position is what most heads do: a faint grey leaves the eye to the others.
+const RESTING = { light: "#D9DEE4", dark: "#3C444E" };
+const OWN = { previous_token: "#0072B2", next_token: "#56B4E9", self_token: "#B5480A", duplicate_token: "#5E3C99", induction: "#F0A800", positional: "#009E73" };
+const OTHERS = ["#CC79A7", "#7A6A00", "#1B4F72", "#66C2A5", "#8C510A", "#B3A2D6", "#444444", "#E08214", "#01665E"];
 
-function letters(names) {
-  const taken = new Set();
-  return names.map((name) => {
-    const words = name.split(" "), options = [words[0][0], ...(words[1] ? [words[1][0]] : []), ...name.replaceAll(" ", "")];
-    const letter = options.map((own) => own.toUpperCase()).find((own) => !taken.has(own)) || "?";
+const LETTERS = { previous_token: "P", next_token: "N", self_token: "S", duplicate_token: "D", induction: "I", positional: "O", first_token: "•", sink: "•", retrieval: "R", name_mover: "M", copy_suppression: "C", successor: "U", entity: "E", mixed: "X" };
+
+// A letter for each job; those without one of their own get one that no other has.
+function letters(roles) {
+  const taken = new Set(Object.values(LETTERS));
+  return roles.map(({ name, label }) => {
+    if (LETTERS[name]) return LETTERS[name];
+    const letter = [...label.toUpperCase().replaceAll(" ", ""), ..."ABCDEFGHIJKLMNOPQRSTUVWXYZ"].find((own) => !taken.has(own)) || "?";
     taken.add(letter);
     return letter;
   });
@@ -1550,9 +1554,13 @@ function dataOf(panel) {
   const columns = panel.columns.map((column) => ({
     ...column, ...Object.fromEntries(["values", "low", "high", "n"].filter((part) => column[part]).map((part) => [part, unpack(column[part]).values])),
   }));
-  const marks = letters(panel.roles.tried.map((role) => role.label));
+  const marks = letters(panel.roles.tried);
   let used = 0;
-  const roles = panel.roles.tried.map((role, index) => ({ ...role, letter: marks[index], color: RESTING.has(role.name) ? GREY : COLORS[used++ % COLORS.length] }));
+  const roles = panel.roles.tried.map((role, index) => {
+    const own = OWN[role.name] || OTHERS[used % OTHERS.length], resting = ["first_token", "sink"].includes(role.name);
+    if (!resting && !OWN[role.name]) used++;
+    return { ...role, letter: marks[index], color: resting ? RESTING : { light: own, dark: own } };
+  });
   const byRole = new Map(roles.map((role) => [role.name, role])), byColumn = new Map(columns.map((column) => [column.name, column]));
   const tested = Object.fromEntries(Object.entries(panel.roles.tested).map(([name, own]) => [name, unpack(own).values]));
   const cache = new Map();
@@ -1612,7 +1620,7 @@ const { extent } = $arrays;
 const { colorBar, css, ramp, textOn } = $colors;
 const { choice, h, number, roving, select, svg } = $dom;
 
-const LISTED = 12;
+const LISTED = 6;
 const SIDE = 460, HIGH = 400, LEFT = 52, BELOW = 42, AROUND = 12; // of the scatter, in its own units
 const SHAPES = ["circle", "square", "triangle", "diamond", "cross", "down"];
 
@@ -1645,7 +1653,7 @@ function overview({ panel, data, theme, tip, open, before }) {
   const labels = columns.map((column) => column.label);
   const controls = h("div", { class: "jh-row" },
     choice("Picture", ["Map", "Scatter"], (view) => set({ view }), state.view), h("span", { class: "jh-row jh-axes" }));
-  const element = h("div", {}, h("h3", {}, "1. Choose a job"), chips, about, h("h3", {}, "2. Choose a head"), controls, body, list);
+  const element = h("div", {}, h("h3", {}, "1. Choose a job"), chips, about, h("h3", {}, "2. Choose a head"), list, controls, body);
 
   function set(change) {
     Object.assign(state, change);
@@ -1669,7 +1677,7 @@ function overview({ panel, data, theme, tip, open, before }) {
   }
 
   function swatch(role) {
-    return h("span", { class: "jh-swatch", "aria-hidden": "true", style: { background: role.color, color: textOn(rgb(role.color)) } }, role.letter);
+    return h("span", { class: "jh-swatch", "aria-hidden": "true", style: { background: role.color[theme], color: textOn(rgb(role.color[theme])) } }, role.letter);
   }
 
   function drawControls() {
@@ -1691,7 +1699,7 @@ function overview({ panel, data, theme, tip, open, before }) {
     const [low, high] = own ? extent(all) : [0, 1], colorOf = ramp(theme, Math.min(low, 0), high);
     const cells = Array.from({ length: data.count }, (_, index) => {
       const role = data.own(index), value = own ? own.values[index] : NaN;
-      const fill = own ? (Number.isNaN(value) ? null : colorOf(value)) : role ? rgb(role.color) : null;
+      const fill = own ? (Number.isNaN(value) ? null : colorOf(value)) : role ? rgb(role.color[theme]) : null;
       const cell = own && data.at(own, index), unsure = cell && cell.low <= 0 && cell.high >= 0;
       const classes = ["jh-cell", !fill && "jh-plain", !has(index) && "jh-faint", unsure && "jh-hatched"].filter(Boolean).join(" ");
       return h("span", {
@@ -1738,7 +1746,7 @@ function overview({ panel, data, theme, tip, open, before }) {
       const shared = {
         class: `jh-point${has(index) ? "" : " jh-faint"}`, role: "button", "data-index": index, ...data.attributes(index), "aria-pressed": String(index === state.open),
         "aria-label": `${data.name(index)}: ${data.said(across, index)}; ${data.said(up, index)}${data.jobs(index) ? `; job: ${data.jobs(index)}` : ""}`,
-        style: { "--fill": role ? role.color : "var(--muted)" },
+        style: { "--fill": role ? role.color[theme] : "var(--muted)" },
       };
       const shape = at >= 0 ? SHAPES[at % SHAPES.length] : "circle";
       return shape === "circle" ? svg("circle", { ...shared, cx, cy, r }) : svg("path", { ...shared, d: outline(shape, cx, cy, r * 0.95) });
@@ -1753,7 +1761,7 @@ function overview({ panel, data, theme, tip, open, before }) {
   }
 
   function mark(role) {
-    const at = roles.indexOf(role), shape = at >= 0 ? SHAPES[at % SHAPES.length] : "circle", style = { "--fill": role ? role.color : "var(--muted)" };
+    const at = roles.indexOf(role), shape = at >= 0 ? SHAPES[at % SHAPES.length] : "circle", style = { "--fill": role ? role.color[theme] : "var(--muted)" };
     return svg("svg", { width: 14, height: 14, viewBox: "0 0 14 14", "aria-hidden": "true" },
       shape === "circle" ? svg("circle", { class: "jh-point", cx: 7, cy: 7, r: 5, style }) : svg("path", { class: "jh-point", d: outline(shape, 7, 7, 4.6), style }));
   }
@@ -1815,7 +1823,7 @@ function guide(panels) {
       `A transformer reads a text piece by piece. In each of its layers stand several attention heads: small parts that, at every piece, look at other pieces and carry over what they find there. ${first.title} has ${layers} layers of ${heads} heads. This page shows what each of them does, how sure that is, and what the model loses without it.`),
     h("ol", {},
       h("li", {}, "Choose a job, such as induction: the map marks the heads that have it."),
-      h("li", {}, "Choose a head, in the map or in the list below it: its card says why it is called so."),
+      h("li", {}, "Choose a head, in the list or in the map: its card says why it is called so."),
       h("li", {}, "Read “What removing it changes”, then see for yourself under “Where it looks”.")));
 }
 
