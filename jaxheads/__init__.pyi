@@ -9,7 +9,7 @@ from .class_objectives import (
     class_loss,
     class_probability,
 )
-from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
+from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, window, zero_heads
 from .evidence.nulls import shuffled_links, shuffled_marks, shuffled_pairs
 from .evidence.roles import Evidence, name_heads
 from .evidence.selection import held_out, with_intervals
@@ -20,11 +20,13 @@ from .generate.choosing import Sampling
 from .generate.writing import Writing, generate
 from .generate.written import written
 from .log_probabilities import answer_log_probability, kl_divergence
+from .masked_losses import masked_loss
 from .measure import patterns, weights
 from .measure.direct.direct_effects import DirectParts, direct_effects, direct_parts
 from .measure.direct.lens import logit_lens
 from .measure.direct.logit_copying import logit_copying, name_copying
 from .measure.direct.text_span import TextSpan, text_span
+from .measure.direct.transport import JacobianLens, jacobian_lens
 from .measure.in_context_learning import ContextScore, icl_score
 from .measure.patterns import METRICS, ByRows, Metric, head_detector, marked_share, register, retrieval, token_class
 from .measure.patterns.alignment import alignment_error_rate
@@ -122,6 +124,7 @@ __all__ = [
     "patch_heads",
     "replace_heads",
     "steer",
+    "window",
     "zero_heads",
     # what heads do
     "METRICS",
@@ -198,8 +201,10 @@ __all__ = [
     "token_pairs",
     # what they add to the logits
     "DirectParts",
+    "JacobianLens",
     "direct_effects",
     "direct_parts",
+    "jacobian_lens",
     "logit_copying",
     "logit_lens",
     "name_copying",
@@ -232,6 +237,7 @@ __all__ = [
     "logit",
     "logit_difference",
     "loss",
+    "masked_loss",
     "minimal_pair",
     "objectives",
     "plots",

@@ -44,6 +44,7 @@ SENTENCE_CALLS: dict[str, dict[str, Any]] = {
     "Steering.edit": {"self": steering},
     "probe": {"model": word_model, "sentences": labelled_sentences, "labels": "class"},
     "head_proof": PLANTED | {"head": (0, 0), "relation": "nsubj", "objective": lambda: jh.logit(1)},
+    "masked_loss": {"where": [[True]]},
     "minimal_pair": {"bad": ["a b"]},
     "few_shot": {"pairs": [("hot", "cold"), ("big", "small"), ("in", "out")], "prompts": 2, "shots": 1},
     "brackets": {"path": lambda: written("t.txt", "(S (N a))")},

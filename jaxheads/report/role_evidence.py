@@ -74,6 +74,9 @@ ROLE_OF = {
 }
 """The role that a metric on natural inputs earns."""
 
+METRIC_OF = {role: metric for metric, role in ROLE_OF.items()}
+"""The metric of a role on natural inputs."""
+
 YIELDING = ("sink",)
 """Roles of heads that have nothing else to do."""
 

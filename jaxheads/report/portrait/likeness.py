@@ -17,7 +17,7 @@ NEIGHBOURS = 5
 
 
 def neighbours(model: Model, batches: list[Batch], **options: Unpack[Options]) -> list[list[dict[str, Any]]]:
-    """Return the heads most similar to each, in the order of the lower ends of the intervals, with the number of inputs.
+    """Return the heads most similar to each, by the lower ends of the intervals, and the number of inputs.
 
     Raises:
         ValueError: for inputs that are too short or too long to compare heads on.

@@ -12,11 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...tables import HeadTable
-from ..role_evidence import ROLE_OF
+from ..role_evidence import METRIC_OF
 from .words_of_numbers import SKILLS, about_role, label_of, meaning_of
-
-METRIC_OF = {role: metric for metric, role in ROLE_OF.items()}
-"""The column that holds the score of a role of another name."""
 
 POSITIVE_IS_WORSE = {"loss": True}
 """Whether a positive effect of removing a head means that the model got worse, by objective; others: negative does."""
@@ -118,7 +115,11 @@ def roles_of(table: HeadTable) -> dict[str, Any]:
     return {
         "tried": tried,
         "earned": earned,
-        "own": [str(role) for role in table.grid("role").reshape(-1)],
+        # a mixed head is shown by its strongest role, with the others beside it
+        "own": [
+            own[0] if role == "mixed" and own else str(role)
+            for role, own in zip(table.grid("role").reshape(-1), earned, strict=True)
+        ],
         "tested": tested,
         "level": about["level"],
         "least": about["least"],

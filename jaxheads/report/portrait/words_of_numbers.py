@@ -21,9 +21,9 @@ ABOUT_ROLES: Mapping[str, str] = {
     "name_mover": "It copies a name from earlier in the text to the place where the model has to say it.",
     "copy_suppression": "It lowers the chance of words that other parts of the model want to repeat.",
     "successor": "It raises the next item of a series: after Monday, Tuesday; after three, four.",
-    "entity": "It connects mentions of the same person or thing.",
+    "entity": "It looks at the words that name persons, places and things.",
     "syntactic": "It looks from a word at the word that it depends on in the grammar of the sentence.",
-    "mixed": "It does several jobs, none of which explains most of its attention.",
+    "mixed": "It does several jobs about equally well; each is listed with its own score.",
 }
 """What a head of each role does and why that matters; roles that are not listed have their name alone."""
 
@@ -38,6 +38,10 @@ _MEANINGS: Mapping[str, str] = {
     "positional_share": "Share of its attention at its favourite distance.",
     "duplicate_token": "On random pieces said twice: share of attention from the second copy to the first.",
     "induction": "On random pieces said twice: share of attention from the second copy to what followed the first.",
+    "retrieval": "Share of questions about a fact in which it looks most at the answer when the answer is due.",
+    "name_mover": "Attention to a name that the model has to say, counted where the head's weights raise that name.",
+    "copy_suppression": "Share of words whose own chance its weights lower most when it looks at them.",
+    "successor": "Share of words whose successor its weights raise most: Monday, Tuesday.",
 }
 
 SKILLS: Mapping[str, str] = {
