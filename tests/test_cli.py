@@ -64,7 +64,7 @@ def test_what_is_not_of_a_flags_kind_is_refused_by_name_before_a_model_is_fetche
 
     monkeypatch.setattr("jaxheads.models.load.load", load)
     for value in FLAGS[flag]:
-        words = {"model": [value], "distributed": ["--distributed"]}.get(flag, [f"--{flag}", value])
+        words = {"model": [value], "distributed": ["--distributed"], "page": ["--page=perhaps"]}.get(flag, [f"--{flag}", value])
         try:
             status = cli.main(["atlas", *words])
         except SystemExit as error:  # what tyro refuses
