@@ -2,11 +2,11 @@
 
     python -m experiments.speed [--quick] [--sides NAME …] [--works NAME …] [--repeats N] [--no-curves] [--out DIR]
 
-Ablation of all heads, patching of z and of the residual stream, importance, measures and a forward pass, on the same
-random weights of GPT-2 small and the same inputs. The sides take turns, each in a process of its own on all cores of
-the CPU, and after every call their tables are compared, example by example: a side with other numbers ends the run. The
-peers are used as their documentation shows and in every way known to be faster; the fastest way counts. They come with
-`pip install 'jaxheads[peers]'`; a side that is not installed is left out.
+Ablation of all heads, patching of z and of the residual stream, importance, measures, a forward pass and greedy
+writing, on the same random weights of GPT-2 small and the same inputs. The sides take turns, each in a process of its
+own on all cores of the CPU, and after every call their tables are compared, example by example: a side with other
+numbers ends the run. The peers are used as their documentation shows and in every way known to be faster; the fastest
+way counts. They come with `pip install 'jaxheads[peers]'`; a side that is not installed is left out.
 
 Also measured: compilation, peak memory, the share of this machine's matmul peak in the same run, the factors of the
 lead over PyTorch (FLOPs not spent, this CPU's matrix products), and jaxheads' time by heads, layers, examples, length
@@ -92,7 +92,7 @@ class Options(lab.Options):
         sides: the sides that take part: jaxheads, pytorch, transformer_lens, nnsight; in sweeps also
             jaxheads_differences, with arithmetic="differences", and transformer_lens_bfloat16.
         works: the works: ablate, patch_z, patch_z_shared_prefix, patch_resid_pre, importance, forward, measure,
-            forward_long, measure_long.
+            forward_long, measure_long, write_1, write_8, write_32.
         repeats: counted repeats of each work by each side, after a first call; 3 when left out, 1 with --quick.
         prompts: number of ablated prompts; 16 when left out. Times are about proportional.
         pairs: number of patched pairs; 8 when left out. Times are about proportional.

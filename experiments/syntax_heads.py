@@ -28,50 +28,27 @@ from typing import Any
 import pandas as pd
 
 import jaxheads as jh
-from jaxheads.data import Sentences, conllu
+from jaxheads.data import Sentences
 
 from . import lab
-from .support import own_sentences
 from .support.relation_choice import Asked, beside_nulls, chosen
 from .support.syntax_heads_page import page
+from .support.treebanks import TreebankOptions
 
 PROVED, PROOF_SENTENCES, CONTROLS = 3, 96, 3
 """Relations put to the proof, sentences that each is proved on at most, and control heads."""
 
 
 @dataclass(frozen=True)
-class Options(lab.Options):
+class Options(TreebankOptions):
     """Options.
 
     Attributes:
-        treebank: a file in CoNLL-U.
-        model: zoo name, hub id or directory.
-        sentences: sentences at most, of all documents: the first ones of a random order.
         fewest: relations with fewer words in half of the documents are left out.
-        seed: of the sentences, the halves, the nulls and the control edges.
     """
 
     out: Path = Path("results/syntax-heads")
-    treebank: Path | None = None
-    model: str = "minilm-l6"
-    sentences: int = 2001
     fewest: int = 50
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raise ValueError without a treebank, unless the run is quick."""
-        super().check()
-        if self.treebank is None and not self.quick:
-            raise ValueError("--treebank: expected a file in CoNLL-U (--quick runs without one)")
-
-
-def read(options: Options) -> Sentences:
-    """Return the sentences that are asked for."""
-    every = own_sentences.trees() if options.treebank is None else conllu(options.treebank)
-    if len(every) <= options.sentences:
-        return every
-    order = pd.Series(range(len(every))).sample(options.sentences, random_state=options.seed)
-    return every.take(sorted(order.tolist()))
 
 
 def proofs(model: jh.Model, sentences: Sentences, heads: pd.DataFrame, options: Options) -> pd.DataFrame:
@@ -102,7 +79,7 @@ def predicts_words(model: jh.Model) -> bool:
 
 def run(options: Options) -> lab.Results:
     """Choose heads, report them beside their nulls, and put them to the proof."""
-    sentences = read(options)
+    sentences = options.read(options.treebank)
     model = jh.load(options.model)
     asked = Asked("deprel", options.fewest if options.treebank else 5, options.seed, options.unfinished)
     heads = chosen(model, sentences, asked)

@@ -9,7 +9,7 @@ from .class_objectives import (
     class_loss,
     class_probability,
 )
-from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, zero_heads
+from .edits import freeze, gate, mix, patch_heads, replace_heads, steer, window, zero_heads
 from .evidence.nulls import shuffled_links, shuffled_marks, shuffled_pairs
 from .evidence.roles import Evidence, name_heads
 from .evidence.selection import held_out, with_intervals
@@ -125,6 +125,7 @@ __all__ = [
     "patch_heads",
     "replace_heads",
     "steer",
+    "window",
     "zero_heads",
     # what heads do
     "METRICS",

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
-from .arguments import checked
+from .arguments import at_least, checked
 from .checks import all_finite
 from .models.inputs.batch import Batch
 from .models.model import Model
@@ -157,6 +157,29 @@ def gate(model: Model, gates_LN: ArrayLike, *, stack: str | None = None) -> Site
         raise ValueError(f"gates must be [layers, heads] = {(gated.layers, gated.heads)}, got {gates_LN.shape}")
     weight = (1 - gates_LN)[:, None, None, :, None]
     return SiteEdit(jnp.arange(gated.layers), weight, jnp.zeros((gated.layers, 1, 1, 1, 1)), "z", gated.name)
+
+
+@checked(recent=at_least(1), sink=at_least(0))
+def window(model: Model, heads: HeadList, *, recent: int, sink: int = 4, stack: str | None = None) -> SiteEdit:
+    """Restrict (layer, head) pairs to the first and the recent positions, as a streaming head's cache does.
+
+    A query sees the keys of the `sink` first real positions, and of the `recent` last ones, its own among them; where
+    attention looks both ways, those of the next `recent` − 1 ones, too. Positions stay the text's (Xiao et al. 2023,
+    2309.17453, number those that are kept anew). A window as long as the text changes nothing.
+
+    Raises:
+        ValueError: for an empty list, a head that is not there, no recent position, or cross-attention, whose keys are
+            at no distance from its queries.
+    """
+    windowed = model.stack(stack)
+    if windowed.is_cross:
+        raise ValueError(f"the {windowed.name} of {model.name} reads another sequence: it has no recent keys")
+    pairs = head_pairs("heads", windowed, heads)
+    layers, row = np.unique(pairs[:, 0], return_inverse=True)
+    recent_of = np.zeros((len(layers), 1, windowed.heads, 1, 1), np.int32)
+    recent_of[row, 0, pairs[:, 1]] = recent
+    sinks = jnp.full((len(layers), 1, 1, 1, 1), sink, jnp.int32)
+    return SiteEdit(jnp.asarray(layers), jnp.asarray(recent_of), sinks, "scores", windowed.name, "window")
 
 
 def _edit(

@@ -6,15 +6,15 @@ from typing import Any
 EXTRAS = {
     "anywidget": "anywidget",
     "conllu": "conllu",
-    "jiwer": "text",
+    "jiwer": "jiwer",
     "networkx": "networkx",
     "onnx": "onnx",
-    "rouge_score": "text",
-    "sacrebleu": "text",
+    "rouge_score": "rouge-score",
+    "sacrebleu": "sacrebleu",
     "sklearn": "scikit-learn",
     "wordfreq": "wordfreq",
 }
-"""Packages by the name they are imported by, and the extra that installs each."""
+"""Packages by the name they are imported by, and the extra that installs each, which has the package's own name."""
 
 
 class MissingExtraError(ImportError):
@@ -37,6 +37,5 @@ def extra(module: str, purpose: str) -> Any:
         if error.name is None or error.name.partition(".")[0] != package:
             raise  # the package is there, and lacks one of its own
         name = EXTRAS[package]
-        named = package if name == "text" else name
-        words = f"{purpose} needs the package {named}, which is not installed: pip install 'jaxheads[{name}]'"
+        words = f"{purpose} needs the package {name}, which is not installed: pip install 'jaxheads[{name}]'"
         raise MissingExtraError(f"{words} (or 'jaxheads[all]')", name=error.name) from error

@@ -68,7 +68,45 @@ KINDS = _by_argument(
 )
 """The kind of an argument by its name, where no other is given below."""
 
+VIEWS = {
+    "text": "title label note stack missing x_label y_label",
+    "any": "tokens keys heads notes chosen words units axes rows columns names kinds texts points panels lines levels "
+    "payloads bits nodes marks metrics low high against",
+    "level": "level",
+    "flag": "diagonal log deflated",
+    "array": "x edges array steps patterns",
+    "count": "first",
+    "positive": "power",
+}
+"""Kinds of the arguments of views, whose names mean something else in other functions."""
+
 KINDS_OF = {
+    **{
+        f"view.{view}.{argument}": kind
+        for view in "attention curves document evolution graph heatmap matrix packed scatter tokens".split()
+        for argument, kind in _by_argument(VIEWS).items()
+    },
+    "view.evolution.lines": "mapping",
+    "view.evolution.onsets": "mapping",
+    "view.graph.values": "array",
+    "view.matrix.values": "any",
+    "view.tokens.values": "any",
+    "view.heatmap.metrics": "mapping",
+    "view.scatter.metrics": "mapping",
+    "view.curves.lines": "mapping",
+    "Circuit.view.minimality": "table",
+    "Composition.view.kind": "name",
+    "Composition.view.layout": "name",
+    "HeadTable.view.against": "table",
+    "HeadTable.view.other": "any",
+    "Relevance.view.examples": "count",
+    "Relevance.view.stream": "name",
+    "Run.view.example": "index",
+    "Run.view.heads": "any",
+    "Run.view.notes": "mapping",
+    "Run.view.chosen": "any",
+    "Trace.view.names": "names",
+    "Trace.view.onsets": "mapping",
     "measure.over": "name",
     "MinimalPairs.take.indices": "wholes",
     "MinimalPairs.where.value": "text",
@@ -137,6 +175,7 @@ KINDS_OF = {
     "contrast_covariance.match": "text",
     "contrast_covariance.mismatch": "text",
     "Samples.tokens.least": "count",
+    "Samples.view.sample": "size",
     "generate.sample": "any",
     "generate.stop": "any",
     "generate.copies": "any",
@@ -148,6 +187,9 @@ KINDS_OF = {
     "written.stop": "any",
     "Sampling.temperature": "positive",
     "Beams.count": "count",
+    "window.heads": "heads",
+    "window.recent": "count",
+    "window.sink": "size",
     "Beams.length_penalty": "number",
     "Sampling.top_k": "count",
     "Sampling.top_p": "fraction",

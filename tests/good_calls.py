@@ -45,6 +45,7 @@ from .good_values import (
 
 RESULTS = set(
     """
+    Backdrop
     Circuit
     Composition
     ContextScore
@@ -81,8 +82,10 @@ RESULTS = set(
     Steering
     TextSpan
     TokenPairs
+    Tokens
     Trace
     Trained
+    View
     WordPattern
     Writing
     """.split()
@@ -132,7 +135,7 @@ def is_internal(name: str) -> bool:
 def public() -> Iterator[tuple[str, Any]]:
     """Yield every public function, class and method that takes arguments, by name."""
     parts = (jh.circuits, jh.data, jh.evidence, jh.patterns, jh.plots, jh.statistics, jh.tables, jh.train, jh.weights)
-    rooms = (jh, *parts, tasks)
+    rooms = (jh, *parts, tasks, jh.view)
     seen = set()
     for room in rooms:
         for name in room.__all__:
@@ -140,7 +143,8 @@ def public() -> Iterator[tuple[str, Any]]:
             if isinstance(value, ModuleType) or not callable(value) or id(value) in seen:
                 continue
             seen.add(id(value))
-            yield name, value
+            # Views have the names of still pictures.
+            yield (f"view.{name}" if room is jh.view and not inspect.isclass(value) else name), value
             if inspect.isclass(value):
                 yield from ((f"{name}.{method}", getattr(value, method)) for method in vars(value) if method[0] != "_")
 
@@ -223,6 +227,9 @@ CALLS: dict[str, dict[str, Any]] = {
     "retrieval": {"needle": "noun", "answer": "noun"},
     "samples": {"model": model, "batch": batch},
     **{f"Samples.{name}": {"self": sampled, "layer": 0, "head": 0} for name in ("of", "texts", "tokens", "components")},
+    "Samples.view": {"self": sampled, "layer": 0, "head": 0},
+    "Samples.save": {"self": sampled, "path": "no-such-samples"},
+    "Samples.load": {"path": "no-such-samples"},
     "Samples.words": {"self": sampled, "ids": np.arange(3)},
     "shuffled_marks": {"batch": batch, "seed": 0},
     "specialisation": {
@@ -292,6 +299,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "ablate": ASKED,
     "generate": {"model": model, "batch": batch, "steps": 2, "sample": None, "stop": (), "capture": "z"},
     "written": {"score": "exact", "references": ["a"], "steps": 2, "stop": (), "seed": 0, "name": "a text"},
+    "window": {"model": model, "heads": [(0, 1)], "recent": 3, "sink": 1},
     "Beams": {"count": 2, "length_penalty": 1.0},
     "Sampling": {"temperature": 1.0, "top_k": 2, "top_p": 0.9},
     "attribute": PAIR,
@@ -325,6 +333,26 @@ CALLS: dict[str, dict[str, Any]] = {
     "heatmap": {"grid": np.eye(2)},
     "intervals": {"frame": lambda: table().top()},
     "panels": {"count": 2, "size": (3.0, 2.0)},
+    # views
+    "Circuit.view": {"self": circuit},
+    "Composition.view": {"self": lambda: jh.Composition({"q": np.ones((2, 2, 2, 2))}, 0.1, (0.1, 0.1), "decoder", 0)},
+    "HeadTable.view": {"self": table},
+    "Relevance.view": {
+        "self": lambda: jh.Relevance("gradient", {"decoder": np.eye(2, dtype=np.float32)}, None, None, {}, {})
+    },
+    "Run.view": {"self": lambda: jh.run(model(), batch(), "pattern")},
+    "Trace.view": {"self": lambda: jh.train.Trace(STEPS, {"a": np.ones((8, 1, 2, 2))})},
+    "View.save": {"self": lambda: jh.view.heatmap({"a": np.eye(2)}), "path": "heads.html"},
+    "view.attention": {"patterns": np.eye(2), "tokens": ["a", "b"], "keys": ["a", "b"], "heads": [(0, 0)]},
+    "view.curves": {"x": STEPS, "lines": {"a": CURVE}},
+    "view.document": {"title": "a", "payloads": lambda: [jh.view.heatmap({"a": np.eye(2)}).payload]},
+    "view.evolution": {"steps": STEPS, "curves": {"a": CURVE}},
+    "view.graph": {"nodes": [{"name": "a", "row": 0}, {"name": "b", "row": 1}], "edges": [[0, 1]], "values": [1.0]},
+    "view.heatmap": {"metrics": {"a": np.eye(2)}},
+    "view.matrix": {"values": np.eye(2)},
+    "view.packed": {"array": np.eye(2)},
+    "view.scatter": {"metrics": {"a": np.eye(2), "b": np.eye(2)}},
+    "view.tokens": {"texts": [["a", "b"]], "values": [[0.5, 1.0]]},
     # circuits
     "Graph": {"layers": 2, "heads": 2, "kv_heads": 2},
     "Graph.of": {"stack": lambda: model().stack()},

@@ -51,6 +51,7 @@ FLAGS = {
     "examples": ["0", "-1", "1.5", "many"],
     "measured": ["0", "-2", "1.5", "many"],
     "seed": ["-1", "4294967296", "0.5", "none"],
+    "page": ["perhaps"],
     "distributed": ["without a coordinator"],
 }
 """What is not of a flag's kind."""

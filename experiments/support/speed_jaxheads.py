@@ -13,7 +13,7 @@ import jaxheads as jh
 
 from .speed_machine import fastest_product
 from .speed_worker import Way
-from .speed_works import COLUMNS_COMPARED, Inputs, Work
+from .speed_works import COLUMNS_COMPARED, WRITTEN, Inputs, Work
 
 
 class JaxHeads:
@@ -28,7 +28,7 @@ class JaxHeads:
     def ways(self, work: Work, inputs: Inputs) -> Mapping[str, Way]:
         """Return the one way to do the work."""
         calls = {"ablate": self._sweep, "patch": self._sweep, "importance": self._importance, "forward": self._forward}
-        calls["measure"] = self._measure
+        calls |= {"measure": self._measure, "write": self._write}
         return {"one call": partial(calls[work.kind], work, inputs)}
 
     def about(self, work: Work, inputs: Inputs) -> Mapping[str, Any]:
@@ -36,7 +36,7 @@ class JaxHeads:
 
         Measures have no plan: they return the bytes that are `held` while measuring.
         """
-        if work.kind == "importance":
+        if work.kind in ("importance", "write"):
             return {}
         if work.kind == "measure":
             return {"held": self._held(jh.Batch(inputs.tokens))}
@@ -88,6 +88,11 @@ class JaxHeads:
         assert table.per_example is not None
         compared = [table.per_example[table.metrics.index(name)] for name in ("entropy", "previous_token")]
         return np.concatenate(compared, axis=-1)
+
+    def _write(self, work: Work, inputs: Inputs) -> np.ndarray:
+        """Return the tokens that are written, `[E,L=1,W]`."""
+        del work
+        return jh.generate(self.model, jh.Batch(inputs.tokens), WRITTEN, stop=()).tokens[:, None]
 
     def _held(self, batch: jh.Batch) -> int:
         """Return the bytes beside weights, inputs and results while measuring, as the compiler plans them."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .speed_machine import fastest_product
 from .speed_worker import Way
-from .speed_works import COLUMNS_COMPARED, Inputs, Work
+from .speed_works import COLUMNS_COMPARED, WRITTEN, Inputs, Work
 
 LAST_ONLY = {"use_cache": False, "logits_to_keep": 1}
 """Arguments of `transformers`' forward pass: no cache of keys and values, logits of the last position only."""
@@ -48,6 +48,7 @@ class TorchSide:
         with torch.no_grad():
             self.model(self.tokens, **LAST_ONLY)  # threads started, memory touched
         plain = {"importance": self.importance, "forward": self.forward, "measure": self.measures}
+        plain["write"] = self.writing
         ways = plain.get(work.kind, partial(self.sweeps, work))()
         return {name: _numpy(way, gradient=work.kind == "importance") for name, way in ways.items()}
 
@@ -66,6 +67,18 @@ class TorchSide:
     def measures(self) -> Mapping[str, Callable[[], Tensor]]:
         """Return ways to compute entropy and previous-token score of all heads, `[E,L,2N]`."""
         raise NotImplementedError
+
+    def writing(self) -> Mapping[str, Callable[[], Tensor]]:
+        """Return the way to write greedily by `transformers`: tokens `[E,1,W]`."""
+        settings = {"max_new_tokens": WRITTEN, "min_new_tokens": WRITTEN, "do_sample": False, "pad_token_id": 0}
+
+        def write() -> Tensor:
+            # Without a mask, tokens with the id of padding would be taken for padding.
+            mask = torch.ones_like(self.tokens)
+            return self.model.generate(self.tokens, attention_mask=mask, **settings)[:, None, self.tokens.shape[1] :]
+
+        self.model.generation_config.eos_token_id = None
+        return {"generate": write}
 
     def about(self, work: Work, inputs: Inputs) -> Mapping[str, Any]:
         """Return numbers of the work that are known before it is done: none."""

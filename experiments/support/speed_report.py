@@ -10,7 +10,7 @@ import pandas as pd
 import jaxheads as jh
 
 from .. import lab
-from .speed_works import WORKS
+from .speed_works import WORKS, WRITTEN
 
 OURS, PLAIN = "jaxheads", "pytorch"
 GIGA, TERA = 1e9, 1e12
@@ -87,6 +87,18 @@ def _seconds(sides: Round, side: str) -> float:
     return next(iter(sides["calls"][side].values()))["seconds"]
 
 
+def writing_frame(times: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each batch of written texts and each side: tokens a second, and milliseconds a token."""
+    works = [work for work in times.index.unique("work") if WORKS[work].kind == "write"]
+    if not works:
+        return pd.DataFrame()
+    own: Any = times.loc[works, ["seconds", "times jaxheads"]]
+    count = np.array([int(work.removeprefix("write_")) for work, _ in own.index])
+    own.insert(0, "tokens a second", count * WRITTEN / own["seconds"])
+    own.insert(1, "milliseconds a step", 1000 * own["seconds"] / WRITTEN)
+    return own
+
+
 def curves_frame(points: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return a row for each point of a cost curve: median seconds, first call, and the FLOPs of the plan."""
     rows = [
@@ -106,6 +118,7 @@ def curves_frame(points: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 def results(rounds: Sequence[Round], points: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> lab.Results:
     """Return everything that is written."""
     frames = {"times": times_frame(rounds), "lead": lead_frame(rounds)}
+    frames["writing"] = writing_frame(frames["times"])
     figures = {"times": draw_times(frames["times"])}
     if points:
         frames["curves"] = curves_frame(points)
@@ -137,6 +150,15 @@ others within {about["tolerance"][OURS]:g} of the largest value (of 1 if that is
 Seconds: median of the counted repeats. Times jaxheads: ratio within a repeat, median. First call: in a new process,
 with compilation if the side compiles. Peak memory: of the whole process. Held, for measures only: memory beside weights
 and results (jaxheads: buffers of the compiled program; TransformerLens: its cache). Way: the fastest in calls.csv.
+"""
+    if "writing" in frames:
+        text += f"""
+## What writing costs
+
+Greedy text of {WRITTEN} tokens behind prompts of {sizes["length"]} tokens, the prompt's own pass included; PyTorch by
+`transformers`' `generate`, with its cache. All sides wrote the same tokens.
+
+{markdown(frames["writing"])}
 """
     if "lead" in frames:
         text += f"""

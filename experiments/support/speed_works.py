@@ -35,7 +35,7 @@ class Work:
 
     Attributes:
         title: for tables.
-        kind: "ablate", "patch", "importance", "forward" or "measure".
+        kind: "ablate", "patch", "importance", "forward", "measure" or "write".
         inputs: the name of its inputs.
         site: "z" or "resid_pre", for ablation and patching.
         by: the columns of its table, "head" or "position"; the rows are layers.
@@ -60,7 +60,19 @@ WORKS = {
     "measure": Work("all pattern measures (ours); entropy, previous token", "measure", "prompts", without=("nnsight",)),
     "forward_long": Work("forward pass, one long text", "forward", "long"),
     "measure_long": Work("the same measures, one long text", "measure", "long", without=("nnsight",)),
+    **{
+        f"write_{count}": Work(
+            f"writing, greedy, {count} prompts" if count > 1 else "writing, greedy, one prompt",
+            "write",
+            f"write_{count}",
+            without=("transformer_lens", "nnsight"),
+        )
+        for count in (1, 8, 32)
+    },
 }
+
+WRITTEN = 32
+"""Tokens that are written behind each prompt."""
 
 COLUMNS_COMPARED = 97
 """The step between the columns of a forward pass's logits that are compared."""
@@ -145,6 +157,7 @@ def save_inputs(sizes: Sizes, seed: int, directory: Path) -> dict[str, Path]:
         "pairs": draw(sizes.pairs, sizes.pair_length, 0),
         "prefixed": draw(sizes.pairs, sizes.pair_length, sizes.prefix),
         "long": draw(1, sizes.long),
+        **{name: draw(int(name.removeprefix("write_")), sizes.length) for name in WORKS if name.startswith("write")},
     }
     paths = {name: directory / f"{name}.npz" for name in drawn}
     for name, inputs in drawn.items():

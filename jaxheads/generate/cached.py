@@ -79,7 +79,7 @@ def _run_keeping(
 
             return keys_values
 
-        edit_of = {name: editor(edits, name, number) for name in names}
+        edit_of = {name: editor(edits, name, number, context=own) for name, own in stack.contexts(context).items()}
         layer, keys_of = stack.scanned_layer(number, scanned), {name: keeping(name) for name in names}
         return stack.run_layer(layer, x, context, edit_of, keys_of=keys_of)[0], kept
 
@@ -142,7 +142,7 @@ def run_next(
         keys_of: dict[str, KeysValues] = {stack.name: extended}
         if stack.cross is not None and cross is not None:
             keys_of[stack.cross.name] = lambda block, x, context: cross
-        edit_of = {member.name: editor(edits, member.name, number) for member in stack.members}
+        edit_of = {name: editor(edits, name, number, context=inputs) for name, inputs in stack.contexts(of_row).items()}
         x, seen = stack.run_layer(stack.scanned_layer(number, scanned), x, of_row, edit_of, keys_of=keys_of)
         read = {name: {site: seen[name][site] for site in wanted} for name, wanted in sites.items()}
         return (x, (new[0], new[1])), read

@@ -376,7 +376,7 @@ def check_edit(model: Model, batch: Batch, edit: SiteEdit) -> None:
     are not checked.
     """
     stack = model.stack(edit.stack)
-    one_of("the operation of an edit", edit.operation, ("mix", "add"))
+    one_of("the operation of an edit", edit.operation, ("mix", "add", "window"))
     if edit.site not in stack.sites:
         raise ValueError(f"an edit at {edit.site!r} hits nothing: the {stack.name} has {', '.join(stack.sites)}")
     for name in ("layers", "weight", "source"):

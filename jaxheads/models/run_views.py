@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..checks import one_of
 from ..view import Backdrop, Tokens, View, attention
 from .inputs.axes import Axis
 from .predictions import texts_of
@@ -31,6 +32,8 @@ def run_view(
     chosen: Head | None,
 ) -> View:
     """Show one example's patterns; raises ValueError for a run that holds none, or an example that is not there."""
+    if stack is not None and source.axes:
+        one_of("stack", stack, source.axes)
     site = _site(run, stack)
     patterns_LBNTS = run.seen[site]
     count = patterns_LBNTS.shape[1]

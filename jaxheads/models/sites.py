@@ -11,6 +11,7 @@ from jax import Array
 
 from .attention.row_edits import BY_QUERIES, RowEdit
 from .attention.row_reader import RowReader
+from .inputs.attention_inputs import AttentionInputs
 from .inputs.query_rows import Take, taken
 
 SITES: Mapping[str, str] = MappingProxyType(
@@ -31,6 +32,9 @@ SITES: Mapping[str, str] = MappingProxyType(
 """Axes of each site in one layer, in the order of the forward pass; letters as in `attention.attend`.
 
 A family may lack sites, see `Stack.sites`."""
+
+Positions = tuple[Array, Array]
+"""Positions of queries `[B,T]` and of keys `[B,S]`."""
 
 ATTENTION_SITES = tuple(site for site, axes in SITES.items() if "D" not in axes)
 """Sites within attention, whose values belong to single heads."""
@@ -53,7 +57,8 @@ class SiteEdit:
 
     In layer `layers[e]` the site's value x becomes `(1 - w) * x + w * s` ("mix") or `x + w * s` ("add") with
     `w = weight[e]` and `s = source[e]`. A mix is exact at both ends: at 1 it replaces even what is not finite. Layers
-    that are not listed stay as they are.
+    that are not listed stay as they are. A "window" at scores hides from each query the keys at a distance of `w` or
+    more, but those of the first `s` positions; 0 hides none.
 
     Attributes:
         layers: layer numbers, int `[E]`, each at most once.
@@ -61,7 +66,7 @@ class SiteEdit:
         source: values, with axes as in `weight`.
         site: the site's name.
         stack: the stack's name.
-        operation: "mix" or "add".
+        operation: "mix", "add" or "window".
     """
 
     layers: Array
@@ -69,15 +74,15 @@ class SiteEdit:
     source: Array
     site: str = field(metadata={"static": True})
     stack: str = field(metadata={"static": True})
-    operation: Literal["mix", "add"] = field(default="mix", metadata={"static": True})
+    operation: Literal["mix", "add", "window"] = field(default="mix", metadata={"static": True})
 
-    def _within(self, layer: Array) -> "LayerEdit":
+    def _within(self, layer: Array, positions: Positions | None = None) -> "LayerEdit":
         """Return the edit in `layer`; one that changes nothing if that is none of the edit's layers."""
         listed_E = self.layers == layer
         index = jnp.argmax(listed_E)
         # The layer is traced, so a layer that is not listed gets weight 0 instead of a branch.
         weight = jnp.where(listed_E.any(), self.weight[index], jnp.zeros_like(self.weight[index]))
-        return LayerEdit(weight, self.source[index], self.site, self.operation)
+        return LayerEdit(weight, self.source[index], self.site, self.operation, positions)
 
     def apply(self, x: Array, layer: Array) -> Array:
         """Return the site's whole value in `layer`, changed if that is one of the edit's layers."""
@@ -85,12 +90,16 @@ class SiteEdit:
 
 
 class LayerEdit(NamedTuple):
-    """A `SiteEdit` in one layer; weight and source have the site's axes, size 1 where they broadcast."""
+    """A `SiteEdit` in one layer; weight and source have the site's axes, size 1 where they broadcast.
+
+    `positions` are those of queries `[B,T]` and keys `[B,S]`, which a window reads.
+    """
 
     weight: Array
     source: Array
     site: str
     operation: str
+    positions: Positions | None = None
 
     def apply(self, x: Array, take: Take | None) -> Array:
         """Return the site's value, changed.
@@ -98,11 +107,22 @@ class LayerEdit(NamedTuple):
         Args:
             take: the choice of query rows that `x` has, at a site of `BY_QUERIES`; None for all.
         """
+        if self.operation == "window":
+            return self._windowed(x, take)
         weight, source = self.weight, self.source
         if take is not None and self.site in BY_QUERIES:
             weight, source = taken(weight, take, 2), taken(source, take, 2)
         weight, source = weight.astype(x.dtype), source.astype(x.dtype)
         return mixed(x, source, weight) if self.operation == "mix" else x + weight * _unless(weight == 0, source)
+
+    def _windowed(self, x: Array, take: Take | None) -> Array:
+        """Return scores `[B,N,T,S]`, the lowest there are for keys outside of the window."""
+        assert self.positions is not None, "where layers run, their attention's positions are known"
+        queries_BT, keys_BS = self.positions
+        queries_BT = queries_BT if take is None else take(queries_BT, 1)
+        distance_B1TS = jnp.abs(queries_BT[:, None, :, None] - keys_BS[:, None, None, :])
+        hidden = (self.weight > 0) & (distance_B1TS >= self.weight) & (keys_BS[:, None, None, :] >= self.source)
+        return jnp.where(hidden, jnp.finfo(x.dtype).min, x)
 
 
 def mixed(x: Array, source: Array, weight: Array) -> Array:
@@ -120,11 +140,20 @@ def _unless(excluded: Array, x: Array) -> Array:
 
 
 def editor(
-    edits: Sequence[SiteEdit], stack: str, layer: Array, readers: Mapping[str, RowReader] | None = None
+    edits: Sequence[SiteEdit],
+    stack: str,
+    layer: Array,
+    readers: Mapping[str, RowReader] | None = None,
+    context: AttentionInputs | None = None,
 ) -> RowEdit:
-    """Return the edit that applies, in order, the edits at one site of this stack and layer."""
+    """Return the edit that applies, in order, the edits at one site of this stack and layer.
+
+    Args:
+        context: what the stack's attention reads beside the stream, whose positions a window needs.
+    """
+    positions = None if context is None else (context.queries, context.keys)
     # Outside of the blocks that attention may run in: a layer's values are found once, not once a block.
-    own = [edit._within(layer) for edit in edits if edit.stack == stack]
+    own = [edit._within(layer, positions) for edit in edits if edit.stack == stack]
 
     def apply(site: str, value: Array, take: Take | None) -> Array:
         for edit in own:

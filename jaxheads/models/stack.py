@@ -21,7 +21,7 @@ from .attention import full_tiles
 from .attention.lazy_sites import LazySites
 from .attention.row_blocks import read_whole
 from .attention.row_edits import Edit, unchanged
-from .attention.row_reader import RowReader
+from .attention.row_reader import InLayer, RowReader
 from .blocks import Block
 from .gathering import Gather, used
 from .inputs.attention_inputs import AttentionInputs
@@ -257,16 +257,24 @@ class Stack(nnx.Module):
         """
         readers = {stack.name: (read or {})[stack.name] for stack in self.members if stack.name in (read or {})}
 
-        names = [stack.name for stack in self.members]
+        contexts = self.contexts(context)
 
         def step(x: Array, numbered: tuple[Array, Layer | None]) -> tuple[Array, dict[str, Any]]:
             number, scanned = numbered
             layer = self.scanned_layer(number, scanned)
-            edit_of = {name: editor(edits, name, number, _by_rows(readers.get(name), number)) for name in names}
+            edit_of = {
+                name: editor(edits, name, number, _by_rows(readers.get(name), number), own)
+                for name, own in contexts.items()
+            }
             x, seen = self.run_layer(layer, x, context, edit_of)
             return x, {name: _read(reader, seen[name], number) for name, reader in readers.items()}
 
         return jax.lax.scan(wrap(step), x_BTD, (jnp.arange(self.layers), self.scanned))
+
+    def contexts(self, context: AttentionInputs) -> dict[str, AttentionInputs | None]:
+        """Return what the attention of each member reads beside the stream, by its name."""
+        cross = {} if self.cross is None else {self.cross.name: context.cross}
+        return {self.name: context, **cross}
 
     def run_layer(
         self,
@@ -334,7 +342,8 @@ def run_block(
         rows_BR: positions of `x` to return, `[B,R,D]`. Keys and values still come from all positions; the edit gets
             the queries' sites at these positions only.
     """
-    if edit is unchanged and before is None and rows_BR is None and full_tiles.fits(block.attention, context, x_BTD):
+    plain = edit is unchanged and keys_values is computed_keys and before is None and rows_BR is None
+    if plain and full_tiles.fits(block.attention, context, x_BTD):
         return _run_in_tiles(block, x_BTD, context), LazySites({})
     x_BTD = edit("resid_pre", spread(x_BTD, 1))
     k, v = keys_values(block, x_BTD, context)
@@ -365,26 +374,9 @@ def in_tiles(stack: Stack) -> bool:
     return full_tiles.pays(stack.blocks.attention)
 
 
-class _InLayer(NamedTuple):
-    """A reader of rows in one layer, whose number is among the sites that it gets."""
-
-    reader: RowReader
-    layer: Array
-
-    def start(self) -> Any:
-        return self.reader.start()
-
-    def add(self, sums: Any, sites: Sites, first: Array | int) -> Any:
-        names = "q", "k", "v", "pattern"
-        return self.reader.add(sums, {name: sites[name] for name in names} | {"layer": self.layer}, first)
-
-    def finish(self, sums: Any) -> Any:
-        return self.reader.finish(sums)
-
-
 def _by_rows(reader: Reader | None, layer: Array) -> dict[str, RowReader]:
     """Return what reads the pattern within attention, by its name among the sites."""
-    return {_READ: _InLayer(reader, layer)} if isinstance(reader, RowReader) else {}
+    return {_READ: InLayer(reader, layer)} if isinstance(reader, RowReader) else {}
 
 
 def _read(reader: Reader, seen: LazySites, layer: Array) -> Any:

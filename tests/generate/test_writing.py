@@ -73,6 +73,7 @@ def edits_of(model: jh.Model) -> list[jh.SiteEdit]:
         jh.mix(model, f"{name}pattern", np.zeros((1, 1, 1, 1)), layers=1, heads=1, amount=0.5),
         jh.mix(model, f"{name}scores", np.full((1, 1, 1, 1), 0.3), layers=0, heads=0),
     ]
+    edits.append(jh.window(model, [(0, 0), (1, 1)], recent=3, sink=1, stack=stack))
     if "cross" in model.stacks:
         edits.append(jh.zero_heads(model, [(0, 0)], stack="cross"))
         edits.append(jh.steer(model, "cross.k", rng.standard_normal((1, 1, 1, size)), layers=1))

@@ -1,7 +1,7 @@
 """Reading of patterns block by block of queries, within attention, so that no pattern is ever whole."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jax import Array
 
@@ -31,3 +31,20 @@ class RowReader(Protocol):
     def finish(self, sums: Any) -> Any:
         """Return what is kept of the layer, any pytree of arrays."""
         ...
+
+
+class InLayer(NamedTuple):
+    """A reader of rows in one layer, whose number is among the sites that it gets."""
+
+    reader: RowReader
+    layer: Array
+
+    def start(self) -> Any:
+        return self.reader.start()
+
+    def add(self, sums: Any, sites: Mapping[str, Array], first: Array | int) -> Any:
+        names = "q", "k", "v", "pattern"
+        return self.reader.add(sums, {name: sites[name] for name in names} | {"layer": self.layer}, first)
+
+    def finish(self, sums: Any) -> Any:
+        return self.reader.finish(sums)

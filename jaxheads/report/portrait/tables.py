@@ -13,7 +13,7 @@ import numpy as np
 
 from ...tables import HeadTable
 from ..role_evidence import METRIC_OF
-from .words_of_numbers import ABOUT_ROLES, SKILLS, label_of, meaning_of
+from .words_of_numbers import SKILLS, about_role, label_of, meaning_of
 
 POSITIVE_IS_WORSE = {"loss": True}
 """Whether a positive effect of removing a head means that the model got worse, by objective; others: negative does."""
@@ -100,9 +100,9 @@ def roles_of(table: HeadTable) -> dict[str, Any]:
         {
             "name": role,
             "label": label_of(role),
-            "about": ABOUT_ROLES.get(role, ""),
+            "about": about_role(role),
             "heads": sum(role in roles for roles in earned),
-            "metric": metric if (metric := METRIC_OF.get(role, role)) in table.metrics else None,
+            "metric": next((name for name in (role, METRIC_OF.get(role)) if name in table.metrics), None),
             **{key: null[key] for key in ("kind", "draws", "score", "spread")},
         }
         for role, null in about["nulls"].items()

@@ -4,7 +4,7 @@ import { extent } from "./arrays.js";
 import { colorBar, css, ramp, textOn } from "./colors.js";
 import { choice, h, number, roving, select, svg } from "./dom.js";
 
-const LISTED = 12;
+const LISTED = 6;
 const SIDE = 460, HIGH = 400, LEFT = 52, BELOW = 42, AROUND = 12; // of the scatter, in its own units
 const SHAPES = ["circle", "square", "triangle", "diamond", "cross", "down"];
 
@@ -37,7 +37,7 @@ export function overview({ panel, data, theme, tip, open, before }) {
   const labels = columns.map((column) => column.label);
   const controls = h("div", { class: "jh-row" },
     choice("Picture", ["Map", "Scatter"], (view) => set({ view }), state.view), h("span", { class: "jh-row jh-axes" }));
-  const element = h("div", {}, h("h3", {}, "1. Choose a job"), chips, about, h("h3", {}, "2. Choose a head"), controls, body, list);
+  const element = h("div", {}, h("h3", {}, "1. Choose a job"), chips, about, h("h3", {}, "2. Choose a head"), list, controls, body);
 
   function set(change) {
     Object.assign(state, change);
@@ -61,7 +61,7 @@ export function overview({ panel, data, theme, tip, open, before }) {
   }
 
   function swatch(role) {
-    return h("span", { class: "jh-swatch", "aria-hidden": "true", style: { background: role.color, color: textOn(rgb(role.color)) } }, role.letter);
+    return h("span", { class: "jh-swatch", "aria-hidden": "true", style: { background: role.color[theme], color: textOn(rgb(role.color[theme])) } }, role.letter);
   }
 
   function drawControls() {
@@ -83,7 +83,7 @@ export function overview({ panel, data, theme, tip, open, before }) {
     const [low, high] = own ? extent(all) : [0, 1], colorOf = ramp(theme, Math.min(low, 0), high);
     const cells = Array.from({ length: data.count }, (_, index) => {
       const role = data.own(index), value = own ? own.values[index] : NaN;
-      const fill = own ? (Number.isNaN(value) ? null : colorOf(value)) : role ? rgb(role.color) : null;
+      const fill = own ? (Number.isNaN(value) ? null : colorOf(value)) : role ? rgb(role.color[theme]) : null;
       const cell = own && data.at(own, index), unsure = cell && cell.low <= 0 && cell.high >= 0;
       const classes = ["jh-cell", !fill && "jh-plain", !has(index) && "jh-faint", unsure && "jh-hatched"].filter(Boolean).join(" ");
       return h("span", {
@@ -130,7 +130,7 @@ export function overview({ panel, data, theme, tip, open, before }) {
       const shared = {
         class: `jh-point${has(index) ? "" : " jh-faint"}`, role: "button", "data-index": index, ...data.attributes(index), "aria-pressed": String(index === state.open),
         "aria-label": `${data.name(index)}: ${data.said(across, index)}; ${data.said(up, index)}${data.jobs(index) ? `; job: ${data.jobs(index)}` : ""}`,
-        style: { "--fill": role ? role.color : "var(--muted)" },
+        style: { "--fill": role ? role.color[theme] : "var(--muted)" },
       };
       const shape = at >= 0 ? SHAPES[at % SHAPES.length] : "circle";
       return shape === "circle" ? svg("circle", { ...shared, cx, cy, r }) : svg("path", { ...shared, d: outline(shape, cx, cy, r * 0.95) });
@@ -145,7 +145,7 @@ export function overview({ panel, data, theme, tip, open, before }) {
   }
 
   function mark(role) {
-    const at = roles.indexOf(role), shape = at >= 0 ? SHAPES[at % SHAPES.length] : "circle", style = { "--fill": role ? role.color : "var(--muted)" };
+    const at = roles.indexOf(role), shape = at >= 0 ? SHAPES[at % SHAPES.length] : "circle", style = { "--fill": role ? role.color[theme] : "var(--muted)" };
     return svg("svg", { width: 14, height: 14, viewBox: "0 0 14 14", "aria-hidden": "true" },
       shape === "circle" ? svg("circle", { class: "jh-point", cx: 7, cy: 7, r: 5, style }) : svg("path", { class: "jh-point", d: outline(shape, 7, 7, 4.6), style }));
   }
