@@ -334,6 +334,8 @@ KINDS_OF = {
     "qk_circuit.offset": "whole",
     "composition.offset": "whole",
     "jacobian_lens.skip": "size",
+    "role_evidence.text": "path",
+    "function_scores.text": "path",
     "JacobianLens.read.vector": "array",
     "component_composition.offset": "whole",
     "Projections.view.layout": "name",
