@@ -75,6 +75,7 @@ from .models.saving import to_hf, to_orbax
 from .models.sharding import placement, shard
 from .models.sites import SiteEdit
 from .objectives import Objective, logit, logit_difference, loss, probability_difference
+from .report.role_evidence import function_scores, role_evidence
 from .steering import Steering, steer_heads
 from .sweep import circuits
 from .sweep.circuits.attribution import patch_edges
@@ -137,6 +138,7 @@ __all__ = [
     "Metric",
     "Samples",
     "compare_heads",
+    "function_scores",
     "contrast",
     "head_detector",
     "half_of",
@@ -154,6 +156,7 @@ __all__ = [
     "parse",
     "parsing_probe",
     "relation_edges",
+    "role_evidence",
     "relations",
     "structure",
     "retrieval",

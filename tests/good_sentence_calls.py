@@ -27,6 +27,8 @@ SENTENCE_CALLS: dict[str, dict[str, Any]] = {
     "parsing_probe": PLANTED,
     "relation_edges": {"batch": lambda: planted_model().encode(sentences())},
     "relations": PLANTED,
+    "role_evidence": {"model": reader},
+    "function_scores": {"model": reader},
     "reading_times": {"model": reader, "words": read_sentences, "times": lambda: word_numbers(read_sentences())},
     "surprisal": {"model": reader, "words": read_sentences},
     "word_controls": {"words": read_sentences, "model": reader},
