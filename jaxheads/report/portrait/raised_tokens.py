@@ -73,7 +73,10 @@ def raised_tokens(
     features_IF = features_MCF.reshape(texts_MC.size, -1)
     # All parts have one size, which takes one program.
     filled_IF = np.pad(features_IF, ((0, -len(features_IF) % PLACES), (0, 0)))
-    parts = [_largest(unembedding, jnp.asarray(filled_IF[at : at + PLACES])) for at in range(0, len(filled_IF), PLACES)]
+    parts = [
+        _largest(unembedding, jnp.asarray(filled_IF[at : at + PLACES]), jnp.float32(STANDS_OUT))
+        for at in range(0, len(filled_IF), PLACES)
+    ]
     logits, ids = (np.concatenate([np.asarray(part[which]) for part in parts])[: texts_MC.size] for which in (0, 1))
     return ids.reshape(*texts_MC.shape, RAISED), logits.reshape(*texts_MC.shape, RAISED)
 
@@ -101,10 +104,10 @@ def _features(network: Network, batch: Batch, rows_BM: Array, *, stack: str) -> 
 
 
 @partial(compiled, static_argnames=())
-def _largest(unembedding: Unembedding, features_IF: Array) -> tuple[Array, Array]:
+def _largest(unembedding: Unembedding, features_IF: Array, least: Array) -> tuple[Array, Array]:
     """Return the largest logits relative to their mean, NaN where they don't stand out, and tokens, `[I,RAISED]`."""
     logits_IV = unembedding._replace(bias=None, cap=None).logits(features_IF[None])[0]
     best_IR, index_IR = jax.lax.top_k(logits_IV, RAISED)
     above_IR = best_IR - logits_IV.mean(axis=1, keepdims=True)
-    stands_out = above_IR > STANDS_OUT * logits_IV.std(axis=1, keepdims=True)
+    stands_out = above_IR > least * logits_IV.std(axis=1, keepdims=True)
     return jnp.where(stands_out, above_IR, jnp.nan), index_IR
