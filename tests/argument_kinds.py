@@ -95,8 +95,11 @@ KINDS_OF = {
     "view.scatter.metrics": "mapping",
     "view.curves.lines": "mapping",
     "Circuit.view.minimality": "table",
-    "Composition.view.kind": "name",
-    "Composition.view.layout": "name",
+    **{
+        f"{pairs}.view.{argument}": "name"
+        for pairs in ("Composition", "Projections")
+        for argument in ("kind", "layout")
+    },
     "HeadTable.view.against": "table",
     "HeadTable.view.other": "any",
     "Relevance.view.examples": "count",

@@ -148,10 +148,12 @@ serves.
             table.append({"relation": f"{relation} {direction}", "head": name, **cells, "n": entry["edge_n"]})
     what = "the token after the word that looks" if model.causal else "the word that looks, masked"
     words = "; ".join(rows) or "none of them differs from its controls"
+    compared = 3 * len(groups)
     return f"""
 ## Put to the proof
 
-Change of the loss, in nats, of {what}, on sentences that chose nothing: {words}.
+Change of the loss, in nats, of {what}, on sentences that chose nothing: {words}
+(of {compared} differences, of which one in twenty has an interval without 0 by chance alone).
 The first row of each relation is the head, the next are other heads of its layer, "difference" is the head less their
 mean. "edge": the relation's edges are knocked out; "other_edge": as many from the same words to others that they see.
 

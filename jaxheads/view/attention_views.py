@@ -82,7 +82,11 @@ def attention(
         "heads": shown,
         **{name: list(side.texts) for name, side in sides.items()},
         "parts": {name: list(side.parts) for name, side in sides.items() if side.parts is not None},
-        "pictures": {name: side.backdrop.payload() for name, side in sides.items() if side.backdrop is not None},
+        "pictures": {
+            name: side.backdrop.payload()
+            for name, side in sides.items()
+            if side.backdrop is not None and (name == "queries" or keys is not None)
+        },
     }
     if any(side.words is not None for side in sides.values()):
         payload["words"] = {name: _words(side) for name, side in sides.items()}

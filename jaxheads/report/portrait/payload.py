@@ -51,6 +51,7 @@ def panel_of(portrait: Portrait) -> dict[str, Any]:
         "stack": portrait.stack,
         "stacks": portrait.stacks,
         "shape": list(portrait.shape),
+        "kind": portrait.kind,
         "inputs": " ".join(str(about.get("inputs", about.get("text", ""))).split()),
         "weights": about["weights"],
         "seed": about["seed"],

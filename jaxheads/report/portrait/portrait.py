@@ -36,6 +36,7 @@ class Portrait:
     Attributes:
         model, title: the model's name, and what it is in words.
         stack, shape: the stack, its layers and heads.
+        kind: of the positions that look: "tokens", "targets", "patches" or "frames".
         stacks: number of stacks of the model.
         tables: those of the atlas.
         exhibits: attention on a few inputs.
@@ -52,6 +53,7 @@ class Portrait:
     title: str
     stack: str
     shape: tuple[int, int]
+    kind: str
     stacks: int
     tables: AtlasTables
     exhibits: list[Exhibit]
@@ -111,6 +113,7 @@ def portrait(
         title=model_title(model.name),
         stack=stack.name,
         shape=shape,
+        kind=stack.queries.kind,
         stacks=len(model.stacks),
         tables=tables,
         exhibits=exhibits(model, stack, inputs.batches),

@@ -15,6 +15,9 @@ from ...tables import HeadTable
 from ..role_evidence import METRIC_OF
 from .words_of_numbers import SKILLS, about_role, label_of, meaning_of
 
+COLUMN_OF = {role: metric for role, metric in METRIC_OF.items() if role != "positional"}
+"""The column with the score of a role of another name; the share at one offset, any one, is no score of positional."""
+
 POSITIVE_IS_WORSE = {"loss": True}
 """Whether a positive effect of removing a head means that the model got worse, by objective; others: negative does."""
 
@@ -102,7 +105,7 @@ def roles_of(table: HeadTable) -> dict[str, Any]:
             "label": label_of(role),
             "about": about_role(role),
             "heads": sum(role in roles for roles in earned),
-            "metric": next((name for name in (role, METRIC_OF.get(role)) if name in table.metrics), None),
+            "metric": next((name for name in (role, COLUMN_OF.get(role)) if name in table.metrics), None),
             **{key: null[key] for key in ("kind", "draws", "score", "spread")},
         }
         for role, null in about["nulls"].items()

@@ -159,7 +159,7 @@ def _edges(
     others_BTT = free_BTT & (rank_BTT < count_BT[:, :, None])
     # A query without another edge has no control, so that its own edge is left out as well.
     gold_BTT = gold_BTT & others_BTT.any(axis=2, keepdims=True)
-    querying_BT: np.ndarray = gold_BTT.any(axis=2)
+    querying_BT = np.asarray(gold_BTT.any(axis=2))
     if not stack.causal:
         return gold_BTT, others_BTT, querying_BT
     # A word of several pieces predicts what follows it from its last one.

@@ -111,7 +111,7 @@ function looks({ panel, data, index, theme, tip }) {
     if (mode === "Text" && exhibit.self) body.querySelector(`[data-token="${strongest(context, state.backwards)}"]`)?.dispatchEvent(new Event("pointerover", { bubbles: true }));
   }
   draw();
-  return section("Where it looks", h("p", { class: "jh-muted" }, "Point at a piece, or tap it: the pieces that the head looks at from there are coloured. Paler means less. In a model that writes text, a piece can look only at itself and at what came before."), controls, status, body);
+  return section("Where it looks", h("p", { class: "jh-muted" }, panel.kind === "patches" ? "Point at a place of the left picture: the right one is dark where the head does not look from there." : panel.kind === "frames" ? "Rows look at columns; both are moments of the recording, in shares of its length." : "Point at a piece, or tap it: the pieces that the head looks at from there are coloured. Paler means less. In a model that writes text, a piece can look only at itself and at what came before."), controls, status, body);
 }
 function strongest({ values, queries, keys }, backwards) {
   let best = 0;

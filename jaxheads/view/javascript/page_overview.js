@@ -44,8 +44,9 @@ export function overview({ panel, data, theme, tip, open, before }) {
     draw();
   }
 
+  const scoreOf = (role) => (role && role.metric ? data.byColumn.get(role.metric) : null);
   const has = (index) => !state.role || panel.roles.earned[index].includes(state.role);
-  const column = () => (state.color >= 0 ? columns[state.color] : state.role ? data.byColumn.get(state.role) : null);
+  const column = () => (state.color >= 0 ? columns[state.color] : state.role ? scoreOf(data.byRole.get(state.role)) : null);
 
   function drawChips() {
     const chip = (role) => h("button", {
@@ -74,7 +75,7 @@ export function overview({ panel, data, theme, tip, open, before }) {
   function lines(index) {
     const own = column(), shown = new Set([own, ...(state.view ? [columns[state.x], columns[state.y]] : [])].filter(Boolean));
     const role = data.own(index);
-    if (!shown.size && role && data.byColumn.get(role.name)) shown.add(data.byColumn.get(role.name));
+    if (!shown.size && scoreOf(role)) shown.add(scoreOf(role));
     return [data.name(index), data.jobs(index) ? `job: ${data.jobs(index)}` : "no job found", ...[...shown].map((one) => data.said(one, index))];
   }
 
@@ -88,7 +89,7 @@ export function overview({ panel, data, theme, tip, open, before }) {
       const classes = ["jh-cell", !fill && "jh-plain", !has(index) && "jh-faint", unsure && "jh-hatched"].filter(Boolean).join(" ");
       return h("span", {
         class: classes, role: "gridcell", "data-index": index, ...data.attributes(index), "aria-selected": String(index === state.open),
-        "aria-label": data.label(own || (role && data.byColumn.get(role.name)), index),
+        "aria-label": data.label(own || scoreOf(role), index),
         style: fill ? { "background-color": css(fill), color: textOn(fill), "--hatch": textOn(fill) === "#000" ? "0 0 0" : "255 255 255" } : {},
       }, role && (!own || state.role) && has(index) ? (state.role ? data.byRole.get(state.role).letter : role.letter) : "");
     });
@@ -153,13 +154,13 @@ export function overview({ panel, data, theme, tip, open, before }) {
   // The leading heads: of the chosen job, else by the number that the map is coloured by.
   function drawList() {
     const own = column();
-    if (!own) return list.replaceChildren();
-    const size = (index) => (own.group === "effect" ? Math.abs(own.values[index]) : own.values[index]);
-    const ranked = Array.from({ length: data.count }, (_, index) => index).filter((index) => has(index) && Number.isFinite(own.values[index])).sort((one, other) => size(other) - size(one));
+    if (!own && !state.role) return list.replaceChildren();
+    const size = (index) => (!own ? 0 : own.group === "effect" ? Math.abs(own.values[index]) : own.values[index]);
+    const ranked = Array.from({ length: data.count }, (_, index) => index).filter((index) => has(index) && Number.isFinite(size(index))).sort((one, other) => size(other) - size(one));
     const some = state.all ? ranked : ranked.slice(0, LISTED);
-    const items = some.map((index) => h("li", {}, h("button", { type: "button", class: "jh-link", "data-open": index, ...data.attributes(index), "aria-label": data.label(own, index), click: () => open(index) }, data.name(index)), h("span", { class: "jh-muted" }, ` ${data.said(own, index)}`)));
+    const items = some.map((index) => h("li", {}, h("button", { type: "button", class: "jh-link", "data-open": index, ...data.attributes(index), "aria-label": data.label(own, index), click: () => open(index) }, data.name(index)), h("span", { class: "jh-muted" }, ` ${own ? data.said(own, index) : data.jobs(index)}`)));
     const more = some.length < ranked.length && h("button", { type: "button", click: () => set({ all: true }) }, `Show all ${ranked.length}`);
-    list.replaceChildren(h("h4", {}, `Heads by ${own.label}, largest first`), h("ol", { class: "jh-leaders" }, items), more || "");
+    list.replaceChildren(h("h4", {}, own ? `Heads by ${own.label}, largest first` : "Heads with this job"), h("ol", { class: "jh-leaders" }, items), more || "");
   }
 
   function draw() {
