@@ -39,7 +39,8 @@ OWN: dict[str, dict[str, Any]] = {
 QUESTIONS = (
     "run measure compare_heads variability icl_score relevance direct_effects direct_parts logit_lens logit_copying "
     "name_copying ablate patch paths all_paths attribute importance knock_out share interactions circuit patch_edges "
-    "search_circuits function_vectors composition eigenvalue_copying positional_kernel token_pairs"
+    "search_circuits function_vectors composition eigenvalue_copying positional_kernel token_pairs "
+    "token_maps salient_tokens projection_kernel component_composition jacobian_lens"
 ).split()
 
 

@@ -3,6 +3,7 @@
 Dimension key: L layers, N heads, H head dimension (components of a head), D model dimension.
 """
 
+from functools import partial
 from typing import Literal
 
 import jax
@@ -66,8 +67,7 @@ def component_composition(
         )
     ov, D = ov_circuit(model, norms=norms, stack=stack), chosen.width
     reads = ov if kind == "v" else qk_circuit(model, offset=offset, norms=norms, stack=stack)
-    reader = reads[layer, head]
-    score, sizes, concentration = _scores(ov, reader.transpose if kind == "k" else reader)
+    score, sizes, concentration = _scores(ov, reads, np.int32(layer), np.int32(head), from_right=kind == "k")
     score_LNH, sizes_LNH = np.asarray(score, np.float64), np.asarray(sizes, np.float64)
     total_LN1 = np.square(sizes_LNH).sum(axis=-1, keepdims=True)
     known = (np.arange(chosen.layers) < layer)[:, None, None] & (sizes_LNH > 1e-6 * sizes_LNH[..., :1])
@@ -85,9 +85,12 @@ def component_composition(
     )
 
 
-@compiled
-def _scores(earlier: Factored, reader: Factored) -> tuple[Array, Array, Array]:
+@partial(compiled, static_argnames="from_right")
+def _scores(
+    earlier: Factored, readers: Factored, layer: Array, head: Array, *, from_right: bool
+) -> tuple[Array, Array, Array]:
     """Return the scores and singular values `[L,N,H]`, the largest first, and `‖B Bᵀ‖² / ‖B‖⁴` of the reader's B."""
+    reader = readers[layer, head].transpose if from_right else readers[layer, head]
     small = triangle(earlier.left) @ earlier.right
     _, sizes_LNH, written_LNHD = jnp.linalg.svd(small, full_matrices=False)
     half_DH = reader.left @ triangle(jnp.swapaxes(reader.right, -2, -1)).T

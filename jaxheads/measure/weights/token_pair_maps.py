@@ -130,13 +130,13 @@ def salient_tokens(
     chosen = stack_of_tokens(model, stack)
     if not (0 <= layer < chosen.layers and 0 <= head < chosen.heads):
         raise ValueError(f"layers are 0..{chosen.layers - 1} and heads 0..{chosen.heads - 1}; got ({layer}, {head})")
-    circuit = ov_circuit(model, stack=stack)[layer, head]
+    circuit = ov_circuit(model, stack=stack), np.int32(layer), np.int32(head)
     use = "raw" if layer == 0 else embedding_of(model, embedding)
-    gains = [np.asarray(_gains(model.network, ids, circuit, embedding=use)) for ids in token_chunks(model)]
+    gains = [np.asarray(_gains(model.network, ids, *circuit, embedding=use)) for ids in token_chunks(model)]
     gain_V = np.concatenate(gains)
     tokens = np.argsort(-gain_V, kind="stable")[:count]
-    words = _words(model.network, jnp.asarray(tokens), embedding=use)
-    values = [_logits(model.network, words, circuit, ids) for ids in token_chunks(model)]
+    salient = tokens.astype(np.int32)
+    values = [_logits(model.network, salient, ids, *circuit, embedding=use) for ids in token_chunks(model)]
     value_CV = np.concatenate([np.asarray(chunk) for chunk in values], axis=1)
     best_CM = np.argsort(-value_CV, axis=1, kind="stable")[:, :mapped]
     rows, columns = (axis.reshape(-1) for axis in np.indices(best_CM.shape))
@@ -280,15 +280,19 @@ def _counts(
 
 
 @partial(compiled, static_argnames="embedding")
-def _gains(network: Network, ids_C: Array, circuit: Factored, *, embedding: str) -> Array:
+def _gains(network: Network, ids_C: Array, ov: Factored, layer: Array, head: Array, *, embedding: str) -> Array:
     """Return by how much a head lengthens tokens, `[C]`."""
+    circuit = ov[layer, head]
     words_CD = _words(network, ids_C, embedding=embedding)
     written_CH = words_CD @ circuit.left @ triangle(circuit.right.T).T
     size_C = jnp.linalg.norm(words_CD, axis=1)
     return jnp.linalg.norm(written_CH, axis=1) / jnp.where(size_C > 0, size_C, 1)
 
 
-@compiled
-def _logits(network: Network, words_PD: Array, circuit: Factored, ids_C: Array) -> Array:
+@partial(compiled, static_argnames="embedding")
+def _logits(
+    network: Network, words_P: Array, ids_C: Array, ov: Factored, layer: Array, head: Array, *, embedding: str
+) -> Array:
     """Return the logits of some tokens, `[P,C]`, that a head moves when it attends to words."""
+    circuit, words_PD = ov[layer, head], _words(network, words_P, embedding=embedding)
     return words_PD @ circuit.left @ (circuit.right @ _directions(network, ids_C, words_PD).T)
