@@ -1,7 +1,7 @@
 """Accelerators: what share of a TPU's matrix units do sweeps and measures use, and what do they cost there?
 
     python -m experiments.accelerators [--quick] [--machines NAME …] [--models NAME …] [--works NAME …]
-        [--dtype NAME] [--arithmetic NAME] [--examples N] [--tokens N] [--memory BYTES] [--device] [--out DIR]
+        [--arithmetics NAME …] [--examples N] [--tokens N] [--memory BYTES] [--device] [--out DIR]
 
 No TPU is needed: XLA's compiler for it, libtpu, runs on any machine, and `jaxheads.rehearse` has it compile the very
 programs of a question, of models whose parameters are shapes. It names the memory of each program, and estimates the
@@ -17,11 +17,12 @@ shape, 41 % for SmolLM2's, 78 % for a Llama of 1.1B, 74 % for one of 8B, whose w
 run, reach 9 to 57 %. 70B fits no eight chips of a v5e. Cost: half a minute a program on one core.
 """
 
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import pandas as pd
@@ -30,7 +31,7 @@ import jaxheads as jh
 
 from . import lab
 from .support.accelerators_machines import MACHINES, MODELS
-from .support.accelerators_worker import WORKS, Asked, compiled_rows, question
+from .support.accelerators_worker import ARITHMETICS, WORKS, Asked, compiled_rows, question
 from .support.speed_machine import fastest_product, processor
 
 
@@ -42,8 +43,7 @@ class Options(lab.Options):
         machines: kinds of TPU, eight chips each.
         models: sizes of models.
         works: questions.
-        dtype: of the weights.
-        arithmetic: of float32 weights, as in all questions; the question's own when left out.
+        arithmetics: bfloat16 (all in it), differences, full or fast (weights in float32).
         examples, tokens: of the batch.
         memory: bytes for the activations of one chunk of work, on each chip.
         device: whether the questions run on JAX's own devices as well.
@@ -54,9 +54,8 @@ class Options(lab.Options):
     machines: tuple[str, ...] = tuple(MACHINES)
     models: tuple[str, ...] = tuple(MODELS)
     works: tuple[str, ...] = WORKS
-    dtype: str = "bfloat16"
-    arithmetic: Literal["full", "differences", "fast"] | None = None
-    examples: int = 64
+    arithmetics: tuple[str, ...] = ("bfloat16", "differences")
+    examples: int = 512
     tokens: int = 64
     memory: int = 1 << 30
     device: bool = False
@@ -65,15 +64,26 @@ class Options(lab.Options):
     def check(self) -> None:
         """Raise ValueError for an unknown machine, model or work, or for options that can't be meant."""
         super().check()
-        for name, known in (("machines", MACHINES), ("models", MODELS), ("works", WORKS)):
+        for name, known in (
+            ("machines", MACHINES),
+            ("models", MODELS),
+            ("works", WORKS),
+            ("arithmetics", ARITHMETICS),
+        ):
             if unknown := sorted(set(getattr(self, name)) - set(known)):
                 raise ValueError(f"--{name} may be {', '.join(known)}; got {', '.join(unknown)}")
 
     def asked(self, machine: str) -> Asked:
         """Return what is compiled for one machine."""
-        options = self if not self.quick else replace(self, models=self.models[:1], works=self.works[:1], examples=2)
-        own = {name: getattr(options, name) for name in ("models", "works", "examples", "tokens", "memory", "dtype")}
-        return Asked(machine=machine, arithmetic=self.arithmetic, tiny=self.quick, **own)
+        quick = {
+            "models": self.models[:1],
+            "works": self.works[:1],
+            "arithmetics": self.arithmetics[:1],
+            "examples": 16,
+        }
+        options = replace(self, **quick) if self.quick else self
+        names = "models", "works", "arithmetics", "examples", "tokens", "memory"
+        return Asked(machine=machine, tiny=self.quick, **{name: getattr(options, name) for name in names})
 
 
 def million_questions(seconds: float, cells: int, examples: int) -> float:
@@ -94,8 +104,9 @@ def predicted(options: Options) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for machine in machines:
         asked = options.asked(machine)
-        for model in asked.models:
-            for row in options.keep(_rows, replace(asked, models=(model,))):
+        for model, work, arithmetic in itertools.product(asked.models, asked.works, asked.arithmetics):
+            one = replace(asked, models=(model,), works=(work,), arithmetics=(arithmetic,))
+            for row in options.keep(_rows, one):
                 row["seconds a million"] = million_questions(
                     row.get("seconds", float("nan")), cells(model, row["work"], asked.tokens), asked.examples
                 )
@@ -113,7 +124,7 @@ def timed(options: Options) -> pd.DataFrame:
     """Return the seconds of the questions on JAX's own devices: of the second call."""
     rows = []
     for title in options.asked("v5e-8").models:
-        model = jh.init(MODELS[title], dtype=options.dtype)
+        model = jh.init(MODELS[title], dtype="bfloat16")
         for work in options.works:
             ask, arguments, named = question(work, model, options.asked("v5e-8"))
             seconds = []
@@ -127,7 +138,7 @@ def timed(options: Options) -> pd.DataFrame:
 
 def cpu_share(options: Options) -> float:
     """Return the share of this CPU's best rate of float32 products at which an ablation of GPT-2's shape runs."""
-    asked = replace(options.asked("v5e-8"), examples=2, dtype="float32", models=("GPT-2 small",))
+    asked = replace(options.asked("v5e-8"), examples=2, models=("GPT-2 small",))
     model = jh.init({**MODELS["GPT-2 small"], **({"n_layer": 2} if options.quick else {})})
     _, arguments, named = question("ablate z", model, asked)
     flops = jh.plan(jh.ablate, *arguments, **named).cost().flops
@@ -151,14 +162,16 @@ def page(table: pd.DataFrame, share: float | None, options: Options) -> str:
         if share is None
         else f" On this CPU\n({processor()}) a whole sweep runs at {100 * share:.0f} %, measured, in float32."
     )
-    arithmetic = f"arithmetic {options.arithmetic or 'left out'}"
     return f"""# Accelerators: compiled, not run
 
-Questions of {options.examples} examples × {options.tokens} tokens, weights in {options.dtype}, {arithmetic}, compiled
-by XLA for eight chips of each kind. Edited copies are split over the chips, examples of measures; weights that a chip
-can't hold are gathered layer by layer. All numbers are XLA's estimates for one chip.
+Questions of {options.examples} examples × {options.tokens} tokens, compiled by XLA for eight chips of each kind.
+Examples are split over the chips; weights that a chip can't hold are gathered layer by layer. All numbers are XLA's
+estimates for one chip. "bfloat16": weights and all products are in it. "differences": weights are in float32, and the
+products of edited copies with them in bfloat16, of what an edit changes, beside kept ones of the unedited run.
 
-Loop: one layer of a sweep's edited copies; its share of the ideal is that of the peak of matrix products.{beside}
+Loop: one layer of a sweep's edited copies, of this many tokens on a chip. Its share of the ideal is that of the peak
+of matrix products, where each product of a copy is counted once, in bfloat16: not the two that a difference of queries
+and keys takes, nor zeros that fill tiles.{beside}
 Share: of the whole question. GB: arguments and temporary memory of the largest program. Seconds a million: of a million
 effects, one head (or stream and position) of one example each, without waits for memory and collectives.
 
@@ -174,8 +187,9 @@ def run(options: Options) -> lab.Results:
             "machine": rows["machine"],
             "model": rows["model"],
             "work": rows["work"],
-            "chips": rows.get("chips"),
+            "arithmetic": rows["arithmetic"],
             "GB": rows.get("gigabytes"),
+            "loop, tokens": rows.get("loop_tokens"),
             "loop, cycles": rows.get("loop_cycles"),
             "loop, % of ideal": 100 * rows["loop_share"] if "loop_share" in rows else None,
             "% of ideal": 100 * rows["share"] if "share" in rows else None,

@@ -25,47 +25,26 @@ from typing import Any, Literal
 import pandas as pd
 
 import jaxheads as jh
-from jaxheads.data import Sentences, conllu
+from jaxheads.data import Sentences
 
 from . import lab
-from .support import own_sentences
 from .support.relation_choice import span, spanned
+from .support.treebanks import TreebankOptions
 
 Method = Literal["max", "mst"]
 
 
 @dataclass(frozen=True)
-class Options(lab.Options):
+class Options(TreebankOptions):
     """Options.
 
     Attributes:
-        treebank: a file in CoNLL-U.
-        model: zoo name, hub id or directory.
-        sentences: sentences at most, of all documents, at random.
-        longest: words of a sentence at most.
-        seed: of the sentences, the halves and the nulls.
+        longest: words of a sentence at most; it has two or more.
     """
 
     out: Path = Path("results/head-parsers")
-    treebank: Path | None = None
-    model: str = "minilm-l6"
     sentences: int = 1000
     longest: int = 40
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raise ValueError without a treebank, unless the run is quick."""
-        super().check()
-        if self.treebank is None and not self.quick:
-            raise ValueError("--treebank: expected a file in CoNLL-U (--quick runs without one)")
-
-
-def read(options: Options) -> Sentences:
-    """Return the sentences that are asked for: of two words or more, and not too long."""
-    every = own_sentences.trees() if options.treebank is None else conllu(options.treebank)
-    every = every.where(lambda one: 1 < len(one.words) <= options.longest)
-    count = min(options.sentences, len(every))
-    return every.take(sorted(pd.Series(range(len(every))).sample(count, random_state=options.seed).tolist()))
 
 
 def unlabelled(sentences: Sentences) -> Sentences:
@@ -108,7 +87,8 @@ def rows_of(said: dict[str, Any], parse: jh.Parse) -> dict[str, Any]:
 
 def run(options: Options) -> lab.Results:
     """Parse by heads and by all of them, of the model and of random weights."""
-    sentences, model = read(options), jh.load(options.model)
+    sentences = options.read(options.treebank, lambda one: 1 < len(one.words) <= options.longest)
+    model = jh.load(options.model)
     trained = list(parsers(model, sentences, "trained", options))
     random = parsers(jh.random_weights(model, options.seed), sentences, "random", options, ("max",))
     shuffled = jh.shuffled_links(sentences, options.seed)

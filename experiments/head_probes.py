@@ -25,46 +25,33 @@ import numpy as np
 import pandas as pd
 
 import jaxheads as jh
-from jaxheads.data import Sentences, conllu
+from jaxheads.data import Sentences
 
 from . import lab
-from .support import own_sentences
 from .support.probe_choice import NAMES, best_head
 from .support.relation_choice import span, spanned
+from .support.treebanks import TreebankOptions
+
+LONGEST = 60
+"""Words of a sentence at most."""
 
 
 @dataclass(frozen=True)
-class Options(lab.Options):
+class Options(TreebankOptions):
     """Options.
 
     Attributes:
-        treebank: a file in CoNLL-U, for parts of speech and relations.
         entities: a file in CoNLL-U with entities in MISC.
-        model: zoo name, hub id or directory.
-        sentences: sentences of each file at most, at random.
-        seed: of the sentences, the halves, the control labels and the random weights.
     """
 
     out: Path = Path("results/head-probes")
-    treebank: Path | None = None
     entities: Path | None = None
-    model: str = "minilm-l6"
     sentences: int = 1000
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raise ValueError without a treebank, unless the run is quick."""
-        super().check()
-        if self.treebank is None and not self.quick:
-            raise ValueError("--treebank: expected a file in CoNLL-U (--quick runs without one)")
 
 
 def read(path: Path | None, options: Options) -> Sentences:
     """Return the sentences that are asked for, of 60 words at most."""
-    every = own_sentences.trees() if path is None else conllu(path)
-    every = every.where(lambda one: len(one.words) <= 60)
-    count = min(options.sentences, len(every))
-    return every.take(sorted(pd.Series(range(len(every))).sample(count, random_state=options.seed).tolist()))
+    return options.read(path, lambda one: len(one.words) <= LONGEST)
 
 
 def probes(model: jh.Model, options: Options) -> Iterator[tuple[str, str, str, jh.HeadTable]]:

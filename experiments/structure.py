@@ -25,11 +25,11 @@ import numpy as np
 import pandas as pd
 
 import jaxheads as jh
-from jaxheads.data import Sentences, conllu
+from jaxheads.data import Sentences
 
 from . import lab
-from .support import own_sentences
 from .support.relation_choice import span, spanned
+from .support.treebanks import TreebankOptions
 
 DEPENDENCIES, POSITIONAL, RARE = "dependency_alignment", "positional_share", "rare_word"
 
@@ -50,40 +50,21 @@ DRAWS = 500
 
 
 @dataclass(frozen=True)
-class Options(lab.Options):
+class Options(TreebankOptions):
     """Options.
 
     Attributes:
-        treebank: a file in CoNLL-U.
-        model: zoo name, hub id or directory.
-        sentences: sentences at most, of all documents: the first ones of a random order.
         language: of the words, as wordfreq names it.
-        seed: of the sentences, the halves, the nulls and the resamples.
     """
 
     out: Path = Path("results/structure")
-    treebank: Path | None = None
-    model: str = "minilm-l6"
-    sentences: int = 2001
     language: str = "en"
-    seed: int = 0
 
     def check(self) -> None:
-        """Raise ValueError without a treebank, unless the run is quick."""
+        """Raise ValueError without a treebank, unless the run is quick, and for more sentences than are kept."""
         super().check()
-        if self.treebank is None and not self.quick:
-            raise ValueError("--treebank: expected a file in CoNLL-U (--quick runs without one)")
         if self.sentences > MOST:
             raise ValueError(f"--sentences: expected at most {MOST}, whose numbers are kept one by one")
-
-
-def read(options: Options) -> Sentences:
-    """Return the sentences that are asked for."""
-    every = own_sentences.trees() if options.treebank is None else conllu(options.treebank)
-    if len(every) <= options.sentences:
-        return every
-    order = pd.Series(range(len(every))).sample(options.sentences, random_state=options.seed)
-    return every.take(sorted(order.tolist()))
 
 
 def mislabelled(sentences: Sentences, seed: int) -> Sentences:
@@ -202,7 +183,7 @@ heads chosen and reported on the same sentences.
 
 def run(options: Options) -> lab.Results:
     """Measure the model, random weights, and the model with other labels."""
-    sentences, model = read(options), jh.load(options.model)
+    sentences, model = options.read(options.treebank), jh.load(options.model)
     named: dict[str, Any] = {"language": options.language, "seed": options.seed, "resume": options.unfinished}
     table = jh.structure(model, sentences, **named)
     table = replace(table, provenance={**table.provenance, "causal": model.stack().causal})

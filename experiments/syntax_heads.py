@@ -9,9 +9,10 @@ fixed offset (which each half has from the other) and its attention mass are tho
 choose and report on the same sentences. Two nulls go the same way: random weights, whose attention knows where words
 are, and the tree of another sentence of the same length.
 
-In a causal model a head that a relation chose is then put to the proof (`jh.head_proof`): the loss of the token after
-the word that looks, with the head ablated, with its edges of the relation knocked out, with as many other edges knocked
-out, beside the other heads of its layer. A model without a language-model head has no such behaviour: no effect then.
+In a language model a head that a relation chose is then put to the proof (`jh.head_proof`): the loss of the token after
+the word that looks (of a masked language model, of that word itself, masked), with the head ablated, with its edges of
+the relation knocked out, with as many other edges knocked out, beside the other heads of its layer. A model without a
+language-model head has no such behaviour: no effect then.
 
 A treebank in CoNLL-U with `newdoc id` or documents in `sent_id` is needed: for English the file
 `en_ewt-ud-dev.conllu` of https://github.com/UniversalDependencies/UD_English-EWT (CC BY-SA 4.0). Without one, --quick
@@ -27,50 +28,27 @@ from typing import Any
 import pandas as pd
 
 import jaxheads as jh
-from jaxheads.data import Sentences, conllu
+from jaxheads.data import Sentences
 
 from . import lab
-from .support import own_sentences
 from .support.relation_choice import Asked, beside_nulls, chosen
 from .support.syntax_heads_page import page
+from .support.treebanks import TreebankOptions
 
 PROVED, PROOF_SENTENCES, CONTROLS = 3, 96, 3
 """Relations put to the proof, sentences that each is proved on at most, and control heads."""
 
 
 @dataclass(frozen=True)
-class Options(lab.Options):
+class Options(TreebankOptions):
     """Options.
 
     Attributes:
-        treebank: a file in CoNLL-U.
-        model: zoo name, hub id or directory.
-        sentences: sentences at most, of all documents: the first ones of a random order.
         fewest: relations with fewer words in half of the documents are left out.
-        seed: of the sentences, the halves, the nulls and the control edges.
     """
 
     out: Path = Path("results/syntax-heads")
-    treebank: Path | None = None
-    model: str = "minilm-l6"
-    sentences: int = 2001
     fewest: int = 50
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raise ValueError without a treebank, unless the run is quick."""
-        super().check()
-        if self.treebank is None and not self.quick:
-            raise ValueError("--treebank: expected a file in CoNLL-U (--quick runs without one)")
-
-
-def read(options: Options) -> Sentences:
-    """Return the sentences that are asked for."""
-    every = own_sentences.trees() if options.treebank is None else conllu(options.treebank)
-    if len(every) <= options.sentences:
-        return every
-    order = pd.Series(range(len(every))).sample(options.sentences, random_state=options.seed)
-    return every.take(sorted(order.tolist()))
 
 
 def proofs(model: jh.Model, sentences: Sentences, heads: pd.DataFrame, options: Options) -> pd.DataFrame:
@@ -93,9 +71,15 @@ def proofs(model: jh.Model, sentences: Sentences, heads: pd.DataFrame, options: 
     return pd.concat(frames, ignore_index=True)
 
 
+def predicts_words(model: jh.Model) -> bool:
+    """Whether a model predicts next words, or masked ones."""
+    logits = model.network.unembedding is not None and model.network.classes_of is None
+    return logits and (model.causal or getattr(model.tokenizer, "mask_token_id", None) is not None)
+
+
 def run(options: Options) -> lab.Results:
     """Choose heads, report them beside their nulls, and put them to the proof."""
-    sentences = read(options)
+    sentences = options.read(options.treebank)
     model = jh.load(options.model)
     asked = Asked("deprel", options.fewest if options.treebank else 5, options.seed, options.unfinished)
     heads = chosen(model, sentences, asked)
@@ -104,7 +88,7 @@ def run(options: Options) -> lab.Results:
         "shuffled": chosen(model, jh.shuffled_links(sentences, options.seed), asked),
     }
     heads = beside_nulls(heads, nulls)
-    proved = proofs(model, sentences, heads, options) if model.stack().causal else None
+    proved = proofs(model, sentences, heads, options) if predicts_words(model) else None
     about = lab.provenance(model, files=dict(sentences.files), sentences=len(sentences), seed=options.seed)
     tables = {"heads": heads, **{f"null-{name}": null for name, null in nulls.items()}}
     if proved is not None:

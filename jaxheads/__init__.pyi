@@ -20,11 +20,13 @@ from .generate.choosing import Sampling
 from .generate.writing import Writing, generate
 from .generate.written import written
 from .log_probabilities import answer_log_probability, kl_divergence
+from .masked_losses import masked_loss
 from .measure import patterns, weights
 from .measure.direct.direct_effects import DirectParts, direct_effects, direct_parts
 from .measure.direct.lens import logit_lens
 from .measure.direct.logit_copying import logit_copying, name_copying
 from .measure.direct.text_span import TextSpan, text_span
+from .measure.direct.transport import JacobianLens, jacobian_lens
 from .measure.in_context_learning import ContextScore, icl_score
 from .measure.patterns import METRICS, ByRows, Metric, head_detector, marked_share, register, retrieval, token_class
 from .measure.patterns.alignment import alignment_error_rate
@@ -73,6 +75,7 @@ from .models.saving import to_hf, to_orbax
 from .models.sharding import placement, shard
 from .models.sites import SiteEdit
 from .objectives import Objective, logit, logit_difference, loss, probability_difference
+from .report.role_evidence import function_scores, role_evidence
 from .steering import Steering, steer_heads
 from .sweep import circuits
 from .sweep.circuits.attribution import patch_edges
@@ -136,6 +139,7 @@ __all__ = [
     "Metric",
     "Samples",
     "compare_heads",
+    "function_scores",
     "contrast",
     "head_detector",
     "half_of",
@@ -153,6 +157,7 @@ __all__ = [
     "parse",
     "parsing_probe",
     "relation_edges",
+    "role_evidence",
     "relations",
     "structure",
     "retrieval",
@@ -200,8 +205,10 @@ __all__ = [
     "token_pairs",
     # what they add to the logits
     "DirectParts",
+    "JacobianLens",
     "direct_effects",
     "direct_parts",
+    "jacobian_lens",
     "logit_copying",
     "logit_lens",
     "name_copying",
@@ -235,6 +242,7 @@ __all__ = [
     "logit",
     "logit_difference",
     "loss",
+    "masked_loss",
     "minimal_pair",
     "objectives",
     "plots",

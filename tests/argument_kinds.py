@@ -15,7 +15,7 @@ KINDS = _by_argument(
         "count": "examples donors draws chains steps points samples lasting top prime shortest longest length mapped "
         "states dimensions vocabulary layers heads kv_heads limit early late names words nouns prepositions verbs "
         "functions types brackets determiners adjectives copulas persons places greedy iterations count "
-        "max_length rank buckets each per_row facts",
+        "max_length rank buckets each per_row facts components",
         "size": "burn resamples random most shots norm_of cross_heads offset",
         "whole": "first step sampling_rate positions tokens",
         "index": "layer head run",
@@ -68,7 +68,48 @@ KINDS = _by_argument(
 )
 """The kind of an argument by its name, where no other is given below."""
 
+VIEWS = {
+    "text": "title label note stack missing x_label y_label",
+    "any": "tokens keys heads notes chosen words units axes rows columns names kinds texts points panels lines levels "
+    "payloads bits nodes marks metrics low high against",
+    "level": "level",
+    "flag": "diagonal log deflated",
+    "array": "x edges array steps patterns",
+    "count": "first",
+    "positive": "power",
+}
+"""Kinds of the arguments of views, whose names mean something else in other functions."""
+
 KINDS_OF = {
+    **{
+        f"view.{view}.{argument}": kind
+        for view in "attention curves document evolution graph heatmap matrix packed scatter tokens".split()
+        for argument, kind in _by_argument(VIEWS).items()
+    },
+    "view.evolution.lines": "mapping",
+    "view.evolution.onsets": "mapping",
+    "view.graph.values": "array",
+    "view.matrix.values": "any",
+    "view.tokens.values": "any",
+    "view.heatmap.metrics": "mapping",
+    "view.scatter.metrics": "mapping",
+    "view.curves.lines": "mapping",
+    "Circuit.view.minimality": "table",
+    **{
+        f"{pairs}.view.{argument}": "name"
+        for pairs in ("Composition", "Projections")
+        for argument in ("kind", "layout")
+    },
+    "HeadTable.view.against": "table",
+    "HeadTable.view.other": "any",
+    "Relevance.view.examples": "count",
+    "Relevance.view.stream": "name",
+    "Run.view.example": "index",
+    "Run.view.heads": "any",
+    "Run.view.notes": "mapping",
+    "Run.view.chosen": "any",
+    "Trace.view.names": "names",
+    "Trace.view.onsets": "mapping",
     "measure.over": "name",
     "MinimalPairs.take.indices": "wholes",
     "MinimalPairs.where.value": "text",
@@ -137,6 +178,7 @@ KINDS_OF = {
     "contrast_covariance.match": "text",
     "contrast_covariance.mismatch": "text",
     "Samples.tokens.least": "count",
+    "Samples.view.sample": "size",
     "generate.sample": "any",
     "generate.stop": "any",
     "generate.copies": "any",
@@ -293,7 +335,12 @@ KINDS_OF = {
     "variability.positions": "count",
     "qk_circuit.offset": "whole",
     "composition.offset": "whole",
+    "jacobian_lens.skip": "size",
+    "role_evidence.text": "path",
+    "function_scores.text": "path",
+    "JacobianLens.read.vector": "array",
     "component_composition.offset": "whole",
+    "Projections.view.layout": "name",
     "token_maps.pairs": "array",
     "shuffled_pairs.pairs": "array",
     "token_maps.candidates": "array",

@@ -16,6 +16,7 @@ from flax import nnx
 import jaxheads as jh
 from jaxheads.data import tasks
 
+from .good_result_calls import RESULT_CALLS
 from .good_sentence_calls import SENTENCE_CALLS
 from .good_values import (
     CONFIG,
@@ -29,9 +30,7 @@ from .good_values import (
     clip,
     contrasted,
     edges,
-    grouped,
     model,
-    moments,
     other,
     repeated,
     sample,
@@ -45,6 +44,7 @@ from .good_values import (
 
 RESULTS = set(
     """
+    Backdrop
     Circuit
     Composition
     ContextScore
@@ -60,6 +60,7 @@ RESULTS = set(
     HeadPairs
     HeadTable
     IOIPrompts
+    JacobianLens
     Interval
     Moments
     NeedlePrompts
@@ -80,8 +81,10 @@ RESULTS = set(
     Steering
     TextSpan
     TokenPairs
+    Tokens
     Trace
     Trained
+    View
     WordPattern
     Writing
     """.split()
@@ -110,6 +113,10 @@ INTERNAL = {
 """Protocols, what only metrics and networks call, and the constructors that have tests of their own."""
 
 
+def lens() -> jh.JacobianLens:
+    return jh.jacobian_lens(model(), batch(), skip=0)
+
+
 def few() -> tasks.FewExamples:
     return tasks.FewExamples(tasks.Agreement(), 4)
 
@@ -127,7 +134,7 @@ def is_internal(name: str) -> bool:
 def public() -> Iterator[tuple[str, Any]]:
     """Yield every public function, class and method that takes arguments, by name."""
     parts = (jh.circuits, jh.data, jh.evidence, jh.patterns, jh.plots, jh.statistics, jh.tables, jh.train, jh.weights)
-    rooms = (jh, *parts, tasks)
+    rooms = (jh, *parts, tasks, jh.view)
     seen = set()
     for room in rooms:
         for name in room.__all__:
@@ -135,7 +142,8 @@ def public() -> Iterator[tuple[str, Any]]:
             if isinstance(value, ModuleType) or not callable(value) or id(value) in seen:
                 continue
             seen.add(id(value))
-            yield name, value
+            # Views have the names of still pictures.
+            yield (f"view.{name}" if room is jh.view and not inspect.isclass(value) else name), value
             if inspect.isclass(value):
                 yield from ((f"{name}.{method}", getattr(value, method)) for method in vars(value) if method[0] != "_")
 
@@ -218,6 +226,9 @@ CALLS: dict[str, dict[str, Any]] = {
     "retrieval": {"needle": "noun", "answer": "noun"},
     "samples": {"model": model, "batch": batch},
     **{f"Samples.{name}": {"self": sampled, "layer": 0, "head": 0} for name in ("of", "texts", "tokens", "components")},
+    "Samples.view": {"self": sampled, "layer": 0, "head": 0},
+    "Samples.save": {"self": sampled, "path": "no-such-samples"},
+    "Samples.load": {"path": "no-such-samples"},
     "Samples.words": {"self": sampled, "ids": np.arange(3)},
     "shuffled_marks": {"batch": batch, "seed": 0},
     "specialisation": {
@@ -254,6 +265,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "component_composition": {"model": model, "layer": 1, "head": 0},
     "composition": {"model": model},
     "projection_kernel": {"model": model},
+    "Projections.view": {"self": lambda: jh.projection_kernel(model())},
     "salient_tokens": {"model": model, "layer": 1, "head": 0},
     "shuffled_pairs": {"pairs": [[1, 2], [3, 4], [5, 6]], "seed": 0},
     "token_maps": {"model": model, "pairs": [[1, 2], [3, 4], [5, 6]]},
@@ -267,6 +279,13 @@ CALLS: dict[str, dict[str, Any]] = {
     "direct_parts": ASKED | {"objective": lambda: jh.logit_difference(1, 2)},
     "logit_copying": {"model": model, "batch": batch},
     "logit_lens": {"model": model, "batch": batch},
+    "jacobian_lens": {"model": model, "batch": batch, "skip": 0},
+    "JacobianLens.read": {
+        "self": lambda: jh.jacobian_lens(model(), batch(), skip=0),
+        "layer": 0,
+        "vector": np.ones(16),
+    },
+    "JacobianLens.head": {"self": lambda: jh.jacobian_lens(model(), batch(), skip=0), "layer": 0, "head": 1},
     "name_copying": {"model": model, "batch": batch, "names": [1, 2, 3, 4]},
     "qk_attribution": {"model": model, "batch": batch, "layer": 1, "head": 0, "query": 3, "key": 1},
     "QKAttribution.top": {"self": attributed},
@@ -305,15 +324,6 @@ CALLS: dict[str, dict[str, Any]] = {
     **{name: {} for name in ("class_logit", "kl_divergence", "logit", "loss")},
     "logit_difference": {"right": 1, "wrong": 2},
     "probability_difference": {"tokens": [1, 2], "signs": [1, -1]},
-    # pictures
-    "Panel.save": {"self": lambda: table().plot(), "path": "heads.png"},
-    "Picture.save": {"self": lambda: table().plot().picture, "path": "heads.svg"},
-    "color": {"number": 1},
-    "draw_runs": {"ax": lambda: jh.plots.panels(1, (2.0, 2.0))[1][0], "at": STEPS, "values": CURVE, "label": "loss"},
-    "evolution": {"steps": STEPS, "curves": {"loss": CURVE}},
-    "heatmap": {"grid": np.eye(2)},
-    "intervals": {"frame": lambda: table().top()},
-    "panels": {"count": 2, "size": (3.0, 2.0)},
     # circuits
     "Graph": {"layers": 2, "heads": 2, "kv_heads": 2},
     "Graph.of": {"stack": lambda: model().stack()},
@@ -324,20 +334,6 @@ CALLS: dict[str, dict[str, Any]] = {
     "faithfulness_curve": ASKED | {"ranking": table, "reference": other},
     "keep_edges": PAIR | {"kept": edges},
     "search_circuits": ASKED | {"thresholds": [0.1], "reference": other},
-    # tables
-    "HeadTable.from_columns": {"name": "a", "stack": "decoder", "columns": lambda: {"a": jh.tables.Column(np.eye(2))}},
-    "HeadTable.range_of": {"self": table, "metric": "score"},
-    "HeadTable.grid": {"self": table, "column": "score"},
-    "HeadTable.top": {"self": table},
-    "HeadTable.plot": {"self": table},
-    "HeadTable.save": {"self": table, "directory": "no-such-directory"},
-    "Run.load": {"path": "no-such-run"},
-    "HeadTable.load": {"path": "no-such-table"},
-    "Column": {"mean": np.eye(2)},
-    "footnote": {"frame": lambda: table().frame},
-    "marked": {"frame": lambda: table().frame},
-    "marked_count": {"n": 3},
-    "grid_index": {"stack": "decoder", "shape": (2, 2), "axes": ("layer", "head")},
     # data
     "IOIPrompts.corrupted": {"self": lambda: jh.data.IOIPrompts(*PROMPTS), "seed": 0},
     "RepeatedTokens.shuffled": {"self": repeated, "seed": 0},
@@ -351,31 +347,6 @@ CALLS: dict[str, dict[str, Any]] = {
     "ordinary_tokens": {"model": model},
     "process_share": {"batches": lambda: [batch()]},
     "text_batches": {"model": model, "texts": ["a b"], "length": 4, "examples": 2},
-    # statistics
-    "GroupedRows": {},
-    "GroupedRows.add": {"self": jh.statistics.GroupedRows, "values": np.ones((3, 2))},
-    "GroupedRows.interval": {"self": lambda: grouped()},
-    "Moments.add": {"self": jh.statistics.Moments, "values": np.ones((3, 2))},
-    "Moments.merge": {"self": jh.statistics.Moments, "other": jh.statistics.Moments},
-    "Moments.interval": {"self": lambda: moments()},
-    "analysis_of_variance": {"values": np.arange(8.0).reshape(2, 2, 2), "factors": ["a", "b"]},
-    "check_level": {"level": 0.95},
-    "false_discovery": {"p_values": [0.1, 0.2]},
-    "jackknife_interval": {
-        "statistic": lambda: lambda means: means,
-        "rows": lambda: jh.statistics.rows_of(np.arange(4.0)),
-    },
-    "mean_interval": {"values": np.arange(4.0)},
-    "mean_p_values": {"values": np.arange(4.0)},
-    "paired_p_values": {"scores": np.arange(4.0), "null": np.ones(4)},
-    "partial_rank_correlation": {"first": np.arange(4.0), "second": np.arange(4.0)},
-    "rank_correlation": {"first": np.arange(4.0), "second": np.arange(4.0)},
-    "ratio_interval": {"values": np.arange(4.0), "whole": np.arange(1.0, 5)},
-    "rows_of": {"values": np.arange(4.0)},
-    "seed_effect": {"values": np.arange(6.0).reshape(2, 3)},
-    "split_halves": {"count": 8, "seed": 0},
-    "t_mean": {"values": np.arange(4.0)},
-    "wilson": {"values": np.arange(4) % 2},
     # the training lab
     "Trace.best": {"self": lambda: jh.train.Trace(STEPS, {"a": np.ones((8, 1, 2, 2))}), "name": "a"},
     "Trace.best_head": {"self": lambda: jh.train.Trace(STEPS, {"a": np.ones((8, 1, 2, 2))}), "name": "a"},
@@ -414,6 +385,7 @@ CALLS: dict[str, dict[str, Any]] = {
     },
     "train": {"config": lambda: task().model_config(), "task": task, "steps": 2},
     **SENTENCE_CALLS,
+    **RESULT_CALLS,
     # tasks
     **{type(own).__name__: {} for own in tasks.TASKS.values()},
     "Examples": {"examples": lambda: sample()},

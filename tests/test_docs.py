@@ -11,7 +11,7 @@ import jaxheads as jh
 from tests.test_readme import ROOT, run_in_order
 
 DOCS = ROOT / "docs"
-PAGES = ["what-heads-do", "does-it-matter", "how-heads-form", "how-sure", "models-and-runs"]
+PAGES = ["see-heads", "generate", "what-heads-do", "does-it-matter", "how-heads-form", "how-sure", "models-and-runs"]
 """Pages whose blocks run in order on a model of the zoo."""
 
 ERRORS: dict[str, Callable[[jh.Model], object]] = {

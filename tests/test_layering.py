@@ -21,7 +21,7 @@ LAYERS = (
     ("evidence",),
     ("measure", "data"),
     ("execution",),
-    ("edits", "objectives", "class_objectives", "log_probabilities", "minimal_pairs", "networks"),
+    ("edits", "objectives", "class_objectives", "log_probabilities", "masked_losses", "minimal_pairs", "networks"),
     ("class_reads",),
     ("reads",),
     ("models",),

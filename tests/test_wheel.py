@@ -62,14 +62,15 @@ from jaxheads.provenance import environment
 about = environment()
 folder = pathlib.Path(jh.__file__).parent
 versions = [jh.__version__, about["versions"]["jaxheads"]]
-print(json.dumps([str(folder), *versions, about["git"], (folder / "py.typed").exists()]))
+carried = all((folder / name).exists() for name in ("py.typed", "view/static/view.js"))
+print(json.dumps([str(folder), *versions, about["git"], carried]))
 """
-    folder, version, named, state, typed = json.loads(outside(installed / "python", "-c", script, cwd=tmp_path))
+    folder, version, named, state, carried = json.loads(outside(installed / "python", "-c", script, cwd=tmp_path))
     assert Path(folder).is_relative_to(installed.parent)
     assert version == named == PROJECT["version"]
     assert state == code()
     assert state is None or len(state["revision"]) == 40
-    assert typed
+    assert carried
 
 
 def test_the_experiments_run_from_the_wheel(installed: Path, tmp_path: Path):

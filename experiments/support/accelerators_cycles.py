@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
@@ -88,6 +88,26 @@ def ideal_step(jaxpr: Any, products: float) -> float:
     """Return the fewest cycles that the products of one step of the largest loop take."""
     steps = [ideal_cycles(body, products, 1) for body in _loops(jaxpr)]
     return max(steps, default=0.0)
+
+
+def layer_cycles(config: Mapping[str, Any], tokens: float, keys: int, products: float) -> float:
+    """Return the fewest cycles that one layer's products take, each computed once, in bfloat16.
+
+    Args:
+        config: of a GPT-2 or a Llama, as `accelerators_machines.MODELS` has it.
+        tokens: that go through the layer.
+        keys: positions that each of them looks at.
+        products: operations of bfloat16 products a cycle.
+    """
+    if config["model_type"] == "gpt2":
+        width = heads_width = config["n_embd"]
+        weights = 12 * width**2
+    else:
+        width, heads = config["hidden_size"], config["num_attention_heads"]
+        heads_width = width
+        keys_values = 2 * width * (width // heads) * config["num_key_value_heads"]
+        weights = 2 * width**2 + keys_values + 3 * width * config["intermediate_size"]
+    return tokens * (2 * weights + 4 * heads_width * keys) / products
 
 
 def _products(jaxpr: Any, products: float, unknown: float) -> Iterator[tuple[float, float]]:

@@ -58,7 +58,7 @@ def _llama(layers: int, heads: int, kv_heads: int, width: int, hidden: int, voca
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
-        "max_position_embeddings": 8192,
+        "max_position_embeddings": 131_072,
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": False,
     }

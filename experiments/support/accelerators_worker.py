@@ -1,6 +1,7 @@
 """One machine's programs, compiled in a process of its own: libtpu reads its environment once."""
 
 import inspect
+import itertools
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import numpy as np
 
 import jaxheads as jh
 
-from .accelerators_cycles import Program, ideal_cycles, ideal_step
+from .accelerators_cycles import Program, ideal_cycles, ideal_step, layer_cycles
 from .accelerators_machines import MACHINES, MODELS, TINY, Machine, environment
 
 WORKS = ("ablate z", "patch z", "patch resid", "knock out", "measure", "relevance")
@@ -23,10 +24,21 @@ WORKS = ("ablate z", "patch z", "patch resid", "knock out", "measure", "relevanc
 
 CHIPS = 8
 
+ARITHMETICS: Mapping[str, tuple[str, str | None]] = {
+    "bfloat16": ("bfloat16", None),
+    "differences": ("float32", "differences"),
+    "full": ("float32", "full"),
+    "fast": ("float32", "fast"),
+}
+"""Dtype of the weights and arithmetic of a question, by the name in tables."""
+
+WITHOUT_COPIES = ("measure", "relevance")
+"""Works that run no edited copies, of which there are no differences."""
+
 
 @dataclass(frozen=True)
 class Asked:
-    """What is compiled: names of machine, models and works, sizes of the inputs, dtype and arithmetic."""
+    """What is compiled: names of machine, models, works and arithmetics, sizes of the inputs, bytes for activations."""
 
     machine: str
     models: tuple[str, ...]
@@ -34,8 +46,7 @@ class Asked:
     examples: int
     tokens: int
     memory: int
-    dtype: str
-    arithmetic: str | None
+    arithmetics: tuple[str, ...]
     tiny: bool
 
 
@@ -76,41 +87,48 @@ def question(work: str, model: jh.Model, asked: Asked) -> tuple[Any, tuple[Any, 
 
 
 def rows(asked: Asked) -> Iterator[dict[str, Any]]:
-    """Yield a row for each model and work."""
+    """Yield a row for each model, work and arithmetic."""
     from jax.experimental import topologies
 
     machine = MACHINES[asked.machine]
     chips = topologies.get_topology_desc(machine.topology, platform="tpu").devices
-    for title in asked.models:
-        for work in asked.works:
-            start = time.perf_counter()
-            row: dict[str, Any] = {"machine": asked.machine, "model": title, "work": work}
-            try:
-                row |= _row(machine, chips, title, work, asked)
-            except (jax.errors.JaxRuntimeError, MemoryError) as error:  # what does not fit a machine is a finding
-                row["failed"] = str(error).splitlines()[0][:120]
-            yield {**row, "compile_seconds": time.perf_counter() - start}
+    for title, work, arithmetic in itertools.product(asked.models, asked.works, asked.arithmetics):
+        if work in WITHOUT_COPIES and arithmetic == "differences":
+            continue
+        start = time.perf_counter()
+        row = {"machine": asked.machine, "model": title, "work": work, "arithmetic": arithmetic}
+        try:
+            row |= _row(machine, chips, row, asked)
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:  # what does not fit a machine is a finding
+            row["failed"] = str(error).splitlines()[0][:120]
+        yield {**row, "compile_seconds": time.perf_counter() - start}
 
 
-def _row(machine: Machine, chips: Sequence[Any], title: str, work: str, asked: Asked) -> dict[str, Any]:
-    model = jh.init(TINY if asked.tiny else MODELS[title], dtype=asked.dtype, shapes_only=True)
+def _row(machine: Machine, chips: Sequence[Any], named: Mapping[str, str], asked: Asked) -> dict[str, Any]:
+    config, work = TINY if asked.tiny else MODELS[named["model"]], named["work"]
+    dtype, arithmetic = ARITHMETICS[named["arithmetic"]]
+    model = jh.init(config, dtype=dtype, shapes_only=True)
     ask, arguments, options = question(work, model, asked)
     options |= {"memory": asked.memory, "progress": False}
-    if asked.arithmetic is not None:
-        options["arithmetic"] = asked.arithmetic
+    if arithmetic is not None:
+        options["arithmetic"] = arithmetic
     used = 1
     if "devices" in inspect.signature(ask).parameters:
         # Weights that a chip can't hold rest in shares on all of them, and are gathered layer by layer.
-        axis = "data" if work in ("measure", "relevance") else "questions"
-        options["devices"], used = jax.sharding.Mesh(np.array(jax.devices()[:CHIPS]), (axis,)), CHIPS
+        options["devices"], used = jax.sharding.Mesh(np.array(jax.devices()[:CHIPS]), ("data",)), CHIPS
     programs = jh.rehearse(ask, *arguments, on=chips, **options)
     layers = model.network.streams[-1].layers
     # A sweep loops over the layers between the first edited one and the last, half of all on average; others over all.
-    steps = float(layers) if work in ("measure", "relevance") else max(1.0, (layers - 2) / 2)
-    return {"chips": used, **_numbers(programs, machine, steps, used)}
+    steps = float(layers) if work in WITHOUT_COPIES else max(1.0, (layers - 2) / 2)
+    numbers = _numbers(programs, machine, steps, used)
+    if work not in WITHOUT_COPIES:
+        flops = jh.plan(ask, *arguments, **options).cost().flops
+        numbers["share"] = flops / used / machine.products / (numbers["seconds"] * machine.clock)
+        numbers |= _loop(programs, machine, config, used)
+    return {"chips": used, **numbers}
 
 
-def _numbers(programs: Sequence[Any], machine: Machine, steps: float, chips: int) -> Mapping[str, Any]:
+def _numbers(programs: Sequence[Any], machine: Machine, steps: float, chips: int) -> dict[str, Any]:
     """Return memory, cycles and collectives of a question's programs, all of one chip.
 
     Args:
@@ -138,10 +156,26 @@ def _numbers(programs: Sequence[Any], machine: Machine, steps: float, chips: int
     }
 
 
+def _loop(programs: Sequence[Any], machine: Machine, config: Mapping[str, Any], chips: int) -> dict[str, float]:
+    """Return tokens, cycles and share of the ideal of one layer of a sweep's edited copies, of one chip.
+
+    The ideal has each product of a copy once, in bfloat16: neither the unedited run's, nor zeros that fill tiles.
+    """
+    edited = [program for program in programs if program.name == "edited"]
+    cycles, program = max(
+        ((Program(own.executable.as_text()).layer_loop(), own) for own in edited), key=lambda pair: pair[0]
+    )
+    batch, copies = program.arguments[1], program.arguments[5]
+    examples, length = batch.tokens.shape
+    tokens = len(copies.heads) * examples * (length - program.keywords["site"].first) / chips
+    ideal = layer_cycles(config, tokens, length, machine.products)
+    return {"loop_tokens": tokens, "loop_cycles": cycles, "loop_share": ideal / cycles if cycles else float("nan")}
+
+
 def main(words: str) -> None:
     """Print each row as a line of JSON."""
     told: dict[str, Any] = json.loads(words)
-    lists: dict[str, Any] = {name: tuple(told[name]) for name in ("models", "works")}
+    lists: dict[str, Any] = {name: tuple(told[name]) for name in ("models", "works", "arithmetics")}
     asked = Asked(**{**told, **lists})
     for row in rows(asked):
         print(json.dumps(row), flush=True)

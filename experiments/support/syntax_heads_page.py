@@ -68,7 +68,7 @@ L{best["layer"]}H{best["head"]}, {span(best, "share")} against {best["base"]:.2f
 
 Of {len(heads)} intervals some 2.5 % lie above 0 by chance alone. {len(sentences)} sentences of {documents} documents
 ({source}).{sees} Intervals are over documents.
-{proof_words(proved)}
+{proof_words(proved, model)}
 ## Relations, the largest gain first
 
 A word is right if its arg-max, among the other words of its sentence, is its head ("to head"), or any of its dependents
@@ -127,7 +127,7 @@ def published(heads: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["relation", "direction", "ours", "offset", "Clark et al.", "Voita et al."])
 
 
-def proof_words(proved: pd.DataFrame | None) -> str:
+def proof_words(proved: pd.DataFrame | None, model: jh.Model) -> str:
     """Return the section on what the heads' edges do to the loss, or why there is none."""
     if proved is None:
         return """
@@ -146,11 +146,14 @@ serves.
             where = str(entry["head"])
             name = where if where == "difference" else f"L{where.replace('.', 'H')}"
             table.append({"relation": f"{relation} {direction}", "head": name, **cells, "n": entry["edge_n"]})
+    what = "the token after the word that looks" if model.causal else "the word that looks, masked"
     words = "; ".join(rows) or "none of them differs from its controls"
+    compared = 3 * len(groups)
     return f"""
 ## Put to the proof
 
-Change of the loss, in nats, of the token after the word that looks, on sentences that chose nothing: {words}.
+Change of the loss, in nats, of {what}, on sentences that chose nothing: {words}
+(of {compared} differences, of which one in twenty has an interval without 0 by chance alone).
 The first row of each relation is the head, the next are other heads of its layer, "difference" is the head less their
 mean. "edge": the relation's edges are knocked out; "other_edge": as many from the same words to others that they see.
 

@@ -70,13 +70,13 @@ def _portraits(
 
 def _save_headvis(portraits: Sequence[Portrait], options: Page) -> None:
     """Write each stack that reads texts, into folders of their own where there are several."""
-    readable = [own for own in portraits if own.texts and own.model == portraits[0].model]
+    readable = [own for own in portraits if own.samples is not None and own.model == portraits[0].model]
     if not readable:
         raise ValueError(f"--headvis: HeadVis shows heads on texts, and no stack of {options.model} reads only texts")
     assert options.headvis is not None, "the caller checks"
     for own in readable:
         folder = options.headvis / own.stack if len(readable) > 1 else options.headvis
-        print(f"{len(write_headvis(own, folder, options.seed))} files in {folder}")
+        print(f"{len(write_headvis(own, folder))} files in {folder}")
 
 
 def _folder(model: str) -> Path:

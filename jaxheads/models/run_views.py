@@ -4,16 +4,14 @@ Dimension key: L layers, B examples, N heads, T query positions, S key positions
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ..checks import one_of
 from ..view import Backdrop, Tokens, View, attention
 from .inputs.axes import Axis
 from .predictions import texts_of
-
-if TYPE_CHECKING:
-    from .captures import Run, RunSource
 
 Head = tuple[int, int]
 
@@ -22,8 +20,8 @@ SECONDS = 0.01
 
 
 def run_view(
-    run: "Run",
-    source: "RunSource",
+    run: Any,
+    source: Any,
     stack: str | None,
     example: int,
     heads: Sequence[Head] | None,
@@ -31,6 +29,8 @@ def run_view(
     chosen: Head | None,
 ) -> View:
     """Show one example's patterns; raises ValueError for a run that holds none, or an example that is not there."""
+    if stack is not None and source.axes:
+        one_of("stack", stack, source.axes)
     site = _site(run, stack)
     patterns_LBNTS = run.seen[site]
     count = patterns_LBNTS.shape[1]
@@ -55,7 +55,7 @@ def run_view(
     )
 
 
-def _site(run: "Run", stack: str | None) -> str:
+def _site(run: Any, stack: str | None) -> str:
     known = [name for name in run.seen if name.rpartition(".")[2] == "pattern"]
     wanted = known if stack is None else [name for name in known if name in ("pattern", f"{stack}.pattern")]
     if len(wanted) != 1:
@@ -66,7 +66,7 @@ def _site(run: "Run", stack: str | None) -> str:
     return wanted[0]
 
 
-def _side(source: "RunSource", axis: Axis, example: int) -> tuple[Tokens, np.ndarray]:
+def _side(source: Any, axis: Axis, example: int) -> tuple[Tokens, np.ndarray]:
     """Return the tokens of one side, without padding, and which positions they are."""
     batch, positions = source.batch, axis.of(source.batch)
     kept = np.flatnonzero(np.asarray(positions.mask)[example])

@@ -21,18 +21,20 @@ stack can't have, or whose inputs its tokenizer has no words for, is left out, a
 Dimension key: E examples, D draws of the null, P pairs of tokens, L layers, N heads.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
+from ..arguments import at_least, checked
 from ..data.needles import needle_prompts
 from ..data.prompts import ioi_prompts
 from ..data.successors import successor_pairs
 from ..evidence.nulls import shuffled_pairs
 from ..evidence.roles import Evidence
-from ..execution.resources import Options
+from ..execution.resources import Options, shares_options
 from ..measure.patterns.metric import Metric, fits
 from ..measure.patterns.registry import METRICS
 from ..measure.patterns.scoring import measure
@@ -46,11 +48,12 @@ from ..models.inputs.vocabulary import ordinary_tokens
 from ..models.model import Model
 from ..models.random_weights import random_weights
 from ..models.stack import Stack
+from ..provenance import provenance
 from ..statistics import mean_interval
 from ..tables import Column, HeadTable
 from . import inputs as inputs_module
 from .inputs import first_token
-from .sources import LEAST, Inputs
+from .sources import LEAST, Inputs, inputs_of
 
 ON_PROSE = (
     "entropy",
@@ -74,6 +77,9 @@ ROLE_OF = {
 }
 """The role that a metric on natural inputs earns."""
 
+METRIC_OF = {role: metric for metric, role in ROLE_OF.items()}
+"""The metric of a role on natural inputs."""
+
 YIELDING = ("sink",)
 """Roles of heads that have nothing else to do."""
 
@@ -90,6 +96,76 @@ class Found(NamedTuple):
     evidence: list[Evidence]
     tables: list[HeadTable]
     left_out: list[str]
+
+
+@shares_options(without=("level", "clusters"))
+@checked(examples=at_least(8))
+def role_evidence(
+    model: Model,
+    sentences: Sentences | None = None,
+    *,
+    text: str | os.PathLike | None = None,
+    examples: int = 32,
+    **options: Unpack[Options],
+) -> list[Evidence]:
+    """Return the evidence of all roles that a stack can have, each with its null: `jh.name_heads(jh.role_evidence(m))`.
+
+    The module's docstring lists the roles, what earns each, and the nulls. Heads of "sink" have often nothing else to
+    do: `jh.name_heads(…, yielding=("sink",))`.
+
+    Args:
+        sentences: with links "deprel" or labels "entity" (`jh.data.conllu`), for syntactic relations and entities.
+        text: a UTF-8 file of prose, passages separated by blank lines; the package's 64 passages when left out.
+        examples: of repeated random tokens, and of the prompts with facts and names.
+        options: shared by all questions: stack, seed, memory, devices, progress, resume.
+
+    Raises:
+        ValueError: for a model that reads no text, or a text with too few tokens.
+        FileNotFoundError: for a missing text.
+    """
+    chosen, seed = model.stack(options.get("stack")), options.get("seed", 0)
+    inputs = inputs_of(model, chosen, text=text, images=None, audio=None, measured=examples, seed=seed)
+    found = [pattern_evidence(model, inputs, **options)]
+    if inputs.repeats is not None:
+        found.append(token_evidence(model, inputs.batches, examples=examples, **options))
+    if sentences is not None:
+        found.append(sentence_evidence(model, sentences, **options))
+    return [entry for part in found for entry in part.evidence]
+
+
+@shares_options(without=("level", "clusters"))
+@checked(examples=at_least(8))
+def function_scores(
+    model: Model, *, text: str | os.PathLike | None = None, examples: int = 32, **options: Unpack[Options]
+) -> HeadTable:
+    """Score every head as a retrieval head, name mover, copy suppressor and successor, as one table.
+
+    Args:
+        text: a UTF-8 file of prose, whose words are those that may be suppressed; see `jh.role_evidence`.
+        examples: prompts with facts, and with names.
+        options: shared by all questions: stack, seed, memory, devices, progress, resume.
+
+    Returns:
+        Columns `retrieval` (Wu et al. 2024), `name_mover` (Wang et al. 2022), `copy_suppression` (McDougall et al.
+        2023) and `successor` (Gould et al. 2023), from 0 to 1, of those whose words the tokenizer has; the module's
+        docstring says what each is. `…_null` is the mean over draws of the null's best head.
+
+    Raises:
+        ValueError: for a model that is no decoder with logits, or whose tokenizer has the words of none.
+    """
+    chosen, seed = model.stack(options.get("stack")), options.get("seed", 0)
+    inputs = inputs_of(model, chosen, text=text, images=None, audio=None, measured=examples, seed=seed)
+    found = token_evidence(model, inputs.batches, examples=examples, **options)
+    if not found.evidence:
+        raise ValueError(f"no function can be scored: {'; '.join(found.left_out)}")
+    columns, extras = {}, {}
+    for entry in found.evidence:
+        scores_ELN, null_DELN = np.asarray(entry.scores), entry.draws
+        interval = mean_interval(scores_ELN, clusters=_labels(entry), within=(0, 1))
+        columns[entry.role] = Column(*interval, range=(0, 1))
+        extras[f"{entry.role}_null"] = np.full(scores_ELN.shape[1:], null_DELN.mean(axis=1).max(axis=(1, 2)).mean())
+    about = provenance(model, text=inputs.source, examples=examples, seed=seed, left_out=found.left_out)
+    return HeadTable.from_columns("function_scores", chosen.name, columns, about, extras=extras)
 
 
 def pattern_evidence(model: Model, inputs: Inputs, **options: Unpack[Options]) -> Found:
@@ -116,7 +192,7 @@ def pattern_evidence(model: Model, inputs: Inputs, **options: Unpack[Options]) -
 def role_table(evidence: Evidence) -> HeadTable:
     """Return the scores of every head for one role, with their intervals over all examples."""
     scores_ELN = np.asarray(evidence.scores)
-    labels = None if evidence.clusters is None else np.unique(np.asarray(evidence.clusters), return_inverse=True)[1]
+    labels = _labels(evidence)
     within = (-np.inf, np.inf) if evidence.ratio else (0.0, 1.0)
     interval = mean_interval(scores_ELN, clusters=labels, within=within)
     column = Column(*interval, scores_ELN, range=within)
@@ -124,6 +200,11 @@ def role_table(evidence: Evidence) -> HeadTable:
     return HeadTable.from_columns(
         evidence.role, evidence.stack, {evidence.role: column}, about, squeeze=True, clusters=labels
     )
+
+
+def _labels(evidence: Evidence) -> np.ndarray | None:
+    """Return the clusters of an evidence's examples as whole numbers, or None."""
+    return None if evidence.clusters is None else np.unique(np.asarray(evidence.clusters), return_inverse=True)[1]
 
 
 def visible(stack: Stack, metrics: tuple[str, ...]) -> tuple[str, ...]:

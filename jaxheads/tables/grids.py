@@ -1,17 +1,14 @@
 """Arrays of a table: columns of its frame, its examples, read-only copies."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-if TYPE_CHECKING:
-    from .table import Column
-
 
 def flat_columns(
-    columns: "Mapping[str, Column]", extras: Mapping[str, ArrayLike], shape: tuple[int, ...]
+    columns: Mapping[str, Any], extras: Mapping[str, ArrayLike], shape: tuple[int, ...]
 ) -> dict[str, NDArray[Any]]:
     """Return the columns of a frame: each metric with its bounds and its count, then the extras."""
     flat: dict[str, NDArray[Any]] = {}
@@ -37,7 +34,7 @@ def _put(flat: dict[str, NDArray[Any]], name: str, cells: NDArray[Any], shape: t
     flat[name] = cells.reshape(-1)
 
 
-def stack_examples(columns: "Mapping[str, Column]", shape: tuple[int, ...]) -> NDArray[Any] | None:
+def stack_examples(columns: Mapping[str, Any], shape: tuple[int, ...]) -> NDArray[Any] | None:
     """Return the examples of all metrics, or None; raises ValueError where only a part has them."""
     examples = {name: np.asarray(c.per_example) for name, c in columns.items() if c.per_example is not None}
     if not examples:

@@ -4,16 +4,13 @@ Dimension key: L, N axes of the grid, U senders, V receivers.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..view import View, curves, graph, heatmap, scatter
 from ..view.components import component_graph
-
-if TYPE_CHECKING:
-    from .table import HeadTable
 
 ALONG = ("layer", "position", "step", "component")
 """Single axes whose cells have an order, so that they make a curve."""
@@ -22,7 +19,7 @@ OF_METRIC = {"q_value": "q", "p_value": "p", "null": "null"}
 """Extras of a table with one metric that belong to the metric."""
 
 
-def table_view(table: "HeadTable", column: str) -> View:
+def table_view(table: Any, column: str) -> View:
     """Show one table, in the form that its axes ask for."""
     axes = [str(axis) for axis in table.frame.index.names[1:]]
     if axes == ["sender", "receiver"]:
@@ -30,7 +27,7 @@ def table_view(table: "HeadTable", column: str) -> View:
     if len(axes) == 1 and axes[0] in ALONG:
         return _curves(table, axes[0], column)
     metrics, words, units = _columns(table, column)
-    about: dict[str, Any] = {"units": units, "level": _level(table), "stack": table.stack, "title": _title(table)}
+    about: dict[str, Any] = {"units": units, "stack": table.stack, "title": _title(table), **_level(table)}
     if axes == ["layer", "head"]:
         return heatmap(metrics, words=words, **about)
     down, across = axes[:-1], axes[-1]
@@ -46,7 +43,7 @@ def table_view(table: "HeadTable", column: str) -> View:
     return heatmap(metrics, words=words, axes=sides, rows=rows, names=names, **about)
 
 
-def scatter_view(first: "HeadTable", second: "HeadTable", column: str, other: str) -> View:
+def scatter_view(first: Any, second: Any, column: str, other: str) -> View:
     """Show one column of each of two tables, head by head.
 
     Raises:
@@ -79,10 +76,10 @@ def scatter_view(first: "HeadTable", second: "HeadTable", column: str, other: st
         units=dict(zip(names, (units.get(column, ""), more.get(other, "")), strict=True)),
         names=cells,
         diagonal=column == other,
-        level=_level(first),
         stack=first.stack,
         title=f"{names[1]} against {names[0]}",
         note=note,
+        **_level(first),
     )
 
 
@@ -91,7 +88,7 @@ def _cell(axes: list[str], place: tuple[int, ...]) -> str:
 
 
 def _columns(
-    table: "HeadTable", column: str
+    table: Any, column: str
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, np.ndarray], Mapping[str, str]]:
     """Return all columns of numbers with their parts, the chosen one first; all columns of words; units."""
     frame, single = table.frame, len(table.metrics) == 1
@@ -119,17 +116,17 @@ def _columns(
     return numbers, words, table.provenance.get("units", {})
 
 
-def _level(table: "HeadTable") -> float | None:
+def _level(table: Any) -> dict[str, Any]:
     level = table.provenance.get("level")
-    return float(level) if isinstance(level, int | float) else None
+    return {"level": float(level)} if isinstance(level, int | float) else {}
 
 
-def _title(table: "HeadTable") -> str:
+def _title(table: Any) -> str:
     model = table.provenance.get("model")
     return f"{table.name} of {model}" if isinstance(model, str) else table.name
 
 
-def _curves(table: "HeadTable", axis: str, column: str) -> View:
+def _curves(table: Any, axis: str, column: str) -> View:
     ends = {"value": "", "low": "_low", "high": "_high"}
     lines: dict[str, Any] = {
         metric: {part: table.grid(f"{metric}{end}") for part, end in ends.items()} for metric in table.metrics
@@ -141,7 +138,7 @@ def _curves(table: "HeadTable", axis: str, column: str) -> View:
     return curves(np.arange(table.shape[0]), lines, x_label=axis, panels=panels, title=_title(table))
 
 
-def _edges(table: "HeadTable", column: str) -> View:
+def _edges(table: Any, column: str) -> View:
     """Show the edges of a table over senders and receivers as a graph."""
     names = [table.grid(name) for name in ("sender_node", "receiver_node") if name in table.frame]
     if len(names) != 2:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..arguments import checked, more_than
+from ..checks import shown
 
 
 @checked(power=more_than(0))
@@ -43,3 +44,11 @@ def packed(
     text = base64.b64encode(data).decode()
     fields = {"shape": list(values.shape), "bits": bits, "low": low, "high": high, "power": float(power)}
     return {**fields, "deflated": deflated, "data": text}
+
+
+def as_numbers(name: str, value: Any) -> np.ndarray:
+    """Return float64 numbers; raises ValueError, which names the argument, for what is none."""
+    try:
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: expected an array of numbers, got {shown(value)}") from None

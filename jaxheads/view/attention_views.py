@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..arguments import checked
-from .arrays import packed
-from .sides import Tokens
+from .arrays import as_numbers, packed
+from .sides import Tokens, one_side
 from .stills import attention_still
 from .view import View
 
@@ -56,10 +56,10 @@ def attention(
         return patterns.view(stack or None, heads=heads, notes=notes, chosen=chosen)
     patterns_GTS, named = _named_patterns(patterns, heads)
     G, T, S = patterns_GTS.shape
-    queries = Tokens.of(tokens, T, "tokens")
+    queries = one_side(tokens, T, "tokens")
     if keys is None and S != T:
         raise ValueError(f"keys: the pattern has {T} queries and {S} keys, so keys need texts of their own")
-    sides = {"queries": queries, "keys": queries if keys is None else Tokens.of(keys, S, "keys")}
+    sides = {"queries": queries, "keys": queries if keys is None else one_side(keys, S, "keys")}
     first = named[0] if chosen is None else (int(chosen[0]), int(chosen[1]))
     if first not in named:
         raise ValueError(f"chosen: expected one of the {G} heads that are shown, got {first}")
@@ -82,7 +82,11 @@ def attention(
         "heads": shown,
         **{name: list(side.texts) for name, side in sides.items()},
         "parts": {name: list(side.parts) for name, side in sides.items() if side.parts is not None},
-        "pictures": {name: side.backdrop.payload() for name, side in sides.items() if side.backdrop is not None},
+        "pictures": {
+            name: side.backdrop.payload()
+            for name, side in sides.items()
+            if side.backdrop is not None and (name == "queries" or keys is not None)
+        },
     }
     if any(side.words is not None for side in sides.values()):
         payload["words"] = {name: _words(side) for name, side in sides.items()}
@@ -99,7 +103,7 @@ def _words(side: Tokens) -> list[int]:
 
 def _named_patterns(patterns: Any, heads: Sequence[Head] | None) -> tuple[np.ndarray, list[Head]]:
     """Return patterns `[G,T,S]` and the head of each."""
-    values = np.asarray(patterns, np.float32)
+    values = as_numbers("patterns", patterns).astype(np.float32)
     named = None if heads is None else [(int(layer), int(head)) for layer, head in heads]
     if values.ndim not in (2, 3, 4) or not values.size:
         raise ValueError(f"patterns: expected [T,S], [heads,T,S] or [L,N,T,S], got {list(values.shape)}")

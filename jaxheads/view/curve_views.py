@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..arguments import checked
-from .arrays import packed
+from .arrays import as_numbers, packed
 from .stills import curves_still
 from .view import View
 
@@ -126,7 +126,7 @@ def _parts(name: str, given: Any, count: int) -> dict[str, np.ndarray]:
     parts = dict(given) if isinstance(given, Mapping) else {"value": given}
     if not set(parts) <= set(LINE_PARTS) or not {"value", "runs"} & set(parts):
         raise ValueError(f"lines: {name!r} needs a value or runs, and may have low and high; got {list(parts)}")
-    arrays = {part: np.asarray(own, np.float64) for part, own in parts.items() if own is not None}
+    arrays = {part: as_numbers(f"lines: {part} of {name!r}", own) for part, own in parts.items() if own is not None}
     if "runs" in arrays and arrays["runs"].ndim == 2 and "value" not in arrays:
         arrays["value"] = np.median(arrays["runs"], axis=1)
     for part, own in arrays.items():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..arguments import checked
-from .arrays import packed
+from .arrays import as_numbers, packed
 from .stills import heatmap_still, scatter_still
 from .view import View
 
@@ -157,7 +157,9 @@ def metric_grids(metrics: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]
         parts = dict(given) if isinstance(given, Mapping) else {"value": given}
         if "value" not in parts or not set(parts) <= set(PARTS):
             raise ValueError(f"metrics: {name!r} needs a value, and may have {', '.join(PARTS[1:])}; got {list(parts)}")
-        grids[name] = {part: np.asarray(own, np.float64) for part, own in parts.items() if own is not None}
+        grids[name] = {
+            part: as_numbers(f"metrics: {part} of {name!r}", own) for part, own in parts.items() if own is not None
+        }
     shapes = {f"{name} {part}": own.shape for name, parts in grids.items() for part, own in parts.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"metrics: expected arrays of one shape, got {shapes}")

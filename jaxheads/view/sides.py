@@ -83,25 +83,22 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.texts)
 
-    @classmethod
-    def of(cls, tokens: "Sequence[str] | Tokens | None", count: int, name: str) -> "Tokens":
-        """Return one side of a pattern with this number of tokens; numbers stand for texts that are left out.
 
-        Raises:
-            ValueError: for another number of texts, words or parts.
-        """
-        side = (
-            tokens
-            if isinstance(tokens, Tokens)
-            else cls([str(at) for at in range(count)] if tokens is None else tokens)
+def one_side(tokens: Sequence[str] | Tokens | None, count: int, name: str) -> Tokens:
+    """Return one side of a pattern with this number of tokens; numbers stand for texts that are left out.
+
+    Raises:
+        ValueError: for another number of texts, words or parts.
+    """
+    tokens = [str(position) for position in range(count)] if tokens is None else tokens
+    side = tokens if isinstance(tokens, Tokens) else Tokens(tokens)
+    for field in ("texts", "words", "parts"):
+        own = getattr(side, field)
+        if own is not None and len(own) != count:
+            raise ValueError(f"{name}: expected {count} {field}, one a position of the pattern, got {len(own)}")
+    if side.backdrop is not None and side.backdrop.before + np.prod(side.backdrop.grid) > count:
+        raise ValueError(
+            f"{name}: a grid of {list(side.backdrop.grid)} after {side.backdrop.before} tokens is more than the "
+            f"pattern's {count} positions"
         )
-        for field in ("texts", "words", "parts"):
-            own = getattr(side, field)
-            if own is not None and len(own) != count:
-                raise ValueError(f"{name}: expected {count} {field}, one a position of the pattern, got {len(own)}")
-        if side.backdrop is not None and side.backdrop.before + np.prod(side.backdrop.grid) > count:
-            raise ValueError(
-                f"{name}: a grid of {list(side.backdrop.grid)} after {side.backdrop.before} tokens is more than the "
-                f"pattern's {count} positions"
-            )
-        return side
+    return side

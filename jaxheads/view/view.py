@@ -3,6 +3,7 @@
 import html
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -55,7 +56,10 @@ class View:
         """
         if Path(path).suffix.lower() in (".html", ".htm"):
             return write_atomically(path, self.html.encode())
-        return self.draw().save(path)
+        with warnings.catch_warnings():
+            # A token of a script that matplotlib's font lacks is an empty box in a still picture.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            return self.draw().save(path)
 
     def widget(self) -> Any:
         """Return the view as a widget of anywidget: `widget.chosen` is the head that was opened last.
@@ -63,7 +67,7 @@ class View:
         Raises:
             MissingExtraError: without the package anywidget.
         """
-        return widget_class()(payload=dict(self.payload))
+        return widget_class(extra("anywidget", "a view as a widget"))(payload=dict(self.payload))
 
     def _repr_html_(self) -> str:
         """Return a frame of its own, whose script reaches nothing of the notebook."""
@@ -85,9 +89,8 @@ class View:
 
 
 @cache
-def widget_class() -> Any:
+def widget_class(anywidget: Any) -> Any:
     """Return the class of widgets, made when it is first needed."""
-    anywidget = extra("anywidget", "a view as a widget")
     import traitlets  # comes with it
 
     class ViewWidget(anywidget.AnyWidget):

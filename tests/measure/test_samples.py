@@ -1,5 +1,6 @@
 """Samples of every head: equal to whole patterns by hand, whatever order, padding, blocks and chunks the stream has."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ def assert_alike(found: jh.Samples, expected: jh.Samples) -> None:
     assert_close(found.z_covariance, expected.z_covariance)
 
 
-def test_neither_order_nor_padding_nor_chunks_change_the_samples(tmp_path, monkeypatch: pytest.MonkeyPatch):
+def test_neither_order_nor_padding_nor_chunks_change_the_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     model, batch = small_model("llama"), random_batch(LENGTHS)
     expected = jh.samples(model, batch, **FEW)
     order = np.random.default_rng(0).permutation(len(LENGTHS))
@@ -193,3 +194,31 @@ def test_what_can_not_be_sampled_is_refused():
         jh.samples(model, batch, top=0)
     with pytest.raises(ValueError, match=r"layers are 0\.\.1"):
         jh.samples(model, batch, **FEW).of(5, 0)
+
+
+@pytest.mark.parametrize(("family", "stack"), [("llama", None), ("bart", "cross"), ("vit", None)])
+def test_samples_are_seen_and_kept_on_disk(family: str, stack: str | None, tmp_path: Path):
+    pair = small(family)
+    found = jh.samples(pair.ours, SPECS[family].batch(pair.theirs), stack=stack, **FEW)
+    again = jh.Samples.load(found.save(tmp_path / "samples.npz"))
+    assert again.frame.equals(found.frame)
+    assert again.provenance == found.provenance
+    np.testing.assert_array_equal(again.z_covariance, found.z_covariance)
+    for own, other in zip(found.of(0, 0), again.of(0, 0), strict=True):
+        np.testing.assert_array_equal(own.pattern(), other.pattern())
+        assert own.is_self == other.is_self == (stack is None)
+    shown = again.view(0, 0, 1).payload
+    assert shown["kind"] == "attention"
+    assert len(shown["keys"]) == again.of(0, 0)[1].shape[1]
+    if family == "vit":
+        with pytest.raises(ValueError, match="no samples of texts"):
+            found.view(0, 0)
+        return
+    rows = again.view(0, 0).payload["rows"]
+    assert len(rows) == len(found.of(0, 0))
+    own = found.of(0, 0)[0]
+    if own.query != own.key:
+        assert own.strongest()[own.key] >= own.score - 1e-6
+    (tmp_path / "samples.npz").write_bytes(b"no samples")
+    with pytest.raises(ValueError, match="no whole samples"):
+        jh.Samples.load(tmp_path / "samples.npz")

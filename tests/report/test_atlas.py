@@ -211,9 +211,19 @@ def test_from_the_command_to_the_files(
     monkeypatch.setattr(scoring, "program", lambda: pytest.fail("measured again"))
     assert cli.main(command) == 0
     assert len(calls) == 3 + 12 - 2, "2 layers are asked in 3 ablations of 2 stages; 2 were finished"
-    assert "## Roles" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "## Roles" in printed
+    assert printed.splitlines()[-1] == f"open {tmp_path / 'heads.html'}"
     names = {path.name for path in tmp_path.iterdir()}
-    assert {"atlas.parquet", "atlas.csv", "atlas.md", "patterns.png", "effects.png", "summary.md"} <= names
+    assert {
+        "atlas.parquet",
+        "atlas.csv",
+        "atlas.md",
+        "patterns.png",
+        "effects.png",
+        "summary.md",
+        "heads.html",
+    } <= names
     assert ".unfinished" not in names
     about = json.loads((tmp_path / "atlas.provenance.json").read_text())
     assert {"model", "weights", "seed", "versions", "device", "command", "git"} <= set(about)

@@ -25,6 +25,7 @@ from ..models.specs import SPECS
 
 WORDS = [f"w{number}" for number in range(33)]
 WITH_ABLATIONS = ("bloom",)
+WITH_PAGE = ("bert", "bloom", "clip", "llava", "t5", "vit", "whisper")
 COUNT = 8
 
 
@@ -103,7 +104,10 @@ def test_a_directory_of_every_family(name: str, given: dict[str, Path], tmp_path
     monkeypatch.setattr("jaxheads.models.load.load", lambda source: model)
     kinds = {stream.queries.kind for stream in model.network.streams}
     fields = {"frames": "audio", "patches": "images", "tokens": "text"}
-    run(str(tmp_path / "model"), {fields[kind]: given[fields[kind]] for kind in fields if kind in kinds}, tmp_path)
+    paged = [] if name in WITH_PAGE else ["--no-page"]
+    inputs = {fields[kind]: given[fields[kind]] for kind in fields if kind in kinds}
+    run(str(tmp_path / "model"), inputs, tmp_path, *paged)
+    assert (tmp_path / "heads.html").exists() == (name in WITH_PAGE)
     for stack_name, stack in model.stacks.items():
         folder = tmp_path / stack_name if len(model.stacks) > 1 else tmp_path
         table = jh.HeadTable.load(folder / "atlas")
@@ -129,7 +133,7 @@ def test_every_model_of_the_zoo(name: str, given: dict[str, Path], tmp_path: Pat
     # Whisper's encoder looks at 1,500 frames: minutes. A tiny one passes above.
     asked = "cross" if "cross" in model.stacks else "all"
     # The inputs that come with the package fit images and audio; texts are short ones.
-    run(name, {} if kinds & {"patches", "frames"} else {"text": given["text"]}, tmp_path, "--stack", asked)
+    run(name, {} if kinds & {"patches", "frames"} else {"text": given["text"]}, tmp_path, "--stack", asked, "--no-page")
     stack = model.stack(asked if asked != "all" else None)
     assert jh.HeadTable.load(tmp_path / "atlas").shape == (stack.layers, stack.heads)
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,7 +60,9 @@ def test_needles_are_the_answers_in_their_facts(model: jh.Model):
         needle_prompts(model.tokenizer, examples=1, seed=0, bos=True, facts=500)
 
 
-def test_heads_that_copy_suppress_and_step_are_named_so(model: jh.Model, monkeypatch: pytest.MonkeyPatch):
+def test_heads_that_copy_suppress_and_step_are_named_so(
+    model: jh.Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     monkeypatch.setattr(role_evidence.inputs_module, "DRAWS", 2)
     ids = [token for token in range(len(model.tokenizer)) if token > 3][:40]
     found = token_evidence(model, [jh.Batch([ids])], examples=10)
@@ -71,6 +74,12 @@ def test_heads_that_copy_suppress_and_step_are_named_so(model: jh.Model, monkeyp
     np.testing.assert_allclose(scores["name_mover"][:, 0], 1 / (prompts.end + 1), rtol=1e-5)
     assert (scores["name_mover"][:, 1] == 0).all()
     assert (scores["retrieval"] == 0).all()  # attention is the same everywhere: the first word is the arg-max
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(" ".join(WORDS[at : at + 30]) for at in range(0, 240, 30)))
+    scores = jh.function_scores(model, text=text, examples=10)
+    assert scores.metrics == ("retrieval", "name_mover", "copy_suppression", "successor")
+    assert scores.grid("copy_suppression")[0, 1] == scores.grid("successor")[0, 2] == 1
+    assert scores.grid("successor_null")[0, 0] < 0.5
     table = jh.name_heads(found.evidence, yielding=YIELDING)
     assert table.grid("role").tolist() == [["", "copy_suppression", "successor"]]
     assert table.grid("jobs").tolist() == [[0, 1, 1]]

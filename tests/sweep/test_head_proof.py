@@ -11,25 +11,29 @@ from transformers import PreTrainedTokenizerFast
 import jaxheads as jh
 from jaxheads.data import Link, Sentence, Sentences
 
-WORDS = ["[PAD]", "[CLS]", "[UNK]", "one", "many", "is", "this", "these", "x", "y", "z"]
+WORDS = ["[PAD]", "[CLS]", "[UNK]", "one", "many", "is", "this", "these", "x", "y", "z", "[MASK]"]
 NUMBER = {word: number for number, word in enumerate(WORDS)}
 
 
-def agreement_model() -> jh.Model:
-    """Return a model whose head 0.0 looks from the verb "is" at its subject, and writes which word comes next."""
+def agreement_model(query: str = "is", *, causal: bool = True) -> jh.Model:
+    """Return a model whose head 0.0 looks from the verb "is" at its subject, and writes which word comes next.
+
+    With "[MASK]" as the query, and attention to both sides, it writes which word is masked.
+    """
     V = len(WORDS)
     queries, values = np.zeros((2, V, V)), np.zeros((2, V, V))
     queries[:, :, NUMBER["[CLS]"]] = 100
-    queries[0, NUMBER["is"]] = 0
-    queries[0, NUMBER["is"], [NUMBER["one"], NUMBER["many"]]] = 100
+    queries[0, NUMBER[query]] = 0
+    queries[0, NUMBER[query], [NUMBER["one"], NUMBER["many"]]] = 100
     values[0, NUMBER["one"], NUMBER["this"]] = values[0, NUMBER["many"], NUMBER["these"]] = 20
     layer = {"W_Q": queries, "W_K": np.tile(np.eye(V), (2, 1, 1)), "W_V": values, "W_O": np.tile(np.eye(V), (2, 1, 1))}
     inner = Tokenizer(models.WordLevel(NUMBER, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 1)])
-    names: dict[str, Any] = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]"}
+    names: dict[str, Any] = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, **names)
-    return replace(jh.by_hand(np.eye(V), [layer], np.eye(V), name="agreement"), tokenizer=tokenizer)
+    made = jh.by_hand(np.eye(V), [layer], np.eye(V), causal=causal, name="agreement")
+    return replace(made, tokenizer=tokenizer)
 
 
 def sentences(count: int = 24) -> Sentences:
@@ -71,6 +75,21 @@ def test_knocking_out_the_gold_edge_costs_what_ablating_its_head_costs():
     assert proof.loc["0.0", "ablated"] == pytest.approx(-20, rel=0.05)
 
 
+def test_a_masked_model_predicts_the_word_that_looks():
+    gold, made = sentences(), []
+    for one in gold:
+        # "one x y this": the last word is of its subject's number.
+        links = (Link(0, len(one.words) - 2, "nsubj"), Link(len(one.words) - 2, -1, "root"))
+        made.append(Sentence((*one.words[:-2], one.words[-1]), links={"deprel": links}, document=one.document))
+    proof = jh.head_proof(agreement_model("[MASK]", causal=False), Sentences(tuple(made)), (0, 0), "nsubj")
+    head, control = proof.loc["0.0"], proof.loc["0.1"]
+    # All words are as likely then, but for [MASK] itself.
+    assert head["edge"] == pytest.approx(np.log(np.exp(1) + len(WORDS) - 1), abs=1e-3)
+    assert head["other_edge"] == pytest.approx(0, abs=1e-4)
+    assert head["ablated"] > 1
+    assert [control[name] for name in ("ablated", "edge", "other_edge")] == pytest.approx([0, 0, 0], abs=1e-4)
+
+
 def test_what_can_not_be_proved_is_refused():
     model, gold = agreement_model(), sentences()
     with pytest.raises(ValueError, match=r"head must be \(layer, head\) within 1 × 2"):
@@ -79,5 +98,8 @@ def test_what_can_not_be_proved_is_refused():
         jh.head_proof(model, gold, (0, 0), "iobj")
     with pytest.raises(ValueError, match="no sentence has a nsubj edge"):
         jh.head_proof(model, gold, (0, 0), "nsubj", direction="to_head")  # a subject sees no later verb
+    unmasked = replace(agreement_model(causal=False), tokenizer=None)
+    with pytest.raises(ValueError, match="agreement predicts neither next nor masked tokens"):
+        jh.head_proof(unmasked, gold, (0, 0), "nsubj")
     with pytest.raises(ValueError, match="controls: expected 1 or more"):
         jh.head_proof(model, gold, (0, 0), "nsubj", controls=0)

@@ -94,13 +94,15 @@ def test_cells_are_named_opened_sorted_and_filtered_by_keys(opened, tmp_path: Pa
     for key in ("ArrowDown", "ArrowRight", "ArrowRight", "Enter"):
         page.keyboard.press(key)
     assert page.locator(".jh-card h3").inner_text() == "decoder layer 1 head 2"
-    page.get_by_label("role").select_option("induction")
+    page.get_by_label("role", exact=True).select_option("induction")
     assert page.locator(".jh-grid [data-layer]:not(.jh-faint)").count() == (value > 0.5).sum()
     page.get_by_role("button", name="List", exact=True).press("Enter")
     names = page.locator("tbody th").all_inner_texts()
     assert names == ["decoder layer 2 head 3", "decoder layer 2 head 2", "decoder layer 2 head 1"]
-    page.get_by_role("button", name="effect").press("Enter")
+    page.locator("[data-sort=value]").press("Enter")
     assert page.locator("tbody th").all_inner_texts() == names[::-1]
+    page.keyboard.press("Enter")  # the focus stayed
+    assert page.locator("tbody th").all_inner_texts() == names
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -219,7 +221,7 @@ def test_a_widget_draws_and_says_which_head_is_open(browser):
             el.querySelector("[data-layer='1'][data-head='3']").click();
             return [values.chosen, values.saved, el.firstChild.dataset.theme];
         }""",
-        {"source": str(type(widget)._esm), "payload": widget.payload},
+        {"source": widget._esm, "payload": widget.payload},
     )
     assert chosen == [{"stack": "decoder", "layer": 1, "head": 3}, True, "dark"]
     page.close()

@@ -1,7 +1,9 @@
 """The answer of `jaxheads.samples`: samples of each head's patterns, and what it does on the whole stream."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,54 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...arguments import at_least, checked
 from ...models.inputs.answers import token_texts
-
-
-@dataclass(frozen=True, eq=False)
-class TokenScores:
-    """A number of each token for every head, its mean over the token's occurrences.
-
-    Attributes:
-        ids: the different tokens, `[U]`.
-        n: occurrences of each that count, `[U]`.
-        values: `[L,N,U]`.
-    """
-
-    ids: NDArray[np.int64]
-    n: NDArray[np.int64]
-    values: NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class HeadSample:
-    """One example as one head sees it.
-
-    Attributes:
-        kind: "top", or "bucket 0" (least scores) and on.
-        example: its index in the stream.
-        score: the largest weight between counted positions.
-        query, key: the positions of that weight.
-        queries, keys: token ids at the query and key positions, padding left out; None where positions are no tokens.
-        top_keys: of each query the positions of the keys with its largest weights, `[T,k]`; -1 beyond the keys it sees.
-        top_weights: these weights, `[T,k]`, the largest first.
-    """
-
-    kind: str
-    example: int
-    score: float
-    query: int
-    key: int
-    queries: NDArray[np.int64] | None = field(repr=False)
-    keys: NDArray[np.int64] | None = field(repr=False)
-    top_keys: NDArray[np.int32] = field(repr=False)
-    top_weights: NDArray[np.float32] = field(repr=False)
-
-    def pattern(self, keys: int | None = None) -> NDArray[np.float32]:
-        """Return the pattern `[T,S]` with these weights, and 0 for all others; S is T when left out."""
-        T = len(self.top_keys)
-        pattern_TS = np.zeros((T, T if keys is None else keys), np.float32)
-        rows, _ = seen = np.nonzero(self.top_keys >= 0)
-        pattern_TS[rows, self.top_keys[seen]] = self.top_weights[seen]
-        return pattern_TS
+from ...view import View, attention, tokens
+from .head_sample import HeadSample, TokenScores
+from .storage import load_samples, save_samples
 
 
 class Components(NamedTuple):
@@ -91,6 +48,8 @@ class Samples:
         attending: attention that a token's occurrence gives to other counted keys; None where queries are no tokens.
         z_mean, z_covariance: of the heads' outputs at counted queries, `[L,N,H]` and `[L,N,H,H]`.
         provenance: plain JSON values.
+        tokenizer: the model's, or None.
+        vocabulary: of samples that were loaded the texts of their tokens, by id.
     """
 
     stack: str
@@ -107,6 +66,7 @@ class Samples:
     z_covariance: NDArray[np.float64]
     provenance: dict[str, Any]
     tokenizer: Any = None
+    vocabulary: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -134,8 +94,10 @@ class Samples:
     @checked()
     def words(self, ids: ArrayLike) -> list[str]:
         """Return the texts of token ids; without a tokenizer the ids as texts."""
-        numbers = np.asarray(ids)
-        return [str(text) for text in (numbers if self.tokenizer is None else token_texts(self.tokenizer, numbers))]
+        numbers = np.asarray(ids).reshape(-1)
+        if self.tokenizer is not None:
+            return [str(text) for text in token_texts(self.tokenizer, numbers)]
+        return [self.vocabulary.get(int(token), str(token)) for token in numbers]
 
     @checked(count=at_least(1), least=at_least(1))
     def tokens(self, layer: int, head: int, side: str = "attended", *, count: int = 10, least: int = 2) -> pd.DataFrame:
@@ -168,6 +130,71 @@ class Samples:
         self._check(layer, head)
         variances, directions = np.linalg.eigh(self.z_covariance[layer, head])
         return Components(np.maximum(variances[::-1], 0), directions[:, ::-1].T)
+
+    @checked(sample=at_least(0))
+    def view(self, layer: int, head: int, sample: int | None = None) -> View:
+        """Show one head's samples: each text with the largest weight that its tokens get from another query.
+
+        Args:
+            layer, head: the head.
+            sample: the number of one of the head's samples. Its pattern is then shown on its tokens, as far as it is
+                kept: the largest weights of each query.
+
+        Raises:
+            ValueError: for a head or sample that there is not; without a number, where keys are no tokens.
+        """
+        self._check(layer, head)
+        samples = self.samples[layer, head]
+        title = f"{self.stack} layer {layer} head {head}: {len(samples)} samples of {self.examples} examples"
+        if sample is not None:
+            if sample >= len(samples):
+                raise ValueError(f"sample: layer {layer} head {head} has {len(samples)}; got {sample}")
+            return self._pattern_view((layer, head), samples[sample])
+        if not samples or samples[0].keys is None:
+            raise ValueError(f"layer {layer} head {head} has no samples of texts; give the number of a sample, if any")
+        names, texts = [], []
+        for own in samples:
+            query, key = self._ends(own)
+            names.append(f"{own.kind}, example {own.example}: {own.score:.2f} from {query!r} to {key!r}")
+            texts.append(self.words([] if own.keys is None else own.keys))
+        weights = [own.strongest() for own in samples]
+        return tokens(texts, weights, names=names, label="largest weight", title=title)
+
+    def _pattern_view(self, head: tuple[int, int], own: HeadSample) -> View:
+        T, S = own.shape
+        queries, keys = (
+            [str(n) for n in range(count)] if ids is None else self.words(ids)
+            for ids, count in ((own.queries, T), (own.keys, S))
+        )
+        title = f"{self.stack} layer {head[0]} head {head[1]}: {own.kind}, example {own.example}"
+        return attention(
+            np.clip(own.pattern(), 0, 1)[None],
+            queries,
+            keys=None if own.is_self else keys,
+            heads=[head],
+            stack=self.stack,
+            title=title,
+        )
+
+    @checked()
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the samples to one `.npz` file, with the texts of their tokens, and return its path.
+
+        Raises:
+            OSError: for a path that can't be written.
+        """
+        return save_samples(path, self)
+
+    @classmethod
+    @checked()
+    def load(cls, path: str | os.PathLike[str]) -> "Samples":
+        """Read samples that `save` wrote.
+
+        Raises:
+            FileNotFoundError: for a missing file.
+            ValueError: for another file, or one that is damaged.
+        """
+        return cls(**load_samples(path))
 
     def _check(self, layer: int, head: int) -> None:
         if (layer, head) not in self.samples:

@@ -29,8 +29,9 @@ from ..example_chunks import choose_chunks, run_arrays
 from ..patterns.compiler_options import lean_options
 from ..patterns.example import counted, examples_of
 from ..streams import Batches, each_batch, inputs_of
-from .answer import HeadSample, Samples, TokenScores
+from .answer import Samples
 from .counted import counted_positions, offset_labels
+from .head_sample import HeadSample, TokenScores
 from .kept import Fields, Kept, KeptExamples, example_fields, joined
 from .readers import UNIT, TopKeys, summary_bytes, summary_reader
 from .token_means import TokenMeans

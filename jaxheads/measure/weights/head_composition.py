@@ -52,6 +52,63 @@ class Composition:
         baselines = {"analytic": self.analytic, "random": self.random[0], "random_std": self.random[1]}
         return pairs_frame(self.values, self.stack).assign(**baselines, model=self.model)
 
+    @checked()
+    def view(self, kind: str | None = None, *, layout: Literal["graph", "matrix"] = "graph") -> View:
+        """Show which later heads read which earlier ones: the strongest pairs as a graph, or all as a matrix.
+
+        Args:
+            kind: "q", "k" or "v"; all of them when left out.
+            layout: "graph" or "matrix".
+
+        Raises:
+            ValueError: for a kind that was not scored.
+        """
+        mean, deviation = self.random
+        note = f"Unrelated heads of these shapes score {mean:.3f} ± {deviation:.3f} (mean, one deviation)."
+        title = f"Composition in {self.model}" if self.model else "Composition"
+        return pairs_view(self.values, kind, layout, stack=self.stack, label="composition", title=title, note=note)
+
+
+def pairs_view(
+    values: Mapping[str, np.ndarray],
+    kind: str | None,
+    layout: str,
+    *,
+    stack: str,
+    label: str,
+    title: str,
+    note: str,
+) -> View:
+    """Return a view of columns of all pairs of heads, `[L,N,L,N]` by kind; NaN where a pair has no number."""
+    if kind is not None:
+        one_of("kind", kind, values)
+    chosen = {name: own for name, own in values.items() if kind in (None, name)}
+    L, N = next(iter(chosen.values())).shape[:2]
+    heads = [(layer, head) for layer in range(L) for head in range(N)]
+    names = [f"{layer}.{head}" for layer, head in heads]
+    if layout == "matrix":
+        whole = {name: own.reshape(L * N, L * N) for name, own in chosen.items()}
+        return matrix(whole, rows=names, columns=names, axes=("earlier head", "later head"), title=title)
+    nodes = [
+        {"name": f"head {name}", "short": name, "row": layer, "column": head, "layer": layer, "head": head}
+        for name, (layer, head) in zip(names, heads, strict=True)
+    ]
+    earlier, later = np.divmod(np.arange((L * N) ** 2), L * N)
+    edges = np.tile(np.stack([earlier, later], axis=1), (len(chosen), 1))
+    scores = np.concatenate([own.reshape(-1) for own in chosen.values()])
+    kinds = np.repeat(list(chosen), (L * N) ** 2)
+    known = ~np.isnan(scores)
+    return graph(
+        nodes,
+        edges[known],
+        scores[known],
+        kinds=kinds[known].tolist(),
+        label=label,
+        stack=stack,
+        title=title,
+        note=note,
+    )
+
 
 def pairs_frame(values: Mapping[str, np.ndarray], stack: str) -> pd.DataFrame:
     """Return one row for each pair of a head and one of a later layer, of columns of all pairs, `[L,N,L,N]`."""
@@ -76,50 +133,6 @@ def asked_kinds(model: Model, stack: Stack, kinds: str | Sequence[str] | None) -
     if stack.layers < 2:
         raise ValueError(f"composition is between layers; the {stack.name} of {model.name} has 1")
     return asked
-
-    @checked()
-    def view(self, kind: str | None = None, *, layout: Literal["graph", "matrix"] = "graph") -> View:
-        """Show which later heads read which earlier ones: the strongest pairs as a graph, or all as a matrix.
-
-        Args:
-            kind: "q", "k" or "v"; all of them when left out.
-            layout: "graph" or "matrix".
-
-        Raises:
-            ValueError: for a kind that was not scored.
-        """
-        if kind is not None:
-            one_of("kind", kind, self.values)
-        chosen = {name: own for name, own in self.values.items() if kind in (None, name)}
-        L, N = next(iter(chosen.values())).shape[:2]
-        heads = [(layer, head) for layer in range(L) for head in range(N)]
-        names = [f"{layer}.{head}" for layer, head in heads]
-        title = f"Composition in {self.model}" if self.model else "Composition"
-        note = (
-            f"Unrelated heads of these shapes score {self.random[0]:.3f} ± {self.random[1]:.3f} (mean, one deviation)."
-        )
-        if layout == "matrix":
-            whole = {name: own.reshape(L * N, L * N) for name, own in chosen.items()}
-            return matrix(whole, rows=names, columns=names, axes=("earlier head", "later head"), title=title)
-        nodes = [
-            {"name": f"head {name}", "short": name, "row": layer, "column": head, "layer": layer, "head": head}
-            for name, (layer, head) in zip(names, heads, strict=True)
-        ]
-        earlier, later = np.divmod(np.arange((L * N) ** 2), L * N)
-        edges = np.tile(np.stack([earlier, later], axis=1), (len(chosen), 1))
-        scores = np.concatenate([own.reshape(-1) for own in chosen.values()])
-        kinds = np.repeat(list(chosen), (L * N) ** 2)
-        known = ~np.isnan(scores)
-        return graph(
-            nodes,
-            edges[known],
-            scores[known],
-            kinds=kinds[known].tolist(),
-            label="composition",
-            stack=self.stack,
-            title=title,
-            note=note,
-        )
 
 
 @checked()

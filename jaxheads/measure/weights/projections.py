@@ -5,6 +5,7 @@ Dimension key: P earlier heads, M later heads (both all L·N of a stack), D mode
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,9 @@ from jax import Array
 from ...arguments import checked
 from ...models.model import Model
 from ...programs import compiled
+from ...view import View
 from .factored import ov_circuit, qk_circuit
-from .head_composition import asked_kinds, pairs_frame
+from .head_composition import asked_kinds, pairs_frame, pairs_view
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +42,7 @@ class Projections:
 
     @property
     def excess(self) -> dict[str, np.ndarray]:
-        """By kind, `(value − mean) / deviation` of the null, `[L,N,L,N]`; NaN for a subspace that is the whole space.
+        """Distance from the null's mean in its deviations, `[L,N,L,N]` by kind; NaN where it has none.
 
         The null's tails are not normal: read it as a scale, not as a probability.
         """
@@ -54,6 +56,21 @@ class Projections:
         for kind, values in self.values.items():
             columns |= {kind: values, f"{kind}_null": self.null_mean[kind], f"{kind}_excess": excess[kind]}
         return pairs_frame(columns, self.stack).assign(model=self.model)
+
+    @checked()
+    def view(self, kind: str | None = None, *, layout: Literal["graph", "matrix"] = "graph") -> View:
+        """Show which later heads read the space that an earlier one writes, by the excess over the null.
+
+        Args:
+            kind: "q", "k" or "v"; all of them when left out.
+            layout: "graph" or "matrix".
+
+        Raises:
+            ValueError: for a kind that was not measured.
+        """
+        note = "Numbers are deviations of the null of random subspaces, above its mean."
+        title = f"Projection kernels in {self.model}" if self.model else "Projection kernels"
+        return pairs_view(self.excess, kind, layout, stack=self.stack, label="excess", title=title, note=note)
 
 
 @checked()

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from ...programs import platform
-from ..affine import LANES
+from ..affine import LANES, affine
 from ..inputs.attention_inputs import AttentionInputs
 from ..inputs.query_rows import block_rows
-from ..spreading import is_spread_over_devices
+from ..spreading import stripes
 from .row_edits import unchanged
 from .tiled import attend_by_tile, can_tile
 
@@ -33,7 +33,7 @@ def pays(attention: Any) -> bool:
         return False
     N, H, K = attention.W_Q.shape[-2], attention.W_Q.shape[-1], attention.W_K.shape[-2]
     by_head = attention.q_norm, attention.k_norm, attention.key_heads, attention.sinks
-    if any(own is not None for own in by_head):
+    if any(own is not None for own in by_head) or attention.affine is not affine:
         return False
     p = LANES // H
     return p > 1 and LANES % H == 0 and K < N and (N // K) % p > 0
@@ -41,9 +41,9 @@ def pays(attention: Any) -> bool:
 
 def fits(attention: Any, context: AttentionInputs, x_BTD: Array) -> bool:
     """Return whether a layer that nothing edits runs in this order."""
-    if not pays(attention) or context.memory is not None or x_BTD.dtype == jnp.float16 or is_spread_over_devices():
-        return False
     B, T, _ = x_BTD.shape
+    if not pays(attention) or context.memory is not None or x_BTD.dtype == jnp.float16 or stripes(T) > 1:
+        return False
     return block_rows(B, attention.W_Q.shape[-2], T, T) >= T and can_tile(attention.scoring(context, unchanged))
 
 

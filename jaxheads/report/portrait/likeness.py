@@ -17,15 +17,16 @@ NEIGHBOURS = 5
 
 
 def neighbours(model: Model, batches: list[Batch], **options: Unpack[Options]) -> list[list[dict[str, Any]]]:
-    """Return the heads most similar to each, the most similar first, with the interval and the number of inputs.
+    """Return the heads most similar to each, by the lower ends of the intervals, and the number of inputs.
 
     Raises:
         ValueError: for inputs that are too short or too long to compare heads on.
     """
     pairs = compare_heads(model, batches[0].take(np.arange(min(COMPARED, len(batches[0])))), "cka", **options)
-    values = pairs.values.copy()
-    np.fill_diagonal(values, -np.inf)
-    order = np.argsort(-values, axis=1, kind="stable")[:, : min(NEIGHBOURS, len(values) - 1)]
+    # By the lower end: of hundreds of pairs, those with the largest similarity are the least certain ones.
+    least = np.nan_to_num(pairs.low, nan=-np.inf)
+    np.fill_diagonal(least, -np.inf)
+    order = np.argsort(-least, axis=1, kind="stable")[:, : min(NEIGHBOURS, len(least) - 1)]
     return [
         [
             {
@@ -38,5 +39,5 @@ def neighbours(model: Model, batches: list[Batch], **options: Unpack[Options]) -
             }
             for other in map(int, order[head])
         ]
-        for head in range(len(values))
+        for head in range(len(least))
     ]

@@ -51,6 +51,7 @@ def panel_of(portrait: Portrait) -> dict[str, Any]:
         "stack": portrait.stack,
         "stacks": portrait.stacks,
         "shape": list(portrait.shape),
+        "kind": portrait.kind,
         "inputs": " ".join(str(about.get("inputs", about.get("text", ""))).split()),
         "weights": about["weights"],
         "seed": about["seed"],
@@ -59,7 +60,7 @@ def panel_of(portrait: Portrait) -> dict[str, Any]:
         "roles": _packed_roles(roles_of(portrait.tables.table)),
         "effects": [_effect(effect) for effect in effects_of(portrait.tables)],
         "exhibits": [_exhibit(exhibit) for exhibit in portrait.exhibits],
-        "texts": [text.tokens for text in portrait.texts],
+        "texts": portrait.texts,
         "contexts": portrait.contexts,
         "tokens": [
             [[entry["token"], round(entry["share"], 4), round(entry["usual"], 4)] for entry in head]

@@ -8,28 +8,25 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from ...execution.lengths import lengthened
 from ...execution.resources import Options
+from ...measure.sampling.answer import HeadSample, Samples
+from ...measure.sampling.samples import samples
 from ...models.inputs.answers import token_texts
 from ...models.inputs.batch import Batch
 from ...models.model import Model
 from ...models.stack import Stack
 from ..page import model_title
 from ..role_evidence import ON_PROSE, ON_REPEATS, visible
-from ..sources import Inputs, inputs_of
-from .contexts import attended_tokens, contexts_of, favourites, places_of
+from ..sources import inputs_of
+from .contexts import attended_tokens, contexts_of, favourites, leading_samples, places_of, texts_of
 from .exhibits import Exhibit, exhibits
 from .history import checkpoints_in, history
 from .likeness import neighbours
 from .raised_tokens import raised_tokens
-from .strongest_keys import Text, texts_of
 from .tables import AtlasTables
 
 MEASURED = 32
 """Sequences of repeated random tokens, as the atlas draws them."""
-
-READ_TEXTS = 64
-"""Most texts that contexts are taken from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +36,12 @@ class Portrait:
     Attributes:
         model, title: the model's name, and what it is in words.
         stack, shape: the stack, its layers and heads.
+        kind: of the positions that look: "tokens", "targets", "patches" or "frames".
         stacks: number of stacks of the model.
         tables: those of the atlas.
         exhibits: attention on a few inputs.
-        texts: where every head looks in each text; none for images and recordings.
+        samples: where every head looks in texts; None for images, recordings and cross-attention.
+        texts: by number, the tokens of texts that contexts are taken from.
         contexts: of each head, the places where it looks hardest, and what it raises there.
         tokens: of each head, the tokens that it attends to beyond their share.
         alike: the most similar heads of each head, or none.
@@ -54,10 +53,12 @@ class Portrait:
     title: str
     stack: str
     shape: tuple[int, int]
+    kind: str
     stacks: int
     tables: AtlasTables
     exhibits: list[Exhibit]
-    texts: list[Text]
+    samples: Samples | None
+    texts: dict[int, list[str]]
     contexts: list[list[dict[str, Any]]]
     tokens: list[list[dict[str, Any]]]
     alike: list[list[dict[str, Any]]]
@@ -104,20 +105,22 @@ def portrait(
             return []
 
     readable = stack.queries.kind in ("tokens", "targets") and stack.keys.kind == stack.queries.kind
-    some = _some(inputs) if readable and model.tokenizer is not None else []
-    texts = list(texts_of(model, stack, some)) if some else []
+    sampled = samples(model, inputs.batches, **asked) if readable and model.tokenizer is not None else None
+    leading = [] if sampled is None else leading_samples(sampled)
     metrics, repeated, shape = visible(stack, ON_PROSE), visible(stack, ON_REPEATS), (stack.layers, stack.heads)
     return Portrait(
         model=model.name,
         title=model_title(model.name),
         stack=stack.name,
         shape=shape,
+        kind=stack.queries.kind,
         stacks=len(model.stacks),
         tables=tables,
         exhibits=exhibits(model, stack, inputs.batches),
-        texts=texts,
-        contexts=_contexts(model, stack, some, texts, left_out) if texts else [],
-        tokens=_tokens(model, texts) if texts else [],
+        samples=sampled,
+        texts={} if sampled is None else texts_of(sampled, leading),
+        contexts=[] if sampled is None else _contexts(model, stack, inputs.batches, leading, left_out),
+        tokens=[] if sampled is None else _tokens(model, sampled),
         alike=unless_refused("similar heads", lambda: neighbours(model, inputs.batches, **asked)),
         history=None
         if steps is None
@@ -135,27 +138,10 @@ def _check(model: Model, stack: Stack, tables: AtlasTables) -> None:
         )
 
 
-def _some(inputs: Inputs) -> list[Batch]:
-    """Return at most READ_TEXTS texts, spread evenly over the batches."""
-    total = sum(map(len, inputs.batches))
-    chosen = np.unique(np.linspace(0, total - 1, min(READ_TEXTS, total)).astype(int))
-    some, at = [], 0
-    for batch in inputs.batches:
-        own = chosen[(chosen >= at) & (chosen < at + len(batch))] - at
-        at += len(batch)
-        if own.size:
-            some.append(batch.take(own))
-    # Batches of one width take one program.
-    width, targets = (
-        None if getattr(some[0], name) is None else max(getattr(batch, name).shape[1] for batch in some)
-        for name in ("tokens", "targets")
-    )
-    return [lengthened(batch, tokens=width, targets=targets) for batch in some]
-
-
-def _tokens(model: Model, texts: list[Text]) -> list[list[dict[str, Any]]]:
+def _tokens(model: Model, sampled: Samples) -> list[list[dict[str, Any]]]:
     """Return for each head the tokens whose share of its attention exceeds their share of positions most."""
-    ids, usual, shares = attended_tokens(texts)
+    assert sampled.attended is not None, "the stack reads tokens"
+    ids, usual, shares = attended_tokens(sampled.attended)
     chosen, words = favourites(shares, usual), token_texts(model.tokenizer, ids)
     return [
         [
@@ -168,19 +154,18 @@ def _tokens(model: Model, texts: list[Text]) -> list[list[dict[str, Any]]]:
 
 
 def _contexts(
-    model: Model, stack: Stack, batches: list[Batch], texts: list[Text], left_out: list[str]
+    model: Model, stack: Stack, batches: list[Batch], leading: list[list[HeadSample]], left_out: list[str]
 ) -> list[list[dict[str, Any]]]:
     """Return each head's contexts, with the tokens that it raises there where the model has logits."""
-    places = places_of(texts)
-    contexts = contexts_of(texts, *places)
+    contexts = contexts_of(leading)
     try:
-        ids, logits = raised_tokens(model, stack, batches, *places)
+        ids, logits = raised_tokens(model, stack, batches, *places_of(leading))
     except ValueError as reason:
         left_out.append(f"the tokens that heads raise: {reason}")
         return contexts
     words = token_texts(model.tokenizer, ids)
     for head, own in enumerate(contexts):
-        for context, raised, by in zip(own, words[head], logits[head], strict=True):
+        for context, raised, by in zip(own, words[head], logits[head], strict=False):
             pairs = zip(raised, by, strict=True)
             context["raised"] = [[str(word), round(float(logit), 2)] for word, logit in pairs if np.isfinite(logit)]
     return contexts

@@ -22,10 +22,12 @@ from ...models.network import Network, forward
 from ...models.stack import Sites, Stack, take_rows
 from ...models.unembedding import Unembedding
 from ...programs import compiled
-from .strongest_keys import CHUNK
 
 RAISED = 5
 """Tokens that are raised most, of each place."""
+
+CHUNK = 4
+"""Texts that run together."""
 
 STANDS_OUT = 6.0
 """Standard deviations over the vocabulary by which a raised token exceeds the mean; 50,000 normal logits reach 4.3."""
@@ -43,7 +45,8 @@ def raised_tokens(
     not stand out: among tens of thousands, some are always above the others.
 
     Args:
-        texts_MC, queries_MC: number of the text in the batches, and position in it, of each head's contexts.
+        texts_MC, queries_MC: number of the text in the batches, and position in it, of each head's contexts; −1 for
+            none.
 
     Raises:
         ValueError: for a model or a stack without logits over a vocabulary, or with a nonlinear head before them.

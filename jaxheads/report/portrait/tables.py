@@ -12,7 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...tables import HeadTable
-from .words_of_numbers import ABOUT_ROLES, SKILLS, label_of, meaning_of
+from ..role_evidence import METRIC_OF
+from .words_of_numbers import SKILLS, about_role, label_of, meaning_of
+
+COLUMN_OF = {role: metric for role, metric in METRIC_OF.items() if role != "positional"}
+"""The column with the score of a role of another name; the share at one offset, any one, is no score of positional."""
 
 POSITIVE_IS_WORSE = {"loss": True}
 """Whether a positive effect of removing a head means that the model got worse, by objective; others: negative does."""
@@ -99,9 +103,9 @@ def roles_of(table: HeadTable) -> dict[str, Any]:
         {
             "name": role,
             "label": label_of(role),
-            "about": ABOUT_ROLES.get(role, ""),
+            "about": about_role(role),
             "heads": sum(role in roles for roles in earned),
-            "metric": role if role in table.metrics else None,
+            "metric": next((name for name in (role, COLUMN_OF.get(role)) if name in table.metrics), None),
             **{key: null[key] for key in ("kind", "draws", "score", "spread")},
         }
         for role, null in about["nulls"].items()
@@ -114,7 +118,11 @@ def roles_of(table: HeadTable) -> dict[str, Any]:
     return {
         "tried": tried,
         "earned": earned,
-        "own": [str(role) for role in table.grid("role").reshape(-1)],
+        # a mixed head is shown by its strongest role, with the others beside it
+        "own": [
+            own[0] if role == "mixed" and own else str(role)
+            for role, own in zip(table.grid("role").reshape(-1), earned, strict=True)
+        ],
         "tested": tested,
         "level": about["level"],
         "least": about["least"],

@@ -14,15 +14,16 @@ ABOUT_ROLES: Mapping[str, str] = {
     "duplicate_token": "At a piece that occurred before, it looks back at its earlier copy.",
     "induction": "At a piece that occurred before, it looks at what followed the earlier copy. In “A B … A” it looks "
     "from the second A at B, so the model can guess that B comes next: copying a pattern after one sight of it.",
-    "sink": "Most of its attention rests on one position without content.",
-    "positional": "Where it looks depends on distance alone, whatever the words are.",
+    "sink": "It looks at the first position of the text, which carries no content: a place to rest when the head has "
+    "nothing to fetch. Heads often rest on most words and work on a few.",
+    "positional": "It looks at one fixed distance, whatever the words are.",
     "retrieval": "It fetches a fact from far back in a long text at the moment when the answer is written.",
     "name_mover": "It copies a name from earlier in the text to the place where the model has to say it.",
     "copy_suppression": "It lowers the chance of words that other parts of the model want to repeat.",
     "successor": "It raises the next item of a series: after Monday, Tuesday; after three, four.",
-    "entity": "It connects mentions of the same person or thing.",
+    "entity": "It looks at the words that name persons, places and things.",
     "syntactic": "It looks from a word at the word that it depends on in the grammar of the sentence.",
-    "mixed": "It does several jobs, none of which explains most of its attention.",
+    "mixed": "It does several jobs about equally well; each is listed with its own score.",
 }
 """What a head of each role does and why that matters; roles that are not listed have their name alone."""
 
@@ -37,6 +38,10 @@ _MEANINGS: Mapping[str, str] = {
     "positional_share": "Share of its attention at its favourite distance.",
     "duplicate_token": "On random pieces said twice: share of attention from the second copy to the first.",
     "induction": "On random pieces said twice: share of attention from the second copy to what followed the first.",
+    "retrieval": "Share of questions about a fact in which it looks most at the answer when the answer is due.",
+    "name_mover": "Attention to a name that the model has to say, counted where the head's weights raise that name.",
+    "copy_suppression": "Share of words whose own chance its weights lower most when it looks at them.",
+    "successor": "Share of words whose successor its weights raise most: Monday, Tuesday.",
 }
 
 SKILLS: Mapping[str, str] = {
@@ -52,6 +57,15 @@ _LABELS: Mapping[str, str] = {
     "ioi_logit_difference": "removal: preference for the right name",
     "positional_share": "share at its favourite distance",
 }
+
+
+def about_role(name: str) -> str:
+    """Return what a head of a role does and why that matters; "" for a role that is not known."""
+    relation, link, end = name.partition("_to_")
+    if link and end in ("head", "dependent"):
+        of = "the word that it depends on" if end == "head" else "a word that depends on it"
+        return f"It looks from a word at {of} in the grammar of the sentence, where their relation is {relation}."
+    return ABOUT_ROLES.get(name, "")
 
 
 def label_of(name: str) -> str:

@@ -25,9 +25,9 @@ from ...models.inputs.batch import Batch
 from ...models.inputs.query_rows import Take, rows_from, rows_of_examples, taken
 from ...models.network import Network
 from ...models.sites import SITES, has_heads, is_of_keys
-from ...models.stack import Stack, take_rows
+from ...models.stack import Layer, Stack, in_tiles, take_rows
 from ...objectives import Reads, read_out
-from ...programs import compiled
+from ...programs import compiled, platform
 from ..cached_run import Value, objective_values, rows_read, run_cached, stream_of
 
 
@@ -214,23 +214,29 @@ class CopyRun(NamedTuple):
         known = None if self.unedited.z is None else self.unedited.z[layer]
         # An edited cross-attention starts behind its layer's self-attention, where its cached input was taken.
         cross_only = self.site.stack != self.stack.name
-        return self._layer(x_BtD, layer, self._edit(layer, rows_BR, known), rows_BR, cross_only=cross_only)
+
+        def run(own: CopyRun, x: Array) -> Array:
+            return own._layer(x, layer, own._edit(layer, rows_BR, known), rows_BR, cross_only=cross_only)
+
+        # Rows alone have other products, and layers that nothing edits may have their heads in another order.
+        whole = rows_BR is None and not in_tiles(self.stack)
+        return self._anchored(x_BtD, layer, run) if whole else run(self, x_BtD)
 
     def _inner_layers(self, x_BtD: Array, start: int | Array, stop: int) -> Array:
         """Run the layers after the first edited one, up to `stop`."""
 
-        def run(x: Array, copy: EditedCopies, layer: Array) -> Array:
-            own = self._replace(copy=copy)
-            return own._layer(x, layer, own._later_edit(layer))
-
         def step(layer: Array, x: Array) -> Array:
-            # Each group of copies would compute the unedited run again: what its products with weights gave is kept.
-            anchors = [anchor[layer][:, self.site.first :] for anchor in self.unedited.anchors]
-            if not anchors:
-                return run(x, self.copy, layer)
-            return anchored(partial(run, layer=layer), anchors, x, self.copy)
+            return self._anchored(x, layer, lambda own, x: own._layer(x, layer, own._later_edit(layer)))
 
         return jax.lax.fori_loop(start + 1, stop, step, x_BtD)
+
+    def _anchored(self, x_BtD: Array, layer: int | Array, run: Callable[["CopyRun", Array], Array]) -> Array:
+        """Return what `run` gives of one whole layer, from the unedited run's products if these are kept."""
+        # Each group of copies would compute the unedited run again: what its products with weights gave is kept.
+        anchors = [anchor[layer][:, self.site.first :] for anchor in self.unedited.anchors]
+        if not anchors:
+            return run(self, x_BtD)
+        return anchored(lambda x, copy: run(self._replace(copy=copy), x), anchors, x_BtD, self.copy)
 
     def edited_layer(self, x_BtD: Array, layer: int | Array, rows_BR: Array | None = None) -> Array:
         """Run one layer, whichever it is, with what this copy edits in it."""
@@ -239,7 +245,7 @@ class CopyRun(NamedTuple):
     def _layer(
         self, x_BtD: Array, layer: int | Array, edit: Edit, rows_BR: Array | None = None, *, cross_only: bool = False
     ) -> Array:
-        blocks, first = self.stack.layer(layer), self.site.first
+        blocks, first = self._weights(layer), self.site.first
         before = None
         if first and not cross_only:
             # Columns before `first` are as in the unedited run: their keys and values come from its cached stream, the
@@ -250,6 +256,16 @@ class CopyRun(NamedTuple):
         return self.stack.run_layer(
             blocks, x_BtD, context, edits, before=before, rows_BR=rows_BR, cross_only=cross_only
         )[0]
+
+    def _weights(self, layer: int | Array) -> Layer:
+        """Return the weights of one layer."""
+        blocks = self.stack.layer(layer)
+        if isinstance(layer, int) or not self.unedited.anchors or platform() != "tpu":
+            return blocks
+        # XLA would turn a layer's slice in bfloat16 into one of a whole stack in bfloat16, made anew by each program,
+        # which takes longer than the layers. It does not know that this factor is 1.
+        factor = jnp.where(layer < 0, jnp.float32(0), jnp.float32(1))
+        return jax.tree.map(lambda x: x * factor if x.dtype == factor.dtype else x, blocks)
 
     def _later_edit(self, layer: int | Array, rows_BR: Array | None = None) -> Edit:
         return self._edit(layer, rows_BR) if self.site.later else unchanged

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ...execution.resources import Options, Resources, shares_options
 from ...execution.sentence_batches import SentenceBatches
+from ...masked_losses import masked_loss, predicts_masked
 from ...measure.words.edges import relation_edges
 from ...models.inputs.batch import Batch
 from ...models.inputs.sentences import Sentences
@@ -43,8 +44,10 @@ def head_proof(
 ) -> pd.DataFrame:
     """Ablate a head, and forbid it its edges of one relation, beside other heads of its layer and other edges.
 
-    What the head is said to serve is the objective. Left out, it is the loss of the token that follows each querying
-    word: what the model predicts where the head looks. The head is to be chosen on other sentences than these.
+    What the head is said to serve is the objective. Left out, it is what the model predicts where the head looks: of a
+    causal model the loss of the token that follows each querying word; of a masked language model that of the querying
+    words themselves, which are masked, all those of a sentence together. The head is to be chosen on other sentences
+    than these.
 
     Args:
         head: layer and head.
@@ -62,13 +65,13 @@ def head_proof(
 
     Raises:
         ValueError: for a head that there is not, a layer without another head, no sentence whose relation has a visible
-            edge and another word to look at, or no objective for a model that is not causal.
+            edge and another word to look at, or no objective for a model that predicts no words.
     """
     resources, stack = Resources.of(options), model.stack(options.get("stack"))
     seed, level = options.get("seed", 0), options.get("level", 0.95)
     heads = _with_controls(stack, head, controls, seed)
-    if objective is None and not stack.causal:
-        raise ValueError("objective: the loss of the next token is of causal models; give what the head serves")
+    if objective is None and not stack.causal and not predicts_masked(model):
+        raise ValueError(f"objective: {model.name} predicts neither next nor masked tokens; give what the head serves")
     batches = SentenceBatches(model, sentences)
     # One reference for all batches: a small last batch would have next to no mean of its own.
     inner = {**options, "progress": False}
@@ -79,12 +82,14 @@ def head_proof(
         for indices, whole in batches:
             edges = relation_edges(whole, relation, labels=labels, direction=direction)
             edges, others, where = _edges(stack, whole, edges, (seed, int(indices[0])))
+            if not stack.causal and objective is None:
+                # An unknown word has no token of its own to predict.
+                where &= ~np.isin(np.asarray(whole.tokens), model.tokenizer.all_special_ids)
             kept = np.flatnonzero(edges.any(axis=(1, 2)) & (where.any(axis=1) | (objective is not None)))
             advance(len(indices))
             if not kept.size:
                 continue
-            batch = whole.take(kept)
-            asked = loss(where[kept]) if objective is None else _objective_of(objective, batch)
+            batch, asked = _asked(model, whole.take(kept), where[kept], objective)
             tables = (
                 ablate(model, batch, asked, sets=heads, reference=reference, per_position=False, **inner),
                 knock_out(model, batch, asked, edges=edges[kept], sets=heads, **inner),
@@ -97,6 +102,19 @@ def head_proof(
     if not documents:
         raise ValueError(f"no sentence has a {relation} edge that head {head} sees, and another word to look at")
     return _frame(head, heads, {name: np.concatenate(own) for name, own in effects.items()}, documents, level)
+
+
+def _asked(
+    model: Model, batch: Batch, where_BT: np.ndarray, objective: Objective | Callable[[Batch], Objective] | None
+) -> tuple[Batch, Objective]:
+    """Return the batch and its objective; left out, the loss of the tokens at `where`, which are masked if need be."""
+    if objective is not None:
+        return batch, _objective_of(objective, batch)
+    if model.causal:
+        return batch, loss(where_BT)
+    masked = masked_loss(where_BT)
+    # Settled here: the reference of an ablation is whole text.
+    return masked.completed(model, batch), masked.resolved(model)
 
 
 def _objective_of(objective: Objective | Callable[[Batch], Objective], batch: Batch) -> Objective:
@@ -123,6 +141,8 @@ def _edges(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the relation's edges that are visible, as many others of the same queries, and what the queries predict.
 
+    In a causal model that is the next token, else the query itself.
+
     A query that sees no other word but itself and the relation's has no edge at all.
     """
     words_BT, T = np.asarray(batch.words), gold_BTT.shape[1]
@@ -139,7 +159,9 @@ def _edges(
     others_BTT = free_BTT & (rank_BTT < count_BT[:, :, None])
     # A query without another edge has no control, so that its own edge is left out as well.
     gold_BTT = gold_BTT & others_BTT.any(axis=2, keepdims=True)
-    querying_BT = gold_BTT.any(axis=2)
+    querying_BT = np.asarray(gold_BTT.any(axis=2))
+    if not stack.causal:
+        return gold_BTT, others_BTT, querying_BT
     # A word of several pieces predicts what follows it from its last one.
     last_BT = np.concatenate([words_BT[:, :-1] != words_BT[:, 1:], np.ones((len(words_BT), 1), bool)], axis=1)
     where_BT = np.zeros_like(querying_BT)

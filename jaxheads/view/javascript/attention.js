@@ -16,7 +16,7 @@ const MODES = { Text: onText, Lines: onLines, Matrix: onMatrix, Picture: onPictu
 export function attention(root, payload) {
   const { heads, pictures = {}, parts = {} } = payload;
   const known = Object.keys(MODES).filter((mode) => mode !== "Picture" || pictures.keys || pictures.queries);
-  const first = pictures.keys ? "Picture" : payload.queries.length > 40 ? "Text" : "Lines";
+  const first = pictures.keys || (payload.self && pictures.queries) ? "Picture" : payload.queries.length > 40 ? "Text" : "Lines";
   const state = { head: payload.chosen || 0, mode: known.indexOf(first), backwards: false, pooled: false, part: 0, focus: null, theme: null };
   const names = [...new Set([...(parts.queries || []), ...(parts.keys || [])])];
   const pairs = names.length > 1 ? names.flatMap((from) => names.map((to) => [from, to])) : [];

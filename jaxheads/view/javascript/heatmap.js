@@ -112,7 +112,10 @@ export function heatmap(root, payload) {
     const [low, high] = extent(some.flatMap((cell) => [0, cell.values[state.metric].value, cell.values[state.metric].low, cell.values[state.metric].high]));
     const share = (value) => `${(100 * (value - low)) / (high - low || 1)}%`;
     const sort = (name, words) => h("th", { scope: "col", "aria-sort": state.sort === name ? (state.descending ? "descending" : "ascending") : "none" },
-      h("button", { type: "button", click: () => set({ sort: name, descending: state.sort === name ? !state.descending : name !== "name" }) }, words));
+      h("button", { type: "button", "data-sort": name, click: () => {
+        set({ sort: name, descending: state.sort === name ? !state.descending : name !== "name" });
+        body.querySelector(`[data-sort="${name}"]`).focus();
+      } }, words));
     const counted = "n" in cells[0].values[state.metric];
     const lines = some.map((cell) => {
       const { value, low: from, high: to, n } = cell.values[state.metric];

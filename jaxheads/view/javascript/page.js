@@ -13,12 +13,13 @@ const panelName = (panel) => (panel.stacks > 1 ? `${panel.model}, ${panel.stack}
 
 function guide(panels) {
   const [first] = panels, [layers, heads] = first.shape;
+  const [piece, reads] = { patches: ["patch", "an image patch by patch"], frames: ["moment", "a recording moment by moment"] }[first.kind] || ["piece", "a text piece by piece"];
   return h("div", { class: "jh-guide" },
     h("p", {}, h("b", {}, "What is an attention head? "),
-      `A transformer reads a text piece by piece. In each of its layers stand several attention heads: small parts that, at every piece, look at other pieces and carry over what they find there. ${first.title} has ${layers} layers of ${heads} heads. This page shows what each of them does, how sure that is, and what the model loses without it.`),
+      `A transformer reads ${reads}. In each of its layers stand several attention heads: small parts that, at every ${piece}, look at ${piece === "patch" ? "other patches" : `other ${piece}s`} and carry over what they find there. ${first.title} has ${layers} layers of ${heads} heads. This page shows what each of them does, how sure that is, and what the model loses without it.`),
     h("ol", {},
       h("li", {}, "Choose a job, such as induction: the map marks the heads that have it."),
-      h("li", {}, "Choose a head, in the map or in the list below it: its card says why it is called so."),
+      h("li", {}, "Choose a head, in the list or in the map: its card says why it is called so."),
       h("li", {}, "Read “What removing it changes”, then see for yourself under “Where it looks”.")));
 }
 

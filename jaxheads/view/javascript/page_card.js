@@ -111,7 +111,7 @@ function looks({ panel, data, index, theme, tip }) {
     if (mode === "Text" && exhibit.self) body.querySelector(`[data-token="${strongest(context, state.backwards)}"]`)?.dispatchEvent(new Event("pointerover", { bubbles: true }));
   }
   draw();
-  return section("Where it looks", h("p", { class: "jh-muted" }, "Point at a piece, or tap it: the pieces that the head looks at from there are coloured. Paler means less. In a model that writes text, a piece can look only at itself and at what came before."), controls, status, body);
+  return section("Where it looks", h("p", { class: "jh-muted" }, panel.kind === "patches" ? "Point at a place of the left picture: the right one is dark where the head does not look from there." : panel.kind === "frames" ? "Rows look at columns; both are moments of the recording, in shares of its length." : "Point at a piece, or tap it: the pieces that the head looks at from there are coloured. Paler means less. In a model that writes text, a piece can look only at itself and at what came before."), controls, status, body);
 }
 function strongest({ values, queries, keys }, backwards) {
   let best = 0;
@@ -143,16 +143,16 @@ function snippet(tokens, { query, keys }, theme) {
 
 function contexts({ panel, index, theme }) {
   if (!panel.contexts.length) return "";
-  const own = panel.contexts[index].filter(({ keys }) => keys.length);
+  const own = panel.contexts[index].filter(({ keys }) => keys.length), some = own.some(({ raised }) => raised && raised.length), known = own.some(({ raised }) => raised);
   const items = own.map((context) => {
     const tokens = panel.texts[context.text], special = context.keys.map(([key, weight]) => `“${shown(tokens[key])}” ${number(weight)}`);
     const pieces = (context.raised || []).flatMap(([token, logit], at) => [at ? ", " : "", h("span", { class: tokens[context.keys[0][0]].trim() === token.trim() ? "jh-copied" : "" }, `“${shown(token)}”`), ` +${number(logit)}`]);
-    const raised = context.raised ? h("p", { class: "jh-muted" }, "raises there: ", pieces.length ? pieces : "no piece in particular") : "";
+    const raised = some ? h("p", { class: "jh-muted" }, "raises there: ", pieces.length ? pieces : "no piece in particular") : "";
     return h("li", {}, snippet(tokens, context, theme), h("p", { class: "jh-muted" }, `from “${shown(tokens[context.query])}” it looks at ${special.join(", ")}`), raised);
   });
   return section("Where it looks hardest",
     h("p", { class: "jh-muted" }, "Places of the texts with its largest weights; the framed piece looks at the coloured ones. The first position and other special tokens are left out of the choice. ",
-      own.some((context) => context.raised) ? "“Raises” are the next pieces that its output there makes more likely, in logits above their mean, if nothing after it changed them; underlined where it is the piece it looks at: copying." : ""),
+      !known ? "" : !some ? "In none of these places does its output by itself raise any piece in particular." : "“Raises” are the next pieces that its output there makes more likely, in logits above their mean, if nothing after it changed them; underlined where it is the piece it looks at: copying."),
     h("ol", { class: "jh-contexts" }, items));
 }
 
@@ -170,7 +170,7 @@ function alike({ panel, data, index, open }) {
     const other = data.index(layer, head);
     return h("li", {}, h("button", { type: "button", class: "jh-link", click: () => open(other) }, data.name(other)), h("span", { class: "jh-muted" }, ` ${number(value)} ${interval(low, high)}, n ${n}${data.jobs(other) ? `; ${data.jobs(other)}` : ""}`));
   });
-  return section("Heads that write alike", h("p", { class: "jh-muted" }, "Similarity of what two heads write over the same texts, from 0 to 1 (linear CKA)."), h("ol", {}, items));
+  return section("Heads that write alike", h("p", { class: "jh-muted" }, "Similarity of what two heads write over the same texts (linear CKA, 1 is the same), those that are surest first."), h("ol", {}, items));
 }
 
 function past({ panel, data, index, theme, tip }) {
@@ -189,7 +189,7 @@ function numbers({ data, index }) {
 
 export function headCard(asked) {
   const { panel, data, index, open, back } = asked, step = (by) => (index + by + data.count) % data.count;
-  const badges = data.earned(index).map((role) => h("span", { class: "jh-badge" }, h("span", { class: "jh-swatch", "aria-hidden": "true", style: { background: role.color, color: textOn([1, 3, 5].map((at) => parseInt(role.color.slice(at, at + 2), 16))) } }, role.letter), role.label));
+  const badges = data.earned(index).map((role) => h("span", { class: "jh-badge" }, h("span", { class: "jh-swatch", "aria-hidden": "true", style: { background: role.color[asked.theme], color: textOn([1, 3, 5].map((at) => parseInt(role.color[asked.theme].slice(at, at + 2), 16))) } }, role.letter), role.label));
   return [
     h("div", { class: "jh-card-top" },
       h("h2", { tabindex: "-1", id: `head-${panel.stack}-${index}` }, capital(data.name(index))), h("span", { class: "jh-badges" }, badges),

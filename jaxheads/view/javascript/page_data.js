@@ -3,16 +3,20 @@
 import { unpack } from "./arrays.js";
 import { estimate, headName, number } from "./dom.js";
 
-// Marks of jobs: a letter and a colour of the palette, so that neither alone must be told apart.
-// Resting on the first position is what most heads do: grey leaves the eye to the others.
-const RESTING = new Set(["first_token", "sink"]), GREY = "#A3ABB5";
-const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6A00", "#8B4FA8", "#00786C"];
+// Marks of jobs: a letter and a colour, so that neither alone must be told apart. Colours differ in lightness as well, for
+// colour-blind readers; resting on the first position is what most heads do: a faint grey leaves the eye to the others.
+const RESTING = { light: "#D9DEE4", dark: "#3C444E" };
+const OWN = { previous_token: "#0072B2", next_token: "#56B4E9", self_token: "#B5480A", duplicate_token: "#5E3C99", induction: "#F0A800", positional: "#009E73" };
+const OTHERS = ["#CC79A7", "#7A6A00", "#1B4F72", "#66C2A5", "#8C510A", "#B3A2D6", "#444444", "#E08214", "#01665E"];
 
-function letters(names) {
-  const taken = new Set();
-  return names.map((name) => {
-    const words = name.split(" "), options = [words[0][0], ...(words[1] ? [words[1][0]] : []), ...name.replaceAll(" ", "")];
-    const letter = options.map((own) => own.toUpperCase()).find((own) => !taken.has(own)) || "?";
+const LETTERS = { previous_token: "P", next_token: "N", self_token: "S", duplicate_token: "D", induction: "I", positional: "O", first_token: "•", sink: "•", retrieval: "R", name_mover: "M", copy_suppression: "C", successor: "U", entity: "E", mixed: "X" };
+
+// A letter for each job; those without one of their own get one that no other has.
+function letters(roles) {
+  const taken = new Set(Object.values(LETTERS));
+  return roles.map(({ name, label }) => {
+    if (LETTERS[name]) return LETTERS[name];
+    const letter = [...label.toUpperCase().replaceAll(" ", ""), ..."ABCDEFGHIJKLMNOPQRSTUVWXYZ"].find((own) => !taken.has(own)) || "?";
     taken.add(letter);
     return letter;
   });
@@ -23,9 +27,13 @@ export function dataOf(panel) {
   const columns = panel.columns.map((column) => ({
     ...column, ...Object.fromEntries(["values", "low", "high", "n"].filter((part) => column[part]).map((part) => [part, unpack(column[part]).values])),
   }));
-  const marks = letters(panel.roles.tried.map((role) => role.label));
+  const marks = letters(panel.roles.tried);
   let used = 0;
-  const roles = panel.roles.tried.map((role, index) => ({ ...role, letter: marks[index], color: RESTING.has(role.name) ? GREY : COLORS[used++ % COLORS.length] }));
+  const roles = panel.roles.tried.map((role, index) => {
+    const own = OWN[role.name] || OTHERS[used % OTHERS.length], resting = ["first_token", "sink"].includes(role.name);
+    if (!resting && !OWN[role.name]) used++;
+    return { ...role, letter: marks[index], color: resting ? RESTING : { light: own, dark: own } };
+  });
   const byRole = new Map(roles.map((role) => [role.name, role])), byColumn = new Map(columns.map((column) => [column.name, column]));
   const tested = Object.fromEntries(Object.entries(panel.roles.tested).map(([name, own]) => [name, unpack(own).values]));
   const cache = new Map();

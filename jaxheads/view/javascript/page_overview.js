@@ -4,7 +4,7 @@ import { extent } from "./arrays.js";
 import { colorBar, css, ramp, textOn } from "./colors.js";
 import { choice, h, number, roving, select, svg } from "./dom.js";
 
-const LISTED = 12;
+const LISTED = 6;
 const SIDE = 460, HIGH = 400, LEFT = 52, BELOW = 42, AROUND = 12; // of the scatter, in its own units
 const SHAPES = ["circle", "square", "triangle", "diamond", "cross", "down"];
 
@@ -37,15 +37,16 @@ export function overview({ panel, data, theme, tip, open, before }) {
   const labels = columns.map((column) => column.label);
   const controls = h("div", { class: "jh-row" },
     choice("Picture", ["Map", "Scatter"], (view) => set({ view }), state.view), h("span", { class: "jh-row jh-axes" }));
-  const element = h("div", {}, h("h3", {}, "1. Choose a job"), chips, about, h("h3", {}, "2. Choose a head"), controls, body, list);
+  const element = h("div", {}, h("h3", {}, "1. Choose a job"), chips, about, h("h3", {}, "2. Choose a head"), list, controls, body);
 
   function set(change) {
     Object.assign(state, change);
     draw();
   }
 
+  const scoreOf = (role) => (role && role.metric ? data.byColumn.get(role.metric) : null);
   const has = (index) => !state.role || panel.roles.earned[index].includes(state.role);
-  const column = () => (state.color >= 0 ? columns[state.color] : state.role ? data.byColumn.get(state.role) : null);
+  const column = () => (state.color >= 0 ? columns[state.color] : state.role ? scoreOf(data.byRole.get(state.role)) : null);
 
   function drawChips() {
     const chip = (role) => h("button", {
@@ -61,7 +62,7 @@ export function overview({ panel, data, theme, tip, open, before }) {
   }
 
   function swatch(role) {
-    return h("span", { class: "jh-swatch", "aria-hidden": "true", style: { background: role.color, color: textOn(rgb(role.color)) } }, role.letter);
+    return h("span", { class: "jh-swatch", "aria-hidden": "true", style: { background: role.color[theme], color: textOn(rgb(role.color[theme])) } }, role.letter);
   }
 
   function drawControls() {
@@ -74,7 +75,7 @@ export function overview({ panel, data, theme, tip, open, before }) {
   function lines(index) {
     const own = column(), shown = new Set([own, ...(state.view ? [columns[state.x], columns[state.y]] : [])].filter(Boolean));
     const role = data.own(index);
-    if (!shown.size && role && data.byColumn.get(role.name)) shown.add(data.byColumn.get(role.name));
+    if (!shown.size && scoreOf(role)) shown.add(scoreOf(role));
     return [data.name(index), data.jobs(index) ? `job: ${data.jobs(index)}` : "no job found", ...[...shown].map((one) => data.said(one, index))];
   }
 
@@ -83,12 +84,12 @@ export function overview({ panel, data, theme, tip, open, before }) {
     const [low, high] = own ? extent(all) : [0, 1], colorOf = ramp(theme, Math.min(low, 0), high);
     const cells = Array.from({ length: data.count }, (_, index) => {
       const role = data.own(index), value = own ? own.values[index] : NaN;
-      const fill = own ? (Number.isNaN(value) ? null : colorOf(value)) : role ? rgb(role.color) : null;
+      const fill = own ? (Number.isNaN(value) ? null : colorOf(value)) : role ? rgb(role.color[theme]) : null;
       const cell = own && data.at(own, index), unsure = cell && cell.low <= 0 && cell.high >= 0;
       const classes = ["jh-cell", !fill && "jh-plain", !has(index) && "jh-faint", unsure && "jh-hatched"].filter(Boolean).join(" ");
       return h("span", {
         class: classes, role: "gridcell", "data-index": index, ...data.attributes(index), "aria-selected": String(index === state.open),
-        "aria-label": data.label(own || (role && data.byColumn.get(role.name)), index),
+        "aria-label": data.label(own || scoreOf(role), index),
         style: fill ? { "background-color": css(fill), color: textOn(fill), "--hatch": textOn(fill) === "#000" ? "0 0 0" : "255 255 255" } : {},
       }, role && (!own || state.role) && has(index) ? (state.role ? data.byRole.get(state.role).letter : role.letter) : "");
     });
@@ -130,7 +131,7 @@ export function overview({ panel, data, theme, tip, open, before }) {
       const shared = {
         class: `jh-point${has(index) ? "" : " jh-faint"}`, role: "button", "data-index": index, ...data.attributes(index), "aria-pressed": String(index === state.open),
         "aria-label": `${data.name(index)}: ${data.said(across, index)}; ${data.said(up, index)}${data.jobs(index) ? `; job: ${data.jobs(index)}` : ""}`,
-        style: { "--fill": role ? role.color : "var(--muted)" },
+        style: { "--fill": role ? role.color[theme] : "var(--muted)" },
       };
       const shape = at >= 0 ? SHAPES[at % SHAPES.length] : "circle";
       return shape === "circle" ? svg("circle", { ...shared, cx, cy, r }) : svg("path", { ...shared, d: outline(shape, cx, cy, r * 0.95) });
@@ -145,7 +146,7 @@ export function overview({ panel, data, theme, tip, open, before }) {
   }
 
   function mark(role) {
-    const at = roles.indexOf(role), shape = at >= 0 ? SHAPES[at % SHAPES.length] : "circle", style = { "--fill": role ? role.color : "var(--muted)" };
+    const at = roles.indexOf(role), shape = at >= 0 ? SHAPES[at % SHAPES.length] : "circle", style = { "--fill": role ? role.color[theme] : "var(--muted)" };
     return svg("svg", { width: 14, height: 14, viewBox: "0 0 14 14", "aria-hidden": "true" },
       shape === "circle" ? svg("circle", { class: "jh-point", cx: 7, cy: 7, r: 5, style }) : svg("path", { class: "jh-point", d: outline(shape, 7, 7, 4.6), style }));
   }
@@ -153,13 +154,13 @@ export function overview({ panel, data, theme, tip, open, before }) {
   // The leading heads: of the chosen job, else by the number that the map is coloured by.
   function drawList() {
     const own = column();
-    if (!own) return list.replaceChildren();
-    const size = (index) => (own.group === "effect" ? Math.abs(own.values[index]) : own.values[index]);
-    const ranked = Array.from({ length: data.count }, (_, index) => index).filter((index) => has(index) && Number.isFinite(own.values[index])).sort((one, other) => size(other) - size(one));
+    if (!own && !state.role) return list.replaceChildren();
+    const size = (index) => (!own ? 0 : own.group === "effect" ? Math.abs(own.values[index]) : own.values[index]);
+    const ranked = Array.from({ length: data.count }, (_, index) => index).filter((index) => has(index) && Number.isFinite(size(index))).sort((one, other) => size(other) - size(one));
     const some = state.all ? ranked : ranked.slice(0, LISTED);
-    const items = some.map((index) => h("li", {}, h("button", { type: "button", class: "jh-link", "data-open": index, ...data.attributes(index), "aria-label": data.label(own, index), click: () => open(index) }, data.name(index)), h("span", { class: "jh-muted" }, ` ${data.said(own, index)}`)));
+    const items = some.map((index) => h("li", {}, h("button", { type: "button", class: "jh-link", "data-open": index, ...data.attributes(index), "aria-label": data.label(own, index), click: () => open(index) }, data.name(index)), h("span", { class: "jh-muted" }, ` ${own ? data.said(own, index) : data.jobs(index)}`)));
     const more = some.length < ranked.length && h("button", { type: "button", click: () => set({ all: true }) }, `Show all ${ranked.length}`);
-    list.replaceChildren(h("h4", {}, `Heads by ${own.label}, largest first`), h("ol", { class: "jh-leaders" }, items), more || "");
+    list.replaceChildren(h("h4", {}, own ? `Heads by ${own.label}, largest first` : "Heads with this job"), h("ol", { class: "jh-leaders" }, items), more || "");
   }
 
   function draw() {

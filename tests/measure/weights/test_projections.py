@@ -104,3 +104,12 @@ def test_a_component_that_is_read_alone_scores_one():
     excess = (1 - 1 / D) / table.grid("excess")[0, 0, 1]
     assert squares.mean() == pytest.approx(1 / D, abs=0.01)
     assert squares.std() == pytest.approx(excess, rel=0.05)
+
+
+def test_pairs_show_themselves():
+    model = small_model("gpt2")
+    for answer in (jh.composition(model), jh.projection_kernel(model)):
+        assert answer.view().payload["kind"] == "graph"
+        assert answer.view("q", layout="matrix").payload["kind"] == "matrix"
+    with pytest.raises(ValueError, match="kind"):
+        jh.projection_kernel(model, "q").view("v")
