@@ -86,6 +86,7 @@ from .sweep.circuits.keep_edges import keep_edges
 from .sweep.circuits.search import search_circuits
 from .sweep.estimates import compare_estimates
 from .sweep.exact.ablate import ablate, cumulative, interactions
+from .sweep.exact.context_use import context_use
 from .sweep.exact.function_vectors import FunctionVectors, function_vectors
 from .sweep.exact.head_proof import head_proof
 from .sweep.exact.knock_out import knock_out
@@ -223,6 +224,7 @@ __all__ = [
     "answer_log_probability",
     "attribute",
     "compare_estimates",
+    "context_use",
     "cumulative",
     "FunctionVectors",
     "function_vectors",

@@ -190,6 +190,8 @@ KINDS_OF = {
     "written.stop": "any",
     "Sampling.temperature": "positive",
     "Beams.count": "count",
+    "context_use.windows": "any",
+    "context_use.sink": "size",
     "window.heads": "heads",
     "window.recent": "count",
     "window.sink": "size",
