@@ -73,7 +73,10 @@ results: .venv/.peers
 	$(BIN)/python -m tests.models.parity_table
 	$(PIP) --no-deps --target .venv/libtpu libtpu==0.0.42
 	PYTHONPATH=.venv/libtpu $(BIN)/python -m experiments.accelerators --machines v5e-8 \
-	  --works "ablate z" "patch resid" measure relevance
+	  --models "GPT-2 small" "SmolLM2 135M" "Llama 1.1B" "Llama 8B" --works "ablate z" --no-cpu
+	PYTHONPATH=.venv/libtpu $(BIN)/python -m experiments.accelerators --machines v5p-8 v6e-8 \
+	  --models "GPT-2 small" "Llama 1.1B" --works "ablate z" --arithmetics bfloat16 --no-cpu \
+	  --out results/accelerators-chips
 
 check-results: export JAX_PLATFORMS := cpu
 check-results: .venv/.all

@@ -18,11 +18,11 @@ from experiments.support.accelerators_worker import WORKS, Asked, question
 
 LIBTPU = "libtpu==0.0.42"
 LOOP_SHARES = {
-    ("GPT-2 small", "bfloat16"): 0.6,
+    ("GPT-2 small", "bfloat16"): 0.5,
     ("SmolLM2 135M", "bfloat16"): 0.45,
     ("Llama 1.1B", "bfloat16"): 0.75,
     ("GPT-2 small", "differences"): 0.5,
-    ("Llama 1.1B", "differences"): 0.65,
+    ("Llama 1.1B", "differences"): 0.6,
 }
 """Least share of the ideal at which a layer of a model's edited copies runs on a v5e."""
 
