@@ -57,7 +57,12 @@ results: .venv/.peers
 	set -e; for name in syntax_heads head_parsers; do $(BIN)/python -m experiments.$$name --treebank $(TREEBANK); done
 	$(BIN)/python -m experiments.syntax_heads --treebank $(TREEBANK) --model smollm2-135m --sentences 400 \
 	  --fewest 20 --out results/syntax-heads-smollm2-135m
+	$(BIN)/python -m experiments.syntax_heads --treebank $(TREEBANK) --model bert-mlm-tiny --sentences 1000 \
+	  --fewest 30 --out results/syntax-heads-bert-mlm-tiny
 	$(BIN)/python -m experiments.entity_heads --treebank $(COREFERENCE)
+	$(BIN)/python -m experiments.genres --treebank $(COREFERENCE)
+	$(BIN)/python -m experiments.genres --treebank $(COREFERENCE) --model smollm2-135m --sentences 400 \
+	  --fewest 20 --out results/genres-smollm2-135m
 	$(BIN)/python -m experiments.structure --treebank $(TREEBANK)
 	$(BIN)/python -m experiments.function_vectors --tasks $(FUNCTION_VECTORS)
 	$(BIN)/python -m experiments.agreement_heads --pairs $(MINIMAL_PAIRS)

@@ -3,7 +3,7 @@
 Dimension key: G documents, E sentences, L layers, N heads, R draws.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,25 +75,40 @@ def names_of(sentences: Sentences) -> list[str]:
     return list(dict.fromkeys(str(one.document) for one in sentences))
 
 
-def questions(one: Sentence, relation: str, direction: str, *, causal: bool) -> Mapping[int, set[int]]:
-    """Return the words that a relation asks of, each with the words that are right."""
+def questions(
+    one: Sentence, relation: str, direction: str, *, causal: bool, read: Collection[int] | None = None
+) -> Mapping[int, set[int]]:
+    """Return the words that a relation asks of (of those that are read), each with the words that are right."""
     asked: dict[int, set[int]] = {}
     for link in one.links["deprel"]:
-        if link.label == relation and link.head >= 0:
-            query, key = (link.dependent, link.head) if direction == "to head" else (link.head, link.dependent)
-            if not causal or key < query:
-                asked.setdefault(query, set()).add(key)
+        if (
+            link.label != relation
+            or link.head < 0
+            or (read is not None and not {link.dependent, link.head} <= set(read))
+        ):
+            continue
+        query, key = (link.dependent, link.head) if direction == "to head" else (link.head, link.dependent)
+        if not causal or key < query:
+            asked.setdefault(query, set()).add(key)
     return asked
 
 
-def offsets(sentences: Sentences, relation: str, direction: str, *, causal: bool) -> Sums:
+def words_read(model: jh.Model, sentences: Sentences) -> list[set[int]]:
+    """Return the words of each sentence that have a token: of two words in one piece, one has none."""
+    rows = (row for batch in batches(model, sentences) for row in np.asarray(batch.words))
+    return [set(row[row >= 0].tolist()) for row in rows]
+
+
+def offsets(
+    sentences: Sentences, relation: str, direction: str, *, causal: bool, read: Sequence[set[int]] | None = None
+) -> Sums:
     """Return by document how many words each fixed offset is right for, `[G,O]`, and how many there are, `[G]`."""
     order = names_of(sentences)
     place = {name: number for number, name in enumerate(order)}
     sums, counts = np.zeros((len(order), len(OFFSETS))), np.zeros(len(order))
-    for one in sentences:
-        document = place[str(one.document)]
-        for query, keys in questions(one, relation, direction, causal=causal).items():
+    for number, one in enumerate(sentences):
+        document, own = place[str(one.document)], None if read is None else read[number]
+        for query, keys in questions(one, relation, direction, causal=causal, read=own).items():
             counts[document] += 1
             sums[document] += [query + offset in keys for offset in OFFSETS]
     return Sums(sums, counts)

@@ -12,7 +12,7 @@ import pandas as pd
 import jaxheads as jh
 from jaxheads.data import Sentence, Sentences, ordinary_tokens, repeated_tokens
 
-from .genres_readings import Sums, agreement, batches, hits, moved_vectors, names_of, of_sentences, offsets
+from .genres_readings import Sums, agreement, batches, hits, moved_vectors, names_of, of_sentences, offsets, words_read
 
 INTACT = "intact"
 KINDS = ("lower", "typos", "nonce", "shuffled")
@@ -95,12 +95,15 @@ def relation_roles(model: jh.Model, corpus: Corpus, texts: dict[str, Sentences])
         condition: jh.relations(model, text, least=1, seed=corpus.seed, resume=corpus.resume / "relations")
         for condition, text in texts.items()
     }
+    read = {condition: words_read(model, text) for condition, text in texts.items()}
     for column in tables[INTACT].metrics:
         relation, _, direction = column.rpartition("_to_")
         if direction not in ("head", "dependent"):
             continue
         asked: Any = (relation, f"to {direction}")
-        fixed = {condition: offsets(text, *asked, causal=causal) for condition, text in texts.items()}
+        fixed = {
+            condition: offsets(text, *asked, causal=causal, read=read[condition]) for condition, text in texts.items()
+        }
         if fixed[INTACT].counts[choosing].sum() < least or any(column not in own.metrics for own in tables.values()):
             continue
         heads = {condition: hits(own, column, fixed[condition].counts) for condition, own in tables.items()}

@@ -52,6 +52,15 @@ def test_offsets_count_words_that_have_a_right_one_there():
     assert readings.offsets(gold, "obj", "to head", causal=False).counts.sum() == 40
 
 
+def test_words_without_a_token_are_not_asked_of():
+    gold = planted.sentences(6, words="ac")
+    read = readings.words_read(planted.model(), gold)
+    assert read == [{0, 1}] * 6
+    missing = [{0}, *read[1:]]
+    assert readings.offsets(gold, "obj", "to head", causal=False, read=read).counts.sum() == 6
+    assert readings.offsets(gold, "obj", "to head", causal=False, read=missing).counts.sum() == 5
+
+
 def test_rows_have_the_ratio_as_their_mean_and_a_ratio_is_over_all_words():
     sums = Sums(np.array([1.0, 6, 0]), np.array([2.0, 8, 0]))
     every = np.full(3, True)
