@@ -113,10 +113,6 @@ INTERNAL = {
 """Protocols, what only metrics and networks call, and the constructors that have tests of their own."""
 
 
-def lens() -> jh.JacobianLens:
-    return jh.jacobian_lens(model(), batch(), skip=0)
-
-
 def few() -> tasks.FewExamples:
     return tasks.FewExamples(tasks.Agreement(), 4)
 
@@ -265,7 +261,6 @@ CALLS: dict[str, dict[str, Any]] = {
     "component_composition": {"model": model, "layer": 1, "head": 0},
     "composition": {"model": model},
     "projection_kernel": {"model": model},
-    "Projections.view": {"self": lambda: jh.projection_kernel(model())},
     "salient_tokens": {"model": model, "layer": 1, "head": 0},
     "shuffled_pairs": {"pairs": [[1, 2], [3, 4], [5, 6]], "seed": 0},
     "token_maps": {"model": model, "pairs": [[1, 2], [3, 4], [5, 6]]},
@@ -280,12 +275,6 @@ CALLS: dict[str, dict[str, Any]] = {
     "logit_copying": {"model": model, "batch": batch},
     "logit_lens": {"model": model, "batch": batch},
     "jacobian_lens": {"model": model, "batch": batch, "skip": 0},
-    "JacobianLens.read": {
-        "self": lambda: jh.jacobian_lens(model(), batch(), skip=0),
-        "layer": 0,
-        "vector": np.ones(16),
-    },
-    "JacobianLens.head": {"self": lambda: jh.jacobian_lens(model(), batch(), skip=0), "layer": 0, "head": 1},
     "name_copying": {"model": model, "batch": batch, "names": [1, 2, 3, 4]},
     "qk_attribution": {"model": model, "batch": batch, "layer": 1, "head": 0, "query": 3, "key": 1},
     "QKAttribution.top": {"self": attributed},

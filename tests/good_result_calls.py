@@ -10,6 +10,11 @@ from .good_values import batch, circuit, grouped, model, moments, table
 
 STEPS, CURVE = np.arange(8), np.linspace(0, 1, 8)
 
+
+def lens() -> jh.JacobianLens:
+    return jh.jacobian_lens(model(), batch(), skip=0)
+
+
 RESULT_CALLS: dict[str, dict[str, Any]] = {
     # pictures
     "Panel.save": {"self": lambda: table().plot(), "path": "heads.png"},
@@ -20,7 +25,11 @@ RESULT_CALLS: dict[str, dict[str, Any]] = {
     "heatmap": {"grid": np.eye(2)},
     "intervals": {"frame": lambda: table().top()},
     "panels": {"count": 2, "size": (3.0, 2.0)},
+    # lenses
+    "JacobianLens.head": {"self": lambda: lens(), "layer": 0, "head": 1},
+    "JacobianLens.read": {"self": lambda: lens(), "layer": 0, "vector": np.ones(16)},
     # views
+    "Projections.view": {"self": lambda: jh.projection_kernel(model())},
     "Circuit.view": {"self": circuit},
     "Composition.view": {"self": lambda: jh.Composition({"q": np.ones((2, 2, 2, 2))}, 0.1, (0.1, 0.1), "decoder", 0)},
     "HeadTable.view": {"self": table},
