@@ -41,6 +41,7 @@ from .good_values import (
     task,
     training,
 )
+from .good_writing_calls import WRITING_CALLS
 
 RESULTS = set(
     """
@@ -285,12 +286,6 @@ CALLS: dict[str, dict[str, Any]] = {
     "ContrastCovariance.rank": {"self": contrasted},
     # sweeps
     "ablate": ASKED,
-    "generate": {"model": model, "batch": batch, "steps": 2, "sample": None, "stop": (), "capture": "z"},
-    "written": {"score": "exact", "references": ["a"], "steps": 2, "stop": (), "seed": 0, "name": "a text"},
-    "context_use": {**ASKED, "windows": [2], "sink": 1},
-    "window": {"model": model, "heads": [(0, 1)], "recent": 3, "sink": 1},
-    "Beams": {"count": 2, "length_penalty": 1.0},
-    "Sampling": {"temperature": 1.0, "top_k": 2, "top_p": 0.9},
     "attribute": PAIR,
     "edge_attribution": PAIR,
     "patch_edges": PAIR,
@@ -375,6 +370,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "train": {"config": lambda: task().model_config(), "task": task, "steps": 2},
     **SENTENCE_CALLS,
     **RESULT_CALLS,
+    **WRITING_CALLS,
     # tasks
     **{type(own).__name__: {} for own in tasks.TASKS.values()},
     "Examples": {"examples": lambda: sample()},

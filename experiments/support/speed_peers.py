@@ -48,8 +48,7 @@ class TorchSide:
         with torch.no_grad():
             self.model(self.tokens, **LAST_ONLY)  # threads started, memory touched
         plain = {"importance": self.importance, "forward": self.forward, "measure": self.measures}
-        plain["write"] = self.writing
-        ways = plain.get(work.kind, partial(self.sweeps, work))()
+        ways = {**plain, "write": self.writing}.get(work.kind, partial(self.sweeps, work))()
         return {name: _numpy(way, gradient=work.kind == "importance") for name, way in ways.items()}
 
     @abstractmethod
@@ -70,15 +69,10 @@ class TorchSide:
 
     def writing(self) -> Mapping[str, Callable[[], Tensor]]:
         """Return the way to write greedily by `transformers`: tokens `[E,1,W]`."""
-        settings = {"max_new_tokens": WRITTEN, "min_new_tokens": WRITTEN, "do_sample": False, "pad_token_id": 0}
-
-        def write() -> Tensor:
-            # Without a mask, tokens with the id of padding would be taken for padding.
-            mask = torch.ones_like(self.tokens)
-            return self.model.generate(self.tokens, attention_mask=mask, **settings)[:, None, self.tokens.shape[1] :]
-
         self.model.generation_config.eos_token_id = None
-        return {"generate": write}
+        settings: Any = {"attention_mask": torch.ones_like(self.tokens), "do_sample": False, "pad_token_id": 0}
+        write = partial(self.model.generate, self.tokens, max_new_tokens=WRITTEN, **settings)
+        return {"generate": lambda: write()[:, None, -WRITTEN:]}
 
     def about(self, work: Work, inputs: Inputs) -> Mapping[str, Any]:
         """Return numbers of the work that are known before it is done: none."""
