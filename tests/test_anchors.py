@@ -114,14 +114,14 @@ def test_sweeps_from_anchors_have_the_effects_of_sweeps_without(name: str, monke
 def test_anchors_that_take_much_memory_are_not_kept(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda: True)
     model = jh.init(MODELS["gpt2"])
-    ask = partial(jh.plan, jh.ablate, model, BATCH, jh.loss(), "zero", arithmetic="differences")
+    ask: Any = partial(jh.plan, jh.ablate, model, BATCH, jh.loss(), "zero", arithmetic="differences")
     plans = ask(), ask(memory=40_000)
     assert [plan.anchored for plan in plans] == [True, False]
     assert plans[0].costs.cached > plans[1].costs.cached
 
 
 def test_a_tpu_runs_as_many_tokens_as_its_chip_holds(monkeypatch: pytest.MonkeyPatch):
-    cells = jh.plan(jh.ablate, small_model("gpt2"), random_batch((4, 4)), jh.loss(), "zero")
+    cells: Any = jh.plan(jh.ablate, small_model("gpt2"), random_batch((4, 4)), jh.loss(), "zero")
     costs, placement = cells.costs, cells.placement
     assert planning.tokens_together(costs, placement) == planning.matmul_tokens()
     monkeypatch.setattr(planning, "platform", lambda: "tpu")

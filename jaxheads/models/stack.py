@@ -344,7 +344,7 @@ def run_block(
     """
     plain = edit is unchanged and keys_values is computed_keys and before is None and rows_BR is None
     if plain and full_tiles.fits(block.attention, context, x_BTD):
-        return _run_in_tiles(block, x_BTD, context), LazySites({})
+        return full_tiles.run(block, x_BTD, context), LazySites({})
     x_BTD = edit("resid_pre", spread(x_BTD, 1))
     k, v = keys_values(block, x_BTD, context)
     k, v = gathered(k, 1), gathered(v, 1)
@@ -358,20 +358,6 @@ def run_block(
     # Blocks have been read within attention; a whole pattern is read here, that of a user's own attention too.
     unread = {name: reader for name, reader in getattr(edit, "readers", {}).items() if name not in sites}
     return post, sites.beside({"resid_pre": x_BTD, **written, **read_whole(unread, sites)})
-
-
-def _run_in_tiles(block: Block, x_BTD: Array, context: AttentionInputs) -> Array:
-    """Return the stream after a block whose heads run in another order."""
-    block = jax.tree.map(lambda leaf: leaf, block)
-    block.attention = full_tiles.ordered(block.attention)
-    k, v = block.keys_values(x_BTD, context.own_keys)
-    z = full_tiles.attend(block.attention, block.queries(x_BTD, context.queries), k, v, context)
-    return block.write(x_BTD, z, unchanged)[0]
-
-
-def in_tiles(stack: Stack) -> bool:
-    """Return whether layers of a stack that nothing edits run with their heads in another order."""
-    return full_tiles.pays(stack.blocks.attention)
 
 
 def _by_rows(reader: Reader | None, layer: Array) -> dict[str, RowReader]:

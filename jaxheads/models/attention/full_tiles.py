@@ -67,6 +67,10 @@ def ordered(attention: Any) -> Any:
     return tiled
 
 
-def attend(attention: Any, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, context: AttentionInputs) -> Array:
-    """Return z `[B,T,N,H]` of `ordered` attention."""
-    return attend_by_tile(q_BTNH, k_BSKH, v_BSKH, attention.scoring(context, unchanged), in_order=True)
+def run(block: Any, x_BTD: Array, context: AttentionInputs) -> Array:
+    """Return the stream `[B,T,D]` after a block that `fits`."""
+    block = jax.tree.map(lambda leaf: leaf, block)
+    attention = block.attention = ordered(block.attention)
+    k_BSKH, v_BSKH = block.keys_values(x_BTD, context.own_keys)
+    q_BTNH, scoring = block.queries(x_BTD, context.queries), attention.scoring(context, unchanged)
+    return block.write(x_BTD, attend_by_tile(q_BTNH, k_BSKH, v_BSKH, scoring, in_order=True), unchanged)[0]

@@ -19,13 +19,14 @@ from jax import Array
 
 from ...anchors import anchored, anchors_of
 from ...differences import as_differences
+from ...models.attention import full_tiles
 from ...models.attention.row_edits import BY_QUERIES, Edit, RowEdit, unchanged
 from ...models.inputs.attention_inputs import AttentionInputs
 from ...models.inputs.batch import Batch
 from ...models.inputs.query_rows import Take, rows_from, rows_of_examples, taken
 from ...models.network import Network
 from ...models.sites import SITES, has_heads, is_of_keys
-from ...models.stack import Layer, Stack, in_tiles, take_rows
+from ...models.stack import Layer, Stack, take_rows
 from ...objectives import Reads, read_out
 from ...programs import compiled, platform
 from ..cached_run import Value, objective_values, rows_read, run_cached, stream_of
@@ -219,7 +220,7 @@ class CopyRun(NamedTuple):
             return own._layer(x, layer, own._edit(layer, rows_BR, known), rows_BR, cross_only=cross_only)
 
         # Rows alone have other products, and layers that nothing edits may have their heads in another order.
-        whole = rows_BR is None and not in_tiles(self.stack)
+        whole = rows_BR is None and not full_tiles.pays(self.stack.blocks.attention)
         return self._anchored(x_BtD, layer, run) if whole else run(self, x_BtD)
 
     def _inner_layers(self, x_BtD: Array, start: int | Array, stop: int) -> Array:

@@ -12,9 +12,10 @@ from ...execution.batching import Chunks, matmul_tokens
 from ...execution.cost import FLOAT, Cost, CostModel
 from ...execution.placement import Placement
 from ...execution.resources import Resources
+from ...models.attention import full_tiles
 from ...models.inputs.batch import Batch, Positions
 from ...models.sites import is_of_keys
-from ...models.stack import Stack, in_tiles
+from ...models.stack import Stack
 from ...precision import DIFFERENCE_TERMS, arithmetic_used
 from ...programs import platform
 from ..cached_run import start_column
@@ -196,7 +197,7 @@ def keeps_anchors(costs: CostModel, stack: Stack, groups: Sequence[EditGroup], r
     # edits reach, are no products of the stream.
     shared = arithmetic_used() in DIFFERENCE_TERMS and len(groups) > ANCHORED_GROUPS and not stack.is_cross
     # Copies that start at a later column have their heads in the model's own order.
-    one_order = not in_tiles(stack) or all(group.site.first == 0 for group in groups)
+    one_order = not full_tiles.pays(stack.blocks.attention) or all(group.site.first == 0 for group in groups)
     return shared and one_order and costs.anchors <= resources.memory * ANCHORS_SHARE
 
 
