@@ -14,7 +14,9 @@ random weights.
 data (Pang & Lee 2005; `sentence_polarity` of NLTK's data, CC BY 4.0). Without them 24 sentences stand for them, which
 only shows that the experiment works.
 
-Found: see results/fine-tuning/summary.md, whose findings the run writes. Cost on 2 cores: FTCOST.
+Found: see results/fine-tuning/summary.md, whose findings the run writes.
+
+Cost: not measured as a whole; a step of one seed takes half a second of processor time.
 
 --quick, under one minute, only shows that it runs.
 """

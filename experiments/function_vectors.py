@@ -17,7 +17,7 @@ Controls: means over prompts of shuffled labels in place of right ones, and the 
 github.com/ericwtodd/function_vectors (MIT). Without it three tasks of a dozen pairs stand for them, which only shows
 that the experiment works.
 
-Found: see results/function-vectors/summary.md, whose findings the run writes. Cost on 2 cores: FVCOST.
+Found: see results/function-vectors/summary.md, whose findings the run writes. Cost on 2 quiet cores: minutes.
 
 --quick, under one minute, only shows that it runs.
 """
@@ -74,7 +74,7 @@ class Options(lab.Options):
     out: Path = Path("results/function-vectors")
     tasks: Path | None = None
     model: str = "smollm2-135m"
-    prompts: int = 5
+    prompts: int = 4
     shots: int = 5
     top: int = 10
     seed: int = 0

@@ -16,7 +16,7 @@ Data: `zuco_sentences.txt` and `zuco_relfix_averages.txt` of github.com/beinborn
 line; relative fixations, one number a word, between commas). Without files the sentences are the package's own and the
 numbers are drawn, which only shows that the experiment works.
 
-Cost on 2 cores: about four minutes; --quick half a minute.
+Cost on 2 cores: half a minute; --quick a quarter of one.
 """
 
 import hashlib

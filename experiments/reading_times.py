@@ -14,7 +14,7 @@ stories. The first and last 10 words of a story, and times outside 100 to 3000 m
 Data: `processed_wordinfo.tsv` of github.com/languageMIT/naturalstories (word, zone, item, …, meanItemRT). Without a
 file the texts are the package's own and the times are drawn, which only shows that the experiment works.
 
-Cost on 2 cores: about four minutes; --quick half a minute.
+Cost on 2 cores: two minutes; --quick half a minute.
 """
 
 import hashlib
