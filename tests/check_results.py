@@ -1,11 +1,14 @@
 """Make the results that take minutes again and compare them with the committed ones: `make check-results`.
 
-    python -m tests.check_results [PAGE …]
+    python -m tests.check_results [PAGE | EXPERIMENT …]
 
 Each page names the command that made it; the command runs with a scratch folder as --out, on the models that it names.
 Numbers of tables must agree within ABSOLUTE + RELATIVE × their size: other processors and versions of XLA round
 otherwise, and a rounding can turn a rank or an interval's end. Words (roles, names of heads) must agree in all but
 WORDS of the cells.
+
+Experiments on data that is not committed can't be made again here. They run with `--quick` on sentences of their own,
+which shows that they work.
 """
 
 import re
@@ -24,6 +27,12 @@ MADE_BY = re.compile(r"^Made by `(.+?)` with ", re.MULTILINE)
 
 QUICK = ("atlas-minilm-l6", "head-measures/dinov2-small", "whisper-alignment")
 """Pages whose commands take some minutes together on 2 cores."""
+
+ON_DATA = (
+    *("agreement_heads", "entity_heads", "fine_tuning", "function_vectors", "gaze", "genres", "head_parsers"),
+    *("head_probes", "reading_times", "sentiment_heads", "structure", "syntax_heads"),
+)
+"""Experiments whose committed pages are of data that users fetch; each takes about a minute with `--quick`."""
 
 RELATIVE, ABSOLUTE, WORDS = 1e-2, 1e-3, 0.02
 
@@ -83,14 +92,24 @@ def check(name: str, out: Path) -> list[str]:
     return wrong
 
 
+def check_quick(name: str, out: Path) -> list[str]:
+    """Run an experiment with `--quick` and without data; return what is wrong, in words."""
+    command = [sys.executable, "-m", f"experiments.{name}", "--quick", "--out", str(out)]
+    ended = subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if ended.returncode:
+        return [f"exit {ended.returncode}: {' '.join(ended.stderr.split()[-60:])}"]
+    return [] if list(out.rglob("summary.md")) else ["it wrote no page"]
+
+
 def main(names: list[str]) -> int:
-    """Check pages; print what differs and return 1 if anything does, else 0."""
+    """Check pages and experiments; print what differs and return 1 if anything does, else 0."""
     failed = 0
-    for name in names or QUICK:
+    for name in names or (*QUICK, *ON_DATA):
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as scratch:
-            wrong = check(name, Path(scratch))
-        print(f"results/{name}: {'as committed' if not wrong else 'DIFFERS'} ({time.perf_counter() - start:.0f} s)")
+            wrong = (check_quick if name in ON_DATA else check)(name, Path(scratch))
+        good, place = ("runs", "experiments") if name in ON_DATA else ("as committed", "results")
+        print(f"{place}/{name}: {good if not wrong else 'DIFFERS'} ({time.perf_counter() - start:.0f} s)")
         print(*(f"  {words}\n" for words in wrong), sep="", end="", flush=True)
         failed += bool(wrong)
     return int(failed > 0)

@@ -15,7 +15,7 @@ from experiments import lab
 from experiments.__main__ import experiments, main
 from jaxheads import cli
 
-from ..check_results import QUICK, command_of, disagreements
+from ..check_results import ON_DATA, QUICK, command_of, disagreements
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted((ROOT / "results").rglob("*.md"))
@@ -86,3 +86,9 @@ def test_what_differs_from_committed_results_is_told():
     assert disagreements(old, old.assign(head=renamed))[0].startswith("head: 5 of 100 differ")
     assert not disagreements(old, old.assign(head=old["head"].where(old.index > 1, "9.9")))
     assert disagreements(old, old.head(3))[0].startswith("other columns or rows")
+
+
+def test_experiments_on_data_that_is_not_committed_are_checked_on_sentences_of_their_own():
+    loops = re.findall(r"for name in ([a-z_ ]+); do .*?\$\$name --[\w-]+ \$\(", MAKEFILE)
+    alone = re.findall(r"-m experiments\.(\w+) --[\w-]+ \$\(", MAKEFILE)
+    assert {*" ".join(loops).split(), *alone} == set(ON_DATA)
