@@ -186,6 +186,14 @@ def test_offsets_and_means_in_closed_form():
     assert means.means.tolist() == [[1, 1, 1], [0, 1, 1]]
 
 
+def test_bins_of_offsets_are_all_offsets_once():
+    labels, edges = offset_labels(), offset_edges()
+    assert (np.diff(edges) > 0).all()
+    assert len(labels) == len(set(labels)) == len(edges) + 2
+    assert {"-32..-17", "-16", "0", "16", "17..32", "..-4097", "4097.."} <= set(labels)
+    assert labels[np.searchsorted(edges, -17, side="right")] == "-32..-17"
+
+
 def test_what_can_not_be_sampled_is_refused():
     model, batch = small_model("llama"), random_batch((5, 6))
     with pytest.raises(ValueError, match="at least one example"):
