@@ -177,7 +177,7 @@ def sweep(generator: Callable[..., Any] | None = None, *, returns: type[Any] = H
             raise _empty_stream()
         if first.plan is None:
             raise ValueError(
-                f"{first.objective.name} has no plan: its cost is not known beforehand, since texts that a model writes "
+                f"{first.objective.name} has no plan: its cost is not known beforehand, since texts that are written "
                 "may end at any step"
             )
         return first.plan
