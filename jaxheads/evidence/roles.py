@@ -256,7 +256,7 @@ def _try(evidence: Evidence, seed: int, confidence: float) -> _Trial:
     null = float(example_means(null_E2))
     spread = Spread.of(rows_of(scores_ELN[confirm] - null_E2LN, clusters=confirming), null_D)
     paired_LN = paired_p_values(scores_ELN[confirm], null_E2LN, clusters=confirming)
-    score = mean_interval(scores_ELN[confirm], clusters=confirming, within=(0, 1), level=confidence)
+    score = share_interval(scores_ELN[confirm], clusters=confirming, level=confidence)
     return _Trial(
         chosen_by=_corrected(example_means(scores_ELN[choose]), float(np.mean(chosen_by))),
         score=score,
@@ -266,6 +266,15 @@ def _try(evidence: Evidence, seed: int, confidence: float) -> _Trial:
         p_values=np.fmax(paired_LN, spread.p_values()),
         spread=spread,
     )
+
+
+def share_interval(rows_ELN: ArrayLike, *, clusters: ArrayLike | None, level: float = 0.95) -> Interval:
+    """Return the mean score of each head with its interval within 0 to 1, also of a ratio, whose rows may leave it."""
+    rows = np.asarray(rows_ELN, np.float64)
+    # Rows that count once each may be outside: their mean is not.
+    is_outside = bool(((rows < 0) | (rows > 1)).any())
+    counts = np.ones(len(rows)) if is_outside else None
+    return mean_interval(rows, counts=counts, clusters=clusters, within=(0, 1), level=level)
 
 
 def _best(null_ELN: Floats, role: str) -> tuple[int, int]:

@@ -92,10 +92,13 @@ class Stops:
 
 
 def end_tokens(model: Model) -> tuple[int, ...]:
-    """Return the end tokens of a model's config, one or several; () where it names none, and nothing ends a text."""
+    """Return the end tokens of a model's config, one or several; () where it names none, and nothing ends a text.
+
+    An id outside the vocabulary, which configs of tiny models have, is never written: it ends nothing.
+    """
     stated = _fields(model).get("eos_token_id")
     entries: list[Any] = list(stated) if isinstance(stated, list | tuple) else [stated]
-    return tuple(int(own) for own in entries if is_whole(own) and own >= 0)
+    return tuple(int(own) for own in entries if is_whole(own) and 0 <= own < model.config.vocab_size)
 
 
 def _fields(model: Model) -> dict[str, Any]:

@@ -158,6 +158,9 @@ def _leading(evidence: Sequence[Evidence], table: HeadTable, seed: int) -> dict[
     for entry in evidence:
         # The seed of `name_heads` gives the same halves.
         frame = held_out(role_table(entry), entry.role, len(table.frame), seed=seed)
+        bounds = [f"{entry.role}_low", f"{entry.role}_high"]
+        # Scores are shares; of a ratio, whose rows may be above 1, the interval could be, too.
+        frame[bounds] = frame[bounds].clip(0, 1)
         earned = [entry.role in table.frame.loc[head, "roles"].split(", ") for head in frame.index]
         if any(earned):
             leading[entry.role] = frame.loc[earned].assign(roles=table.frame["roles"])

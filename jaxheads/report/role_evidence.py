@@ -33,7 +33,7 @@ from ..data.needles import needle_prompts
 from ..data.prompts import ioi_prompts
 from ..data.successors import successor_pairs
 from ..evidence.nulls import shuffled_pairs
-from ..evidence.roles import Evidence
+from ..evidence.roles import Evidence, share_interval
 from ..execution.resources import Options, shares_options
 from ..measure.patterns.metric import Metric, fits
 from ..measure.patterns.registry import METRICS
@@ -193,9 +193,9 @@ def role_table(evidence: Evidence) -> HeadTable:
     """Return the scores of every head for one role, with their intervals over all examples."""
     scores_ELN = np.asarray(evidence.scores)
     labels = _labels(evidence)
-    within = (-np.inf, np.inf) if evidence.ratio else (0.0, 1.0)
-    interval = mean_interval(scores_ELN, clusters=labels, within=within)
-    column = Column(*interval, scores_ELN, range=within)
+    interval = share_interval(scores_ELN, clusters=labels)
+    # The range is that of examples, too.
+    column = Column(*interval, scores_ELN, range=(-np.inf, np.inf) if evidence.ratio else (0.0, 1.0))
     about = {"null": evidence.null_kind}
     return HeadTable.from_columns(
         evidence.role, evidence.stack, {evidence.role: column}, about, squeeze=True, clusters=labels

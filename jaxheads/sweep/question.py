@@ -175,7 +175,11 @@ def sweep(generator: Callable[..., Any] | None = None, *, returns: type[Any] = H
             first = next(iter(generator(*arguments, **named)), None)
         if first is None:
             raise _empty_stream()
-        assert first.plan is not None, "a sweep's questions have plans"
+        if first.plan is None:
+            raise ValueError(
+                f"{first.objective.name} has no plan: its cost is not known beforehand, since texts that are written "
+                "may end at any step"
+            )
         return first.plan
 
     answering.plan = planning

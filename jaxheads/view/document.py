@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..arguments import checked
 from .bundle import script
 
@@ -67,4 +69,12 @@ def inlined(payload: Mapping[str, Any]) -> str:
     Raises:
         ValueError: for NaN or infinity, which JSON lacks: give `packed` arrays.
     """
-    return json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_ESCAPES)
+    text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
+    return text.translate(_ESCAPES)
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy number as one of Python; raises TypeError for all else that JSON lacks."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a payload holds plain values and packed arrays, got {type(value).__name__}")

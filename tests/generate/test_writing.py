@@ -190,6 +190,8 @@ def test_a_text_ends_at_its_end_token_and_only_where_the_config_names_one():
         assert not np.isnan(ended.logits[example, :length]).any()
     nothing = dataclasses.replace(plain, hf_config={"eos_token_id": None})
     np.testing.assert_array_equal(jh.generate(nothing, batch, 20).tokens, free.tokens)
+    beyond = dataclasses.replace(plain, hf_config={"eos_token_id": plain.config.vocab_size})
+    np.testing.assert_array_equal(jh.generate(beyond, batch, 20).tokens, free.tokens)
     np.testing.assert_array_equal(jh.generate(plain, batch, 20, stop=end).lengths, ended.lengths)
 
 

@@ -103,6 +103,11 @@ def test_a_stream_brings_references_with_each_batch():
     assert_equal(table, whole)
 
 
+def test_texts_that_are_written_have_no_plan():
+    with pytest.raises(ValueError, match="exact of 2 tokens has no plan"):
+        jh.plan(jh.ablate, model_of_words(), prompts(), jh.written("exact", "a", 2), "zero")
+
+
 def test_what_can_not_be_asked():
     model, batch = model_of_words(), prompts()
     score = objective(model)

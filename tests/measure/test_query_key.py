@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import jaxheads as jh
+from jaxheads.measure.query_key import covariance
 from jaxheads.measure.query_key.covariance import ContrastCovariance, _captured
+from jaxheads.measure.query_key.covariance import _pairs as covariance_pairs
 
 from ..models.huggingface import assert_close, random_batch, small_model
 from ..models.specs import SPECS
@@ -168,6 +170,22 @@ def test_contrasts_by_hand():
     stream = jh.contrast_covariance(model, [batch.take([0, 1]), batch.take([2, 3])], "same", memory=1)
     assert_close(stream.covariance, found.covariance)
     assert_close(stream.captured, found.captured)
+
+
+def test_pairs_are_made_for_one_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    model, batch = small_model("llama"), matching(random_batch((5,) * 8))
+    sizes: list[int] = []
+
+    def pairs(stack: Any, own: jh.Batch, *marks: str) -> np.ndarray:
+        sizes.append(len(own))
+        return covariance_pairs(stack, own, *marks)
+
+    monkeypatch.setattr(covariance, "_pairs", pairs)
+    jh.contrast_covariance(model, batch, "same", memory=1)
+    assert set(sizes) == {1}
+    wrong = batch.marked({"same": -np.asarray((batch.marks or {})["same"], float)})
+    with pytest.raises(ValueError, match="weights of 0 or more"):
+        jh.contrast_covariance(model, wrong, "same")
 
 
 def test_a_one_hot_variable_has_one_direction_less_than_values():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxheads.evidence.roles import Evidence, name_heads
+from jaxheads.report.role_evidence import role_table
 from jaxheads.statistics import split_halves
 
 L, N = 3, 4
@@ -178,5 +179,12 @@ def test_rows_of_a_ratio_may_leave_the_range_of_their_mean():
     with pytest.raises(ValueError, match="from 0 to 1"):
         Evidence("x", scores, evidence.null, "offset")
     assert name_heads([Evidence("x", scores, evidence.null, "offset", ratio=True)]).grid("role")[1, 1] == "x"
+    scores[::2, 1, 1] = 1.3  # in both halves
+    of_ratio = Evidence("x", scores, evidence.null, "offset", ratio=True)
+    named, table = name_heads([of_ratio]), role_table(of_ratio)
+    assert named.grid("role")[1, 1] == "x"
+    assert named.grid("score_high")[1, 1] == 1
+    assert (table.grid("x_high") <= 1).all()
+    assert table.grid("x_low")[1, 1] < np.mean(scores[:, 1, 1]) == pytest.approx(table.grid("x")[1, 1])
     with pytest.raises(ValueError, match="from 0 to 1"):
         Evidence("x", scores + 1, evidence.null, "offset", ratio=True)

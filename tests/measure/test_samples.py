@@ -132,6 +132,14 @@ def test_every_kind_of_positions(family: str, stack: str | None, kinds: tuple[bo
     is_cross = pair.ours.stack(stack).is_cross
     assert found.offsets.sum() == (0 if is_cross else found.queries * len(found.samples))
     assert found.weights.sum() == found.queries * len(found.samples)
+    for own in found.of(0, 0):
+        assert own.is_self is not is_cross
+        assert own.top_keys.max() < own.shape[1]
+        if own.key_count <= own.top_keys.shape[1]:
+            assert_close(own.pattern().sum(axis=1), np.ones(own.shape[0]))
+    if family == "whisper":  # more frames than tokens: a pattern has a column for each
+        assert all(own.key_count == pair.ours.config.max_source_positions > own.shape[0] for own in found.of(0, 0))
+        assert len(found.view(0, 0, 0).payload["keys"]) == found.of(0, 0)[0].key_count
     if not all(kinds):
         with pytest.raises(ValueError, match="no tokens on this side"):
             found.tokens(0, 0, "attended")
@@ -186,6 +194,14 @@ def test_offsets_and_means_in_closed_form():
     assert means.means.tolist() == [[1, 1, 1], [0, 1, 1]]
 
 
+def test_bins_of_offsets_are_all_offsets_once():
+    labels, edges = offset_labels(), offset_edges()
+    assert (np.diff(edges) > 0).all()
+    assert len(labels) == len(set(labels)) == len(edges) + 2
+    assert {"-32..-17", "-16", "0", "16", "17..32", "..-4097", "4097.."} <= set(labels)
+    assert labels[np.searchsorted(edges, -17, side="right")] == "-32..-17"
+
+
 def test_what_can_not_be_sampled_is_refused():
     model, batch = small_model("llama"), random_batch((5, 6))
     with pytest.raises(ValueError, match="at least one example"):
@@ -219,6 +235,8 @@ def test_samples_are_seen_and_kept_on_disk(family: str, stack: str | None, tmp_p
     own = found.of(0, 0)[0]
     if own.query != own.key:
         assert own.strongest()[own.key] >= own.score - 1e-6
-    (tmp_path / "samples.npz").write_bytes(b"no samples")
-    with pytest.raises(ValueError, match="no whole samples"):
-        jh.Samples.load(tmp_path / "samples.npz")
+    whole = (tmp_path / "samples.npz").read_bytes()
+    for damaged in (b"no samples", whole[:500], bytes(b ^ (i > 400 and i % 97 == 0) for i, b in enumerate(whole))):
+        (tmp_path / "samples.npz").write_bytes(damaged)
+        with pytest.raises(ValueError, match="no whole samples"):
+            jh.Samples.load(tmp_path / "samples.npz")

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jaxheads.report.portrait import AtlasTables, Portrait, portrait, raised_tok
 from jaxheads.report.portrait.contexts import attended_tokens, favourites
 from jaxheads.report.portrait.exhibits import Bins, exhibits
 from jaxheads.report.portrait.history import checkpoints_in, history
+from jaxheads.report.portrait.likeness import neighbours
 from jaxheads.report.portrait.tables import roles_of
 from jaxheads.report.portrait.words_of_numbers import about_role
 from jaxheads.report.sources import inputs_of
@@ -76,12 +78,39 @@ def test_a_heads_raised_tokens_are_those_of_its_output_through_the_frozen_norm(s
 def test_a_portrait_has_every_head_and_says_what_is_left_out(drawn: Portrait):
     assert len(drawn.contexts) == len(drawn.tokens) == len(drawn.alike) == 4
     assert all(0 <= context["query"] < len(drawn.texts[context["text"]]) for context in drawn.contexts[0])
-    assert all(other["low"] <= other["value"] <= other["high"] for other in drawn.alike[0])
+    assert all(0 <= other["low"] <= other["value"] <= other["high"] <= 1 for own in drawn.alike for other in own)
     roles = roles_of(drawn.tables.table)
     assert roles["earned"] == [[], [], ["induction"], []]
     [induction] = [role for role in roles["tried"] if role["name"] == "induction"]
     assert (induction["metric"], induction["heads"]) == ("induction", 1)
     assert [role["metric"] for role in roles["tried"] if role["name"] == "sink"] == ["first_token"]
+
+
+def test_similar_heads_are_chosen_on_other_texts_than_their_numbers(monkeypatch: pytest.MonkeyPatch):
+    asked: list[list[int]] = []
+
+    def compared(model: Any, stream: list[jh.Batch], by: str, **options: Any) -> SimpleNamespace:
+        texts = [int(row[0]) for batch in stream for row in np.asarray(batch.tokens)]
+        asked.append(texts)
+        # The first half sees heads 0 and 1 alike, the second one no two heads, and estimates that leave 0 to 1.
+        values = np.full((3, 3), -0.1) if len(asked) == 2 else np.array([[1, 1.2, 0], [1.2, 1, 0.3], [0, 0.3, 1]])
+        values = np.pad(values, (0, 1), constant_values=np.nan)  # a head that writes nothing
+        heads = [(0, 0), (0, 1), (0, 2), (0, 3)]
+        return SimpleNamespace(values=values, low=values - 0.1, high=values + 0.4, n=np.full((4, 4), 5), heads=heads)
+
+    monkeypatch.setattr("jaxheads.report.portrait.likeness.compare_heads", compared)
+    batches = [
+        jh.Batch(np.arange(10 * part, 10 * part + 10)[:, None], clusters=np.arange(10) // 2 + 5 * part)
+        for part in range(3)
+    ]
+    model: Any = None
+    alike = neighbours(model, batches)
+    chose, told = (set(texts) for texts in asked)
+    assert chose | told == set(range(20))
+    assert not {text // 2 for text in chose} & {text // 2 for text in told}
+    assert (alike[0][0]["head"], alike[1][0]["head"], alike[2][0]["head"]) == (1, 0, 1)
+    assert [len(own) for own in alike] == [2, 2, 2, 0]
+    assert {(own["value"], own["low"], round(own["high"], 3)) for head in alike for own in head} == {(0, 0, 0.3)}
 
 
 def test_an_atlas_is_read_back_and_belongs_to_one_model(

@@ -9,7 +9,7 @@ from scipy.stats import norm
 import jaxheads as jh
 from jaxheads.measure.people import regression as regressions
 from jaxheads.measure.people.readings import controls_of
-from jaxheads.measure.people.regression import SurprisalMoments, TimeRegression
+from jaxheads.measure.people.regression import SurprisalMoments, TimeRegression, lags
 from tests import language
 from tests.measure.test_people import slow_surprisal
 
@@ -132,3 +132,8 @@ def test_too_few_words_are_refused():
     model, sentences, times = planted()
     with pytest.raises(ValueError, match="times: a regression"):
         jh.reading_times(model, sentences[:5], times[:5])
+
+
+def test_words_of_a_sentence_that_is_shorter_than_the_lag_have_no_earlier_ones():
+    np.testing.assert_array_equal(lags(np.arange(3.0), 5)[:, 3:], np.full((3, 3), np.nan))
+    np.testing.assert_array_equal(lags(np.arange(3.0), 5)[2, :3], [2, 1, 0])

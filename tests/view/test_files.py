@@ -60,6 +60,14 @@ def test_a_text_can_not_end_the_script():
     assert "<title>&lt;/script&gt;" in html
 
 
+def test_numbers_of_numpy_are_plain_and_other_things_are_named():
+    assert inlined({"row": np.int64(3), "share": np.float32(0.5), "kept": np.bool_(True)}) == (
+        '{"row":3,"share":0.5,"kept":true}'
+    )
+    with pytest.raises(TypeError, match="plain values and packed arrays, got ndarray"):
+        inlined({"x": np.zeros(2)})
+
+
 def test_json_has_no_nan():
     with pytest.raises(ValueError, match="not JSON compliant"):
         inlined({"x": float("nan")})

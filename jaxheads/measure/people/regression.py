@@ -170,7 +170,7 @@ def held_out_likelihood(products_GKK: Floats, counts_G: Floats, fold_G: np.ndarr
 def lag(values_WP: np.ndarray, steps: int) -> Floats:
     """Return the rows of `steps` words before, `[W,…]`; NaN for the first words."""
     moved = np.full(values_WP.shape, np.nan)
-    moved[steps:] = values_WP[: len(values_WP) - steps]
+    moved[steps:] = values_WP[: max(0, len(values_WP) - steps)]
     return moved
 
 

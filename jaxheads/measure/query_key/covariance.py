@@ -4,6 +4,7 @@ Dimension key: B examples of a chunk, T query positions, S key positions, L laye
 dimension, C = 2 kinds of pairs (those that match, the others).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Unpack
@@ -209,8 +210,8 @@ def _add_batch(
     advance: Any,
 ) -> None:
     """Add the chunks of one batch to the sums, and the gaps of its examples to the rows."""
-    pairs_BCTS = _pairs(model, stack, batch, *marks)
-    E, T, S = len(pairs_BCTS), *pairs_BCTS.shape[2:]
+    E, T, S = len(batch), stack.queries.count(batch), stack.keys.count(batch)
+    _check_marks(model, batch, marks, (E, T, S))
     first, scale_L = rows.examples, _scales(stack)
     clusters = batch.cluster_labels
     half_E = (first + np.arange(E) if clusters is None else clusters) % 2
@@ -220,11 +221,12 @@ def _add_batch(
         # Filler at the end of a chunk repeats an example, which must not count twice.
         is_new = np.diff(examples, prepend=-1) > 0
         own = is_new[:, None] & (half_E[examples][:, None] == np.arange(2))
-        inputs = batch.take(examples).model_inputs, to_device(pairs_BCTS[examples]), to_device(own, np.float32)
+        chunk = batch.take(examples)
+        inputs = chunk.model_inputs, to_device(_pairs(stack, chunk, *marks)), to_device(own, np.float32)
         return _products(network, *resources.devices.examples(inputs), stack.name)
 
     def add(examples: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
-        weights_BC = pairs_BCTS[examples].sum(axis=(2, 3), dtype=np.float64)
+        weights_BC = _pairs(stack, batch.take(examples), *marks).sum(axis=(2, 3), dtype=np.float64)
         sums.add(arrays["products"][0], np.stack([weights_BC[half_E[examples] == half].sum(axis=0) for half in (0, 1)]))
         with np.errstate(invalid="ignore", divide="ignore"):
             means_BCLN = arrays["scores"] / weights_BC[:, :, None, None]
@@ -245,23 +247,31 @@ def _add_batch(
     )
 
 
-def _pairs(model: Model, stack: Stack, batch: Batch, match: str, mismatch: str | None) -> NDArray[np.float32]:
+def _check_marks(model: Model, batch: Batch, names: Sequence[str | None], shape: tuple[int, int, int]) -> None:
+    """Raise ValueError for a mark that the batch lacks, of another shape than `[B,S]` or `[B,T,S]`, or below 0."""
+    marks, (B, T, S) = batch.marks or {}, shape
+    for name in names:
+        if name is None:
+            continue
+        if name not in marks:
+            raise ValueError(f"the batch has no mark {name!r}; it has {sorted(marks) or 'none'}: Batch(…, marks={{…}})")
+        weights = np.asarray(marks[name])
+        if weights.shape not in ((B, S), (B, T, S)):
+            raise ValueError(f"the mark {name!r} must be {[B, S]} or {[B, T, S]} in {model.name}, got {weights.shape}")
+        if (weights < 0).any():
+            raise ValueError(f"the mark {name!r} must hold weights of 0 or more")
+
+
+def _pairs(stack: Stack, batch: Batch, match: str, mismatch: str | None) -> NDArray[np.float32]:
     """Return the weights of pairs that match and of the others, `[B,C,T,S]`; 0 for pairs that a query does not see."""
     queries_BT, keys_BS = (np.asarray(axis.of(batch).mask) for axis in (stack.queries, stack.keys))
-    (B, T), S = queries_BT.shape, keys_BS.shape[1]
+    T, marks = queries_BT.shape[1], batch.marks or {}
     visible_BTS = queries_BT[:, :, None] & keys_BS[:, None, :]
     if stack.causal and not stack.is_cross:
         visible_BTS = visible_BTS & np.tri(T, dtype=bool)
 
     def mark(name: str) -> NDArray[np.float32]:
-        marks = batch.marks or {}
-        if name not in marks:
-            raise ValueError(f"the batch has no mark {name!r}; it has {sorted(marks) or 'none'}: Batch(…, marks={{…}})")
         weights = np.asarray(marks[name], np.float32)
-        if weights.shape not in ((B, S), (B, T, S)):
-            raise ValueError(f"the mark {name!r} must be {[B, S]} or {[B, T, S]} in {model.name}, got {weights.shape}")
-        if (weights < 0).any():
-            raise ValueError(f"the mark {name!r} must hold weights of 0 or more")
         return np.where(visible_BTS, weights if weights.ndim == 3 else weights[:, None], 0)
 
     match_BTS = mark(match)

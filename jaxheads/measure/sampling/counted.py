@@ -22,7 +22,8 @@ def offset_edges() -> np.ndarray:
     far = [_EXACT + 1]
     while far[-1] <= _FURTHEST:
         far.append(2 * far[-1] - 1)
-    return np.array([*(1 - np.array(far[::-1])), *range(-_EXACT, _EXACT + 1), *far], np.int32)
+    # The bin of the offset -16 begins where that of the next further ones ends: there is one edge for both.
+    return np.array([*(1 - np.array(far[::-1])), *range(1 - _EXACT, _EXACT + 1), *far], np.int32)
 
 
 def offset_labels() -> tuple[str, ...]:

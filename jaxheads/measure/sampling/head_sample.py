@@ -33,6 +33,8 @@ class HeadSample:
         queries, keys: token ids at the query and key positions, padding left out; None where positions are no tokens.
         top_keys: of each query the positions of the keys with its largest weights, `[T,k]`; -1 beyond the keys it sees.
         top_weights: these weights, `[T,k]`, the largest first.
+        key_count: number of keys, padding left out.
+        is_self: whether the keys are the queries' own positions.
     """
 
     kind: str
@@ -44,17 +46,13 @@ class HeadSample:
     keys: NDArray[np.int64] | None = field(repr=False)
     top_keys: NDArray[np.int32] = field(repr=False)
     top_weights: NDArray[np.float32] = field(repr=False)
+    key_count: int = field(repr=False)
+    is_self: bool = field(repr=False)
 
     @property
     def shape(self) -> tuple[int, int]:
         """The numbers of queries and of keys."""
-        T = len(self.top_keys)
-        return T, T if self.keys is None else len(self.keys)
-
-    @property
-    def is_self(self) -> bool:
-        """Whether the keys are the queries' own positions."""
-        return self.queries is self.keys or np.array_equal(np.asarray(self.queries), np.asarray(self.keys))
+        return len(self.top_keys), self.key_count
 
     def pattern(self) -> NDArray[np.float32]:
         """Return the pattern `[T,S]` with these weights, and 0 for all others."""

@@ -241,8 +241,8 @@ def _trims(model: Model) -> bool:
     return model.network.text_length is None and type(model.network).__module__.startswith("jaxheads.")
 
 
-Rows = dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]
-"""Keys and weights of all queries, `[T,k]` each, by the hash of an example and the number of a head."""
+Rows = dict[tuple[int, int], tuple[np.ndarray, np.ndarray, int]]
+"""Keys and weights of all queries, `[T,k]` each, and the number of keys, by an example's hash and a head's number."""
 
 
 def _rows_of_chosen(resources: Resources, model: Model, stack: Stack, kept: KeptExamples, per_row: int) -> Rows:
@@ -301,7 +301,7 @@ def _add_rows(
                 layer, head = divmod(m, stack.heads)
                 weights_Tk, columns_Tk = rows_BL2NTk[b, layer, :, head][:, queries_BT[example]]
                 own_keys = position_S[columns_Tk.astype(int)].astype(np.int32)
-                rows[keys[example], m] = own_keys, weights_Tk.astype(np.float32)
+                rows[keys[example], m] = own_keys, weights_Tk.astype(np.float32), int(keys_BS[example].sum())
 
     run_arrays(
         choose_chunks(
@@ -328,7 +328,8 @@ def _samples(stack: Stack, kept: KeptExamples, rows: Rows) -> dict[tuple[int, in
         own = kept.kept[key]
         score, query, place = own.pairs[m]
         queries, keys = (ids(own.fields, axis.kind) for axis in (stack.queries, stack.keys))
-        return HeadSample(kind, own.number, float(score), int(query), int(place), queries, keys, *rows[key, m])
+        pair = float(score), int(query), int(place)
+        return HeadSample(kind, own.number, *pair, queries, keys, *rows[key, m], not stack.is_cross)
 
     return {
         divmod(m, stack.heads): tuple(sample(m, kind, key) for kind, key in own) for m, own in enumerate(kept.chosen())

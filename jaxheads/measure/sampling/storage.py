@@ -7,6 +7,7 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def save_samples(path: str | os.PathLike[str], samples: Any) -> Path:
         if scores is not None:
             arrays |= {f"{side}_{name}": getattr(scores, name) for name in ("ids", "n", "values")}
     arrays["numbers"] = np.array([(*h, s.example, s.query, s.key) for h, s in own], np.int64).reshape(-1, 5)
+    arrays["key_counts"] = np.array([(s.key_count, s.is_self) for _, s in own], np.int64).reshape(-1, 2)
     arrays["scores"] = np.array([s.score for _, s in own], np.float64)
     for side in ("queries", "keys"):
         ids = [getattr(sample, side) for _, sample in own]
@@ -50,13 +52,14 @@ def load_samples(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is not there, or no file: give one that Samples.save wrote")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # NumPy leaves a file that it can't read open.
+        with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as file:
             arrays = dict(file)
         about = json.loads(arrays.pop("about").tobytes())
         if about["format"] != _FORMAT:
             raise KeyError("format")
         return _fields(about, arrays)
-    except (KeyError, ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise ValueError(
             f"{path} holds no whole samples of this version of jaxheads: give a file that Samples.save wrote"
         ) from error
@@ -80,6 +83,8 @@ def _fields(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[
                 ids["keys"][q],
                 arrays["top_keys"][rows],
                 arrays["top_weights"][rows],
+                int(arrays["key_counts"][q, 0]),
+                bool(arrays["key_counts"][q, 1]),
             )
         )
     sides = {

@@ -73,13 +73,18 @@ def token_maps(
         Columns `maps` and `suppresses`, from 0 to 1, and the pairs' 0 and 1 as its examples.
 
     Raises:
-        ValueError: for pairs or candidates that are no token ids, strings without a tokenizer, no pair, or an embedding
-            that the model does not have; and where tokens have no logits of their own, as `jh.eigenvalue_copying`.
+        ValueError: for pairs or candidates that are no token ids, strings without a tokenizer, no pair, a `top` of as
+            many tokens as are ranked, or an embedding that the model does not have; and where tokens have no logits of
+            their own, as `jh.eigenvalue_copying`.
     """
     chosen = stack_of_tokens(model, stack)
     ids_P2, given = pair_ids(model, pairs)
     read = embedding_of(model, embedding)
     asked = _candidates(model, ids_P2, candidates)
+    if top >= (count := sum(map(len, asked))):
+        raise ValueError(
+            f"top must be below the number of tokens that are ranked, {count}, or every pair counts; got {top}"
+        )
     above, below = _ranks(model, chosen, ids_P2, asked, read)
     clusters = np.unique(ids_P2[:, 0], return_inverse=True)[1]
     columns = {}
@@ -93,7 +98,7 @@ def token_maps(
         embedding=read,
         pairs=len(ids_P2),
         left_out=given - len(ids_P2),
-        candidates=None if candidates is None else len(np.unique(np.asarray(candidates))),
+        candidates=None if candidates is None else count,
         level=level,
     )
     return HeadTable.from_columns("token_maps", chosen.name, columns, about, clusters=clusters)
@@ -204,9 +209,9 @@ def _candidates(model: Model, ids_P2: np.ndarray, candidates: ArrayLike | None) 
     """Return the ids among which targets are ranked, chunk by chunk."""
     if candidates is None:
         return list(token_chunks(model))
-    ids = np.unique(np.asarray(candidates))
-    if not np.issubdtype(ids.dtype, np.integer) or not np.isin(ids_P2[:, 1], ids).all() or ids[0] < 0:
-        raise ValueError("candidates must be token ids, all targets of the pairs among them")
+    ids, V = np.unique(np.asarray(candidates)), model.config.vocab_size
+    if not np.issubdtype(ids.dtype, np.integer) or not np.isin(ids_P2[:, 1], ids).all() or ids[0] < 0 or ids[-1] >= V:
+        raise ValueError(f"candidates must be token ids in 0..{V - 1}, all targets of the pairs among them")
     return [jnp.asarray(ids[at : at + CHUNK]) for at in range(0, len(ids), CHUNK)]
 
 

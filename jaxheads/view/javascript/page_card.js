@@ -170,7 +170,7 @@ function alike({ panel, data, index, open }) {
     const other = data.index(layer, head);
     return h("li", {}, h("button", { type: "button", class: "jh-link", click: () => open(other) }, data.name(other)), h("span", { class: "jh-muted" }, ` ${number(value)} ${interval(low, high)}, n ${n}${data.jobs(other) ? `; ${data.jobs(other)}` : ""}`));
   });
-  return section("Heads that write alike", h("p", { class: "jh-muted" }, "Similarity of what two heads write over the same texts (linear CKA, 1 is the same), those that are surest first."), h("ol", {}, items));
+  return section("Heads that write alike", h("p", { class: "jh-muted" }, "Similarity of what two heads write over the same texts (linear CKA, 1 is the same). One half of the texts chose these heads, the surest first; the other half gives the numbers."), h("ol", {}, items));
 }
 
 function past({ panel, data, index, theme, tip }) {

@@ -109,6 +109,9 @@ def test_shuffled_pairs_hold_nothing_of_their_own():
         ([[1, 99]], {}, "in 0..36"),
         ([["a", "b"]], {}, "need a tokenizer"),
         ([[1, 2]], {"candidates": [1, 3]}, "all targets"),
+        ([[1, 2]], {"candidates": [1, 2, 99]}, "in 0..36"),
+        ([[1, 2]], {"candidates": [1, 2, 3], "top": 3}, "ranked, 3, or every pair counts"),
+        ([[1, 2]], {"top": 37}, "ranked, 37"),
     ],
 )
 def test_pairs_that_will_not_do(pairs, options, message: str):
