@@ -146,7 +146,8 @@ def contrast_covariance(
         squeeze=True,
         clusters=rows.clusters,
     )
-    return ContrastCovariance(table, contrast, captured * scale[..., None], np.trace(contrast, axis1=2, axis2=3) * scale)
+    gap = np.trace(contrast, axis1=2, axis2=3) * scale
+    return ContrastCovariance(table, contrast, captured * scale[..., None], gap)
 
 
 class _Sums:
