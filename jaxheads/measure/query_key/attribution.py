@@ -63,7 +63,10 @@ class QKAttribution:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """One row a pair of writers, the largest mean first: `query_…` and `key_…` of each, mean, low, high, n."""
+        """One row a pair of writers, the largest mean of either sign first: `query_…` and `key_…` of both, and `score`.
+
+        `score_low`, `score_high` and `score_n` are its interval and the number of independent examples.
+        """
         interval = mean_interval(self.values, clusters=self.clusters, level=self.level)
         P, J = self.values.shape[1:]
         sides = self.queries.add_prefix("query_"), self.keys.add_prefix("key_")
@@ -81,7 +84,7 @@ class QKAttribution:
 
     @checked()
     def by(self, side: str) -> pd.DataFrame:
-        """Return the score by the writers of one side, "query" or "key", in their order: mean, low, high and n.
+        """Return the score by the writers of one side, "query" or "key", in their order: columns as `frame`.
 
         Raises:
             ValueError: for another side.

@@ -156,6 +156,12 @@ class _Sums:
     def __init__(self) -> None:
         self.products: Any = 0.0
         self.weights: Any = 0.0
+        self._numbers: dict[int, int] = {}
+
+    def halves(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the half of each example by its cluster, 0 or 1: every second one, in the stream's order, is in the other."""
+        numbers = [self._numbers.setdefault(label, len(self._numbers)) for label in labels.tolist()]
+        return np.array(numbers) % 2
 
     def add(self, products_2CLNHH: Floats, weights_2C: Floats) -> None:
         """Add a chunk."""
@@ -215,7 +221,7 @@ def _add_batch(
     _check_marks(model, batch, marks, (E, T, S))
     first, scale_L = rows.examples, _scales(stack)
     clusters = batch.cluster_labels
-    half_E = (first + np.arange(E) if clusters is None else clusters) % 2
+    half_E = (first + np.arange(E)) % 2 if clusters is None else sums.halves(clusters)
     network = resources.network(model)
 
     def compute(examples: np.ndarray) -> dict[str, Array]:
