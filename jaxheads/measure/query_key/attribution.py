@@ -16,7 +16,7 @@ from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
 from ...arguments import at_least, checked
-from ...checks import one_of
+from ...checks import head_of, one_of
 from ...execution.cost import FLOAT, forward_bytes
 from ...execution.resources import OPTIONS, Options, Resources, shares_options
 from ...models.attention.lazy_sites import LazySites
@@ -122,10 +122,7 @@ def qk_attribution(
         ValueError: for a head or position that there is not, or a key that the query does not see.
     """
     resources, stack = Resources.of(options), model.stack(options.get("stack"))
-    if layer >= stack.layers or head >= stack.heads or min(layer, head) < 0:
-        raise ValueError(
-            f"layers are 0..{stack.layers - 1} and heads 0..{stack.heads - 1}; got layer {layer}, head {head}"
-        )
+    head_of((stack.layers, stack.heads), layer, head)
     model.check(batch)
     model.check_runs(stack, batch)
     places = columns_of("query", stack.queries.of(batch), query), columns_of("key", stack.keys.of(batch), key)
