@@ -159,7 +159,7 @@ class _Sums:
         self._numbers: dict[int, int] = {}
 
     def halves(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the half of each example by its cluster, 0 or 1: every second one, in the stream's order, is in the other."""
+        """Return the half of each example by its cluster, 0 or 1: they take turns in the stream's order."""
         numbers = [self._numbers.setdefault(label, len(self._numbers)) for label in labels.tolist()]
         return np.array(numbers) % 2
 
