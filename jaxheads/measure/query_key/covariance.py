@@ -146,8 +146,7 @@ def contrast_covariance(
         squeeze=True,
         clusters=rows.clusters,
     )
-    gap = np.trace(contrast, axis1=2, axis2=3) * scale
-    return ContrastCovariance(table, contrast, captured * scale[..., None], gap)
+    return ContrastCovariance(table, contrast, captured * scale[..., None], _gap(contrast, scale))
 
 
 class _Sums:
@@ -185,6 +184,11 @@ class _Sums:
         """Return ΔC of all examples, `[L,N,H,H]`."""
         match, mismatch = self.products.sum(axis=0) / self.weights.sum(axis=0)[:, None, None, None, None]
         return match - mismatch
+
+
+def _gap(contrast: Floats, scale: Floats) -> Floats:
+    """Return the gap of a contrast in units of the score, `[L,N]`."""
+    return np.trace(contrast, axis1=2, axis2=3) * scale
 
 
 def _captured(chosen: Floats, read: Floats) -> Floats:
