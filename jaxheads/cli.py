@@ -152,7 +152,6 @@ def _atlas(options: Atlas) -> None:
     import numpy as np
     from jax.sharding import Mesh
 
-    from .data import conllu
     from .models.load import load
     from .report.atlas import atlas
 
@@ -166,10 +165,7 @@ def _atlas(options: Atlas) -> None:
     out = options.out or Path(f"atlas-{Path(options.model).name.removesuffix('.gguf')}")
     unfinished = out / ".unfinished"
     check_writable(out)
-    try:
-        sentences = None if options.sentences is None else conllu(options.sentences)
-    except ValueError as error:
-        raise ValueError(f"--sentences: {error}") from error
+    sentences = _sentences_of(options)
     model = load(options.model)
     stacks = list(model.stacks) if options.stack == "all" else [model.stack(options.stack).name]
     results = []
@@ -199,6 +195,16 @@ def _atlas(options: Atlas) -> None:
         print(f"open {page_of_atlas(model, results, options, out)}")
     if first:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _sentences_of(options: Atlas) -> Any:
+    """Return the labelled sentences that are asked for, or None; raises ValueError, with the flag's name."""
+    from .data import conllu
+
+    try:
+        return None if options.sentences is None else conllu(options.sentences)
+    except ValueError as error:
+        raise ValueError(f"--sentences: {error}") from error
 
 
 def _reads_words(stack: Any) -> bool:
