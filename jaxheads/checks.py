@@ -65,6 +65,13 @@ def whole(name: str, value: Any, least: int | None = None, most: int | None = No
     return number
 
 
+def head_of(shape: tuple[int, int], layer: int, head: int) -> None:
+    """Raise ValueError for a head that is not in a grid of this number of layers and heads."""
+    L, N = shape
+    if not (0 <= layer < L and 0 <= head < N):
+        raise ValueError(f"layers are 0..{L - 1} and heads 0..{N - 1}; got ({layer}, {head})")
+
+
 def seed(name: str, value: Any) -> int:
     """Return a seed: a whole number from 0 to 2³² − 1, so that no two seeds are one."""
     return whole(name, value, 0, LARGEST_SEED)

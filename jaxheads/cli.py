@@ -34,6 +34,9 @@ class Atlas:
     text: Path | None = None
     """Prose to measure on: a UTF-8 file, passages apart by blank lines. Without it, the package's own."""
 
+    sentences: Path | None = None
+    """A treebank in CoNLL-U: heads may then earn the names of syntactic relations and of entities, too."""
+
     images: Path | None = None
     """Folder of images, for a model that reads them. Without it, crops of one photograph."""
 
@@ -162,6 +165,7 @@ def _atlas(options: Atlas) -> None:
     out = options.out or Path(f"atlas-{Path(options.model).name.removesuffix('.gguf')}")
     unfinished = out / ".unfinished"
     check_writable(out)
+    sentences = _sentences_of(options)
     model = load(options.model)
     stacks = list(model.stacks) if options.stack == "all" else [model.stack(options.stack).name]
     results = []
@@ -170,6 +174,7 @@ def _atlas(options: Atlas) -> None:
             model,
             stack=name,
             text=options.text,
+            sentences=sentences if _reads_words(model.stack(name)) else None,
             images=options.images,
             audio=options.audio,
             examples=options.examples,
@@ -192,6 +197,20 @@ def _atlas(options: Atlas) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def _sentences_of(options: Atlas) -> Any:
+    """Return the labelled sentences that are asked for, or None; raises ValueError, with the flag's name."""
+    from .data import conllu
+
+    try:
+        return None if options.sentences is None else conllu(options.sentences)
+    except ValueError as error:
+        raise ValueError(f"--sentences: {error}") from error
+
+
+def _reads_words(stack: Any) -> bool:
+    return stack.queries.kind == "tokens" and not stack.is_cross
+
+
 def _check_atlas(options: Atlas) -> None:
     """Raise ValueError, with the flag's name, for what the atlas would refuse after the model was fetched."""
     from .checks import seed, whole
@@ -208,6 +227,8 @@ def _check_atlas(options: Atlas) -> None:
             raise ValueError(f"{flag} must be a folder; {folder} is none")
     if options.text is not None and not options.text.expanduser().is_file():
         raise ValueError(f"--text must be a UTF-8 file, passages apart by blank lines; {options.text} is none")
+    if options.sentences is not None and not options.sentences.expanduser().is_file():
+        raise ValueError(f"--sentences must be a file in CoNLL-U; {options.sentences} is none")
 
 
 def _zoo() -> None:

@@ -45,6 +45,7 @@ FLAGS = {
     "model": ["", " "],
     "stack": [""],
     "text": ["no-such-file", "."],
+    "sentences": ["no-such-file", ".", __file__],
     "images": ["no-such-folder", __file__],
     "audio": ["no-such-folder", __file__],
     "out": [__file__],

@@ -69,7 +69,7 @@ Duplicate token and induction are of each sentence read twice; the induction hea
 
 Rank correlation over all heads of {"the derivative of the loss by their gates" if model.stack().causal else "this"},
 on each text, with that of the text as it is on the half that chose. In the first row nothing but documents differs.
-Intervals by resampling documents, which lowers a correlation a little.
+Intervals by the jackknife over documents.
 
 {lab.markdown(named(spanned(tables["agreement"], ("agreement",))), ".2f")}
 {genre_section(tables)}

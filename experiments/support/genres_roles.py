@@ -196,7 +196,7 @@ def effects(model: jh.Model, corpus: Corpus, heads: Heads) -> tuple[list[Role], 
     else:
         ablated = every = read(lambda own, other: moved_vectors(model, own, other))
     agreed = pd.DataFrame(
-        {"text": condition, **agreement(every[0], own, corpus.halves, corpus.seed)}
+        {"text": condition, **agreement(every[0], own, corpus.halves)}
         for condition, own in zip(CONDITIONS, every[1:], strict=True)
     )
     # The text as it is has both halves: genres are compared on all documents.

@@ -35,9 +35,10 @@ def corrupted(sentences: Sentences, kind: Kind, *, share: float = 0.2, seed: int
     Args:
         kind: "lower": lower case. "typos": slips in a share of the words of four letters and more; two neighbours
             within the word change places, or one letter is left out or typed twice. "shuffled": the words of each
-            sentence in another order, with a space after each; labels and links move along. "nonce": each noun, name,
-            verb, adjective and adverb is another one of the corpus with the same tags ("upos" and, where there is one,
-            "xpos"): grammar without meaning (Gulordava et al. 2018, arXiv 1803.11138, section 3).
+            sentence in another order, with a space after each; labels and links move along. "nonce": for each noun,
+            name, verb, adjective and adverb one is drawn of the corpus's with the same tags ("upos" and, where there is
+            one, "xpos"), which by chance may be the same: grammar without meaning (Gulordava et al. 2018, arXiv
+            1803.11138, section 3).
         share: share of the words that "typos" mistypes, 0 to 1.
 
     Raises:

@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike
 
 from ..arguments import at_least, checked
 from ..checks import nearest, one_of
-from ..statistics import false_discovery, mean_interval, paired_p_values, split_halves, t_mean, wilson
-from ..statistics.base import ratio
+from ..statistics import Interval, false_discovery, mean_interval, paired_p_values, split_halves, t_mean, wilson
+from ..statistics.base import Floats, ratio
 from ..tables import Column, HeadTable
 
-INTERVALS = {"skew-corrected": mean_interval, "t": t_mean, "wilson": wilson}
+INTERVALS = {"t": t_mean, "wilson": wilson}
 
 
 @checked(n=at_least(1))
@@ -71,7 +71,7 @@ def held_out(
     chosen = example_means(values[first]).reshape(-1)
     confirming = None if labels is None else labels[second]
     cells = values[second].reshape(len(second), -1)
-    reported = mean_interval(cells, clusters=confirming, within=table.range_of(name), level=level)
+    reported = _interval_within(cells, table.range_of(name), clusters=confirming, level=level)
     goodness = np.abs(chosen) if absolute else chosen if largest else -chosen
     order = np.argsort(-np.where(np.isnan(goodness), -np.inf, goodness), kind="stable")[:n]
     sign = np.sign(chosen) if absolute else np.full(chosen.shape, 1.0 if largest else -1.0)
@@ -88,6 +88,14 @@ def held_out(
     frame = pd.DataFrame(columns, index=table.frame.index).join(table.frame.filter(["model"])).iloc[order]
     # Only the heads that were chosen are tested: the choice did not see these examples.
     return frame.assign(q=false_discovery(frame["p"].to_numpy()))
+
+
+def _interval_within(rows: Floats, within: tuple[float, float] | None, **options: Any) -> Interval:
+    """Return the interval of the mean of rows, with bounds in a range that a ratio's linearised rows may leave."""
+    if within is None or not ((rows < within[0]) | (rows > within[1])).any():
+        return mean_interval(rows, within=within, **options)
+    mean, low, high, n = mean_interval(rows, within=(-np.inf, np.inf), **options)
+    return Interval(mean, np.clip(low, *within), np.clip(high, *within), n)
 
 
 def warn_of_repeats(values: np.ndarray, name: str) -> None:
@@ -119,18 +127,19 @@ def with_intervals(table: HeadTable, kind: str, *, level: float = 0.95) -> HeadT
     Raises:
         ValueError: for another kind, a table that keeps no examples or has clusters, or shares that are none.
     """
-    one_of("kind", kind, INTERVALS)
+    one_of("kind", kind, ("skew-corrected", *INTERVALS))
     if table.per_example is None:
         raise ValueError(f"{table.name}: expected its examples to be kept; beyond 2,048 they are not")
     if table.clusters is not None and kind != "skew-corrected":
         raise ValueError(f'{table.name}: has clusters of examples, for which only "skew-corrected" intervals are right')
     single = table.per_example.ndim == len(table.shape) + 1
     values_ME = table.per_example[None] if single else table.per_example
-    options: dict[str, Any] = {"clusters": table.clusters} if kind == "skew-corrected" else {}
     columns = {}
     for name, values_E in zip(table.metrics, values_ME, strict=True):
-        own = {"within": table.range_of(name)} if kind == "skew-corrected" else {}
-        interval = INTERVALS[kind](values_E, level=level, **options, **own)
+        if kind == "skew-corrected":
+            interval = _interval_within(values_E, table.range_of(name), clusters=table.clusters, level=level)
+        else:
+            interval = INTERVALS[kind](values_E, level=level)
         columns[name] = Column(*interval, per_example=values_E, range=table.range_of(name))
     computed = {f"{name}{end}" for name in table.metrics for end in ("", "_low", "_high", "_n")}
     extras = {name: table.grid(name) for name in table.frame if name not in computed}

@@ -3,10 +3,9 @@
 Dimension key: B examples, S columns of prompt and text, V vocabulary, W steps of a segment.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -147,8 +146,3 @@ def _write(
 def marked_done(state: State, done: Array) -> State:
     """Return the state with other texts ended."""
     return replace(state, done=done)
-
-
-def captured(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was captured, without tokens and logits."""
-    return {name: value for name, value in values.items() if name not in ("tokens", "logits")}

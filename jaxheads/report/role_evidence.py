@@ -110,8 +110,9 @@ def role_evidence(
 ) -> list[Evidence]:
     """Return the evidence of all roles that a stack can have, each with its null: `jh.name_heads(jh.role_evidence(m))`.
 
-    The module's docstring lists the roles, what earns each, and the nulls. Heads of "sink" have often nothing else to
-    do: `jh.name_heads(…, yielding=("sink",))`.
+    The module's docstring lists the roles, what earns each, and the nulls. Roles that the stack or its tokenizer can't
+    have are not among them; `left_out` in the provenance of `jh.function_scores` and of the atlas says why. Heads of
+    "sink" have often nothing else to do: `jh.name_heads(…, yielding=("sink",))`.
 
     Args:
         sentences: with links "deprel" or labels "entity" (`jh.data.conllu`), for syntactic relations and entities.

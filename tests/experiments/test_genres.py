@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 import jaxheads as jh
 from experiments import genres
@@ -84,8 +85,23 @@ def test_agreement_of_equal_readings_is_one_and_of_reversed_ones_minus_one():
     values = np.random.default_rng(1).normal(size=(1, 3, 4)) + np.zeros((8, 1, 1))
     halves = np.arange(8) < 4, np.arange(8) >= 4
     own, reverse = (Sums(sign * values, np.ones(8)) for sign in (1, -1))
-    assert readings.agreement(own, own, halves, 0)["agreement"] == pytest.approx(1)
-    assert readings.agreement(own, reverse, halves, 0)["agreement"] == pytest.approx(-1)
+    assert readings.agreement(own, own, halves)["agreement"] == pytest.approx(1)
+    assert readings.agreement(own, reverse, halves)["agreement"] == pytest.approx(-1)
+
+
+def test_the_interval_of_an_agreement_holds_the_correlation_of_endless_documents():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(2, 30))
+    other = 0.8 * truth + 0.6 * rng.normal(size=truth.shape)
+    endless = scipy.stats.spearmanr(truth.ravel(), other.ravel()).statistic
+    halves = np.arange(24) < 12, np.arange(24) >= 12
+    held = 0
+    for _ in range(60):
+        own, another = (Sums(mean + 0.3 * rng.normal(size=(24, *mean.shape)), np.ones(24)) for mean in (truth, other))
+        read = readings.agreement(own, another, halves)
+        assert read["agreement_low"] <= read["agreement"] <= read["agreement_high"]
+        held += read["agreement_low"] <= endless <= read["agreement_high"]
+    assert held >= 54
 
 
 def test_a_head_that_writes_nothing_turns_no_vector():

@@ -170,6 +170,9 @@ def test_contrasts_by_hand():
     stream = jh.contrast_covariance(model, [batch.take([0, 1]), batch.take([2, 3])], "same", memory=1)
     assert_close(stream.covariance, found.covariance)
     assert_close(stream.captured, found.captured)
+    # Labels stand for documents, whatever their numbers are.
+    clustered = jh.contrast_covariance(model, batch.clustered([2, 8, 4, 6]), "same")
+    assert_close(clustered.captured, found.captured)
 
 
 def test_pairs_are_made_for_one_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch):

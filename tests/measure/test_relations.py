@@ -7,6 +7,7 @@ import pytest
 
 import jaxheads as jh
 from jaxheads.data import Link, Sentence, Sentences
+from jaxheads.measure.words.relations import share
 
 from . import planted
 
@@ -111,8 +112,8 @@ def test_shares_within_the_forward_pass_are_those_of_patterns_that_are_kept(conf
     table = jh.relations(model, gold, least=1)
     expected = slowly(model, gold)
     assert {name for name in expected if name in table.metrics} == set(expected)
-    for name, share in expected.items():
-        np.testing.assert_allclose(table.grid(name), share, atol=1e-6, err_msg=name)
+    for name, own in expected.items():
+        np.testing.assert_allclose(table.grid(name), own, atol=1e-6, err_msg=name)
     assert table.provenance["only_earlier_words"] == model.stack().causal
 
 
@@ -192,3 +193,18 @@ def test_rows_are_documents_so_that_a_choice_among_them_warns_of_no_repeats():
     half = jh.relations(planted.model(), planted.sentences(40, documents=40, words="abc"), least=1, half=1)
     assert half.clusters is not None
     assert set(half.clusters.tolist()) < set(range(40))
+
+
+def test_a_share_that_is_held_out_keeps_its_interval_within_0_and_1():
+    """Rows of a ratio count as much as their documents have words, and so may lie above 1; no bound does."""
+    counts = np.array([1.0, 40, 2, 60, 1, 3, 50, 2])
+    hits = counts - np.array([0, 6, 0, 1, 0, 0, 5, 1])
+    column = share(hits[:, None, None], counts, 0.95, (0.0, 1.0))
+    assert column.per_example is not None
+    assert column.per_example.max() > 1
+    table = jh.HeadTable.from_columns("own", "decoder", {"share": column}, clusters=np.arange(8))
+    for seed in range(8):
+        held = jh.held_out(table, "share", n=1, seed=seed).iloc[0]
+        assert 0 <= held["share_low"] <= held["share"] <= held["share_high"] <= 1
+    again = jh.with_intervals(table, "skew-corrected").frame.iloc[0]
+    assert 0 <= again["share_low"] <= again["share_high"] <= 1

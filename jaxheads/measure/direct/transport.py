@@ -16,6 +16,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from ...arguments import at_least, checked
+from ...checks import head_of
 from ...execution.batching import Later, detecting_out_of_memory, is_new, run_chunks
 from ...execution.cost import FLOAT
 from ...execution.resources import Options, Resources, shares_options
@@ -115,9 +116,7 @@ class JacobianLens:
         Raises:
             ValueError: for an unknown head.
         """
-        L, N = self.jacobians.shape[0], self.model.stack(self.stack).heads
-        if not (0 <= layer < L and 0 <= head < N):
-            raise ValueError(f"layers are 0..{L - 1} and heads 0..{N - 1}; got ({layer}, {head})")
+        head_of((len(self.jacobians), self.model.stack(self.stack).heads), layer, head)
         circuit = ov_circuit(self.model, stack=self.stack)[layer, head]
         right = np.asarray(np.linalg.qr(np.asarray(circuit.left), mode="r") @ np.asarray(circuit.right))
         _, sizes, directions = np.linalg.svd(right, full_matrices=False)

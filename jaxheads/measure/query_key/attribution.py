@@ -16,7 +16,7 @@ from jax import Array
 from numpy.typing import ArrayLike, NDArray
 
 from ...arguments import at_least, checked
-from ...checks import one_of
+from ...checks import head_of, one_of
 from ...execution.cost import FLOAT, forward_bytes
 from ...execution.resources import OPTIONS, Options, Resources, shares_options
 from ...models.attention.lazy_sites import LazySites
@@ -63,7 +63,10 @@ class QKAttribution:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """One row a pair of writers, the largest mean first: `query_…` and `key_…` of each, mean, low, high, n."""
+        """One row a pair of writers, the largest mean of either sign first: `query_…` and `key_…` of both, and `score`.
+
+        `score_low`, `score_high` and `score_n` are its interval and the number of independent examples.
+        """
         interval = mean_interval(self.values, clusters=self.clusters, level=self.level)
         P, J = self.values.shape[1:]
         sides = self.queries.add_prefix("query_"), self.keys.add_prefix("key_")
@@ -81,7 +84,7 @@ class QKAttribution:
 
     @checked()
     def by(self, side: str) -> pd.DataFrame:
-        """Return the score by the writers of one side, "query" or "key", in their order: mean, low, high and n.
+        """Return the score by the writers of one side, "query" or "key", in their order: columns as `frame`.
 
         Raises:
             ValueError: for another side.
@@ -122,10 +125,7 @@ def qk_attribution(
         ValueError: for a head or position that there is not, or a key that the query does not see.
     """
     resources, stack = Resources.of(options), model.stack(options.get("stack"))
-    if layer >= stack.layers or head >= stack.heads or min(layer, head) < 0:
-        raise ValueError(
-            f"layers are 0..{stack.layers - 1} and heads 0..{stack.heads - 1}; got layer {layer}, head {head}"
-        )
+    head_of((stack.layers, stack.heads), layer, head)
     model.check(batch)
     model.check_runs(stack, batch)
     places = columns_of("query", stack.queries.of(batch), query), columns_of("key", stack.keys.of(batch), key)

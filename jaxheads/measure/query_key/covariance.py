@@ -15,6 +15,8 @@ from jax import Array
 from numpy.typing import NDArray
 
 from ...arguments import at_least, between, checked
+from ...checks import head_of, whole
+from ...execution.batching import is_new
 from ...execution.cost import FLOAT
 from ...execution.lengths import Lengths
 from ...execution.resources import OPTIONS, Options, Resources, shares_options
@@ -77,10 +79,8 @@ class ContrastCovariance:
             ValueError: for a head that there is not, or more directions than the head has.
         """
         L, N, H, _ = self.covariance.shape
-        if not (0 <= layer < L and 0 <= head < N and count <= H):
-            raise ValueError(
-                f"layers are 0..{L - 1}, heads 0..{N - 1} with {H} directions; got ({layer}, {head}), {count}"
-            )
+        head_of((L, N), layer, head)
+        whole("count", count, 1, H)
         left, values, right = np.linalg.svd(self.covariance[layer, head])
         return Subspace(left[:, :count], right[:count].T, values[:count])
 
@@ -134,7 +134,7 @@ def contrast_covariance(
     scale = _scales(stack)[:, None]
     contrasts = [half[0] - half[1] for half in halves_2CLNHH]
     captured = np.mean([_captured(own, other) for own, other in (contrasts, contrasts[::-1])], axis=0)
-    whole = sums.whole()
+    contrast = sums.whole()
     level, seed = (options.get(name, OPTIONS[name][1]) for name in ("level", "seed"))
     about = {"match": match, "mismatch": mismatch, "examples": rows.examples, "level": level, "seed": seed}
     column = Column(*rows.interval(level=level), rows.per_example)
@@ -146,7 +146,7 @@ def contrast_covariance(
         squeeze=True,
         clusters=rows.clusters,
     )
-    return ContrastCovariance(table, whole, captured * scale[..., None], np.trace(whole, axis1=2, axis2=3) * scale)
+    return ContrastCovariance(table, contrast, captured * scale[..., None], _gap(contrast, scale))
 
 
 class _Sums:
@@ -155,6 +155,12 @@ class _Sums:
     def __init__(self) -> None:
         self.products: Any = 0.0
         self.weights: Any = 0.0
+        self._numbers: dict[int, int] = {}
+
+    def halves(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the half of each example by its cluster, 0 or 1: they take turns in the stream's order."""
+        numbers = [self._numbers.setdefault(label, len(self._numbers)) for label in labels.tolist()]
+        return np.array(numbers) % 2
 
     def add(self, products_2CLNHH: Floats, weights_2C: Floats) -> None:
         """Add a chunk."""
@@ -178,6 +184,11 @@ class _Sums:
         """Return ΔC of all examples, `[L,N,H,H]`."""
         match, mismatch = self.products.sum(axis=0) / self.weights.sum(axis=0)[:, None, None, None, None]
         return match - mismatch
+
+
+def _gap(contrast: Floats, scale: Floats) -> Floats:
+    """Return the gap of a contrast in units of the score, `[L,N]`."""
+    return np.trace(contrast, axis1=2, axis2=3) * scale
 
 
 def _captured(chosen: Floats, read: Floats) -> Floats:
@@ -214,13 +225,11 @@ def _add_batch(
     _check_marks(model, batch, marks, (E, T, S))
     first, scale_L = rows.examples, _scales(stack)
     clusters = batch.cluster_labels
-    half_E = (first + np.arange(E) if clusters is None else clusters) % 2
+    half_E = (first + np.arange(E)) % 2 if clusters is None else sums.halves(clusters)
     network = resources.network(model)
 
     def compute(examples: np.ndarray) -> dict[str, Array]:
-        # Filler at the end of a chunk repeats an example, which must not count twice.
-        is_new = np.diff(examples, prepend=-1) > 0
-        own = is_new[:, None] & (half_E[examples][:, None] == np.arange(2))
+        own = is_new(examples)[:, None] & (half_E[examples][:, None] == np.arange(2))
         chunk = batch.take(examples)
         inputs = chunk.model_inputs, to_device(_pairs(stack, chunk, *marks)), to_device(own, np.float32)
         return _products(network, *resources.devices.examples(inputs), stack.name)

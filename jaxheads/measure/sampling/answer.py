@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ...arguments import at_least, checked
+from ...checks import head_of
 from ...models.inputs.answers import token_texts
 from ...view import View, attention, tokens
 from .head_sample import HeadSample, TokenScores
@@ -197,9 +198,7 @@ class Samples:
         return cls(**load_samples(path))
 
     def _check(self, layer: int, head: int) -> None:
-        if (layer, head) not in self.samples:
-            L, N = self.shape
-            raise ValueError(f"layers are 0..{L - 1} and heads 0..{N - 1}; got ({layer}, {head})")
+        head_of(self.shape, layer, head)
 
     def _ends(self, own: HeadSample) -> tuple[str | None, str | None]:
         ends = (own.queries, own.query), (own.keys, own.key)

@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from ...checks import whole
+from ...execution.batching import is_new
 from ...execution.cost import FLOAT
 from ...execution.lengths import LEAST, Lengths
 from ...execution.resources import Options, Resources, shares_options
@@ -185,9 +186,7 @@ def _summarise(
     ids = [None if (own := axis.of(batch).ids) is None else np.asarray(own) for axis in (stack.queries, stack.keys)]
 
     def compute(examples: np.ndarray) -> dict[str, Array]:
-        queries_BT = masks[0][examples]
-        # Filler at the end of a chunk repeats an example, which must not count twice.
-        queries_BT[1:] &= (np.diff(examples) > 0)[:, None]
+        queries_BT = masks[0][examples] & is_new(examples)[:, None]
         inputs = batch.take(examples).model_inputs, to_device(queries_BT), to_device(masks[1][examples])
         return _summaries(network, *resources.devices.examples(inputs), stack.name)
 

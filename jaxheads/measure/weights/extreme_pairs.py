@@ -14,7 +14,7 @@ import pandas as pd
 from jax import Array
 
 from ...arguments import checked
-from ...checks import one_of
+from ...checks import head_of, one_of
 from ...models.inputs.answers import token_texts
 from ...models.model import Model
 from ...models.network import Network
@@ -78,8 +78,7 @@ def token_pairs(
     """
     one_of("circuit", circuit, CIRCUITS)
     chosen = stack_of_last_stream(model, stack, logits=circuit == "ov")
-    if not (0 <= layer < chosen.layers and 0 <= head < chosen.heads):
-        raise ValueError(f"layers are 0..{chosen.layers - 1} and heads 0..{chosen.heads - 1}; got ({layer}, {head})")
+    head_of((chosen.layers, chosen.heads), layer, head)
     if chosen.is_cross:
         raise ValueError("in cross-attention keys and values read another sequence's stream, not its tokens")
     chunks = [

@@ -19,7 +19,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from ...arguments import at_least, checked
-from ...checks import one_of
+from ...checks import head_of, one_of
 from ...models.inputs.answers import token_texts
 from ...models.model import Model
 from ...models.network import Network
@@ -133,8 +133,7 @@ def salient_tokens(
         ValueError: for an unknown head, and as `jh.token_maps`.
     """
     chosen = stack_of_tokens(model, stack)
-    if not (0 <= layer < chosen.layers and 0 <= head < chosen.heads):
-        raise ValueError(f"layers are 0..{chosen.layers - 1} and heads 0..{chosen.heads - 1}; got ({layer}, {head})")
+    head_of((chosen.layers, chosen.heads), layer, head)
     circuit = ov_circuit(model, stack=stack), np.int32(layer), np.int32(head)
     use = "raw" if layer == 0 else embedding_of(model, embedding)
     gains = [np.asarray(_gains(model.network, ids, *circuit, embedding=use)) for ids in token_chunks(model)]

@@ -262,4 +262,4 @@ def share(hits_GLN: np.ndarray, count_G: np.ndarray, level: float, within: tuple
         residual = (hits_GLN - ratio_LN * count_G[:, None, None]) * (counts.sum() / count_G.sum())
     rows = np.where(counts[:, None, None], ratio_LN + residual, np.nan)
     mean, low, high, n = mean_interval(rows, level=level)
-    return Column(mean, np.clip(low, *within), np.clip(high, *within), n, rows)
+    return Column(mean, np.clip(low, *within), np.clip(high, *within), n, rows, range=within)

@@ -47,7 +47,7 @@ def circuit_view(
     at = tuple(places.T)
     return graph(
         nodes,
-        np.array([[senders[u], receivers[v]] for u, v in places], int),
+        np.array([[senders[u], receivers[v]] for u, v in places], int).reshape(-1, 2),
         *(parts[end][at] for end in parts),
         kinds=[kinds[v] for _, v in places],
         label=label,

@@ -59,7 +59,7 @@ function jobs({ panel, data, index }) {
     return { rank: role === own ? 0 : has ? 1 : 2, row: h("tr", { class: has ? "" : "jh-weak" }, cells) };
   });
   return section("Why it is called so",
-    h("p", { class: "jh-muted" }, "Share of this head’s attention that does each job. The upright line is what the best head reaches by chance, in a model or on a text where nothing can have the job; a job is earned well above it."),
+    h("p", { class: "jh-muted" }, "This head’s score for each job, from 0 to 1: the share of its attention that does it, or for jobs that its weights tell, the share of cases in which they do. The upright line is what the best head reaches by chance, in a model or on a text where nothing can have the job; a job is earned well above it."),
     h("div", { class: "jh-scroll" }, h("table", { class: "jh-list jh-jobs" },
       h("thead", {}, h("tr", {}, ["job", "earned", "score", "0 to 1", "chance", "n", "q"].map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, rows.sort((one, other) => one.rank - other.rank).map(({ row }) => row)))),
