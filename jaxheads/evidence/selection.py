@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from ..arguments import at_least, checked
 from ..checks import nearest, one_of
 from ..statistics import Interval, false_discovery, mean_interval, paired_p_values, split_halves, t_mean, wilson
-from ..statistics.base import Floats, ratio
+from ..statistics.base import ratio
 from ..tables import Column, HeadTable
 
 INTERVALS = {"t": t_mean, "wilson": wilson}
@@ -90,7 +90,7 @@ def held_out(
     return frame.assign(q=false_discovery(frame["p"].to_numpy()))
 
 
-def _interval_within(rows: Floats, within: tuple[float, float] | None, **options: Any) -> Interval:
+def _interval_within(rows: np.ndarray, within: tuple[float, float] | None, **options: Any) -> Interval:
     """Return the interval of the mean of rows, with bounds in a range that a ratio's linearised rows may leave."""
     if within is None or not ((rows < within[0]) | (rows > within[1])).any():
         return mean_interval(rows, within=within, **options)

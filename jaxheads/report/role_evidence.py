@@ -217,7 +217,10 @@ def visible(stack: Stack, metrics: tuple[str, ...]) -> tuple[str, ...]:
 def _at_other_offsets(evidence: Evidence, table: HeadTable) -> Evidence:
     """Return evidence of fixed offsets without the heads at −1, 0 and 1, whose roles have names of their own."""
     own = np.isin(table.grid("positional_offset").astype(float), (-1, 0, 1))
-    return replace(evidence, scores=np.where(own, np.nan, np.asarray(evidence.scores)))
+    scores = np.where(own, np.nan, np.asarray(evidence.scores))
+    # Of few heads, shares repeat by chance; whether examples do is told by the other roles, which have all heads.
+    clusters = np.arange(len(scores)) if evidence.clusters is None else evidence.clusters
+    return replace(evidence, scores=scores, clusters=clusters)
 
 
 def token_evidence(model: Model, text: Sequence[Batch], *, examples: int, **options: Unpack[Options]) -> Found:
