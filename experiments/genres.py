@@ -16,6 +16,8 @@ A treebank in CoNLL-U with documents is needed, and with genres for what is said
 --quick reads sentences of the package's own, by templates: they show that it works, and nothing else.
 
 Found: see results/genres and results/genres-smollm2-135m, whose first lines say it.
+
+Cost: 6 minutes of CPU for MiniLM, 11 for 400 sentences of SmolLM2.
 """
 
 from collections.abc import Iterator, Sequence
